@@ -1,0 +1,224 @@
+"""The values that pass between the rooms: subjects, artifacts, sessions, measurements. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy
+
+    from optlang.workload.data import Data
+
+JSON: TypeAlias = "None | bool | int | float | str | Sequence[JSON] | Mapping[str, JSON]"
+Form = Literal["module", "graph", "onnx", "artifact"]
+Arrays: TypeAlias = "Mapping[str, numpy.ndarray[Any, Any]]"
+
+
+class OptlangError(Exception):
+    """A mistake of the user or a fault outside, told without a traceback.
+
+    `message` says what is wrong and why, `help` what to do about it; `exit_code` is what the command line ends with
+    (1 the thing asked about is wrong, 2 the command was used wrongly, 3 something outside is wrong).
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, help: str | None = None) -> None:  # noqa: A002 - the word the terminal shows
+        super().__init__(message)
+        self.message = message
+        self.help = help
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_remade, (type(self), self.message, self.help, self.__dict__))
+
+
+def _remade(kind: type[OptlangError], message: str, advice: str | None, state: dict[str, Any]) -> OptlangError:
+    error = kind.__new__(kind)
+    OptlangError.__init__(error, message, help=advice)
+    error.__dict__.update(state)
+    return error
+
+
+class OutsideError(OptlangError):
+    """Something outside optlang and the study is wrong: a missing package, a full disk, a database of a newer version."""
+
+    exit_code = 3
+
+
+class Refusal(OptlangError):  # noqa: N818 - a refusal is an answer, not an accident
+    """A technique or runtime cannot do what was asked of it with this model; the message names the layer or operator.
+
+    It would come again with the same settings, so the sampler is told that the point is infeasible.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Factory:
+    """How a model or a data set is made: the object `calls` names ("package.module:object" or "file.py:object")."""
+
+    calls: str
+    arguments: Mapping[str, JSON] = field(default_factory=dict)
+    weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One structural change to a module, replayed on a fresh one by `calls`(module, arguments, example inputs)."""
+
+    calls: str
+    arguments: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model in one form, with what was done to it.
+
+    `model` is a `torch.nn.Module` where `form` is "module" and the path of a file where it is "onnx". `edits` rebuild
+    the module's structure from what `factory` gives. `notes` are what the techniques found out about it on the way
+    (say `{"prune.removed": 0.48}`): plain JSON, stored with the trial.
+    """
+
+    form: Form
+    model: Any
+    factory: Factory
+    edits: tuple[Edit, ...] = ()
+    notes: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantWants:
+    """What int8 must look like for a runtime to run it fast.
+
+    `activations` and `weights` are "uint8" or "int8"; `symmetric_activations` and `symmetric_weights` fix the zero
+    point; `per_channel` gives each output channel of a weight a scale of its own; `format` is "qdq" or "operator".
+    """
+
+    activations: Literal["uint8", "int8"]
+    weights: Literal["uint8", "int8"]
+    symmetric_activations: bool
+    symmetric_weights: bool
+    per_channel: bool
+    format: Literal["qdq", "operator"] = "qdq"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """Where a trial is measured: the device, threads and batch size of one target, all knobs decided."""
+
+    name: str
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of an artifact: its name inside the artifact's folder, its size in bytes and its SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a runtime loads: the files in `folder`, and what is needed to open them.
+
+    `files` are all files that the runtime must load (they are what `size` counts); `format` names their kind
+    ("onnx", "safetensors"). `inputs` and `outputs` are the names the session takes and gives, in order. `about` is
+    plain JSON for the runtime's own `open` (for eager: the factory and the edits).
+    """
+
+    folder: Path
+    format: str
+    files: tuple[File, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    about: Mapping[str, JSON] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """An open artifact. Only `run` is timed: `prepare` and `collect` move data between numpy and the runtime."""
+
+    def prepare(self, batch: Arrays) -> Any:
+        """Turn arrays by input name, first axis the batch, into what `run` takes."""
+
+    def run(self, prepared: Any) -> Any:
+        """Run the model once and wait until it has finished."""
+
+    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+        """Turn what `run` gave into arrays by output name."""
+
+    def close(self) -> None:
+        """Release what the runtime holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number with its unit ("s", "B", "ratio", "count", ""), its 95 % interval and the number of samples behind it.
+
+    `ratio` compares with the baseline on the same target, measured side by side where that matters (latency): how many
+    times better the trial is, baseline ÷ trial where less is better; None where it has no meaning.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    n: int
+    low: float
+    high: float
+    target: str = ""
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+Report = Callable[[Mapping[str, JSON]], None]
+
+
+def _silent(_: Mapping[str, JSON]) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a technique may use besides the subject and its settings.
+
+    `wants` is given only to techniques that declare `needs runtime`; `report` takes a mapping at each epoch's end
+    (`{"epoch": 2, "epochs": 5, "loss": 0.31}`) and may raise to stop the step. `folder` is an empty folder for files
+    of the result. `study` is the study's folder, where the user's own Python and files lie.
+    """
+
+    data: Data
+    seed: int
+    folder: Path
+    study: Path
+    wants: QuantWants | None = None
+    device: str = "cpu"
+    report: Report = _silent
+
+
+class Technique(Protocol):
+    """The object that a technique's `calls` names. It never changes `subject`, and fails where it would do nothing."""
+
+    def __call__(self, subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+        """Apply the technique; raise `Refusal` with the layer's name where that cannot be done."""
+
+
+class Runtime(Protocol):
+    """The object that a runtime's `calls` names; facts about it stand in its declaration."""
+
+    def available(self) -> str | None:
+        """None where it can run here, else what to install or which hardware is missing; cheap, imports nothing."""
+
+    def wants(self) -> QuantWants:
+        """What an int8 model must look like to be fast here."""
+
+    def build(self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path) -> Artifact:
+        """Write the artifact's files into the empty `folder`; raise `Refusal` where the model cannot be exported."""
+
+    def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
+        """Load the artifact with the target's threads, ready to run."""

@@ -1,0 +1,248 @@
+"""Conditions and requirements as data, and what they are worth at a point. Knows neither text nor search.
+
+An absent knob is None (`none` in the language): equality with it is decided as usual, an order comparison with it is
+false, and arithmetic with it is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+
+Scalar: TypeAlias = StrictBool | StrictInt | StrictFloat | str
+Value: TypeAlias = Scalar | tuple[Scalar, ...] | None
+
+
+class Frozen(BaseModel):
+    """The base of everything in a plan: immutable, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Const(Frozen):
+    """A value; quantities in SI units (seconds, bytes), `%` as a ratio."""
+
+    kind: Literal["const"] = "const"
+    value: Value
+
+
+class KnobRef(Frozen):
+    """The value of a knob, by its full path; None where it is absent."""
+
+    kind: Literal["knob"] = "knob"
+    path: str
+
+
+class RoundRef(Frozen):
+    """Inside `repeat NAME`: the number of this round (from 1), or of all rounds."""
+
+    kind: Literal["round"] = "round"
+    path: str
+    which: Literal["round", "rounds"]
+
+
+class MetricRef(Frozen):
+    """A metric of the trial, or of the baseline, on a target (None: the only one, or the worst of several)."""
+
+    kind: Literal["metric"] = "metric"
+    metric: str
+    target: str | None = None
+    baseline: bool = False
+
+
+class Unary(Frozen):
+    """`-x` or `not x`."""
+
+    kind: Literal["unary"] = "unary"
+    operator: Literal["-", "not"]
+    operand: Expression
+
+
+class Binary(Frozen):
+    """Two operands joined by an arithmetic, comparison or logical operator."""
+
+    kind: Literal["binary"] = "binary"
+    operator: Literal["+", "-", "*", "/", "==", "!=", "<=", ">=", "<", ">", "and", "or"]
+    left: Expression
+    right: Expression
+
+
+class Member(Frozen):
+    """Whether a value is one of some."""
+
+    kind: Literal["member"] = "member"
+    value: Expression
+    options: tuple[Scalar | None, ...]
+
+
+Expression: TypeAlias = Annotated[
+    Const | KnobRef | RoundRef | MetricRef | Unary | Binary | Member, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where an expression finds the values of what it names."""
+
+    knob: Callable[[str], Value] = lambda path: _unknown("knob", path)
+    metric: Callable[[MetricRef], float | None] = lambda ref: _unknown("metric", ref.metric)
+    rounds: Callable[[RoundRef], int] = lambda ref: _unknown("round of", ref.path)
+
+
+def _unknown(kind: str, name: str) -> Any:
+    raise LookupError(f"the {kind} {name} has no value here")
+
+
+def evaluate(expression: Expression, environment: Environment) -> Value:
+    """The value of `expression`; raises ZeroDivisionError where it divides by zero."""
+    match expression:
+        case Const(value=value):
+            return value
+        case KnobRef(path=path):
+            return environment.knob(path)
+        case RoundRef():
+            return environment.rounds(expression)
+        case MetricRef():
+            return environment.metric(expression)
+        case Unary(operator="not", operand=operand):
+            return not evaluate(operand, environment)
+        case Unary(operand=operand):
+            value = evaluate(operand, environment)
+            return None if value is None else -_number(value)
+        case Member(value=value, options=options):
+            return _plain(evaluate(value, environment)) in [_plain(option) for option in options]
+        case Binary():
+            return _binary(expression, environment)
+    raise AssertionError(expression)
+
+
+def _plain(value: Value) -> Value:
+    # A choice that stays out (`none`) and a knob that is absent are both `none` to whoever asks.
+    return None if value == "none" else value
+
+
+def _number(value: Value) -> float:
+    assert isinstance(value, int | float), value
+    return value
+
+
+def _binary(expression: Binary, environment: Environment) -> Value:
+    operator = expression.operator
+    left = evaluate(expression.left, environment)
+    if operator == "and":
+        return bool(left) and bool(evaluate(expression.right, environment))
+    if operator == "or":
+        return bool(left) or bool(evaluate(expression.right, environment))
+    right = evaluate(expression.right, environment)
+    if operator in ("==", "!="):
+        return (_plain(left) == _plain(right)) is (operator == "==")
+    if operator in ("<", "<=", ">", ">="):
+        if left is None or right is None:
+            return False
+        a, b = _number(left), _number(right)
+        return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]
+    if left is None or right is None:
+        return None
+    a, b = _number(left), _number(right)
+    if operator == "/":
+        return a / b
+    return {"+": a + b, "-": a - b, "*": a * b}[operator]
+
+
+def holds(expression: Expression, environment: Environment) -> bool:
+    """Whether a condition is true."""
+    return bool(evaluate(expression, environment))
+
+
+# The smallest scale a violation is measured against, so that `x <= 0` does not divide by zero.
+FLOOR = 1e-9
+
+
+def violations(expression: Expression, environment: Environment) -> list[float]:
+    """How far a requirement is from being met: one number a conjunct, at most 0 where it holds.
+
+    `a <= b` gives (a - b) / max(|b|, FLOOR); `or` the least of its sides' worst, `and` both lists. A condition that is
+    no comparison gives 0 or 1. A metric without a value violates by 1.
+    """
+    match expression:
+        case Binary(operator="and"):
+            return violations(expression.left, environment) + violations(expression.right, environment)
+        case Binary(operator="or"):
+            sides = (violations(expression.left, environment), violations(expression.right, environment))
+            return [min(max(side) for side in sides)]
+        case Binary(operator="<" | "<=" | ">" | ">="):
+            left, right = evaluate(expression.left, environment), evaluate(expression.right, environment)
+            if left is None or right is None:
+                return [1.0]
+            a, b = _number(left), _number(right)
+            gap = (a - b if expression.operator in ("<", "<=") else b - a) / max(abs(b), FLOOR)
+            # A strict comparison that is met with equality is broken, though by nothing.
+            return [FLOOR if gap == 0 and expression.operator in ("<", ">") else gap]
+        case Unary(operator="not", operand=Unary(operator="not", operand=inner)):
+            return violations(inner, environment)
+        case _:
+            return [0.0 if holds(expression, environment) else 1.0]
+
+
+def references(expression: Expression) -> Iterator[KnobRef | RoundRef | MetricRef]:
+    """All knobs, rounds and metrics that `expression` names, in the order of the text."""
+    match expression:
+        case KnobRef() | RoundRef() | MetricRef():
+            yield expression
+        case Unary(operand=operand):
+            yield from references(operand)
+        case Binary(left=left, right=right):
+            yield from references(left)
+            yield from references(right)
+        case Member(value=value):
+            yield from references(value)
+
+
+def conjunction(*conditions: Expression | None) -> Expression | None:
+    """The conditions joined by `and`; None where there are none."""
+    present = [item for item in conditions if item is not None]
+    if not present:
+        return None
+    joined = present[0]
+    for item in present[1:]:
+        joined = Binary(operator="and", left=joined, right=item)
+    return joined
+
+
+def show(expression: Expression) -> str:
+    """The expression as text, in the language's own words (values in plain SI numbers)."""
+    match expression:
+        case Const(value=value):
+            return show_value(value)
+        case KnobRef(path=path):
+            return path
+        case RoundRef(path=path, which=which):
+            return f"{path}.round" if which == "round" else path
+        case MetricRef(metric=metric, target=target, baseline=baseline):
+            return ".".join(part for part in ("baseline" if baseline else "", target or "", metric) if part)
+        case Unary(operator=operator, operand=operand):
+            return f"{operator}{' ' if operator == 'not' else ''}{_wrapped(operand)}"
+        case Member(value=value, options=options):
+            return f"{_wrapped(value)} in {{{', '.join(show_value(option) for option in options)}}}"
+        case Binary(operator=operator, left=left, right=right):
+            return f"{_wrapped(left)} {operator} {_wrapped(right)}"
+    raise AssertionError(expression)
+
+
+def _wrapped(expression: Expression) -> str:
+    text = show(expression)
+    return f"({text})" if isinstance(expression, Binary | Member) else text
+
+
+def show_value(value: Value) -> str:
+    """A value in the language's own words."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(show_value(item) for item in value) + "]"
+    return str(value)

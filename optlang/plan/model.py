@@ -1,0 +1,403 @@
+"""The plan: what a study means, with every name resolved and every quantity in SI units.
+
+Frozen Pydantic models; `Plan.model_dump_json` and `Plan.model_validate_json` lose nothing, and `Plan.meaning` hashes
+what the study says, not how it is written. Search and run know nothing else of a study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from optlang.plan.expressions import Expression, Frozen, MetricRef, Scalar, Value
+
+Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model"]
+"""What a value means: `count` is an integer, `time` in seconds, `bytes` in bytes, `ratio` between 0 and 1 as a rule."""
+
+
+class Location(Frozen):
+    """Where something stands in the text; lines and columns from 1. Not part of a plan's meaning."""
+
+    file: str
+    line: int
+    column: int
+
+
+# ---- domains
+
+
+class SetDomain(Frozen):
+    """`{a, b}`: values without an order."""
+
+    kind: Literal["set"] = "set"
+    values: tuple[Scalar, ...]
+
+
+class ListDomain(Frozen):
+    """`[1, 2, 4]` or a stepped range: ordered values, searched by index."""
+
+    kind: Literal["list"] = "list"
+    values: tuple[Scalar, ...]
+
+
+class IntDomain(Frozen):
+    """`low .. high` of integers, both included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+
+
+class FloatDomain(Frozen):
+    """`low .. high` of real numbers, both included."""
+
+    kind: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+
+
+class OrderDomain(Frozen):
+    """`any order`: a permutation of labels; a value is the tuple of the labels in their order."""
+
+    kind: Literal["order"] = "order"
+    labels: tuple[str, ...]
+
+
+Domain: TypeAlias = Annotated[
+    SetDomain | ListDomain | IntDomain | FloatDomain | OrderDomain, Field(discriminator="kind")
+]
+
+
+class Knob(Frozen):
+    """One search variable.
+
+    `path` is its full path of labels, `column` the shortest suffix that is unique in the study (with dots). `role` says
+    what takes its value: a setting, which branch of a choice, whether a `maybe` is in, how many rounds, which order,
+    or which runtime. `condition` names earlier knobs only; the knob is absent where it is false. `branch_names` apart,
+    the domain of a choice is a SetDomain of its branches' names, `none` written as the text "none"; of a `maybe` the
+    set false, true; of a repeat integers.
+    """
+
+    path: str
+    column: str
+    role: Literal["value", "choice", "maybe", "repeat", "order", "runtime"]
+    domain: Domain
+    dimension: Dimension
+    condition: Expression | None = None
+    help: str = ""
+    location: Location | None = None
+
+
+# ---- settings and steps
+
+
+class Fixed(Frozen):
+    """A setting with one value, `=`."""
+
+    kind: Literal["fixed"] = "fixed"
+    value: Value
+    when: Expression | None = None
+
+
+class Searched(Frozen):
+    """A setting that is a knob, `in`."""
+
+    kind: Literal["searched"] = "searched"
+    knob: str
+    when: Expression | None = None
+
+
+class Computed(Frozen):
+    """A setting that follows from knobs and rounds, drawn anew in each round."""
+
+    kind: Literal["computed"] = "computed"
+    expression: Expression
+    dimension: Dimension
+    when: Expression | None = None
+
+
+Setting: TypeAlias = Annotated[Fixed | Searched | Computed, Field(discriminator="kind")]
+
+
+class Apply(Frozen):
+    """A technique with all of its declared parameters, defaults filled in."""
+
+    kind: Literal["apply"] = "apply"
+    path: str
+    technique: str
+    settings: dict[str, Setting]
+    when: Expression | None = None
+    location: Location | None = None
+
+
+class Branch(Frozen):
+    """One way of a choice; `none` has no steps."""
+
+    name: str
+    steps: tuple[Step, ...]
+
+
+class Choice(Frozen):
+    """Exactly one branch; the knob at `path` names it."""
+
+    kind: Literal["choice"] = "choice"
+    path: str
+    branches: tuple[Branch, ...]
+    when: Expression | None = None
+    location: Location | None = None
+
+
+class Maybe(Frozen):
+    """In or out, by the Boolean knob at `path`."""
+
+    kind: Literal["maybe"] = "maybe"
+    path: str
+    steps: tuple[Step, ...]
+    when: Expression | None = None
+    location: Location | None = None
+
+
+class Repeat(Frozen):
+    """The steps so many times: by the knob at `path`, or always `count`."""
+
+    kind: Literal["repeat"] = "repeat"
+    path: str
+    count: int | None
+    steps: tuple[Step, ...]
+    when: Expression | None = None
+    location: Location | None = None
+
+
+class Group(Frozen):
+    """Several steps under one label (`NAME = { … }`), or under one condition (`when EXPR { … }`, path "")."""
+
+    kind: Literal["group"] = "group"
+    path: str
+    steps: tuple[Step, ...]
+    when: Expression | None = None
+    location: Location | None = None
+
+
+class Order(Frozen):
+    """Members run in the order that the knob at `path` gives; names are their labels."""
+
+    kind: Literal["order"] = "order"
+    path: str
+    members: tuple[Branch, ...]
+    when: Expression | None = None
+    location: Location | None = None
+
+
+Step: TypeAlias = Annotated[Apply | Choice | Maybe | Repeat | Group | Order, Field(discriminator="kind")]
+
+
+# ---- what the declarations say
+
+
+class Param(Frozen):
+    """A declared parameter: its type, what it may be, its default and one line of help."""
+
+    name: str
+    dimension: Dimension
+    domain: Domain | None
+    default: Value = None
+    required: bool = False
+    when: Expression | None = None
+    help: str = ""
+
+
+class Technique(Frozen):
+    """The declared facts of a technique; `name` is qualified by its module ("quant.static")."""
+
+    name: str
+    help: str
+    calls: str
+    params: tuple[Param, ...]
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+    traits: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    shape: Literal["settings", "weights"] = "settings"
+
+
+class Runtime(Frozen):
+    """The declared facts of a runtime; `takes` are the forms that it builds from."""
+
+    name: str
+    help: str
+    calls: str
+    params: tuple[Param, ...]
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    traits: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+
+
+class Metric(Frozen):
+    """A metric that can be a goal; `task` ones come from the task of the user's data, the others from measuring."""
+
+    name: str
+    dimension: Dimension
+    direction: Literal["minimize", "maximize"]
+    task: bool
+    help: str = ""
+
+
+# ---- the members of a study
+
+
+class Factory(Frozen):
+    """How the model or the data is made: `name` as written, `calls` what it stands for, fixed arguments."""
+
+    name: str
+    calls: str
+    arguments: dict[str, Value] = {}
+    weights: str | None = None
+
+
+class RuntimeUse(Frozen):
+    """One runtime of a target; `label` is the value of the runtime's knob, `settings` all of its parameters."""
+
+    path: str
+    label: str
+    runtime: str
+    settings: dict[str, Setting]
+
+
+class Target(Frozen):
+    """Where trials are measured. `knob` is the path of the runtime knob, None where there is one runtime."""
+
+    name: str
+    device: str
+    threads: Setting
+    batch: Setting
+    runtimes: tuple[RuntimeUse, ...]
+    knob: str | None
+
+
+class Input(Frozen):
+    """What `--set` may change, with the value that it has in this plan."""
+
+    name: str
+    dimension: Dimension
+    domain: Domain | None
+    value: Value
+    help: str = ""
+
+
+class Rule(Frozen):
+    """A `forbid` or a `require`: the condition, its text as written, and the author's reason."""
+
+    expression: Expression
+    text: str
+    because: str | None = None
+
+
+class Impossible(Frozen):
+    """A combination that the declared facts rule out: knob paths with the values that cannot go together, and why."""
+
+    values: dict[str, Scalar]
+    reason: str
+
+
+class Objective(Frozen):
+    """One goal of the search."""
+
+    metric: MetricRef
+    direction: Literal["minimize", "maximize"]
+
+
+class Sampler(Frozen):
+    """How points are drawn; settings are the sampler's own (`startup`, `population`)."""
+
+    name: Literal["auto", "tpe", "nsga2", "random"]
+    settings: dict[str, Value] = {}
+
+
+class Search(Frozen):
+    """The search: how many trials in all, how long (seconds; None: no limit), and from which seed."""
+
+    sampler: Sampler
+    trials: int
+    timeout: float | None
+    trial_timeout: float
+    seed: int
+
+
+class Measure(Frozen):
+    """How latency is measured: rounds and processes while searching and for the front, seconds and calls a round."""
+
+    rounds: int
+    processes: int
+    front_rounds: int
+    front_processes: int
+    round_seconds: float
+    round_calls: int
+
+
+class Plan(Frozen):
+    """All that a study means."""
+
+    edition: int
+    study: str
+    title: str
+    inputs: tuple[Input, ...]
+    metrics: tuple[Metric, ...]
+    model: Factory
+    data: Factory
+    baseline: tuple[Step, ...]
+    targets: tuple[Target, ...]
+    steps: tuple[Step, ...]
+    knobs: tuple[Knob, ...]
+    impossible: tuple[Impossible, ...]
+    forbids: tuple[Rule, ...]
+    requires: tuple[Rule, ...]
+    objectives: tuple[Objective, ...]
+    search: Search
+    measure: Measure
+    techniques: tuple[Technique, ...]
+    runtimes: tuple[Runtime, ...]
+
+    def technique(self, name: str) -> Technique:
+        """The declaration of a technique of this plan; KeyError where the plan does not use it."""
+        return _named(self.techniques, name)
+
+    def runtime(self, name: str) -> Runtime:
+        """The declaration of a runtime of this plan; KeyError where the plan does not use it."""
+        return _named(self.runtimes, name)
+
+    def metric(self, name: str) -> Metric:
+        """The declaration of a metric; KeyError where nothing declares it."""
+        return _named(self.metrics, name)
+
+    @property
+    def meaning(self) -> str:
+        """A stable hash of what is searched: where things stand in the text, help, and how long or how carefully the
+        search goes on (`trials`, `timeout`, `measure`) do not count."""
+        content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
+        for limit in ("trials", "timeout", "trial_timeout"):
+            del content["search"][limit]
+        text = json.dumps(_without(content, ("location", "help")), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _named(items: tuple[Any, ...], name: str) -> Any:
+    for item in items:
+        if item.name == name:
+            return item
+    raise KeyError(name)
+
+
+def _without(value: Any, keys: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item, keys) for key, item in value.items() if key not in keys}
+    if isinstance(value, list):
+        return [_without(item, keys) for item in value]
+    return value
