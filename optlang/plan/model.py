@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
 
@@ -388,7 +388,15 @@ class Plan(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _named(items: tuple[Any, ...], name: str) -> Any:
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Item = TypeVar("_Item", bound=_Named)
+
+
+def _named(items: tuple[_Item, ...], name: str) -> _Item:
     for item in items:
         if item.name == name:
             return item

@@ -1,0 +1,172 @@
+"""From a plan and a point to what is really done: techniques in their order and the runtime, all values decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TypeAlias
+
+from optlang.forms import JSON, TargetSpec
+from optlang.plan.expressions import Environment, Expression, RoundRef, Value, evaluate, holds
+from optlang.plan.model import (
+    Apply,
+    Choice,
+    Computed,
+    Fixed,
+    Group,
+    Maybe,
+    Order,
+    Plan,
+    Repeat,
+    RuntimeUse,
+    Searched,
+    Setting,
+    Step,
+    Target,
+)
+
+Point: TypeAlias = Mapping[str, Value]
+"""A value for each knob that is present, by the knob's full path, in the order of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One technique with its settings decided; `path` tells the rounds of a `repeat` apart (`rounds[2].prune`)."""
+
+    path: str
+    technique: str
+    settings: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a trial does: `steps` in order, then the build for `runtime` and the measurement on `target`."""
+
+    steps: tuple[Applied, ...]
+    target: TargetSpec
+    label: str
+    runtime: str
+    settings: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def effect(self) -> str:
+        """A hash that is equal for two recipes that do the same, however they came about."""
+        content: JSON = [
+            [[step.technique, dict(step.settings)] for step in self.steps],
+            asdict(self.target), self.runtime, dict(self.settings),
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def resolve(plan: Plan, point: Point) -> Recipe:
+    """What `point` does. Absent knobs count as `none`."""
+    target = plan.targets[0]
+    use = runtime_use(target, point)
+    walk = _Walk(point)
+    return Recipe(
+        steps=tuple(walk.steps(plan.steps, {})),
+        target=TargetSpec(
+            target.name, target.device, _whole(walk.setting(target.threads, {})), _whole(walk.setting(target.batch, {}))
+        ),
+        label=use.label,
+        runtime=use.runtime,
+        settings=walk.settings(use.settings, {}),
+    )
+
+
+def steps_of(steps: tuple[Step, ...], point: Point) -> tuple[Applied, ...]:
+    """The techniques that `steps` come to at `point` (a baseline's steps have no knobs: give an empty point)."""
+    return tuple(_Walk(point).steps(steps, {}))
+
+
+def runtime_use(target: Target, point: Point) -> RuntimeUse:
+    """The runtime that `point` measures on."""
+    if target.knob is None:
+        return target.runtimes[0]
+    label = point[target.knob]
+    return next(use for use in target.runtimes if use.label == label)
+
+
+def _whole(value: Value) -> int:
+    assert isinstance(value, int), value
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    number: int
+    count: int
+
+
+class _Walk:
+    """Walks steps at one point; `rounds` maps the path of each `repeat` around to the round that is being walked."""
+
+    def __init__(self, point: Point) -> None:
+        self._point = point
+
+    def _environment(self, rounds: Mapping[str, _Round]) -> Environment:
+        def round_of(ref: RoundRef) -> int:
+            around = rounds[ref.path]
+            return around.number if ref.which == "round" else around.count
+
+        return Environment(knob=self._point.get, rounds=round_of)
+
+    def _holds(self, condition: Expression | None, rounds: Mapping[str, _Round]) -> bool:
+        return condition is None or holds(condition, self._environment(rounds))
+
+    def setting(self, setting: Setting, rounds: Mapping[str, _Round]) -> Value:
+        match setting:
+            case Fixed(value=value):
+                return value
+            case Searched(knob=knob):
+                return self._point[knob]
+            case Computed(expression=expression, dimension=dimension):
+                value = evaluate(expression, self._environment(rounds))
+                return round(value) if dimension == "count" and isinstance(value, float) else value
+        raise AssertionError(setting)
+
+    def settings(self, settings: Mapping[str, Setting], rounds: Mapping[str, _Round]) -> dict[str, Value]:
+        return {
+            name: self.setting(setting, rounds)
+            for name, setting in settings.items()
+            if self._holds(setting.when, rounds)
+        }
+
+    def steps(self, steps: tuple[Step, ...], rounds: Mapping[str, _Round]) -> Iterator[Applied]:
+        for step in steps:
+            if self._holds(step.when, rounds):
+                yield from self._step(step, rounds)
+
+    def _step(self, step: Step, rounds: Mapping[str, _Round]) -> Iterator[Applied]:
+        match step:
+            case Apply():
+                yield Applied(_numbered(step.path, rounds), step.technique, self.settings(step.settings, rounds))
+            case Choice():
+                taken = self._point[step.path]
+                branch = next(branch for branch in step.branches if branch.name == taken)
+                yield from self.steps(branch.steps, rounds)
+            case Maybe():
+                if self._point[step.path]:
+                    yield from self.steps(step.steps, rounds)
+            case Repeat():
+                count = _whole(self._point[step.path]) if step.count is None else step.count
+                for number in range(1, count + 1):
+                    yield from self.steps(step.steps, {**rounds, step.path: _Round(number, count)})
+            case Group():
+                yield from self.steps(step.steps, rounds)
+            case Order():
+                members = {member.name: member for member in step.members}
+                order = self._point[step.path]
+                assert isinstance(order, tuple), order
+                for name in order:
+                    yield from self.steps(members[str(name)].steps, rounds)
+
+
+def _numbered(path: str, rounds: Mapping[str, _Round]) -> str:
+    # Inner repeats have the longer paths: number them first, so that the outer ones' prefixes still fit.
+    for repeat in sorted(rounds, key=len, reverse=True):
+        if path.startswith(f"{repeat}."):
+            path = f"{repeat}[{rounds[repeat].number}]{path[len(repeat):]}"
+    return path

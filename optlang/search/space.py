@@ -1,0 +1,253 @@
+"""The space of a plan: draws points knob by knob, counts them, and knows which are forbidden. Knows no sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from math import factorial
+from typing import TypeAlias
+
+from optlang.plan.expressions import Environment, KnobRef, Value, holds, references, show_value
+from optlang.plan.model import (
+    Domain,
+    FloatDomain,
+    Impossible,
+    IntDomain,
+    Knob,
+    ListDomain,
+    OrderDomain,
+    Plan,
+    Rule,
+    SetDomain,
+)
+from optlang.search.recipe import Point
+
+Ask: TypeAlias = Callable[[Knob, Domain], Value]
+"""Gives a value of the domain for a knob. The domain is the knob's own, less what the facts rule out at this point."""
+
+COUNTED_AT_MOST = 100_000
+"""Combinations of the deciding knobs up to which the space is counted exactly and looked ahead into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many points a space has: the combinations of its finite knobs, and which knobs are continuous besides.
+
+    `exact` is False where there are too many combinations of deciding knobs to count; `points` is then an upper bound.
+    """
+
+    points: int
+    exact: bool
+    continuous: tuple[str, ...]
+
+
+class Exhausted(Exception):  # noqa: N818 - the end of a space is an answer
+    """No point is left to draw."""
+
+
+class Space:
+    """The knobs of a plan with their conditions, impossible cells and forbids.
+
+    `unavailable` maps labels of the target's runtimes that cannot run on this machine to the reason.
+    """
+
+    def __init__(self, plan: Plan, unavailable: Mapping[str, str] | None = None) -> None:
+        self.plan = plan
+        self.knobs = plan.knobs
+        knob = plan.targets[0].knob
+        self.cells = plan.impossible + tuple(
+            Impossible(values={knob: label}, reason=reason)
+            for label, reason in (unavailable or {}).items() if knob is not None
+        )
+        self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
+
+    def draw(self, ask: Ask) -> Point:
+        """A point, knob by knob in the order of the text; raises `Exhausted` where the facts leave nothing.
+
+        Values that could only end in an impossible cell are not offered.
+        """
+        point: dict[str, Value] = {}
+        for index, knob in enumerate(self.knobs):
+            if knob.condition is not None and not holds(knob.condition, Environment(knob=point.get)):
+                continue
+            domain = knob.domain
+            if knob.path in self._in_cells:
+                open_ = frozenset(later.path for later in self.knobs[index + 1:] if later.path not in self._in_cells)
+                left = tuple(
+                    value for value in values_of(domain) if self._extends({**point, knob.path: value}, index + 1, open_)
+                )
+                if not left:
+                    raise Exhausted
+                domain = _narrowed(domain, left)
+            point[knob.path] = ask(knob, domain)
+        return point
+
+    def _extends(self, point: dict[str, Value], index: int, undecided: Collection[str]) -> bool:
+        """Whether the knobs from `index` on can be set so that no impossible cell is met."""
+        if self._impossible(point):
+            return False
+        for later in range(index, len(self.knobs)):
+            knob = self.knobs[later]
+            if knob.path not in self._in_cells:
+                continue
+            present = _presence(knob, point, undecided)
+            if present is not True and self._extends(point, later + 1, undecided):
+                return True
+            return present is not False and any(
+                self._extends({**point, knob.path: value}, later + 1, undecided) for value in values_of(knob.domain)
+            )
+        return True
+
+    def _impossible(self, point: Point) -> Impossible | None:
+        for cell in self.cells:
+            if all(path in point and point[path] == value for path, value in cell.values.items()):
+                return cell
+        return None
+
+    def forbidden(self, point: Point) -> str | None:
+        """Why this point must not run (the forbid's own words), None where it may."""
+        cell = self._impossible(point)
+        if cell is not None:
+            return cell.reason
+        for rule in self.plan.forbids:
+            if holds(rule.expression, Environment(knob=point.get)):
+                return rule_words(rule)
+        return None
+
+    def contains(self, point: Point) -> bool:
+        """Whether the point has just the knobs that are present at it, each inside its domain, and is not forbidden."""
+        given = dict(point)
+        try:
+            drawn = self.draw(lambda knob, domain: _taken(given, knob.path, domain))
+        except (Exhausted, LookupError):
+            return False
+        return drawn == given and self.forbidden(point) is None
+
+    def size(self) -> Size:
+        """Counts the points that may run: conditions, impossible cells and forbids respected."""
+        continuous = tuple(knob.column for knob in self.knobs if isinstance(knob.domain, FloatDomain))
+        deciding = set(self._in_cells)
+        for condition in (knob.condition for knob in self.knobs):
+            deciding |= {ref.path for ref in references(condition) if isinstance(ref, KnobRef)} if condition else set()
+        for rule in self.plan.forbids:
+            deciding |= {ref.path for ref in references(rule.expression) if isinstance(ref, KnobRef)}
+        enumerable = {
+            knob.path for knob in self.knobs if knob.path in deciding and not isinstance(knob.domain, FloatDomain)
+        }
+        if any(knob.path in deciding and isinstance(knob.domain, FloatDomain) for knob in self.knobs):
+            return Size(self._upper_bound(), False, continuous)
+        budget = [COUNTED_AT_MOST]
+        counted = self._count({}, 0, enumerable, budget)
+        if counted is None:
+            return Size(self._upper_bound(), False, continuous)
+        return Size(counted, True, continuous)
+
+    def _count(self, point: dict[str, Value], index: int, deciding: Collection[str], budget: list[int]) -> int | None:
+        free = 1
+        for later in range(index, len(self.knobs)):
+            knob = self.knobs[later]
+            if not _presence(knob, point, ()):
+                continue
+            if knob.path not in deciding:
+                free *= cardinality(knob.domain) or 1
+                continue
+            total = 0
+            for value in values_of(knob.domain):
+                counted = self._count({**point, knob.path: value}, later + 1, deciding, budget)
+                if counted is None:
+                    return None
+                total += counted
+            return free * total
+        budget[0] -= 1
+        if budget[0] < 0:
+            return None
+        return 0 if self.forbidden(point) else free
+
+    def _upper_bound(self) -> int:
+        bound = 1
+        for knob in self.knobs:
+            bound *= (cardinality(knob.domain) or 1) + (1 if knob.condition is not None else 0)
+        return bound
+
+    def explain(self, point: Point) -> str:
+        """The point in words: its knobs, by their columns."""
+        columns = {knob.path: knob.column for knob in self.knobs}
+        return ", ".join(f"{columns[path]} = {show_value(value)}" for path, value in point.items()) or "no knobs"
+
+
+def rule_words(rule: Rule) -> str:
+    """A forbid or requirement with its author's reason, in one line."""
+    return f"{rule.text} ({rule.because})" if rule.because else rule.text
+
+
+def values_of(domain: Domain) -> Iterator[Value]:
+    """All values of a finite domain, in its order; a continuous one has none to list (ValueError)."""
+    match domain:
+        case SetDomain(values=values) | ListDomain(values=values):
+            yield from values
+        case IntDomain(low=low, high=high):
+            yield from range(low, high + 1)
+        case OrderDomain(labels=labels):
+            yield from permutations(labels)
+        case FloatDomain():
+            raise ValueError("a continuous domain has no list of values")
+
+
+def cardinality(domain: Domain) -> int | None:
+    """How many values the domain has; None where it is continuous."""
+    match domain:
+        case SetDomain(values=values) | ListDomain(values=values):
+            return len(values)
+        case IntDomain(low=low, high=high):
+            return high - low + 1
+        case OrderDomain(labels=labels):
+            return factorial(len(labels))
+        case FloatDomain():
+            return None
+    raise AssertionError(domain)
+
+
+def contains(domain: Domain, value: Value) -> bool:
+    """Whether the value is one of the domain's."""
+    match domain:
+        case SetDomain(values=values) | ListDomain(values=values):
+            return value in values
+        case IntDomain(low=low, high=high):
+            return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        case FloatDomain(low=low, high=high):
+            return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        case OrderDomain(labels=labels):
+            return isinstance(value, tuple) and sorted(map(str, value)) == sorted(labels)
+    raise AssertionError(domain)
+
+
+def _narrowed(domain: Domain, left: tuple[Value, ...]) -> Domain:
+    if len(left) == cardinality(domain):
+        return domain
+    scalars = tuple(value for value in left if value is not None and not isinstance(value, tuple))
+    assert len(scalars) == len(left), "only orders have tuples as values, and facts decide those at each draw"
+    return SetDomain(values=scalars) if isinstance(domain, SetDomain) else ListDomain(values=scalars)
+
+
+def _presence(knob: Knob, point: Point, undecided: Collection[str]) -> bool | None:
+    """Whether the knob is there at `point`; None where that hangs on a knob that is not decided yet."""
+    if knob.condition is None:
+        return True
+
+    def value(path: str) -> Value:
+        if path in undecided and path not in point:
+            raise LookupError(path)
+        return point.get(path)
+
+    try:
+        return holds(knob.condition, Environment(knob=value))
+    except LookupError:
+        return None
+
+
+def _taken(given: Mapping[str, Value], path: str, domain: Domain) -> Value:
+    value = given[path]
+    if not contains(domain, value):
+        raise LookupError(path)
+    return value
