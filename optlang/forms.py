@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from optlang.workload.data import Data
 
-JSON: TypeAlias = "None | bool | int | float | str | Sequence[JSON] | Mapping[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Form = Literal["module", "graph", "onnx", "artifact"]
 Arrays: TypeAlias = "Mapping[str, numpy.ndarray[Any, Any]]"
 
@@ -43,7 +43,7 @@ def _remade(kind: type[OptlangError], message: str, advice: str | None, state: d
 
 
 class OutsideError(OptlangError):
-    """Something outside optlang and the study is wrong: a missing package, a full disk, a database of a newer version."""
+    """Something outside optlang and the study is wrong: a missing package, a full disk, a newer database."""
 
     exit_code = 3
 
@@ -217,7 +217,9 @@ class Runtime(Protocol):
     def wants(self) -> QuantWants:
         """What an int8 model must look like to be fast here."""
 
-    def build(self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path) -> Artifact:
+    def build(
+        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+    ) -> Artifact:
         """Write the artifact's files into the empty `folder`; raise `Refusal` where the model cannot be exported."""
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:

@@ -258,7 +258,7 @@ class Factory(Frozen):
 
     name: str
     calls: str
-    arguments: dict[str, Value] = {}
+    arguments: dict[str, Value] = Field(default_factory=dict)
     weights: str | None = None
 
 
@@ -318,7 +318,7 @@ class Sampler(Frozen):
     """How points are drawn; settings are the sampler's own (`startup`, `population`)."""
 
     name: Literal["auto", "tpe", "nsga2", "random"]
-    settings: dict[str, Value] = {}
+    settings: dict[str, Value] = Field(default_factory=dict)
 
 
 class Search(Frozen):
