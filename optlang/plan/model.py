@@ -377,14 +377,20 @@ class Plan(Frozen):
         """The declaration of a metric; KeyError where nothing declares it."""
         return _named(self.metrics, name)
 
-    @property
-    def meaning(self) -> str:
-        """A stable hash of what is searched: where things stand in the text, help, and how long or how carefully the
-        search goes on (`trials`, `timeout`, `measure`) do not count."""
+    def comparable(self) -> dict[str, Any]:
+        """What is searched, as JSON by member: where things stand in the text, help and titles do not count, nor how
+        long or how carefully the search goes on (`trials`, `timeout`, `measure`)."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         for limit in ("trials", "timeout", "trial_timeout"):
             del content["search"][limit]
-        text = json.dumps(_without(content, ("location", "help")), sort_keys=True, separators=(",", ":"))
+        kept = _without(content, ("location", "help"))
+        assert isinstance(kept, dict)
+        return kept
+
+    @property
+    def meaning(self) -> str:
+        """A stable hash of what is searched, see `comparable`."""
+        text = json.dumps(self.comparable(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optlang.forms import Measurement
-from optlang.plan.expressions import Environment, MetricRef, violations
+from optlang.plan.expressions import Environment, MetricRef, references, violations
 from optlang.plan.model import Plan, Rule
 
 Measured = Mapping[str, Measurement]
@@ -85,3 +85,8 @@ def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation
 def constraints(plan: Plan, measured: Measured, baseline: Measured) -> list[float]:
     """All requirements as one list of numbers for the sampler, at most 0 where they hold."""
     return [value for rule in plan.requires for value in requirement_violations(rule, measured, baseline)]
+
+
+def metrics_of(rule: Rule) -> list[MetricRef]:
+    """The metrics that a requirement names."""
+    return [ref for ref in references(rule.expression) if isinstance(ref, MetricRef)]

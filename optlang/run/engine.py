@@ -1,0 +1,116 @@
+"""Where trials run: worker processes on this machine that may die, hang or leak without taking the study with them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+J = TypeVar("J")
+
+
+class WorkerDied(Exception):  # noqa: N818 - what happened, in a word
+    """The worker process ended in the middle of a task; the message says how."""
+
+
+class WorkerTimeout(Exception):  # noqa: N818 - likewise
+    """The task took longer than it may; its worker was ended."""
+
+
+class Engine(Protocol):
+    """Runs tasks somewhere else. The loop does not know where."""
+
+    def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
+        """Start the task; the future's exception is `WorkerDied` or `WorkerTimeout` where the worker was lost."""
+
+    def close(self) -> None:
+        """End the workers at once; tasks that still run are lost."""
+
+
+class LocalEngine:
+    """One worker process on this machine, kept warm between tasks and replaced when it dies. `folder` is the study's:
+    the worker's current folder, and first on its `sys.path`, so that the user's own Python finds its files."""
+
+    def __init__(self, folder: Path) -> None:
+        from pebble import ProcessPool
+
+        # Spawned, never forked: a child forked from a process with threads (torch, duckdb) can hang.
+        self._pool = ProcessPool(
+            max_workers=1, context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(str(folder),)
+        )
+
+    def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
+        """See `Engine.submit`."""
+        from pebble import ProcessExpired
+
+        outer: Future[T] = Future()
+        inner = self._pool.schedule(task, args=(job,), timeout=timeout)
+
+        def finished(done: Future[T]) -> None:
+            if done.cancelled():
+                outer.cancel()
+                return
+            error = done.exception()
+            if error is None:
+                outer.set_result(done.result())
+            elif isinstance(error, ProcessExpired):
+                outer.set_exception(WorkerDied(_ending(error.exitcode)))
+            elif isinstance(error, FutureTimeout | TimeoutError):
+                outer.set_exception(WorkerTimeout(f"took longer than {timeout:g} s"))
+            else:
+                outer.set_exception(error)
+
+        inner.add_done_callback(finished)
+        return outer
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._pool.stop()
+        self._pool.join()
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"the worker process was ended by {name}{hint}"
+    return f"the worker process ended with exit code {code}"
+
+
+def _begin(folder: str) -> None:
+    """What a worker does first."""
+    # Ctrl-C in a terminal reaches the whole process group; the loop decides what becomes of the trial that runs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.chdir(folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    parent = os.getppid()
+
+    def watch() -> None:
+        # A loop that was killed cannot end its workers: they look for themselves.
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def wait(future: Future[Any], seconds: float) -> bool:
+    """Wait for the future at most so long; whether it is done."""
+    try:
+        future.exception(timeout=seconds)
+    except FutureTimeout:
+        return False
+    return True

@@ -1,0 +1,272 @@
+"""What a run knows of its trials so far: which effects are known, what the sampler is told, who is in the front."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optlang.forms import JSON, Artifact, File, Measurement, OptlangError
+from optlang.plan.expressions import Value
+from optlang.plan.model import Plan
+from optlang.run.job import Result
+from optlang.search import goals
+from optlang.search.goals import Violation
+from optlang.search.ladder import Rung, baseline_recipe
+from optlang.search.recipe import Point, Recipe, resolve
+from optlang.search.sampler import Told
+from optlang.search.space import Space
+from optlang.store.store import Store, TrialRow
+
+INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A trial that is over. `recipe` is None only for a ladder trial of an earlier session outside the space."""
+
+    number: int
+    origin: str
+    state: str
+    reason: str | None
+    error: str | None
+    point: Point | None
+    alone: str | None
+    runtime: str
+    recipe: Recipe | None
+    measurements: tuple[Measurement, ...]
+    violations: tuple[Violation, ...]
+    artifact: Artifact | None
+    sampler_state: Mapping[str, JSON]
+    passes: int
+
+    @property
+    def measured(self) -> dict[str, Measurement]:
+        """The measurements by metric."""
+        return goals.by_metric(self.measurements)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it failed only because somebody stopped it."""
+        return self.state == "failed" and self.reason == INTERRUPTED
+
+
+class History:
+    """The trials of one run."""
+
+    def __init__(self, plan: Plan, space: Space, rows: Iterable[TrialRow]) -> None:
+        self._plan, self._space = plan, space
+        self._trials: dict[int, Done] = {}
+        self.known: set[str] = set()
+        """The effects of the trials that need not run again; the sampler looks into it."""
+        for row in rows:
+            self._keep(self._read(row))
+
+    def add(
+        self, number: int, recipe: Recipe, origin: str, point: Point | None, alone: str | None, result: Result,
+        state: Mapping[str, JSON],
+    ) -> Done:
+        """Judge a result: complete, infeasible or failed."""
+        violations: list[Violation] = []
+        verdict: str
+        reason: str | None
+        error: str | None
+        if result.failure is not None:
+            verdict, reason, error = "failed", result.failure.reason, result.failure.text or None
+        else:
+            measured = goals.by_metric(result.measurements)
+            reference = measured if origin == "baseline" else self._baseline_measured()
+            # The baseline is what requirements are relative to: it stays in the front whatever they say.
+            violations = [] if origin == "baseline" else goals.broken(self._plan, measured, reference)
+            verdict, reason, error = ("infeasible" if violations else "complete"), _missed(violations), None
+        done = Done(
+            number, origin, verdict, reason, error, point, alone, recipe.label, recipe, result.measurements,
+            tuple(violations), result.artifact, state, 1 if result.measurements else 0,
+        )
+        self._keep(done)
+        return done
+
+    def measured_again(self, number: int, measurements: Sequence[Measurement]) -> None:
+        """Newer measurements of a trial: they take the place of the older ones of the same metric."""
+        done = self._trials[number]
+        merged = {**done.measured, **goals.by_metric(measurements)}
+        self._trials[number] = replace(done, measurements=tuple(merged.values()), passes=done.passes + 1)
+
+    def trial(self, number: int) -> Done:
+        """The trial with this number."""
+        return self._trials[number]
+
+    @property
+    def baseline(self) -> Done | None:
+        """The reference, None as long as it is not measured."""
+        return next((done for done in self._trials.values() if done.origin == "baseline" and done.state == "complete"), None)
+
+    @property
+    def searched(self) -> int:
+        """How many trials the sampler's budget has paid for: those that were interrupted are not among them."""
+        return sum(done.origin == "sampler" and not done.interrupted for done in self._trials.values())
+
+    @property
+    def met(self) -> bool:
+        """Whether a trial other than the baseline met all requirements."""
+        return any(done.state == "complete" for done in self._candidates())
+
+    @property
+    def worked(self) -> bool:
+        """Whether a trial other than the baseline could be measured at all."""
+        return any(done.state != "failed" for done in self._candidates())
+
+    def climbed(self, rung: Rung) -> bool:
+        """Whether this trial of the ladder was there already."""
+        return rung.recipe.effect in self.known or any(
+            done.alone == rung.alone and done.runtime == rung.recipe.label and not done.interrupted
+            for done in self._trials.values()
+        )
+
+    def told(self) -> list[Told]:
+        """What the sampler is to know, in the order in which it happened."""
+        return [told for done in self._trials.values() if (told := self.tell(done)) is not None]
+
+    def tell(self, done: Done) -> Told | None:
+        """What the sampler is to know of a trial; None where it lies outside the space or says nothing."""
+        if done.point is None or done.interrupted:
+            return None
+        if done.state == "failed":
+            # It would fail again: told as pruned and broken, it keeps the sampler away (told as failed it would not).
+            return Told(done.point, None, [1.0], done.sampler_state)
+        measured = done.measured
+        constraints = goals.constraints(self._plan, measured, self._baseline_measured())
+        return Told(done.point, goals.objective_values(self._plan, measured), constraints, done.sampler_state)
+
+    def front(self) -> list[int]:
+        """The baseline and the complete trials of the space that no other dominates."""
+        return goals.front(self._losses())
+
+    def near(self, limit: int) -> list[int]:
+        """Trials outside the front that would be in it at the good end of their latency's interval, nearest first."""
+        members = set(self.front())
+        losses = self._losses()
+        found = []
+        for number in losses:
+            if number in members or number == 0:
+                continue
+            optimistic = goals.losses(self._plan, {
+                name: replace(item, ratio=item.ratio_high) if item.ratio_high is not None else item
+                for name, item in self._trials[number].measured.items()
+            })
+            if not any(goals.dominates(losses[member], optimistic) for member in members):
+                gap = sum(abs(a - b) / (abs(a) or 1.0) for a, b in zip(losses[number], optimistic, strict=True))
+                found.append((gap, number))
+        return [number for _, number in sorted(found)[:limit]]
+
+    def front_is_settled(self) -> bool:
+        """Whether all of the front but the baseline was measured again."""
+        return all(self._trials[number].passes > 1 for number in self.front() if number != 0)
+
+    def _losses(self) -> dict[int, tuple[float, ...]]:
+        return {
+            done.number: goals.losses(self._plan, done.measured)
+            for done in self._trials.values()
+            if done.state == "complete" and (done.point is not None or done.origin == "baseline")
+        }
+
+    def _candidates(self) -> list[Done]:
+        return [done for done in self._trials.values() if done.origin != "baseline" and done.point is not None]
+
+    def _baseline_measured(self) -> dict[str, Measurement]:
+        baseline = self.baseline
+        return {} if baseline is None else baseline.measured
+
+    def _keep(self, done: Done) -> None:
+        self._trials[done.number] = done
+        if done.recipe is not None and not done.interrupted:
+            self.known.add(done.recipe.effect)
+
+    def _read(self, row: TrialRow) -> Done:
+        point: Point | None = {path: _value(value) for path, value in row.point.items()} if row.in_space else None
+        recipe: Recipe | None = None
+        if row.origin == "baseline":
+            recipe = baseline_recipe(self._plan)
+        if point is not None and not self._space_has(point):
+            point = None
+        if recipe is None and point is not None:
+            recipe = resolve(self._plan, point)
+        return Done(
+            row.trial, row.origin, row.state, row.reason, row.error, point, row.alone, row.runtime or "", recipe,
+            row.measurements, tuple(Violation(str(item["text"]), _number(item["by"])) for item in row.violations),
+            _artifact(row.artifacts), row.sampler_state or {}, row.passes,
+        )
+
+    def _space_has(self, point: Point) -> bool:
+        # A runtime may be missing today that was there when the trial ran: the trial is still one of the study's.
+        return Space(self._plan).contains(point)
+
+
+def _missed(violations: Sequence[Violation]) -> str | None:
+    """In one line which requirements were missed, and by how much."""
+    return "; ".join(f"{item.text} missed by {item.by:.1%}" for item in violations) or None
+
+
+def _value(value: Any) -> Value:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _number(value: JSON) -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _artifact(rows: Sequence[Mapping[str, Any]]) -> Artifact | None:
+    if not rows:
+        return None
+    row = rows[0]
+    return Artifact(
+        Path(row["path"]), row["format"], tuple(File(**file) for file in row["files"]), tuple(row["inputs"] or ()),
+        tuple(row["outputs"] or ()), row["about"] or {},
+    )
+
+
+def choose_run(store: Store, plan: Plan, mode: str) -> tuple[str, list[str]]:
+    """The run to write to, and what to say about the choice.
+
+    OptlangError where `--continue` has nothing to join, or what its trials are compared with has changed.
+    """
+    runs = store.runs(plan.study)
+    inputs = {item.name: item.value for item in plan.inputs}
+    same = store.find(plan.study, plan.meaning, inputs, plan.search.seed)
+    if mode == "new" or (not runs and mode == "auto"):
+        return uuid.uuid4().hex[:12], []
+    if mode == "continue":
+        if not runs:
+            raise OptlangError(
+                f"there is no run of `{plan.study}` to continue in {store.db.name}", help="leave --continue out"
+            )
+        last = runs[-1]
+        changed = _changed(last.plan, plan)
+        fixed = [name for name in changed if name in ("model", "data", "baseline", "targets")]
+        if fixed:
+            raise OptlangError(
+                f"the old run cannot go on: its baseline no longer holds, since {_listed(fixed)} changed",
+                help="run without --continue: that begins a new run and keeps the old one",
+            )
+        return last.run, [f"joining run {last.run} although {_listed(changed)} changed"] if changed else []
+    if same is not None:
+        return same.run, []
+    changed = _changed(runs[-1].plan, plan)
+    return uuid.uuid4().hex[:12], [
+        f"a new run, since {_listed(changed)} changed from the last one (--continue would join that one)"
+    ] if changed else []
+
+
+def _changed(old: Any, plan: Plan) -> list[str]:
+    """The parts of a study that say something else than they did."""
+    new = plan.comparable()
+    before = Plan.model_validate(old).comparable() if isinstance(old, Mapping) else {}
+    names = {"knobs": "steps", "techniques": "the library's techniques", "runtimes": "the library's runtimes"}
+    return list(dict.fromkeys(names.get(key, key) for key in new if new[key] != before.get(key)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)

@@ -1,0 +1,132 @@
+"""What the loop hands to a worker and gets back: plain values that travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optlang.forms import JSON, Artifact, Factory, Measurement, TargetSpec
+from optlang.plan.expressions import Value
+
+
+@dataclass(frozen=True, slots=True)
+class StepJob:
+    """One technique to apply: its settings, the object that does it, and what the declaration says it needs."""
+
+    path: str
+    technique: str
+    calls: str
+    settings: Mapping[str, Value]
+    needs: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeJob:
+    """A runtime with its settings."""
+
+    name: str
+    calls: str
+    settings: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What every trial of a run shares: the model and data, the study's folder, and where optlang keeps its files."""
+
+    model: Factory
+    data: Factory
+    study: Path
+    home: Path
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How carefully latency is measured: rounds and processes a member, seconds and calls a round at least."""
+
+    rounds: int
+    processes: int
+    seconds: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A built artifact that is measured: of trial `trial`, on a target, by a runtime."""
+
+    trial: int
+    artifact: Artifact
+    target: TargetSpec
+    runtime: RuntimeJob
+
+
+@dataclass(frozen=True, slots=True)
+class TrialJob:
+    """One trial: apply `steps` to the baseline's model, build in `folder`, measure beside `baseline`.
+
+    `baseline` is None for the baseline itself. `progress` is the file that the worker writes what it is doing to.
+    """
+
+    trial: int
+    workload: Workload
+    steps: tuple[StepJob, ...]
+    target: TargetSpec
+    runtime: RuntimeJob
+    folder: Path
+    effort: Effort
+    progress: Path
+    baseline: Member | None
+
+
+@dataclass(frozen=True, slots=True)
+class FrontJob:
+    """Measure several artifacts again, side by side with the baseline."""
+
+    workload: Workload
+    baseline: Member
+    members: tuple[Member, ...]
+    effort: Effort
+    progress: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareJob:
+    """Load the model and the data once, before anything is trained, so that mistakes in them show at once."""
+
+    workload: Workload
+    task_metrics: tuple[str, ...]
+    progress: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """A step that was applied or answered from the cache, and how long that took."""
+
+    path: str
+    technique: str
+    key: str
+    cached: bool
+    seconds: float
+    started: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a trial failed: one line, the whole text, and whether the same settings would fail again."""
+
+    reason: str
+    text: str
+    again: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a trial. `failure` is None where all went well; the rest is what is known up to there."""
+
+    steps: tuple[StepRun, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    artifact: Artifact | None = None
+    notes: Mapping[str, JSON] = field(default_factory=dict)
+    failure: Failure | None = None

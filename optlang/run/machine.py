@@ -1,0 +1,79 @@
+"""What a run notes about where it ran: the machine, the libraries' versions, the state of the study's repository."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from optlang.forms import JSON
+
+LIBRARIES = ("optlang-dsl", "torch", "torch-pruning", "onnx", "onnxruntime", "openvino", "optuna", "numpy")
+
+
+def machine() -> dict[str, JSON]:
+    """The processor, its cores that this process may use, the memory in bytes and the operating system."""
+    return {
+        "system": platform.platform(), "processor": _processor(), "python": platform.python_version(),
+        "cores": cores(), "memory": _memory(),
+    }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def versions(names: Iterable[str] = LIBRARIES) -> dict[str, JSON]:
+    """The installed versions of the distributions that are there; nothing is imported."""
+    found: dict[str, JSON] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def repository(folder: Path) -> dict[str, JSON] | None:
+    """The commit of the repository that `folder` lies in and whether files are changed; None where there is none."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*arguments: str) -> str | None:
+        answer = subprocess.run(
+            [git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        if commit is None:
+            return None
+        return {"commit": commit, "changed": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
