@@ -1,0 +1,253 @@
+"""The DuckDB file: opening it, its version, and rows in and out of its tables. Knows neither the journal nor Python's runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from optlang.forms import OutsideError
+from optlang.store.rows import Row, Rows, Seen
+from optlang.store.views import view_statements
+
+if TYPE_CHECKING:
+    import duckdb
+
+T = TypeVar("T")
+
+SCRIPTS = ("schema.sql",)
+"""What brings a database forward: the first makes version 1, each further one the next version."""
+
+TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts")
+# What is found by these columns is replaced when it comes again.
+_KEYS = {
+    "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
+    "steps": ("run", "trial"),
+}  # fmt: skip
+_CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+
+
+class HeldError(OutsideError):
+    """Somebody else has the database file open."""
+
+
+def open_file(db: Path) -> duckdb.DuckDBPyConnection:
+    """Open (or make) the database for writing; HeldError while another program has it open, OutsideError otherwise."""
+    import duckdb
+
+    try:
+        return duckdb.connect(str(db), config=dict(_CONFIG))
+    except duckdb.Error as error:
+        raise _refused(db, error) from error
+
+
+def open_memory() -> duckdb.DuckDBPyConnection:
+    """An empty database in memory."""
+    import duckdb
+
+    return duckdb.connect(":memory:", config=dict(_CONFIG))
+
+
+def attach(connection: duckdb.DuckDBPyConnection, db: Path, name: str) -> None:
+    """Attach the database file for reading; HeldError while a writer has it open, OutsideError otherwise."""
+    import duckdb
+
+    try:
+        connection.execute(f"ATTACH {quoted_text(str(db))} AS {name} (READ_ONLY)")
+    except duckdb.Error as error:
+        raise _refused(db, error) from error
+
+
+def patiently(attempt: Callable[[], T], seconds: float) -> T:
+    """Try again for so many seconds while somebody else holds the file; then HeldError."""
+    end = time.monotonic() + seconds
+    pause = 0.005
+    while True:
+        try:
+            return attempt()
+        except HeldError:
+            if time.monotonic() + pause > end:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+
+
+def _refused(db: Path, error: Exception) -> OutsideError:
+    text = str(error)
+    if "lock on file" in text or "already attached" in text or "different configuration" in text or "file handle conflict" in text:
+        return HeldError(
+            f"the database {db} is held open by another program",
+            help="close the program that has it open (a DuckDB shell, DBeaver, a notebook) and try again",
+        )
+    if "not a valid DuckDB database" in text or "file is corrupted" in text.lower():
+        return OutsideError(
+            f"{db} is no DuckDB database",
+            help="name the database with --db PATH; one that was damaged is made again from its journal when it is moved away",
+        )
+    return OutsideError(f"cannot open the database {db}: {text.splitlines()[0]}", help="name another database with --db PATH")
+
+
+def failed(db: Path, error: Exception) -> OutsideError:
+    """Writing or reading the database failed for a reason of its own, say a full disk."""
+    return OutsideError(f"the database {db} failed: {str(error).splitlines()[0]}", help="the journal beside it has kept everything")
+
+
+def bring_forward(connection: duckdb.DuckDBPyConnection, db: Path) -> None:
+    """Make the tables, or bring those of an older version to this one. OutsideError where they are of a newer one."""
+    version = stored_version(connection)
+    if version > len(SCRIPTS):
+        raise newer(db, version)
+    if version == len(SCRIPTS):
+        return
+    for script in SCRIPTS[version:]:
+        connection.execute(Path(__file__).with_name(script).read_text(encoding="utf-8"))
+    if version == 0:
+        connection.execute("INSERT INTO optlang VALUES (?, NULL, 0, NULL)", [len(SCRIPTS)])
+    else:
+        connection.execute("UPDATE optlang SET version = ?, views = NULL", [len(SCRIPTS)])
+
+
+def stored_version(connection: duckdb.DuckDBPyConnection, name: str | None = None) -> int:
+    """The version of a database's tables; 0 where it has none."""
+    found = connection.execute(
+        "SELECT database_name, schema_name FROM duckdb_tables() WHERE table_name = 'optlang' "
+        "AND database_name = coalesce(?, current_database())", [name],
+    ).fetchone()  # fmt: skip
+    if found is None:
+        return 0
+    row = connection.execute(f"SELECT version FROM {quoted(found[0])}.{quoted(found[1])}.optlang").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def newer(db: Path, version: int) -> OutsideError:
+    """The database is of a version that this release does not know."""
+    return OutsideError(
+        f"{db} was written by a newer optlang (version {version} of the tables; this one knows {len(SCRIPTS)})",
+        help="upgrade optlang: pip install --upgrade optlang-dsl",
+    )
+
+
+def copy_tables(connection: duckdb.DuckDBPyConnection, source: str) -> None:
+    """Copy all of an attached database's tables, as they are, into the current one."""
+    names = connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'main'", [source]
+    ).fetchall()
+    for (name,) in names:
+        if name in TABLES or name == "optlang":
+            connection.execute(f"CREATE TABLE {quoted(name)} AS FROM {source}.main.{quoted(name)}")
+    connection.execute("UPDATE optlang SET views = NULL")  # the views themselves are not copied
+
+
+def changeable(connection: duckdb.DuckDBPyConnection, *, known_journal: bool) -> Rows:
+    """The rows that further events may change; with all keys where the journal's lines may be in the tables already."""
+    rows = Rows()
+    for row in _dicts(connection, "SELECT * FROM trials WHERE state = 'running'"):
+        rows.trials[row["run"], row["trial"]] = row
+        rows.steps[row["run"], row["trial"]] = []
+    for row in _dicts(connection, "SELECT s.* FROM steps s SEMI JOIN trials t ON t.run = s.run AND t.trial = s.trial AND t.state = 'running' ORDER BY s.position"):
+        rows.steps[row["run"], row["trial"]].append(row)
+    for row in _dicts(connection, "SELECT * FROM sessions WHERE why IS NULL"):
+        rows.sessions[row["session"]] = row
+    rows.first_started = {row["run"]: row["started"] for row in _dicts(connection, "SELECT run, started FROM runs")}
+    if not known_journal:
+        fetch = lambda sql: connection.execute(sql).fetchall()  # noqa: E731
+        rows.seen = Seen(
+            {row[0] for row in fetch("SELECT session FROM sessions")},
+            set(fetch("SELECT run, trial FROM trials")),
+            set(fetch("SELECT run, trial FROM trials WHERE state <> 'running'")),
+            set(fetch("SELECT DISTINCT run, trial, pass FROM measurements")),
+        )
+    return rows
+
+
+def _dicts(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
+    cursor = connection.execute(sql)
+    columns = [(item[0], str(item[1])) for item in cursor.description or ()]
+    return [
+        {name: _plain(value, kind) for (name, kind), value in zip(columns, row, strict=True)}
+        for row in cursor.fetchall()
+    ]
+
+
+def _plain(value: Any, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "JSON":
+        return json.loads(value)
+    return value.isoformat(sep=" ") if kind.startswith("TIMESTAMP") else value
+
+
+def all_rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Row]]:
+    """Every row of every table, JSON decoded."""
+    order = {"steps": " ORDER BY run, trial, position", "measurements": " ORDER BY run, trial, pass"}
+    return {name: _dicts(connection, f"SELECT * FROM {name}{order.get(name, '')}") for name in TABLES}
+
+
+def put(connection: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+    """Write the rows, replacing what they are newer versions of."""
+    types = dict[str, dict[str, str]]()
+    for table, column, kind in connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+        "WHERE database_name = current_database() ORDER BY column_index"
+    ).fetchall():
+        types.setdefault(table, {})[column] = kind
+    for table in TABLES:
+        _insert(connection, table, types[table], rows.table(table))
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, str], rows: Iterable[Row]) -> None:
+    listed = list(rows)
+    if not listed:
+        return
+    # One JSON text a table is parsed by DuckDB in bulk: a thousand times faster than a statement a row.
+    text = json.dumps(listed, separators=(",", ":"), default=str)
+    shape = json.dumps([types])
+    source = f"(SELECT unnest(from_json(?::JSON, {quoted_text(shape)}), max_depth := 2))"
+    keys = _KEYS.get(table)
+    if keys:
+        same = " AND ".join(f"{table}.{key} = fresh.{key}" for key in keys)
+        shape = json.dumps([{key: types[key] for key in keys}])
+        found = json.dumps([{key: row[key] for key in keys} for row in listed])
+        connection.execute(
+            f"DELETE FROM {table} USING (SELECT unnest(from_json(?::JSON, {quoted_text(shape)}), max_depth := 2)) fresh WHERE {same}",
+            [found],
+        )
+    values = ", ".join(
+        # JSON's own null is no value to whoever asks.
+        f"nullif({quoted(name)}, 'null'::JSON) AS {quoted(name)}" if kind == "JSON" else quoted(name)
+        for name, kind in types.items()
+    )
+    connection.execute(f"INSERT INTO {table} BY NAME SELECT {values} FROM {source}", [text])
+
+
+def refresh_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the views that people query, where the studies' knobs or metrics have changed since they were made."""
+    runs = [
+        (run, study, json.loads(plan) if plan else {})
+        for run, study, plan in connection.execute("SELECT run, study, plan FROM runs ORDER BY started, run").fetchall()
+    ]
+    measured = connection.execute("SELECT DISTINCT run, target, metric FROM measurements ORDER BY ALL").fetchall()
+    newest = connection.execute(
+        "SELECT r.study, arg_max(r.run, coalesce(s.started, r.started, TIMESTAMP '1970-01-01')) FROM runs r "
+        "LEFT JOIN sessions s ON s.run = r.run GROUP BY r.study ORDER BY r.study"
+    ).fetchall()
+    statements = view_statements(runs, measured, [run for _, run in newest])
+    digest = hashlib.sha256(";".join(statements).encode()).hexdigest()
+    known = connection.execute("SELECT views FROM optlang").fetchone()
+    if known is None or known[0] != digest:
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("UPDATE optlang SET views = ?", [digest])
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted_text(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,129 @@
+"""From the journal into the tables, each line once, and back again where the journal was lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optlang.store import database
+from optlang.store.journal import Journal, encode, journal_path, now, read
+from optlang.store.rows import INTERRUPTED, Row
+
+if TYPE_CHECKING:
+    import duckdb
+
+PATIENCE = 10.0
+"""Seconds to wait for a file that somebody else holds, where nothing goes on without it."""
+_BATCH = 20_000  # lines a transaction
+
+
+def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str) -> bool:
+    """One transaction: the next lines of the journal and how far it has been read. Says whether lines are left."""
+    connection.begin()
+    try:
+        database.bring_forward(connection, db)
+        left = fold(connection, db, journal, _BATCH)
+        database.refresh_views(connection)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    return left
+
+
+def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: int | None = None) -> bool:
+    """Bring the tables of a connection up to the journal beside `db`; says whether more than `limit` lines were there."""
+    drained, offset = connection.execute("SELECT journal, drained FROM optlang").fetchall()[0]
+    known = drained == journal
+    end = offset if known else 0
+    lines = list(itertools.islice(read(journal_path(db), end), limit))
+    if lines:
+        rows = database.changeable(connection, known_journal=known)
+        for line in lines:
+            rows.apply(line.record)
+        database.put(connection, rows)
+        connection.execute("UPDATE optlang SET journal = ?, drained = ?", [journal, lines[-1].end])
+    return len(lines) == limit
+
+
+def restore_journal(db: Path, path: Path) -> None:
+    """The journal is gone and the database is not: write one that says what the database says."""
+
+    def load() -> dict[str, list[Row]]:
+        connection = database.open_memory()
+        try:
+            database.attach(connection, db, "source")
+            version = database.stored_version(connection, "source")
+            if version == 0:
+                return {}
+            if version > len(database.SCRIPTS):
+                raise database.newer(db, version)
+            database.copy_tables(connection, "source")
+            database.bring_forward(connection, db)
+            return database.all_rows(connection)
+        finally:
+            connection.close()
+
+    tables = database.patiently(load, PATIENCE)
+    aside = path.with_name(path.name + ".new")
+    if not tables:
+        return
+    aside.unlink(missing_ok=True)
+    journal = Journal(aside)
+    with aside.open("ab") as file:
+        for event in _events(tables):
+            file.write(encode(event))
+        file.flush()
+        os.fsync(file.fileno())
+    journal.close()
+    aside.replace(path)
+
+
+def _events(tables: dict[str, list[Row]]) -> Iterator[Row]:
+    """Events that come to these rows."""
+    studies = {row["study"]: row for row in tables["studies"]}
+    runs = {row["run"]: row for row in tables["runs"]}
+    by_key: dict[str, dict[tuple[str, int], list[Row]]] = {}
+    for name in ("steps", "measurements", "artifacts"):
+        groups = by_key[name] = {}
+        for row in tables[name]:
+            groups.setdefault((row["run"], row["trial"]), []).append(row)
+    sessions = sorted(tables["sessions"], key=lambda row: row["started"] or "")
+    trials: dict[str, list[Row]] = {}
+    last = {row["run"]: row["session"] for row in sessions}
+    known = {row["session"] for row in sessions}
+    for row in sorted(tables["trials"], key=lambda row: (row["run"], row["trial"])):
+        trials.setdefault(row["session"] if row["session"] in known else last[row["run"]], []).append(row)
+    for session in sessions:
+        run = runs[session["run"]]
+        yield {
+            **run, **session, "event": "session", "title": studies[run["study"]]["title"],
+            "file": studies[run["study"]]["file"],
+        }  # fmt: skip
+        for trial in trials.get(session["session"], ()):
+            yield from _trial_events(trial, by_key)
+        if session["finished"] is not None:
+            yield {"event": "finish", **{name: session[name] for name in ("run", "session", "finished", "why")}}
+
+
+def _trial_events(trial: Row, by_key: dict[str, dict[tuple[str, int], list[Row]]]) -> Iterator[Row]:
+    key = (trial["run"], trial["trial"])
+    steps = by_key["steps"].get(key, [])
+    yield {**trial, "event": "start", "steps": steps}
+    if trial["state"] == "running" or trial["reason"] == INTERRUPTED:
+        return
+    passes: dict[int, list[Row]] = {}
+    for row in by_key["measurements"].get(key, ()):
+        passes.setdefault(row["pass"], []).append(row)
+    yield {
+        **trial, "event": "end", "steps": steps, "measurements": passes.pop(0, []),
+        "artifacts": by_key["artifacts"].get(key, []),
+    }  # fmt: skip
+    for turn, measurements in passes.items():
+        yield {
+            "event": "measured", "run": key[0], "trial": key[1], "pass": turn, "measurements": measurements,
+            "at": measurements[0]["measured"] or now(),
+        }  # fmt: skip

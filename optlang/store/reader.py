@@ -1,0 +1,203 @@
+"""The reader's side of the store: SQL on a copy of the databases as they are this moment, where nothing else can be reached.
+
+The files are held for milliseconds only, so neither a long question nor an open shell keeps a run from writing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from optlang.forms import OptlangError, OutsideError
+from optlang.store import database
+from optlang.store.drain import fold
+from optlang.store.journal import identity, journal_path
+from optlang.store.lock import holder
+
+if TYPE_CHECKING:
+    import duckdb
+
+PATIENCE = 10.0
+"""Seconds to wait for a database that a writer holds open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of an answer: its name and its SQL type."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a query gave: typed columns and rows of Python values (times are UTC without a zone)."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """The rows by column name."""
+        names = [column.name for column in self.columns]
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+
+def connect(dbs: Sequence[Path], *, patience: float = PATIENCE) -> Reader:
+    """Read databases, with what their journals say beyond them, into one place.
+
+    OutsideError: there is none, it is held open by another program for longer than `patience` seconds, it is no
+    database of ours, or of a newer version.
+    """
+    connection = database.open_memory()
+    try:
+        if len(dbs) == 1:
+            _load(connection, dbs[0], patience)
+        else:
+            database.bring_forward(connection, Path("memory"))
+            for number, db in enumerate(dbs):
+                _join(connection, db, f"db{number}", patience)
+        database.refresh_views(connection)
+        # From here on: no files, no other databases, no extensions, and no way back.
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    except BaseException:
+        connection.close()
+        raise
+    return Reader(connection, tuple(dbs))
+
+
+def query(sql: str, dbs: Sequence[Path], parameters: Sequence[Any] = ()) -> Answer:
+    """Ask one question; see `Reader.query`."""
+    with connect(dbs) as reader:
+        return reader.query(sql, parameters)
+
+
+def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> None:
+    """Bring a database and its journal into the empty current database."""
+    db = db.resolve()
+    journal = journal_path(db)
+    if not db.exists() and not journal.exists():
+        raise OutsideError(
+            f"there is no database {db}", help="`optlang run STUDY.opt` makes one; --db PATH names one that lies elsewhere"
+        )
+    live = holder(db) is not None
+    known = identity(journal)
+
+    def copy() -> None:
+        if not db.exists():
+            return
+        database.attach(connection, db, "source")
+        try:
+            version = database.stored_version(connection, "source")
+            if version > len(database.SCRIPTS):
+                raise database.newer(db, version)
+            if version == 0 and known is None:
+                raise OutsideError(f"{db} holds no studies of optlang", help="--db PATH names the database of a run")
+            if version:
+                database.copy_tables(connection, "source")
+        finally:
+            connection.execute("DETACH source")
+
+    database.patiently(copy, patience)
+    database.bring_forward(connection, db)
+    if known is not None:
+        fold(connection, db, known)
+    # A run that began meanwhile is as alive as one that was there before.
+    if not live and holder(db) is None:
+        rows = database.changeable(connection, known_journal=True)
+        rows.interrupt()
+        database.put(connection, rows)
+
+
+def _join(connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: float) -> None:
+    """Load a database beside what is there, and add its runs that are not there yet."""
+    connection.execute(f"ATTACH ':memory:' AS {name}")
+    connection.execute(f"USE {name}")
+    _load(connection, db, patience)
+    connection.execute("USE memory")
+    for table in reversed(database.TABLES):
+        key = "study" if table == "studies" else "run"
+        others = "studies" if table == "studies" else "runs"
+        connection.execute(
+            f"INSERT INTO {table} BY NAME SELECT * FROM {name}.main.{table} new "
+            f"WHERE new.{key} NOT IN (SELECT {key} FROM memory.main.{others})"
+        )
+    connection.execute(f"DETACH {name}")
+
+
+class Reader:
+    """Answers questions about what `connect` has read."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, dbs: tuple[Path, ...]) -> None:
+        self._connection = connection
+        self.dbs = dbs
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Answer:
+        """The answer to one question (of several statements, to the last).
+
+        OptlangError: the SQL is wrong (in DuckDB's words, with what it suggests), or does something else than ask.
+        """
+        import duckdb
+
+        try:
+            statements = self._connection.extract_statements(sql)
+            if not statements:
+                raise OptlangError("there is no question in this SQL", help='for example: optlang sql "FROM front"')
+            for statement in statements:
+                _only_asks(self._connection, statement)
+            cursor = self._connection
+            for statement in statements[:-1]:
+                cursor = cursor.execute(statement)
+            cursor = cursor.execute(statements[-1], list(parameters) or None)
+            columns = tuple(Column(item[0], str(item[1])) for item in cursor.description or ())
+            return Answer(columns, tuple(cursor.fetchall()))
+        except duckdb.PermissionException as error:
+            raise _closed() from error
+        except duckdb.Error as error:
+            if "configuration has been locked" in str(error):
+                raise _closed() from error
+            raise OptlangError(_told(str(error))) from error
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+_ASKING = {"SELECT", "PRAGMA", "CALL", "MULTI", "EXPLAIN"}
+_EXPLAIN = re.compile(r"\s*explain\s+(\([^)]*\)\s*)?(analyze\s+)?", re.IGNORECASE)
+
+
+def _only_asks(connection: duckdb.DuckDBPyConnection, statement: Any) -> None:
+    """Refuse whatever is no question. `MULTI` is a PIVOT, which DuckDB takes apart into several statements."""
+    kind = statement.type.name
+    if kind not in _ASKING or (kind == "MULTI" and re.search(r"\bpivot", statement.query, re.IGNORECASE) is None):
+        if kind in ("SET", "VARIABLE_SET", "ATTACH", "DETACH", "LOAD", "COPY", "COPY_DATABASE", "EXPORT"):
+            raise _closed()
+        raise OptlangError(
+            f"`optlang sql` only reads: {kind.replace('_', ' ')} statements are refused",
+            help="a script of your own may open a copy of the file with DuckDB",
+        )
+    if kind == "EXPLAIN":
+        for inner in connection.extract_statements(_EXPLAIN.sub("", statement.query, count=1)):
+            _only_asks(connection, inner)
+
+
+def _closed() -> OptlangError:
+    return OptlangError(
+        "`optlang sql` reaches nothing but the tables and views of its databases: no files, no other databases, no settings",
+        help="name further databases with --db PATH, and write results to a file with the shell: optlang sql … --format csv > FILE",
+    )
+
+
+def _told(text: str) -> str:
+    """DuckDB's message, without its class of error where that says nothing to the one who asked."""
+    return re.sub(r"^(Parser|Binder|Catalog|Conversion|Invalid Input|Out of Range) Error: ", "", text)

@@ -1,0 +1,187 @@
+"""What the journal's events come to: the rows of the tables, folded event by event. Knows neither files nor SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+Row: TypeAlias = dict[str, Any]
+Key: TypeAlias = "tuple[str, int]"
+
+INTERRUPTED = "interrupted"
+"""The reason of a trial whose run was ended before the trial was."""
+
+_MEASURED = ("target", "metric", "value", "unit", "n", "low", "high", "ratio", "ratio_low", "ratio_high")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a database holds already of a journal that it has not drained before: these events are passed over."""
+
+    sessions: set[str] = field(default_factory=set)
+    started: set[Key] = field(default_factory=set)
+    ended: set[Key] = field(default_factory=set)
+    passes: set[tuple[str, int, int]] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows by table, keyed by what makes a row unique. Filled with those that may still change, then with events."""
+
+    studies: dict[str, Row] = field(default_factory=dict)
+    runs: dict[str, Row] = field(default_factory=dict)
+    sessions: dict[str, Row] = field(default_factory=dict)
+    trials: dict[Key, Row] = field(default_factory=dict)
+    steps: dict[Key, list[Row]] = field(default_factory=dict)
+    measurements: dict[tuple[str, int, int], list[Row]] = field(default_factory=dict)
+    artifacts: dict[Key, list[Row]] = field(default_factory=dict)
+    first_started: dict[str, Any] = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Fold one event in; kinds of events that are not known here change nothing."""
+        match event.get("event"):
+            case "session":
+                self._session(event)
+            case "start":
+                self._start(event)
+            case "end":
+                self._end(event)
+            case "measured":
+                self._measured(event)
+            case "finish":
+                self._finish(event)
+
+    def interrupt(self) -> None:
+        """Nobody writes any more: what was begun and not ended was interrupted."""
+        for row in self.trials.values():
+            if row["state"] == "running":
+                row["state"], row["reason"] = "failed", INTERRUPTED
+        for row in self.sessions.values():
+            if row["finished"] is None and row["why"] is None:
+                row["why"] = INTERRUPTED
+
+    def table(self, name: str) -> Iterator[Row]:
+        """All rows of a table."""
+        rows = getattr(self, name)
+        for value in rows.values():
+            if isinstance(value, list):
+                yield from value
+            else:
+                yield value
+
+    def _session(self, event: Mapping[str, Any]) -> None:
+        session, run, study = event["session"], event["run"], event["study"]
+        if session in self.seen.sessions:
+            return
+        self.interrupt()  # one run writes at a time, so all others are over
+        started = _time(event.get("started"))
+        first = self.first_started.setdefault(run, started)
+        self.studies[study] = {"study": study, "title": event.get("title"), "file": _text(event.get("file"))}
+        self.runs[run] = {
+            "run": run, "study": study, "meaning": event.get("meaning"), "inputs": event.get("inputs") or {},
+            "seed": event.get("seed"), "text": event.get("text"), "plan": event.get("plan"), "started": first,
+        }
+        self.sessions[session] = {
+            "session": session, "run": run, "started": started, "finished": None, "why": None,
+            "machine": event.get("machine"), "versions": event.get("versions"), "git": event.get("git"),
+            "optlang": event.get("optlang"),
+        }
+
+    def _start(self, event: Mapping[str, Any]) -> None:
+        key = (event["run"], event["trial"])
+        if key in self.seen.started or key in self.trials:
+            return
+        self.trials[key] = {
+            "run": key[0], "trial": key[1], "session": event.get("session"), "state": "running", "reason": None,
+            "error": None, "origin": event.get("origin"), "in_space": bool(event.get("in_space", True)),
+            "alone": event.get("alone"), "target": _text(event.get("target")), "runtime": _text(event.get("runtime")),
+            "point": event.get("point") or {}, "notes": None, "violations": None, "sampler_state": None,
+            "started": _time(event.get("started")), "finished": None, "seconds": None,
+        }
+        self.steps[key] = [_step(key, position, step) for position, step in enumerate(event.get("steps") or ())]
+
+    def _end(self, event: Mapping[str, Any]) -> None:
+        key = (event["run"], event["trial"])
+        row = self.trials.get(key)
+        if row is None or key in self.seen.ended or row["state"] != "running" and row["reason"] != INTERRUPTED:
+            return
+        row.update(
+            state=event["state"], reason=event.get("reason"), error=event.get("error"),
+            finished=_time(event.get("finished")), seconds=event.get("seconds"), notes=event.get("notes"),
+            violations=event.get("violations"), sampler_state=event.get("sampler_state"),
+        )
+        if event.get("runtime"):
+            row["runtime"] = _text(event["runtime"])
+        self.steps[key] = _merged(key, self.steps.get(key, []), event.get("steps") or ())
+        self._measure(key, 0, event.get("measurements") or (), event.get("finished"))
+        self.artifacts[key] = [
+            {
+                "run": key[0], "trial": key[1], "target": _text(item.get("target")) or "", "path": _text(item["path"]),
+                "format": item.get("format"), "bytes": item.get("bytes"), "sha256": item.get("sha256"),
+                "files": item.get("files"), "inputs": item.get("inputs"), "outputs": item.get("outputs"),
+                "about": item.get("about"),
+            }
+            for item in event.get("artifacts") or ()
+        ]
+
+    def _measured(self, event: Mapping[str, Any]) -> None:
+        self._measure((event["run"], event["trial"]), event["pass"], event.get("measurements") or (), event.get("at"))
+
+    def _measure(self, key: Key, turn: int, measurements: Any, at: Any) -> None:
+        if (*key, turn) in self.seen.passes or (*key, turn) in self.measurements:
+            return
+        rows = []
+        for item in measurements:
+            row: Row = {"run": key[0], "trial": key[1], "pass": turn, **{name: item.get(name) for name in _MEASURED}}
+            row["target"] = _text(row["target"]) or ""
+            row["measured"] = _time(at)
+            rows.append(row)
+        self.measurements[(*key, turn)] = rows
+
+    def _finish(self, event: Mapping[str, Any]) -> None:
+        session = self.sessions.get(event["session"])
+        if session is not None and session["finished"] is None:
+            self.interrupt()
+            session.update(finished=_time(event.get("finished")), why=event.get("why"))
+
+
+def _step(key: Key, position: int, step: Mapping[str, Any]) -> Row:
+    return {
+        "run": key[0], "trial": key[1], "position": position, "path": step.get("path"),
+        "technique": step.get("technique"), "settings": step.get("settings"), "key": step.get("key"),
+        "cached": step.get("cached"), "started": _time(step.get("started")), "seconds": step.get("seconds"),
+        "worker": _text(step.get("worker")),
+    }
+
+
+def _merged(key: Key, planned: list[Row], done: Any) -> list[Row]:
+    """The steps as they were planned, with what is known of them since: the nth of a path is the nth of that path."""
+    rows = [dict(row) for row in planned]
+    free = list(rows)
+    for step in done:
+        new = _step(key, len(rows), step)
+        row = next((item for item in free if item["path"] == new["path"]), None)
+        if row is None:
+            rows.append(new)
+            continue
+        free = [item for item in free if item is not row]
+        row.update({name: value for name, value in new.items() if value is not None and name != "position"})
+    return rows
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _time(value: Any) -> str | None:
+    """A time as UTC without its zone, which is what the tables hold."""
+    if value is None:
+        return None
+    moment = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else datetime.fromisoformat(value)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.isoformat(sep=" ")

@@ -1,0 +1,237 @@
+"""The writer's side of the store: events go to the journal at once, and from there to DuckDB about once a second."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from optlang.forms import JSON, Measurement, OutsideError
+from optlang.store import database
+from optlang.store.drain import PATIENCE, drain_batch, restore_journal
+from optlang.store.journal import Journal, encode, identity, journal_path, read
+from optlang.store.lock import WriteLock
+from optlang.store.rows import INTERRUPTED, Row, Rows
+
+_EVERY = 1.0  # seconds between two drains
+
+_MEASUREMENT = tuple(item.name for item in fields(Measurement))
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run: what it means, and when it began."""
+
+    run: str
+    study: str
+    meaning: str
+    inputs: Mapping[str, JSON]
+    seed: int | None
+    plan: Any
+    text: str
+    started: str | None
+    finished: str | None
+    """When its last session ended; None where it was killed, or still goes on."""
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """A trial as it stands: `measurements` are the latest of each metric and target."""
+
+    run: str
+    trial: int
+    state: str
+    reason: str | None
+    error: str | None
+    origin: str
+    in_space: bool
+    alone: str | None
+    target: str | None
+    runtime: str | None
+    point: Mapping[str, JSON]
+    steps: tuple[Mapping[str, JSON], ...]
+    measurements: tuple[Measurement, ...]
+    passes: int
+    """How often it was measured: 0 where it never was."""
+    artifacts: tuple[Mapping[str, JSON], ...]
+    notes: Mapping[str, JSON]
+    violations: tuple[Mapping[str, JSON], ...]
+    sampler_state: Mapping[str, JSON] | None
+    started: str | None
+    finished: str | None
+    seconds: float | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it failed only because its run was ended before it was."""
+        return self.state == "failed" and self.reason == INTERRUPTED
+
+    def measurement(self, metric: str, target: str | None = None) -> Measurement | None:
+        """The latest measurement of a metric; of the only target where none is named."""
+        return next(
+            (item for item in self.measurements if item.metric == metric and target in (None, item.target)), None
+        )
+
+
+class Store:
+    """A database that a run writes to. One process at a time; close it, or use it in a `with` statement.
+
+    What `record` has returned from survives any kill. DuckDB follows when it can: while another program holds the file,
+    the lines wait in the journal, and `trouble` says so.
+    """
+
+    def __init__(self, db: Path) -> None:
+        """Take the write lock of `db` and read what happened so far.
+
+        OutsideError: another run writes to it, it is no database of ours or of a newer version, or its folder is not
+        to be written to; also where the journal is gone and somebody holds the database open.
+        """
+        self.db = db.resolve()
+        self.trouble: str | None = None
+        self._lock = WriteLock(db)
+        try:
+            path = journal_path(self.db)
+            if identity(path) is None and self.db.exists():
+                restore_journal(self.db, path)
+            self._journal = Journal(path)
+            try:
+                self._rows = Rows()
+                for line in read(path):
+                    self._rows.apply(line.record)
+                self._rows.interrupt()
+                self._waiting = True
+                self._next_drain = 0.0
+                try:
+                    self._drain()
+                except database.HeldError as error:
+                    self._postpone(error)
+            except BaseException:
+                self._journal.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Write an event to the journal, for good; and what is there to DuckDB, where a second has passed."""
+        line = encode(event)
+        self._journal.append(event)
+        self._rows.apply(json.loads(line))
+        self._waiting = True
+        self.drain()
+
+    def drain(self, final: bool = False) -> bool:
+        """Bring DuckDB up to date where a second has passed since the last time, and say whether it is.
+
+        `final` does not wait for that second, and waits a few for a program that holds the file. Never raises for what
+        keeps DuckDB back: the journal has it all, and `trouble` says what it was.
+        """
+        if not self._waiting:
+            return True
+        if not final and time.monotonic() < self._next_drain:
+            return False
+        try:
+            if final:
+                database.patiently(self._drain, PATIENCE)
+            else:
+                self._drain()
+        except OutsideError as error:
+            self._postpone(error)
+        return not self._waiting
+
+    def runs(self, study: str | None = None) -> list[RunRow]:
+        """The runs of a study (or all), oldest first by the session that was begun last."""
+        last: dict[str, Row] = {}
+        for session in self._rows.sessions.values():
+            last.pop(session["run"], None)
+            last[session["run"]] = session
+        return [
+            RunRow(
+                run=name, study=row["study"], meaning=row["meaning"], inputs=row["inputs"], seed=row["seed"],
+                plan=row["plan"], text=row["text"] or "", started=row["started"],
+                finished=session["finished"], why=session["why"],
+            )
+            for name, session in last.items()
+            if study in (None, (row := self._rows.runs[name])["study"])
+        ]  # fmt: skip
+
+    def find(self, study: str, meaning: str, inputs: Mapping[str, JSON], seed: int | None) -> RunRow | None:
+        """The newest run of the same meaning, inputs and seed: the one to go on with."""
+        wanted = json.loads(encode({"inputs": inputs}))["inputs"]
+        for row in reversed(self.runs(study)):
+            if (row.meaning, row.inputs, row.seed) == (meaning, wanted, seed):
+                return row
+        return None
+
+    def trials(self, run: str) -> list[TrialRow]:
+        """The trials of a run so far, by number; those that a kill left behind are `failed`, "interrupted"."""
+        return [self._trial(key) for key in sorted(key for key in self._rows.trials if key[0] == run)]
+
+    def next_trial(self, run: str) -> int:
+        """The number of the next trial: no number is used twice, not even an interrupted trial's."""
+        return max((trial for name, trial in self._rows.trials if name == run), default=-1) + 1
+
+    def next_pass(self, run: str, trial: int) -> int:
+        """The number of the next `measured` event of a trial."""
+        return max((turn for name, number, turn in self._rows.measurements if (name, number) == (run, trial)), default=-1) + 1
+
+    def close(self) -> None:
+        """Drain what is left, and let others write."""
+        try:
+            self.drain(final=True)
+        finally:
+            self._journal.close()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _trial(self, key: tuple[str, int]) -> TrialRow:
+        row = self._rows.trials[key]
+        latest: dict[tuple[str, str], Row] = {}
+        passes = 0
+        for turn in itertools.count():
+            rows = self._rows.measurements.get((*key, turn))
+            if rows is None:
+                if turn:
+                    break
+                continue
+            passes += bool(rows)
+            latest.update({(item["target"], item["metric"]): item for item in rows})
+        return TrialRow(
+            run=key[0], trial=key[1], state=row["state"], reason=row["reason"], error=row["error"],
+            origin=row["origin"], in_space=row["in_space"], alone=row["alone"], target=row["target"],
+            runtime=row["runtime"], point=row["point"], steps=tuple(self._rows.steps.get(key, ())),
+            measurements=tuple(Measurement(**{name: item[name] for name in _MEASUREMENT}) for item in latest.values()),
+            passes=passes, artifacts=tuple(self._rows.artifacts.get(key, ())), notes=row["notes"] or {},
+            violations=tuple(row["violations"] or ()), sampler_state=row["sampler_state"], started=row["started"],
+            finished=row["finished"], seconds=row["seconds"],
+        )  # fmt: skip
+
+    def _postpone(self, error: OutsideError) -> None:
+        self.trouble = error.message
+        self._next_drain = time.monotonic() + _EVERY
+
+    def _drain(self) -> None:
+        connection = database.open_file(self.db)
+        try:
+            while drain_batch(connection, self.db, self._journal.id):
+                pass
+        except OutsideError:
+            raise
+        except Exception as error:
+            raise database.failed(self.db, error) from error
+        finally:
+            connection.close()
+            self._next_drain = time.monotonic() + _EVERY
+        self._waiting = False
+        self.trouble = None

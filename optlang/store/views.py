@@ -1,0 +1,315 @@
+"""The SQL of the views that people query, made from the studies' plans (as JSON) and the metrics that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Plan: TypeAlias = Mapping[str, Any]
+
+_FIXED = ("study", "run", "trial", "state", "reason", "origin", "seconds")
+_NUMBERS = {"BIGINT", "DOUBLE"}
+
+
+def column_name(path: str, target: str | None = None) -> str:
+    """The column of a knob or metric: dots become `_`; a target's name goes in front where it must be told."""
+    return (f"{target}." if target else "").replace(".", "_") + path.replace(".", "_")
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Columns of one view by name (ignoring case): for which runs they are worth what, and of which type."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, dict[tuple[str, str], list[str]]] = field(default_factory=dict)
+
+    def add(self, run: str, name: str, expression: str, kind: str) -> None:
+        key = name.lower()
+        self.names.setdefault(key, name)
+        self.parts.setdefault(key, {}).setdefault((expression, kind), []).append(run)
+
+    def sql(self, everywhere: frozenset[str]) -> Iterator[str]:
+        """One select item a column; those of `everywhere` are NULL of themselves in the runs that lack them."""
+        for key, name in self.names.items():
+            parts = self.parts[key]
+            kinds = {kind for _, kind in parts}
+            kind = kinds.pop() if len(kinds) == 1 else "DOUBLE" if kinds <= _NUMBERS else "VARCHAR"
+            if len(parts) == 1 and key in everywhere:
+                ((expression, own),) = parts
+                yield f"{_cast(expression, own)} AS {_quoted(name)}"
+                continue
+            cases = " ".join(
+                f"WHEN t.run IN ({', '.join(map(_text, runs))}) THEN {_cast(_cast(expression, own), kind)}"
+                for (expression, own), runs in parts.items()
+            )
+            yield f"CASE {cases} END AS {_quoted(name)}"
+
+
+@dataclass(slots=True)
+class _Wide:
+    """Metrics side by side: one aggregate a metric, target and way to join several targets into one."""
+
+    names: dict[tuple[str, str | None, str], str] = field(default_factory=dict)
+
+    def add(self, metric: str, target: str | None, worst: str) -> str:
+        return self.names.setdefault((metric, target, worst), f"m{len(self.names)}")
+
+    def sql(self) -> str:
+        parts = []
+        for (metric, target, worst), name in self.names.items():
+            where = f"metric = {_text(metric)}" + (f" AND target = {_text(target)}" if target else "")
+            parts.append(f", {worst}(got.value) FILTER ({where}) AS {name}")
+            parts.append(f", min(got.ratio) FILTER ({where}) AS {name}_x")
+        return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """One metric of a study: its columns' names, and what they are worth in the joined tables."""
+
+    name: str
+    direction: str | None
+    value: str
+    against: tuple[str, str] | None
+    """The suffix of the column that compares with the baseline ("x" or "lost"), and the comparison."""
+
+
+def view_statements(
+    runs: Sequence[tuple[str, str, Plan]], measured: Iterable[tuple[str, str, str]], newest: Sequence[str]
+) -> list[str]:
+    """The statements that make the views `results`, `front`, `tradeoffs` and `timeline`.
+
+    `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements,
+    `newest` the newest run of each study.
+    """
+    there: dict[str, list[tuple[str, str]]] = {}
+    for run, target, metric in measured:
+        there.setdefault(run, []).append((target, metric))
+    wide = _Wide()
+    metrics = {run: _metrics(plan, there.get(run, ()), wide) for run, _, plan in runs}
+    return [
+        *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline")),
+        _results(runs, metrics, wide),
+        _front(runs, metrics, wide, newest),
+        _tradeoffs(runs, metrics, wide, newest),
+        "CREATE VIEW timeline AS SELECT r.study, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, s.worker "
+        "FROM steps s JOIN runs r ON r.run = s.run ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
+    ]
+
+
+def _metrics(plan: Plan, there: Iterable[tuple[str, str]], wide: _Wide) -> dict[tuple[str | None, str], _Metric]:
+    """The metrics of a run by target (None: the only one, or the worst of several) and name."""
+    declared = {item["name"]: item["direction"] for item in plan.get("metrics", ())}
+    targets = [item["name"] for item in plan.get("targets", ())]
+    there = list(there)
+    names = {metric for _, metric in there} | {_metric_name(ref["metric"]) for ref in _wanted(plan)}
+    ordered = [name for name in declared if name in names] + sorted(names - declared.keys())
+    pairs: list[tuple[str | None, str]] = [(None, name) for name in ordered]
+    if len(targets) > 1:
+        pairs += [(target, name) for target in targets for name in ordered if (target, name) in there]
+    found = {}
+    for target, name in pairs:
+        direction = declared.get(name)
+        column = wide.add(name, target, "min" if direction == "maximize" else "max")
+        against = None
+        if direction == "minimize":
+            against = ("x", f"coalesce(w.{column}_x, b.{column} / nullif(w.{column}, 0))")
+        elif direction == "maximize":
+            against = ("lost", f"b.{column} - w.{column}")
+        found[target, name] = _Metric(column_name(name, target), direction, f"w.{column}", against)
+    return found
+
+
+def _wanted(plan: Plan) -> Iterator[Plan]:
+    """All references to metrics in a plan's goals."""
+    pending: list[Any] = [item["metric"] for item in plan.get("objectives", ())] + list(plan.get("requires", ()))
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            if item.get("kind") == "metric":
+                yield item
+            pending.extend(item.values())
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+
+
+def _metric_name(name: str) -> str:
+    return "latency.p50" if name == "latency" else name
+
+
+def _latest(wide: _Wide) -> str:
+    """The latest measurement of each metric, side by side."""
+    return (
+        "latest AS MATERIALIZED (SELECT run, trial, target, metric, "
+        "arg_max({'value': value, 'ratio': ratio}, pass) AS got FROM measurements GROUP BY run, trial, target, metric), "
+        f"wide AS MATERIALIZED (SELECT run, trial{wide.sql()} FROM latest GROUP BY run, trial)"
+    )
+
+
+_JOINED = (
+    "trials t JOIN runs r ON r.run = t.run "
+    "LEFT JOIN wide w ON w.run = t.run AND w.trial = t.trial LEFT JOIN wide b ON b.run = t.run AND b.trial = 0"
+)
+
+
+def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide) -> str:
+    columns = _Columns()
+    for run, _, plan in runs:
+        for knob in plan.get("knobs", ()):
+            columns.add(run, column_name(knob["column"]), _knob(knob), knob_type(knob))
+    for run, found in metrics.items():
+        for (target, name), metric in found.items():
+            if name == "latency.p50":
+                columns.add(run, column_name("latency", target), metric.value, "DOUBLE")
+            columns.add(run, metric.name, metric.value, "DOUBLE")
+    for run, found in metrics.items():
+        for (target, name), metric in found.items():
+            if metric.against is not None:
+                suffix, expression = metric.against
+                if name == "latency.p50":
+                    columns.add(run, f"{column_name('latency', target)}_{suffix}", expression, "DOUBLE")
+                columns.add(run, f"{metric.name}_{suffix}", expression, "DOUBLE")
+    fixed = "r.study, t.run, t.trial, t.state, t.reason, t.origin, t.seconds"
+    chosen = "".join(f", {item}" for item in columns.sql(_everywhere(runs, columns)))
+    return (
+        f"CREATE VIEW results AS WITH {_latest(wide)} SELECT {fixed}{chosen} FROM {_JOINED} "
+        "ORDER BY r.started, t.run, t.trial"
+    )
+
+
+def _everywhere(runs: Sequence[tuple[str, str, Plan]], columns: _Columns) -> frozenset[str]:
+    """The columns whose one expression gives NULL by itself where a run does not have them."""
+    meant: dict[str, set[str]] = {}
+    for _, _, plan in runs:
+        for knob in plan.get("knobs", ()):
+            meant.setdefault(knob["path"], set()).add(column_name(knob["column"]).lower())
+    shared = {name for names in meant.values() if len(names) > 1 for name in names}
+    return frozenset(key for key, parts in columns.parts.items() if len(parts) == 1 and key not in shared)
+
+
+def knob_type(knob: Plan) -> str:
+    """The SQL type of a knob's column: BIGINT, DOUBLE, BOOLEAN or VARCHAR."""
+    domain = knob["domain"]
+    if domain["kind"] in ("int", "float"):
+        return "BIGINT" if domain["kind"] == "int" else "DOUBLE"
+    if domain["kind"] == "order":
+        return "VARCHAR"
+    values = domain["values"]
+    if all(isinstance(value, bool) for value in values):
+        return "BOOLEAN"
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        whole = all(isinstance(value, int) for value in values) and knob.get("dimension") in ("count", "bytes", "number")
+        return "BIGINT" if whole else "DOUBLE"
+    return "VARCHAR"
+
+
+def _knob(knob: Plan) -> str:
+    place = _text(f'$."{knob["path"]}"')
+    if knob["domain"]["kind"] == "order":
+        return f"array_to_string((t.point -> {place})::VARCHAR[], ', ')"
+    return f"t.point ->> {place}"
+
+
+def _front(
+    runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide, newest: Sequence[str]
+) -> str:
+    """The baseline and what no other dominates: first against the trials of the best ranks, then all that are left.
+
+    Domination is transitive, so whatever the first round removes is needed by nobody in the second.
+    """
+    plans = {run: plan for run, _, plan in runs}
+    count = max((len(plans[run].get("objectives", ())) for run in newest), default=0)
+    scores: list[list[str]] = [[] for _ in range(count)]
+    for run in newest:
+        for index, objective in enumerate(plans[run].get("objectives", ())):
+            scores[index].append(f"WHEN {_text(run)} THEN {_score(objective, metrics[run])}")
+        for index in range(len(plans[run].get("objectives", ())), count):
+            scores[index].append(f"WHEN {_text(run)} THEN 0.0")
+    names = [f"o{index}" for index in range(count)]
+    items = "".join(f", CASE t.run {' '.join(cases)} END AS {name}" for name, cases in zip(names, scores, strict=True))
+    measured = " AND ".join(f"{name} IS NOT NULL" for name in names) or "true"
+    better = " AND ".join([*(f"b.{name} >= a.{name}" for name in names), f"({' OR '.join(f'b.{name} > a.{name}' for name in names) or 'false'})"])
+    ranks = " + ".join(f"rank() OVER (PARTITION BY run ORDER BY {name} DESC)" for name in names) or "trial"
+    chosen = ", ".join(map(_text, newest)) or "NULL"
+    return (
+        f"CREATE VIEW front AS WITH {_latest(wide)}, "
+        f"scored AS MATERIALIZED (SELECT * FROM (SELECT t.run, t.trial{items} FROM {_JOINED} "
+        f"WHERE t.run IN ({chosen}) AND t.state = 'complete' AND (t.in_space OR t.trial = 0)) WHERE {measured}), "
+        f"ranked AS (SELECT *, {ranks} AS ranks FROM scored), "
+        "champions AS MATERIALIZED (SELECT * FROM ranked QUALIFY row_number() OVER (PARTITION BY run ORDER BY ranks) <= 100), "
+        f"left_over AS MATERIALIZED (SELECT * FROM scored a WHERE NOT EXISTS "
+        f"(SELECT 1 FROM champions b WHERE b.run = a.run AND {better})), "
+        f"members AS (SELECT run, trial FROM left_over a WHERE NOT EXISTS "
+        f"(SELECT 1 FROM left_over b WHERE b.run = a.run AND {better}) "
+        f"UNION SELECT run, trial FROM trials WHERE trial = 0 AND run IN ({chosen})) "
+        "SELECT results.* FROM results SEMI JOIN members ON members.run = results.run AND members.trial = results.trial "
+        "ORDER BY results.study, results.trial"
+    )
+
+
+def _score(objective: Plan, metrics: Mapping[Any, _Metric]) -> str:
+    """An objective as a number of which more is better; latency by its ratio to the baseline, measured side by side."""
+    ref = objective["metric"]
+    name = _metric_name(ref["metric"])
+    metric = metrics.get((ref.get("target"), name)) or metrics[None, name]
+    if name.startswith("latency.") and metric.against is not None:
+        return metric.against[1]
+    return metric.value if objective["direction"] == "maximize" else f"-{metric.value}"
+
+
+def _tradeoffs(
+    runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide, newest: Sequence[str]
+) -> str:
+    """Each technique alone; and against the float32 model in the same runtime, so that it is credited with its own."""
+    plans = {run: plan for run, _, plan in runs}
+    compared = _Columns()
+    quality = _Columns()
+    for run in newest:
+        for name, column in (("size", "size_x"), ("size.compressed", "size_compressed_x"), ("latency.p50", "latency_x")):
+            metric = metrics[run].get((None, name))
+            compared.add(run, column, metric.against[1] if metric and metric.against else "NULL", "DOUBLE")
+        first = _first_quality(plans[run], metrics[run])
+        if first is not None and first.against is not None:
+            quality.add(run, f"{first.name}_{first.against[0]}", first.against[1], "DOUBLE")
+    if not quality.names:
+        quality.add("", "accuracy_lost", "NULL", "DOUBLE")
+    if not compared.names:
+        for column in ("size_x", "size_compressed_x", "latency_x"):
+            compared.add("", column, "NULL", "DOUBLE")
+    items = ", ".join([*compared.sql(frozenset()), *quality.sql(frozenset())])
+    kept = ", ".join(_quoted(name) for name in quality.names.values())
+    chosen = ", ".join(map(_text, newest)) or "NULL"
+    return (
+        f"CREATE VIEW tradeoffs AS WITH {_latest(wide)}, "
+        f"ladder AS MATERIALIZED (SELECT r.study, t.run, t.trial, t.runtime, coalesce(t.alone, 'none') AS technique, {items} "
+        f"FROM {_JOINED} WHERE t.run IN ({chosen}) AND (t.alone IS NOT NULL OR t.trial = 0)), "
+        "bare AS (SELECT run, runtime, min_by(trial, trial = 0) AS trial, min_by(latency_x, trial = 0) AS latency_x "
+        "FROM ladder WHERE technique = 'none' GROUP BY run, runtime) "
+        "SELECT ladder.study, ladder.technique, ladder.runtime, ladder.size_x, ladder.size_compressed_x, ladder.latency_x, "
+        f"ladder.latency_x / nullif(bare.latency_x, 0) AS latency_same_runtime_x, {kept}, ladder.trial "
+        "FROM ladder LEFT JOIN bare ON bare.run = ladder.run AND bare.runtime = ladder.runtime "
+        "WHERE ladder.technique <> 'none' OR ladder.trial = bare.trial OR bare.trial IS NULL ORDER BY ladder.study, ladder.trial"
+    )
+
+
+def _first_quality(plan: Plan, metrics: Mapping[Any, _Metric]) -> _Metric | None:
+    """What the task is judged by: its accuracy, else the first of its metrics that is a goal, or was measured."""
+    task = {item["name"] for item in plan.get("metrics", ()) if item.get("task")}
+    goals = [item["metric"]["metric"] for item in plan.get("objectives", ())]
+    for name in ["accuracy", *goals, *(item["name"] for item in plan.get("metrics", ()))]:
+        if name in task and (None, name) in metrics:
+            return metrics[None, name]
+    return None
+
+
+def _cast(expression: str, kind: str) -> str:
+    return f"({expression})::{kind}"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
