@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +19,36 @@ class Span:
     file: str
     start: int
     end: int
+
+
+class Lines:
+    """Where the lines of a text begin: turns character offsets into lines and columns, both from 1."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._starts = [0]
+        at = text.find("\n")
+        while at >= 0:
+            self._starts.append(at + 1)
+            at = text.find("\n", at + 1)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def at(self, offset: int) -> tuple[int, int]:
+        """The line and the column of the character at `offset`; the text's end has a place too."""
+        line = bisect_right(self._starts, offset)
+        return line, offset - self._starts[line - 1] + 1
+
+    def start(self, line: int) -> int:
+        """The offset of the first character of a line."""
+        return self._starts[line - 1]
+
+    def line(self, number: int) -> str:
+        """A line's text, without its end."""
+        start = self._starts[number - 1]
+        end = self._starts[number] - 1 if number < len(self._starts) else len(self._text)
+        return self._text[start:end].removesuffix("\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +123,36 @@ class Diagnostics:
     def sorted(self) -> tuple[Diagnostic, ...]:
         """All of them once, in the order of the text."""
         return tuple(sorted(dict.fromkeys(self.found), key=lambda item: item.order))
+
+
+def closest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that `word` is probably a slip of, None where none is close enough.
+
+    Close is a Damerau-Levenshtein distance (optimal string alignment: Damerau 1964) of at most a third of the longer
+    word's length, and of 1 for words of two or three letters; case does not count. The nearest wins, then the first.
+    """
+    best: str | None = None
+    least = 1 << 30
+    for candidate in candidates:
+        longer = max(len(word), len(candidate))
+        allowed = 1 if longer <= 4 else longer // 3
+        if longer < 2 or abs(len(word) - len(candidate)) > allowed:
+            continue
+        distance = _distance(word.lower(), candidate.lower())
+        # Two letters of which one is wrong have little in common.
+        if distance <= allowed and distance < least and not (longer == 2 and distance):
+            best, least = candidate, distance
+    return best
+
+
+def _distance(a: str, b: str) -> int:
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        before, above, row = row, before, [i]
+        for j, other in enumerate(b, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, above[j - 2] + 1)
+            row.append(cost)
+    return row[-1]

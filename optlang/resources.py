@@ -1,0 +1,25 @@
+"""Where the files lie that belong to the language: its grammar and its standard library, in a checkout and in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def grammar() -> Path:
+    """The folder that holds `optlang.lark`; FileNotFoundError where the installation is not whole."""
+    return _folder("grammar", "optlang.lark")
+
+
+def stdlib() -> Path:
+    """The folder that holds the modules of the standard library; FileNotFoundError where the installation is not whole."""
+    return _folder("stdlib", "quant.opt")
+
+
+def _folder(name: str, witness: str) -> Path:
+    # A wheel holds the folder inside the package, a checkout beside it.
+    for folder in (_PACKAGE / name, _PACKAGE.parent / name):
+        if (folder / witness).is_file():
+            return folder
+    raise FileNotFoundError(f"optlang is not installed whole: it has no folder {name} with {witness}")

@@ -1,0 +1,279 @@
+"""From the grammar's rules to the nodes of the tree: one function a rule. Knows no parsing and no meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, cast
+
+from optlang.diagnostics import Diagnostics, Span
+from optlang.syntax import tree
+from optlang.syntax.source import Source
+from optlang.syntax.tokens import Token
+
+DEEPEST = 100
+"""How deep expressions may nest, or how many operators may follow one another."""
+
+_NUMBER = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![eE][+-]?[0-9]))([A-Za-z%]*)")
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
+_MISSING = object()
+
+
+class TooDeepError(Exception):
+    """An expression nests deeper than what comes after the parser could follow."""
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(span)
+        self.span = span
+
+
+class Builder:
+    """Makes the nodes of one file; each method takes the values of a rule's symbols and the span that they cover."""
+
+    def __init__(self, source: Source, diagnostics: Diagnostics) -> None:
+        self._source = source
+        self._diagnostics = diagnostics
+        self._depths: dict[int, int] = {}
+
+    def actions(self) -> dict[str, Callable[[list[Any], Span], Any]]:
+        """The method of each rule, by the rule's name."""
+        return {name: getattr(self, name) for name in vars(Builder) if name[0] != "_" and name != "actions"}
+
+    # ---- a file
+
+    def start(self, values: list[Any], span: Span) -> tree.File:
+        edition = values[0] if values and isinstance(values[0], tree.Number) else None
+        imports = _all(values, tree.ImportModule, tree.ImportNames, tree.ImportPython)
+        items = _all(values, tree.Study, tree.Declaration, tree.Target, tree.Metric, tree.Let)
+        return tree.File(span, edition, imports, items)
+
+    def edition(self, values: list[Any], span: Span) -> tree.Number:
+        return self.number(values[1:], self._at(values[1]))
+
+    def import_module(self, values: list[Any], span: Span) -> tree.ImportModule:
+        return tree.ImportModule(span, values[1], self._name(values[3]) if len(values) > 2 else None)
+
+    def import_names(self, values: list[Any], span: Span) -> tree.ImportNames:
+        return tree.ImportNames(span, values[1], tuple(self._name(token) for token in values[3:] if token.kind == "NAME"))
+
+    def import_python(self, values: list[Any], span: Span) -> tree.ImportPython:
+        return tree.ImportPython(span, self._string(values[2]), self._name(values[4]))
+
+    def let(self, values: list[Any], span: Span) -> tree.Let:
+        return tree.Let(span, self._name(values[1]), values[3])
+
+    def metric(self, values: list[Any], span: Span) -> tree.Metric:
+        return tree.Metric(span, values[1], self._name(values[3]), values[4].text, self._help(values))
+
+    # ---- a study
+
+    def study(self, values: list[Any], span: Span) -> tree.Study:
+        members: list[tree.StudyMember] = []
+        for value in values[2:]:
+            if isinstance(value, _Because):
+                self._attach(members, value)
+            elif isinstance(value, tree.Node):
+                members.append(cast("tree.StudyMember", value))
+        return tree.Study(span, self._name(values[1]), self._help(values[:3]), tuple(members))
+
+    def _attach(self, members: list[tree.StudyMember], reason: _Because) -> None:
+        last = members[-1] if members else None
+        if isinstance(last, tree.Rule) and last.because is None:
+            whole = Span(last.span.file, last.span.start, reason.span.end)
+            members[-1] = tree.Rule(whole, last.kind, last.keyword, last.expression, reason.text)
+        else:
+            self._diagnostics.error(
+                "E101", "unexpected `because`", Span(reason.span.file, reason.span.start, reason.span.start + 7),
+                "a reason follows its `forbid` or `require`",
+            )
+
+    def input(self, values: list[Any], span: Span) -> tree.Input:
+        domain, default = _after(values, "IN"), _after(values, "EQUAL")
+        return tree.Input(span, self._name(values[1]), self._name(values[3]), domain, default, self._help(values))
+
+    def make(self, values: list[Any], span: Span) -> tree.Make:
+        return tree.Make(span, values[0].text, self._name(values[1]), values[3])
+
+    def target(self, values: list[Any], span: Span) -> tree.Target:
+        base, block = _first(values, tree.Path), _first(values, tree.Block)
+        return tree.Target(span, self._name(values[1]), base, block)
+
+    def section(self, values: list[Any], span: Span) -> tree.Section:
+        return tree.Section(span, values[0].text, self._at(values[0]), values[1])
+
+    steps = section
+
+    def rule(self, values: list[Any], span: Span) -> tree.Rule:
+        return tree.Rule(span, values[0].text, self._at(values[0]), values[1], self._help(values[2:]))
+
+    def because(self, values: list[Any], span: Span) -> _Because:
+        return _Because(span, self._string(values[1]))
+
+    def goal(self, values: list[Any], span: Span) -> tree.Goal:
+        return tree.Goal(span, values[0].text, self._at(values[0]), _all(values, tree.Path))
+
+    # ---- declarations
+
+    def declaration(self, values: list[Any], span: Span) -> tree.Declaration:
+        facts = _all(values, tree.Param, tree.Calls, tree.Clause, tree.Section)
+        return tree.Declaration(span, values[0].text, self._name(values[1]), self._help(values[:3]), facts)
+
+    def calls(self, values: list[Any], span: Span) -> tree.Calls:
+        return tree.Calls(span, self._string(values[1]))
+
+    def param(self, values: list[Any], span: Span) -> tree.Param:
+        domain, default, when = _after(values, "IN"), _after(values, "EQUAL"), _after(values, "WHEN")
+        name, kind = self._name(values[1]), self._name(values[3])
+        return tree.Param(span, name, kind, domain, default, when, self._help(values))
+
+    def clause(self, values: list[Any], span: Span) -> tree.Clause:
+        return tree.Clause(span, values[0].text, _all(values, tree.Path))
+
+    # ---- blocks
+
+    def block(self, values: list[Any], span: Span) -> tree.Block:
+        return tree.Block(
+            span, _all(values, tree.Fix, tree.Vary, tree.Element, tree.Maybe, tree.Repeat, tree.Guard)
+        )
+
+    def fix(self, values: list[Any], span: Span) -> tree.Fix:
+        block = values[3] if len(values) > 3 and isinstance(values[3], tree.Block) else None
+        return tree.Fix(span, self._name(values[0]), values[2], block, _after(values, "WHEN"))
+
+    argument_fixed = fix
+
+    def vary(self, values: list[Any], span: Span) -> tree.Vary:
+        return tree.Vary(span, self._name(values[0]), values[2], _after(values, "WHEN"))
+
+    argument_searched = vary
+
+    def element(self, values: list[Any], span: Span) -> tree.Element:
+        return tree.Element(span, values[0], _first(values[1:2], tree.Block), _after(values, "WHEN"))
+
+    def maybe(self, values: list[Any], span: Span) -> tree.Maybe:
+        return tree.Maybe(span, values[1], self._at(values[0]))
+
+    def repeat_fixed(self, values: list[Any], span: Span) -> tree.Repeat:
+        fixed = values[2].kind == "EQUAL"
+        return tree.Repeat(span, self._name(values[1]), values[3], fixed, values[4], _after(values, "WHEN"))
+
+    repeat_searched = repeat_fixed
+
+    def guard(self, values: list[Any], span: Span) -> tree.Guard:
+        return tree.Guard(span, values[1], values[2])
+
+    # ---- domains
+
+    def range(self, values: list[Any], span: Span) -> tree.Range:
+        log = isinstance(values[-1], Token) and values[-1].kind == "LOG"
+        return tree.Range(span, values[0], values[2], _after(values, "STEP"), log)
+
+    def any(self, values: list[Any], span: Span) -> tree.AnyValue:
+        return tree.AnyValue(span)
+
+    def any_order(self, values: list[Any], span: Span) -> tree.AnyOrder:
+        return tree.AnyOrder(span, values[2])
+
+    # ---- expressions
+
+    def disjunction(self, values: list[Any], span: Span) -> tree.Binary:
+        return self._deep(tree.Binary(span, values[1].text, values[0], values[2]), values[0], values[2])
+
+    conjunction = comparison = sum = product = disjunction
+
+    def negation(self, values: list[Any], span: Span) -> tree.Unary:
+        return self._deep(tree.Unary(span, values[0].text, values[1]), values[1])
+
+    minus = negation
+
+    def member(self, values: list[Any], span: Span) -> tree.Member:
+        return self._deep(tree.Member(span, values[0], values[2]), values[0], values[2])
+
+    def group(self, values: list[Any], span: Span) -> Any:
+        return values[1]
+
+    def call(self, values: list[Any], span: Span) -> tree.Call:
+        arguments = tuple(value for value in values[2:] if isinstance(value, tree.Node))
+        return self._deep(tree.Call(span, values[0], cast("Any", arguments)), *arguments)
+
+    def list(self, values: list[Any], span: Span) -> tree.ListOf:
+        items = tuple(value for value in values if isinstance(value, tree.Node))
+        return self._deep(tree.ListOf(span, cast("Any", items)), *items)
+
+    def path(self, values: list[Any], span: Span) -> tree.Path:
+        return tree.Path(span, tuple(self._name(token) for token in values if token.kind == "NAME"))
+
+    def number(self, values: list[Any], span: Span) -> tree.Number:
+        match = _NUMBER.fullmatch(values[0].text)
+        assert match, values
+        digits, unit = match.groups()
+        return tree.Number(span, Decimal(digits), unit or None, not set(digits) & set(".eE"))
+
+    def string(self, values: list[Any], span: Span) -> tree.String:
+        return self._string(values[0])
+
+    def truth(self, values: list[Any], span: Span) -> tree.Truth:
+        return tree.Truth(span, values[0].text == "true")
+
+    # ---- what the rules share
+
+    def _at(self, token: Token) -> Span:
+        return Span(self._source.file, token.start, token.end)
+
+    def _name(self, token: Token) -> tree.Name:
+        return tree.Name(self._at(token), token.text)
+
+    def _string(self, token: Token) -> tree.String:
+        def resolved(match: re.Match[str]) -> str:
+            if match[1] not in _ESCAPES:
+                at = token.start + 1 + match.start()
+                self._diagnostics.error(
+                    "E103", f"unknown escape `{match[0]}`", Span(self._source.file, at, at + 2),
+                    r"`\n`, `\t`, `\"` and `\\` are known",
+                    help=r"a backslash itself is written `\\`; in file names `/` does everywhere",
+                )
+            return _ESCAPES.get(match[1], match[0])
+
+        body = token.text[1:-1]
+        return tree.String(self._at(token), _ESCAPE.sub(resolved, body) if "\\" in body else body)
+
+    def _help(self, values: Sequence[Any]) -> tree.String | None:
+        for value in values:
+            if isinstance(value, Token) and value.kind == "STRING":
+                return self._string(value)
+        return None
+
+    def _deep(self, node: Any, *parts: Any) -> Any:
+        depth = 1 + max((self._depths.get(id(part), 0) for part in parts), default=0)
+        if depth > DEEPEST:
+            raise TooDeepError(node.span)
+        self._depths[id(node)] = depth
+        return node
+
+
+class _Because(tree.Node):
+    """A reason on a line of its own, until its rule is found."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, span: Span, text: tree.String) -> None:
+        object.__setattr__(self, "span", span)
+        object.__setattr__(self, "text", text)
+
+
+def _all(values: Sequence[Any], *kinds: type[Any]) -> Any:
+    return tuple(value for value in values if isinstance(value, kinds))
+
+
+def _first(values: Sequence[Any], kind: type[Any]) -> Any:
+    return next((value for value in values if isinstance(value, kind)), None)
+
+
+def _after(values: Sequence[Any], kind: str) -> Any:
+    """What stands behind the token of a kind, or None."""
+    for index, value in enumerate(values):
+        if isinstance(value, Token) and value.kind == kind:
+            return values[index + 1]
+    return None

@@ -1,0 +1,104 @@
+"""What to say where a token does not fit: which words and signs would, as a reader of the language calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from optlang.diagnostics import Diagnostics, Fix, closest
+from optlang.syntax.source import Source
+from optlang.syntax.tokens import LINE_END, RESERVED, Token
+
+_SIGNS = {
+    "COMMA": "`,`", "EQUAL": "`=`", "COLON": "`:`", "DOT": "`.`", "RANGE": "`..`", "LBRACE": "`{`", "RBRACE": "`}`",
+    "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "STRING": "a text", "NUMBER": "a number",
+    "NAME": "a name", LINE_END: "the end of the line",
+}
+_VALUE = frozenset({"NAME", "NUMBER", "QUANTITY", "STRING", "LPAR", "LSQB", "MINUS", "TRUE", "FALSE", "NOT"})
+_STATEMENT = frozenset({"MAYBE", "REPEAT", "WHEN"})
+_DOMAIN = frozenset({"ANY", "LBRACE"})
+# After a value an operator always fits; it is told only where nothing else does.
+_OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "COMPARE", "AND", "OR"})
+_MANY = 6
+
+
+def keywords_like(word: str, keywords: Mapping[str, str], fitting: Iterable[str]) -> list[str]:
+    """The terminals among `fitting` of the keywords that `word` may be a slip of: none or one."""
+    kinds = set(fitting)
+    found = closest(word, [text for text, kind in keywords.items() if kind in kinds])
+    return [keywords[found]] if found is not None else []
+
+
+def is_split(number: Token, word: Token) -> bool:
+    """Whether a number and its unit stand apart: `10 ms`."""
+    return number.kind == "NUMBER" and word.kind == "NAME" and word.text not in RESERVED and len(word.text) <= 3
+
+
+def report(
+    source: Source, token: Token, previous: Token | None, fitting: Sequence[str], slip: tuple[Token, str] | None,
+    keywords: Mapping[str, str], diagnostics: Diagnostics,
+) -> None:
+    """Say that `token` does not fit after `previous`, what would, and what was probably meant (E101)."""
+    spelling = {kind: text for text, kind in keywords.items()}
+    kinds = set(fitting)
+    if slip is not None:
+        wrong, keyword = slip
+        span = source.span(wrong.start, wrong.end)
+        diagnostics.error(
+            "E101", f"unexpected `{wrong.text}`", span, "this is no word of the language",
+            help=f"did you mean `{spelling[keyword]}`?", fix=Fix(span, spelling[keyword]),
+        )
+        return
+    if token.kind == LINE_END and token.text != ";":
+        what = "end of the line" if token.text else "end of the file"
+        span = source.span(token.start, token.end)
+    else:
+        what, span = f"`{token.text}`", source.span(token.start, token.end)
+    label, advice = _fitting(kinds, spelling)
+    diagnostics.error(
+        "E101", f"unexpected {what}", span, label, help=_advice(token, previous, kinds) or advice,
+    )
+
+
+def _advice(token: Token, previous: Token | None, kinds: set[str]) -> str | None:
+    if previous is not None and is_split(previous, token):
+        return f"a unit follows its number without a space: `{previous.text}{token.text}`"
+    if token.kind == "EQUAL" and "COMPARE" in kinds:
+        return "`==` compares"
+    if token.text in RESERVED and "NAME" in kinds and token.kind == "NAME" and "NUMBER" not in kinds:
+        return f"`{token.text}` has a meaning of its own and cannot be a name"
+    if token.kind == "COMPARE" and previous is not None and "AND" in kinds:
+        return "two comparisons are joined by `and`: `1 <= x and x <= 3`"
+    if token.text == "not" and "IN" in kinds:
+        return "write `not (x in {a, b})`"
+    return None
+
+
+def _fitting(kinds: set[str], spelling: Mapping[str, str]) -> tuple[str, str | None]:
+    """The label, and help where there is too much to say for it."""
+    words: list[str] = []
+    rest = set(kinds)
+    if {"NAME", "NUMBER", "STRING"} <= rest:
+        if "MAYBE" in rest:
+            words.append("a step, a setting or a value")
+            rest -= _STATEMENT
+        elif rest >= _DOMAIN:
+            words.append("a value or a domain (`{a, b}`, `[1, 2]`, `1 .. 10`, `any`)")
+            rest -= _DOMAIN
+        else:
+            words.append("a value")
+        rest -= _VALUE
+    elif {"NUMBER", "QUANTITY"} <= rest:
+        rest.discard("QUANTITY")
+    named = sorted(kind for kind in rest if kind in spelling and kind not in _OPERATORS)
+    signs = [_SIGNS[kind] for kind in _SIGNS if kind in rest]
+    if len(named) >= _MANY:
+        listed = ", ".join(f"`{spelling[kind]}`" for kind in named)
+        return "nothing begins so here", f"here stands one of {listed}"
+    words += [f"`{spelling[kind]}`" for kind in named] + signs
+    if not words or words == ["the end of the line"]:
+        words += ["an operator"] * bool(kinds & _OPERATORS)
+    return f"expected {_joined(words)}", None
+
+
+def _joined(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

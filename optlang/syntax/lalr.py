@@ -1,0 +1,299 @@
+"""Drives the parser's table over tokens, and recovers from what does not fit. Knows the table, not what its rules mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from optlang.diagnostics import Diagnostics, Span
+from optlang.syntax import expected
+from optlang.syntax.source import Source
+from optlang.syntax.tokens import LINE_END, RESERVED, Token
+
+END = "$END"
+_OPENERS = frozenset({"LBRACE", "LPAR", "LSQB"})
+_CLOSERS = frozenset({"RBRACE", "RPAR", "RSQB"})
+# Tokens that may have been left out, in the order in which they are tried.
+_LEFT_OUT = ("COMMA", "EQUAL", "IN", "COLON", LINE_END)
+_SPELLING = {"COMMA": ",", "EQUAL": "=", "IN": "in", "COLON": ":", LINE_END: ";"}
+# Tokens that are written for one another.
+_CONFUSED = {
+    "COLON": ("EQUAL", "IN"), "EQUAL": ("COLON", "IN", "COMPARE"), "COMPARE": ("EQUAL",), "COMMA": (LINE_END,), LINE_END: ("COMMA",),
+    "DOT": ("COMMA",),
+}
+# How far a repair is tried out, in tokens, where the line does not end before.
+_FAR = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the table: the symbol that it makes, how many it takes, and its action (None: the value goes through)."""
+
+    origin: str
+    size: int
+    action: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An LALR(1) table: in `states`, a number from 0 on is the state to go to, -1 - n reduces by rule n."""
+
+    states: list[dict[str, int]]
+    rules: list[Rule]
+    keywords: dict[str, str]
+    start: int
+    end: int
+
+
+class Several(list[Any]):
+    """What a repetition in a rule has gathered; `owner` is that rule."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: str, values: list[Any]) -> None:
+        super().__init__(values)
+        self.owner = owner
+
+
+Action = Callable[[list[Any], Span], Any]
+
+
+class Driver:
+    """One parse: the stacks, and what was skipped on the way."""
+
+    def __init__(
+        self, table: Table, source: Source, tokens: list[Token], actions: dict[str, Action], diagnostics: Diagnostics
+    ) -> None:
+        self._table = table
+        self._source = source
+        self._tokens = tokens
+        self._actions = [actions[rule.action] if rule.action else None for rule in table.rules]
+        self._diagnostics = diagnostics
+        self._states = [table.start]
+        self._values: list[Any] = []
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self.lost: set[str] = set()
+
+    def run(self) -> Any:
+        """The value of the start rule; what did not fit is reported, and left out where it cannot be mended."""
+        tokens = self._tokens
+        index = 0
+        while index < len(tokens):
+            index = index + 1 if self._feed(tokens[index]) else self._recover(index)
+        return self._finish()
+
+    def _kind(self, state: int, token: Token) -> str:
+        """The terminal that `token` is in a state: a keyword only where that fits or where it is one everywhere."""
+        kind = token.kind
+        if kind == "NAME":
+            keyword = self._table.keywords.get(token.text)
+            if keyword is not None and (keyword in self._table.states[state] or token.text in RESERVED):
+                return keyword
+        return kind
+
+    def _feed(self, token: Token, kind: str | None = None) -> bool:
+        states, table = self._states, self._table
+        kind = kind or self._kind(states[-1], token)
+        while True:
+            action = table.states[states[-1]].get(kind)
+            if action is None:
+                return False
+            if action >= 0:
+                states.append(action)
+                self._values.append(Token(kind, token.text, token.start, token.end) if kind != token.kind else token)
+                self._starts.append(token.start)
+                self._ends.append(token.end)
+                return True
+            self._reduce(-1 - action)
+
+    def _reduce(self, number: int) -> None:
+        rule = self._table.rules[number]
+        size, states = rule.size, self._states
+        action = self._actions[number]
+        if action is None and size == 1:
+            del states[-1]
+        elif size == 0:
+            end = len(self._source.text)
+            assert action is not None
+            self._values.append(action([], Span(self._source.file, end, end)))
+            self._starts.append(end)
+            self._ends.append(end)
+        else:
+            values = self._values[-size:]
+            start, end = self._starts[-size], self._ends[-1]
+            del states[-size:], self._values[-size:], self._starts[-size:], self._ends[-size:]
+            self._values.append(self._made(rule, action, values, start, end))
+            self._starts.append(start)
+            self._ends.append(end)
+        states.append(self._table.states[states[-1]][rule.origin])
+
+    def _made(self, rule: Rule, action: Action | None, values: list[Any], start: int, end: int) -> Any:
+        first = values[0]
+        if action is None:
+            # A repetition: its first item, or one more.
+            if isinstance(first, Several) and first.owner == rule.origin:
+                first.extend(values[1:])
+                return first
+            return Several(rule.origin, values)
+        for value in values:
+            if isinstance(value, Several):
+                values = [item for value in values for item in (value if isinstance(value, Several) else (value,))]
+                break
+        return action(values, Span(self._source.file, start, end))
+
+    def _finish(self) -> Any:
+        table, states = self._table, self._states
+        while True:
+            action = table.states[states[-1]].get(END)
+            assert action is not None and action < 0, "a boundary takes the end of the file"
+            self._reduce(-1 - action)
+            if states[-1] == table.end:
+                return self._values[-1]
+
+    # ---- recovery
+
+    def _recover(self, index: int) -> int:
+        """Report the token at `index`, mend what can be mended, and say where to go on."""
+        token = self._tokens[index]
+        previous = self._tokens[index - 1] if index else None
+        fitting = self._fitting()
+        slip = self._slip(index, fitting)
+        self._report(token, previous, fitting, slip)
+        if slip is not None:
+            wrong, keyword = slip
+            if wrong is not token:
+                self._pop()
+            self._feed(wrong, keyword)
+            return index + 1 if wrong is token else index
+        if previous is not None and self._values and self._values[-1] is previous and expected.is_split(previous, token):
+            self._pop()
+            whole = Token("QUANTITY", previous.text + token.text, previous.start, token.end)
+            if self._feed(whole):
+                return index + 1
+        mended = self._mend(index, fitting)
+        return mended if mended is not None else self._skip(index)
+
+    def _fitting(self) -> list[str]:
+        """The terminals that fit here, in no order."""
+        state = self._table.states[self._states[-1]]
+        return [kind for kind in state if (kind.isupper() or kind == LINE_END) and self._try(list(self._states), kind)]
+
+    def _try(self, states: list[int], kind: str) -> bool:
+        """Whether a terminal fits the stack of states, which is changed."""
+        table = self._table
+        while True:
+            action = table.states[states[-1]].get(kind)
+            if action is None:
+                return False
+            if action >= 0:
+                states.append(action)
+                return True
+            rule = table.rules[-1 - action]
+            if rule.size:
+                del states[-rule.size:]
+            states.append(table.states[states[-1]][rule.origin])
+
+    def _runs(self, states: list[int], index: int) -> bool:
+        """Whether the tokens from `index` to the end of the statement fit; the stack of states is changed."""
+        depth = 0
+        for token in self._tokens[index : index + _FAR]:
+            if not self._try(states, self._kind(states[-1], token)):
+                return False
+            if token.kind in _OPENERS:
+                depth += 1
+            elif token.kind in _CLOSERS:
+                depth -= 1
+                if depth < 0:
+                    return True
+            elif token.kind == LINE_END and depth == 0:
+                return True
+        return True
+
+    def _slip(self, index: int, fitting: list[str]) -> tuple[Token, str] | None:
+        """A misspelt keyword, here or just before, with which the rest of the statement fits."""
+        token = self._tokens[index]
+        if token.kind == "NAME":
+            for keyword in expected.keywords_like(token.text, self._table.keywords, fitting):
+                states = list(self._states)
+                if self._try(states, keyword) and self._runs(states, index + 1):
+                    return token, keyword
+        previous = self._tokens[index - 1] if index else None
+        if previous is not None and previous.kind == "NAME" and self._values and self._values[-1] is previous:
+            below = self._states[:-1]
+            kinds = [kind for kind in self._table.states[below[-1]] if kind.isupper()]
+            for keyword in expected.keywords_like(previous.text, self._table.keywords, kinds):
+                states = list(below)
+                if self._try(states, keyword) and self._runs(states, index):
+                    return previous, keyword
+        return None
+
+    def _mend(self, index: int, fitting: list[str]) -> int | None:
+        """Replace, insert or leave out one token, if the rest of the statement then fits; where to go on."""
+        token = self._tokens[index]
+        here = Token("", "", token.start, token.start)
+        for kind in _CONFUSED.get(token.kind, ()):
+            if kind in fitting and self._fits_with(kind, index + 1):
+                self._feed(Token(kind, token.text if kind == "COMPARE" else _SPELLING[kind], token.start, token.end), kind)
+                return index + 1
+        for kind in _LEFT_OUT:
+            if kind in fitting and self._fits_with(kind, index):
+                here.kind, here.text = kind, _SPELLING[kind]
+                self._feed(here, kind)
+                return index
+        if token.kind not in _OPENERS | _CLOSERS | {LINE_END} and self._runs(list(self._states), index + 1):
+            self.lost.add(token.text)
+            return index + 1
+        return None
+
+    def _fits_with(self, kind: str, index: int) -> bool:
+        states = list(self._states)
+        return self._try(states, kind) and self._runs(states, index)
+
+    def _skip(self, index: int) -> int:
+        """Leave out the rest of the statement, and its beginning too where that says nothing by itself."""
+        tokens, depth, at = self._tokens, 0, index
+        while at < len(tokens):
+            kind = tokens[at].kind
+            if kind in _OPENERS:
+                depth += 1
+            elif kind in _CLOSERS:
+                if depth == 0 and kind == "RBRACE":
+                    break
+                depth = max(depth - 1, 0)
+            elif kind == LINE_END and depth == 0:
+                break
+            at += 1
+        self._lose(index, at)
+        if at < len(tokens) and self._try(list(self._states), tokens[at].kind):
+            return at
+        start = len(self._source.text)
+        while not self._at_boundary() and len(self._states) > 1:
+            start = self._pop()
+        begin = index
+        while begin > 0 and tokens[begin - 1].start >= start:
+            begin -= 1
+        self._lose(begin, index)
+        return at + 1 if at < len(tokens) and tokens[at].kind == LINE_END else at
+
+    def _at_boundary(self) -> bool:
+        """Whether a statement, a member, a fact or an item may begin here."""
+        last = self._values[-1] if self._values else None
+        if isinstance(last, Several):
+            return last.owner.lstrip("_").split("_star")[0] in ("start", "study", "declaration", "block")
+        if isinstance(last, Token):
+            return last.kind == "LBRACE" or (last.kind == LINE_END and len(self._values) == 2)
+        return last is None
+
+    def _pop(self) -> int:
+        self._states.pop()
+        self._values.pop()
+        self._ends.pop()
+        return self._starts.pop()
+
+    def _lose(self, start: int, end: int) -> None:
+        self.lost.update(token.text for token in self._tokens[start:end] if token.kind == "NAME")
+
+    def _report(self, token: Token, previous: Token | None, fitting: list[str], slip: tuple[Token, str] | None) -> None:
+        expected.report(self._source, token, previous, fitting, slip, self._table.keywords, self._diagnostics)

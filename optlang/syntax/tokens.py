@@ -1,0 +1,242 @@
+"""Text to tokens: characters and strings, brackets that match, and which line ends count. Knows no grammar rules."""
+
+from __future__ import annotations
+
+import re
+
+from optlang.diagnostics import Diagnostics, Label
+from optlang.syntax.source import Source
+
+RESERVED = frozenset("when maybe repeat any true false and or not in log step".split())
+"""Words with a meaning of their own wherever they stand: they name nothing."""
+
+DEEPEST = 50
+"""How many brackets may be open at once."""
+
+LINE_END = "_NL"
+_CLOSER = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
+_BRACKET = {"LBRACE": "{", "RBRACE": "}", "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]"}
+_CLOSERS = frozenset(_CLOSER.values())
+# A line end after one of these does not end the statement.
+_GOES_ON = frozenset({"COMMA", "COMPARE", "PLUS", "MINUS", "STAR", "SLASH", "EQUAL", "RANGE"})
+_GOES_ON_WORDS = frozenset({"and", "or", "not", "in", "when", "because"})
+# What no line may begin with: it belongs to the end of the line before. (A minus may begin one: it is a sign.)
+_NEVER_FIRST = frozenset({"COMMA", "COMPARE", "PLUS", "STAR", "SLASH", "EQUAL", "RANGE", "DOT", "COLON", "LBRACE"})
+_NEVER_FIRST_WORDS = frozenset({"and", "or", "in"})
+
+# What the grammar's terminals leave over, to be told about in words.
+_STRAY = r"""(?P<_open>"(?:\\.|[^"\\\n])*)|(?P<_quoted>'[^'\n]*'|[“”„«][^“”„«»"\n]*[“”»"])|(?P<_word>[^\W\d]\w*|\w+)|(?P<_logic>&&?|\|\|?|!)|(?P<_other>.)"""
+_LOGIC = {"&": ("and", "NAME"), "|": ("or", "NAME"), "!": ("not", "NAME")}
+
+
+class Token:
+    """A stretch of the text: `kind` is a terminal of the grammar, words are NAME until the parser knows where they stand."""
+
+    __slots__ = ("end", "kind", "start", "text")
+
+    def __init__(self, kind: str, text: str, start: int, end: int) -> None:
+        self.kind = kind
+        self.text = text
+        self.start = start
+        self.end = end
+
+    def __repr__(self) -> str:
+        return f"{self.kind} {self.text!r}"
+
+
+class Scanner:
+    """Cuts text into tokens, by the grammar's own terminals in the order in which they are to be tried."""
+
+    def __init__(self, terminals: list[tuple[str, str]], ignored: list[str]) -> None:
+        pattern = "|".join(f"(?P<{name}>{regex})" for name, regex in terminals)
+        self._next = re.compile(f"{pattern}|{_STRAY}").finditer
+        self._ignored = frozenset(ignored)
+
+    def scan(self, source: Source, diagnostics: Diagnostics) -> list[Token]:
+        """All tokens; a character or string that is none is E103, and the most likely token takes its place."""
+        tokens: list[Token] = []
+        ignored = self._ignored
+        for match in self._next(source.text):
+            kind = match.lastgroup
+            assert kind is not None
+            if kind in ignored:
+                continue
+            start, end = match.span()
+            if kind[0] == "_" and kind != LINE_END:
+                _stray(kind, match[0], start, end, source, tokens, diagnostics)
+            else:
+                tokens.append(Token(kind, match[0], start, end))
+        return tokens
+
+
+def _stray(
+    kind: str, text: str, start: int, end: int, source: Source, tokens: list[Token], diagnostics: Diagnostics
+) -> None:
+    span = source.span(start, end)
+    before = tokens[-1] if tokens else None
+    if kind == "_open":
+        # The opening brace of a block is probably not meant to be a part of the text.
+        body = text.rstrip()
+        body = body[:-1].rstrip() if body.endswith("{") and before is not None and before.kind == "NAME" else body
+        end = start + len(body)
+        diagnostics.error("E103", "this text is not closed", source.span(start, end), 'no `"` before the end of the line')
+        tokens.append(Token("STRING", f'{body}"', start, end))
+        if body != text.rstrip():
+            brace = start + text.rindex("{")
+            tokens.append(Token("LBRACE", "{", brace, brace + 1))
+    elif kind == "_quoted":
+        inner = text[1:-1].replace("\\", "\\\\").replace('"', '\\"')
+        diagnostics.error("E103", "texts stand between double quotes", span, help=f'write `"{inner}"`')
+        tokens.append(Token("STRING", f'"{inner}"', start, end))
+    elif kind == "_word":
+        if before is not None and before.end == start and before.kind in ("NAME", "NUMBER", "QUANTITY"):
+            start, text = before.start, before.text + text
+            tokens.pop()
+        diagnostics.error(
+            "E103", f"`{text}` is not a name", source.span(start, end),
+            "names are made of the letters A to Z and a to z, digits and `_`, and begin with no digit",
+        )
+        tokens.append(Token("NAME", text, start, end))
+    elif kind == "_logic":
+        word, terminal = _LOGIC[text[0]]
+        diagnostics.error("E103", f"unexpected character `{text}`", span, help=f"did you mean `{word}`?")
+        tokens.append(Token(terminal, word, start, end))
+    elif text == "'":
+        diagnostics.error("E103", "texts stand between double quotes", span, "and this one is not closed")
+    else:
+        shown = f"`{text}`" if text.isprintable() else f"U+{ord(text):04X}"
+        advice = None
+        if text == "%" and before is not None and before.kind == "NUMBER":
+            advice = f"a unit follows its number without a space: `{before.text}%`"
+        elif text == ".":
+            advice = "a range is written `1 .. 3`, a number `0.5`"
+        diagnostics.error("E103", f"unexpected character {shown}", span, "nothing is written with it", help=advice)
+        if advice is not None and text == "%":
+            assert before is not None
+            tokens[-1] = Token("QUANTITY", f"{before.text}%", before.start, end)
+
+
+def matched(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> tuple[list[Token], list[Token]]:
+    """The tokens with every bracket matched, and the closing ones that nothing opened, which are left out.
+
+    A bracket that is not closed is E102 at its opener; indentation says where it should have been.
+    """
+    opened: list[Token] = []
+    for token in tokens:
+        if token.kind in _CLOSER:
+            opened.append(token)
+            if len(opened) > DEEPEST:
+                diagnostics.error(
+                    "E105", f"more than {DEEPEST} brackets are open at once", source.span(token.start, token.end),
+                    help="give the inner parts names, with `let` or as a `pipeline`",
+                )
+                return [], []
+        elif token.kind in _CLOSERS:
+            if not opened or _CLOSER[opened.pop().kind] != token.kind:
+                break
+    else:
+        if not opened:
+            return tokens, []
+    return _Matching(source, diagnostics).run(tokens)
+
+
+class _Matching:
+    """Guesses by indentation, line by line, where the brackets of a file that does not add up were meant to close."""
+
+    def __init__(self, source: Source, diagnostics: Diagnostics) -> None:
+        self._source = source
+        self._diagnostics = diagnostics
+        self._opened: list[tuple[Token, int]] = []
+        self._out: list[Token] = []
+
+    def run(self, tokens: list[Token]) -> tuple[list[Token], list[Token]]:
+        stray: list[Token] = []
+        indent, first = 0, True
+        for token in tokens:
+            if token.kind == LINE_END:
+                first = first or token.text == "\n"
+                self._out.append(token)
+                continue
+            if first:
+                indent = self._source.lines.at(token.start)[1] - 1
+                while self._opened and not self._may_hold(token, indent):
+                    self._close(token)
+            if token.kind in _CLOSER:
+                self._opened.append((token, indent))
+            elif token.kind in _CLOSERS:
+                kinds = [_CLOSER[opener.kind] for opener, _ in self._opened]
+                too_deep = first and self._opened and indent > self._opened[-1][1]
+                if token.kind not in kinds or (token.kind == "RBRACE" and too_deep):
+                    stray.append(token)
+                    first = False
+                    continue
+                while _CLOSER[self._opened[-1][0].kind] != token.kind:
+                    self._close(token)
+                self._opened.pop()
+            self._out.append(token)
+            first = False
+        while self._opened:
+            self._close(None)
+        return self._out, stray
+
+    def _may_hold(self, token: Token, indent: int) -> bool:
+        """Whether the innermost open bracket may still be open where `token` begins a line."""
+        opener, its_indent = self._opened[-1]
+        return indent > its_indent or (indent == its_indent and token.kind == _CLOSER[opener.kind])
+
+    def _close(self, before: Token | None) -> None:
+        opener, _ = self._opened.pop()
+        at = len(self._out)
+        if before is not None:
+            while at and self._out[at - 1].kind == LINE_END and self._out[at - 1].text == "\n":
+                at -= 1
+        place = self._out[at - 1].end
+        kind = _CLOSER[opener.kind]
+        self._out.insert(at, Token(kind, _BRACKET[kind], place, place))
+        self._diagnostics.error(
+            "E102", f"this `{opener.text}` is not closed", self._source.span(opener.start, opener.end),
+            "opened here",
+            labels=(Label(self._source.span(max(place - 1, 0), place), f"`{_BRACKET[kind]}` is missing after this"),),
+        )
+
+
+def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> list[Token]:
+    """The tokens with only those line ends that end a statement, and one at the end of the file."""
+    kept: list[Token] = []
+    opened: list[str] = []
+    previous, word = LINE_END, ""
+    for index, token in enumerate(tokens):
+        kind = token.kind
+        if kind == LINE_END:
+            if previous in (LINE_END, "LBRACE"):
+                continue
+            if token.text == "\n":
+                if opened and opened[-1] != "LBRACE":
+                    continue
+                if previous in _GOES_ON or (previous == "NAME" and word in _GOES_ON_WORDS):
+                    continue
+                if _wrongly_first(source, tokens, index, diagnostics):
+                    continue
+        elif kind in _CLOSER:
+            opened.append(kind)
+        elif kind in _CLOSERS:
+            opened.pop()
+        kept.append(token)
+        previous, word = kind, token.text
+    if kept and previous != LINE_END:
+        end = kept[-1].end
+        kept.append(Token(LINE_END, "", end, end))
+    return kept
+
+
+def _wrongly_first(source: Source, tokens: list[Token], index: int, diagnostics: Diagnostics) -> bool:
+    while index < len(tokens) and tokens[index].kind == LINE_END:
+        index += 1
+    if index == len(tokens):
+        return False
+    token = tokens[index]
+    if token.kind not in _NEVER_FIRST and not (token.kind == "NAME" and token.text in _NEVER_FIRST_WORDS):
+        return False
+    what = "an opening brace stands on its statement's line" if token.kind == "LBRACE" else "it stands at the end of the line before"
+    diagnostics.error("E101", f"no line begins with `{token.text}`", source.span(token.start, token.end), what)
+    return True
