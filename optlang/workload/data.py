@@ -1,0 +1,197 @@
+"""The user's data, whatever form they have: batches, arrays, examples and a fingerprint. Knows no technique."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from optlang.forms import Factory, OptlangError
+from optlang.workload import objects
+from optlang.workload.parts import Batch, Part, part_of
+from optlang.workload.seeds import seeded
+from optlang.workload.tasks import Task, task_of
+from optlang.workload.tensors import Tensors, forward_names, leaves
+
+if TYPE_CHECKING:
+    Array = numpy.ndarray[Any, Any]
+
+_KEYS = ("train", "validation", "test", "calibration", "task", "fingerprint")
+_PARTS = _KEYS[:4]
+_INITIAL_SEED = 0
+
+
+class Data:
+    """A data set with its task. Inputs go by name: those of the model's `forward`, once `bind` has been told them.
+
+    Until then one input is called "input", several "input_0", "input_1", …, and a dictionary's keep their keys.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, Part], task: Task, said: str | None, names: Sequence[str] | None = None
+    ) -> None:
+        self.parts = dict(parts)
+        self.task = task
+        self._said = said
+        self._names = tuple(names) if names is not None else None
+
+    def bind(self, names: nn.Module | Sequence[str]) -> Data:
+        """The same data with inputs named as `forward` names them, or as given (an artifact's or a graph's inputs).
+
+        Raises OptlangError where the model takes another number of inputs, or does not know a dictionary's key.
+        """
+        sample = self._sample[0]
+        given, anything = forward_names(names) if isinstance(names, nn.Module) else (tuple(names), False)
+        count = len(leaves(sample))
+        if isinstance(sample, dict):
+            unknown = [key for key in sample if key not in given]
+            if unknown and not anything and not isinstance(names, nn.Module):
+                raise OptlangError(f"the data gives '{unknown[0]}', and the model takes {', '.join(given)}")
+            if unknown and not anything:
+                near = difflib.get_close_matches(unknown[0], given, n=1)
+                raise OptlangError(
+                    f"the data gives '{unknown[0]}', and the model's forward takes {', '.join(given) or 'nothing'}",
+                    help=f"did you mean '{near[0]}'?" if near else "name the inputs as forward names its arguments",
+                )
+            chosen: tuple[str, ...] = tuple(sample)
+        elif len(given) >= count:
+            chosen = given[:count]
+        elif anything:
+            chosen = self.input_names
+        else:
+            raise OptlangError(
+                f"the data gives {count} input{'s' if count > 1 else ''}, and the model takes {len(given)}",
+                help="the inputs are one tensor, a tuple in the order of forward's arguments, or a dictionary by name",
+            )
+        bound = copy.copy(self)
+        bound._names = chosen
+        return bound
+
+    @functools.cached_property
+    def _sample(self) -> Batch:
+        return self.parts["train"].first(1)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        if self._names is not None:
+            return self._names
+        sample = self._sample[0]
+        if isinstance(sample, dict):
+            return tuple(sample)
+        return ("input",) if isinstance(sample, Tensor) else tuple(f"input_{index}" for index in range(len(sample)))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What the data hold, as a hash: the factory's own `fingerprint` where it returned one.
+
+        Raises OptlangError where a Dataset gives other samples each time and says no fingerprint.
+        """
+        digest = hashlib.sha256(f"{self.task.name} {self.task.identity} {' '.join(self.parts)}".encode())
+        if self._said is not None:
+            digest.update(f" said {self._said}".encode())
+        else:
+            for name, part in self.parts.items():
+                digest.update(f" {name} {part.content()}".encode())
+        return digest.hexdigest()
+
+    def has(self, part: str) -> bool:
+        """Whether there is such a part."""
+        return part in self.parts
+
+    def _part(self, name: str) -> Part:
+        if name not in self.parts:
+            raise OptlangError(
+                f"the data have no '{name}' part", help=f"return it from the data factory under '{name}'"
+            )
+        return self.parts[name]
+
+    def size(self, part: str) -> int:
+        """The number of samples of a part."""
+        return self._part(part).size()
+
+    def _named(self, inputs: Tensors) -> dict[str, Tensor]:
+        if isinstance(inputs, dict):
+            return inputs
+        return dict(zip(self.input_names, leaves(inputs), strict=True))
+
+    def batches(
+        self, part: str, batch: int, seed: int | None = None, shuffle: bool = False
+    ) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
+        """One pass over a part: inputs by name and targets, `batch` samples each (the last may be smaller).
+
+        `shuffle` draws the order from `seed` (None: 0). A user's DataLoader keeps its own batch size and order.
+        """
+        source = self._part(part)
+        order = None
+        if shuffle and not source.keeps_order:
+            generator = torch.Generator().manual_seed(seed or 0)
+            order = torch.randperm(source.size(), generator=generator)
+        for inputs, targets in source.batches(batch, order, seed or 0):
+            yield self._named(inputs), self.task.check_targets(targets, f"the targets of '{part}'")
+
+    def arrays(self, part: str, limit: int | None = None) -> tuple[dict[str, Array], Tensors]:
+        """All samples of a part (at most `limit`): inputs by name as arrays, and targets as tensors."""
+        inputs, targets = self._part(part).first(limit if limit is not None else 2**62)
+        targets = self.task.check_targets(targets, f"the targets of '{part}'")
+        return {name: item.numpy() for name, item in self._named(inputs).items()}, targets
+
+    def calibration(self, samples: int, seed: int) -> dict[str, Array]:
+        """At most `samples` samples to choose ranges from, drawn with `seed`: of 'calibration', else of 'train'."""
+        source = self.parts.get("calibration", self.parts["train"])
+        generator = torch.Generator().manual_seed(seed)
+        count = min(samples, source.size())
+        chosen = torch.randperm(source.size(), generator=generator)[:count].sort().values
+        inputs, _ = source.chosen(chosen)
+        return {name: item.numpy() for name, item in self._named(inputs).items()}
+
+    def example(self, batch: int) -> dict[str, Tensor]:
+        """The first samples of 'train', repeated up to `batch`: real inputs for exporting and timing."""
+        inputs = self._named(self._part("train").first(batch)[0])
+        return {
+            name: torch.cat([item] * -(-batch // len(item)))[:batch].contiguous() for name, item in inputs.items()
+        }
+
+
+def load(factory: Factory, study: Path) -> Data:
+    """The data that `factory` makes: a mapping with 'train' and 'validation', and what else there is.
+
+    Raises `UserCodeError` where the factory raises, OptlangError where its answer has the wrong form.
+    """
+    create = objects.find(factory.calls, study)
+    what = f"the data {objects.split(factory.calls)[1]}"
+    with seeded(_INITIAL_SEED), objects.user_code(what, study):
+        answer = create(**factory.arguments)
+    if not isinstance(answer, Mapping):
+        raise OptlangError(
+            f"{what} gave a {type(answer).__name__}, not a dictionary",
+            help='return {"train": (inputs, targets), "validation": (inputs, targets)}',
+        )
+    for key in answer:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=0.4)
+            raise OptlangError(
+                f"{what} gave '{key}', which is no part of the data",
+                help=f"did you mean '{near[0]}'?" if near else f"the keys are {', '.join(_KEYS)}",
+            )
+    for key in ("train", "validation"):
+        if key not in answer:
+            raise OptlangError(
+                f"{what} gave no '{key}'", help='return {"train": (inputs, targets), "validation": (inputs, targets)}'
+            )
+    task = task_of(answer.get("task"), study)
+    parts = {name: part_of(name, answer[name], study) for name in _PARTS if answer.get(name) is not None}
+    said = answer.get("fingerprint")
+    loaded = Data(parts, task, None if said is None else str(said))
+    for name, part in parts.items():
+        _, targets = part.in_memory() or part.first(1)
+        task.check_targets(targets, f"the targets of '{name}'")
+    return loaded

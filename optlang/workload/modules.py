@@ -1,0 +1,238 @@
+"""Makes, calls, saves and loads models: factories, edits and weights, never a pickle. Knows no technique."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optlang.forms import JSON, Edit, Factory, OptlangError, Refusal, Subject
+from optlang.workload import objects
+from optlang.workload.seeds import seeded
+from optlang.workload.tensors import flat_outputs, imagined
+
+_ABOUT = "subject.json"
+_WEIGHTS = "model.safetensors"
+_GRAPH = "model.onnx"
+# Initial weights are drawn from here, so that a factory gives the same model in every process.
+_INITIAL_SEED = 0
+
+
+def make(factory: Factory, study: Path) -> nn.Module:
+    """The model of `factory` on the CPU, in eval mode, with its weights loaded where it names a file of them.
+
+    Initial weights are the same each time. Raises `UserCodeError` where the factory raises, OptlangError where it
+    returns no module or the weights do not fit.
+    """
+    create = objects.find(factory.calls, study)
+    what = f"the model {objects.split(factory.calls)[1]}"
+    with seeded(_INITIAL_SEED), objects.user_code(what, study):
+        module = create(**factory.arguments)
+    if not isinstance(module, nn.Module):
+        raise OptlangError(
+            f"{what} gave a {type(module).__name__}, not a torch.nn.Module", help="return the module from the factory"
+        )
+    module = module.cpu().eval()
+    if factory.weights is not None:
+        _fill(module, _read_weights(factory.weights, study), f"the weights {factory.weights}")
+    return module
+
+
+def rebuild(factory: Factory, edits: Sequence[Edit], study: Path) -> nn.Module:
+    """The factory's model with `edits` replayed in order; weights are the initial ones, to be loaded over."""
+    module = make(Factory(factory.calls, factory.arguments), study)
+    for edit in edits:
+        replay = objects.find(edit.calls, study)
+        example: Any = edit.arguments.get("example", {})
+        changed = replay(module, edit.arguments, imagined(example))
+        module = module if changed is None else changed
+    return module.eval()
+
+
+def _read_weights(name: str, study: Path) -> dict[str, Tensor]:
+    path = Path(name) if Path(name).is_absolute() else study / name
+    if not path.is_file():
+        raise OptlangError(f"there is no file of weights {path}", help="paths are seen from the study's folder")
+    if path.suffix == ".safetensors":
+        import safetensors
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise OptlangError(f"{path} is not a safetensors file: {error}") from error
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OptlangError(
+            f"{path} holds no plain state dict: {first}",
+            help="save them with torch.save(model.state_dict(), …) or safetensors; whole pickled models are not read",
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(item, Tensor) for item in state.values()):
+        raise OptlangError(f"{path} holds no plain state dict", help="save it with torch.save(model.state_dict(), …)")
+    return {str(key): item for key, item in state.items()}
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    own = module.state_dict()
+    # Of tensors that share memory a file may hold one name only.
+    for names in _tied(own):
+        present = [name for name in names if name in state]
+        if present:
+            state = {**dict.fromkeys(names, state[present[0]]), **state}
+    problems = []
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing:
+        problems.append(f"missing: {_some(missing)}")
+    if unexpected:
+        problems.append(f"not in the model: {_some(unexpected)}")
+    if wrong:
+        problems.append(
+            "of another shape: "
+            + _some([f"{name} ({tuple(state[name].shape)}, the model has {tuple(own[name].shape)})" for name in wrong])
+        )
+    if problems:
+        raise OptlangError(
+            f"{what} do not fit the model; " + "; ".join(problems),
+            help="check the factory's arguments against those that the weights were trained with",
+        )
+    module.load_state_dict(state)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, item in state.items():
+        if item.numel():
+            key = (item.data_ptr(), tuple(item.shape), item.stride(), item.dtype)
+            groups.setdefault(key, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def parameters(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict with each shared tensor once, dense and on the CPU: what a file of weights holds."""
+    state = module.state_dict()
+    for name, item in state.items():
+        if not isinstance(item, Tensor):
+            raise Refusal(f"the state of {name} is a {type(item).__name__}, and only tensors can be saved")
+    again = {name for names in _tied(state) for name in names[1:]}
+    return {name: item.detach().cpu().contiguous().clone() for name, item in state.items() if name not in again}
+
+
+def factory_json(factory: Factory) -> dict[str, JSON]:
+    """`factory` as plain JSON."""
+    return asdict(factory)
+
+
+def factory_from(value: Mapping[str, Any]) -> Factory:
+    """What `factory_json` wrote."""
+    return Factory(value["calls"], value["arguments"], value["weights"])
+
+
+def edits_json(edits: Sequence[Edit]) -> list[JSON]:
+    """`edits` as plain JSON."""
+    return [{"calls": edit.calls, "arguments": dict(edit.arguments)} for edit in edits]
+
+
+def edits_from(value: Sequence[Mapping[str, Any]]) -> tuple[Edit, ...]:
+    """What `edits_json` wrote."""
+    return tuple(Edit(item["calls"], item["arguments"]) for item in value)
+
+
+def save(subject: Subject, folder: Path) -> None:
+    """Write `subject` into `folder` (made if absent): its history as JSON, its weights as safetensors or ONNX.
+
+    Raises `Refusal` for forms that have no files of their own kind here, or a state that is not made of tensors.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if subject.form == "module":
+        import safetensors.torch
+
+        safetensors.torch.save_file(parameters(subject.model), folder / _WEIGHTS)
+    elif subject.form == "onnx":
+        _copy_graph(Path(subject.model), folder)
+    else:
+        raise Refusal(f"a subject in the form {subject.form} cannot be saved")
+    about: dict[str, JSON] = {
+        "form": subject.form,
+        "factory": factory_json(subject.factory),
+        "edits": edits_json(subject.edits),
+        "notes": dict(subject.notes),
+    }
+    (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _copy_graph(source: Path, folder: Path) -> None:
+    if source.resolve() != (folder / _GRAPH).resolve():
+        shutil.copyfile(source, folder / _GRAPH)
+    for name in external_files(source):
+        place = folder / name
+        if (source.parent / name).resolve() != place.resolve():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.parent / name, place)
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """The files of weights beside the ONNX file `path`, by their names relative to it."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    graph = onnx.load(path, load_external_data=False).graph
+    names = {ExternalDataInfo(item).location for item in graph.initializer if uses_external_data(item)}
+    return tuple(sorted(names))
+
+
+def load(folder: Path, study: Path) -> Subject:
+    """The subject that `save` wrote: the factory's model, its edits replayed, its weights loaded over.
+
+    Raises OptlangError where the folder does not hold one, or the factory's code no longer gives a model that fits.
+    """
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptlangError(f"{folder} holds no saved model: {error}") from error
+    factory, edits = factory_from(about["factory"]), edits_from(about["edits"])
+    if about["form"] == "onnx":
+        return Subject("onnx", folder / _GRAPH, factory, edits, about["notes"])
+    import safetensors.torch
+
+    module = rebuild(factory, edits, study)
+    _fill(module, safetensors.torch.load_file(folder / _WEIGHTS), f"the saved weights in {folder}")
+    return Subject("module", module, factory, edits, about["notes"])
+
+
+def arguments(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Positional and keyword arguments for `module`: by name where `forward` knows the names, else in their order."""
+    parameters = inspect.signature(module.forward).parameters
+    kinds = inspect.Parameter
+    anything = any(item.kind is kinds.VAR_KEYWORD for item in parameters.values())
+    by_name = [
+        name for name in inputs
+        if (name in parameters and parameters[name].kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY))
+        or (anything and name not in parameters)
+    ]
+    if len(by_name) == len(inputs):
+        return (), dict(inputs)
+    return tuple(inputs.values()), {}
+
+
+def call(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run `module` on inputs by `forward`'s argument names; outputs by name (see `tensors.flat_outputs`)."""
+    positional, named = arguments(module, inputs)
+    return flat_outputs(module(*positional, **named))

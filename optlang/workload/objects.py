@@ -1,0 +1,325 @@
+"""Finds the Python objects that declarations and studies name, and says whose fault it is when they fail.
+
+It knows modules and files, not what the objects do.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import linecache
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from optlang.forms import OptlangError
+
+# Folders below the study's that hold other people's code.
+_FOREIGN = frozenset({"site-packages", "dist-packages"})
+# sys.modules is one for the process, and so is whose modules it holds.
+_lock = threading.RLock()
+_current: Path | None = None
+_set_aside: dict[Path, dict[str, ModuleType]] = {}
+
+
+class UserCodeError(OptlangError):
+    """The user's own Python raised: `message` has the exception, `details` the user's frames and no others."""
+
+    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:  # noqa: A002
+        super().__init__(message, help=help)
+        self.details = details
+
+
+def split(calls: str) -> tuple[str, str]:
+    """The module (or file) and the object that `calls` names; OptlangError where it is not "module:object"."""
+    module, colon, name = calls.rpartition(":")
+    if not colon or not module or not name:
+        raise OptlangError(
+            f"`{calls}` names no object", help='write "package.module:object", or "file.py:object" for your own'
+        )
+    return module, name
+
+
+def is_file(calls: str) -> bool:
+    """Whether `calls` names a file in the study's folder rather than an installed module."""
+    return split(calls)[0].endswith(".py")
+
+
+def user_file(name: str, study: Path) -> Path:
+    """The file `name` in the study's folder; OptlangError where it is outside of it or absent."""
+    folder = study.resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise OptlangError(f"{name} lies outside the study's folder {study}", help="move it beside the study")
+    if not path.is_file():
+        raise OptlangError(f"there is no file {name} in {study}", help="Python files are looked for beside the study")
+    return path
+
+
+@contextlib.contextmanager
+def at_home(study: Path) -> Iterator[None]:
+    """The study's folder first on `sys.path`, and the modules of other studies' folders out of the way.
+
+    Two studies may both have a `models.py`: each finds its own, though one process loads both.
+    """
+    global _current
+    folder = study.resolve()
+    entry = str(folder)
+    with _lock:
+        if _current != folder:
+            if _current is not None:
+                names = [name for name, module in sys.modules.items() if _belongs(module, _current)]
+                _set_aside[_current] = {name: sys.modules.pop(name) for name in names}
+            sys.modules.update(_set_aside.pop(folder, {}))
+            _current = folder
+    # A bytecode file is trusted when size and second agree: an edit within a second would go unseen.
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = written
+        with contextlib.suppress(ValueError):
+            sys.path.remove(entry)
+
+
+def _belongs(module: Any, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        places = list(getattr(module, "__path__", None) or [])  # a package without __init__.py
+        file = places[0] if places and isinstance(places[0], str) else None
+    return isinstance(file, str) and _is_users(file, folder)
+
+
+def _is_users(file: str, folder: Path) -> bool:
+    path = Path(file)
+    if not path.is_absolute():
+        return False
+    for candidate in (path, path.resolve()):
+        if candidate.is_relative_to(folder):
+            return not _FOREIGN.intersection(candidate.relative_to(folder).parts)
+    return False
+
+
+@contextlib.contextmanager
+def user_code(what: str, study: Path) -> Iterator[None]:
+    """Run the user's Python: its folder on `sys.path`, its exceptions told as `UserCodeError`.
+
+    `what` begins the message ("the data factory mine.load"). Errors that are optlang's own pass through as they are.
+    """
+    with at_home(study):
+        try:
+            yield
+        except OptlangError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise told(what, error, study) from error
+
+
+def told(what: str, error: BaseException, study: Path) -> UserCodeError:
+    """The exception as a `UserCodeError`, with the frames that lie in the study's folder."""
+    folder = study.resolve()
+    lines: list[str] = []
+    linecache.checkcache()
+    for frame in traceback.extract_tb(error.__traceback__):
+        if _is_users(frame.filename, folder):
+            lines.append(f"{_shown(frame.filename, folder)}:{frame.lineno}: in {frame.name}")
+            if frame.line:
+                lines.append(f"    {frame.line}")
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename, folder):
+        lines.append(f"{_shown(error.filename, folder)}:{error.lineno}")
+        if error.text:
+            lines.append(f"    {error.text.strip()}")
+        text = f"{type(error).__name__}: {error.msg}"
+    else:
+        text = "".join(traceback.format_exception_only(error)).strip()
+    place = next((line for line in reversed(lines) if not line.startswith("    ")), None)
+    message = f"{what} raised {text}" + (f" ({place})" if place else "")
+    return UserCodeError(message, details="\n".join(lines))
+
+
+def _shown(file: str, folder: Path) -> str:
+    path = Path(file)
+    for candidate in (path, path.resolve()):
+        if candidate.is_relative_to(folder):
+            return str(candidate.relative_to(folder))
+    return file
+
+
+def find(calls: str, study: Path) -> Any:
+    """The object that `calls` names: "optlang.zoo.digits:cnn", or "models.py:net" for a file in the study's folder.
+
+    A file is imported under the name that an `import` beside it would use, so both get the same module. Raises
+    `UserCodeError` where importing fails, OptlangError where the object is not there.
+    """
+    place, name = split(calls)
+    what = f"importing {place}"
+    with user_code(what, study), _lock:
+        if place.endswith(".py"):
+            module = _import_file(user_file(place, study), study.resolve())
+        else:
+            try:
+                module = importlib.import_module(place)
+            except ModuleNotFoundError as error:
+                if error.name is None or not (place + ".").startswith(error.name + "."):
+                    raise
+                raise OptlangError(
+                    f"there is no module {place}", help=f"install the package that brings {error.name}"
+                ) from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = _nearest(part, [item for item in vars(found) if not item.startswith("_")]) if hasattr(
+                found, "__dict__"
+            ) else None
+            raise OptlangError(
+                f"{place} has no `{name}`", help=f"did you mean `{near}`?" if near else "check what `calls` names"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _nearest(word: str, words: list[str]) -> str | None:
+    import difflib
+
+    close = difflib.get_close_matches(word, words, n=1)
+    return close[0] if close else None
+
+
+def _import_file(path: Path, folder: Path) -> ModuleType:
+    parts = path.relative_to(folder).with_suffix("").parts
+    if parts[-1] == "__init__" and len(parts) > 1:
+        parts = parts[:-1]
+    dotted = ".".join(parts)
+    importlib.invalidate_caches()
+    if all(part.isidentifier() for part in parts) and parts[0] not in sys.stdlib_module_names:
+        loaded = sys.modules.get(parts[0])
+        if loaded is None or _belongs(loaded, folder):
+            module = importlib.import_module(dotted)
+            if Path(module.__file__ or "").resolve() == path:
+                return module
+    # The name is taken by an installed module (or is no name at all): a stable one of our own.
+    own = "study_" + "_".join(part if part.isidentifier() else part.encode().hex() for part in parts)
+    known = sys.modules.get(own)
+    if known is not None and Path(known.__file__ or "").resolve() == path:
+        return known
+    spec = importlib.util.spec_from_file_location(own, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[own] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[own]
+        raise
+    return module
+
+
+def fingerprint(calls: str, study: Path) -> str:
+    """What the code that `calls` names means, as a hash; found by reading, nothing is imported or run.
+
+    For a file: the syntax trees (comments and layout do not count) of it and of every module that it imports from the
+    study's folder. For an installed object: its module's own syntax tree and the version of its distribution.
+    """
+    place, name = split(calls)
+    digest = hashlib.sha256(name.encode())
+    if place.endswith(".py"):
+        folder = study.resolve()
+        for path in sorted(_reached(user_file(place, study), folder)):
+            digest.update(f"\0{path.relative_to(folder).as_posix()}\0{_meaning(path)}".encode())
+    else:
+        source = _source(place, study)
+        digest.update(f"\0{place}\0{_meaning(source) if source else ''}\0{_version(place.partition('.')[0])}".encode())
+    return digest.hexdigest()
+
+
+def _tree(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise UserCodeError(
+            f"{path.name} is not Python: {error}", details=f"{path}:{line}" if line else str(path)
+        ) from error
+
+
+def _meaning(path: Path) -> str:
+    return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()
+
+
+def _reached(first: Path, folder: Path) -> set[Path]:
+    reached: set[Path] = set()
+    waiting = [first]
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        for name in _imports(_tree(path), path, folder):
+            waiting.extend(_files(name, folder))
+    return reached
+
+
+def _imports(tree: ast.Module, path: Path, folder: Path) -> Iterator[str]:
+    """Dotted names, seen from the study's folder, that the module may import."""
+    package = path.relative_to(folder).parts[:-1]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                for alias in names:
+                    yield alias.name
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = [*package[: len(package) - level + 1]] if level else []
+                stem = ".".join([*base, *([module] if module else [])])
+                if stem:
+                    yield stem
+                for alias in names:
+                    yield f"{stem}.{alias.name}" if stem else alias.name
+            case ast.Call(func=ast.Name(id="__import__" | "import_module"), args=[ast.Constant(value=str(name)), *_]):
+                yield name
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
+                yield name
+
+
+def _files(name: str, folder: Path) -> Iterator[Path]:
+    place = folder
+    for part in name.split("."):
+        if (place / f"{part}.py").is_file():
+            yield (place / f"{part}.py").resolve()
+        place = place / part
+        if not place.is_dir():
+            return
+        if (place / "__init__.py").is_file():
+            yield (place / "__init__.py").resolve()
+
+
+def _source(module: str, study: Path) -> Path | None:
+    """The source file of an installed module, looked for without importing its parents."""
+    parts = module.split(".")
+    for entry in [*sys.path, str(study.resolve())]:
+        base = Path(entry or ".", *parts)
+        for path in (base.with_name(base.name + ".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@functools.cache
+def _version(package: str) -> str:
+    distributions = ["optlang-dsl"] if package == "optlang" else []
+    distributions = distributions or importlib.metadata.packages_distributions().get(package, [])
+    versions = []
+    for name in sorted(set(distributions)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(versions)

@@ -1,0 +1,300 @@
+"""What the answers of a model are compared with: losses and metrics by task. Knows no model and no data set."""
+
+from __future__ import annotations
+
+import abc
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy
+import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
+from torch import Tensor
+
+from optlang.forms import OptlangError
+from optlang.workload.objects import user_code
+from optlang.workload.tensors import Tensors, mapped, structured, tensor
+
+Outputs: TypeAlias = "Mapping[str, Any] | Tensor | tuple[Any, ...] | numpy.ndarray[Any, Any]"
+"""A model's answer: by output name, or as the model gave it; tensors or arrays."""
+Vector: TypeAlias = "numpy.ndarray[Any, numpy.dtype[numpy.float64]]"
+
+IGNORED = -100
+"""The label of positions that do not count, as in torch's own cross-entropy."""
+
+
+class Task(abc.ABC):
+    """Compares answers with targets. `name` is what the data said; `identity` is part of the data's fingerprint."""
+
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """What the task is, as text."""
+        return self.name
+
+    @abc.abstractmethod
+    def loss(self, outputs: Outputs, targets: Any) -> Tensor:
+        """The mean loss of a batch, differentiable. Raises OptlangError where the shapes do not fit."""
+
+    @abc.abstractmethod
+    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+        """Metrics of all outputs together. Raises OptlangError for one that is no finite number."""
+
+    def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
+        """For metrics that are means: the values they are means of (for intervals); None where there are none."""
+        return None
+
+    def check_targets(self, targets: Tensors, what: str) -> Tensors:
+        """`targets` in the type the task wants; OptlangError where they cannot be its targets."""
+        return targets
+
+
+def task_of(value: Any, study: Path) -> Task:
+    """The task that a data factory's `task` names, or wraps the user's own object."""
+    if value is None:
+        return Classification()
+    if isinstance(value, Task):
+        return value
+    if isinstance(value, str):
+        if value in _BUILT_IN:
+            return _BUILT_IN[value]()
+        raise OptlangError(
+            f"there is no task '{value}'",
+            help='it is "classification", "regression" or "sequence", or an object with loss() and metrics()',
+        )
+    absent = [name for name in ("loss", "metrics") if not callable(getattr(value, name, None))]
+    if absent:
+        raise OptlangError(
+            f"the task is a {type(value).__name__} without {' and '.join(absent)}",
+            help="a task has loss(outputs, targets) and metrics(outputs, targets)",
+        )
+    return Own(value, study)
+
+
+def _first(outputs: Outputs) -> Tensor:
+    """The answer that counts: the only one, the one called "logits", else the first."""
+    if isinstance(outputs, Mapping):
+        return tensor_of(outputs["logits"] if "logits" in outputs else next(iter(outputs.values())))
+    return tensor_of(outputs[0] if isinstance(outputs, tuple | list) else outputs)
+
+
+def tensor_of(value: Any) -> Tensor:
+    """An array or tensor as a tensor; the graph of gradients is kept."""
+    return value if isinstance(value, Tensor) else tensor(value, "an output")
+
+
+def _one(targets: Any) -> Tensor:
+    if isinstance(targets, Mapping | tuple | list):
+        if len(targets) != 1:
+            raise OptlangError(
+                f"the targets are {len(targets)} tensors, and a built-in task compares with one",
+                help="return a task of your own from the data factory: an object with loss() and metrics()",
+            )
+        targets = next(iter(targets.values())) if isinstance(targets, Mapping) else targets[0]
+    return tensor_of(targets)
+
+
+def _plain(value: Tensor) -> Tensor:
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise OptlangError(
+                f"the metric {name} is {value}", help="the model's outputs or the targets hold NaN or infinity"
+            )
+    return dict(metrics)
+
+
+class Classification(Task):
+    """Cross-entropy over classes on axis 1: outputs (N, C, …), targets (N, …) of int64; `IGNORED` ones do not count.
+
+    Metrics: accuracy (share of right answers) and loss (mean cross-entropy, nats).
+    """
+
+    name = "classification"
+
+    def check_targets(self, targets: Tensors, what: str) -> Tensors:
+        """Labels as int64."""
+        return mapped(targets, lambda item: self._labels(item, what))
+
+    def _labels(self, item: Tensor, what: str) -> Tensor:
+        if item.is_floating_point() or item.is_complex():
+            raise OptlangError(
+                f"{what} are {str(item.dtype).removeprefix('torch.')}, and {self.name} compares with whole numbers",
+                help='give labels 0, 1, 2, … as integers, or return "task": "regression"',
+            )
+        labels = item.long()
+        if bool(((labels < 0) & (labels != IGNORED)).any()):
+            raise OptlangError(
+                f"{what} hold negative labels", help=f"labels count from 0; {IGNORED} marks what to skip"
+            )
+        return labels
+
+    def _pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        """Scores (N, C, …) and labels (N, …) that fit each other."""
+        scores, labels = _first(outputs), _one(targets)
+        if scores.ndim < 2 or scores.shape[1] < 2:
+            raise OptlangError(
+                f"{self.name} needs a score for each class, and the model's answer has the shape {tuple(scores.shape)}",
+                help="return two logits for two classes, or a task of your own from the data factory",
+            )
+        if scores.shape[:1] + scores.shape[2:] != labels.shape:
+            raise OptlangError(
+                f"labels of the shape {tuple(labels.shape)} do not fit an answer of the shape {tuple(scores.shape)}",
+                help="labels are class numbers, without an axis for the classes",
+            )
+        labels = labels.to(scores.device).long()
+        if labels.numel() and int(labels.max()) >= scores.shape[1]:
+            raise OptlangError(
+                f"there is a label {int(labels.max())}, and the model answers with {scores.shape[1]} classes",
+                help="labels count from 0: give the model's last layer more outputs, or check the labels",
+            )
+        return scores, labels
+
+    def loss(self, outputs: Outputs, targets: Any) -> Tensor:
+        """Mean cross-entropy."""
+        scores, labels = self._pair(outputs, targets)
+        return F.cross_entropy(scores.float(), labels, ignore_index=IGNORED)
+
+    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+        """accuracy and loss."""
+        return _finite({name: float(values.mean()) for name, values in self.per_sample(outputs, targets).items()})
+
+    def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
+        """accuracy: 1 where the answer is right, else 0; loss: cross-entropy. One number for each label that counts."""
+        scores, labels = self._pair(outputs, targets)
+        scores, labels = _plain(scores), _plain(labels)
+        counted = (labels != IGNORED).flatten()
+        right = (scores.argmax(dim=1) == labels).flatten()[counted]
+        losses = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="none").flatten()[counted]
+        if not counted.any():
+            raise OptlangError("no label counts: all of them are to be skipped")
+        return {"accuracy": right.double().numpy(), "loss": losses.double().numpy()}
+
+
+class Sequence(Classification):
+    """Classification of every position: outputs (B, T, C), targets (B, T); labels `IGNORED` do not count."""
+
+    name = "sequence"
+
+    def _pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        scores = _first(outputs)
+        if scores.ndim != 3:
+            raise OptlangError(
+                f"a sequence task needs answers (batch, positions, classes), and the model's have the shape "
+                f"{tuple(scores.shape)}",
+                help='return "task": "classification" for one label a sample',
+            )
+        return super()._pair(scores.transpose(1, 2), targets)
+
+
+class Regression(Task):
+    """Mean squared error. Metrics: mse, mae, r2 (share of the variance explained, over all targets) and loss (mse)."""
+
+    name = "regression"
+
+    def check_targets(self, targets: Tensors, what: str) -> Tensors:
+        """Targets as float32."""
+        return mapped(targets, lambda item: item.float())
+
+    def _pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        answers, wanted = _first(outputs), _one(targets)
+        if answers.shape != wanted.shape:
+            # (N, 1) against (N,) would be compared all with all by broadcasting.
+            if answers.numel() != wanted.numel() or answers.shape[0] != wanted.shape[0]:
+                raise OptlangError(
+                    f"targets of the shape {tuple(wanted.shape)} do not fit an answer of the shape "
+                    f"{tuple(answers.shape)}",
+                    help="give targets the shape of the model's output",
+                )
+            answers = answers.reshape(wanted.shape)
+        return answers, wanted.to(answers.device).float()
+
+    def loss(self, outputs: Outputs, targets: Any) -> Tensor:
+        """Mean squared error."""
+        answers, wanted = self._pair(outputs, targets)
+        return F.mse_loss(answers.float(), wanted)
+
+    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+        """mse, mae, r2 and loss."""
+        answers, wanted = (_plain(item).double() for item in self._pair(outputs, targets))
+        errors = answers - wanted
+        spread = float(((wanted - wanted.mean(dim=0)) ** 2).sum())
+        squares = float((errors**2).sum())
+        mse = squares / errors.numel()
+        # Targets that do not vary leave nothing to explain: 1 for a perfect answer, else 0 (as scikit-learn has it).
+        r2 = 1 - squares / spread if spread > 0 else float(squares == 0)
+        return _finite({"mse": mse, "mae": float(errors.abs().mean()), "r2": r2, "loss": mse})
+
+    def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
+        """mse, mae and loss, one number a sample."""
+        answers, wanted = (_plain(item).double() for item in self._pair(outputs, targets))
+        errors = (answers - wanted).reshape(len(wanted), -1)
+        squares = (errors**2).mean(dim=1).numpy()
+        return {"mse": squares, "mae": errors.abs().mean(dim=1).numpy(), "loss": squares}
+
+
+class Own(Task):
+    """The user's own task: an object with loss(outputs, targets) and metrics(outputs, targets)."""
+
+    name = "own"
+
+    def __init__(self, task: Any, study: Path) -> None:
+        self._task = task
+        self._study = study
+
+    @property
+    def identity(self) -> str:
+        """The object's class and its plain attributes; its code is the data factory's code."""
+        attributes = vars(self._task) if hasattr(self._task, "__dict__") else {}
+        plain = {
+            name: value for name, value in attributes.items() if isinstance(value, bool | int | float | str | None)
+        }
+        return f"{type(self._task).__qualname__} {json.dumps(plain, sort_keys=True)}"
+
+    def loss(self, outputs: Outputs, targets: Any) -> Tensor:
+        """What the object's own loss says; it must be one number."""
+        with user_code("the task's loss", self._study):
+            value = self._task.loss(_as_given(outputs, lambda item: item), _as_given(targets, lambda item: item))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise OptlangError(f"the task's loss gave {shape}", help="return a tensor with one number")
+        return value.reshape(())
+
+    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+        """What the object's own metrics say, on CPU float32 tensors."""
+        with user_code("the task's metrics", self._study):
+            found = self._task.metrics(_as_given(outputs, _plain), _as_given(targets, _plain))
+        if not isinstance(found, Mapping) or not found:
+            raise OptlangError(
+                f"the task's metrics gave {'nothing' if not found else 'a ' + type(found).__name__}",
+                help="return a dictionary {name: value}",
+            )
+        values: dict[str, float] = {}
+        for name, value in found.items():
+            try:
+                values[str(name)] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise OptlangError(f"the task's metric {name} is no number: {error}") from error
+        return _finite(values)
+
+
+def _as_given(value: Any, change: Callable[[Tensor], Tensor]) -> Tensors:
+    """Outputs by name go back into the structure that the model gave; arrays become tensors."""
+    if isinstance(value, Mapping):
+        return mapped(structured({name: tensor_of(item) for name, item in value.items()}), change)
+    if isinstance(value, tuple | list):
+        return mapped(tuple(tensor_of(item) for item in value), change)
+    return change(tensor_of(value))
+
+
+_BUILT_IN: dict[str, type[Task]] = {
+    "classification": Classification, "regression": Regression, "sequence": Sequence,
+}
+
