@@ -27,6 +27,8 @@ _KEYS = {
     "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
     "steps": ("run", "trial"),
 }  # fmt: skip
+# What DuckDB says of a file that another process, or another connection of this one, has open.
+_HELD = ("lock on file", "already attached", "different configuration", "file handle conflict")
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
@@ -77,7 +79,7 @@ def patiently(attempt: Callable[[], T], seconds: float) -> T:
 
 def _refused(db: Path, error: Exception) -> OutsideError:
     text = str(error)
-    if "lock on file" in text or "already attached" in text or "different configuration" in text or "file handle conflict" in text:
+    if any(sign in text for sign in _HELD):
         return HeldError(
             f"the database {db} is held open by another program",
             help="close the program that has it open (a DuckDB shell, DBeaver, a notebook) and try again",
@@ -103,7 +105,7 @@ def bring_forward(connection: duckdb.DuckDBPyConnection, db: Path) -> None:
     if version == len(SCRIPTS):
         return
     for script in SCRIPTS[version:]:
-        connection.execute(Path(__file__).with_name(script).read_text(encoding="utf-8"))
+        connection.execute((Path(__file__).parent / script).read_text(encoding="utf-8"))
     if version == 0:
         connection.execute("INSERT INTO optlang VALUES (?, NULL, 0, NULL)", [len(SCRIPTS)])
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,21 +68,25 @@ def restore_journal(db: Path, path: Path) -> None:
             connection.close()
 
     tables = database.patiently(load, PATIENCE)
+    if tables:
+        write_journal(tables, path)
+
+
+def write_journal(tables: Mapping[str, list[Row]], path: Path) -> None:
+    """Write a new journal that comes to these rows; it appears at `path` whole or not at all."""
     aside = path.with_name(path.name + ".new")
-    if not tables:
-        return
     aside.unlink(missing_ok=True)
     journal = Journal(aside)
+    journal.close()
     with aside.open("ab") as file:
         for event in _events(tables):
             file.write(encode(event))
         file.flush()
         os.fsync(file.fileno())
-    journal.close()
     aside.replace(path)
 
 
-def _events(tables: dict[str, list[Row]]) -> Iterator[Row]:
+def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
     """Events that come to these rows."""
     studies = {row["study"]: row for row in tables["studies"]}
     runs = {row["run"]: row for row in tables["runs"]}

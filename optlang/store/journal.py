@@ -67,7 +67,7 @@ def identity(path: Path) -> str | None:
         return None
     if first.record.get("schema", 0) > SCHEMA:
         raise OutsideError(
-            f"{path} was written by a newer optlang (version {first.record['schema']} of the events; this one knows {SCHEMA})",
+            f"{path} was written by a newer optlang (version {first.record['schema']} of the events, this one knows {SCHEMA})",
             help="upgrade optlang: pip install --upgrade optlang-dsl",
         )
     return str(first.record["id"])
@@ -105,14 +105,19 @@ class Journal:
             if known is None:
                 self._write(encode({"event": "journal", "id": self.id, "schema": SCHEMA, "created": now()}))
         except OSError as error:
-            raise OutsideError(f"cannot write {path}: {error.strerror}", help="free some space, or name another database with --db PATH") from error
+            raise OutsideError(
+                f"cannot write {path}: {error.strerror}", help="free some space, or name another database with --db PATH"
+            ) from error
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line and wait until it is on the disk. OutsideError where the disk takes no more."""
         try:
             self._write(encode(record))
         except OSError as error:
-            raise OutsideError(f"cannot write {self.path}: {error.strerror}", help="free some space and run again: the run goes on where it stopped") from error
+            raise OutsideError(
+                f"cannot write {self.path}: {error.strerror}",
+                help="free some space and run again: the run goes on where it stopped",
+            ) from error
 
     def _write(self, line: bytes) -> None:
         before = self._file.seek(0, os.SEEK_END)
@@ -125,6 +130,13 @@ class Journal:
             os.ftruncate(self._file.fileno(), before)
             raise
         os.fsync(self._file.fileno())
+
+    def gone(self) -> bool:
+        """Whether somebody removed or replaced the file while it was open: what is written to it would be lost."""
+        try:
+            return not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return True
 
     def close(self) -> None:
         """Close the file; nothing is left to write."""

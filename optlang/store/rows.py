@@ -107,7 +107,7 @@ class Rows:
     def _end(self, event: Mapping[str, Any]) -> None:
         key = (event["run"], event["trial"])
         row = self.trials.get(key)
-        if row is None or key in self.seen.ended or row["state"] != "running" and row["reason"] != INTERRUPTED:
+        if row is None or key in self.seen.ended or (row["state"] != "running" and row["reason"] != INTERRUPTED):
             return
         row.update(
             state=event["state"], reason=event.get("reason"), error=event.get("error"),

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from optlang.forms import JSON, Measurement, OutsideError
 from optlang.store import database
-from optlang.store.drain import PATIENCE, drain_batch, restore_journal
+from optlang.store.drain import PATIENCE, drain_batch, restore_journal, write_journal
 from optlang.store.journal import Journal, encode, identity, journal_path, read
 from optlang.store.lock import WriteLock
 from optlang.store.rows import INTERRUPTED, Row, Rows
@@ -121,6 +121,8 @@ class Store:
     def record(self, event: Mapping[str, Any]) -> None:
         """Write an event to the journal, for good; and what is there to DuckDB, where a second has passed."""
         line = encode(event)
+        if self._journal.gone():
+            self._renew()
         self._journal.append(event)
         self._rows.apply(json.loads(line))
         self._waiting = True
@@ -216,6 +218,12 @@ class Store:
             violations=tuple(row["violations"] or ()), sampler_state=row["sampler_state"], started=row["started"],
             finished=row["finished"], seconds=row["seconds"],
         )  # fmt: skip
+
+    def _renew(self) -> None:
+        """Somebody removed the journal under us: write it again from what we know."""
+        self._journal.close()
+        write_journal({name: list(self._rows.table(name)) for name in database.TABLES}, self._journal.path)
+        self._journal = Journal(self._journal.path)
 
     def _postpone(self, error: OutsideError) -> None:
         self.trouble = error.message

@@ -1,0 +1,89 @@
+"""One process writes to a database at a time; a dead one holds nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optlang.forms import OutsideError
+from optlang.store.lock import WriteLock, holder, lock_path
+
+HOLD = """
+import sys
+from pathlib import Path
+from optlang.store.lock import WriteLock
+lock = WriteLock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "x.duckdb")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with process:
+        yield process
+        process.kill()
+
+
+def test_the_holder_is_named(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    db = tmp_path / "x.duckdb"
+    assert holder(db) == other.pid
+    with pytest.raises(OutsideError, match=f"process {other.pid}") as caught:
+        WriteLock(db)
+    assert caught.value.exit_code == 3
+    assert "--db" in str(caught.value.help)
+
+
+def test_a_killed_holder_holds_nothing(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert holder(tmp_path / "x.duckdb") is None
+    WriteLock(tmp_path / "x.duckdb").release()
+
+
+def test_asking_who_holds_it_takes_and_frees_nothing(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    assert holder(db) is None
+    lock = WriteLock(db)
+    assert holder(db) == os.getpid()
+    ask = "import sys; from pathlib import Path; from optlang.store.lock import holder; print(holder(Path(sys.argv[1])))"
+    for _ in range(2):
+        told = subprocess.run([sys.executable, "-c", ask, str(db)], capture_output=True, text=True, check=True).stdout
+        assert told == f"{os.getpid()}\n"
+    lock.release()
+    assert holder(db) is None
+    assert not lock_path(db).exists()
+
+
+def test_one_process_cannot_take_it_twice(tmp_path: Path) -> None:
+    lock = WriteLock(tmp_path / "x.duckdb")
+    with pytest.raises(OutsideError, match="this process"):
+        WriteLock(tmp_path / "x.duckdb")
+    lock.release()
+    WriteLock(tmp_path / "x.duckdb").release()
+
+
+def test_a_child_that_outlives_the_holder_blocks_nobody(tmp_path: Path) -> None:
+    code = HOLD.replace("sys.stdin.read()", "import os\nif os.fork() == 0:\n    sys.stdin.read()\n    os._exit(0)\nos._exit(0)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "x.duckdb")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.wait()
+        WriteLock(tmp_path / "x.duckdb").release()
+
+
+def test_a_folder_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutsideError, match="No such file or directory"):
+        WriteLock(tmp_path / "nowhere" / "x.duckdb")
