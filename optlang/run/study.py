@@ -35,7 +35,7 @@ from optlang.run.job import (
     Workload,
 )
 from optlang.run.progress import ProgressReader
-from optlang.run.watch import Begun, Ended, Watcher
+from optlang.watch import Begun, Ended, Watcher
 from optlang.search import goals
 from optlang.search.ladder import baseline_recipe, locate, rungs
 from optlang.search.recipe import Applied, Point, Recipe, resolve, steps_of

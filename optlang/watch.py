@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from optlang.forms import JSON
-from optlang.plan.expressions import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +15,9 @@ class Begun:
 
     trial: int
     origin: str
-    steps: Sequence[tuple[str, Mapping[str, Value]]]
+    steps: Sequence[tuple[str, Mapping[str, object]]]
     runtime: str
-    settings: Mapping[str, Value]
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,9 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None:
         """Something to know that is no trial: what changed, what is missing, why it stops."""
+
+    def plan(self, study: str, trials: int, done: int) -> None:
+        """The run begins, or goes on: so many searched trials are wanted, and so many are there."""
 
     def began(self, begun: Begun) -> None:
         """A trial starts."""

@@ -1,0 +1,144 @@
+"""Applies the steps of a trial, or finds their results in the cache. Knows nothing of runtimes and measurements."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from optlang.forms import JSON, Context, Factory, Measurement, OptlangError, QuantWants, Subject
+from optlang.measure import counts
+from optlang.run.cache import Cache, key_of
+from optlang.run.job import StepJob, StepRun, Workload
+from optlang.run.machine import versions
+from optlang.workload import modules, objects
+from optlang.workload.data import Data
+
+Report = Callable[[Mapping[str, JSON]], None]
+
+_SUBJECT, _COUNTS = "subject", "counts.json"
+
+# The libraries that a step's result depends on; a newer runtime does not make trained weights stale.
+_MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What the steps came to: the subject, what each step took, and the counts of its last form as a torch module."""
+
+    subject: Subject
+    runs: tuple[StepRun, ...]
+    counted: tuple[Measurement, ...]
+
+
+def apply(
+    steps: Sequence[StepJob], workload: Workload, data: Data, wants: QuantWants, report: Report,
+    done: list[StepRun],
+) -> Stepped:
+    """The model of `workload` after `steps`. What is done is appended to `done`, so that a failure leaves it behind.
+
+    The key of a step is the hash of its parent's key and of all that it follows from: the technique's own code, its
+    settings and seed, what it was given of the runtime, the data, and the versions of the libraries.
+    """
+    cache = Cache(workload.home / "cache")
+    root = _root_key(workload, data)
+    keys = []
+    for step in steps:
+        keys.append(_step_key(keys[-1] if keys else root, step, workload, wants))
+    # The last result that is there answers for all steps before it.
+    start = next((index + 1 for index in reversed(range(len(keys))) if cache.find(keys[index])), 0)
+    for step, key in zip(steps[:start], keys, strict=False):
+        done.append(StepRun(step.path, step.technique, key, True, 0.0, _now()))
+    if start:
+        subject, counted = _read(cache, keys[start - 1], workload.study)
+    else:
+        subject = Subject("module", modules.make(workload.model, workload.study), workload.model)
+        counted = tuple(counts.count(subject.model, data.example(1)))
+    for step, key in zip(steps[start:], keys[start:], strict=True):
+        began, clock = _now(), time.monotonic()
+        report({"doing": step.technique, "path": step.path})
+        subject, counted = _one(step, subject, counted, workload, data, wants, report)
+
+        def write(folder: Path, subject: Subject = subject, counted: Sequence[Measurement] = counted) -> None:
+            modules.save(subject, folder / _SUBJECT)
+            (folder / _COUNTS).write_text(json.dumps([asdict(item) for item in counted]))
+
+        cache.put(key, write)
+        if subject.form == "onnx":
+            # The technique's own file was written to a temporary folder, which goes; the kept one stays.
+            subject, counted = _read(cache, key, workload.study)
+        done.append(StepRun(step.path, step.technique, key, False, time.monotonic() - clock, began))
+    return Stepped(subject, tuple(done), counted)
+
+
+def _one(
+    step: StepJob, subject: Subject, counted: tuple[Measurement, ...], workload: Workload, data: Data,
+    wants: QuantWants, report: Report,
+) -> tuple[Subject, tuple[Measurement, ...]]:
+    technique = objects.find(step.calls, workload.study)
+    # The folder is not removed here: what the technique wrote is copied into the cache first, see `apply`.
+    folder = Path(tempfile.mkdtemp(prefix="step-", dir=_scratch(workload)))
+
+    def epoch(what: Mapping[str, JSON]) -> None:
+        report({"doing": step.technique, "path": step.path, **what})
+
+    context = Context(
+        data=data, seed=step.seed, folder=folder, study=workload.study,
+        wants=wants if "runtime" in step.needs else None, device=workload.device, report=epoch,
+    )
+    after = technique(subject, step.settings, context)
+    if not isinstance(after, Subject):
+        raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
+    if after.form == "module":
+        counted = tuple(counts.count(after.model, data.example(1)))
+    return after, counted
+
+
+def clear_scratch(workload: Workload) -> None:
+    """Remove what the techniques of this trial wrote on the way."""
+    shutil.rmtree(_scratch(workload), ignore_errors=True)
+
+
+def _scratch(workload: Workload) -> Path:
+    folder = workload.home / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _read(cache: Cache, key: str, study: Path) -> tuple[Subject, tuple[Measurement, ...]]:
+    folder = cache.find(key)
+    assert folder is not None, key
+    subject = modules.load(folder / _SUBJECT, study)
+    return subject, tuple(Measurement(**item) for item in json.loads((folder / _COUNTS).read_text()))
+
+
+def _root_key(workload: Workload, data: Data) -> str:
+    return key_of(
+        "model", _factory(workload.model, workload.study), data.fingerprint,
+        objects.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
+    )
+
+
+def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants) -> str:
+    return key_of(
+        parent, step.technique, objects.fingerprint(step.calls, workload.study), dict(step.settings), step.seed,
+        asdict(wants) if "runtime" in step.needs else None,
+    )
+
+
+def _factory(factory: Factory, study: Path) -> JSON:
+    weights = None
+    if factory.weights is not None:
+        file = study / factory.weights
+        weights = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else factory.weights
+    return [factory.calls, dict(factory.arguments), weights, objects.fingerprint(factory.calls, study)]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,69 @@
+"""The ladder: each technique alone, on each runtime that can take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optlang.plan.model import Plan
+from optlang.search.ladder import baseline_recipe, locate, rungs
+from optlang.search.recipe import resolve
+from optlang.search.space import Space
+
+Make = Callable[..., Plan]
+
+STEPS = """
+steps {
+  repeat rounds in 0 .. 2 {
+    prune   = channels { ratio in 10% .. 50% step 10% }
+    recover = finetune { lr in 1e-4 .. 1e-2 log }
+  }
+  precision in { none; dynamic; static { samples in [64, 256] } }
+}
+"""
+
+
+def test_every_technique_stands_alone_on_every_runtime_that_takes_it(plan_of: Make) -> None:
+    plan = plan_of(STEPS)
+    found = [(rung.alone, rung.recipe.label) for rung in rungs(plan, Space(plan), {})]
+    assert found == [
+        ("none", "onnxruntime"), ("none", "openvino"),
+        ("training.finetune", "eager"),
+        ("quant.dynamic", "onnxruntime"), ("quant.dynamic", "openvino"),
+        ("quant.static", "onnxruntime"), ("quant.static", "openvino"),
+        ("prune.channels", "eager"), ("prune.channels", "onnxruntime"), ("prune.channels", "openvino"),
+    ]
+
+
+def test_pruning_is_followed_by_recovery(plan_of: Make) -> None:
+    plan = plan_of("steps { channels { ratio = 30% } }")
+    rung = next(rung for rung in rungs(plan, Space(plan), {}) if rung.alone == "prune.channels")
+    assert [step.technique for step in rung.recipe.steps] == ["prune.channels", "training.finetune"]
+    assert rung.recipe.steps[0].settings["ratio"] == 0.5
+    assert rung.point is None
+
+
+def test_a_rung_inside_the_space_is_its_point(plan_of: Make) -> None:
+    plan = plan_of(STEPS)
+    space = Space(plan)
+    for rung in rungs(plan, space, {}):
+        if rung.alone == "training.finetune":
+            assert rung.point is None
+            continue
+        assert rung.point is not None
+        assert space.contains(rung.point)
+        assert resolve(plan, rung.point).effect == rung.recipe.effect
+
+
+def test_the_baseline_is_located_where_the_space_has_it(plan_of: Make) -> None:
+    plan = plan_of(STEPS)
+    assert locate(plan, Space(plan), baseline_recipe(plan)) == {
+        "here.runtime": "eager", "rounds": 0, "precision": "none",
+    }
+    always = plan_of("steps { channels }")
+    assert locate(always, Space(always), baseline_recipe(always)) is None
+
+
+def test_a_missing_runtime_has_no_rung(plan_of: Make) -> None:
+    plan = plan_of(STEPS)
+    space = Space(plan, {"openvino": "not installed"})
+    assert {rung.recipe.label for rung in rungs(plan, space, {"openvino": "not installed"})} == {"eager", "onnxruntime"}

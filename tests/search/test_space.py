@@ -1,0 +1,130 @@
+"""The space: drawn, counted and narrowed as a person would do it by hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from optlang.plan.model import Domain, Knob, Plan
+from optlang.search.recipe import Point, resolve
+from optlang.search.space import Exhausted, Space, values_of
+
+Make = Callable[..., Plan]
+
+DIGITS = """
+steps {
+  repeat rounds in 0 .. 2 {
+    prune = channels { ratio in 10% .. 30% step 10%; scope in {layer, global} }
+    finetune
+  }
+  precision in { none; dynamic; static { calibrator in {minmax, entropy}; samples in [64, 128] } }
+}
+forbid precision == dynamic and rounds >= 2 because "it costs more than it wins"
+"""
+
+
+def every_point(space: Space) -> Iterator[Point]:
+    """All points, by drawing with every sequence of choices there is."""
+    prefixes: list[list[int]] = [[]]
+    while prefixes:
+        prefix = prefixes.pop()
+        counts: list[int] = []
+
+        def ask(knob: Knob, domain: Domain, prefix: list[int] = prefix, counts: list[int] = counts) -> object:
+            values = list(values_of(domain))
+            counts.append(len(values))
+            position = len(counts) - 1
+            return values[prefix[position] if position < len(prefix) else 0]
+
+        yield space.draw(ask)  # type: ignore[arg-type]
+        for position in range(len(prefix), len(counts)):
+            taken = prefix + [0] * (position - len(prefix))
+            prefixes += [[*taken, choice] for choice in range(1, counts[position])]
+
+
+def test_size_is_what_counting_one_by_one_gives(plan_of: Make) -> None:
+    plan = plan_of(DIGITS)
+    space = Space(plan)
+    points = [point for point in every_point(space) if space.forbidden(point) is None]
+    size = space.size()
+    assert size.exact
+    assert size.points == len(points) == len({tuple(point.items()) for point in points})
+    # rounds: 1 + 2·(3·2) = 13 ways; eager runs no ONNX file: 13; the other two: 13·(1 + 4) + 7 with dynamic
+    assert size.points == 13 + 2 * (13 * 5 + 7)
+    assert size.continuous == ()
+
+
+def test_a_continuous_knob_is_named_and_not_counted(plan_of: Make) -> None:
+    plan = plan_of("steps { finetune { lr in 1e-4 .. 1e-2 log; epochs in 1 .. 3 } }")
+    size = Space(plan).size()
+    assert size.points == 9
+    assert size.continuous == ("lr",)
+
+
+def test_impossible_cells_are_never_offered(plan_of: Make) -> None:
+    plan = plan_of(DIGITS)
+    assert plan.impossible
+    for point in every_point(Space(plan)):
+        assert not (point["here.runtime"] == "eager" and point["precision"] != "none")
+
+
+def test_a_runtime_that_is_missing_leaves_the_space(plan_of: Make) -> None:
+    space = Space(plan_of(DIGITS), {"openvino": "not installed"})
+    assert {point["here.runtime"] for point in every_point(space)} == {"eager", "onnxruntime"}
+    assert space.size().points == 13 + (13 * 5 + 7)
+
+
+def test_nothing_left_is_said(plan_of: Make) -> None:
+    plan = plan_of(DIGITS)
+    space = Space(plan, dict.fromkeys(("eager", "onnxruntime", "openvino"), "not installed"))
+    with pytest.raises(Exhausted):
+        space.draw(lambda knob, domain: next(values_of(domain)))
+
+
+def test_forbidden_says_the_authors_reason(plan_of: Make) -> None:
+    space = Space(plan_of(DIGITS))
+    point = next(p for p in every_point(space) if p["precision"] == "dynamic" and p["rounds"] == 2)
+    reason = space.forbidden(point)
+    assert reason is not None
+    assert "it costs more than it wins" in reason
+
+
+def test_percent_steps_are_exact(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps { channels { ratio in 10% .. 80% step 10% } }
+        forbid ratio == 30% or ratio == 70% because "left out"
+    """)
+    space = Space(plan)
+    allowed = [point["channels.ratio"] for point in every_point(space) if space.forbidden(point) is None]
+    assert allowed == [0.1, 0.2, 0.4, 0.5, 0.6, 0.8] * 3
+
+
+def test_contains_knows_its_own_points_only(plan_of: Make) -> None:
+    space = Space(plan_of(DIGITS))
+    points = list(every_point(space))
+    assert all(space.contains(point) == (space.forbidden(point) is None) for point in points)
+    point = dict(points[-1])
+    assert not space.contains({**point, "rounds": 7})
+    assert not space.contains({**point, "unheard": 1})
+    assert not space.contains(dict(itertools.islice(point.items(), len(point) - 1)))
+
+
+def test_order_knob_permutes_the_steps(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          shrink in any order {
+            maybe channels { ratio = 30% }
+            maybe finetune { epochs = 1 }
+          }
+        }
+    """)
+    space = Space(plan)
+    effects = {}
+    for point in every_point(space):
+        recipe = resolve(plan, point)
+        effects.setdefault(recipe.effect, []).append([step.technique for step in recipe.steps])
+    # Both orders of one step alone are one effect: nothing, either one, and the two orders of both, on each runtime.
+    assert len(effects) == 5 * 3
+    assert space.size().points == 8 * 3
