@@ -1,4 +1,4 @@
-"""What is wrong with a file, as data: spans, diagnostics and the errors that carry them. Renderers live in render.py."""
+"""What is wrong with a file, as data: spans, diagnostics and the errors that carry them. Knows no output format."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Fix:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One problem: a code of the catalogue, a message, where it is, further labelled spans, help, and a fix if there is one."""
+    """One problem: a code of the catalogue, a message, where it is, further labelled spans, help, and perhaps a fix."""
 
     code: str
     message: str

@@ -1,4 +1,4 @@
-"""Where the files lie that belong to the language: its grammar and its standard library, in a checkout and in a wheel."""
+"""Where the grammar and the standard library lie, in a checkout and in a wheel. Knows nothing of what is in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def grammar() -> Path:
 
 
 def stdlib() -> Path:
-    """The folder that holds the modules of the standard library; FileNotFoundError where the installation is not whole."""
+    """The folder of the standard library's modules; FileNotFoundError where the installation is not whole."""
     return _folder("stdlib", "quant.opt")
 
 

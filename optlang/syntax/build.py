@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from optlang.diagnostics import Diagnostics, Span
 from optlang.syntax import tree
@@ -18,7 +19,10 @@ DEEPEST = 100
 _NUMBER = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![eE][+-]?[0-9]))([A-Za-z%]*)")
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
-_MISSING = object()
+
+Values: TypeAlias = list[Any]
+Members: TypeAlias = "list[tree.StudyMember]"
+_Kind = TypeVar("_Kind")
 
 
 class TooDeepError(Exception):
@@ -29,6 +33,13 @@ class TooDeepError(Exception):
         self.span = span
 
 
+@dataclass(frozen=True, slots=True)
+class _Because(tree.Node):
+    """A reason on a line of its own, until its rule is found."""
+
+    text: tree.String
+
+
 class Builder:
     """Makes the nodes of one file; each method takes the values of a rule's symbols and the span that they cover."""
 
@@ -37,40 +48,41 @@ class Builder:
         self._diagnostics = diagnostics
         self._depths: dict[int, int] = {}
 
-    def actions(self) -> dict[str, Callable[[list[Any], Span], Any]]:
+    def actions(self) -> dict[str, Callable[[Values, Span], Any]]:
         """The method of each rule, by the rule's name."""
         return {name: getattr(self, name) for name in vars(Builder) if name[0] != "_" and name != "actions"}
 
     # ---- a file
 
-    def start(self, values: list[Any], span: Span) -> tree.File:
+    def start(self, values: Values, span: Span) -> tree.File:
         edition = values[0] if values and isinstance(values[0], tree.Number) else None
         imports = _all(values, tree.ImportModule, tree.ImportNames, tree.ImportPython)
         items = _all(values, tree.Study, tree.Declaration, tree.Target, tree.Metric, tree.Let)
         return tree.File(span, edition, imports, items)
 
-    def edition(self, values: list[Any], span: Span) -> tree.Number:
+    def edition(self, values: Values, span: Span) -> tree.Number:
         return self.number(values[1:], self._at(values[1]))
 
-    def import_module(self, values: list[Any], span: Span) -> tree.ImportModule:
+    def import_module(self, values: Values, span: Span) -> tree.ImportModule:
         return tree.ImportModule(span, values[1], self._name(values[3]) if len(values) > 2 else None)
 
-    def import_names(self, values: list[Any], span: Span) -> tree.ImportNames:
-        return tree.ImportNames(span, values[1], tuple(self._name(token) for token in values[3:] if token.kind == "NAME"))
+    def import_names(self, values: Values, span: Span) -> tree.ImportNames:
+        names = tuple(self._name(token) for token in values[3:] if token.kind == "NAME")
+        return tree.ImportNames(span, values[1], names)
 
-    def import_python(self, values: list[Any], span: Span) -> tree.ImportPython:
+    def import_python(self, values: Values, span: Span) -> tree.ImportPython:
         return tree.ImportPython(span, self._string(values[2]), self._name(values[4]))
 
-    def let(self, values: list[Any], span: Span) -> tree.Let:
+    def let(self, values: Values, span: Span) -> tree.Let:
         return tree.Let(span, self._name(values[1]), values[3])
 
-    def metric(self, values: list[Any], span: Span) -> tree.Metric:
+    def metric(self, values: Values, span: Span) -> tree.Metric:
         return tree.Metric(span, values[1], self._name(values[3]), values[4].text, self._help(values))
 
     # ---- a study
 
-    def study(self, values: list[Any], span: Span) -> tree.Study:
-        members: list[tree.StudyMember] = []
+    def study(self, values: Values, span: Span) -> tree.Study:
+        members: Members = []
         for value in values[2:]:
             if isinstance(value, _Because):
                 self._attach(members, value)
@@ -78,7 +90,7 @@ class Builder:
                 members.append(cast("tree.StudyMember", value))
         return tree.Study(span, self._name(values[1]), self._help(values[:3]), tuple(members))
 
-    def _attach(self, members: list[tree.StudyMember], reason: _Because) -> None:
+    def _attach(self, members: Members, reason: _Because) -> None:
         last = members[-1] if members else None
         if isinstance(last, tree.Rule) and last.because is None:
             whole = Span(last.span.file, last.span.start, reason.span.end)
@@ -89,132 +101,132 @@ class Builder:
                 "a reason follows its `forbid` or `require`",
             )
 
-    def input(self, values: list[Any], span: Span) -> tree.Input:
+    def input(self, values: Values, span: Span) -> tree.Input:
         domain, default = _after(values, "IN"), _after(values, "EQUAL")
         return tree.Input(span, self._name(values[1]), self._name(values[3]), domain, default, self._help(values))
 
-    def make(self, values: list[Any], span: Span) -> tree.Make:
+    def make(self, values: Values, span: Span) -> tree.Make:
         return tree.Make(span, values[0].text, self._name(values[1]), values[3])
 
-    def target(self, values: list[Any], span: Span) -> tree.Target:
+    def target(self, values: Values, span: Span) -> tree.Target:
         base, block = _first(values, tree.Path), _first(values, tree.Block)
         return tree.Target(span, self._name(values[1]), base, block)
 
-    def section(self, values: list[Any], span: Span) -> tree.Section:
+    def section(self, values: Values, span: Span) -> tree.Section:
         return tree.Section(span, values[0].text, self._at(values[0]), values[1])
 
     steps = section
 
-    def rule(self, values: list[Any], span: Span) -> tree.Rule:
+    def rule(self, values: Values, span: Span) -> tree.Rule:
         return tree.Rule(span, values[0].text, self._at(values[0]), values[1], self._help(values[2:]))
 
-    def because(self, values: list[Any], span: Span) -> _Because:
+    def because(self, values: Values, span: Span) -> _Because:
         return _Because(span, self._string(values[1]))
 
-    def goal(self, values: list[Any], span: Span) -> tree.Goal:
+    def goal(self, values: Values, span: Span) -> tree.Goal:
         return tree.Goal(span, values[0].text, self._at(values[0]), _all(values, tree.Path))
 
     # ---- declarations
 
-    def declaration(self, values: list[Any], span: Span) -> tree.Declaration:
+    def declaration(self, values: Values, span: Span) -> tree.Declaration:
         facts = _all(values, tree.Param, tree.Calls, tree.Clause, tree.Section)
         return tree.Declaration(span, values[0].text, self._name(values[1]), self._help(values[:3]), facts)
 
-    def calls(self, values: list[Any], span: Span) -> tree.Calls:
+    def calls(self, values: Values, span: Span) -> tree.Calls:
         return tree.Calls(span, self._string(values[1]))
 
-    def param(self, values: list[Any], span: Span) -> tree.Param:
+    def param(self, values: Values, span: Span) -> tree.Param:
         domain, default, when = _after(values, "IN"), _after(values, "EQUAL"), _after(values, "WHEN")
         name, kind = self._name(values[1]), self._name(values[3])
         return tree.Param(span, name, kind, domain, default, when, self._help(values))
 
-    def clause(self, values: list[Any], span: Span) -> tree.Clause:
+    def clause(self, values: Values, span: Span) -> tree.Clause:
         return tree.Clause(span, values[0].text, _all(values, tree.Path))
 
     # ---- blocks
 
-    def block(self, values: list[Any], span: Span) -> tree.Block:
+    def block(self, values: Values, span: Span) -> tree.Block:
         return tree.Block(
             span, _all(values, tree.Fix, tree.Vary, tree.Element, tree.Maybe, tree.Repeat, tree.Guard)
         )
 
-    def fix(self, values: list[Any], span: Span) -> tree.Fix:
+    def fix(self, values: Values, span: Span) -> tree.Fix:
         block = values[3] if len(values) > 3 and isinstance(values[3], tree.Block) else None
         return tree.Fix(span, self._name(values[0]), values[2], block, _after(values, "WHEN"))
 
     argument_fixed = fix
 
-    def vary(self, values: list[Any], span: Span) -> tree.Vary:
+    def vary(self, values: Values, span: Span) -> tree.Vary:
         return tree.Vary(span, self._name(values[0]), values[2], _after(values, "WHEN"))
 
     argument_searched = vary
 
-    def element(self, values: list[Any], span: Span) -> tree.Element:
+    def element(self, values: Values, span: Span) -> tree.Element:
         return tree.Element(span, values[0], _first(values[1:2], tree.Block), _after(values, "WHEN"))
 
-    def maybe(self, values: list[Any], span: Span) -> tree.Maybe:
+    def maybe(self, values: Values, span: Span) -> tree.Maybe:
         return tree.Maybe(span, values[1], self._at(values[0]))
 
-    def repeat_fixed(self, values: list[Any], span: Span) -> tree.Repeat:
+    def repeat_fixed(self, values: Values, span: Span) -> tree.Repeat:
         fixed = values[2].kind == "EQUAL"
         return tree.Repeat(span, self._name(values[1]), values[3], fixed, values[4], _after(values, "WHEN"))
 
     repeat_searched = repeat_fixed
 
-    def guard(self, values: list[Any], span: Span) -> tree.Guard:
+    def guard(self, values: Values, span: Span) -> tree.Guard:
         return tree.Guard(span, values[1], values[2])
 
     # ---- domains
 
-    def range(self, values: list[Any], span: Span) -> tree.Range:
+    def range(self, values: Values, span: Span) -> tree.Range:
         log = isinstance(values[-1], Token) and values[-1].kind == "LOG"
         return tree.Range(span, values[0], values[2], _after(values, "STEP"), log)
 
-    def any(self, values: list[Any], span: Span) -> tree.AnyValue:
+    def any(self, values: Values, span: Span) -> tree.AnyValue:
         return tree.AnyValue(span)
 
-    def any_order(self, values: list[Any], span: Span) -> tree.AnyOrder:
+    def any_order(self, values: Values, span: Span) -> tree.AnyOrder:
         return tree.AnyOrder(span, values[2])
 
     # ---- expressions
 
-    def disjunction(self, values: list[Any], span: Span) -> tree.Binary:
+    def disjunction(self, values: Values, span: Span) -> tree.Binary:
         return self._deep(tree.Binary(span, values[1].text, values[0], values[2]), values[0], values[2])
 
     conjunction = comparison = sum = product = disjunction
 
-    def negation(self, values: list[Any], span: Span) -> tree.Unary:
+    def negation(self, values: Values, span: Span) -> tree.Unary:
         return self._deep(tree.Unary(span, values[0].text, values[1]), values[1])
 
     minus = negation
 
-    def member(self, values: list[Any], span: Span) -> tree.Member:
+    def member(self, values: Values, span: Span) -> tree.Member:
         return self._deep(tree.Member(span, values[0], values[2]), values[0], values[2])
 
-    def group(self, values: list[Any], span: Span) -> Any:
+    def group(self, values: Values, span: Span) -> Any:
         return values[1]
 
-    def call(self, values: list[Any], span: Span) -> tree.Call:
+    def call(self, values: Values, span: Span) -> tree.Call:
         arguments = tuple(value for value in values[2:] if isinstance(value, tree.Node))
         return self._deep(tree.Call(span, values[0], cast("Any", arguments)), *arguments)
 
-    def list(self, values: list[Any], span: Span) -> tree.ListOf:
+    def list(self, values: Values, span: Span) -> tree.ListOf:
         items = tuple(value for value in values if isinstance(value, tree.Node))
         return self._deep(tree.ListOf(span, cast("Any", items)), *items)
 
-    def path(self, values: list[Any], span: Span) -> tree.Path:
+    def path(self, values: Values, span: Span) -> tree.Path:
         return tree.Path(span, tuple(self._name(token) for token in values if token.kind == "NAME"))
 
-    def number(self, values: list[Any], span: Span) -> tree.Number:
+    def number(self, values: Values, span: Span) -> tree.Number:
         match = _NUMBER.fullmatch(values[0].text)
         assert match, values
         digits, unit = match.groups()
         return tree.Number(span, Decimal(digits), unit or None, not set(digits) & set(".eE"))
 
-    def string(self, values: list[Any], span: Span) -> tree.String:
+    def string(self, values: Values, span: Span) -> tree.String:
         return self._string(values[0])
 
-    def truth(self, values: list[Any], span: Span) -> tree.Truth:
+    def truth(self, values: Values, span: Span) -> tree.Truth:
         return tree.Truth(span, values[0].text == "true")
 
     # ---- what the rules share
@@ -245,29 +257,19 @@ class Builder:
                 return self._string(value)
         return None
 
-    def _deep(self, node: Any, *parts: Any) -> Any:
+    def _deep(self, node: _Kind, *parts: Any) -> _Kind:
         depth = 1 + max((self._depths.get(id(part), 0) for part in parts), default=0)
         if depth > DEEPEST:
-            raise TooDeepError(node.span)
+            raise TooDeepError(cast("tree.Node", node).span)
         self._depths[id(node)] = depth
         return node
-
-
-class _Because(tree.Node):
-    """A reason on a line of its own, until its rule is found."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, span: Span, text: tree.String) -> None:
-        object.__setattr__(self, "span", span)
-        object.__setattr__(self, "text", text)
 
 
 def _all(values: Sequence[Any], *kinds: type[Any]) -> Any:
     return tuple(value for value in values if isinstance(value, kinds))
 
 
-def _first(values: Sequence[Any], kind: type[Any]) -> Any:
+def _first(values: Sequence[Any], kind: type[_Kind]) -> _Kind | None:
     return next((value for value in values if isinstance(value, kind)), None)
 
 

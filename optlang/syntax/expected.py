@@ -9,9 +9,8 @@ from optlang.syntax.source import Source
 from optlang.syntax.tokens import LINE_END, RESERVED, Token
 
 _SIGNS = {
-    "COMMA": "`,`", "EQUAL": "`=`", "COLON": "`:`", "DOT": "`.`", "RANGE": "`..`", "LBRACE": "`{`", "RBRACE": "`}`",
-    "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "STRING": "a text", "NUMBER": "a number",
-    "NAME": "a name", LINE_END: "the end of the line",
+    "COMMA": "`,`", "EQUAL": "`=`", "COLON": "`:`", "RANGE": "`..`", "LBRACE": "`{`", "RBRACE": "`}`",
+    "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "STRING": "a text", "NUMBER": "a number", "NAME": "a name",
 }
 _VALUE = frozenset({"NAME", "NUMBER", "QUANTITY", "STRING", "LPAR", "LSQB", "MINUS", "TRUE", "FALSE", "NOT"})
 _STATEMENT = frozenset({"MAYBE", "REPEAT", "WHEN"})
@@ -19,6 +18,12 @@ _DOMAIN = frozenset({"ANY", "LBRACE"})
 # After a value an operator always fits; it is told only where nothing else does.
 _OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "COMPARE", "AND", "OR"})
 _MANY = 6
+# Where a setting belongs that is written beside its section.
+_SETTINGS = {
+    "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "workers"}),
+    "measure": frozenset({"rounds", "processes"}),
+    "target": frozenset({"device", "threads", "batch", "shape", "runtime"}),
+}
 
 
 def keywords_like(word: str, keywords: Mapping[str, str], fitting: Iterable[str]) -> list[str]:
@@ -44,13 +49,15 @@ def report(
         wrong, keyword = slip
         span = source.span(wrong.start, wrong.end)
         diagnostics.error(
-            "E101", f"unexpected `{wrong.text}`", span, "this is no word of the language",
+            "E101", f"unexpected `{wrong.text}`", span, "not a word of the language",
             help=f"did you mean `{spelling[keyword]}`?", fix=Fix(span, spelling[keyword]),
         )
         return
     if token.kind == LINE_END and token.text != ";":
         what = "end of the line" if token.text else "end of the file"
-        span = source.span(token.start, token.end)
+        # The line may end in a comment; the mistake is before it.
+        place = previous.end if previous is not None else token.start
+        span = source.span(place, place)
     else:
         what, span = f"`{token.text}`", source.span(token.start, token.end)
     label, advice = _fitting(kinds, spelling)
@@ -62,21 +69,26 @@ def report(
 def _advice(token: Token, previous: Token | None, kinds: set[str]) -> str | None:
     if previous is not None and is_split(previous, token):
         return f"a unit follows its number without a space: `{previous.text}{token.text}`"
-    if token.kind == "EQUAL" and "COMPARE" in kinds:
-        return "`==` compares"
-    if token.text in RESERVED and "NAME" in kinds and token.kind == "NAME" and "NUMBER" not in kinds:
-        return f"`{token.text}` has a meaning of its own and cannot be a name"
     if token.kind == "COMPARE" and previous is not None and "AND" in kinds:
         return "two comparisons are joined by `and`: `1 <= x and x <= 3`"
-    if token.text == "not" and "IN" in kinds:
+    if token.kind == "EQUAL" and "COMPARE" in kinds:
+        return "`==` compares, `=` gives a value"
+    if token.text == "==" and "EQUAL" in kinds:
+        return "`=` gives a value, `==` compares"
+    if token.kind == "NAME" and token.text == "not" and "IN" in kinds:
         return "write `not (x in {a, b})`"
+    if token.kind == "NAME" and token.text in RESERVED and "NAME" in kinds and "NUMBER" not in kinds:
+        return f"`{token.text}` has a meaning of its own and cannot be a name"
+    section = next((name for name, words in _SETTINGS.items() if token.text in words), None)
+    if section is not None and section.upper() in kinds:
+        return f"`{token.text}` belongs into `{section} {{ … }}`"
     return None
 
 
 def _fitting(kinds: set[str], spelling: Mapping[str, str]) -> tuple[str, str | None]:
     """The label, and help where there is too much to say for it."""
-    words: list[str] = []
     rest = set(kinds)
+    words: list[str] = []
     if {"NAME", "NUMBER", "STRING"} <= rest:
         if "MAYBE" in rest:
             words.append("a step, a setting or a value")
@@ -87,16 +99,25 @@ def _fitting(kinds: set[str], spelling: Mapping[str, str]) -> tuple[str, str | N
         else:
             words.append("a value")
         rest -= _VALUE
-    elif {"NUMBER", "QUANTITY"} <= rest:
+    else:
         rest.discard("QUANTITY")
-    named = sorted(kind for kind in rest if kind in spelling and kind not in _OPERATORS)
-    signs = [_SIGNS[kind] for kind in _SIGNS if kind in rest]
-    if len(named) >= _MANY:
-        listed = ", ".join(f"`{spelling[kind]}`" for kind in named)
-        return "nothing begins so here", f"here stands one of {listed}"
-    words += [f"`{spelling[kind]}`" for kind in named] + signs
-    if not words or words == ["the end of the line"]:
-        words += ["an operator"] * bool(kinds & _OPERATORS)
+    if LINE_END in rest:
+        # What closes the block closes the statement too.
+        ends = "the end of the statement" if "COMMA" in rest else "the end of the line"
+        rest -= {LINE_END, "RBRACE"}
+    else:
+        ends = ""
+    keywords = [kind for kind in spelling if kind in rest - _OPERATORS]
+    if len(keywords) >= _MANY:
+        listed = ", ".join(f"`{word}`" for word in sorted(spelling[kind] for kind in keywords))
+        return "nothing begins like this here", f"here stands one of {listed}"
+    first = [kind for kind in ("EQUAL", "IN") if kind in rest]
+    others = [kind for kind in keywords if kind not in first] + [kind for kind in _SIGNS if kind in rest - set(first)]
+    words += [_SIGNS.get(kind) or f"`{spelling[kind]}`" for kind in first + others]
+    if ends:
+        words.append(ends)
+    if kinds & _OPERATORS and (not words or words == [ends]):
+        words.insert(0, "an operator")
     return f"expected {_joined(words)}", None
 
 

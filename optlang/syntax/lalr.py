@@ -1,4 +1,4 @@
-"""Drives the parser's table over tokens, and recovers from what does not fit. Knows the table, not what its rules mean."""
+"""Drives the parser's table over tokens, and recovers from what does not fit. Knows no rule's meaning."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ _OPENERS = frozenset({"LBRACE", "LPAR", "LSQB"})
 _CLOSERS = frozenset({"RBRACE", "RPAR", "RSQB"})
 # Tokens that may have been left out, in the order in which they are tried.
 _LEFT_OUT = ("COMMA", "EQUAL", "IN", "COLON", LINE_END)
-_SPELLING = {"COMMA": ",", "EQUAL": "=", "IN": "in", "COLON": ":", LINE_END: ";"}
+_SPELLING = {"COMMA": ",", "EQUAL": "=", "IN": "in", "COLON": ":", "COMPARE": "==", LINE_END: ";"}
 # Tokens that are written for one another.
 _CONFUSED = {
-    "COLON": ("EQUAL", "IN"), "EQUAL": ("COLON", "IN", "COMPARE"), "COMPARE": ("EQUAL",), "COMMA": (LINE_END,), LINE_END: ("COMMA",),
+    "COLON": ("EQUAL", "IN"),
+    "EQUAL": ("COLON", "IN", "COMPARE"),
+    "COMPARE": ("EQUAL",),
+    "COMMA": (LINE_END,),
     "DOT": ("COMMA",),
+    LINE_END: ("COMMA",),
 }
 # How far a repair is tried out, in tokens, where the line does not end before.
 _FAR = 60
@@ -28,7 +32,7 @@ _FAR = 60
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule of the table: the symbol that it makes, how many it takes, and its action (None: the value goes through)."""
+    """A rule: the symbol that it makes, of how many, and its action (None: a value goes through, or several gather)."""
 
     origin: str
     size: int
@@ -96,10 +100,11 @@ class Driver:
     def _feed(self, token: Token, kind: str | None = None) -> bool:
         states, table = self._states, self._table
         kind = kind or self._kind(states[-1], token)
+        # LALR reduces on tokens that then do not fit; an error has to be met with the stack as it was.
+        if table.states[states[-1]].get(kind, -1) < 0 and not self._try(list(states), kind):
+            return False
         while True:
-            action = table.states[states[-1]].get(kind)
-            if action is None:
-                return False
+            action = table.states[states[-1]][kind]
             if action >= 0:
                 states.append(action)
                 self._values.append(Token(kind, token.text, token.start, token.end) if kind != token.kind else token)
@@ -147,7 +152,7 @@ class Driver:
         table, states = self._table, self._states
         while True:
             action = table.states[states[-1]].get(END)
-            assert action is not None and action < 0, "a boundary takes the end of the file"
+            assert action is not None, "a file may end wherever an item may begin"
             self._reduce(-1 - action)
             if states[-1] == table.end:
                 return self._values[-1]
@@ -167,7 +172,7 @@ class Driver:
                 self._pop()
             self._feed(wrong, keyword)
             return index + 1 if wrong is token else index
-        if previous is not None and self._values and self._values[-1] is previous and expected.is_split(previous, token):
+        if previous is not None and self._on_top(previous) and expected.is_split(previous, token):
             self._pop()
             whole = Token("QUANTITY", previous.text + token.text, previous.start, token.end)
             if self._feed(whole):
@@ -196,9 +201,15 @@ class Driver:
             states.append(table.states[states[-1]][rule.origin])
 
     def _runs(self, states: list[int], index: int) -> bool:
-        """Whether the tokens from `index` to the end of the statement fit; the stack of states is changed."""
-        depth = 0
+        """Whether the tokens from `index` fit, to the end of the statement or of the line that opens its block.
+
+        The stack of states is changed.
+        """
+        depth, before = 0, None
         for token in self._tokens[index : index + _FAR]:
+            if before is not None and before.kind == "LBRACE" and "\n" in self._source.text[before.end : token.start]:
+                return True
+            before = token
             if not self._try(states, self._kind(states[-1], token)):
                 return False
             if token.kind in _OPENERS:
@@ -220,7 +231,7 @@ class Driver:
                 if self._try(states, keyword) and self._runs(states, index + 1):
                     return token, keyword
         previous = self._tokens[index - 1] if index else None
-        if previous is not None and previous.kind == "NAME" and self._values and self._values[-1] is previous:
+        if previous is not None and previous.kind == "NAME" and self._on_top(previous):
             below = self._states[:-1]
             kinds = [kind for kind in self._table.states[below[-1]] if kind.isupper()]
             for keyword in expected.keywords_like(previous.text, self._table.keywords, kinds):
@@ -235,15 +246,15 @@ class Driver:
         here = Token("", "", token.start, token.start)
         for kind in _CONFUSED.get(token.kind, ()):
             if kind in fitting and self._fits_with(kind, index + 1):
-                self._feed(Token(kind, token.text if kind == "COMPARE" else _SPELLING[kind], token.start, token.end), kind)
+                self._feed(Token(kind, _SPELLING[kind], token.start, token.end), kind)
                 return index + 1
         for kind in _LEFT_OUT:
             if kind in fitting and self._fits_with(kind, index):
                 here.kind, here.text = kind, _SPELLING[kind]
                 self._feed(here, kind)
                 return index
-        if token.kind not in _OPENERS | _CLOSERS | {LINE_END} and self._runs(list(self._states), index + 1):
-            self.lost.add(token.text)
+        if token.kind not in _OPENERS | _CLOSERS and token.text != ";" and self._runs(list(self._states), index + 1):
+            self._lose(index, index + 1)
             return index + 1
         return None
 
@@ -281,10 +292,19 @@ class Driver:
         """Whether a statement, a member, a fact or an item may begin here."""
         last = self._values[-1] if self._values else None
         if isinstance(last, Several):
-            return last.owner.lstrip("_").split("_star")[0] in ("start", "study", "declaration", "block")
+            return _gathers_statements(last.owner)
         if isinstance(last, Token):
-            return last.kind == "LBRACE" or (last.kind == LINE_END and len(self._values) == 2)
+            return last.kind in ("LBRACE", LINE_END) or (last.kind == "COMMA" and self._ends_statement())
         return last is None
+
+    def _ends_statement(self) -> bool:
+        """Whether the comma on top of the stack stands between statements, not in a list."""
+        rules, row = self._table.rules, self._table.states[self._states[-1]]
+        return any(_gathers_statements(rules[-1 - action].origin) for action in row.values() if action < 0)
+
+    def _on_top(self, token: Token) -> bool:
+        """Whether nothing was made of `token` yet."""
+        return bool(self._values) and self._values[-1] is token
 
     def _pop(self) -> int:
         self._states.pop()
@@ -297,3 +317,8 @@ class Driver:
 
     def _report(self, token: Token, previous: Token | None, fitting: list[str], slip: tuple[Token, str] | None) -> None:
         expected.report(self._source, token, previous, fitting, slip, self._table.keywords, self._diagnostics)
+
+
+def _gathers_statements(origin: str) -> bool:
+    """Whether a symbol is the repetition inside a file, a study, a declaration or a block."""
+    return origin.startswith(("__start_", "__study_", "__declaration_", "__block_"))

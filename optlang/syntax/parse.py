@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang import resources
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics import Diagnostics
 from optlang.syntax import build, lalr, tokens, tree
 from optlang.syntax.source import Source, decode
 
@@ -65,13 +65,15 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
         file: tree.File = driver.run()
     except build.TooDeepError as error:
         diagnostics.error(
-            "E105", f"more than {build.DEEPEST} operators are nested here", Span(source.file, error.span.start, error.span.end),
+            "E105", f"more than {build.DEEPEST} operators are nested here", error.span,
             help="give the inner parts names with `let`",
         )
         return Parsed(source, None, diagnostics)
     for token in stray:
+        # A bracket too many is often what a mistake before it left behind.
         if not any(item.severity == "error" and item.primary.span.start < token.start for item in diagnostics.found):
-            diagnostics.error("E101", f"unexpected `{token.text}`", source.span(token.start, token.end), "nothing is open here that it could close")
+            span = source.span(token.start, token.end)
+            diagnostics.error("E101", f"unexpected `{token.text}`", span, "nothing is open here that it could close")
     return Parsed(source, file, diagnostics, frozenset(driver.lost))
 
 
@@ -152,12 +154,15 @@ def make_table(grammar: str, *, strict: bool = False) -> dict[str, Any]:
         "terminals": [[t.name, t.pattern.to_regexp()] for t in ordered if t.name not in words.values()],
         "ignored": sorted(parser.ignore_tokens),
         "keywords": dict(sorted(words.items())),
-        "rules": [
-            [rule.origin.name, len(rule.expansion), None if rule.origin.name[0] == "_" else rule.alias or rule.origin.name]
-            for rule in parser.rules
-        ],
+        "rules": [[rule.origin.name, len(rule.expansion), _action(rule)] for rule in parser.rules],
         "states": states,
     }
+
+
+def _action(rule: Any) -> str | None:
+    """The action of one of Lark's rules: none where its name begins with an underscore."""
+    name: str = rule.origin.name
+    return None if name.startswith("_") else rule.alias or name
 
 
 def _write() -> None:

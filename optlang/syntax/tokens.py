@@ -7,7 +7,7 @@ import re
 from optlang.diagnostics import Diagnostics, Label
 from optlang.syntax.source import Source
 
-RESERVED = frozenset("when maybe repeat any true false and or not in log step".split())
+RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", "or", "not", "in", "log", "step"])
 """Words with a meaning of their own wherever they stand: they name nothing."""
 
 DEEPEST = 50
@@ -25,12 +25,18 @@ _NEVER_FIRST = frozenset({"COMMA", "COMPARE", "PLUS", "STAR", "SLASH", "EQUAL", 
 _NEVER_FIRST_WORDS = frozenset({"and", "or", "in"})
 
 # What the grammar's terminals leave over, to be told about in words.
-_STRAY = r"""(?P<_open>"(?:\\.|[^"\\\n])*)|(?P<_quoted>'[^'\n]*'|[“”„«][^“”„«»"\n]*[“”»"])|(?P<_word>[^\W\d]\w*|\w+)|(?P<_logic>&&?|\|\|?|!)|(?P<_other>.)"""
+_STRAY = "|".join([
+    r'(?P<_open>"(?:\\.|[^"\\\n])*)',
+    r"""(?P<_quoted>'[^'\n]*'|[“”„«][^“”„«»"\n]*[“”»"])""",
+    r"(?P<_word>\w+)",
+    r"(?P<_logic>&&?|\|\|?|!)",
+    r"(?P<_other>.)",
+])
 _LOGIC = {"&": ("and", "NAME"), "|": ("or", "NAME"), "!": ("not", "NAME")}
 
 
 class Token:
-    """A stretch of the text: `kind` is a terminal of the grammar, words are NAME until the parser knows where they stand."""
+    """A stretch of the text: `kind` is a terminal of the grammar; words are NAME until the parser knows better."""
 
     __slots__ = ("end", "kind", "start", "text")
 
@@ -79,7 +85,8 @@ def _stray(
         body = text.rstrip()
         body = body[:-1].rstrip() if body.endswith("{") and before is not None and before.kind == "NAME" else body
         end = start + len(body)
-        diagnostics.error("E103", "this text is not closed", source.span(start, end), 'no `"` before the end of the line')
+        label = 'no `"` before the end of the line'
+        diagnostics.error("E103", "this text is not closed", source.span(start, end), label)
         tokens.append(Token("STRING", f'{body}"', start, end))
         if body != text.rstrip():
             brace = start + text.rindex("{")
@@ -131,9 +138,8 @@ def matched(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> tu
                     help="give the inner parts names, with `let` or as a `pipeline`",
                 )
                 return [], []
-        elif token.kind in _CLOSERS:
-            if not opened or _CLOSER[opened.pop().kind] != token.kind:
-                break
+        elif token.kind in _CLOSERS and (not opened or _CLOSER[opened.pop().kind] != token.kind):
+            break
     else:
         if not opened:
             return tokens, []
@@ -237,6 +243,7 @@ def _wrongly_first(source: Source, tokens: list[Token], index: int, diagnostics:
     token = tokens[index]
     if token.kind not in _NEVER_FIRST and not (token.kind == "NAME" and token.text in _NEVER_FIRST_WORDS):
         return False
-    what = "an opening brace stands on its statement's line" if token.kind == "LBRACE" else "it stands at the end of the line before"
-    diagnostics.error("E101", f"no line begins with `{token.text}`", source.span(token.start, token.end), what)
+    place = "on the line of its statement" if token.kind == "LBRACE" else "at the end of the line before"
+    span = source.span(token.start, token.end)
+    diagnostics.error("E101", f"no line begins with `{token.text}`", span, f"it stands {place}")
     return True

@@ -1,4 +1,4 @@
-"""The syntax tree: frozen nodes, one a construct of grammar/optlang.lark, each with its place in the text. No meaning yet."""
+"""The syntax tree: frozen nodes, one a construct of grammar/optlang.lark, each with its place. No meaning yet."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ Domain: TypeAlias = "Range | Block | AnyValue | AnyOrder | Expression"
 
 @dataclass(frozen=True, slots=True)
 class Fix(Node):
-    """`name = value`, `name = value { … }`, `name = { … }`; a wrong `name = 1 .. 3` is kept to be told what `in` is for."""
+    """`name = value`, `name = value { … }`, `name = { … }`; a wrong `name = 1 .. 3` is kept, to be told of `in`."""
 
     name: Name
     value: Domain
