@@ -1,0 +1,29 @@
+"""Chooses layers of a model by name or pattern, and says so when a name fits none. Knows no technique."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from optlang.forms import OptlangError
+
+
+def chosen(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+    """The names that a pattern matches ("head", "*.norm"), with everything below them ("layer1" has "layer1.conv").
+
+    Raises OptlangError for a pattern that matches nothing.
+    """
+    known = [name for name in names if name]
+    found: set[str] = set()
+    for pattern in patterns:
+        tops = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+        if not tops:
+            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
+            some = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+            raise OptlangError(
+                f"keep names the layer '{pattern}', and the model has none",
+                help=f"did you mean '{near[0]}'?" if near else f"its layers are {some or 'without names'}",
+            )
+        found.update(name for name in known for top in tops if name == top or name.startswith(top + "."))
+    return found

@@ -1,0 +1,253 @@
+"""Removes whole channels with torch-pruning, and does so again on a fresh model. Knows no training and no runtime."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import JSON, Context, Edit, OptlangError, Refusal, Subject
+from optlang.techniques.layers import chosen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_REPLAY = "optlang.techniques.prune:replay"
+# Keeps 10 * (1 - 0.8) = 1.9999999999999996 from counting as one channel.
+_ROUNDING = 1e-9
+
+
+def channels(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """Remove the channels that matter least, with all that hangs on them (DepGraph: Fang et al., CVPR 2023).
+
+    The model's outputs keep their shapes: layers whose channels reach them are left alone, and so are those that `keep`
+    names. Notes: `prune.removed_parameters` and `prune.removed_channels`, the shares removed since the model was made.
+    Raises `Refusal` where nothing would be removed, or a layer cannot be pruned.
+    """
+    import torch
+
+    if subject.form != "module":
+        raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
+    data = context.data.bind(subject.model)
+    example = data.example(2)  # one sample would hide layers that take the batch for channels
+    kept = chosen(settings["keep"], [name for name, _ in subject.model.named_modules()])
+    module = copy.deepcopy(subject.model).eval()
+    shapes = _shapes(module, example)
+    history = _pruned(module, example, settings, context.seed, kept)
+    blamed = ""
+    if history and _try_shapes(module, example) != shapes:
+        # Some layer reaches an output by a way that the graph does not show: look at each of them alone.
+        harmful, blamed = _harmful(subject.model, example, shapes)
+        module = copy.deepcopy(subject.model).eval()
+        history = _pruned(module, example, settings, context.seed, kept | harmful)
+        if history and _try_shapes(module, example) != shapes:
+            raise Refusal(
+                "removing channels breaks the model" + (f": {blamed}" if blamed else ""),
+                help=f"keep the layers that its code takes for granted: keep = [{_quoted(sorted(harmful)) or '…'}]",
+            )
+    before, after = _counts(subject.model), _counts(module)
+    if not history or after[0] >= before[0]:
+        raise Refusal(
+            f"nothing was removed: ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer "
+            "as it is" + (f" ({blamed})" if blamed else ""),
+            help="a larger ratio, a smaller round_to or fewer layers in keep",
+        )
+    from optlang.workload.tensors import describe
+
+    edit = Edit(_REPLAY, {"history": history, "example": describe(example)})
+    removed: dict[str, JSON] = {}
+    for name, old, new in (("parameters", before[0], after[0]), ("channels", before[1], after[1])):
+        earlier = subject.notes.get(f"prune.removed_{name}", 0.0)
+        assert isinstance(earlier, int | float)
+        removed[f"prune.removed_{name}"] = 1 - (1 - earlier) * new / old
+    with torch.no_grad():
+        module.zero_grad(set_to_none=True)
+    return Subject("module", module, subject.factory, (*subject.edits, edit), {**subject.notes, **removed})
+
+
+def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
+    """Remove the same channels from `module`, a fresh model of the shape that it had before the pruning."""
+    with _graph(module, dict(example)) as graph:
+        graph.load_pruning_history([list(item) for item in arguments["history"]])
+    return module
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    from optlang.workload.modules import call
+
+    with torch.no_grad():
+        return {name: tuple(item.shape) for name, item in call(module, example).items()}
+
+
+def _try_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | str:
+    """The shapes of the outputs, or why there are none: a forward that counts on its channels fails in any way."""
+    try:
+        return _shapes(module, example)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _counts(module: nn.Module) -> tuple[int, int]:
+    """Parameters, and output channels of convolutions and linear layers."""
+    from torch import nn
+
+    parameters = sum(item.numel() for item in module.parameters())
+    outputs = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            outputs += layer.out_features
+        elif isinstance(layer, nn.modules.conv._ConvNd):
+            outputs += layer.out_channels
+    return parameters, outputs
+
+
+@contextmanager
+def _traceable(module: nn.Module) -> Iterator[None]:
+    """Frozen parameters leave no trace in the graph of gradients: all of them count while it is drawn."""
+    import torch
+
+    frozen = {name for name, item in module.named_parameters() if not item.requires_grad}
+    for item in module.parameters():
+        item.requires_grad_(True)
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, item in module.named_parameters():
+            item.requires_grad_(name not in frozen)
+
+
+def _forward(module: nn.Module, example: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    from optlang.workload.modules import call
+
+    return tuple(item for item in call(module, example).values() if item.requires_grad)
+
+
+@contextmanager
+def _graph(module: nn.Module, example: dict[str, Tensor]) -> Iterator[Any]:
+    import torch_pruning
+
+    with _traceable(module):
+        yield torch_pruning.DependencyGraph().build_dependency(
+            module, example_inputs=example, forward_fn=_forward, verbose=False
+        )
+
+
+def _importance(name: str, seed: int) -> Callable[..., Any]:
+    import torch
+    import torch_pruning
+
+    if name == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return lambda group: torch.rand(len(group[0].idxs), generator=generator)
+    measure: Callable[..., Any] = torch_pruning.importance.GroupMagnitudeImportance(p=1 if name == "l1" else 2)
+    return measure
+
+
+def _pruned(
+    module: nn.Module, example: dict[str, Tensor], settings: Mapping[str, Any], seed: int, kept: set[str]
+) -> list[JSON]:
+    """Prune `module` in place, apart from the layers in `kept`; the history that `replay` takes."""
+    import torch
+    import torch_pruning
+    from torch import nn
+
+    round_to = int(settings["round_to"])
+
+    class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
+        def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
+            """Keep the nearest multiple (the smaller of two as near), and at least one of them."""
+            remaining = current_channels - n_pruned
+            multiples = max(1, -(-(2 * remaining - round_to) // (2 * round_to)))
+            return max(0, current_channels - multiples * round_to)
+
+    ignored = [layer for name, layer in module.named_modules() if name in kept]
+    heads = {layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)}
+    try:
+        with _traceable(module):
+            with _graph(module, example) as graph:
+                ignored += _reaching(graph)
+            pruner = Pruner(
+                module, example_inputs=example, forward_fn=_forward, importance=_importance(settings["importance"], seed),
+                global_pruning=settings["scope"] == "global", pruning_ratio=float(settings["ratio"]) - _ROUNDING,
+                round_to=round_to, ignored_layers=ignored, num_heads=heads,
+                in_channel_groups={}, out_channel_groups={},
+            )
+            pruner.step()
+    except OptlangError:
+        raise
+    except Exception as error:
+        raise Refusal(
+            f"the coupled channels of this model cannot be followed: {type(error).__name__}: {error}",
+            help="keep the layers that its code treats in a way of its own",
+        ) from error
+    history: list[JSON] = [
+        [name, bool(outward), [int(index) for index in indices]] for name, outward, indices in pruner.pruning_history()
+    ]
+    with torch.no_grad():
+        return history
+
+
+def _reaching(graph: Any) -> list[Any]:
+    """The layers whose output channels are the model's own: nothing consumes them, or an output comes right after."""
+    from torch_pruning import ops
+
+    found = []
+    for group in graph.get_all_groups(root_module_types=[ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM]):
+        for item, _ in group:
+            node = item.target
+            outward = graph.is_out_channel_pruning_fn(item.handler)
+            if isinstance(node.module, ops._OutputOp) or (outward and not node.outputs):
+                found.append(group[0].dep.target.module)
+                break
+    return found
+
+
+def _harmful(module: nn.Module, example: dict[str, Tensor], shapes: Any) -> tuple[set[str], str]:
+    """The layers that change an output or break `forward` when they alone lose channels, and the first complaint."""
+    from torch_pruning import ops
+
+    harmful: set[str] = set()
+    blamed = ""
+    fresh = copy.deepcopy(module).eval()
+    with _graph(fresh, example) as graph:
+        roots = [
+            (graph._module2name[group[0].dep.target.module], len(group[0].idxs))
+            for group in graph.get_all_groups(root_module_types=[ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM])
+        ]
+    for name, count in roots:
+        if count < 2:
+            continue
+        single = copy.deepcopy(module).eval()
+        problem = _alone(single, name, count, example, shapes)
+        if problem:
+            harmful.add(name)
+            blamed = blamed or f"layer {name}: {problem}"
+    return harmful, blamed
+
+
+def _alone(module: nn.Module, name: str, count: int, example: dict[str, Tensor], shapes: Any) -> str:
+    with _graph(module, example) as graph:
+        layer = module.get_submodule(name)
+        prune = graph.get_pruner_of_module(layer).prune_out_channels
+        # The upper half: groups of channels stay even.
+        group = graph.get_pruning_group(layer, prune, list(range(count // 2, count)))
+        if not graph.check_pruning_group(group):
+            return ""
+        try:
+            group.prune()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    found = _try_shapes(module, example)
+    if found == shapes:
+        return ""
+    return found if isinstance(found, str) else "its channels are the model's outputs"
