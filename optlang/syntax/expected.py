@@ -18,6 +18,7 @@ _DOMAIN = frozenset({"ANY", "LBRACE"})
 # After a value an operator always fits; it is told only where nothing else does.
 _OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "COMPARE", "AND", "OR"})
 _MANY = 6
+_UNITS = frozenset(["ns", "us", "ms", "s", "min", "h", "d", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"])
 # Where a setting belongs that is written beside its section.
 _SETTINGS = {
     "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "workers"}),
@@ -35,7 +36,7 @@ def keywords_like(word: str, keywords: Mapping[str, str], fitting: Iterable[str]
 
 def is_split(number: Token, word: Token) -> bool:
     """Whether a number and its unit stand apart: `10 ms`."""
-    return number.kind == "NUMBER" and word.kind == "NAME" and word.text not in RESERVED and len(word.text) <= 3
+    return number.kind == "NUMBER" and word.kind == "NAME" and word.text in _UNITS
 
 
 def report(

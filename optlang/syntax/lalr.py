@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -264,29 +265,69 @@ class Driver:
 
     def _skip(self, index: int) -> int:
         """Leave out the rest of the statement, and its beginning too where that says nothing by itself."""
-        tokens, depth, at = self._tokens, 0, index
-        while at < len(tokens):
-            kind = tokens[at].kind
-            if kind in _OPENERS:
-                depth += 1
-            elif kind in _CLOSERS:
-                if depth == 0 and kind == "RBRACE":
-                    break
-                depth = max(depth - 1, 0)
-            elif kind == LINE_END and depth == 0:
-                break
-            at += 1
+        tokens = self._tokens
+        at = self._statement_end(index)
+        # Lines that are indented deeper belonged to a statement that has lost the brace that held them.
+        indent = min(self._indent(index), self._usual_indent())
+        while at + 1 < len(tokens) and tokens[at].kind == LINE_END and self._begins_deeper(at + 1, indent):
+            at = self._statement_end(at + 1)
         self._lose(index, at)
         if at < len(tokens) and self._try(list(self._states), tokens[at].kind):
             return at
-        start = len(self._source.text)
-        while not self._at_boundary() and len(self._states) > 1:
+        start, closed = tokens[index].start, 0
+        while closed or not self._at_boundary():
+            # A block that is closed already but not yet reduced is no place to go on in.
+            last = self._values[-1]
+            if isinstance(last, Token):
+                closed += (last.kind == "RBRACE") - (last.kind == "LBRACE")
             start = self._pop()
         begin = index
         while begin > 0 and tokens[begin - 1].start >= start:
             begin -= 1
         self._lose(begin, index)
-        return at + 1 if at < len(tokens) and tokens[at].kind == LINE_END else at
+        if at < len(tokens) and tokens[at].kind == LINE_END:
+            return at + 1
+        # Whatever stands here, going on with the same token from the same stack would never end.
+        return at if at > index or begin < index else index + 1
+
+    def _statement_end(self, index: int) -> int:
+        """The line end that ends the statement around `index`, or the brace that ends its block, or the file's end."""
+        depth = 0
+        for at in range(index, len(self._tokens)):
+            kind = self._tokens[at].kind
+            if kind in _OPENERS:
+                depth += 1
+            elif kind in _CLOSERS:
+                if depth == 0 and kind == "RBRACE":
+                    return at
+                depth = max(depth - 1, 0)
+            elif kind == LINE_END and depth == 0:
+                return at
+        return len(self._tokens)
+
+    def _indent(self, index: int) -> int:
+        """By how much the line is indented on which the token at `index` stands; for a line end, the line it ends."""
+        source = self._source
+        number = source.lines.at(self._tokens[index].start)[0]
+        line = source.lines.line(number)
+        return len(line) - len(line.lstrip())
+
+    def _usual_indent(self) -> int:
+        """By how much the first statement of the innermost open block is indented; nothing at the level of the file."""
+        closed = 0
+        for value in reversed(self._values):
+            if isinstance(value, Token) and value.kind == "RBRACE":
+                closed += 1
+            elif isinstance(value, Token) and value.kind == "LBRACE":
+                if not closed:
+                    first = bisect_right(self._tokens, value.start, key=lambda token: token.start)
+                    return self._indent(first)
+                closed -= 1
+        return 0
+
+    def _begins_deeper(self, index: int, indent: int) -> bool:
+        token = self._tokens[index]
+        return token.kind != "RBRACE" and self._indent(index) > indent and self._tokens[index - 1].text == "\n"
 
     def _at_boundary(self) -> bool:
         """Whether a statement, a member, a fact or an item may begin here."""
@@ -316,7 +357,9 @@ class Driver:
         self.lost.update(token.text for token in self._tokens[start:end] if token.kind == "NAME")
 
     def _report(self, token: Token, previous: Token | None, fitting: list[str], slip: tuple[Token, str] | None) -> None:
-        expected.report(self._source, token, previous, fitting, slip, self._table.keywords, self._diagnostics)
+        # What was already told about as a character or a bracket is one mistake, not two.
+        if not any(item.primary.span.start == token.start for item in self._diagnostics.found):
+            expected.report(self._source, token, previous, fitting, slip, self._table.keywords, self._diagnostics)
 
 
 def _gathers_statements(origin: str) -> bool:

@@ -163,7 +163,7 @@ class _Matching:
                 first = first or token.text == "\n"
                 self._out.append(token)
                 continue
-            if first:
+            if first and token.kind in ("NAME", "RBRACE"):
                 indent = self._source.lines.at(token.start)[1] - 1
                 while self._opened and not self._may_hold(token, indent):
                     self._close(token)
@@ -199,10 +199,21 @@ class _Matching:
         place = self._out[at - 1].end
         kind = _CLOSER[opener.kind]
         self._out.insert(at, Token(kind, _BRACKET[kind], place, place))
+        if self._swallowed(opener):
+            return
         self._diagnostics.error(
             "E102", f"this `{opener.text}` is not closed", self._source.span(opener.start, opener.end),
             "opened here",
             labels=(Label(self._source.span(max(place - 1, 0), place), f"`{_BRACKET[kind]}` is missing after this"),),
+        )
+
+    def _swallowed(self, opener: Token) -> bool:
+        """Whether a text that is not closed, behind the opener on its line, has taken the closing bracket with it."""
+        line = self._source.lines.at(opener.start)[0]
+        return any(
+            item.code == "E103" and item.primary.span.start > opener.start
+            and self._source.lines.at(item.primary.span.start)[0] == line
+            for item in self._diagnostics.found
         )
 
 
