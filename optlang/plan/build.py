@@ -1,0 +1,223 @@
+"""A study's tree → its plan: reads the members in the order in which they need one another, then runs the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from optlang.diagnostics import Diagnostics, Span
+from optlang.plan.checks import CHECKS, Draft
+from optlang.plan.declared import Facts, metric_of
+from optlang.plan.factories import Factories
+from optlang.plan.feasibility import feasibility
+from optlang.plan.inputs import Inputs
+from optlang.plan.knobs import Around, Knobs, Later
+from optlang.plan.limits import measure_of, search_of
+from optlang.plan.model import Factory, Location, Metric, Objective, Plan, Rule, Step
+from optlang.plan.model import Target as PlanTarget
+from optlang.plan.names import Scope, duplicate
+from optlang.plan.resolve import Place, Resolver
+from optlang.plan.steps import Steps
+from optlang.plan.targets import Targets
+from optlang.syntax import tree
+
+M = TypeVar("M")
+
+WANTED = {
+    "model": "model NAME = zoo.digits_cnn()",
+    "data": "data NAME = zoo.digits()",
+    "target": "target NAME { runtime = onnxruntime }",
+}
+
+
+@dataclass(slots=True, eq=False)
+class StudyBuilder:
+    """Builds one study. `broken` says that parts of the text could not be read: nothing is called missing then."""
+
+    study: tree.Study
+    edition: int
+    scope: Scope
+    facts: Facts
+    diagnostics: Diagnostics
+    texts: dict[str, str]
+    folder: Path
+    broken: bool
+    locate: Callable[[Span], Location]
+    overrides: Mapping[str, str]
+    names: dict[str, Span] = field(default_factory=dict)
+
+    def build(self) -> Plan | None:
+        """The plan; None where an error stands in its way (what is wrong is among the diagnostics)."""
+        resolver = Resolver(self.diagnostics, self.scope)
+        knobs = Knobs(resolver, self.locate)
+        self._claim_names()
+        resolver.lets = {item.name.text: item for item in self._all(tree.Let)}
+        inputs = Inputs(resolver, self.texts, self.overrides)
+        declared_inputs = inputs.read(self._all(tree.Input))
+        resolver.metrics = self._metrics()
+        steps = Steps(knobs, self.facts, self.scope)
+        targets = Targets(knobs, self.facts, self.scope)
+        factories = Factories(resolver, self.facts, self.scope, self.folder)
+
+        made_targets = self._targets(targets)
+        if len(made_targets) == 1:
+            resolver.target = made_targets[0][0].name.text
+        model, data = (self._factory(factories, kind) for kind in ("model", "data"))
+        baseline = self._section(steps, "baseline", Around(fixed="the baseline"))
+        searched = self._section(steps, "steps", Around())
+        # Now all knobs are known: what was put off can be read.
+        built_targets = [target for target in (make() for _, make in made_targets) if target is not None]
+        built_baseline, built_steps = baseline(), searched()
+        built_knobs = knobs.finish(resolver.metrics, resolver.target)
+        forbids = self._rules(resolver, "forbid", Place("`forbid`", knobs=True))
+        requires = self._rules(resolver, "require", Place("`require`", metrics=True))
+        objectives = self._goals(resolver)
+        search = search_of(knobs, self._sections("search"), self._one("search"))
+        measure = measure_of(knobs, self._sections("measure"), self._one("measure"))
+
+        whole = model is not None and data is not None and built_targets and search is not None and measure is not None
+        draft = Draft(
+            study=self.study, knobs=knobs, steps=steps, targets=targets, built_knobs=built_knobs,
+            built_steps=built_steps, built_targets=tuple(built_targets), forbids=forbids, objectives=objectives,
+            search=search, inputs=inputs, broken=self.broken, complete=not self.diagnostics.failed,
+        )
+        draft.feasible = feasibility(
+            steps=built_steps, targets=tuple(built_targets), knobs=built_knobs, techniques=steps.used, runtimes=targets.used
+        ) if built_targets else None
+        for check in CHECKS:
+            check(draft)
+        if not whole or self.diagnostics.failed:
+            return None
+        assert model is not None
+        assert data is not None
+        assert search is not None
+        assert measure is not None
+        return Plan(
+            edition=self.edition, study=self.study.name.text,
+            title=self.study.title.value if self.study.title else "", inputs=declared_inputs,
+            metrics=tuple(resolver.metrics.values()), model=model, data=data, baseline=built_baseline,
+            targets=tuple(built_targets), steps=built_steps, knobs=built_knobs,
+            impossible=draft.feasible.impossible if draft.feasible is not None else (),
+            forbids=tuple(rule for _, rule in forbids), requires=tuple(rule for _, rule in requires),
+            objectives=tuple(objective for _, objective in objectives), search=search, measure=measure,
+            techniques=tuple(sorted(steps.used.values(), key=lambda item: item.name)),
+            runtimes=tuple(sorted(targets.used.values(), key=lambda item: item.name)),
+        )
+
+    # ---- members
+
+    def _all(self, kind: type[M]) -> list[M]:
+        return [item for item in self.study.members if isinstance(item, kind)]
+
+    def _sections(self, kind: str) -> list[tree.Section]:
+        return [item for item in self._all(tree.Section) if item.kind == kind]
+
+    def _one(self, kind: str) -> Callable[[tree.Section], None]:
+        def second(section: tree.Section) -> None:
+            duplicate(
+                self.diagnostics, kind, section.keyword, self._sections(kind)[0].keyword, f"a study has one `{kind}`"
+            )
+
+        return second
+
+    def _claim_names(self) -> None:
+        members: Iterable[Any] = self._all(tree.Input) + self._all(tree.Let)  # type: ignore[operator]
+        for item in sorted(members, key=lambda member: member.span.start):
+            if item.name.text in self.names:
+                duplicate(self.diagnostics, item.name.text, item.name.span, self.names[item.name.text])
+            self.names.setdefault(item.name.text, item.name.span)
+
+    def _metrics(self) -> dict[str, Metric]:
+        found: dict[str, Metric] = {}
+        for module in self.scope.library.values():
+            for item in module.declared.values():
+                if isinstance(item.node, tree.Metric):
+                    metric = metric_of(item.node, self.diagnostics, own=False)
+                    assert metric is not None
+                    found[metric.name] = metric
+        places: dict[str, Span] = {}
+        own = [item.node for item in self.scope.own.declared.values() if isinstance(item.node, tree.Metric)]
+        for node in (*own, *self._all(tree.Metric)):
+            name = node.path.text
+            if name in places:
+                duplicate(self.diagnostics, name, node.path.span, places[name])
+                continue
+            places[name] = node.path.span
+            metric = metric_of(node, self.diagnostics, own=True)
+            if metric is None:
+                self.scope.unknown.add(name)
+            else:
+                found[name] = metric
+        return found
+
+    def _targets(self, targets: Targets) -> list[tuple[tree.Target, Later[PlanTarget | None]]]:
+        nodes = self._all(tree.Target)
+        if not nodes:
+            self._missing("target")
+        for other in nodes[1:]:
+            if other.name.text == nodes[0].name.text:
+                duplicate(self.diagnostics, other.name.text, other.name.span, nodes[0].name.span)
+            else:
+                self.diagnostics.error(
+                    "E106", "a second target in one study is not in this version", other.name.span, "the second target",
+                    help="write one study for each target",
+                )
+            self.scope.unknown.add(other.name.text)
+        return [(node, targets.read(node)) for node in nodes[:1]]
+
+    def _factory(self, factories: Factories, kind: str) -> Factory | None:
+        nodes = [item for item in self._all(tree.Make) if item.kind == kind]
+        if not nodes:
+            self._missing(kind)
+            return None
+        for other in nodes[1:]:
+            duplicate(
+                self.diagnostics, kind, other.name.span, nodes[0].name.span,
+                "a study has one model" if kind == "model" else "a study has one data set",
+            )
+        return factories.read(nodes[0])
+
+    def _missing(self, kind: str) -> None:
+        if not self.broken:
+            self.diagnostics.error(
+                "E107", f"the study has no {kind}", self.study.name.span, "in this study", help=f"add `{WANTED[kind]}`"
+            )
+
+    def _section(self, steps: Steps, kind: str, around: Around) -> Later[tuple[Step, ...]]:
+        sections = self._sections(kind)
+        for other in sections[1:]:
+            self._one(kind)(other)
+        return steps.block(sections[0].block.statements, around) if sections else tuple
+
+    def _rules(self, resolver: Resolver, kind: str, place: Place) -> list[tuple[tree.Rule, Rule]]:
+        found: list[tuple[tree.Rule, Rule]] = []
+        for node in self._all(tree.Rule):
+            if node.kind != kind:
+                continue
+            expression = resolver.condition(node.expression, place)
+            if expression is not None:
+                span = node.expression.span
+                text = self.texts[span.file][span.start : span.end]
+                because = node.because.value if node.because else None
+                found.append((node, Rule(expression=expression, text=text, because=because)))
+        return found
+
+    def _goals(self, resolver: Resolver) -> list[tuple[tree.Path, Objective]]:
+        found: list[tuple[tree.Path, Objective]] = []
+        for node in self._all(tree.Goal):
+            for path in node.metrics:
+                typed = resolver.expression(path, Place("a goal", metrics=True))
+                if typed is None:
+                    self.scope.unknown.add("a goal")
+                    continue
+                if getattr(typed.expression, "kind", "") != "metric" or getattr(typed.expression, "baseline", False):
+                    self.diagnostics.error(
+                        "E206", f"`{path.text}` is not a metric of the trial", path.span, "nothing to improve",
+                        help="a goal names a metric: `minimize latency`",
+                    )
+                    self.scope.unknown.add("a goal")
+                    continue
+                found.append((path, Objective(metric=typed.expression, direction=node.direction)))  # type: ignore[arg-type]
+        return found

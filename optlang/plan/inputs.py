@@ -1,0 +1,116 @@
+"""`input` and `--set`: what may be changed from outside, and the value that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optlang.diagnostics import Diagnostics, Span
+from optlang.plan.declared import declare
+from optlang.plan.domains import contains, show_domain
+from optlang.plan.expressions import Value
+from optlang.plan.model import Input, Param
+from optlang.plan.names import RESERVED, Scope, listed, suggestion
+from optlang.plan.resolve import Named, Resolver
+from optlang.plan.units import Constant, exact
+from optlang.syntax import tree
+from optlang.syntax.parse import parse
+from optlang.syntax.source import Source
+
+
+@dataclass(slots=True, eq=False)
+class Inputs:
+    """Reads the inputs of a study, with the values that were given from outside."""
+
+    resolver: Resolver
+    texts: dict[str, str]
+    overrides: Mapping[str, str]
+    spans: dict[str, Span] = field(default_factory=dict)
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Where problems go."""
+        return self.resolver.diagnostics
+
+    def read(self, nodes: list[tree.Input]) -> tuple[Input, ...]:
+        """All inputs, in the order of the text; E201 for an override that names none of them."""
+        found: list[Input] = []
+        for node in nodes:
+            name = node.name.text
+            if node.type.text == "model":
+                self.diagnostics.error(
+                    "E106", "an input of type `model` is not in this version", node.type.span,
+                    help="name the model in the study",
+                )
+                self.resolver.scope.unknown.add(name)
+                continue
+            before = len(self.diagnostics.found)
+            param = declare(self.resolver, node)
+            failed = len(self.diagnostics.found) > before
+            if param is None or (failed and param.required):
+                self.resolver.scope.unknown.add(name)
+                continue
+            value: Value = param.default
+            if name in self.overrides:
+                value = self._override(param, self.overrides[name])
+            elif param.required:
+                self.diagnostics.error(
+                    "E107", f"the input `{name}` has no value", node.name.span, "neither a default nor `--set`",
+                    help=f"add a default, or give it one: `--set {name}=…`",
+                )
+                self.resolver.scope.unknown.add(name)
+                continue
+            self.spans[name] = node.name.span
+            self.resolver.inputs[name] = Named(_constant(value, param), param.dimension)
+            found.append(
+                Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help)
+            )
+        declared = [node.name.text for node in nodes]
+        for name, value_text in self.overrides.items():
+            if name not in declared:
+                file = f"--set {name}"
+                self.texts[file] = f"{name}={value_text}"
+                self.diagnostics.error(
+                    "E201", f"the study has no input `{name}`", Span(file, 0, len(name)), "not an input",
+                    help=suggestion(name, declared, f"its inputs are {listed(declared)}" if declared else "it has none"),
+                )
+        return tuple(found)
+
+    def _override(self, param: Param, text: str) -> Value:
+        """The value of `--set NAME=text`; E304 where the input cannot have it, and then the default."""
+        file = f"--set {param.name}"
+        self.texts[file] = f"{param.name}={text}"
+        span = Span(file, len(param.name) + 1, max(len(param.name) + 1 + len(text), len(param.name) + 2))
+        reason, value = self._value(param, text)
+        if reason is None and param.domain is not None and not contains(param.domain, value):
+            reason = f"it is declared as {show_domain(param.domain, param.dimension)}"
+        if reason is None:
+            return value
+        self.diagnostics.error("E304", f"`{param.name}` cannot be set to `{text}`", span, "refused", help=reason)
+        return param.default
+
+    def _value(self, param: Param, text: str) -> tuple[str | None, Value]:
+        if param.dimension == "string" and not text.startswith('"'):
+            # A shell has taken the quotes away already.
+            return None, text
+        parsed = parse(Source(f"--set {param.name}", f"optlang 1\nlet value = {text}\n"))
+        items = parsed.file.items if parsed.file is not None else ()
+        if parsed.diagnostics.failed or len(items) != 1 or not isinstance(items[0], tree.Let) or "\n" in text:
+            return "write the value as in a study: `5`, `30%`, `2ms`, `minmax`", None
+        scratch = Resolver(Diagnostics(), Scope(self.resolver.scope.own, self.resolver.scope.library))
+        fixed = scratch.constant(items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param)
+        if fixed is None:
+            first = scratch.diagnostics.found[0] if scratch.diagnostics.found else None
+            return (first.help or first.message) if first is not None else "a value is expected", None
+        return None, fixed.value
+
+
+def _constant(value: Value, param: Param) -> Constant:
+    if isinstance(value, tuple):
+        return Constant(tuple(Constant(str(item), "string") for item in value), "names")
+    if value is None or isinstance(value, bool | str):
+        return Constant(value, param.dimension if value is not None else "none")
+    return Constant(exact(value), param.dimension, isinstance(value, int))
+
+
+__all__ = ["RESERVED", "Inputs"]

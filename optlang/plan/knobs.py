@@ -1,0 +1,175 @@
+"""The knobs of a study while it is read: their paths, their conditions, and in the end their columns.
+
+Reading goes in two passes: the first lists the knobs in the order of the text, the second, when all are known, resolves
+what was put off (`Later`): conditions and settings may name any unique suffix of a knob's path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeAlias, TypeVar
+
+from optlang.diagnostics import Diagnostics, Span
+from optlang.plan.expressions import Expression, conjunction
+from optlang.plan.model import Dimension, Domain, Knob, Location
+from optlang.plan.resolve import Draft, Place, Resolver, Role, names_rounds, suffixes
+from optlang.syntax import tree
+
+T = TypeVar("T")
+Later: TypeAlias = Callable[[], T]
+
+COLUMNS = frozenset({"study", "run", "trial", "state", "reason", "origin", "seconds"})
+"""The columns of the views `results` and `front` that are there in every study."""
+
+
+class Once(Generic[T]):
+    """A value that is worked out when it is first asked for."""
+
+    def __init__(self, make: Later[T]) -> None:
+        self._make = make
+        self._made: list[T] = []
+
+    def __call__(self) -> T:
+        if not self._made:
+            self._made.append(self._make())
+        return self._made[0]
+
+
+Guard: TypeAlias = "Later[Expression | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What stands around a step: its path, the conditions it is under, the repeats, and whether knobs may be there."""
+
+    path: str = ""
+    guards: tuple[Guard, ...] = ()
+    rounds: tuple[str, ...] = ()
+    fixed: str | None = None
+    """Why nothing may be searched here ("the baseline"), or None."""
+
+    def below(self, label: str, *guards: Guard, repeat: str | None = None) -> Around:
+        """What stands around a step inside the one with this label."""
+        rounds = (*self.rounds, repeat) if repeat is not None else self.rounds
+        return replace(self, path=self.at(label), guards=(*self.guards, *guards), rounds=rounds)
+
+    def under(self, *guards: Guard) -> Around:
+        """The same place under further conditions."""
+        return replace(self, guards=(*self.guards, *guards))
+
+    def at(self, label: str) -> str:
+        """The path of a label here."""
+        return f"{self.path}.{label}" if self.path else label
+
+
+@dataclass(slots=True, eq=False)
+class Condition:
+    """A `when` of the text with what it came to."""
+
+    node: tree.Expression
+    expression: Expression
+    guards: tuple[Guard, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Knobs:
+    """Collects knobs and conditions."""
+
+    resolver: Resolver
+    locate: Callable[[Span], Location]
+    guards: dict[str, tuple[Guard, ...]] = field(default_factory=dict)
+    conditions: list[Condition] = field(default_factory=list)
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Where problems go."""
+        return self.resolver.diagnostics
+
+    def add(
+        self, path: str, role: Role, domain: Domain, dimension: Dimension, span: Span, around: Around,
+        help: str = "", *guards: Guard,  # noqa: A002
+    ) -> bool:
+        """Enter a knob; False, with E206, where none can be."""
+        if around.fixed is not None:
+            self.searched(span, around.fixed)
+            return False
+        self.resolver.knobs.append(Draft(path, role, domain, dimension, span, len(self.resolver.knobs), help))
+        self.guards[path] = (*around.guards, *guards)
+        return True
+
+    def searched(self, span: Span, where: str) -> None:
+        """E206: something searched where all is fixed."""
+        self.diagnostics.error(
+            "E206", f"{where} has no knobs", span, "a knob",
+            help="fix it with `=`; what is searched stands in `steps` and in a target",
+        )
+
+    def when(self, node: tree.Expression | None, around: Around) -> Guard | None:
+        """The condition `when node`, read when all knobs are known; it may name only those that are known now."""
+        if node is None:
+            return None
+        place = Place("`when`", knobs=True, rounds=around.rounds, before=len(self.resolver.knobs))
+
+        def read() -> Expression | None:
+            expression = self.resolver.condition(node, place)
+            if expression is not None:
+                self.conditions.append(Condition(node, expression, around.guards))
+            return expression
+
+        return Once(read)
+
+    def finish(self, metrics: Iterable[str], target: str | None) -> tuple[Knob, ...]:
+        """All knobs with their conditions and columns."""
+        drafts = self.resolver.knobs
+        columns = self._columns(reserved(metrics))
+        return tuple(
+            Knob(
+                path=draft.path, column=columns[draft.path], role=draft.role, domain=draft.domain,
+                dimension=draft.dimension, condition=self.condition(draft.path), help=draft.help,
+                location=self.locate(draft.span),
+            )
+            for draft in drafts
+        )
+
+    def condition(self, path: str) -> Expression | None:
+        """All conditions around a knob. One that depends on the round holds in some round: the knob is there."""
+        found: list[Expression] = []
+        for guard in self.guards[path]:
+            expression = guard()
+            if expression is not None and expression not in found and not names_rounds(expression):
+                found.append(expression)
+        return conjunction(*found)
+
+    def _columns(self, taken: frozenset[str]) -> dict[str, str]:
+        # A suffix serves where no other knob's path ends so, or where it is this knob's whole path.
+        counts: dict[str, int] = {}
+        for draft in self.resolver.knobs:
+            for suffix in suffixes(draft.path):
+                counts[_column(suffix)] = counts.get(_column(suffix), 0) + 1
+        columns: dict[str, str] = {}
+        used: set[str] = set()
+        for draft in sorted(self.resolver.knobs, key=lambda item: item.path.count(".")):
+            options = [
+                suffix for suffix in suffixes(draft.path)
+                if (counts[_column(suffix)] == 1 or suffix == draft.path)
+                and _column(suffix) not in taken and _column(suffix) not in used
+            ]
+            if not options:
+                self.diagnostics.error(
+                    "E202", f"the knob `{draft.path}` would take the name of another column", draft.span,
+                    "its column in the results", help="give it, or the step that it belongs to, another label: `NAME = …`",
+                )
+            columns[draft.path] = options[0] if options else draft.path
+            used.add(_column(columns[draft.path]))
+        return columns
+
+
+def _column(name: str) -> str:
+    return name.replace(".", "_").lower()
+
+
+def reserved(metrics: Iterable[str]) -> frozenset[str]:
+    """The columns that knobs cannot have: the fixed ones, the metrics', and the metrics' against the baseline."""
+    names = {_column(name) for name in metrics} | {"latency"}
+    return frozenset(COLUMNS | names | {f"{name}_x" for name in names} | {f"{name}_lost" for name in names})

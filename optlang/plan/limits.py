@@ -1,0 +1,117 @@
+"""`search { … }` and `measure { … }`: the settings of the search and of measuring, with their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optlang.plan.expressions import Value
+from optlang.plan.knobs import Around, Knobs
+from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search
+from optlang.plan.names import suggestion
+from optlang.plan.steps import settings_of
+from optlang.syntax import tree
+
+YEAR = 365 * 86400.0
+
+
+def _count(name: str, low: int, high: int, default: int, text: str) -> Param:
+    return Param(name=name, dimension="count", domain=IntDomain(low=low, high=high), default=default, help=text)
+
+
+def _time(name: str, low: float, default: float | None, text: str) -> Param:
+    return Param(name=name, dimension="time", domain=FloatDomain(low=low, high=YEAR), default=default, help=text)
+
+
+SEARCH = (
+    _count("trials", 1, 1_000_000, 40, "how many trials in all"),
+    _time("timeout", 1.0, None, "how long the search may take"),
+    _time("trial_timeout", 1.0, 600.0, "how long one trial may take"),
+    _count("seed", 0, 2**31 - 1, 0, "what every draw follows from"),
+)
+MEASURE = (
+    _count("rounds", 1, 10_000, 5, "rounds while searching"),
+    _count("processes", 1, 100, 1, "processes while searching"),
+    _count("front_rounds", 1, 10_000, 10, "rounds for the front"),
+    _count("front_processes", 1, 100, 3, "processes for the front"),
+    _time("round_seconds", 0.001, 0.05, "the least time that one round lasts"),
+    _count("round_calls", 1, 1_000_000, 20, "the fewest calls in one round"),
+)
+SAMPLERS: dict[str, tuple[Param, ...]] = {
+    "auto": (),
+    "random": (),
+    "tpe": (_count("startup", 1, 100_000, 10, "trials that are drawn at random first"),),
+    "nsga2": (_count("population", 2, 10_000, 24, "trials in one generation"),),
+}
+LATER_SAMPLERS = ("nsga3", "gp", "grid", "qmc")
+LATER = {"workers": "this version runs one trial after another", "warm_start": "runs go on by themselves where they stopped"}
+
+Second = Callable[[tree.Section], None]
+
+
+def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Search | None:
+    """The search's settings; None where one of them is wrong."""
+    sampler: Sampler | None = Sampler(name="auto")
+    kept: list[tree.Statement] = []
+    for statement in _statements(sections, second):
+        name = statement.name.text if isinstance(statement, tree.Fix | tree.Vary) else ""
+        if name in LATER:
+            knobs.diagnostics.error(
+                "E106", f"`{name}` is not in this version", statement.span, help=LATER[name]
+            )
+        elif name == "sampler":
+            sampler = _sampler(knobs, statement)
+        else:
+            kept.append(statement)
+    values = _values(knobs, "`search`", SEARCH, sections, kept)
+    if values is None or sampler is None:
+        return None
+    return Search(sampler=sampler, **values)  # type: ignore[arg-type]
+
+
+def measure_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Measure | None:
+    """How latency is measured; None where a setting is wrong."""
+    values = _values(knobs, "`measure`", MEASURE, sections, _statements(sections, second))
+    return Measure(**values) if values is not None else None  # type: ignore[arg-type]
+
+
+def _statements(sections: list[tree.Section], second: Second) -> list[tree.Statement]:
+    for other in sections[1:]:
+        second(other)
+    return list(sections[0].block.statements) if sections else []
+
+
+def _values(
+    knobs: Knobs, said: str, params: tuple[Param, ...], sections: list[tree.Section], statements: list[tree.Statement]
+) -> dict[str, Value] | None:
+    block = tree.Block(sections[0].block.span, tuple(statements)) if sections else None
+    settings = settings_of(knobs, said, params, block, Around(fixed=said))()
+    values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+    return values if len(values) == len(params) else None
+
+
+def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
+    diagnostics = knobs.diagnostics
+    if isinstance(statement, tree.Vary):
+        knobs.searched(statement.span, "`search`")
+        return None
+    assert isinstance(statement, tree.Fix)
+    value = statement.value
+    if not isinstance(value, tree.Path):
+        diagnostics.error("E302", "a sampler is expected", value.span, "not a sampler", help="write `sampler = tpe`")
+        return None
+    if value.text in LATER_SAMPLERS:
+        diagnostics.error(
+            "E106", f"the sampler `{value.text}` is not in this version", value.span,
+            help="use `tpe`, `nsga2` or `random`, or leave it to `auto`",
+        )
+        return None
+    if value.text not in SAMPLERS:
+        diagnostics.error(
+            "E201", f"unknown sampler `{value.text}`", value.span, "not a sampler",
+            help=suggestion(value.text, SAMPLERS, "samplers are `auto`, `tpe`, `nsga2` and `random`"),
+        )
+        return None
+    params = SAMPLERS[value.text]
+    settings = settings_of(knobs, f"`{value.text}`", params, statement.block, Around(fixed="a sampler"))()
+    values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+    return Sampler(name=value.text, settings=values)  # type: ignore[arg-type]

@@ -1,0 +1,686 @@
+"""Blocks of steps → steps of the plan: techniques, choices, `maybe`, `repeat`, groups and orders, and their knobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.plan.declared import Facts
+from optlang.plan.domains import values_of
+from optlang.plan.expressions import (
+    Binary,
+    Const,
+    Environment,
+    Expression,
+    KnobRef,
+    Unary,
+    conjunction,
+    evaluate,
+    references,
+)
+from optlang.plan.expressions import Member as MemberOf
+from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
+from optlang.plan.model import (
+    Apply,
+    Branch,
+    Choice,
+    Computed,
+    Domain,
+    Fixed,
+    Group,
+    IntDomain,
+    Maybe,
+    Order,
+    OrderDomain,
+    Param,
+    Repeat,
+    Searched,
+    SetDomain,
+    Setting,
+    Step,
+    Technique,
+)
+from optlang.plan.names import SORTS, Scope, closest, duplicate, listed, suggestion
+from optlang.plan.resolve import FIXED, Place, Resolver
+from optlang.syntax import tree
+
+Made: TypeAlias = "Later[Step | None]"
+
+COUNT = Param(name="the count", dimension="count", domain=None, required=True)
+
+
+@dataclass(slots=True, eq=False)
+class Steps:
+    """Reads blocks of steps. `used` are the techniques that were named."""
+
+    knobs: Knobs
+    facts: Facts
+    scope: Scope
+    used: dict[str, Technique] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    """Where each step stands, by its path; branches too."""
+
+    @property
+    def resolver(self) -> Resolver:
+        """Reads expressions and domains."""
+        return self.knobs.resolver
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Where problems go."""
+        return self.knobs.diagnostics
+
+    def block(self, statements: tuple[tree.Statement, ...], around: Around) -> Later[tuple[Step, ...]]:
+        """The steps of a block, each label once."""
+        labels: dict[str, Span] = {}
+        made = [self._statement(item, around, labels) for item in statements]
+
+        def build() -> tuple[Step, ...]:
+            found = [make() for make in made if make is not None]
+            return tuple(step for step in found if step is not None)
+
+        return build
+
+    def _claim(self, labels: dict[str, Span], label: str, span: Span, around: Around) -> None:
+        if label in labels:
+            duplicate(
+                self.diagnostics, label, span, labels[label], f"give one a label of its own: `NAME = {label}`"
+            )
+        labels.setdefault(label, span)
+        self.spans.setdefault(around.at(label), span)
+
+    def _statement(self, node: tree.Statement, around: Around, labels: dict[str, Span]) -> Made | None:
+        match node:
+            case tree.Element():
+                return self._element(node, around, labels)
+            case tree.Fix():
+                return self._fix(node, around, labels)
+            case tree.Vary():
+                return self._vary(node, around, labels)
+            case tree.Maybe():
+                return self._maybe(node, around, labels)
+            case tree.Repeat():
+                return self._repeat(node, around, labels)
+            case tree.Guard():
+                return self._guard(node, around, labels)
+        raise AssertionError(node)
+
+    # ---- one technique
+
+    def _element(self, node: tree.Element, around: Around, labels: dict[str, Span]) -> Made | None:
+        if not isinstance(node.value, tree.Path):
+            self._no_step(node.value)
+            return None
+        return self._named(node.value.parts[-1], node.value, node.block, node.when, node.span, around, labels)
+
+    def _fix(self, node: tree.Fix, around: Around, labels: dict[str, Span]) -> Made | None:
+        if isinstance(node.value, tree.Path):
+            return self._named(node.name, node.value, node.block, node.when, node.span, around, labels)
+        if isinstance(node.value, tree.Block):
+            self._claim(labels, node.name.text, node.name.span, around)
+            return self._group(node.name.text, node.value, node.when, node.span, around)
+        self.diagnostics.error(
+            "E510", f"`{node.name.text}` is a setting, and a step is expected", node.span, "not a step",
+            help="settings stand in the braces of their step: `static { samples = 3 }`",
+        )
+        return None
+
+    def _named(
+        self, label: tree.Name, path: tree.Path, block: tree.Block | None, when: tree.Expression | None,
+        span: Span, around: Around, labels: dict[str, Span],
+    ) -> Made | None:
+        if path.text == "none":
+            self.diagnostics.error(
+                "E302", "`none` is one way of a choice, and there is no choice here", path.span, "does nothing",
+                help="did you mean `in`? `NAME in { none; … }` is a choice",
+            )
+            return None
+        inner = self.resolver.unfold(path)
+        if isinstance(inner, tree.Block) and block is None:
+            self._claim(labels, label.text, label.span, around)
+            return self._group(label.text, inner, when, span, around)
+        self._claim(labels, label.text, label.span, around)
+        technique = self._technique(path, block)
+        guard = self.knobs.when(when, around)
+        if technique is None:
+            return None
+        below = around.below(label.text, *([guard] if guard else []))
+        settings = settings_of(self.knobs, f"`{technique.name.rpartition('.')[2]}`", technique.params, block, below)
+
+        def build() -> Step:
+            return Apply(
+                path=around.at(label.text), technique=technique.name, settings=settings(),
+                when=guard() if guard else None, location=self.knobs.locate(span),
+            )
+
+        return build
+
+    def _technique(self, path: tree.Path, block: tree.Block | None) -> Technique | None:
+        declared = self.scope.find(path)
+        if declared is not None and declared.sort == "technique":
+            technique = self.facts.technique(declared)
+            self.used[technique.name] = technique
+            return technique
+        poison(self.scope, block)
+        if declared is not None and declared.sort == "pipeline":
+            self.diagnostics.error(
+                "E106", "a `pipeline` is not in this version", path.span, "a pipeline",
+                help="write its steps into the study, in a group: `NAME = { … }`",
+            )
+        elif declared is not None:
+            self.diagnostics.error(
+                "E510", f"`{path.text}` is {SORTS[declared.sort]}, and a step is expected", path.span, "not a step",
+                help="runtimes stand in the target" if declared.sort == "runtime" else "a step is a technique",
+            )
+        elif path.text in self.resolver.inputs or self.resolver.let(path) is not None:
+            self.diagnostics.error("E510", f"`{path.text}` is a value, and a step is expected", path.span, "not a step")
+        elif not self.scope.silent(path):
+            self.diagnostics.error(
+                "E201", f"unknown technique `{path.text}`", path.span, "not declared in this study or the standard library",
+                help=suggestion(path.text, self.scope.names("technique"), "`optlang list techniques` names them all"),
+            )
+        return None
+
+    def _no_step(self, node: tree.Expression) -> None:
+        advice = "a step is a technique, with its settings in braces: `static { samples = 64 }`"
+        if isinstance(node, tree.Call):
+            advice = f"settings stand in braces: `{node.path.text} {{ … }}`"
+        if isinstance(node, tree.Binary) and isinstance(node.left, tree.Path) and isinstance(node.right, tree.Path):
+            advice = f"`-` subtracts: did you mean `{node.left.text}_{node.right.text}`?"
+        self.diagnostics.error("E510", "a step is expected", node.span, "not a step", help=advice)
+
+    # ---- several
+
+    def _group(
+        self, label: str, block: tree.Block, when: tree.Expression | None, span: Span, around: Around
+    ) -> Made:
+        guard = self.knobs.when(when, around)
+        steps = self.block(block.statements, around.below(label, *([guard] if guard else [])))
+        return lambda: Group(
+            path=around.at(label), steps=steps(), when=guard() if guard else None, location=self.knobs.locate(span)
+        )
+
+    def _guard(self, node: tree.Guard, around: Around, labels: dict[str, Span]) -> Made:
+        guard = self.knobs.when(node.condition, around)
+        assert guard is not None
+        made = [self._statement(item, around.under(guard), labels) for item in node.block.statements]
+
+        def build() -> Step:
+            found = [make() for make in made if make is not None]
+            steps = tuple(step for step in found if step is not None)
+            return Group(path="", steps=steps, when=guard(), location=self.knobs.locate(node.span))
+
+        return build
+
+    def _vary(self, node: tree.Vary, around: Around, labels: dict[str, Span]) -> Made | None:
+        domain = self.resolver.unfold(node.domain)
+        self._claim(labels, node.name.text, node.name.span, around)
+        if isinstance(domain, tree.AnyOrder):
+            return self._order(node, domain, around)
+        if isinstance(domain, tree.Block):
+            return self._choice(node, domain, around)
+        if isinstance(domain, tree.Range | tree.AnyValue) or (
+            isinstance(domain, tree.ListOf) and any(not isinstance(item, tree.Path) for item in domain.items)
+        ):
+            self.diagnostics.error(
+                "E510", f"`{node.name.text}` is a setting, and a step is expected", node.span, "not a step",
+                help="settings stand in the braces of their step: `static { samples in [64, 256] }`",
+            )
+        elif not (isinstance(domain, tree.Path) and self.scope.silent(domain)):
+            self.diagnostics.error(
+                "E302", "a choice lists its branches in braces", domain.span, "no branches",
+                help=f"write `{node.name.text} in {{ …; … }}`, or fix it with `=`",
+            )
+        self.scope.unknown.add(node.name.text)
+        return None
+
+    def _choice(self, node: tree.Vary, block: tree.Block, around: Around) -> Made | None:
+        path = around.at(node.name.text)
+        labels: dict[str, Span] = {}
+        kept: list[tuple[str, tree.Statement]] = []
+        for item in block.statements:
+            label = self._branch_label(item)
+            if label is None:
+                continue
+            if label[0] in labels:
+                self.diagnostics.error(
+                    "E405", f"`{label[0]}` is listed twice", label[1], "the second time",
+                    labels=(Label(labels[label[0]], "the first time"),),
+                    help=f"take one away, or give it a label of its own: `NAME = {label[0]}`",
+                )
+                continue
+            labels[label[0]] = label[1]
+            self.spans[f"{path}.{label[0]}"] = label[1]
+            kept.append((label[0], item))
+        if not kept:
+            if not block.statements:
+                self.diagnostics.error("E505", "a choice without branches", block.span, "nothing to choose from")
+            return None
+        if len(kept) == 1 and len(block.statements) == 1:
+            self.diagnostics.error(
+                "E505", f"a choice with one branch, `{kept[0][0]}`", block.span, "nothing to choose from",
+                help="fix it with `=`, or add `none`" if kept[0][0] != "none" else "add a second branch",
+            )
+        guard = self.knobs.when(node.when, around)
+        outer = around.under(guard) if guard else around
+        domain = SetDomain(values=tuple(label for label, _ in kept))
+        self.knobs.add(path, "choice", domain, "name", node.name.span, outer)
+        branches = [
+            (label, labels[label], self._branch(label, item, replace(outer, path=path, guards=(*outer.guards, _is(path, label)))))
+            for label, item in kept
+        ]
+
+        def build() -> Step | None:
+            built = tuple(Branch(name=label, steps=steps()) for label, _, steps in branches)
+            self._equal(built, [span for _, span, _ in branches])
+            if around.fixed is not None:
+                return None
+            return Choice(
+                path=path, branches=built, when=guard() if guard else None, location=self.knobs.locate(node.span)
+            )
+
+        return build
+
+    def _branch_label(self, item: tree.Statement) -> tuple[str, Span] | None:
+        if isinstance(item, tree.Element):
+            if isinstance(item.value, tree.Path):
+                last = item.value.parts[-1]
+                return self._unconditional(item.when, last)
+            self._no_step(item.value)
+            return None
+        if isinstance(item, tree.Fix | tree.Vary | tree.Repeat):
+            return self._unconditional(item.when, item.name)
+        if isinstance(item, tree.Maybe):
+            self.diagnostics.error(
+                "E505", "`maybe` cannot stand in a choice", item.keyword, "already a choice",
+                help="add `none` to the choice, and take `maybe` away",
+            )
+            return None
+        self._condition_on_branch(item.condition)
+        return None
+
+    def _unconditional(self, when: tree.Expression | None, name: tree.Name) -> tuple[str, Span]:
+        if when is not None:
+            self._condition_on_branch(when)
+        return name.text, name.span
+
+    def _condition_on_branch(self, when: tree.Expression) -> None:
+        self.diagnostics.error(
+            "E106", "a condition on one branch of a choice is not in this version", when.span,
+            help="say with `forbid` when the branch is not to be taken",
+        )
+
+    def _branch(self, label: str, item: tree.Statement, around: Around) -> Later[tuple[Step, ...]]:
+        if isinstance(item, tree.Element) and isinstance(item.value, tree.Path) and item.value.text == "none":
+            if item.block is not None:
+                self.diagnostics.error("E205", "`none` has no settings", item.block.span, help="take the braces away")
+            return tuple
+        made: Made | None
+        if isinstance(item, tree.Fix) and isinstance(item.value, tree.Block):
+            # The branch is the group: its steps stand right below the branch's label.
+            return self.block(item.value.statements, around.below(label))
+        inner = self.resolver.unfold(item.value) if isinstance(item, tree.Element) and isinstance(item.value, tree.Path) else None
+        if isinstance(inner, tree.Block):
+            return self.block(inner.statements, around.below(label))
+        made = self._statement(replace(item, when=None) if isinstance(item, tree.Element | tree.Fix | tree.Vary | tree.Repeat) else item, around, {})
+
+        def build() -> tuple[Step, ...]:
+            step = made() if made is not None else None
+            return (step,) if step is not None else ()
+
+        return build
+
+    def _equal(self, branches: tuple[Branch, ...], spans: list[Span]) -> None:
+        seen: dict[tuple[str, ...], int] = {}
+        for index, branch in enumerate(branches):
+            if not branch.steps:
+                continue
+            shape = tuple(_shape(step) for step in branch.steps)
+            if shape in seen:
+                self.diagnostics.error(
+                    "E505", f"`{branch.name}` does what `{branches[seen[shape]].name}` does", spans[index], "the same again",
+                    labels=(Label(spans[seen[shape]], "the first"),), help="take one away, or let them differ",
+                )
+            seen.setdefault(shape, index)
+
+    def _order(self, node: tree.Vary, order: tree.AnyOrder, around: Around) -> Made | None:
+        path = around.at(node.name.text)
+        guard = self.knobs.when(node.when, around)
+        outer = around.under(guard) if guard else around
+        members: list[tuple[str, tree.Statement]] = []
+        for item in order.block.statements:
+            label = _label_of(item)
+            if label is None:
+                if isinstance(item, tree.Guard):
+                    self.diagnostics.error(
+                        "E106", "a `when` block in an order is not in this version", item.span,
+                        help="put the condition behind each statement",
+                    )
+                else:
+                    assert isinstance(item, tree.Element)
+                    self._no_step(item.value)
+                continue
+            members.append((label, item))
+        if len(members) < 2:
+            self.diagnostics.error(
+                "E505", "an order needs at least two steps", order.span, "nothing to put in order",
+                help="write the step without `any order`",
+            )
+            return None
+        if len(members) > 7:
+            self.diagnostics.error(
+                "E106", "an order of more than 7 steps is not in this version", order.span,
+                help="fix the order of some of them, in groups",
+            )
+            return None
+        domain = OrderDomain(labels=tuple(dict.fromkeys(label for label, _ in members)))
+        self.knobs.add(path, "order", domain, "names", node.name.span, outer)
+        labels: dict[str, Span] = {}
+        inside = replace(outer, path=path)
+        made = [(label, self._statement(item, inside, labels)) for label, item in members]
+
+        def build() -> Step | None:
+            if around.fixed is not None:
+                return None
+            found = [(label, make()) for label, make in made if make is not None]
+            return Order(
+                path=path,
+                members=tuple(Branch(name=label, steps=(step,) if step is not None else ()) for label, step in found),
+                when=guard() if guard else None, location=self.knobs.locate(node.span),
+            )
+
+        return build
+
+    def _maybe(self, node: tree.Maybe, around: Around, labels: dict[str, Span]) -> Made | None:
+        inner = node.statement
+        advice = {
+            tree.Vary: "add `none` to the choice" if isinstance(inner, tree.Vary) else "",
+            tree.Repeat: "count from 0",
+            tree.Maybe: "one `maybe` is enough",
+            tree.Guard: "put `maybe` before the steps in the block",
+        }.get(type(inner))
+        if isinstance(inner, tree.Fix) and not isinstance(inner.value, tree.Path | tree.Block):
+            advice = "a fixed value is always there"
+        if isinstance(inner, tree.Vary) and isinstance(self.resolver.unfold(inner.domain), tree.AnyOrder):
+            advice = "put the order in a group: `maybe NAME = { … }`"
+        if advice is not None:
+            self.diagnostics.error("E505", "`maybe` cannot stand here", node.keyword, "in or out?", help=advice)
+            return self._statement(inner, around, labels) if not isinstance(inner, tree.Maybe) else None
+        assert isinstance(inner, tree.Fix | tree.Element)
+        label = _label_of(inner)
+        if label is None:
+            return self._statement(inner, around, labels)
+        path = around.at(label)
+        guard = self.knobs.when(inner.when, around)
+        outer = around.under(guard) if guard else around
+        name = inner.name.span if isinstance(inner, tree.Fix) else inner.value.span
+        self.knobs.add(path, "maybe", SetDomain(values=(False, True)), "bool", name, outer)
+        made = self._statement(replace(inner, when=None), outer.under(_constant(KnobRef(path=path))), labels)
+        if made is None:
+            return None
+        make = made
+
+        def build() -> Step | None:
+            step = make()
+            if step is None or around.fixed is not None:
+                return None
+            return Maybe(
+                path=path, steps=(step,), when=guard() if guard else None, location=self.knobs.locate(node.span)
+            )
+
+        return build
+
+    def _repeat(self, node: tree.Repeat, around: Around, labels: dict[str, Span]) -> Made | None:
+        self._claim(labels, node.name.text, node.name.span, around)
+        path = around.at(node.name.text)
+        guard = self.knobs.when(node.when, around)
+        outer = around.under(guard) if guard else around
+        inside = outer.below(node.name.text, repeat=path)
+        count: int | None = None
+        if node.fixed:
+            count = self._count(node)
+        else:
+            domain = self.resolver.domain(node.count, COUNT)
+            if domain is not None and (domain := self._rounds(node, domain)) is not None:
+                self.knobs.add(path, "repeat", domain, "count", node.name.span, outer)
+                if min(_ints(domain)) == 0:
+                    inside = inside.under(
+                        _constant(Binary(operator=">=", left=KnobRef(path=path), right=Const(value=1)))
+                    )
+            else:
+                self.scope.unknown.add(node.name.text)
+        steps = self.block(node.block.statements, inside)
+        return lambda: Repeat(
+            path=path, count=count, steps=steps(), when=guard() if guard else None, location=self.knobs.locate(node.span)
+        )
+
+    def _count(self, node: tree.Repeat) -> int:
+        fixed = self.resolver.constant(node.count, COUNT, FIXED)
+        count = fixed.value if fixed is not None else 1
+        assert isinstance(count, int)
+        if count < 1:
+            self.diagnostics.error(
+                "E507", f"repeated {count} times", node.count.span, "never" if count == 0 else "fewer than none",
+                help="take the block away, or search the count: `in 0 .. 3`",
+            )
+            return 1
+        return count
+
+    def _rounds(self, node: tree.Repeat, domain: Domain) -> Domain | None:
+        counts = _ints(domain)
+        if min(counts) < 0 or max(counts) < 1 or max(counts) > 1000:
+            self.diagnostics.error(
+                "E507", "a count of rounds lies between 0 and 1000", node.count.span,
+                "fewer than none" if min(counts) < 0 else "never" if max(counts) < 1 else "too many",
+                help="write `0 .. 3` for none to three rounds",
+            )
+            return None
+        return domain
+
+
+def settings_of(
+    knobs: Knobs, said: str, params: tuple[Param, ...], block: tree.Block | None, around: Around
+) -> Later[dict[str, Setting]]:
+    """The settings in `block` for the declared parameters, with the defaults of those that are not there.
+
+    A setting whose parameter is declared `when` something else has a value, is there only then.
+    """
+    resolver, diagnostics = knobs.resolver, knobs.diagnostics
+    declared = {param.name: param for param in params}
+    written: dict[str, tuple[Span, Later[Setting | None]]] = {}
+    conditions: dict[str, Once[Expression | None]] = {}
+
+    for statement in block.statements if block is not None else ():
+        if not isinstance(statement, tree.Fix | tree.Vary):
+            diagnostics.error(
+                "E302", f"a setting of {said} is expected", statement.span, "not a setting",
+                help=f"settings are {listed(declared)}: `NAME = value` or `NAME in {{…}}`" if declared else "it has none",
+            )
+            continue
+        name = statement.name
+        if statement.when is not None:
+            diagnostics.error(
+                "E106", "a condition on one setting is not in this version", statement.when.span,
+                help="write the step twice, in two branches or behind two conditions",
+            )
+        if name.text in written:
+            duplicate(diagnostics, name.text, name.span, written[name.text][0], "keep one of them")
+            continue
+        param = declared.get(name.text)
+        if param is None:
+            resolver.scope.unknown.add(name.text)
+            meant = closest(name.text, declared)
+            if meant is not None:
+                resolver.scope.unknown.add(meant)
+            diagnostics.error(
+                "E205", f"{said} has no parameter `{name.text}`", name.span, "not declared",
+                help=f"did you mean `{meant}`?" if meant else f"it has {listed(declared)}" if declared else "it has none",
+            )
+            continue
+        if isinstance(statement, tree.Fix):
+            written[name.text] = (name.span, _fixed(knobs, statement, param, around))
+            continue
+        if param.dimension in ("names", "model", "string") and param.domain is None:
+            diagnostics.error(
+                "E302", f"`{name.text}` cannot be searched", statement.span, "a knob",
+                help="fix it with `=`: " + ('`["head", "*.norm"]`' if param.dimension == "names" else "one text"),
+            )
+            continue
+        path = around.at(name.text)
+        domain = resolver.domain(statement.domain, param)
+        if domain is None:
+            resolver.scope.unknown.add(name.text)
+            written[name.text] = (name.span, _nothing)
+            continue
+        guards: list[Guard] = []
+        if param.when is not None:
+            condition = conditions[name.text] = Once(lambda param=param: holds_when(param, build_siblings()))  # type: ignore[misc]
+            guards.append(condition)
+        added = knobs.add(path, "value", domain, param.dimension, name.span, around, param.help, *guards)
+        written[name.text] = (name.span, _searched(path) if added else _nothing)
+
+    def resolve() -> dict[str, Setting]:
+        found: dict[str, Setting] = {}
+        for param in params:
+            if param.name in written:
+                setting = written[param.name][1]()
+                if setting is not None:
+                    found[param.name] = setting
+            elif not param.required:
+                found[param.name] = Fixed(value=param.default)
+            elif block is not None or param.required:
+                diagnostics.error(
+                    "E205", f"{said} needs `{param.name}`", block.span if block is not None else _span_of(knobs, around),
+                    "not set", help=f"add `{param.name} = …`",
+                )
+        return found
+
+    build_siblings: Once[dict[str, Setting]] = Once(resolve)
+
+    def build() -> dict[str, Setting]:
+        found = build_siblings()
+        kept: dict[str, Setting] = {}
+        for param in params:
+            setting = found.get(param.name)
+            if setting is None:
+                continue
+            if param.when is not None:
+                when = holds_when(param, found)
+                if when == Const(value=False):
+                    if param.name in written:
+                        diagnostics.warn(
+                            "W409", f"`{param.name}` is never used here", written[param.name][0],
+                            "its condition is never true", help="take it away, or change what it depends on",
+                        )
+                    continue
+                setting = setting.model_copy(update={"when": when})
+            kept[param.name] = setting
+        return kept
+
+    return build
+
+
+def holds_when(param: Param, settings: dict[str, Setting]) -> Expression | None:
+    """When a parameter counts, given its siblings' settings: None always, `false` never, else a condition."""
+    if param.when is None:
+        return None
+    condition = _substituted(param.when, settings)
+    if any(True for _ in references(condition)):
+        return condition
+    return None if evaluate(condition, Environment()) else Const(value=False)
+
+
+def _substituted(expression: Expression, settings: dict[str, Setting]) -> Expression:
+    match expression:
+        case KnobRef(path=name):
+            match settings.get(name):
+                case Fixed(value=value):
+                    return Const(value=value)
+                case Searched(knob=knob):
+                    return KnobRef(path=knob)
+                case Computed(expression=inner):
+                    return inner
+            return Const(value=None)
+        case Unary(operand=operand):
+            return expression.model_copy(update={"operand": _substituted(operand, settings)})
+        case Binary(left=left, right=right):
+            return expression.model_copy(
+                update={"left": _substituted(left, settings), "right": _substituted(right, settings)}
+            )
+        case MemberOf(value=value):
+            return expression.model_copy(update={"value": _substituted(value, settings)})
+    return expression
+
+
+def _fixed(knobs: Knobs, statement: tree.Fix, param: Param, around: Around) -> Later[Setting | None]:
+    resolver = knobs.resolver
+    place = FIXED if around.fixed is not None else Place(f"`{param.name}`", knobs=True, rounds=around.rounds)
+    if around.fixed is not None and around.rounds:
+        place = replace(place, rounds=around.rounds)
+    if statement.block is not None:
+        knobs.diagnostics.error(
+            "E302", f"`{param.name}` is a value without settings", statement.block.span, "settings of what?",
+            help="take the braces away",
+        )
+    return lambda: resolver.setting(statement.value, param, place)
+
+
+def _searched(path: str) -> Callable[[], Setting | None]:
+    return lambda: Searched(knob=path)
+
+
+def _nothing() -> Setting | None:
+    return None
+
+
+def _span_of(knobs: Knobs, around: Around) -> Span:
+    return Span("", 0, 0)
+
+
+def _is(path: str, label: str) -> Guard:
+    return _constant(Binary(operator="==", left=KnobRef(path=path), right=Const(value=label)))
+
+
+def _constant(expression: Expression) -> Guard:
+    return lambda: expression
+
+
+def _label_of(item: tree.Statement) -> str | None:
+    match item:
+        case tree.Element(value=tree.Path(parts=parts)):
+            return parts[-1].text
+        case tree.Fix(name=name) | tree.Vary(name=name) | tree.Repeat(name=name):
+            return name.text
+        case tree.Maybe(statement=inner):
+            return _label_of(inner)
+    return None
+
+
+def _ints(domain: Domain) -> list[int]:
+    if isinstance(domain, IntDomain):
+        return [domain.low, domain.high]
+    return [int(value) for value in values_of(domain) or ()]
+
+
+def _shape(step: Step) -> str:
+    # What a step does, without its place and its label.
+    match step:
+        case Apply(technique=technique, settings=settings):
+            return f"{technique} {sorted((name, setting.model_dump_json()) for name, setting in settings.items())}"
+        case Group(steps=steps, when=None):
+            return " ".join(_shape(inner) for inner in steps)
+    return step.model_dump_json(exclude={"location"})
+
+
+def poison(scope: Scope, block: tree.Block | None) -> None:
+    """Remember the settings of something unknown, so that whoever names them is not told a second time."""
+    for statement in block.statements if block is not None else ():
+        if isinstance(statement, tree.Vary | tree.Fix):
+            scope.unknown.add(statement.name.text)
+            if isinstance(statement, tree.Vary) and isinstance(statement.domain, tree.Block):
+                poison(scope, statement.domain)
+
+
+__all__ = ["COUNT", "Steps", "conjunction", "holds_when", "poison", "settings_of"]
