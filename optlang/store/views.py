@@ -69,7 +69,7 @@ class _Metric:
     """One metric of a study: its columns' names, and what they are worth in the joined tables."""
 
     name: str
-    direction: str | None
+    kind: str
     value: str
     against: tuple[str, str] | None
     """The suffix of the column that compares with the baseline ("x" or "lost"), and the comparison."""
@@ -101,6 +101,7 @@ def view_statements(
 def _metrics(plan: Plan, there: Iterable[tuple[str, str]], wide: _Wide) -> dict[tuple[str | None, str], _Metric]:
     """The metrics of a run by target (None: the only one, or the worst of several) and name."""
     declared = {item["name"]: item["direction"] for item in plan.get("metrics", ())}
+    whole = {item["name"] for item in plan.get("metrics", ()) if item.get("dimension") in ("bytes", "count")}
     targets = [item["name"] for item in plan.get("targets", ())]
     there = list(there)
     names = {metric for _, metric in there} | {_metric_name(ref["metric"]) for ref in _wanted(plan)}
@@ -117,7 +118,9 @@ def _metrics(plan: Plan, there: Iterable[tuple[str, str]], wide: _Wide) -> dict[
             against = ("x", f"coalesce(w.{column}_x, b.{column} / nullif(w.{column}, 0))")
         elif direction == "maximize":
             against = ("lost", f"b.{column} - w.{column}")
-        found[target, name] = _Metric(column_name(name, target), direction, f"w.{column}", against)
+        found[target, name] = _Metric(
+            column_name(name, target), "BIGINT" if name in whole else "DOUBLE", f"w.{column}", against
+        )
     return found
 
 
@@ -162,7 +165,7 @@ def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mappin
         for (target, name), metric in found.items():
             if name == "latency.p50":
                 columns.add(run, column_name("latency", target), metric.value, "DOUBLE")
-            columns.add(run, metric.name, metric.value, "DOUBLE")
+            columns.add(run, metric.name, metric.value, metric.kind)
     for run, found in metrics.items():
         for (target, name), metric in found.items():
             if metric.against is not None:

@@ -1,0 +1,239 @@
+"""What there is to say of a study's front and of its techniques alone, as data. Knows nothing of how it is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optlang.report.studies import Chosen, choose
+from optlang.report.words import describe
+from optlang.store.reader import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A metric of a trial with its 95 % interval, and how it compares with the baseline.
+
+    `times` is baseline ÷ trial where less is better, `lost` baseline − trial where more is better; the other is None.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    low: float | None
+    high: float | None
+    times: float | None
+    times_low: float | None
+    times_high: float | None
+    lost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A trial in words and figures."""
+
+    trial: int
+    origin: str
+    words: str
+    figures: Mapping[str, Figure]
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A requirement that a trial did not meet: its text, and how far off it was (a share of the bound)."""
+
+    text: str
+    by: float
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A trial that met not all requirements."""
+
+    member: Member
+    missed: tuple[Missed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """A study's newest run: its front, or what came nearest where nothing met the requirements.
+
+    `metrics` are those to show, in order, `states` how many trials (baseline and ladder not counted) ended how, and
+    `best` the member that trades best: the largest gain for at most a point of quality, None where there is none.
+    """
+
+    study: str
+    run: str
+    title: str
+    metrics: tuple[str, ...]
+    requires: tuple[str, ...]
+    members: tuple[Member, ...]
+    nearest: tuple[Near, ...]
+    states: Mapping[str, int]
+    best: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoffs:
+    """What each technique alone does to the study's model: rows of the view `tradeoffs`, and why some failed."""
+
+    study: str
+    quality: str
+    rows: tuple[Mapping[str, Any], ...]
+    failed: Mapping[int, str]
+
+
+def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) -> Front:
+    """The front of a study (its name, its file's path, or the one that ran last)."""
+    chosen = choose(reader, study)
+    plan = _plan(reader, chosen)
+    members = [row[0] for row in reader.query("SELECT trial FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows]
+    near = reader.query(
+        "SELECT trial, violations FROM trials WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0", [chosen.run]
+    ).rows  # fmt: skip
+    missed = {trial: _missed(violations) for trial, violations in near}
+    order = sorted(missed, key=lambda trial: (sum(max(item.by, 0) for item in missed[trial]), trial))[:nearest]
+    shown = [trial for trial in members if trial != 0]
+    wanted = members if shown else members + order
+    told = {member.trial: member for member in load_members(reader, chosen, plan, wanted)}
+    members.sort(key=lambda trial: _place(plan, told[trial]))
+    states = dict(
+        reader.query(
+            "SELECT state, count(*) FROM trials WHERE run = ? AND origin NOT IN ('baseline', 'ladder') GROUP BY state ORDER BY state",
+            [chosen.run],
+        ).rows
+    )
+    return Front(
+        chosen.study, chosen.run, chosen.title, _metrics(plan, told.values()),
+        tuple(item["text"] for item in plan.get("requires", ())), tuple(told[trial] for trial in members),
+        () if shown else tuple(Near(told[trial], missed[trial]) for trial in order), states,
+        _best(plan, [told[trial] for trial in shown]),
+    )  # fmt: skip
+
+
+def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
+    """The ladder of a study: each technique alone, on each runtime."""
+    chosen = choose(reader, study)
+    answer = reader.query("SELECT * FROM tradeoffs WHERE study = ?", [chosen.study])
+    names = [column.name for column in answer.columns]
+    rows = answer.dicts()
+    candidates = names[names.index("latency_same_runtime_x") + 1 : names.index("trial")]
+    quality = next((name for name in candidates if any(row[name] is not None for row in rows)), candidates[0])
+    failed = dict(
+        reader.query(
+            "SELECT trial, coalesce(reason, state) FROM trials WHERE run = ? AND state IN ('failed', 'infeasible')", [chosen.run]
+        ).rows
+    )
+    return Tradeoffs(chosen.study, quality, tuple(rows), failed)
+
+
+def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials: Sequence[int]) -> list[Member]:
+    """Trials of a study's newest run, in words and figures, in the order asked for."""
+    rows = reader.query("SELECT * FROM results WHERE run = ?", [chosen.run]).dicts()
+    results = {row["trial"]: row for row in rows if row["trial"] in set(trials)}
+    points = {
+        row["trial"]: row | {"point": json.loads(row["point"] or "{}")}
+        for row in reader.query("SELECT trial, runtime, point FROM trials WHERE run = ?", [chosen.run]).dicts()
+    }
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for row in reader.query(
+        "SELECT trial, path, technique, settings FROM steps WHERE run = ? ORDER BY trial, position", [chosen.run]
+    ).dicts():
+        steps.setdefault(row["trial"], []).append(row | {"settings": json.loads(row["settings"] or "{}")})
+    figures: dict[int, list[dict[str, Any]]] = {}
+    # One target: its figures. Several: the worst, as the study's goals mean it.
+    for row in reader.query(
+        "SELECT trial, metric, arg_max({'value': value, 'unit': unit, 'low': low, 'high': high, 'ratio': ratio, "
+        "'ratio_low': ratio_low, 'ratio_high': ratio_high}, pass) AS got FROM measurements WHERE run = ? "
+        "GROUP BY trial, target, metric ORDER BY trial, metric", [chosen.run],
+    ).dicts():  # fmt: skip
+        figures.setdefault(row["trial"], []).append(row["got"] | {"metric": row["metric"]})
+    return [
+        Member(
+            trial, results[trial]["origin"], describe(plan, points[trial], steps.get(trial, ())),
+            {item.metric: item for item in _figures(results[trial], figures.get(trial, ()))},
+        )
+        for trial in trials
+    ]  # fmt: skip
+
+
+def _figures(row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    found = []
+    for name in dict.fromkeys(item["metric"] for item in measured):
+        column = name.replace(".", "_")
+        value = _number(row.get(column))
+        if value is None:
+            continue
+        # The view took the worst of several targets: the interval is that one's.
+        item = min((item for item in measured if item["metric"] == name), key=lambda item: abs((item["value"] or 0) - value))
+        ratio = item["ratio"] is not None
+        found.append(Figure(
+            name, value, item["unit"] or "", item["low"], item["high"], _number(row.get(f"{column}_x")),
+            item["ratio_low"] if ratio else None, item["ratio_high"] if ratio else None, _number(row.get(f"{column}_lost")),
+        ))  # fmt: skip
+    return found
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _plan(reader: Reader, chosen: Chosen) -> Mapping[str, Any]:
+    text = reader.query("SELECT plan FROM runs WHERE run = ?", [chosen.run]).rows[0][0]
+    plan: Mapping[str, Any] = json.loads(text) if text else {}
+    return plan
+
+
+def load_plan(reader: Reader, chosen: Chosen) -> Mapping[str, Any]:
+    """The plan of a study's newest run, as JSON."""
+    return _plan(reader, chosen)
+
+
+def _place(plan: Mapping[str, Any], member: Member) -> tuple[bool, float, int]:
+    """The baseline first, then by the first objective, best first."""
+    objective = next(iter(plan.get("objectives", ())), None)
+    name = objective["metric"]["metric"] if objective else ""
+    figure = member.figures.get("latency.p50" if name == "latency" else name)
+    if objective is None or figure is None:
+        return (member.trial != 0, math.inf, member.trial)
+    if figure.times is not None and name.startswith("latency"):
+        return (member.trial != 0, -figure.times, member.trial)
+    return (member.trial != 0, figure.value if objective["direction"] == "minimize" else -figure.value, member.trial)
+
+
+def _missed(violations: str | None) -> tuple[Missed, ...]:
+    return tuple(Missed(item["text"], float(item["by"] or 0)) for item in json.loads(violations or "[]"))
+
+
+def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:
+    """Size, latency and what the task is judged by, then whatever else the study asks for."""
+    there = {name for member in members for name in member.figures}
+    task = [item["name"] for item in plan.get("metrics", ()) if item.get("task")]
+    goals = ["latency.p50" if name == "latency" else name for name in (item["metric"]["metric"] for item in plan.get("objectives", ()))]
+    quality = [name for name in (*(name for name in goals if name in task), *task) if name in there][:1]
+    if "accuracy" in there:
+        quality = ["accuracy"]
+    wanted = ["size", "latency.p50", "latency.p95", *quality, *goals]
+    return tuple(name for name in dict.fromkeys(wanted) if name in there)
+
+
+def _best(plan: Mapping[str, Any], members: Sequence[Member]) -> int | None:
+    """The largest gain over the minimized objectives together, for at most a point of a ratio lost where that is to be had."""
+    goals = [
+        "latency.p50" if item["metric"]["metric"] == "latency" else item["metric"]["metric"] for item in plan.get("objectives", ())
+    ]
+
+    def lost(member: Member) -> float:
+        return max((figure.lost or 0.0 for name in goals if (figure := member.figures.get(name)) and figure.unit == "ratio"), default=0.0)
+
+    def gain(member: Member) -> float:
+        times = [figure.times for name in goals if (figure := member.figures.get(name)) and figure.times]
+        return sum(math.log(value) for value in times)
+
+    cheap = [member for member in members if lost(member) <= 0.01]
+    if cheap:
+        return max(cheap, key=lambda member: (gain(member), -member.trial)).trial
+    return min(members, key=lambda member: (lost(member), -gain(member))).trial if members else None

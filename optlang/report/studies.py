@@ -1,0 +1,77 @@
+"""Which study and which trial an argument of the command line means."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from optlang.forms import OptlangError
+from optlang.store.reader import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A study of a database, and its newest run."""
+
+    study: str
+    run: str
+    title: str
+    file: str | None
+
+
+def choose(reader: Reader, argument: str | None = None) -> Chosen:
+    """The study by its name or the path of its file; without an argument the one that ran last.
+
+    OptlangError: there is none, or none of that name (with the nearest).
+    """
+    rows = reader.query(
+        "SELECT s.study, arg_max(r.run, greatest(r.started, n.started)) AS run, any_value(s.title) AS title, "
+        "any_value(s.file) AS file, max(greatest(r.started, n.started)) AS last "
+        "FROM studies s JOIN runs r ON r.study = s.study LEFT JOIN sessions n ON n.run = r.run "
+        "GROUP BY s.study ORDER BY last DESC"
+    ).dicts()
+    found = [Chosen(row["study"], row["run"], row["title"] or "", row["file"]) for row in rows]
+    where = ", ".join(str(db) for db in reader.dbs)
+    if not found:
+        raise OptlangError(f"{where} holds no study yet", help="`optlang run STUDY.opt` searches one")
+    if argument is None:
+        return found[0]
+    name = _named(argument, found)
+    for item in found:
+        if item.study == name:
+            return item
+    names = [item.study for item in found]
+    near = difflib.get_close_matches(name, names, 1)
+    raise OptlangError(
+        f"there is no study `{name}` in {where}",
+        help=f"did you mean `{near[0]}`?" if near else f"it holds {', '.join(f'`{item}`' for item in names)}",
+    )
+
+
+def _named(argument: str, found: list[Chosen]) -> str:
+    """The name that an argument stands for: itself, or what the file says that it is the path of."""
+    path = Path(argument)
+    if path.suffix != ".opt" or argument in {item.study for item in found}:
+        return argument
+    for item in found:
+        if item.file is not None and Path(item.file).resolve() == path.resolve():
+            return item.study
+    try:
+        declared = re.search(r"^[ \t]*study[ \t]+(\w+)", path.read_text(encoding="utf-8-sig"), re.MULTILINE)
+    except OSError:
+        declared = None
+    return declared[1] if declared else path.stem
+
+
+def check_trial(reader: Reader, chosen: Chosen, trial: int) -> None:
+    """OptlangError with the nearest numbers where the study's newest run has no such trial."""
+    numbers = [row[0] for row in reader.query("SELECT trial FROM trials WHERE run = ? ORDER BY trial", [chosen.run]).rows]
+    if trial in numbers:
+        return
+    near = sorted(sorted(numbers, key=lambda number: abs(number - trial))[:3])
+    raise OptlangError(
+        f"`{chosen.study}` has no trial {trial}",
+        help=f"the nearest are {', '.join(map(str, near))}" if near else "no trial of it has begun",
+    )

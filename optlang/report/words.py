@@ -1,0 +1,77 @@
+"""A trial in words: its steps with what was searched in them, and its runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optlang.report.quantities import digits, in_bytes, in_seconds
+
+
+def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a trial is: `2 × (channels 30%, finetune lr 0.002), static entropy samples 256 · onnxruntime graph all`.
+
+    `trial` is its row in `trials` (point decoded), `steps` its rows in `steps` in order.
+    """
+    knobs = {knob["path"]: knob for knob in plan.get("knobs", ())}
+    point: Mapping[str, Any] = trial.get("point") or {}
+    done = [_step(step, knobs, point) for step in steps]
+    runtime = trial.get("runtime") or ""
+    settings = [
+        _setting(path.rsplit(".", 1)[1], value, knobs.get(path))
+        for path, value in point.items()
+        if path.endswith(f".runtime.{runtime}.{path.rsplit('.', 1)[-1]}")
+    ]
+    if trial.get("trial") == 0:
+        work = "baseline"
+    else:
+        work = ", ".join(repeated(done)) or "as it is"
+    return " · ".join(part for part in (work, " ".join([runtime, *settings])) if part)
+
+
+def _step(step: Mapping[str, Any], knobs: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """The technique, with the settings of it that the search decided."""
+    name = str(step["technique"] or step["path"]).rsplit(".", 1)[-1]
+    settings: Mapping[str, Any] = step.get("settings") or {}
+    said = [
+        _setting(key, value, knobs[f"{step['path']}.{key}"])
+        for key, value in settings.items()
+        if f"{step['path']}.{key}" in point and f"{step['path']}.{key}" in knobs
+    ]
+    return " ".join([name, *said])
+
+
+def _setting(name: str, value: Any, knob: Mapping[str, Any] | None) -> str:
+    dimension = knob["dimension"] if knob else None
+    if isinstance(value, bool) or value is None:
+        return f"{name} {'yes' if value else 'no'}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return f"{name} {'→'.join(map(str, value))}"
+    if dimension == "ratio":
+        return f"{name} {round(100 * value, 2):g}%"
+    if dimension == "bytes":
+        return f"{name} {in_bytes(value)}"
+    if dimension == "time":
+        return f"{name} {in_seconds(value)}"
+    return f"{name} {value if isinstance(value, int) else digits(value, 2)}"
+
+
+def repeated(words: Sequence[str]) -> list[str]:
+    """The words with blocks that come several times in a row written once: a, b, a, b, c is `2 × (a, b)`, c."""
+    found: list[str] = []
+    at = 0
+    while at < len(words):
+        best, turns = 1, 1
+        for length in range(1, (len(words) - at) // 2 + 1):
+            count = 1
+            while list(words[at + count * length : at + (count + 1) * length]) == list(words[at : at + length]):
+                count += 1
+            if count > 1 and count * length > best * turns:
+                best, turns = length, count
+        block = list(words[at : at + best])
+        text = ", ".join(block)
+        found.append(text if turns == 1 else f"{turns} × ({text})" if best > 1 else f"{turns} × {text}")
+        at += best * turns
+    return found
