@@ -1,0 +1,274 @@
+"""Writes a torch module as an ONNX file with a dynamic batch axis, and proves that both give the same answers.
+
+It knows no runtime's wishes and no quantization.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from optlang.forms import Refusal, Subject
+from optlang.workload import modules, objects
+
+if TYPE_CHECKING:
+    import numpy
+    from onnx import GraphProto, ModelProto
+
+    from optlang.workload.data import Data
+
+OPSET = 18
+"""The newest one that every runtime here reads and that the exporter writes without converting (it knows up to 20)."""
+
+# The wrapper's attribute: an unlikely name, since it is taken out of all names of the graph afterwards.
+_INNER = "_optlang_inner"
+# Traced with two samples and checked with three: what was traced as a constant then shows.
+_TRACED, _CHECKED = 2, 3
+# Protocol buffers end at 2 GiB; above, weights lie in a file beside.
+_LARGE = 1_900_000_000
+_TOLERANCE = 1e-3
+
+_QUIET: tuple[tuple[str, type[Warning]], ...] = (
+    (r"You are using the legacy TorchScript-based ONNX export", DeprecationWarning),
+    (r"The feature will be removed\. Please remove usage of this function", DeprecationWarning),
+    (r".*torch\.jit\..* is deprecated", DeprecationWarning),
+    # What follows warns of values that became constants; the check with another batch size answers that.
+    (r".*", torch.jit.TracerWarning),
+    (r"Exporting a model to ONNX with a batch_size other than 1", UserWarning),
+    (r"Constant folding", UserWarning),
+)
+
+
+class _Named(nn.Module):
+    """Takes tensors in order, gives tensors in order: the exporter knows nothing of dictionaries."""
+
+    def __init__(self, inner: nn.Module, inputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self._inputs = inputs
+        setattr(self, _INNER, inner)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(self._inputs, values, strict=True))
+        return tuple(modules.call(getattr(self, _INNER), named).values())
+
+
+def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
+    """Write the module of `subject` to `path`; weights of more than 2 GB go to `path`.data beside it.
+
+    Inputs are named as the data name them, outputs as `modules.call` names them; the first axis of each is the batch.
+    The torch.export-based exporter takes a hundred times as long for the same graph, so the older one is used. Raises
+    `Refusal` with the operator where there is no ONNX for it, and where the graph's answers are not the module's.
+    """
+    if subject.form != "module":
+        raise Refusal(f"a model in the form {subject.form} cannot be exported to ONNX, only a torch module")
+    module: nn.Module = subject.model
+    training = module.training
+    module.eval()
+    try:
+        example = data.example(_TRACED)
+        # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
+        with torch.no_grad(), objects.user_code("running the model", study):
+            outputs = tuple(modules.call(module, example))
+        model = _traced(module, example, outputs, path.parent)
+        _clean(model)
+        _write(model, path)
+        _check(module, data.example(_CHECKED), path)
+    finally:
+        module.train(training)
+
+
+def _traced(module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str, ...], folder: Path) -> ModelProto:
+    import onnx
+
+    names = tuple(example)
+    batch = {name: {0: "batch"} for name in (*names, *outputs)}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _quiet(), torch.no_grad():
+        file = Path(scratch) / "traced.onnx"
+        try:
+            torch.onnx.export(
+                _Named(module, names).eval(), tuple(example.values()), str(file), input_names=list(names),
+                output_names=list(outputs), dynamic_axes=batch, opset_version=OPSET, do_constant_folding=True,
+                dynamo=False,
+            )
+        except Exception as error:
+            raise Refusal(
+                f"the model cannot be exported to ONNX: {_first_line(error)}",
+                help="write that part of forward with other operators, or keep to the runtime eager",
+            ) from error
+        return onnx.load(file)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message, category in _QUIET:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+# ---- the file
+
+
+def _clean(model: ModelProto) -> None:
+    """Take out what only costs bytes, and give nodes and weights the names that the module has for them."""
+    graph = model.graph
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for inner in _graphs(graph):
+        inner.doc_string = ""
+        del inner.metadata_props[:]
+        for node in inner.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+        for value in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
+            value.doc_string = ""
+    _unwrap(graph)
+    _share(graph)
+    _rename(graph)
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from _graphs(inner)
+
+
+def _redirect(graph: GraphProto, names: Mapping[str, str]) -> None:
+    for inner in _graphs(graph):
+        for node in inner.node:
+            for index, name in enumerate(node.input):
+                if name in names:
+                    node.input[index] = names[name]
+
+
+def _unwrap(graph: GraphProto) -> None:
+    """Replace the Identity nodes by which the exporter shares equal weights.
+
+    A vector gets its copy back, since the int8 bias of each layer needs a scale of its own; quantizers look for
+    initializers, not for what an Identity makes of them.
+    """
+    stored = {item.name: item for item in graph.initializer}
+    answers = {item.name for item in graph.output}
+    again: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        source = stored.get(node.input[0]) if node.op_type == "Identity" else None
+        if source is None or node.output[0] in answers:
+            kept.append(node)
+        elif len(source.dims) < 2:
+            copy = graph.initializer.add()
+            copy.CopyFrom(source)
+            copy.name = node.output[0]
+        else:
+            again[node.output[0]] = source.name
+    del graph.node[:]
+    graph.node.extend(kept)
+    _redirect(graph, again)
+
+
+def _share(graph: GraphProto) -> None:
+    """Keep one of several equal matrices (tied weights that constant folding has transposed twice)."""
+    first: dict[tuple[Any, ...], str] = {}
+    again: dict[str, str] = {}
+    for item in graph.initializer:
+        if len(item.dims) < 2:
+            continue
+        content = hashlib.sha256(item.raw_data or item.SerializeToString()).digest()
+        key = (item.data_type, tuple(item.dims), content)
+        if key in first:
+            again[item.name] = first[key]
+        else:
+            first[key] = item.name
+    _redirect(graph, again)
+    used = {name for inner in _graphs(graph) for node in inner.node for name in node.input}
+    used.update(item.name for item in graph.output)
+    kept = [item for item in graph.initializer if item.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _rename(graph: GraphProto) -> None:
+    for inner in _graphs(graph):
+        for node in inner.node:
+            node.name = _plain(node.name)
+            node.input[:] = [_plain(name) for name in node.input]
+            node.output[:] = [_plain(name) for name in node.output]
+        for value in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
+            value.name = _plain(value.name)
+
+
+def _plain(name: str) -> str:
+    return name.replace(f"/{_INNER}/", "/").replace(f"{_INNER}.", "")
+
+
+def _write(model: ModelProto, path: Path) -> None:
+    import onnx
+
+    size = sum(len(item.raw_data) for item in model.graph.initializer)
+    if size > _LARGE:
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        onnx.save(model, path)
+    # By path, since a model of more than 2 GiB cannot be checked in memory.
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+# ---- the proof
+
+
+def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
+    import numpy
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    # What the file says, not what an optimizer makes of it.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with torch.no_grad():
+        wanted = {name: item.numpy() for name, item in modules.call(module, inputs).items()}
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        known = {item.name for item in session.get_inputs()}
+        answers = session.run(list(wanted), {name: item.numpy() for name, item in inputs.items() if name in known})
+    except Exception as error:
+        raise Refusal(
+            f"the exported graph does not run with {_CHECKED} samples, though it was traced with {_TRACED}: "
+            f"{_first_line(error)}",
+            help="forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))",
+        ) from error
+    for (name, right), answer in zip(wanted.items(), answers, strict=True):
+        if answer.shape != right.shape:
+            raise Refusal(
+                f"the exported graph answers {name} with the shape {tuple(answer.shape)}, the module with {right.shape}",
+                help="forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))",
+            )
+        if not _close(answer, right, numpy):
+            raise Refusal(
+                f"the exported graph gives other answers than the module: {name} differs by up to "
+                f"{float(numpy.nanmax(numpy.abs(answer - right))):.3g}",
+                help="forward must not choose by the values of its inputs, and must not draw random numbers",
+            )
+
+
+def _close(answer: numpy.ndarray[Any, Any], right: numpy.ndarray[Any, Any], numpy: Any) -> bool:
+    if right.dtype.kind != "f":
+        return bool((answer == right).all())
+    scale = float(numpy.abs(right[numpy.isfinite(right)]).max(initial=0.0))
+    return bool(numpy.allclose(answer, right, rtol=_TOLERANCE, atol=_TOLERANCE * max(scale, 1e-6), equal_nan=True))
