@@ -1,0 +1,42 @@
+"""optlang: declare a study of optimization techniques in a small text file, search it, measure it, query the results.
+
+The public Python API. Names are loaded when they are first used: importing any submodule executes this file, and
+`optlang --help` must not wait for what it does not need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optlang.forms import OptlangError, OutsideError
+    from optlang.plan.load import load
+    from optlang.plan.model import Plan
+    from optlang.run.study import Options, Outcome, run
+    from optlang.store.reader import connect as open_store
+
+__all__ = ["Options", "OptlangError", "Outcome", "OutsideError", "Plan", "load", "open_store", "run"]
+
+_PLACES = {
+    "Options": ("optlang.run.study", "Options"),
+    "OptlangError": ("optlang.forms", "OptlangError"),
+    "Outcome": ("optlang.run.study", "Outcome"),
+    "OutsideError": ("optlang.forms", "OutsideError"),
+    "Plan": ("optlang.plan.model", "Plan"),
+    "load": ("optlang.plan.load", "load"),
+    "open_store": ("optlang.store.reader", "connect"),
+    "run": ("optlang.run.study", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'optlang' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _PLACES[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,13 +11,14 @@ from optlang.forms import JSON
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A trial that starts: its number, where it came from, and what it will do (technique, settings)."""
+    """A trial that starts: its number, where it came from, its knobs, what it will do (path, technique and settings of
+    each step), and on which runtime."""
 
     trial: int
     origin: str
-    steps: Sequence[tuple[str, Mapping[str, object]]]
+    point: Mapping[str, object]
+    steps: Sequence[Mapping[str, object]]
     runtime: str
-    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,15 +37,19 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """One worker process on this machine, kept warm between tasks and replaced when it dies. `folder` is the study's:
-    the worker's current folder, and first on its `sys.path`, so that the user's own Python finds its files."""
+    """One worker process on this machine, kept warm between tasks and replaced when it dies.
 
-    def __init__(self, folder: Path) -> None:
+    `folder` is the study's: the worker's current folder, and first on its `sys.path`, so that the user's own Python
+    finds its files. What the worker prints, the user's code included, goes to `log`.
+    """
+
+    def __init__(self, folder: Path, log: Path) -> None:
         from pebble import ProcessPool
 
         # Spawned, never forked: a child forked from a process with threads (torch, duckdb) can hang.
         self._pool = ProcessPool(
-            max_workers=1, context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(str(folder),)
+            max_workers=1, context=multiprocessing.get_context("spawn"), initializer=_begin,
+            initargs=(str(folder), str(log)),
         )
 
     def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
@@ -64,7 +68,7 @@ class LocalEngine:
                 outer.set_result(done.result())
             elif isinstance(error, ProcessExpired):
                 outer.set_exception(WorkerDied(_ending(error.exitcode)))
-            elif isinstance(error, FutureTimeout | TimeoutError):
+            elif isinstance(error, FutureTimeout):
                 outer.set_exception(WorkerTimeout(f"took longer than {timeout:g} s"))
             else:
                 outer.set_exception(error)
@@ -89,8 +93,13 @@ def _ending(code: int) -> str:
     return f"the worker process ended with exit code {code}"
 
 
-def _begin(folder: str) -> None:
+def _begin(folder: str, log: str) -> None:
     """What a worker does first."""
+    # Libraries in C print past sys.stdout, and a crash prints last: so the descriptors themselves are turned.
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
     # Ctrl-C in a terminal reaches the whole process group; the loop decides what becomes of the trial that runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir(folder)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +15,7 @@ from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from optlang import forms
-from optlang.forms import JSON, Artifact, Measurement, OptlangError, OutsideError
-from optlang.plan.expressions import Value
+from optlang.forms import JSON, Artifact, OptlangError, OutsideError
 from optlang.plan.model import Plan
 from optlang.run import machine
 from optlang.run.engine import Engine, LocalEngine, WorkerDied, WorkerTimeout, wait
@@ -203,6 +201,7 @@ class _Loop:
         wanted = plan.search.trials
         for label, reason in self._unavailable.items():
             self._watcher.note(f"without {label}: {reason}")
+        self._watcher.plan(plan.study, wanted, self._history.searched)
         missing = [rung for rung in rungs(plan, self._space, self._unavailable) if not self._history.climbed(rung)]
         if self._history.baseline is not None and not missing and (
             ladder_only or self._history.searched >= wanted
@@ -225,8 +224,8 @@ class _Loop:
 
     def _searched_trials(self, wanted: int) -> Why:
         sampler = Sampler(self._plan, self._space, self._history.known)
-        for told in self._history.told():
-            sampler.tell(told)
+        for earlier in self._history.told():
+            sampler.tell(earlier)
         while self._history.searched < wanted:
             over = self._over()
             if over:
@@ -324,10 +323,9 @@ class _Loop:
             "steps": [asdict(step) for step in recipe.steps], "target": recipe.target.name, "runtime": recipe.label,
             "started": now(),
         })
-        steps = [(step.technique, step.settings) for step in recipe.steps]
-        self._watcher.began(Begun(number, origin, steps, recipe.label, recipe.settings))
+        self._watcher.began(Begun(number, origin, point or {}, [asdict(step) for step in recipe.steps], recipe.label))
         reader = ProgressReader(self._progress)
-        baseline = None if origin == "baseline" else self._member(0, baseline_recipe(self._plan))
+        baseline = None if origin == "baseline" else self._member(0)
         job = self._job(number, recipe, baseline)
         try:
             result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
@@ -380,10 +378,11 @@ class _Loop:
 
     # ---- the front
 
-    def _member(self, number: int, recipe: Recipe) -> Member:
+    def _member(self, number: int) -> Member:
         done = self._history.trial(number)
         assert done.artifact is not None, f"trial {number} has no artifact"
-        return Member(number, done.artifact, recipe.target, self._runtime(recipe))
+        assert done.recipe is not None, f"trial {number} lies outside the space"
+        return Member(number, done.artifact, done.recipe.target, self._runtime(done.recipe))
 
     def _settle_front(self) -> None:
         """Measure the front again, side by side with what is close to it, until it holds."""
@@ -397,10 +396,10 @@ class _Loop:
             numbers = [number for number in [*front, *self._history.near(NEAR)] if number != 0]
             if not numbers or (turn == 1 and self._history.front_is_settled()):
                 return
-            members = tuple(self._member(number, self._history.trial(number).recipe) for number in numbers)
+            members = tuple(self._member(number) for number in numbers)
             self._watcher.note(f"measuring the {len(members)} best again, side by side with the baseline")
             job = FrontJob(
-                self._workload, self._member(0, baseline_recipe(self._plan)), members, self._front_effort, self._progress
+                self._workload, self._member(0), members, self._front_effort, self._progress
             )
             reader = ProgressReader(self._progress)
             try:

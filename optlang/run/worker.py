@@ -1,0 +1,116 @@
+"""What a worker process runs: it keeps data and the baseline's timing process warm between trials, and never raises.
+
+Whatever goes wrong in a trial comes back as a `Failure`: the loop decides what becomes of the study.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optlang.forms import Measurement, OptlangError
+from optlang.run.job import Failure, FrontJob, PrepareJob, Result, StepRun, TrialJob, Workload
+from optlang.run.progress import ProgressWriter
+
+if TYPE_CHECKING:
+    from optlang.run.bench import Bench
+    from optlang.workload.data import Data
+
+LARGEST_THREADS = 4
+"""Training small models on more threads than this costs more in waiting than it wins."""
+
+
+@dataclass(slots=True)
+class _Warm:
+    """What is kept from one trial to the next."""
+
+    workload: Workload
+    data: Data
+    bench: Bench
+
+
+_kept: _Warm | None = None
+
+
+def prepare(job: PrepareJob) -> Failure | None:
+    """Load the model and the data, and run the one on the other; None where all is well."""
+    try:
+        from optlang.workload import modules
+
+        warm = _warm(job.workload)
+        module = modules.make(job.workload.model, job.workload.study)
+        _check_metrics(warm.data, module, job.task_metrics)
+    except BaseException as error:
+        return _failure(error)
+    return None
+
+
+def carry_out(job: TrialJob) -> Result:
+    """One trial."""
+    done: list[StepRun] = []
+    try:
+        from optlang.run import trial
+
+        warm = _warm(job.workload)
+        return trial.carry_out(job, warm.data, warm.bench, ProgressWriter(job.progress), done)
+    except BaseException as error:
+        return Result(steps=tuple(done), failure=_failure(error))
+
+
+def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:
+    """The latencies of several artifacts, all in one cycle with the baseline, by trial."""
+    try:
+        warm = _warm(job.workload)
+        return warm.bench.together(job.baseline, job.members, job.effort, ProgressWriter(job.progress))
+    except BaseException as error:
+        return _failure(error)
+
+
+def _warm(workload: Workload) -> _Warm:
+    global _kept
+    if _kept is None or _kept.workload != workload:
+        import torch
+
+        from optlang.run.bench import Bench
+        from optlang.run.machine import cores
+        from optlang.workload import data, modules
+
+        torch.set_num_threads(min(cores(), LARGEST_THREADS))
+        loaded = data.load(workload.data, workload.study)
+        bound = loaded.bind(modules.make(workload.model, workload.study))
+        _kept = _Warm(workload, bound, Bench(bound, workload))
+    return _kept
+
+
+def _check_metrics(data: Data, module: object, wanted: tuple[str, ...]) -> None:
+    """OptlangError where the task does not give a metric that the study names: better now than after the training."""
+    import torch
+
+    from optlang.workload import modules
+
+    assert isinstance(module, torch.nn.Module)
+    inputs, targets = next(iter(data.batches("validation", 32)))
+    with torch.inference_mode():
+        given = data.task.metrics(modules.call(module, inputs), targets)
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise OptlangError(
+            f"the task of the data gives no metric `{missing[0]}`", help=f"it gives {', '.join(sorted(given))}"
+        )
+
+
+def _failure(error: BaseException) -> Failure:
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, OptlangError):
+        # The user's own frames where it was their code; what to do about it where we know.
+        told = [getattr(error, "details", ""), error.help or ""]
+        return Failure(_line(error.message), "\n".join(part for part in told if part))
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return Failure("out of memory", text)
+    return Failure(_line(f"{type(error).__name__}: {error}"), text)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

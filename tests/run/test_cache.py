@@ -1,0 +1,74 @@
+"""The cache of steps: whole results only, whoever writes and whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from optlang.run.cache import Cache, key_of
+
+
+def test_a_key_follows_from_the_content_alone() -> None:
+    assert key_of("a", {"x": 1, "y": [1, 2]}) == key_of("a", {"y": [1, 2], "x": 1})
+    assert len({key_of("a"), key_of("a", None), key_of(["a"]), key_of("a", 1), key_of("a", 1.5), key_of("a", "1")}) == 6
+
+
+def test_what_was_put_is_found(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    key = key_of("x")
+    assert cache.find(key) is None
+    cache.put(key, lambda folder: (folder / "sub").mkdir() or (folder / "sub" / "file").write_text("here"))
+    found = cache.find(key)
+    assert found is not None
+    assert (found / "sub" / "file").read_text() == "here"
+
+
+def test_a_writer_that_raises_leaves_nothing(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def write(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        cache.put(key_of("x"), write)
+    assert cache.find(key_of("x")) is None
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_second_of_two_writers_gives_way(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    key = key_of("x")
+
+    def slow(folder: Path) -> None:
+        (folder / "file").write_text("slow")
+        Cache(tmp_path).put(key, lambda other: (other / "file").write_text("fast"))
+
+    place = cache.put(key, slow)
+    assert (place / "file").read_text() == "fast"
+
+
+def test_a_writer_that_is_killed_leaves_no_result(tmp_path: Path) -> None:
+    program = textwrap.dedent("""
+        import os, signal, sys
+        from pathlib import Path
+        from optlang.run.cache import Cache, key_of
+
+        def write(folder):
+            (folder / "half").write_text("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Cache(Path(sys.argv[1])).put(key_of("x"), write)
+    """)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    cache = Cache(tmp_path)
+    assert cache.find(key_of("x")) is None
+    cache.put(key_of("x"), lambda folder: (folder / "whole").write_text("y"))
+    assert os.listdir(cache.find(key_of("x")) or "") == ["whole"]
