@@ -1,0 +1,109 @@
+"""PyTorch as it is: the module itself, called in float32. Knows the workload's way to rebuild a module, nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from optlang.forms import Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+
+if TYPE_CHECKING:
+    import numpy
+    from torch import Tensor, nn
+
+    from optlang.workload.data import Data
+
+WEIGHTS = "model.safetensors"
+
+
+class Eager:
+    """The artifact is the safetensors file; the module is made anew from the factory and its edits."""
+
+    imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.modules")
+    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
+
+    def available(self) -> str | None:
+        """None where torch is installed."""
+        return None if importlib.util.find_spec("torch") else 'pip install "torch>=2.10,<2.14"'
+
+    def wants(self) -> QuantWants:
+        """What torch's own x86 kernels take; eager runs no int8 graph, and its declaration takes modules only."""
+        return QuantWants("uint8", "int8", False, True, True)
+
+    def build(
+        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+    ) -> Artifact:
+        """Write the weights; the factory and the edits go into `about`. Raises `Refusal` for other forms."""
+        import safetensors.torch
+        import torch
+
+        from optlang.runtimes.files import described
+        from optlang.workload import modules, objects
+
+        if subject.form != "module":
+            raise Refusal(f"eager runs torch modules, not a model in the form {subject.form}")
+        if target.device != "cpu":
+            raise Refusal(f"eager is measured on the CPU only, not on {target.device}")
+        module: nn.Module = subject.model
+        training = module.training
+        with torch.no_grad(), objects.user_code("running the model", study):
+            outputs = tuple(modules.call(module.eval(), data.example(1)))
+        module.train(training)
+        safetensors.torch.save_file(modules.parameters(module), folder / WEIGHTS)
+        return Artifact(
+            folder, "safetensors", described(folder, [WEIGHTS]), data.input_names, outputs,
+            {"factory": modules.factory_json(subject.factory), "edits": modules.edits_json(subject.edits)},
+        )
+
+    def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
+        """The module with its weights, on `target.threads` threads (torch's own setting, for the whole process)."""
+        import safetensors.torch
+        import torch
+
+        from optlang.workload import modules
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(target.threads)
+        about: Mapping[str, Any] = artifact.about
+        module = modules.rebuild(
+            modules.factory_from(about["factory"]), modules.edits_from(about["edits"]), study
+        )
+        # Knows of weights that share memory: the file holds them once.
+        safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
+        return _Open(module.eval().requires_grad_(False), artifact.inputs, threads)
+
+
+class _Open:
+    def __init__(self, module: nn.Module, inputs: tuple[str, ...], threads: int) -> None:
+        import torch
+
+        self._torch = torch
+        self._module = module
+        self._inputs = inputs
+        self._threads = threads
+
+    def prepare(self, batch: Arrays) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        from optlang.workload import modules
+
+        given = {name: self._torch.tensor(batch[name]) for name in self._inputs}
+        return modules.arguments(self._module, given)
+
+    def run(self, prepared: tuple[tuple[Tensor, ...], dict[str, Tensor]]) -> Any:
+        positional, named = prepared
+        with self._torch.inference_mode():
+            return self._module(*positional, **named)
+
+    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+        from optlang.workload.tensors import flat_outputs
+
+        torch = self._torch
+        return {
+            name: (item.float() if item.dtype in (torch.bfloat16, torch.float16) else item).numpy(force=True)
+            for name, item in flat_outputs(result).items()
+        }
+
+    def close(self) -> None:
+        self._torch.set_num_threads(self._threads)
+        del self._module

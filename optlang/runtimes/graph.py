@@ -1,0 +1,50 @@
+"""The ONNX file that several runtimes load: exported from a module, or copied with its weights. Runs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optlang.forms import Artifact, Refusal, Subject
+
+if TYPE_CHECKING:
+    from optlang.workload.data import Data
+
+NAME = "model.onnx"
+
+
+def build(subject: Subject, runtime: str, folder: Path, data: Data, study: Path) -> Artifact:
+    """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None.
+
+    Raises `Refusal` for a module that cannot be exported and for other forms.
+    """
+    import shutil
+
+    import onnx
+
+    from optlang.runtimes.files import described
+    from optlang.workload import modules, onnx_export
+
+    path = folder / NAME
+    if subject.form == "module":
+        onnx_export.export(subject, data, path, study)
+    elif subject.form == "onnx":
+        source = Path(subject.model)
+        shutil.copyfile(source, path)
+        for name in modules.external_files(source):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.parent / name, folder / name)
+    else:
+        raise Refusal(f"{runtime} runs torch modules and ONNX files, not a model in the form {subject.form}")
+    graph = onnx.load(path, load_external_data=False).graph
+    stored = {item.name for item in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in stored]
+    batches = {item.type.tensor_type.shape.dim[0].dim_value for item in inputs if item.type.tensor_type.shape.dim}
+    if len(batches) > 1:
+        raise Refusal(f"the inputs of the graph are fixed to different numbers of samples: {sorted(batches)}")
+    batch = next(iter(batches), 0)
+    names = [NAME, *modules.external_files(path)]
+    return Artifact(
+        folder, "onnx", described(folder, names), tuple(item.name for item in inputs),
+        tuple(item.name for item in graph.output), {"batch": batch or None},
+    )

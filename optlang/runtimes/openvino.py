@@ -1,0 +1,130 @@
+"""OpenVINO on the CPU. Knows its options and nothing of how the file came about.
+
+It reads the same `.onnx` as ONNX Runtime: one QDQ file serves both, and is far smaller than OpenVINO's own files.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from optlang.forms import Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+
+if TYPE_CHECKING:
+    import numpy
+
+    from optlang.workload.data import Data
+
+_HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
+
+
+class OpenVino:
+    """The artifact is `model.onnx`; `settings["hint"]` is what the runtime schedules for."""
+
+    imports: ClassVar[tuple[str, ...]] = ("openvino",)
+    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
+
+    def available(self) -> str | None:
+        """None where openvino is installed."""
+        return None if importlib.util.find_spec("openvino") else 'pip install "optlang-dsl[openvino]"'
+
+    def wants(self) -> QuantWants:
+        """The same as ONNX Runtime: the QDQ file made for it runs as fast here as one of OpenVINO's own tool."""
+        return QuantWants("uint8", "int8", False, True, True)
+
+    def build(
+        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+    ) -> Artifact:
+        """Write the ONNX file. OpenVINO's converter is not used: it is what reports to its makers, and reading a
+        file does not."""
+        from optlang.runtimes import graph
+
+        if target.device != "cpu":
+            raise Refusal(f"this runtime is OpenVINO on the CPU; the target's device is {target.device}")
+        return graph.build(subject, "openvino", folder, data, study)
+
+    def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
+        """A compiled model with one stream of `target.threads` threads, for the target's batch size."""
+        import openvino
+
+        hint = str(settings.get("hint", "latency"))
+        if hint not in _HINTS:
+            raise OptlangError(f"openvino has no hint '{hint}'", help=f"one of {', '.join(_HINTS)}")
+        config = {
+            "PERFORMANCE_HINT": _HINTS[hint],
+            "INFERENCE_NUM_THREADS": target.threads,
+            "NUM_STREAMS": 1,
+            # The process that measures is pinned from outside; OpenVINO would choose cores of its own.
+            "ENABLE_CPU_PINNING": False,
+            # On processors with bfloat16 it would calculate in that without being asked; float32 means float32.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        try:
+            return _Open(openvino, artifact, target.batch, config)
+        except RuntimeError as error:
+            raise Refusal(f"OpenVINO does not load the model: {_last_line(error)}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    """OpenVINO's messages begin with the places in its own source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class _Open:
+    """The target's batch size is compiled as a fixed shape (a fifth faster for a small model than a dynamic one);
+
+    other batch sizes are answered by a second, dynamic model, compiled when the first of them comes.
+    """
+
+    def __init__(self, openvino: Any, artifact: Artifact, batch: int, config: Mapping[str, Any]) -> None:
+        self._openvino = openvino
+        self._file = str(artifact.folder / "model.onnx")
+        self._config = dict(config)
+        self._outputs = artifact.outputs
+        self._core = openvino.Core()
+        self._batch = batch
+        fixed = artifact.about.get("batch")
+        self._compiled: dict[int | None, Any] = {}
+        self._compile(batch if fixed is None else None)
+        self._fixed = fixed is not None
+
+    def _compile(self, batch: int | None) -> Any:
+        if batch not in self._compiled:
+            model = self._core.read_model(self._file)
+            if batch is not None:
+                shapes = {}
+                for item in model.inputs:
+                    shape = item.partial_shape
+                    shape[0] = batch
+                    shapes[item.any_name] = shape
+                model.reshape(shapes)
+            self._compiled[batch] = self._core.compile_model(model, "CPU", self._config)
+        return self._compiled[batch]
+
+    def prepare(self, batch: Arrays) -> Any:
+        import numpy
+
+        size = len(next(iter(batch.values())))
+        compiled = self._compile(self._batch if size == self._batch and not self._fixed else None)
+        request = compiled.create_infer_request()
+        for item in compiled.inputs:
+            # A copy of our own: the request reads the memory at each run.
+            request.set_tensor(item, self._openvino.Tensor(numpy.array(batch[item.any_name], order="C")))
+        return request
+
+    def run(self, prepared: Any) -> Any:
+        return prepared.infer()
+
+    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+        found = {}
+        for item, value in result.items():
+            for name in item.names:
+                found[name] = value.copy()
+        return {name: found[name] for name in self._outputs}
+
+    def close(self) -> None:
+        self._compiled.clear()
+        del self._core
