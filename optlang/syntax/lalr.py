@@ -171,7 +171,8 @@ class Driver:
             wrong, keyword = slip
             if wrong is not token:
                 self._pop()
-            self._feed(wrong, keyword)
+            meant = next(word for word, kind in self._table.keywords.items() if kind == keyword)
+            self._feed(Token("NAME", meant, wrong.start, wrong.end), keyword)
             return index + 1 if wrong is token else index
         if previous is not None and self._on_top(previous) and expected.is_split(previous, token):
             self._pop()

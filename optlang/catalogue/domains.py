@@ -1,0 +1,71 @@
+"""E4: sets of values that cannot be searched, and conditions that cannot be decided."""
+
+from __future__ import annotations
+
+from optlang.catalogue.entry import Entry
+
+ENTRIES = (
+    Entry(
+        "E401", "empty or reversed range",
+        "A range ends before it begins, or a set or list has nothing in it. Both ends of a range are included.",
+        "there is no value that could be drawn.",
+        "steps { static { samples in 512 .. 64 } }",
+        "steps { static { samples in 64 .. 512 } }",
+    ),
+    Entry(
+        "E402", "logarithm of nothing",
+        "A range with `log` begins at zero or below.",
+        "on a logarithmic scale zero is infinitely far away.",
+        "steps { finetune { lr in 0.0 .. 0.1 log } }",
+        "steps { finetune { lr in 1e-5 .. 0.1 log } }",
+    ),
+    Entry(
+        "E403", "step that does not fit",
+        "The step of a range is zero or negative, or does not lead from its beginning to its end.",
+        "the end would be said to be included, and never be drawn.",
+        "steps { channels { ratio in 10% .. 45% step 10% } }",
+        "steps { channels { ratio in 10% .. 40% step 10% } }",
+    ),
+    Entry(
+        "E404", "mixed kinds",
+        "The values of one domain are of different kinds: numbers and names, times and sizes.",
+        "a knob is one column in the results, and a column has one type.",
+        "let sizes = [64, 2ms]\nsteps { static { samples in sizes } }",
+        "let sizes = [64, 128]\nsteps { static { samples in sizes } }",
+    ),
+    Entry(
+        "E405", "repeated choice",
+        "A value stands twice in a set or a list.",
+        "it would be drawn twice as often, and counted as two points.",
+        "steps { static { calibrator in {minmax, entropy, minmax} } }",
+        "steps { static { calibrator in {minmax, entropy} } }",
+    ),
+    Entry(
+        "E406", "not a subset of what is declared",
+        "A setting searches or takes a value that the declaration of its parameter does not allow.",
+        "the trial could only fail, after its model was trained.",
+        "steps { static { calibrator in {minmax, mse} } }",
+        "steps { static { calibrator in {minmax, entropy} } }",
+    ),
+    Entry(
+        "E407", "default outside its domain",
+        "The default of an input or a parameter is none of the values that it may take.",
+        "whoever leaves it out would get what nobody may ask for.",
+        "input count: int in 64 .. 512 = 32\nsteps { static { samples = count } }",
+        "input count: int in 64 .. 512 = 128\nsteps { static { samples = count } }",
+    ),
+    Entry(
+        "E408", "circle",
+        "Conditions or `let`s depend on one another in a circle.",
+        "none of them can be decided first.",
+        "let a = b + 1\nlet b = a + 1\nsteps { static { samples = a } }",
+        "let a = b + 1\nlet b = 64\nsteps { static { samples = a } }",
+    ),
+    Entry(
+        "W409", "condition never true",
+        "A `when` or a `forbid` that no point of the space meets.",
+        "what it guards never happens, and the study looks as if it did.",
+        "steps {\n  precision in { none; static }\n  maybe finetune when precision == qat\n}",
+        "steps {\n  precision in { none; static }\n  maybe dynamic when precision == none\n}",
+    ),
+)

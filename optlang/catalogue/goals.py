@@ -1,0 +1,57 @@
+"""E6: what is asked of the search cannot be asked so."""
+
+from __future__ import annotations
+
+from optlang.catalogue.entry import Entry
+
+ENTRIES = (
+    Entry(
+        "E601", "no objective",
+        "A study has no `minimize` and no `maximize`.",
+        "without an objective any trial is as good as any other.",
+        "study small {\n  model net  = zoo.digits_cnn()\n  data  seen = zoo.digits()\n"
+        "  target here { device = cpu; runtime = onnxruntime }\n  steps { maybe static }\n}",
+        "study small {\n  model net  = zoo.digits_cnn()\n  data  seen = zoo.digits()\n"
+        "  target here { device = cpu; runtime = onnxruntime }\n  steps { maybe static }\n  minimize size\n"
+        "  maximize accuracy\n}",
+    ),
+    Entry(
+        "E602", "unknown metric",
+        "A goal or a `require` names a metric that neither the library nor the study declares. A metric that the task "
+        "of your own data returns is declared with `metric NAME: TYPE maximize`.",
+        "there would be nothing to compare.",
+        "maximize acuracy",
+        "maximize accuracy",
+    ),
+    Entry(
+        "E603", "contradictory goals",
+        "One metric is both minimized and maximized, or named twice, or asked to be where another `require` "
+        "forbids it.",
+        "no trial could be better than another, or none could be good enough.",
+        "minimize size\nmaximize size",
+        "minimize size\nmaximize accuracy",
+    ),
+    Entry(
+        "E604", "nothing left",
+        "The `forbid`s, together with what the declared facts rule out, leave no point of the space.",
+        "the search would refuse every draw.",
+        "steps { maybe static }\nforbid static or not static",
+        "steps { maybe static }\nforbid not static",
+    ),
+    Entry(
+        "E605", "not for this sampler",
+        "The sampler cannot take this study's objectives or knobs: no sampler takes more than six objectives, a grid "
+        "needs finite domains, some take one objective only.",
+        "it would fail in the middle of the night, or quietly search something else; and with more than six objectives "
+        "nearly every trial is on the front.",
+        "minimize size, size.compressed, latency, loss, parameters, macs\nmaximize accuracy",
+        "minimize size, latency\nmaximize accuracy\nrequire macs <= 2000000",
+    ),
+    Entry(
+        "W606", "more trials than points",
+        "The space is finite and has fewer points than `trials` asks for.",
+        "the search ends when it has tried them all; the timetable was made for more.",
+        "steps { maybe static }\nsearch { trials = 4000 }",
+        "steps { maybe static { samples in 1 .. 65536 } }\nsearch { trials = 40 }",
+    ),
+)

@@ -1,0 +1,82 @@
+"""E5: steps that cannot be taken, or not in this order."""
+
+from __future__ import annotations
+
+from optlang.catalogue.entry import Entry
+
+ENTRIES = (
+    Entry(
+        "E501", "missing need",
+        "A technique or runtime needs what the study does not give it: training or calibration data, a GPU.",
+        "every trial with it would fail.",
+        "target here { device = cuda; runtime = eager }\nsteps { maybe static }",
+        "target here { device = cpu; runtime = onnxruntime }\nsteps { maybe static }",
+    ),
+    Entry(
+        "E502", "wrong order",
+        "A step stands before one that its declaration says it comes after. The order of the text is the order of the "
+        "run.",
+        "what is quantized first and pruned then is no longer quantized.",
+        "steps {\n  static\n  channels { ratio = 50% }\n}",
+        "steps {\n  channels { ratio = 50% }\n  static\n}",
+    ),
+    Entry(
+        "E503", "excluded pair",
+        "Two techniques that exclude each other are always applied together.",
+        "the second would undo the first, or fail on what it left.",
+        "steps {\n  dynamic\n  static\n}",
+        "steps { precision in { dynamic; static } }",
+    ),
+    Entry(
+        "E504", "never available here",
+        "A step, a branch or a runtime can never be taken on the targets of this study: no runtime of theirs takes the "
+        "form of model that it gives.",
+        "a branch that no trial can take looks like a choice and is none.",
+        "target here { device = cpu; runtime = eager }\nsteps { static }",
+        "target here { device = cpu; runtime = onnxruntime }\nsteps { static }",
+    ),
+    Entry(
+        "E505", "no choice",
+        "A choice with one branch, or with two that are equal; or `maybe` before what is a choice already (a choice, a "
+        "`repeat`, another `maybe`, a `when`): add a branch `none`, or count from 0.",
+        "a knob with one value is no knob, and one that can be left out in two ways is counted twice.",
+        "steps { precision in { static } }",
+        "steps { precision in { none; static } }",
+    ),
+    Entry(
+        "E506", "a step after the model has its final form",
+        "A step stands after one that gives an artifact, which only its runtime can run.",
+        "there is no model left that it could change.",
+        "steps {\n  static\n  finetune { epochs = 1 }\n}",
+        "steps {\n  finetune { epochs = 1 }\n  static\n}",
+    ),
+    Entry(
+        "E507", "bad repeat count",
+        "A `repeat` is fixed to 0, is negative, or counts in something else than whole numbers.",
+        "a block that is fixed to 0 rounds is never there.",
+        "steps { repeat rounds = 0 { channels { ratio = 20% } } }",
+        "steps { repeat rounds in 0 .. 3 { channels { ratio = 20% } } }",
+    ),
+    Entry(
+        "E508", "form mismatch",
+        "A step takes another form of model than the step before it gives: `module` (trainable), `graph`, `onnx` or "
+        "`artifact`.",
+        "a technique that trains cannot work on an exported file.",
+        "steps {\n  static\n  finetune { epochs = 1 }\n}",
+        "steps {\n  finetune { epochs = 1 }\n  static\n}",
+    ),
+    Entry(
+        "W509", "cannot win here",
+        "The step works on this target and never makes it better: float16 on a CPU ran 57 times slower than float32.",
+        "trials are spent on what is known to lose.",
+        "target here { device = cpu; runtime = eager }\nsteps { maybe half { dtype = float16 } }",
+        "target here { device = cpu; runtime = eager }\nsteps { maybe half { dtype = bfloat16 } }",
+    ),
+    Entry(
+        "E510", "not a step",
+        "Something among the steps that is none: a number, a text, a call with parentheses, a setting.",
+        "settings stand in braces behind their technique, so that they can be fixed with `=` and searched with `in`.",
+        "steps { static(samples = 64) }",
+        "steps { static { samples = 64 } }",
+    ),
+)
