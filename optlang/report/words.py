@@ -22,10 +22,7 @@ def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[
         for path, value in point.items()
         if path.endswith(f".runtime.{runtime}.{path.rsplit('.', 1)[-1]}")
     ]
-    if trial.get("trial") == 0:
-        work = "baseline"
-    else:
-        work = ", ".join(repeated(done)) or "as it is"
+    work = "baseline" if trial.get("trial") == 0 else ", ".join(repeated(done)) or "as it is"
     return " · ".join(part for part in (work, " ".join([runtime, *settings])) if part)
 
 

@@ -155,14 +155,17 @@ def changeable(connection: duckdb.DuckDBPyConnection, *, known_journal: bool) ->
         rows.sessions[row["session"]] = row
     rows.first_started = {row["run"]: row["started"] for row in _dicts(connection, "SELECT run, started FROM runs")}
     if not known_journal:
-        fetch = lambda sql: connection.execute(sql).fetchall()  # noqa: E731
         rows.seen = Seen(
-            {row[0] for row in fetch("SELECT session FROM sessions")},
-            set(fetch("SELECT run, trial FROM trials")),
-            set(fetch("SELECT run, trial FROM trials WHERE state <> 'running'")),
-            set(fetch("SELECT DISTINCT run, trial, pass FROM measurements")),
+            {row["session"] for row in _dicts(connection, "SELECT session FROM sessions")},
+            _keys(connection, "SELECT run, trial FROM trials"),
+            _keys(connection, "SELECT run, trial FROM trials WHERE state <> 'running'"),
+            _keys(connection, "SELECT DISTINCT run, trial, pass FROM measurements"),
         )
     return rows
+
+
+def _keys(connection: duckdb.DuckDBPyConnection, sql: str) -> set[Any]:
+    return set(connection.execute(sql).fetchall())
 
 
 def _dicts(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:

@@ -1,0 +1,184 @@
+"""A trial's artifact where the user wants it: its files, a manifest of what it is, and a runner that needs only its runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optlang.forms import OptlangError
+from optlang.report.front import load_members, load_plan
+from optlang.report.runners import runner
+from optlang.report.studies import Chosen, check_trial, choose
+from optlang.store.reader import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: the folder, its files by name, and the manifest as it stands in `manifest.json`."""
+
+    folder: Path
+    files: tuple[str, ...]
+    manifest: Mapping[str, Any]
+
+
+def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overwrite: bool = False) -> Exported:
+    """Copy a trial's artifact into `folder`, with `manifest.json` and, where the runtime has one, `run.py`.
+
+    With several targets each has a folder of its own inside. OptlangError: no such study or trial, a trial without an
+    artifact (with the reason), files that are gone or are no longer what was measured, or a folder that holds something
+    (unless `overwrite`). The folder appears whole or is left as it was.
+    """
+    chosen = choose(reader, study)
+    check_trial(reader, chosen, trial)
+    row = reader.query("SELECT * FROM trials WHERE run = ? AND trial = ?", [chosen.run, trial]).dicts()[0]
+    found = reader.query("SELECT * FROM artifacts WHERE run = ? AND trial = ? ORDER BY target", [chosen.run, trial]).dicts()
+    _check_exportable(chosen, row, found)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+        raise OptlangError(f"{folder} is not empty", help="name another folder with -o, or say --overwrite")
+    aside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        manifest = _fill(reader, chosen, row, found, aside)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        elif folder.exists():
+            folder.unlink()
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return Exported(
+        folder, tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())), manifest
+    )  # fmt: skip
+
+
+def _check_exportable(chosen: Chosen, row: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> None:
+    name = f"trial {row['trial']} of `{chosen.study}`"
+    if row["state"] == "failed":
+        raise OptlangError(f"{name} failed: {row['reason']}", help=f"`optlang front {chosen.study}` lists the trials to choose from")
+    if row["state"] == "running":
+        raise OptlangError(f"{name} is still running", help="wait until it has ended")
+    if not artifacts:
+        raise OptlangError(
+            f"{name} has no artifact: it ended as `{row['state']}` before one was built",
+            help=f"`optlang front {chosen.study}` lists the trials to choose from",
+        )
+
+
+def _fill(
+    reader: Reader, chosen: Chosen, row: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], folder: Path
+) -> Mapping[str, Any]:
+    plan = load_plan(reader, chosen)
+    member = load_members(reader, chosen, plan, [row["trial"]])[0]
+    entries = []
+    for artifact in artifacts:
+        inside = folder if len(artifacts) == 1 else folder / artifact["target"]
+        inside.mkdir(exist_ok=True)
+        entries.append(_copy(reader, artifact, row, inside, "" if inside == folder else f"{artifact['target']}/"))
+    session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
+    steps = reader.query(
+        "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position", [chosen.run, row["trial"]]
+    ).dicts()
+    manifest: dict[str, Any] = {
+        "study": chosen.study, "file": chosen.file, "run": chosen.run, "trial": row["trial"], "what": member.words, "state": row["state"],
+        "reason": row["reason"], "runtime": row["runtime"], "point": _decoded(row["point"]),
+        "steps": [step | {"settings": _decoded(step["settings"])} for step in steps], "notes": _decoded(row["notes"]),
+        "artifacts": entries, "figures": _measured(reader, chosen, plan, row["trial"]),
+        "versions": _decoded(session[0]["versions"]) if session else None,
+        "machine": _decoded(session[0]["machine"]) if session else None,
+        "git": _decoded(session[0]["git"]) if session else None, "optlang": session[0]["optlang"] if session else None,
+    }  # fmt: skip
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    for entry in entries:
+        program = runner(row["runtime"], entry)
+        if program is not None:
+            (folder / entry["folder"] / "run.py").write_text(program, encoding="utf-8")
+    return manifest
+
+
+def _copy(
+    reader: Reader, artifact: Mapping[str, Any], row: Mapping[str, Any], folder: Path, inside: str
+) -> dict[str, Any]:
+    """Copy the files of one artifact, each of them as it was measured, and say what they are."""
+    source = Path(artifact["path"])
+    if not source.is_absolute():
+        places = [db.resolve().parent / source for db in reader.dbs]
+        source = next((place for place in places if place.exists()), places[0])
+    about = _decoded(artifact["about"]) or {}
+    files = _decoded(artifact["files"]) or []
+    for file in files:
+        path = source / file["name"]
+        target = folder / file["name"]
+        if not path.is_file():
+            raise OptlangError(
+                f"the artifact of trial {row['trial']} is gone: there is no {path}", help=_AGAIN
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        if _sha256(target) != file["sha256"]:
+            raise OptlangError(
+                f"the artifact of trial {row['trial']} is no longer what was measured: {path} has changed", help=_AGAIN
+            )
+    examples = [path for name in ("example_inputs.npz", "example_outputs.npz") if (path := source / name).is_file()]
+    for path in examples:
+        shutil.copyfile(path, folder / path.name)
+    return {
+        "folder": inside, "target": artifact["target"], "format": artifact["format"], "bytes": artifact["bytes"],
+        "sha256": artifact["sha256"], "files": files, "inputs": _tensors(artifact["inputs"], about.get("inputs")),
+        "outputs": _tensors(artifact["outputs"], about.get("outputs")), "about": about,
+        "examples": [path.name for path in examples],
+    }  # fmt: skip
+
+
+_AGAIN = "run the study with --new to build its artifacts again; those of kept trials lie in .optlang/ beside the database"
+
+
+def _tensors(names: str | None, known: Any) -> list[dict[str, Any]]:
+    """Names in order, with the types and shapes where the artifact knows them."""
+    facts = known if isinstance(known, Mapping) else {}
+    listed = _decoded(names) or []
+    if isinstance(known, list) and all(isinstance(item, Mapping) and "name" in item for item in known):
+        facts = {item["name"]: item for item in known}
+    return [{"name": name, **(facts[name] if isinstance(facts.get(name), Mapping) else {})} for name in listed]
+
+
+def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: int) -> list[dict[str, Any]]:
+    """The latest figures of each target with their intervals, and how they compare with the baseline's."""
+    directions = {item["name"]: item["direction"] for item in plan.get("metrics", ())}
+    rows = reader.query(
+        "SELECT trial, target, metric, value, unit, n, low, high, ratio, ratio_low, ratio_high FROM measurements "
+        "WHERE run = ? AND trial IN (0, ?) "
+        "QUALIFY row_number() OVER (PARTITION BY trial, target, metric ORDER BY pass DESC) = 1 ORDER BY target, metric",
+        [chosen.run, trial],
+    ).dicts()
+    baseline = {(row["target"], row["metric"]): row["value"] for row in rows if row["trial"] == 0}
+    figures = []
+    for row in rows:
+        reference, direction = baseline.get((row["target"], row["metric"])), directions.get(row["metric"])
+        number, value, ratio = row.pop("trial"), row["value"], row.pop("ratio")
+        low, high = row.pop("ratio_low"), row.pop("ratio_high")
+        if number != trial:
+            continue
+        row["baseline"] = reference
+        if direction == "minimize" and (ratio is not None or (value and reference is not None)):
+            row |= {"times_better": reference / value if ratio is None else ratio, "times_low": low, "times_high": high}
+        elif direction == "maximize" and None not in (value, reference):
+            row["lost"] = reference - value
+        figures.append(row)
+    return figures
+
+
+def _decoded(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

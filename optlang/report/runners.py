@@ -1,0 +1,149 @@
+"""The programs that run an exported artifact: one a runtime, needing its package and numpy, and nothing of this one if it can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_OPENING = '''"""Runs the exported model: `python run.py [INPUTS.npz]` ({package}).
+
+INPUTS.npz holds one array an input, by its name, the first axis being the batch. Without it the example inputs that were
+exported with the model are used, and its outputs are compared with those that were measured; where there are none, zeros.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+{imports}
+HERE = Path(__file__).resolve().parent
+
+
+def load():
+{load}
+
+def run(model, inputs):
+    """Outputs by name, from inputs by name."""
+{run}
+
+def check(outputs):
+    """Compare with the outputs that belong to the example inputs: how far off the largest difference is."""
+    path = HERE / "example_outputs.npz"
+    if path.is_file():
+        with np.load(path) as known:
+            for name in known.files:
+                off = float(np.max(np.abs(outputs[name] - known[name]), initial=0.0))
+                scale = float(np.max(np.abs(known[name]), initial=0.0))
+                print(f"{{name}}: largest difference {{off:.3g}} of {{scale:.3g}}")
+                if off > 0.02 * scale + 1e-5:
+                    sys.exit(f"the output {{name}} is not what was measured")
+
+
+def main():
+    model = load()
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "example_inputs.npz"
+    if path.is_file():
+        with np.load(path) as file:
+            inputs = {{name: file[name] for name in file.files}}
+    elif len(sys.argv) > 1:
+        sys.exit(f"there is no file {{path}}")
+    else:
+        inputs = zeros(model)
+    outputs = run(model, inputs)
+    for name, value in outputs.items():
+        print(name, value.dtype, value.shape)
+    if len(sys.argv) == 1 and path.is_file():
+        check(outputs)
+
+
+{zeros}
+
+if __name__ == "__main__":
+    main()
+'''
+
+_ONNXRUNTIME = {
+    "package": "pip install onnxruntime numpy",
+    "imports": "import onnxruntime\n",
+    "load": '''    """The session that runs the model."""
+    return onnxruntime.InferenceSession(HERE / {file!r}, providers=["CPUExecutionProvider"])
+''',
+    "run": '''    names = [output.name for output in model.get_outputs()]
+    return dict(zip(names, model.run(names, inputs)))
+''',
+    "zeros": '''def zeros(model):
+    """Inputs of the right types and shapes; axes of any length are 1."""
+    kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
+             "tensor(bool)": "bool"}
+    return {
+        item.name: np.zeros(
+            [size if isinstance(size, int) else 1 for size in item.shape],
+            kinds.get(item.type) or item.type.removeprefix("tensor(").removesuffix(")"),
+        )
+        for item in model.get_inputs()
+    }
+''',
+}
+
+_OPENVINO = {
+    "package": "pip install openvino numpy",
+    "imports": "import openvino\n",
+    "load": '''    """The compiled model."""
+    return openvino.Core().compile_model(HERE / {file!r}, "CPU")
+''',
+    "run": '''    found = model(inputs)
+    return {output.get_any_name(): found[output] for output in model.outputs}
+''',
+    "zeros": '''def zeros(model):
+    """Inputs of the right types and shapes; axes of any length are 1."""
+    return {
+        item.get_any_name(): np.zeros(
+            [size.get_length() if size.is_static else 1 for size in item.get_partial_shape()],
+            item.get_element_type().to_dtype(),
+        )
+        for item in model.inputs
+    }
+''',
+}
+
+_EAGER = {
+    "package": "the package that exported it, since the model is made by its factory and then changed as it was",
+    "imports": "import json\n\nfrom optlang.forms import Artifact, File, TargetSpec\nfrom optlang.runtimes.eager import Eager\n",
+    "load": '''    """The session that runs the model; the study's folder holds the Python that makes it."""
+    home = HERE
+    while not (home / "manifest.json").is_file():
+        home = home.parent
+    manifest = json.loads((home / "manifest.json").read_text(encoding="utf-8"))
+    entry = next(item for item in manifest["artifacts"] if home / item["folder"] == HERE)
+    artifact = Artifact(
+        HERE, entry["format"], tuple(File(**file) for file in entry["files"]),
+        tuple(item["name"] for item in entry["inputs"]), tuple(item["name"] for item in entry["outputs"]), entry["about"],
+    )
+    study = Path(manifest["file"] or ".").resolve().parent
+    return Eager().open(artifact, TargetSpec(entry["target"]), {}, study)
+''',
+    "run": '''    return model.collect(model.run(model.prepare(inputs)))
+''',
+    "zeros": '''def zeros(model):
+    sys.exit("there are no example inputs here: name a file of inputs, INPUTS.npz")
+''',
+}
+
+
+def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
+    """The text of `run.py` for an artifact as its manifest describes it; None for runtimes that have no such program."""
+    name = (runtime or "").rsplit(".", 1)[-1]
+    parts = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER}.get(name)
+    main = _main_file([file["name"] for file in entry["files"]])
+    if parts is None or main is None:
+        return None
+    return _OPENING.format(**{**parts, "load": parts["load"].replace("{file!r}", repr(main))}).rstrip() + "\n"
+
+
+def _main_file(names: list[str]) -> str | None:
+    """The file that a runtime is told to load; those beside it are found from there."""
+    for ending in (".onnx", ".xml", ".safetensors"):
+        for name in names:
+            if name.endswith(ending):
+                return name
+    return None

@@ -1,0 +1,162 @@
+"""Questions are answered; whatever else SQL can do is refused, and says why."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optlang.forms import OptlangError, OutsideError
+from optlang.store.reader import Reader, connect, query
+from optlang.store.store import Store
+from tests.store.example_study import end, make_plan, search_events, session, start
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reader") / "x.duckdb"
+    with Store(path) as store:
+        for event in search_events(12):
+            store.record(event)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reader(db: Path) -> Iterator[Reader]:
+    with connect([db]) as found:
+        yield found
+
+
+WRITES = [
+    "INSERT INTO trials (run) VALUES ('x')", "UPDATE trials SET state = 'complete'", "DELETE FROM trials", "DROP TABLE trials",
+    "DROP VIEW front", "CREATE TABLE t (x INTEGER)", "CREATE TEMP TABLE t AS SELECT 1", "CREATE VIEW v AS SELECT 1",
+    "ALTER TABLE trials RENAME TO t", "TRUNCATE trials", "WITH x AS (SELECT 1) DELETE FROM trials", "BEGIN", "VACUUM",
+    "EXPLAIN ANALYZE DELETE FROM trials", "EXPLAIN (ANALYZE, FORMAT JSON) DELETE FROM trials", "PREPARE p AS DELETE FROM trials",
+    "SELECT 1; DROP TABLE trials", "CREATE MACRO m() AS 1", "MERGE INTO trials t USING trials s ON t.run = s.run WHEN MATCHED THEN DELETE",
+]  # fmt: skip
+REACHES = [
+    "COPY trials TO '{folder}/out.csv'", "COPY trials FROM '{folder}/in.csv'", "EXPORT DATABASE '{folder}/out'",
+    "ATTACH '{folder}/other.duckdb'", "DETACH memory", "INSTALL httpfs", "LOAD httpfs", "SET threads = 1",
+    "SET enable_external_access = true", "SET lock_configuration = false", "RESET threads", "USE memory",
+    "PRAGMA threads = 1", "SELECT * FROM read_csv('{folder}/in.csv')", "SELECT * FROM '{folder}/in.csv'",
+    "SELECT * FROM read_text('{folder}/in.csv')", "SELECT * FROM read_blob('{folder}/in.csv')",
+    "SELECT * FROM read_json('{folder}/in.csv')", "SELECT * FROM read_parquet('{folder}/in.csv')",
+    "SELECT * FROM glob('{folder}/*')", "SELECT * FROM read_duckdb('{folder}/x.duckdb')",
+    "SELECT * FROM query('SELECT * FROM read_text(''{folder}/in.csv'')')",
+    "SELECT * FROM sqlite_scan('{folder}/in.sqlite', 't')", "SELECT * FROM read_csv('https://example.org/a.csv')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", [*WRITES, *REACHES])
+def test_what_is_no_question_is_refused(reader: Reader, tmp_path: Path, sql: str) -> None:
+    (tmp_path / "in.csv").write_text("secret\n1\n")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OptlangError) as caught:
+        reader.query(sql.replace("{folder}", str(tmp_path)))
+    assert "secret" not in str(caught.value)
+    assert caught.value.exit_code == 1
+    if sql in WRITES:
+        assert "only reads" in caught.value.message
+    assert sorted(tmp_path.iterdir()) == before
+    assert reader.query("SELECT count(*) FROM trials").rows == ((21,),), "nothing has changed"
+    assert reader.query("SELECT current_setting('lock_configuration')").rows == ((True,),)
+
+
+def test_reaching_out_is_refused_with_the_way_out(reader: Reader) -> None:
+    with pytest.raises(OptlangError, match="no files") as caught:
+        reader.query("COPY trials TO 'out.csv'")
+    assert "--format csv" in str(caught.value.help)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM front", "SHOW TABLES", "DESCRIBE results", "SUMMARIZE trials", "EXPLAIN FROM front", "VALUES (1)",
+        "WITH best AS (FROM front LIMIT 1) FROM best", "PIVOT results ON state USING count(*) GROUP BY origin",
+        "PRAGMA table_info('trials')", "SELECT point ->> 'precision' FROM trials", "SELECT 1; SELECT 2",
+        "SELECT MAP {'a': 1}, [1, 2], {'x': 1}", "-- a comment\nFROM results",
+    ],
+)  # fmt: skip
+def test_questions_of_every_kind_are_answered(reader: Reader, sql: str) -> None:
+    assert reader.query(sql).columns
+
+
+def test_of_several_statements_the_last_answers(reader: Reader) -> None:
+    assert reader.query("SELECT 1; SELECT 2 AS x;").rows == ((2,),)
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELEC 1", "syntax error at or near"),
+        ("SELECT accuracyy FROM results", '"accuracy"'),
+        ("FROM result", 'Did you mean "results'),
+        ("SELECT 'a'::INTEGER", "Could not convert"),
+        ("", "no question"),
+        ("-- nothing", "no question"),
+    ],
+)
+def test_mistakes_are_told_in_duckdbs_own_words(reader: Reader, sql: str, said: str) -> None:
+    with pytest.raises(OptlangError) as caught:
+        reader.query(sql)
+    assert said in caught.value.message
+    assert caught.value.exit_code == 1
+
+
+def test_parameters_are_values_and_never_sql(reader: Reader) -> None:
+    assert reader.query("SELECT ? AS x", ["'; DROP TABLE trials; --"]).rows == (("'; DROP TABLE trials; --",),)
+
+
+def test_an_open_reader_holds_no_file(db: Path, reader: Reader) -> None:
+    before = db.stat().st_mtime_ns
+    with Store(db) as store:
+        store.record(session("r9", plan=make_plan("other")))
+        assert store.drain(final=True)
+        assert store.trouble is None
+    assert db.stat().st_mtime_ns != before
+    assert query("SELECT count(*) FROM runs", [db]).rows == ((2,),)
+    assert reader.query("SELECT count(*) FROM runs").rows == ((1,),), "what it read stays as it was"
+
+
+def test_several_databases_are_one(db: Path, tmp_path: Path) -> None:
+    other = tmp_path / "y.duckdb"
+    with Store(other) as store:
+        for event in [session("r2", plan=make_plan("other")), start("r2", 0), end("r2", 0)]:
+            store.record(event)
+    one = query("SELECT count(*) FROM results", [db]).rows[0][0]
+    answer = query("SELECT study, count(*) FROM results GROUP BY study ORDER BY study", [db, other, db])
+    assert answer.rows == (("digits", one), ("other", 1)), "the same database twice is there once"
+
+
+def test_no_database_is_said_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(OutsideError, match="there is no database") as caught:
+        connect([tmp_path / "none.duckdb"])
+    assert "optlang run" in str(caught.value.help)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_of_something_else_is_said(tmp_path: Path) -> None:
+    import duckdb
+
+    other = tmp_path / "other.duckdb"
+    duckdb.connect(str(other)).execute("CREATE TABLE t (x INTEGER)").close()
+    with pytest.raises(OutsideError, match="holds no studies"):
+        connect([other])
+    lite = tmp_path / "lite.db"
+    with sqlite3.connect(lite) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    with pytest.raises(OutsideError):
+        connect([lite])
+
+
+def test_a_thousand_trials_are_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.duckdb"
+    with Store(path) as store:
+        for event in search_events(1000):
+            store.record(event)
+    with connect([path]) as found:
+        assert found.query("SELECT count(*), count(DISTINCT trial) FROM results").rows == ((1009, 1009),)
+        assert found.query("SELECT count(*) FROM measurements").rows == found.query(
+            "SELECT 8 * count(*) FROM trials WHERE state IN ('complete', 'infeasible')"
+        ).rows
