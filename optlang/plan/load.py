@@ -110,6 +110,7 @@ class _Loading:
                 plan = builder.build()
             if not broken and studies:
                 self._unused(scope)
+        self.diagnostics.found = parsed.sound(self.diagnostics.found)
         return Loaded(
             None if self.diagnostics.failed else plan, self.diagnostics.sorted(), self.texts, self.folder
         )

@@ -90,6 +90,9 @@ def _fitting(kinds: set[str], spelling: Mapping[str, str]) -> tuple[str, str | N
     """The label, and help where there is too much to say for it."""
     rest = set(kinds)
     words: list[str] = []
+    if "COMPARE" in rest and "EQUAL" not in rest:
+        # Here it is the operator of `x in {a, b}`.
+        rest.discard("IN")
     if {"NAME", "NUMBER", "STRING"} <= rest:
         if "MAYBE" in rest:
             words.append("a step, a setting or a value")

@@ -80,6 +80,7 @@ class Driver:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self.lost: set[str] = set()
+        self.doubtful: list[Span] = []
 
     def run(self) -> Any:
         """The value of the start rule; what did not fit is reported, and left out where it cannot be mended."""
@@ -182,6 +183,13 @@ class Driver:
         mended = self._mend(index, fitting)
         return mended if mended is not None else self._skip(index)
 
+    def _doubt(self, index: int, end: int) -> None:
+        """Note that the lines from the token at `index` to before `end` may have been meant otherwise than read."""
+        source = self._source
+        first = source.lines.at(self._tokens[index].start)[0]
+        last = self._tokens[min(end, len(self._tokens) - 1)]
+        self.doubtful.append(source.span(source.lines.start(first), max(last.start, self._tokens[index].end)))
+
     def _fitting(self) -> list[str]:
         """The terminals that fit here, in no order."""
         state = self._table.states[self._states[-1]]
@@ -245,18 +253,20 @@ class Driver:
     def _mend(self, index: int, fitting: list[str]) -> int | None:
         """Replace, insert or leave out one token, if the rest of the statement then fits; where to go on."""
         token = self._tokens[index]
-        here = Token("", "", token.start, token.start)
         for kind in _CONFUSED.get(token.kind, ()):
             if kind in fitting and self._fits_with(kind, index + 1):
                 self._feed(Token(kind, _SPELLING[kind], token.start, token.end), kind)
                 return index + 1
-        for kind in _LEFT_OUT:
+        # A number or a text behind a name was probably to be its value; another name is probably the next one.
+        value = token.kind in ("NUMBER", "QUANTITY", "STRING") and "EQUAL" in fitting
+        for kind in ("EQUAL", *_LEFT_OUT) if value else _LEFT_OUT:
             if kind in fitting and self._fits_with(kind, index):
-                here.kind, here.text = kind, _SPELLING[kind]
-                self._feed(here, kind)
+                self._doubt(index, index + 1)
+                self._feed(Token(kind, _SPELLING[kind], token.start, token.start), kind)
                 return index
         if token.kind not in _OPENERS | _CLOSERS and token.text != ";" and self._runs(list(self._states), index + 1):
             self._lose(index, index + 1)
+            self._doubt(index, index + 1)
             return index + 1
         return None
 
@@ -273,6 +283,7 @@ class Driver:
         while at + 1 < len(tokens) and tokens[at].kind == LINE_END and self._begins_deeper(at + 1, indent):
             at = self._statement_end(at + 1)
         self._lose(index, at)
+        self._doubt(index, at)
         if at < len(tokens) and self._try(list(self._states), tokens[at].kind):
             return at
         start, closed = tokens[index].start, 0

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from optlang import resources
-from optlang.diagnostics import Diagnostics
+from optlang.diagnostics import Diagnostic, Diagnostics, Span
 from optlang.syntax import build, lalr, tokens, tree
 from optlang.syntax.source import Source, decode
 
 EDITION = 1
+_OWN = frozenset({"E101", "E102", "E103", "E104", "E105"})
 TABLE = Path(__file__).with_name("table.json")
 
 
@@ -28,13 +30,25 @@ class Parsed:
     `file` is None where nothing can be said about the rest (not UTF-8, too large, too deep, another edition).
     `diagnostics` holds the problems found; where it has errors, parts of the text are not in the tree. `lost` are the
     words that stand in those parts: whoever looks for names should not call them unknown, nor anything missing that
-    they may have said.
+    they may have said. `doubtful` are the lines that were mended by a guess: what looks wrong in them besides may
+    be right in what was meant.
     """
 
     source: Source
     file: tree.File | None
     diagnostics: Diagnostics
     lost: frozenset[str] = frozenset()
+    doubtful: tuple[Span, ...] = ()
+
+    def sound(self, found: Iterable[Diagnostic]) -> list[Diagnostic]:
+        """The problems without those that are echoes of a mistake in the syntax, so that each is told once."""
+        return [item for item in found if item.code in _OWN or not self._is_echo(item)]
+
+    def _is_echo(self, item: Diagnostic) -> bool:
+        place = item.primary.span
+        if item.code == "E107" and place.file == self.source.file and self.diagnostics.failed:
+            return True
+        return any(doubt.file == place.file and doubt.start <= place.start < doubt.end for doubt in self.doubtful)
 
 
 def parse_file(path: Path, shown: str | None = None) -> Parsed:
@@ -74,7 +88,7 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
         if not any(item.severity == "error" and item.primary.span.start < token.start for item in diagnostics.found):
             span = source.span(token.start, token.end)
             diagnostics.error("E101", f"unexpected `{token.text}`", span, "nothing is open here that it could close")
-    return Parsed(source, file, diagnostics, frozenset(driver.lost))
+    return Parsed(source, file, diagnostics, frozenset(driver.lost), tuple(driver.doubtful))
 
 
 def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics) -> bool:

@@ -20,7 +20,7 @@ _CLOSERS = frozenset(_CLOSER.values())
 # A line end after one of these does not end the statement.
 _GOES_ON = frozenset({"COMMA", "COMPARE", "PLUS", "MINUS", "STAR", "SLASH", "EQUAL", "RANGE"})
 _GOES_ON_WORDS = frozenset({"and", "or", "not", "in", "when", "because"})
-# What no line may begin with: it belongs to the end of the line before. (A minus may begin one: it is a sign.)
+# What no line may begin with: it belongs to the end of the line before.
 _NEVER_FIRST = frozenset({"COMMA", "COMPARE", "PLUS", "STAR", "SLASH", "EQUAL", "RANGE", "DOT", "COLON", "LBRACE"})
 _NEVER_FIRST_WORDS = frozenset({"and", "or", "in"})
 
@@ -232,7 +232,7 @@ def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) ->
                     continue
                 if previous in _GOES_ON or (previous == "NAME" and word in _GOES_ON_WORDS):
                     continue
-                if _wrongly_first(source, tokens, index, diagnostics):
+                if _wrongly_first(source, tokens, index, len(opened), diagnostics):
                     continue
         elif kind in _CLOSER:
             opened.append(kind)
@@ -246,13 +246,18 @@ def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) ->
     return kept
 
 
-def _wrongly_first(source: Source, tokens: list[Token], index: int, diagnostics: Diagnostics) -> bool:
+def _wrongly_first(
+    source: Source, tokens: list[Token], index: int, depth: int, diagnostics: Diagnostics
+) -> bool:
+    """Whether the line after the line end at `index` begins with what belongs to the end of the line before (E101)."""
     while index < len(tokens) and tokens[index].kind == LINE_END:
         index += 1
     if index == len(tokens):
         return False
     token = tokens[index]
-    if token.kind not in _NEVER_FIRST and not (token.kind == "NAME" and token.text in _NEVER_FIRST_WORDS):
+    never = token.kind in _NEVER_FIRST or (token.kind == "NAME" and token.text in _NEVER_FIRST_WORDS)
+    # A negative number may be a value of a set, but no member of a study.
+    if not never and not (token.kind == "MINUS" and depth == 1):
         return False
     place = "on the line of its statement" if token.kind == "LBRACE" else "at the end of the line before"
     span = source.span(token.start, token.end)
