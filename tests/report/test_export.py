@@ -1,0 +1,174 @@
+"""A trial's artifact is copied as it was measured, says what it is, and runs with its runtime alone."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optlang.forms import OptlangError
+from optlang.report.export import export
+from optlang.store.reader import Reader, connect
+from optlang.store.store import Store
+from tests.store.example_study import end, measurement, session, start
+
+
+def artifact(folder: Path, files: Mapping[str, bytes], **more: Any) -> dict[str, Any]:
+    """An `artifacts` entry of an `end` event, with its files written."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return {
+        "target": "laptop", "path": str(folder), "format": "onnx", "bytes": sum(map(len, files.values())), "sha256": "0" * 64,
+        "files": [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()],
+        "inputs": ["x"], "outputs": ["y"], "about": {"inputs": {"x": {"dtype": "float32", "shape": [1, 3]}}},
+    } | more  # fmt: skip
+
+
+FIGURES = [
+    measurement("size", 50.0), measurement("latency.p50", 2e-5, ratio=9.4), measurement("accuracy", 0.98), measurement("latency.p95", 4e-5),
+]  # fmt: skip
+BASELINE = [
+    measurement("size", 100.0), measurement("latency.p50", 1e-4), measurement("accuracy", 0.99), measurement("latency.p95", 2e-4),
+]  # fmt: skip
+
+
+def read(tmp_path: Path, entries: list[dict[str, Any]], *, runtime: str = "onnxruntime", state: str = "complete", **more: Any) -> Reader:
+    steps = [{"path": "precision.static", "technique": "quant.static", "settings": {"samples": 64}}]
+    with Store(tmp_path / "x.duckdb") as store:
+        for event in [
+            session(), start("r1", 0), end("r1", 0, measurements=BASELINE),
+            start("r1", 1, {"precision": "static", "precision.static.samples": 64}, runtime=runtime, steps=steps),
+            end("r1", 1, state, FIGURES, artifacts=entries, **more),
+        ]:  # fmt: skip
+            store.record(event)
+    return connect([tmp_path / "x.duckdb"])
+
+
+def test_the_manifest_says_what_was_exported(tmp_path: Path) -> None:
+    entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights", "model.onnx.data": b"more"})
+    done = export(read(tmp_path, [entry]), "digits", 1, tmp_path / "out")
+    assert done.files == ("manifest.json", "model.onnx", "model.onnx.data", "run.py")
+    assert (tmp_path / "out" / "model.onnx.data").read_bytes() == b"more"
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(done.manifest, default=str))
+    assert manifest["what"] == "static samples 64 · onnxruntime"
+    assert (manifest["study"], manifest["trial"], manifest["runtime"]) == ("digits", 1, "onnxruntime")
+    assert manifest["steps"] == [{"path": "precision.static", "technique": "quant.static", "settings": {"samples": 64}}]
+    assert manifest["point"] == {"precision": "static", "precision.static.samples": 64}
+    assert manifest["versions"] == {"torch": "2.13.0"}
+    (described,) = manifest["artifacts"]
+    assert described["inputs"] == [{"name": "x", "dtype": "float32", "shape": [1, 3]}]
+    assert described["outputs"] == [{"name": "y"}]
+    for file in described["files"]:
+        content = (tmp_path / "out" / file["name"]).read_bytes()
+        assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    figures = {figure["metric"]: figure for figure in manifest["figures"]}
+    assert figures["latency.p50"]["times_better"] == 9.4, "measured side by side"
+    assert (figures["latency.p95"]["times_better"], figures["size"]["times_better"]) == (5.0, 2.0)
+    assert figures["accuracy"]["lost"] == pytest.approx(0.01)
+    assert figures["accuracy"]["low"] < figures["accuracy"]["value"] < figures["accuracy"]["high"]
+
+
+def test_paths_beside_the_database_are_found_from_there(tmp_path: Path) -> None:
+    entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"}) | {"path": ".optlang/a"}
+    assert "model.onnx" in export(read(tmp_path, [entry]), None, 1, tmp_path / "out").files
+
+
+def test_several_targets_have_a_folder_each(tmp_path: Path) -> None:
+    entries = [artifact(tmp_path / name, {"model.onnx": name.encode()}, target=name) for name in ("laptop", "phone")]
+    done = export(read(tmp_path, entries), None, 1, tmp_path / "out")
+    assert done.files == ("laptop/model.onnx", "laptop/run.py", "manifest.json", "phone/model.onnx", "phone/run.py")
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_an_artifact_that_is_not_what_was_measured_is_refused(tmp_path: Path, harm: str) -> None:
+    entry = artifact(tmp_path / "a", {"model.onnx": b"weights", "more.data": b"more"})
+    reader = read(tmp_path, [entry])
+    if harm == "gone":
+        (tmp_path / "a" / "more.data").unlink()
+    else:
+        (tmp_path / "a" / "more.data").write_bytes(b"mice")
+    with pytest.raises(OptlangError, match=harm) as caught:
+        export(reader, "digits", 1, tmp_path / "out")
+    assert "more.data" in caught.value.message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "x.duckdb", "x.duckdb.journal"], "nothing half is left"
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    reader = read(tmp_path, [artifact(tmp_path / "a", {"model.onnx": b"weights"})])
+    out = tmp_path / "out"
+    out.mkdir()
+    export(reader, "digits", 1, out)
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(OptlangError, match="not empty"):
+        export(reader, "digits", 1, out)
+    assert (out / "mine.txt").exists()
+    export(reader, "digits", 1, out, overwrite=True)
+    assert not (out / "mine.txt").exists()
+
+
+def test_trials_that_cannot_be_exported_say_why(tmp_path: Path) -> None:
+    reader = read(tmp_path, [], state="failed", reason="the loss became NaN in epoch 2")
+    with pytest.raises(OptlangError, match="failed: the loss became NaN in epoch 2"):
+        export(reader, "digits", 1, tmp_path / "out")
+    with pytest.raises(OptlangError, match="has no trial 7") as caught:
+        export(reader, "digits", 7, tmp_path / "out")
+    assert caught.value.help == "the nearest are 0, 1"
+    with pytest.raises(OptlangError, match="has no artifact"):
+        export(reader, "digits", 0, tmp_path / "out")
+    with pytest.raises(OptlangError, match="no study `digit`"):
+        export(reader, "digit", 1, tmp_path / "out")
+
+
+def onnx_model() -> bytes:
+    """y = relu(x · W), three numbers in and two out, for batches of any size."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.array([[1, -1], [2, 0], [0, 3]], dtype=np.float32), "W")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "W"], ["z"]), helper.make_node("Relu", ["z"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])], [weights],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", str(folder / "run.py"), *arguments], capture_output=True, text=True, cwd=folder.parent, timeout=100
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_runner_runs_the_model_and_checks_it(tmp_path: Path, runtime: str) -> None:
+    pytest.importorskip(runtime)
+    entry = artifact(tmp_path / "a", {"model.onnx": onnx_model()})
+    reader = read(tmp_path, [entry], runtime=runtime)
+    out = tmp_path / "out"
+    export(reader, "digits", 1, out)
+    ran = run(out)
+    assert ran.returncode == 0, ran.stderr
+    assert "y float32 (1, 2)" in ran.stdout
+    assert "optlang" not in (out / "run.py").read_text()
+
+    inputs = np.array([[1, 2, 3], [4, 5, -6], [0, 0, 1]], dtype=np.float32)
+    np.savez(tmp_path / "mine.npz", x=inputs)
+    assert "y float32 (3, 2)" in run(out, str(tmp_path / "mine.npz")).stdout
+    assert "there is no file" in run(out, "none.npz").stderr
+
+    np.savez(tmp_path / "a" / "example_inputs.npz", x=inputs)
+    for outputs, code in (([[5, 8], [14, 0], [0, 3]], 0), ([[5, 8], [14, 1], [0, 3]], 1)):
+        np.savez(tmp_path / "a" / "example_outputs.npz", y=np.array(outputs, dtype=np.float32))
+        export(reader, "digits", 1, out, overwrite=True)
+        ran = run(out)
+        assert ran.returncode == code, ran.stderr
+        assert "y: largest difference" in ran.stdout
+        assert ("not what was measured" in ran.stderr) is bool(code)
