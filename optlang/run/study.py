@@ -225,7 +225,7 @@ class _Loop:
     def _searched_trials(self, wanted: int) -> Why:
         sampler = Sampler(self._plan, self._space, self._history.known)
         for earlier in self._history.told():
-            sampler.tell(earlier)
+            sampler.recall(earlier)
         while self._history.searched < wanted:
             over = self._over()
             if over:

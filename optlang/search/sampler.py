@@ -33,6 +33,9 @@ AUTO_TPE_TRIALS = 1000
 STARTUP = 10
 POPULATION = 24
 
+# What a point's state holds: Optuna's own attributes of the trial, and the forbidden points drawn before it.
+_SYSTEM, _REFUSED = "system", "refused"
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -67,11 +70,27 @@ class Sampler:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan = plan
         self._space = space
+        # Trials of a runtime that is missing today still tell about what does not hang on it.
+        self._whole = Space(plan)
         self._known = known
         self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
 
+    def recall(self, told: Told) -> None:
+        """Add what became of a point that was asked for in an earlier session, with the refused draws before it."""
+        refused = told.state.get(_REFUSED, ())
+        assert isinstance(refused, list | tuple)
+        for point in refused:
+            assert isinstance(point, Mapping)
+            self._add(Told({path: _value(value) for path, value in point.items()}, None, [1.0]), {})
+        self.tell(told)
+
     def tell(self, told: Told) -> None:
-        """Add what became of a point, asked for in this process or in an earlier one."""
+        """Add what became of a point."""
+        system = told.state.get(_SYSTEM, {})
+        assert isinstance(system, Mapping)
+        self._add(told, system)
+
+    def _add(self, told: Told, system: Mapping[str, Any]) -> None:
         import optuna
 
         params: dict[str, Any] = {}
@@ -85,18 +104,14 @@ class Sampler:
                 params[name], distributions[name] = _coded(domain, value), distribution
             return value
 
-        try:
-            self._space.draw(replay)
-        except (Exhausted, KeyError):
-            # The runtime that the point was measured on is gone from this machine: nothing to learn for what is left.
-            return
-        system = {f"constraints:{index}": float(value) for index, value in enumerate(told.violations)}
+        self._whole.draw(replay)
+        constraints = {f"constraints:{index}": float(value) for index, value in enumerate(told.violations)}
         complete = told.values is not None
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED,
                 values=list(told.values) if told.values is not None else None,
-                params=params, distributions=distributions, system_attrs={**told.state, **system},
+                params=params, distributions=distributions, system_attrs={**system, **constraints},
             )
         )
 
@@ -108,20 +123,30 @@ class Sampler:
         """
         import optuna
 
+        refused_points: list[JSON] = []
         for attempt in range(REFUSED_IN_A_ROW):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.sampler = self._sampler(_seed(self._plan.search.seed, number, attempt), attempt >= PATIENCE)
+                if isinstance(self._study.sampler, optuna.samplers.NSGAIISampler):
+                    # It orders a generation's parents otherwise when it first chooses them than ever after, and a
+                    # resumed search first chooses them elsewhere: an ask that nobody takes lets it choose.
+                    idle = self._study.ask()
+                    _ = idle.relative_params
+                    self._study.tell(idle, state=optuna.trial.TrialState.FAIL)
+                    self._study.sampler = self._sampler(_seed(self._plan.search.seed, number, attempt), False)
             trial = self._study.ask()
             point = self._space.draw(partial(_suggest, trial))
             refused = self._space.forbidden(point)
             if refused is None and resolve(self._plan, point).effect not in self._known:
-                state = dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs)
+                system = dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs)
                 # The result comes back through `tell`, which adds it as a trial of its own; the one that was asked
                 # for is closed as failed, which samplers leave out of account.
                 self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                return Asked(point, state)
+                return Asked(point, {_SYSTEM: system, _REFUSED: refused_points} if refused_points else {_SYSTEM: system})
             if refused is not None:
+                # A resumed search must know of it too, or it would go on with other draws.
+                refused_points.append(dict(point))
                 trial.set_constraint("0", 1.0)
                 self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             else:
@@ -145,6 +170,10 @@ class Sampler:
             # Knobs that come and go together are modelled together.
             multivariate=True, group=True, constant_liar=False,
         )
+
+
+def _value(value: JSON) -> Value:
+    return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
 
 
 def _count(settings: Mapping[str, Value], name: str, default: int) -> int:

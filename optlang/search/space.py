@@ -223,10 +223,11 @@ def contains(domain: Domain, value: Value) -> bool:
 
 
 def _narrowed(domain: Domain, left: tuple[Value, ...]) -> Domain:
-    if len(left) == cardinality(domain):
+    if len(left) == cardinality(domain) or isinstance(domain, OrderDomain):
+        # An order is drawn as a whole; one that cannot be is refused when all is drawn.
         return domain
     scalars = tuple(value for value in left if value is not None and not isinstance(value, tuple))
-    assert len(scalars) == len(left), "only orders have tuples as values, and facts decide those at each draw"
+    assert len(scalars) == len(left), "only orders have tuples as values"
     return SetDomain(values=scalars) if isinstance(domain, SetDomain) else ListDomain(values=scalars)
 
 

@@ -39,7 +39,7 @@ def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
         steps { finetune }
         require accuracy >= baseline.accuracy - 1%
         require latency.p95 <= 2ms and size <= 0.5 * baseline.size
-        require sparsity >= 50% or size <= 10
+        require sparsity >= 50% or size <= 10B
     """)
     baseline = {"accuracy": of("accuracy", 0.99), "size": of("size", 100)}
     good = {
@@ -56,5 +56,5 @@ def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
 
 
 def test_a_metric_that_was_not_measured_breaks_its_requirement(plan_of: Make) -> None:
-    plan = plan_of("steps { finetune }\nrequire size <= 10")
+    plan = plan_of("steps { finetune }\nrequire size <= 10B")
     assert goals.constraints(plan, {}, {}) == [1.0]

@@ -61,7 +61,7 @@ class Search:
         other = Search(self.plan)
         other.known |= self.known
         for told in self.told:
-            other.sampler.tell(told)
+            other.sampler.recall(told)
         other.told = list(self.told)
         return other
 
@@ -107,7 +107,7 @@ class TestContract:
             search.step()
         narrowed = Sampler(search.plan, Space(search.plan, {"onnxruntime": "gone"}), search.known)
         for told in search.told:
-            narrowed.tell(told)
+            narrowed.recall(told)
         assert narrowed.ask(8).point["here.runtime"] != "onnxruntime"
 
 

@@ -98,7 +98,7 @@ def test_percent_steps_are_exact(plan_of: Make) -> None:
     """)
     space = Space(plan)
     allowed = [point["channels.ratio"] for point in every_point(space) if space.forbidden(point) is None]
-    assert allowed == [0.1, 0.2, 0.4, 0.5, 0.6, 0.8] * 3
+    assert sorted(allowed) == sorted([0.1, 0.2, 0.4, 0.5, 0.6, 0.8] * 3)
 
 
 def test_contains_knows_its_own_points_only(plan_of: Make) -> None:

@@ -1,0 +1,253 @@
+"""The child process that runs one artifact and times it: `python -m optlang.run.bare`, JSON lines in and out.
+
+It holds the artifact's runtime and nothing else that is heavy, since what else is loaded slows small models down. It
+knows no study, no plan and no statistics: durations go back as they are. Commands are objects with `do`:
+
+- `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`) → `imported`, `loaded` (both in seconds)
+- `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds a call), `memory` (peak resident bytes, or null)
+- `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
+- `outputs` (`inputs`: .npz, `names`, `outputs`: .npz to write, `batch`) → `samples`, `names`
+- `memory` → `memory`;  `close` → the process ends
+
+An answer is `{"ok": …}` or `{"error": {"type", "message", "help", "details"}}`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from optlang.forms import Artifact, File, OptlangError, Session, TargetSpec
+
+if TYPE_CHECKING:
+    import numpy
+
+# How long the process may go on with a call after its parent has gone, in seconds.
+_PATIENCE = 2.0
+
+
+class _Bench:
+    """One open artifact and the inputs that it is timed on."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._artifact: Artifact | None = None
+        self._batch = 1
+        self._prepared: Any = None
+
+    def open(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        study = Path(command["study"])
+        self._study = study
+        cores = command.get("cores")
+        # Before the runtime is imported: some size their thread pools by the cores that they see then.
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores)
+        start = time.perf_counter()
+        runtime = _found(command["calls"], study)()
+        for name in getattr(runtime, "imports", ()):
+            importlib.import_module(name)
+        imported = time.perf_counter() - start
+        self._artifact = _artifact(command["artifact"])
+        target = TargetSpec(**command["target"])
+        fixed = self._artifact.about.get("batch")
+        self._batch = fixed if isinstance(fixed, int) and fixed > 0 else target.batch
+        start = time.perf_counter()
+        self._session = runtime.open(self._artifact, target, command["settings"], study)
+        return {"imported": imported, "loaded": time.perf_counter() - start}
+
+    @property
+    def session(self) -> Session:
+        if self._session is None:
+            raise OptlangError("nothing is open")
+        return self._session
+
+    def warm(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = _read(command)
+        if any(len(item) != self._batch for item in inputs.values()):
+            raise OptlangError(f"the inputs to time are not {self._batch} samples")
+        self._prepared = self.session.prepare(inputs)
+        seconds, calls = float(command["seconds"]), int(command["calls"])
+        start = time.perf_counter()
+        done = 0
+        last = 0.0
+        while done < calls or time.perf_counter() - start < seconds:
+            began = time.perf_counter()
+            self.session.run(self._prepared)
+            last = time.perf_counter() - began
+            done += 1
+        gc.collect()
+        gc.freeze()
+        return {"call": last, "memory": _peak()}
+
+    def round(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        run, prepared, clock = self.session.run, self._prepared, time.perf_counter_ns
+        if prepared is None:
+            raise OptlangError("no inputs to time: `warm` comes first")
+        least, calls = int(float(command["seconds"]) * 1e9), int(command["calls"])
+        durations: list[int] = []
+        gc.disable()
+        try:
+            for _ in range(int(command["skip"])):
+                run(prepared)
+            start = now = clock()
+            while now - start < least or len(durations) < calls:
+                began = clock()
+                run(prepared)
+                now = clock()
+                durations.append(now - began)
+        finally:
+            gc.enable()
+        return {"durations": durations}
+
+    def outputs(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        import numpy
+
+        inputs = _read(command)
+        total = len(next(iter(inputs.values())))
+        assert self._artifact is not None
+        fixed = self._artifact.about.get("batch")
+        step = fixed if isinstance(fixed, int) and fixed > 0 else max(1, int(command["batch"]))
+        pieces: dict[str, list[numpy.ndarray[Any, Any]]] = {}
+        for start in range(0, total, step):
+            batch = {name: item[start : start + step] for name, item in inputs.items()}
+            size = min(step, total - start)
+            if fixed and size < step:
+                # The graph takes so many samples and no fewer: the last one again, and its answers away.
+                batch = {
+                    name: numpy.concatenate([item, numpy.repeat(item[-1:], step - size, axis=0)])
+                    for name, item in batch.items()
+                }
+            result = self.session.collect(self.session.run(self.session.prepare(batch)))
+            for name, item in result.items():
+                # A copy: a runtime may write its next answer to the same memory.
+                pieces.setdefault(name, []).append(numpy.array(item[:size]))
+        numpy.savez(command["outputs"], *[numpy.concatenate(items) for items in pieces.values()])
+        return {"samples": total, "names": list(pieces)}
+
+    def memory(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        return {"memory": _peak()}
+
+    def close(self) -> None:
+        self._prepared = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def told(self, error: BaseException) -> dict[str, Any]:
+        """An exception as data; of an OptlangError its own words, of the rest where it was raised."""
+        if not isinstance(error, OptlangError):
+            # Imported only now: a bare process that goes well holds its runtime alone.
+            from optlang.workload import objects
+
+            told = objects.told("running the model", error, getattr(self, "_study", Path.cwd()))
+            if told.details:
+                error = told
+        if isinstance(error, OptlangError):
+            return {
+                "type": type(error).__name__, "message": error.message, "help": error.help,
+                "exit_code": error.exit_code, "details": getattr(error, "details", ""),
+            }
+        return {
+            "type": type(error).__name__, "help": None, "exit_code": 1,
+            "message": "".join(traceback.format_exception_only(error)).strip(),
+            "details": "".join(traceback.format_exception(error)),
+        }
+
+
+def _found(calls: str, study: Path) -> Any:
+    place, _, name = calls.rpartition(":")
+    if place.endswith(".py"):
+        from optlang.workload import objects
+
+        return objects.find(calls, study)
+    return getattr(importlib.import_module(place), name)
+
+
+def _artifact(value: Mapping[str, Any]) -> Artifact:
+    return Artifact(
+        Path(value["folder"]), value["format"], tuple(File(**item) for item in value["files"]),
+        tuple(value["inputs"]), tuple(value["outputs"]), value["about"],
+    )
+
+
+def _read(command: Mapping[str, Any]) -> dict[str, numpy.ndarray[Any, Any]]:
+    import numpy
+
+    # By their order: an input may have a name that savez takes for its own.
+    with numpy.load(command["inputs"], allow_pickle=False) as stored:
+        return {name: stored[f"arr_{index}"] for index, name in enumerate(command["names"])}
+
+
+def _peak() -> int | None:
+    """The most memory this process has held, in bytes; None where the system does not say."""
+    try:
+        # Not getrusage here: its figure begins with the parent's, which exec does not take back.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _listen(source: BinaryIO, commands: queue.SimpleQueue[bytes | None]) -> None:
+    """Hand on lines; at the end of the pipe the parent has gone, and a call that still runs is of use to nobody."""
+    for line in source:
+        commands.put(line)
+    commands.put(None)
+    time.sleep(_PATIENCE)
+    os._exit(0)
+
+
+def main() -> None:
+    """Answer commands until `close` or the end of standard input."""
+    # What the runtime prints goes to standard error, and what it reads is nothing: the pipes are the protocol's own.
+    source, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    # A thread that waits for a line costs the timed one nothing, and notices a parent that dies in mid-call.
+    threading.Thread(target=_listen, args=(source, commands), daemon=True).start()
+    bench = _Bench()
+    handlers = {
+        "open": bench.open, "warm": bench.warm, "round": bench.round, "outputs": bench.outputs,
+        "memory": bench.memory,
+    }
+    while (line := commands.get()) is not None:
+        command = json.loads(line)
+        if command["do"] == "close":
+            break
+        answer: dict[str, Any]
+        try:
+            answer = {"ok": handlers[command["do"]](command)}
+        except Exception as error:
+            answer = {"error": bench.told(error)}
+        try:
+            answers.write(json.dumps(answer).encode() + b"\n")
+        except BrokenPipeError:
+            break
+    bench.close()
+    sys.stderr.flush()
+    # Not by the interpreter's own way out: runtimes' threads are known to hang or crash there.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
