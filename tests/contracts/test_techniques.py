@@ -1,0 +1,254 @@
+"""What every technique of the standard library must do, on networks of several structures."""
+
+import copy
+import re
+from pathlib import Path
+
+import numpy
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto
+from torch.utils.flop_counter import FlopCounterMode
+
+from optlang.forms import Context, Factory, OptlangError, QuantWants, Refusal, Subject
+from optlang.workload import data as data_module
+from optlang.workload import modules, objects
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "tests" / "fixtures" / "models"
+NETWORKS = ("cnn", "residual", "depthwise", "mlp", "joined", "rows", "tied")
+WANTS = QuantWants("uint8", "int8", False, True, True)
+
+_TRAINING = {
+    "epochs": 2, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
+    "momentum": None, "amp": "none",
+}
+SETTINGS = {
+    "train": _TRAINING,
+    "finetune": _TRAINING,
+    "channels": {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+    "dynamic": {"operators": "all", "keep": ()},
+    "static": {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": ()},
+}
+GIVES = {"train": "module", "finetune": "module", "channels": "module", "dynamic": "onnx", "static": "onnx"}
+
+pytestmark = pytest.mark.slow
+
+
+def declared():
+    """The techniques that the standard library declares, with the objects that they name."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "stdlib").glob("*.opt")))
+    return dict(re.findall(r'^technique (\w+) [^\n]*\n\s+calls "([^"]+)"', text, flags=re.MULTILINE))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images"), STUDY)
+
+
+def start(network, **arguments):
+    factory = Factory(f"networks.py:{network}", arguments)
+    return Subject("module", modules.make(factory, STUDY), factory)
+
+
+def apply(technique, subject, data, folder, seed=3, **changed):
+    function = objects.find(declared()[technique], STUDY)
+    context = Context(data, seed, folder, STUDY, WANTS)
+    return function(subject, SETTINGS[technique] | changed, context)
+
+
+def answers(subject, data, count=16):
+    inputs = {name: item[:count] for name, item in data.arrays("validation")[0].items()}
+    if subject.form == "module":
+        data = data.bind(subject.model)
+        inputs = dict(zip(data.input_names, inputs.values(), strict=True))
+        with torch.no_grad():
+            tensors = {name: torch.from_numpy(item) for name, item in inputs.items()}
+            return {name: item.numpy() for name, item in modules.call(subject.model, tensors).items()}
+    session = onnxruntime.InferenceSession(str(subject.model), providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_inputs()]
+    given = dict(zip(names, inputs.values(), strict=True))
+    return dict(zip([item.name for item in session.get_outputs()], session.run(None, given), strict=True))
+
+
+def macs(subject):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        subject.model(torch.zeros(1, 1, 8, 8))
+    return counter.get_total_flops() // 2
+
+
+def count(subject):
+    return sum(item.numel() for item in subject.model.parameters())
+
+
+def test_every_declared_technique_is_held_to_the_contract():
+    assert set(declared()) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("technique", SETTINGS)
+class TestContract:
+    def test_answers_keep_their_names_and_shapes_and_the_given_subject_stays(self, technique, network, images, tmp_path):
+        subject = start(network)
+        before = copy.deepcopy(subject.model.state_dict())
+        wanted = answers(subject, images)
+        result = apply(technique, subject, images, tmp_path)
+        found = answers(result, images)
+        assert result.form == GIVES[technique]
+        assert {name: item.shape for name, item in found.items()} == {name: item.shape for name, item in wanted.items()}
+        assert all(numpy.isfinite(item).all() for item in found.values())
+        after = subject.model.state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert not subject.model.training
+
+    def test_result_survives_the_disk(self, technique, network, images, tmp_path):
+        result = apply(technique, start(network), images, tmp_path / "result")
+        modules.save(result, tmp_path / "saved")
+        loaded = modules.load(tmp_path / "saved", STUDY)
+        assert (loaded.form, loaded.edits, loaded.factory) == (result.form, result.edits, result.factory)
+        assert loaded.notes == result.notes
+        wanted, found = answers(result, images), answers(loaded, images)
+        assert all(numpy.array_equal(wanted[name], found[name]) for name in wanted)
+        assert not list((tmp_path / "saved").glob("*.p*"))
+
+    def test_one_seed_one_result(self, technique, network, images, tmp_path):
+        first, second = (apply(technique, start(network), images, tmp_path / name) for name in ("a", "b"))
+        if first.form == "module":
+            one, other = first.model.state_dict(), second.model.state_dict()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+        else:
+            assert Path(first.model).read_bytes() == Path(second.model).read_bytes()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+class TestEffect:
+    @pytest.mark.parametrize("technique", ["train", "finetune"])
+    def test_training_lowers_the_loss_and_nothing_else(self, technique, network, images, tmp_path):
+        subject = start(network)
+        epochs = []
+        function = objects.find(declared()[technique], STUDY)
+        result = function(subject, _TRAINING, Context(images, 3, tmp_path, STUDY, report=epochs.append))
+        losses = [
+            images.task.metrics(answers(item, images, 200), images.arrays("validation")[1])["loss"]
+            for item in (subject, result)
+        ]
+        assert losses[1] < losses[0]
+        assert [(item["epoch"], item["epochs"]) for item in epochs] == [(1, 2), (2, 2)]
+        assert epochs[1]["loss"] < epochs[0]["loss"]
+        assert (count(result), macs(result), result.edits) == (count(subject), macs(subject), ())
+
+    def test_pruning_removes_parameters_and_operations(self, network, images, tmp_path):
+        subject = start(network)
+        result = apply("channels", subject, images, tmp_path)
+        assert count(result) < 0.8 * count(subject)
+        assert macs(result) < 0.8 * macs(subject)
+        assert result.notes["prune.removed_parameters"] == pytest.approx(1 - count(result) / count(subject))
+        assert 0 < result.notes["prune.removed_channels"] <= 0.5
+
+    def test_pruning_twice_replays_in_order(self, network, images, tmp_path):
+        once = apply("channels", start(network, width=32) if network != "tied" else start(network), images, tmp_path,
+                     ratio=0.4)
+        twice = apply("channels", once, images, tmp_path, ratio=0.4, scope="global", importance="random")
+        modules.save(twice, tmp_path / "saved")
+        loaded = modules.load(tmp_path / "saved", STUDY)
+        assert len(loaded.edits) == 2
+        assert count(loaded) == count(twice) < count(once)
+        wanted, found = answers(twice, images), answers(loaded, images)
+        assert all(numpy.array_equal(wanted[name], found[name]) for name in wanted)
+
+    def test_a_pruned_model_learns_again_and_becomes_int8(self, network, images, tmp_path):
+        pruned = apply("channels", start(network, width=64) if network != "tied" else start(network), images, tmp_path)
+        recovered = apply("finetune", pruned, images, tmp_path)
+        small = apply("static", recovered, images, tmp_path)
+        assert small.notes["prune.removed_parameters"] == recovered.notes["prune.removed_parameters"]
+        wanted, found = answers(recovered, images), answers(small, images)
+        name = "logits" if "logits" in wanted else "output"
+        assert (wanted[name].argmax(1) == found[name].argmax(1)).mean() >= 0.8
+
+    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    def test_quantizing_makes_weights_int8_and_the_file_smaller(self, technique, network, images, tmp_path):
+        from optlang.workload.onnx_export import export
+
+        subject = start(network, width=64) if network != "tied" else start(network)
+        export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)
+        result = apply(technique, subject, images, tmp_path / "result")
+        model = onnx.load(result.model)
+        onnx.checker.check_model(model, full_check=True)
+        layers = [m for m in subject.model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        weights = {id(m.weight): m.weight.numel() for m in layers}
+        eight = [
+            onnx.numpy_helper.to_array(item) for item in model.graph.initializer
+            if item.data_type in (TensorProto.INT8, TensorProto.UINT8) and len(item.dims) > 1
+        ]
+        assert sum(item.size for item in eight) == sum(weights.values())
+        assert result.notes["quantize.weights"] > 0.95
+        assert Path(result.model).stat().st_size < 0.5 * (tmp_path / "float.onnx").stat().st_size
+        kinds = {node.op_type for node in model.graph.node}
+        if technique == "static":
+            assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+            biased = sum(m.bias is not None for m in layers)
+            stored = [item for item in model.graph.initializer if item.data_type == TensorProto.INT32]
+            assert biased == 0 or stored
+        else:
+            assert kinds & {"MatMulInteger", "ConvInteger"}
+        assert not model.metadata_props
+        assert all(not node.doc_string for node in model.graph.node)
+
+
+class TestRefusal:
+    @pytest.mark.parametrize("technique", ["train", "finetune", "channels"])
+    def test_a_file_is_no_module(self, technique, images, tmp_path):
+        with pytest.raises(Refusal, match="onnx"):
+            apply(technique, Subject("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
+
+    @pytest.mark.parametrize("technique", ["train", "finetune"])
+    def test_nothing_to_train(self, technique, images, tmp_path):
+        with pytest.raises(Refusal, match="frozen"):
+            apply(technique, start("frozen"), images, tmp_path)
+
+    @pytest.mark.parametrize("technique", ["channels", "dynamic", "static"])
+    def test_an_unknown_layer_in_keep(self, technique, images, tmp_path):
+        with pytest.raises(OptlangError, match="haed") as error:
+            apply(technique, start("residual"), images, tmp_path, keep=("haed",))
+        assert error.value.help == "did you mean 'head'?"
+
+    @pytest.mark.parametrize("technique", ["channels", "dynamic", "static"])
+    def test_everything_kept(self, technique, images, tmp_path):
+        with pytest.raises(Refusal):
+            apply(technique, start("residual"), images, tmp_path, keep=("*",))
+
+    def test_pruning_less_than_one_multiple(self, images, tmp_path):
+        with pytest.raises(Refusal, match="round_to 64"):
+            apply("channels", start("cnn"), images, tmp_path, round_to=64)
+
+    def test_pruning_a_forward_that_counts_its_channels(self, images, tmp_path):
+        result = apply("channels", start("counting"), images, tmp_path)
+        assert result.model.first.out_channels == 16
+        assert result.model.second.out_channels == 8
+
+    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    def test_no_layer_that_int8_knows(self, technique, images, tmp_path):
+        with pytest.raises(Refusal, match="GRU"):
+            apply(technique, start("recurrent"), images, tmp_path)
+
+    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    def test_quantizing_twice(self, technique, images, tmp_path):
+        once = apply(technique, start("cnn"), images, tmp_path / "once")
+        with pytest.raises(Refusal, match="already"):
+            apply(technique, once, images, tmp_path / "twice")
+
+    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    def test_a_model_too_small_to_win(self, technique, images, tmp_path):
+        with pytest.raises(Refusal, match="larger"):
+            apply(technique, start("mlp", width=1), images, tmp_path)
