@@ -12,15 +12,17 @@ from optlang.plan.checks import CHECKS, Draft
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.factories import Factories
 from optlang.plan.feasibility import feasibility
+from optlang.plan.flow import Facts as DeclaredFacts
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.limits import measure_of, search_of
 from optlang.plan.model import Factory, Location, Metric, Objective, Plan, Rule, Step
 from optlang.plan.model import Target as PlanTarget
 from optlang.plan.names import Scope, duplicate
-from optlang.plan.resolve import Place, Resolver
+from optlang.plan.resolve import Place
 from optlang.plan.steps import Steps
 from optlang.plan.targets import Targets
+from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 M = TypeVar("M")
@@ -28,6 +30,7 @@ M = TypeVar("M")
 WANTED = {
     "model": "model NAME = zoo.digits_cnn()",
     "data": "data NAME = zoo.digits()",
+    "steps": "steps { maybe static }",
     "target": "target NAME { runtime = onnxruntime }",
 }
 
@@ -79,13 +82,23 @@ class StudyBuilder:
 
         whole = model is not None and data is not None and built_targets and search is not None and measure is not None
         draft = Draft(
-            study=self.study, knobs=knobs, steps=steps, targets=targets, built_knobs=built_knobs,
-            built_steps=built_steps, built_targets=tuple(built_targets), forbids=forbids, objectives=objectives,
-            search=search, inputs=inputs, broken=self.broken, complete=not self.diagnostics.failed,
+            study=self.study,
+            knobs=knobs,
+            steps=steps,
+            targets=targets,
+            built_knobs=built_knobs,
+            built_steps=built_steps,
+            built_targets=tuple(built_targets),
+            forbids=forbids,
+            objectives=objectives,
+            search=search,
+            inputs=inputs,
+            broken=self.broken,
+            complete=not self.diagnostics.failed,
         )
-        draft.feasible = feasibility(
-            steps=built_steps, targets=tuple(built_targets), knobs=built_knobs, techniques=steps.used, runtimes=targets.used
-        ) if built_targets else None
+        if built_targets:
+            facts = DeclaredFacts(steps.used, targets.used)
+            draft.feasible = feasibility(built_steps, built_targets[0], built_knobs, facts)
         for check in CHECKS:
             check(draft)
         if not whole or self.diagnostics.failed:
@@ -95,13 +108,23 @@ class StudyBuilder:
         assert search is not None
         assert measure is not None
         return Plan(
-            edition=self.edition, study=self.study.name.text,
-            title=self.study.title.value if self.study.title else "", inputs=declared_inputs,
-            metrics=tuple(resolver.metrics.values()), model=model, data=data, baseline=built_baseline,
-            targets=tuple(built_targets), steps=built_steps, knobs=built_knobs,
+            edition=self.edition,
+            study=self.study.name.text,
+            title=self.study.title.value if self.study.title else "",
+            inputs=declared_inputs,
+            metrics=tuple(resolver.metrics.values()),
+            model=model,
+            data=data,
+            baseline=built_baseline,
+            targets=tuple(built_targets),
+            steps=built_steps,
+            knobs=built_knobs,
             impossible=draft.feasible.impossible if draft.feasible is not None else (),
-            forbids=tuple(rule for _, rule in forbids), requires=tuple(rule for _, rule in requires),
-            objectives=tuple(objective for _, objective in objectives), search=search, measure=measure,
+            forbids=tuple(rule for _, rule in forbids),
+            requires=tuple(rule for _, rule in requires),
+            objectives=tuple(objective for _, objective in objectives),
+            search=search,
+            measure=measure,
             techniques=tuple(sorted(steps.used.values(), key=lambda item: item.name)),
             runtimes=tuple(sorted(targets.used.values(), key=lambda item: item.name)),
         )
@@ -123,7 +146,7 @@ class StudyBuilder:
         return second
 
     def _claim_names(self) -> None:
-        members: Iterable[Any] = self._all(tree.Input) + self._all(tree.Let)  # type: ignore[operator]
+        members: Iterable[Any] = self._all(tree.Input) + self._all(tree.Let)
         for item in sorted(members, key=lambda member: member.span.start):
             if item.name.text in self.names:
                 duplicate(self.diagnostics, item.name.text, item.name.span, self.names[item.name.text])
@@ -161,7 +184,10 @@ class StudyBuilder:
                 duplicate(self.diagnostics, other.name.text, other.name.span, nodes[0].name.span)
             else:
                 self.diagnostics.error(
-                    "E106", "a second target in one study is not in this version", other.name.span, "the second target",
+                    "E106",
+                    "a second target in one study is not in this version",
+                    other.name.span,
+                    "the second target",
                     help="write one study for each target",
                 )
             self.scope.unknown.add(other.name.text)
@@ -174,7 +200,10 @@ class StudyBuilder:
             return None
         for other in nodes[1:]:
             duplicate(
-                self.diagnostics, kind, other.name.span, nodes[0].name.span,
+                self.diagnostics,
+                kind,
+                other.name.span,
+                nodes[0].name.span,
                 "a study has one model" if kind == "model" else "a study has one data set",
             )
         return factories.read(nodes[0])
@@ -189,6 +218,8 @@ class StudyBuilder:
         sections = self._sections(kind)
         for other in sections[1:]:
             self._one(kind)(other)
+        if not sections and kind == "steps":
+            self._missing("steps")
         return steps.block(sections[0].block.statements, around) if sections else tuple
 
     def _rules(self, resolver: Resolver, kind: str, place: Place) -> list[tuple[tree.Rule, Rule]]:
@@ -214,7 +245,10 @@ class StudyBuilder:
                     continue
                 if getattr(typed.expression, "kind", "") != "metric" or getattr(typed.expression, "baseline", False):
                     self.diagnostics.error(
-                        "E206", f"`{path.text}` is not a metric of the trial", path.span, "nothing to improve",
+                        "E206",
+                        f"`{path.text}` is not a metric of the trial",
+                        path.span,
+                        "nothing to improve",
                         help="a goal names a metric: `minimize latency`",
                     )
                     self.scope.unknown.add("a goal")

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from optlang.diagnostics import Diagnostics, Label
+from optlang.plan.cells import LIMIT, TooManyError, assignments, closed, ever, most, named, options, ruled_out
+from optlang.plan.expressions import Environment, holds
 from optlang.plan.feasibility import Feasibility
+from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Knobs
-from optlang.plan.model import Knob, Objective, Rule, Search, Step, Target
+from optlang.plan.model import (
+    Apply,
+    Choice,
+    Group,
+    Knob,
+    Maybe,
+    Objective,
+    Order,
+    Repeat,
+    Rule,
+    Search,
+    Step,
+    Target,
+)
 from optlang.plan.names import duplicate
 from optlang.plan.steps import Steps
 from optlang.plan.targets import Targets
@@ -45,7 +61,10 @@ def has_objective(draft: Draft) -> None:
     """E601: something must be improved."""
     if not draft.broken and not any(isinstance(item, tree.Goal) for item in draft.study.members):
         draft.diagnostics.error(
-            "E601", "the study has no objective", draft.study.name.span, "in this study",
+            "E601",
+            "the study has no objective",
+            draft.study.name.span,
+            "in this study",
             help="say what is to become better: `minimize latency, size` or `maximize accuracy`",
         )
 
@@ -58,15 +77,22 @@ def goals_agree(draft: Draft) -> None:
         better = draft.knobs.resolver.metrics[metric].direction
         if metric in first and first[metric][1].direction != objective.direction:
             draft.diagnostics.error(
-                "E603", f"`{path.text}` cannot be both minimized and maximized", path.span, f"{objective.direction} here",
-                labels=(Label(first[metric][0].span, f"{first[metric][1].direction} here"),), help="take one of them away",
+                "E603",
+                f"`{path.text}` cannot be both minimized and maximized",
+                path.span,
+                f"{objective.direction} here",
+                labels=(Label(first[metric][0].span, f"{first[metric][1].direction} here"),),
+                help="take one of them away",
             )
         elif metric in first:
             duplicate(draft.diagnostics, path.text, path.span, first[metric][0].span, "take one of them away")
         elif better != objective.direction:
             draft.diagnostics.error(
-                "E603", f"`{path.text}` is better when it is {'more' if better == 'maximize' else 'less'}", path.span,
-                f"{objective.direction} here", help=f"write `{better} {path.text}`",
+                "E603",
+                f"`{path.text}` is better when it is {'more' if better == 'maximize' else 'less'}",
+                path.span,
+                f"{objective.direction} here",
+                help=f"write `{better} {path.text}`",
             )
         first.setdefault(metric, (path, objective))
 
@@ -75,8 +101,11 @@ def few_objectives(draft: Draft) -> None:
     """E605: a sampler takes six objectives at most."""
     if len(draft.objectives) > 6:
         draft.diagnostics.error(
-            "E605", f"{len(draft.objectives)} objectives, and a sampler takes six at most", draft.objectives[6][0].span,
-            "the seventh", help="turn some of them into requirements: `require size <= 4MB`",
+            "E605",
+            f"{len(draft.objectives)} objectives, and a sampler takes six at most",
+            draft.objectives[6][0].span,
+            "the seventh",
+            help="turn some of them into requirements: `require size <= 4MB`",
         )
 
 
@@ -89,8 +118,170 @@ def all_used(draft: Draft) -> None:
         if isinstance(item, tree.Let | tree.Input) and item.name.text not in resolver.used | resolver.scope.unknown:
             word = "let" if isinstance(item, tree.Let) else "input"
             draft.diagnostics.warn(
-                "W208", f"the {word} `{item.name.text}` is never used", item.name.span, "never used", help="take it away"
+                "W208",
+                f"the {word} `{item.name.text}` is never used",
+                item.name.span,
+                "never used",
+                help="take it away",
             )
 
 
-CHECKS: tuple[Callable[[Draft], None], ...] = (has_objective, goals_agree, few_objectives, all_used)
+def can_be_taken(draft: Draft) -> None:
+    """E501, E502, E503, E504, E506, E508: every step and every runtime can be taken in some combination."""
+    if draft.feasible is None or not draft.complete:
+        return
+    spans = {**draft.targets.spans, **draft.steps.spans}
+    for conflict in draft.feasible.never:
+        span = spans[conflict.path]
+        other = spans.get(conflict.other) if conflict.other is not None else None
+        draft.diagnostics.error(
+            conflict.code,
+            f"`{label_of(conflict.path)}` {NEVER[conflict.code]}",
+            span,
+            conflict.reason,
+            labels=(Label(other, f"`{label_of(conflict.other or '')}`"),)
+            if other is not None and other != span
+            else (),
+            help=WAY_OUT[conflict.code],
+        )
+
+
+NEVER = {
+    "E501": "needs a GPU, and the target has none",
+    "E502": "stands where it can never be",
+    "E503": "is excluded by what always stands beside it",
+    "E504": "is never available here",
+    "E506": "comes after the model has its final form",
+    "E508": "never gets a model that it can take",
+}
+WAY_OUT = {
+    "E501": "take the step away, or measure on a target with a GPU",
+    "E502": "change the order of the two",
+    "E503": "make them two branches of a choice: `NAME in { …; … }`",
+    "E504": "choose among runtimes that can run it, or take it away",
+    "E506": "move it before the step that gives the model its final form",
+    "E508": "move it before the step that changes the model's form, or take it away",
+}
+
+
+def something_left(draft: Draft) -> None:
+    """E604: forbids and facts leave at least one point."""
+    if draft.feasible is None or not draft.complete or draft.feasible.never or not draft.forbids:
+        return
+    impossible = draft.feasible.impossible
+    wanted = {path for item in impossible for path in item.values}
+    usable: list[tuple[tree.Rule, Rule]] = []
+    for node, rule in draft.forbids:
+        knobs = closed(draft.built_knobs, named(rule.expression))
+        if all(options(knob) is not None for knob in knobs):
+            usable.append((node, rule))
+            wanted |= named(rule.expression)
+    try:
+        for count, values in enumerate(assignments(closed(draft.built_knobs, wanted))):
+            environment = Environment(knob=values.get)
+            forbidden = any(holds(rule.expression, environment) for _, rule in usable)
+            if count >= LIMIT or not (forbidden or ruled_out(values, impossible)):
+                return
+    except (TooManyError, ZeroDivisionError):
+        return
+    first = usable[0][0] if usable else draft.forbids[0][0]
+    draft.diagnostics.error(
+        "E604",
+        "nothing is left to try",
+        first.expression.span,
+        "with what is forbidden and what cannot go together, no point remains",
+        labels=tuple(Label(node.expression.span, "forbidden too") for node, _ in usable[1:]),
+        help="forbid less; `optlang plan` lists what cannot go together",
+    )
+
+
+def conditions_hold_somewhere(draft: Draft) -> None:
+    """W409: every `when` and every `forbid` is true of some point."""
+    if draft.diagnostics.failed:
+        return
+    for condition in draft.knobs.conditions:
+        if ever(condition.expression, draft.built_knobs) is False:
+            draft.diagnostics.warn(
+                "W409",
+                "this condition is never true",
+                condition.node.span,
+                "what it guards never happens",
+                help="compare with a value that the knob can have, or take it away",
+            )
+    for node, rule in draft.forbids:
+        if ever(rule.expression, draft.built_knobs) is False:
+            draft.diagnostics.warn(
+                "W409",
+                "this forbids nothing",
+                node.expression.span,
+                "never true",
+                help="compare with a value that the knob can have, or take it away",
+            )
+
+
+def enough_points(draft: Draft) -> None:
+    """W606: no more trials are asked for than the space has points."""
+    written = _trials(draft)
+    if draft.search is None or written is None or draft.diagnostics.failed or draft.feasible is None:
+        return
+    points = most(draft.built_knobs, draft.feasible.impossible) if draft.feasible.exact else None
+    if points is not None and 0 < points < draft.search.trials:
+        some = f"{points} point{'s' if points != 1 else ''}"
+        draft.diagnostics.warn(
+            "W606",
+            f"{draft.search.trials} trials, and the space has at most {some}",
+            written.span,
+            "more than there is to try",
+            help=f"`trials = {points}` is enough for all of them",
+        )
+
+
+def _trials(draft: Draft) -> tree.Fix | None:
+    for member in draft.study.members:
+        if isinstance(member, tree.Section) and member.kind == "search":
+            for statement in member.block.statements:
+                if isinstance(statement, tree.Fix) and statement.name.text == "trials":
+                    return statement
+    return None
+
+
+def can_win(draft: Draft) -> None:
+    """W509: float16 on a CPU is correct, and never a win."""
+    for target in draft.built_targets:
+        if target.device != "cpu":
+            continue
+        for step in techniques_in(draft.built_steps):
+            if "float16" in draft.steps.used[step.technique].traits:
+                draft.diagnostics.warn(
+                    "W509",
+                    f"`{label_of(step.path)}` cannot win here",
+                    draft.steps.spans[step.path],
+                    "float16 is slower than float32 on a CPU",
+                    help="use int8 or bfloat16 there, or another target",
+                )
+
+
+def techniques_in(steps: tuple[Step, ...]) -> Iterator[Apply]:
+    """All steps that apply a technique, in the order of the text."""
+    for step in steps:
+        match step:
+            case Apply():
+                yield step
+            case Choice(branches=branches) | Order(members=branches):
+                for branch in branches:
+                    yield from techniques_in(branch.steps)
+            case Maybe(steps=inner) | Repeat(steps=inner) | Group(steps=inner):
+                yield from techniques_in(inner)
+
+
+CHECKS: tuple[Callable[[Draft], None], ...] = (
+    has_objective,
+    goals_agree,
+    few_objectives,
+    all_used,
+    can_be_taken,
+    something_left,
+    conditions_hold_somewhere,
+    enough_points,
+    can_win,
+)

@@ -1,4 +1,4 @@
-"""Declarations → facts: what the standard library or a file of the user's says of techniques, runtimes, makers and metrics.
+"""Declarations → facts: what an .opt module says of its techniques, runtimes, models, data sets and metrics.
 
 Imports nothing that `calls` names.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.diagnostics import Diagnostic, Diagnostics, Label, Span
 from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Expression, KnobRef, references
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Runtime, SetDomain, Technique
 from optlang.plan.names import Declared, Scope, closest, duplicate, listed, suggestion
-from optlang.plan.resolve import FIXED, Draft, Place, Resolver
+from optlang.plan.resolve import FIXED, Draft, Place
 from optlang.plan.units import TYPES, show
+from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")
@@ -24,8 +25,20 @@ SHAPES = ("settings", "weights")
 # What optlang measures by itself; every other metric is the task's.
 MEASURED = frozenset(
     {
-        "size", "size.compressed", "size.weights", "latency.p50", "latency.p90", "latency.p95", "latency.p99",
-        "latency.mean", "throughput", "memory.peak", "load_time", "parameters", "macs", "sparsity",
+        "size",
+        "size.compressed",
+        "size.weights",
+        "latency.p50",
+        "latency.p90",
+        "latency.p95",
+        "latency.p99",
+        "latency.mean",
+        "throughput",
+        "memory.peak",
+        "load_time",
+        "parameters",
+        "macs",
+        "sparsity",
     }
 )
 
@@ -58,10 +71,17 @@ class Facts:
             clauses = self._clauses(declared, node, ("needs", "takes", "gives", "traits", "after", "excludes", "shape"))
             shape = clauses["shape"][0] if clauses["shape"] else "settings"
             self._techniques[name] = Technique(
-                name=name, help=node.help.value if node.help else "", calls=self._calls(declared, node),
-                params=self.params(declared, node), needs=clauses["needs"], takes=clauses["takes"] or ("module",),
-                gives=clauses["gives"] or ("module",), traits=clauses["traits"], after=clauses["after"],
-                excludes=clauses["excludes"], shape="weights" if shape == "weights" else "settings",
+                name=name,
+                help=node.help.value if node.help else "",
+                calls=self._calls(declared, node),
+                params=self.params(declared, node),
+                needs=clauses["needs"],
+                takes=clauses["takes"] or ("module",),
+                gives=clauses["gives"] or ("module",),
+                traits=clauses["traits"],
+                after=clauses["after"],
+                excludes=clauses["excludes"],
+                shape="weights" if shape == "weights" else "settings",
             )
         return self._techniques[name]
 
@@ -72,9 +92,14 @@ class Facts:
             node = _declaration(declared)
             clauses = self._clauses(declared, node, ("needs", "takes", "traits", "excludes"))
             self._runtimes[name] = Runtime(
-                name=name, help=node.help.value if node.help else "", calls=self._calls(declared, node),
-                params=self.params(declared, node), needs=clauses["needs"], takes=clauses["takes"] or ("module",),
-                traits=clauses["traits"], excludes=clauses["excludes"],
+                name=name,
+                help=node.help.value if node.help else "",
+                calls=self._calls(declared, node),
+                params=self.params(declared, node),
+                needs=clauses["needs"],
+                takes=clauses["takes"] or ("module",),
+                traits=clauses["traits"],
+                excludes=clauses["excludes"],
             )
         return self._runtimes[name]
 
@@ -102,7 +127,10 @@ class Facts:
         """E106 at the declaration of a pipeline."""
         assert isinstance(declared.node, tree.Declaration)
         self.diagnostics.error(
-            "E106", "a `pipeline` of one's own is not in this version", declared.node.name.span, "declared here",
+            "E106",
+            "a `pipeline` of one's own is not in this version",
+            declared.node.name.span,
+            "declared here",
             help="write its steps into the study, in a group: `NAME = { … }`",
         )
 
@@ -142,8 +170,11 @@ class Facts:
                 frontier = {after for one in frontier for after in depends.get(one, ())} - reached
             if name in reached and name == min(reached & depends.keys(), key=lambda item: nodes[item].span.start):
                 self.diagnostics.error(
-                    "E408", f"`{name}` is there on a condition that leads back to it", nodes[name].name.span,
-                    "conditions in a circle", help="let one of the parameters be there always",
+                    "E408",
+                    f"`{name}` is there on a condition that leads back to it",
+                    nodes[name].name.span,
+                    "conditions in a circle",
+                    help="let one of the parameters be there always",
                 )
 
     def _calls(self, declared: Declared, node: tree.Declaration) -> str:
@@ -153,18 +184,28 @@ class Facts:
                     self.check_calls(declared, fact.value)
                 return fact.value.value
         self.diagnostics.error(
-            "E107", f"`{declared.name}` does not say what it calls", node.name.span, "nothing to run",
+            "E107",
+            f"`{declared.name}` does not say what it calls",
+            node.name.span,
+            "nothing to run",
             help='add `calls "file.py:function"`',
         )
         return ""
 
-    def _clauses(self, declared: Declared, node: tree.Declaration, known: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = dict.fromkeys(("needs", "takes", "gives", "traits", "after", "excludes", "shape"), ())
+    def _clauses(
+        self, declared: Declared, node: tree.Declaration, known: tuple[str, ...]
+    ) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = dict.fromkeys(
+            ("needs", "takes", "gives", "traits", "after", "excludes", "shape"), ()
+        )
         scope = self.scope_of(declared)
         for fact in node.facts:
             if isinstance(fact, tree.Section):
                 self.diagnostics.error(
-                    "E205", f"`{declared.name}` is no pipeline, and has no `{fact.kind}`", fact.keyword, help="take it away"
+                    "E205",
+                    f"`{declared.name}` is no pipeline, and has no `{fact.kind}`",
+                    fact.keyword,
+                    help="take it away",
                 )
             if not isinstance(fact, tree.Clause):
                 continue
@@ -178,7 +219,9 @@ class Facts:
                 name = path.text
                 if words is not None and name not in words:
                     self.diagnostics.error(
-                        "E201", f"unknown word `{name}` after `{fact.keyword}`", path.span,
+                        "E201",
+                        f"unknown word `{name}` after `{fact.keyword}`",
+                        path.span,
                         help=suggestion(name, words, f"it is one of {listed(words)}"),
                     )
                     continue
@@ -211,7 +254,9 @@ def declare(resolver: Resolver, node: tree.Param | tree.Input) -> Param | None:
     if dimension is None:
         meant = closest(node.type.text, TYPES)
         resolver.diagnostics.error(
-            "E201", f"unknown type `{node.type.text}`", node.type.span,
+            "E201",
+            f"unknown type `{node.type.text}`",
+            node.type.span,
             help=f"did you mean `{meant}`?" if meant else f"types are {listed(TYPES, 20)}",
         )
         return None
@@ -239,16 +284,17 @@ def declare(resolver: Resolver, node: tree.Param | tree.Input) -> Param | None:
     return bare.model_copy(update={"domain": domain, "default": default.value, "required": False})
 
 
-def outside(name: str, node: tree.Param | tree.Input, domain: Domain) -> object:
+def outside(name: str, node: tree.Param | tree.Input, domain: Domain) -> Diagnostic:
     """E407: the default of `name` is not in its own domain."""
-    from optlang.diagnostics import Diagnostic
-
     assert node.default is not None
     assert node.domain is not None
     shown = show_domain(domain, TYPES[node.type.text])
     return Diagnostic(
-        "E407", f"the default of `{name}` is outside its domain", Label(node.default.span, f"not in {shown}"),
-        labels=(Label(node.domain.span, "what is allowed"),), help="choose a default that is allowed, or allow more",
+        "E407",
+        f"the default of `{name}` is outside its domain",
+        Label(node.default.span, f"not in {shown}"),
+        labels=(Label(node.domain.span, "what is allowed"),),
+        help="choose a default that is allowed, or allow more",
     )
 
 
@@ -258,13 +304,18 @@ def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metr
     if dimension is None or dimension in ("name", "names", "string", "bool", "model"):
         types = [name for name in TYPES if name not in ("name", "names", "string", "bool", "model")]
         diagnostics.error(
-            "E201", f"a metric cannot be of type `{node.type.text}`", node.type.span,
+            "E201",
+            f"a metric cannot be of type `{node.type.text}`",
+            node.type.span,
             help=suggestion(node.type.text, types, f"it is one of {listed(types)}"),
         )
         return None
     name = node.path.text
     return Metric(
-        name=name, dimension=dimension, direction=node.direction, task=own or name not in MEASURED,
+        name=name,
+        dimension=dimension,
+        direction=node.direction,
+        task=own or name not in MEASURED,
         help=node.help.value if node.help else "",
     )
 

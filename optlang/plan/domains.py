@@ -15,7 +15,12 @@ def contains(domain: Domain, value: Value) -> bool:
         case SetDomain(values=values) | ListDomain(values=values):
             return any(value == item and isinstance(value, bool) is isinstance(item, bool) for item in values)
         case IntDomain(low=low, high=high):
-            return isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) and low <= value <= high
+            return (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and value == int(value)
+                and low <= value <= high
+            )
         case FloatDomain(low=low, high=high):
             return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
         case OrderDomain(labels=labels):

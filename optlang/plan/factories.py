@@ -11,8 +11,9 @@ from optlang.plan.expressions import Value
 from optlang.plan.model import Factory, Param
 from optlang.plan.names import SORTS, Declared, PythonModule, Scope, closest, duplicate, listed, suggestion
 from optlang.plan.python_files import find_object, inside
-from optlang.plan.resolve import FIXED, Resolver
+from optlang.plan.resolve import FIXED
 from optlang.plan.units import value_of
+from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 WEIGHTS = Param(name="weights", dimension="string", domain=None, required=True)
@@ -35,14 +36,19 @@ class Factories:
     def read(self, node: tree.Make) -> Factory | None:
         """The factory of a model or data set."""
         value = node.value
+        path: tree.Path
+        arguments: tuple[tree.Expression | tree.Fix | tree.Vary, ...]
         if isinstance(value, tree.Path):
             path, arguments = value, ()
         elif isinstance(value, tree.Call):
             path, arguments = value.path, value.arguments
         else:
             self.diagnostics.error(
-                "E302", f"a {node.kind} is made by a call", value.span, "not a call",
-                help=f"write `{node.kind} {node.name.text} = zoo.{'digits_cnn' if node.kind == 'model' else 'digits'}()`",
+                "E302",
+                f"a {node.kind} is made by a call",
+                value.span,
+                "not a call",
+                help=f"write `{node.kind} {node.name.text} = FACTORY(…)`",
             )
             return None
         given = self._arguments(arguments)
@@ -61,8 +67,15 @@ class Factories:
             )
         elif not self.scope.silent(path):
             self.diagnostics.error(
-                "E201", f"unknown {node.kind} `{path.text}`", path.span, "not declared in this study or the standard library",
-                help=suggestion(path.text, self.scope.names(node.kind), 'a function of your own: `import python "models.py" as mine`'),
+                "E201",
+                f"unknown {node.kind} `{path.text}`",
+                path.span,
+                "not declared in this study or the standard library",
+                help=suggestion(
+                    path.text,
+                    self.scope.names(node.kind),
+                    'a function of your own: `import python "models.py" as mine`',
+                ),
             )
         return None
 
@@ -72,7 +85,10 @@ class Factories:
             if isinstance(item, tree.Vary):
                 self.scope.unknown.add(item.name.text)
                 self.diagnostics.error(
-                    "E206", "a model and its data have no knobs", item.span, "a knob",
+                    "E206",
+                    "a model and its data have no knobs",
+                    item.span,
+                    "a knob",
                     help="fix it with `=`; what is searched stands in `steps` and in a target",
                 )
                 found.setdefault(item.name.text, tree.Fix(item.span, item.name, tree.Truth(item.span, False)))
@@ -96,7 +112,10 @@ class Factories:
         place = inside(self.folder, fixed.value)
         if place is None or not place.is_file():
             self.diagnostics.error(
-                "E203", f"there is no file `{fixed.value}` in the study's folder", written.value.span, "not found",
+                "E203",
+                f"there is no file `{fixed.value}` in the study's folder",
+                written.value.span,
+                "not found",
                 help="the path of a .safetensors file, relative to the study's folder",
             )
         return fixed.value
@@ -109,7 +128,9 @@ class Factories:
             elif item.value.text in self.resolver.inputs or item.value.text in self.resolver.lets:
                 self.resolver.used.add(item.value.text)
 
-    def _declared(self, path: tree.Path, declared: Declared, given: dict[str, tree.Fix], weights: str | None) -> Factory:
+    def _declared(
+        self, path: tree.Path, declared: Declared, given: dict[str, tree.Fix], weights: str | None
+    ) -> Factory:
         maker = self.facts.maker(declared)
         params = {param.name: param for param in maker.params}
         arguments: dict[str, Value] = {}
@@ -118,8 +139,15 @@ class Factories:
             if param is None:
                 meant = closest(name, params)
                 self.diagnostics.error(
-                    "E205", f"`{path.text}` has no parameter `{name}`", item.name.span, "not declared",
-                    help=f"did you mean `{meant}`?" if meant else f"it has {listed(params)}" if params else "it has none",
+                    "E205",
+                    f"`{path.text}` has no parameter `{name}`",
+                    item.name.span,
+                    "not declared",
+                    help=f"did you mean `{meant}`?"
+                    if meant
+                    else f"it has {listed(params)}"
+                    if params
+                    else "it has none",
                 )
                 continue
             fixed = self.resolver.constant(item.value, param, FIXED) if item.span != item.value.span else None
@@ -130,7 +158,11 @@ class Factories:
                 continue
             if param.required:
                 self.diagnostics.error(
-                    "E205", f"`{path.text}` needs `{param.name}`", path.span, "not given", help=f"add `{param.name} = …`"
+                    "E205",
+                    f"`{path.text}` needs `{param.name}`",
+                    path.span,
+                    "not given",
+                    help=f"add `{param.name} = …`",
                 )
             arguments[param.name] = param.default
         ordered = {param.name: arguments[param.name] for param in maker.params if param.name in arguments}
@@ -152,13 +184,23 @@ class Factories:
                     known = signature.arguments
                     meant = closest(key, known)
                     self.diagnostics.error(
-                        "E702", f"`{name.text}` has no argument `{key}`", item.name.span, "not one of its arguments",
-                        help=f"did you mean `{meant}`?" if meant else f"it takes {listed(known)}" if known else "it takes none",
+                        "E702",
+                        f"`{name.text}` has no argument `{key}`",
+                        item.name.span,
+                        "not one of its arguments",
+                        help=f"did you mean `{meant}`?"
+                        if meant
+                        else f"it takes {listed(known)}"
+                        if known
+                        else "it takes none",
                     )
             for key in signature.required:
                 if key not in given and not (weights is not None and key == "weights"):
                     self.diagnostics.error(
-                        "E702", f"`{name.text}` needs the argument `{key}`", span, "not given",
+                        "E702",
+                        f"`{name.text}` needs the argument `{key}`",
+                        span,
+                        "not given",
                         help=f"add `{key} = …`, or give it a default in {module.calls}",
                     )
         return Factory(name=path.text, calls=f"{module.calls}:{name.text}", arguments=arguments, weights=weights)
@@ -167,7 +209,10 @@ class Factories:
         value = item.value
         if isinstance(value, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
-                "E302", f"`{item.name.text} =` fixes one value, and this is a domain", value.span, "a domain",
+                "E302",
+                f"`{item.name.text} =` fixes one value, and this is a domain",
+                value.span,
+                "a domain",
                 help="write one value",
             )
             return None

@@ -1,22 +1,351 @@
-"""What the declared facts rule out."""
+"""What the declared facts rule out of a study: the smallest combinations of values that cannot go together, and why.
+
+Exact up to `cells.LIMIT` combinations of the knobs involved; beyond that `flow.refusal` decides at each point.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
-from optlang.plan.model import Impossible, Knob, Runtime, Step, Target, Technique
+from optlang.plan.cells import LIMIT, TooManyError, assignments, closed, named, options
+from optlang.plan.expressions import Environment, Expression, Value, holds, show
+from optlang.plan.flow import Conflict, Facts, apart, applied, conflicts, risky
+from optlang.plan.model import (
+    Apply,
+    Choice,
+    Group,
+    Impossible,
+    Knob,
+    Maybe,
+    Order,
+    Repeat,
+    RuntimeUse,
+    SetDomain,
+    Step,
+    Target,
+    Technique,
+)
+
+Cell = Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
 class Feasibility:
-    """Cells."""
+    """What cannot go together, and which steps or runtimes can never be taken: `never` has one conflict for each.
+
+    `exact` is False where there were too many combinations to look at.
+    """
 
     impossible: tuple[Impossible, ...]
+    never: tuple[Conflict, ...] = ()
+    exact: bool = True
 
 
-def feasibility(
-    steps: tuple[Step, ...], targets: tuple[Target, ...], knobs: tuple[Knob, ...], techniques: Mapping[str, Technique],
-    runtimes: Mapping[str, Runtime],
-) -> Feasibility:
-    return Feasibility(())
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A technique in the text, with the values of knobs that it needs, the orders and repeats it is in."""
+
+    step: Apply
+    technique: Technique
+    guards: tuple[tuple[str, Value], ...]
+    whens: tuple[Expression, ...]
+    orders: tuple[str, ...]
+    repeats: tuple[str, ...]
+    index: int
+
+
+def feasibility(steps: tuple[Step, ...], target: Target, knobs: tuple[Knob, ...], facts: Facts) -> Feasibility:
+    """What the declared facts rule out of these steps on this target."""
+    places = list(_places(steps, facts, (), (), (), (), iter(range(10**9))))
+    involved = _involved(places, target, facts)
+    if not involved and all("gpu" not in facts.runtimes[use.runtime].needs for use in target.runtimes):
+        return Feasibility(())
+    study = _Study(steps, target, knobs, facts, involved)
+    try:
+        return study.look()
+    except TooManyError:
+        return Feasibility((), exact=False)
+
+
+def _places(
+    steps: tuple[Step, ...],
+    facts: Facts,
+    guards: tuple[tuple[str, Value], ...],
+    whens: tuple[Expression, ...],
+    orders: tuple[str, ...],
+    repeats: tuple[str, ...],
+    numbers: Iterator[int],
+) -> Iterator[_Place]:
+    for step in steps:
+        under = (*whens, step.when) if step.when is not None else whens
+        match step:
+            case Apply():
+                yield _Place(step, facts.techniques[step.technique], guards, under, orders, repeats, next(numbers))
+            case Choice(path=path, branches=branches):
+                for branch in branches:
+                    yield from _places(
+                        branch.steps, facts, (*guards, (path, branch.name)), under, orders, repeats, numbers
+                    )
+            case Maybe(path=path, steps=inner):
+                yield from _places(inner, facts, (*guards, (path, True)), under, orders, repeats, numbers)
+            case Repeat(path=path, count=count, steps=inner):
+                # The count of a searched repeat matters as a whole, so any of its values stands for the guard.
+                guarded = (*guards, (path, None)) if count is None else guards
+                yield from _places(inner, facts, guarded, under, orders, (*repeats, path), numbers)
+            case Group(steps=inner):
+                yield from _places(inner, facts, guards, under, orders, repeats, numbers)
+            case Order(path=path, members=members):
+                for member in members:
+                    yield from _places(member.steps, facts, guards, under, (*orders, path), repeats, numbers)
+
+
+def _together(first: _Place, second: _Place) -> bool:
+    # Two branches of one choice are never taken both.
+    values = dict(first.guards)
+    return all(path not in values or values[path] == value for path, value in second.guards)
+
+
+def _turned(first: _Place, second: _Place) -> bool:
+    """Whether the second may run before the first, though it stands behind it."""
+    return bool(set(first.orders) & set(second.orders)) or bool(set(first.repeats) & set(second.repeats))
+
+
+def _involved(places: list[_Place], target: Target, facts: Facts) -> list[_Place]:
+    """The steps that can be in the way of another, or of a runtime."""
+    found: set[int] = set()
+    for place in places:
+        technique = place.technique
+        if "gpu" in technique.needs and target.device == "cpu":
+            found.add(place.index)
+        if "module" not in technique.takes:
+            found.add(place.index)
+        for use in target.runtimes:
+            runtime = facts.runtimes[use.runtime]
+            if any(form not in runtime.takes for form in technique.gives) or set(runtime.excludes) & {
+                *technique.traits,
+                technique.name,
+                technique.name.rpartition(".")[2],
+            }:
+                found.add(place.index)
+        for other in places:
+            if other.index <= place.index or not _together(place, other):
+                continue
+            clash = risky(place.technique, other.technique) or apart(place.technique, other.technique)
+            if clash or (_turned(place, other) and risky(other.technique, place.technique)):
+                found |= {place.index, other.index}
+        # A step in a repeat meets what it left itself a round before.
+        if place.repeats and any(form not in technique.takes for form in technique.gives):
+            found.add(place.index)
+    if found:
+        # Whoever turns one form into another may lift a conflict.
+        found |= {place.index for place in places if set(place.technique.takes) - set(place.technique.gives)}
+        found |= {
+            place.index
+            for place in places
+            if place.technique.gives != ("module",) or "module" not in place.technique.takes
+        }
+    return [place for place in places if place.index in found]
+
+
+@dataclass(slots=True, eq=False)
+class _Study:
+    steps: tuple[Step, ...]
+    target: Target
+    knobs: tuple[Knob, ...]
+    facts: Facts
+    involved: list[_Place]
+
+    def look(self) -> Feasibility:
+        by_path = {knob.path: knob for knob in self.knobs}
+        wanted: set[str] = {self.target.knob} if self.target.knob is not None else set()
+        whens: list[Expression] = []
+        for place in self.involved:
+            wanted |= {path for path, _ in place.guards} | set(place.orders)
+            whens += [when for when in place.whens if when not in whens]
+        compared = set[str]().union(*(named(when) for when in whens)) if whens else set[str]()
+        open_whens = [when for when in whens if self._open(when, by_path)]
+        wanted |= set[str]().union(*(named(when) for when in whens if when not in open_whens)) if whens else set()
+        variables = [knob for knob in closed(self.knobs, wanted) if options(knob) is not None]
+        tried = {knob.path: _rounds(knob) for knob in variables if knob.role == "repeat" and knob.path not in compared}
+        # A condition on a continuous knob may hold or not, whatever the others are.
+        unknown = [
+            Knob(path=_unknown(when), column="", role="maybe", domain=SetDomain(values=(False, True)), dimension="bool")
+            for when in open_whens
+        ]
+        cells: list[Cell] = []
+        feasible: list[Cell] = []
+        conflicting: list[tuple[Cell, list[Conflict]]] = []
+        seen: dict[tuple[int, ...], list[Conflict]] = {}
+        for count, values in enumerate(assignments([*variables, *unknown], tried)):
+            if count >= LIMIT:
+                raise TooManyError
+            found = self._conflicts(values, open_whens, seen)
+            cells.append(values)
+            if found:
+                conflicting.append((values, found))
+            else:
+                feasible.append(values)
+        impossible = self._impossible(conflicting, feasible, tried, {knob.path for knob in unknown})
+        return Feasibility(impossible, tuple(self._never(conflicting, feasible, open_whens)))
+
+    def _open(self, when: Expression, by_path: Mapping[str, Knob]) -> bool:
+        return any(
+            options(knob) is None or len(options(knob) or ()) > 1000
+            for path in named(when)
+            if (knob := by_path.get(path)) is not None
+        )
+
+    def _applied(self, values: Cell, open_whens: Sequence[Expression]) -> list[Apply]:
+        environment = Environment(knob=values.get)
+
+        def true(when: Expression) -> bool:
+            if when in open_whens:
+                return bool(values[_unknown(when)])
+            return holds(when, environment)
+
+        kept = {place.step.path for place in self.involved}
+        return [step for step in applied(self.steps, values, true) if step.path in kept]
+
+    def _use(self, values: Cell) -> RuntimeUse:
+        if self.target.knob is None:
+            return self.target.runtimes[0]
+        return next(use for use in self.target.runtimes if use.label == values[self.target.knob])
+
+    def _conflicts(
+        self, values: Cell, open_whens: Sequence[Expression], seen: dict[tuple[int, ...], list[Conflict]]
+    ) -> list[Conflict]:
+        use = self._use(values)
+        steps = self._applied(values, open_whens)
+        key = (id(use), *map(id, steps))
+        if key not in seen:
+            seen[key] = conflicts(steps, use, self.target, self.facts)
+        return seen[key]
+
+    # ---- the smallest combinations
+
+    def _impossible(
+        self,
+        conflicting: list[tuple[Cell, list[Conflict]]],
+        feasible: list[Cell],
+        tried: Mapping[str, list[Value]],
+        unknown: set[str],
+    ) -> tuple[Impossible, ...]:
+        found: dict[tuple[tuple[str, Value], ...], Impossible] = {}
+        looked: set[tuple[object, ...]] = set()
+        for values, reasons in conflicting:
+            for conflict in reasons:
+                cause = self._cause(conflict, values)
+                key = (conflict, *cause.items())
+                if key in looked:
+                    continue
+                looked.add(key)
+                least = _least(cause, values, feasible)
+                if least is None or not least or unknown & least.keys():
+                    continue
+                for spread in _spread(least, tried, {knob.path: knob for knob in self.knobs}):
+                    found.setdefault(tuple(spread.items()), Impossible(values=spread, reason=conflict.reason))
+        smallest = [
+            item
+            for item in found.values()
+            if not any(other is not item and other.values.items() < item.values.items() for other in found.values())
+        ]
+        return tuple(smallest)
+
+    def _cause(self, conflict: Conflict, values: Cell) -> dict[str, Value]:
+        """The values that put the parties of a conflict there, in the order of the knobs."""
+        paths: set[str] = set()
+        for place in self.involved:
+            if place.step.path in (conflict.path, conflict.other):
+                paths |= {path for path, _ in place.guards} | set(place.orders)
+                for when in place.whens:
+                    paths |= {path for path in named(when) if path in values}
+                    paths |= {_unknown(when)} & values.keys()
+        if self.target.knob is not None and any(
+            use.path in (conflict.path, conflict.other) for use in self.target.runtimes
+        ):
+            paths.add(self.target.knob)
+        return {path: value for path, value in values.items() if path in paths and value is not None}
+
+    # ---- what can never be taken
+
+    def _never(
+        self, conflicting: list[tuple[Cell, list[Conflict]]], feasible: list[Cell], open_whens: Sequence[Expression]
+    ) -> Iterator[Conflict]:
+        alive = {step.path for values in feasible for step in self._applied(values, open_whens)}
+        labels = {self._use(values).path for values in feasible}
+        dead = [place.step.path for place in self.involved if place.step.path not in alive]
+        told: set[str] = set()
+        for path in dead:
+            cells = [
+                found
+                for values, found in conflicting
+                if path not in told and any(step.path == path for step in self._applied(values, open_whens))
+            ]
+            conflict = _always(cells, path)
+            if conflict is not None and not told & {conflict.path, conflict.other}:
+                told |= {path, conflict.path}
+                yield conflict if conflict.path in dead else replace(conflict, path=path, other=conflict.path)
+        for use in self.target.runtimes:
+            if use.path in labels:
+                continue
+            cells = [found for values, found in conflicting if self._use(values).path == use.path]
+            conflict = _always(cells, use.path)
+            if conflict is not None and not {conflict.path, conflict.other} & set(dead):
+                yield Conflict("E501" if conflict.code == "E501" else "E504", conflict.reason, use.path, conflict.path)
+
+
+def _always(cells: list[list[Conflict]], path: str) -> Conflict | None:
+    """The conflict of `path` that comes up in all of these cells, or the first of those that come up in some."""
+    mine = [conflict for found in cells for conflict in found if path in (conflict.path, conflict.other)]
+    everywhere = [conflict for conflict in mine if all(conflict in found for found in cells)]
+    return next(iter(everywhere or mine), None)
+
+
+def _least(cause: dict[str, Value], values: Cell, feasible: list[Cell]) -> dict[str, Value] | None:
+    """The fewest of the cause's values that no feasible cell has all of; more of the cell's where these do not do."""
+    paths = list(cause)
+    for count in range(len(paths) + 1):
+        for chosen in combinations(paths, count):
+            part = {path: cause[path] for path in chosen}
+            if not _extended(part, feasible):
+                return part
+    # Something else that is out (or in) is needed for the conflict, say a step that would have turned the form back.
+    rest = {path: value for path, value in values.items() if path not in cause and value is not None}
+    part = {**cause, **rest}
+    if _extended(part, feasible):
+        return None
+    for path in rest:
+        fewer = {key: value for key, value in part.items() if key != path}
+        if not _extended(fewer, feasible):
+            part = fewer
+    return part
+
+
+def _extended(part: Mapping[str, Value], feasible: list[Cell]) -> bool:
+    return any(all(cell[path] == value for path, value in part.items()) for cell in feasible)
+
+
+def _rounds(knob: Knob) -> list[Value]:
+    # No round, one, and two that stand for any more.
+    listed: list[Value] = [value for value in options(knob) or () if isinstance(value, int)]
+    more = [value for value in listed if isinstance(value, int) and value >= 2]
+    return [value for value in listed if value not in more] + more[:1]
+
+
+def _spread(
+    part: dict[str, Value], tried: Mapping[str, list[Value]], knobs: Mapping[str, Knob]
+) -> list[dict[str, Value]]:
+    """The combination for each count of rounds that the one in it stands for."""
+    found: list[dict[str, Value]] = [{}]
+    for path, value in part.items():
+        each: list[Value] = [value]
+        if path in tried and isinstance(value, int) and value >= 2:
+            each = [item for item in options(knobs[path]) or () if isinstance(item, int) and item >= 2]
+        found = [{**one, path: item} for one in found for item in each]
+    return found
+
+
+def _unknown(when: Expression) -> str:
+    return f"when {show(when)}"

@@ -11,8 +11,9 @@ from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Value
 from optlang.plan.model import Input, Param
 from optlang.plan.names import RESERVED, Scope, listed, suggestion
-from optlang.plan.resolve import Named, Resolver
+from optlang.plan.resolve import Named
 from optlang.plan.units import Constant, exact
+from optlang.plan.values import Resolver
 from optlang.syntax import tree
 from optlang.syntax.parse import parse
 from optlang.syntax.source import Source
@@ -39,7 +40,9 @@ class Inputs:
             name = node.name.text
             if node.type.text == "model":
                 self.diagnostics.error(
-                    "E106", "an input of type `model` is not in this version", node.type.span,
+                    "E106",
+                    "an input of type `model` is not in this version",
+                    node.type.span,
                     help="name the model in the study",
                 )
                 self.resolver.scope.unknown.add(name)
@@ -55,24 +58,30 @@ class Inputs:
                 value = self._override(param, self.overrides[name])
             elif param.required:
                 self.diagnostics.error(
-                    "E107", f"the input `{name}` has no value", node.name.span, "neither a default nor `--set`",
+                    "E107",
+                    f"the input `{name}` has no value",
+                    node.name.span,
+                    "neither a default nor `--set`",
                     help=f"add a default, or give it one: `--set {name}=…`",
                 )
                 self.resolver.scope.unknown.add(name)
                 continue
             self.spans[name] = node.name.span
             self.resolver.inputs[name] = Named(_constant(value, param), param.dimension)
-            found.append(
-                Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help)
-            )
+            found.append(Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help))
         declared = [node.name.text for node in nodes]
         for name, value_text in self.overrides.items():
             if name not in declared:
                 file = f"--set {name}"
                 self.texts[file] = f"{name}={value_text}"
                 self.diagnostics.error(
-                    "E201", f"the study has no input `{name}`", Span(file, 0, len(name)), "not an input",
-                    help=suggestion(name, declared, f"its inputs are {listed(declared)}" if declared else "it has none"),
+                    "E201",
+                    f"the study has no input `{name}`",
+                    Span(file, 0, len(name)),
+                    "not an input",
+                    help=suggestion(
+                        name, declared, f"its inputs are {listed(declared)}" if declared else "it has none"
+                    ),
                 )
         return tuple(found)
 
@@ -98,7 +107,9 @@ class Inputs:
         if parsed.diagnostics.failed or len(items) != 1 or not isinstance(items[0], tree.Let) or "\n" in text:
             return "write the value as in a study: `5`, `30%`, `2ms`, `minmax`", None
         scratch = Resolver(Diagnostics(), Scope(self.resolver.scope.own, self.resolver.scope.library))
-        fixed = scratch.constant(items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param)
+        fixed = scratch.constant(
+            items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param
+        )
         if fixed is None:
             first = scratch.diagnostics.found[0] if scratch.diagnostics.found else None
             return (first.help or first.message) if first is not None else "a value is expected", None

@@ -13,7 +13,8 @@ from typing import Generic, TypeAlias, TypeVar
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.expressions import Expression, conjunction
 from optlang.plan.model import Dimension, Domain, Knob, Location
-from optlang.plan.resolve import Draft, Place, Resolver, Role, names_rounds, suffixes
+from optlang.plan.resolve import Draft, Place, Role, names_rounds, suffixes
+from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 T = TypeVar("T")
@@ -87,8 +88,15 @@ class Knobs:
         return self.resolver.diagnostics
 
     def add(
-        self, path: str, role: Role, domain: Domain, dimension: Dimension, span: Span, around: Around,
-        help: str = "", *guards: Guard,  # noqa: A002
+        self,
+        path: str,
+        role: Role,
+        domain: Domain,
+        dimension: Dimension,
+        span: Span,
+        around: Around,
+        help: str = "",  # noqa: A002
+        *guards: Guard,
     ) -> bool:
         """Enter a knob; False, with E206, where none can be."""
         if around.fixed is not None:
@@ -101,7 +109,10 @@ class Knobs:
     def searched(self, span: Span, where: str) -> None:
         """E206: something searched where all is fixed."""
         self.diagnostics.error(
-            "E206", f"{where} has no knobs", span, "a knob",
+            "E206",
+            f"{where} has no knobs",
+            span,
+            "a knob",
             help="fix it with `=`; what is searched stands in `steps` and in a target",
         )
 
@@ -125,8 +136,13 @@ class Knobs:
         columns = self._columns(reserved(metrics))
         return tuple(
             Knob(
-                path=draft.path, column=columns[draft.path], role=draft.role, domain=draft.domain,
-                dimension=draft.dimension, condition=self.condition(draft.path), help=draft.help,
+                path=draft.path,
+                column=columns[draft.path],
+                role=draft.role,
+                domain=draft.domain,
+                dimension=draft.dimension,
+                condition=self.condition(draft.path),
+                help=draft.help,
                 location=self.locate(draft.span),
             )
             for draft in drafts
@@ -151,14 +167,19 @@ class Knobs:
         used: set[str] = set()
         for draft in sorted(self.resolver.knobs, key=lambda item: item.path.count(".")):
             options = [
-                suffix for suffix in suffixes(draft.path)
+                suffix
+                for suffix in suffixes(draft.path)
                 if (counts[_column(suffix)] == 1 or suffix == draft.path)
-                and _column(suffix) not in taken and _column(suffix) not in used
+                and _column(suffix) not in taken
+                and _column(suffix) not in used
             ]
             if not options:
                 self.diagnostics.error(
-                    "E202", f"the knob `{draft.path}` would take the name of another column", draft.span,
-                    "its column in the results", help="give it, or the step that it belongs to, another label: `NAME = …`",
+                    "E202",
+                    f"the knob `{draft.path}` would take the name of another column",
+                    draft.span,
+                    "its column in the results",
+                    help="give it, or the step that it belongs to, another label: `NAME = …`",
                 )
             columns[draft.path] = options[0] if options else draft.path
             used.add(_column(columns[draft.path]))

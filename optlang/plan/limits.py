@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from optlang.diagnostics import Span
 from optlang.plan.expressions import Value
 from optlang.plan.knobs import Around, Knobs
 from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search
 from optlang.plan.names import suggestion
-from optlang.plan.steps import settings_of
+from optlang.plan.settings import settings_of
 from optlang.syntax import tree
 
 YEAR = 365 * 86400.0
@@ -43,7 +44,13 @@ SAMPLERS: dict[str, tuple[Param, ...]] = {
     "nsga2": (_count("population", 2, 10_000, 24, "trials in one generation"),),
 }
 LATER_SAMPLERS = ("nsga3", "gp", "grid", "qmc")
-LATER = {"workers": "this version runs one trial after another", "warm_start": "runs go on by themselves where they stopped"}
+LATER = {
+    "workers": "this version runs one trial after another",
+    "warm_start": "runs go on by themselves where they stopped",
+}
+
+# Every setting has a default, so that none can be said to be missing somewhere.
+NOWHERE = Span("", 0, 0)
 
 Second = Callable[[tree.Section], None]
 
@@ -55,9 +62,7 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
     for statement in _statements(sections, second):
         name = statement.name.text if isinstance(statement, tree.Fix | tree.Vary) else ""
         if name in LATER:
-            knobs.diagnostics.error(
-                "E106", f"`{name}` is not in this version", statement.span, help=LATER[name]
-            )
+            knobs.diagnostics.error("E106", f"`{name}` is not in this version", statement.span, help=LATER[name])
         elif name == "sampler":
             sampler = _sampler(knobs, statement)
         else:
@@ -84,7 +89,7 @@ def _values(
     knobs: Knobs, said: str, params: tuple[Param, ...], sections: list[tree.Section], statements: list[tree.Statement]
 ) -> dict[str, Value] | None:
     block = tree.Block(sections[0].block.span, tuple(statements)) if sections else None
-    settings = settings_of(knobs, said, params, block, Around(fixed=said))()
+    settings = settings_of(knobs, said, params, block, Around(fixed=said), NOWHERE)()
     values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
     return values if len(values) == len(params) else None
 
@@ -101,17 +106,22 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
         return None
     if value.text in LATER_SAMPLERS:
         diagnostics.error(
-            "E106", f"the sampler `{value.text}` is not in this version", value.span,
+            "E106",
+            f"the sampler `{value.text}` is not in this version",
+            value.span,
             help="use `tpe`, `nsga2` or `random`, or leave it to `auto`",
         )
         return None
     if value.text not in SAMPLERS:
         diagnostics.error(
-            "E201", f"unknown sampler `{value.text}`", value.span, "not a sampler",
+            "E201",
+            f"unknown sampler `{value.text}`",
+            value.span,
+            "not a sampler",
             help=suggestion(value.text, SAMPLERS, "samplers are `auto`, `tpe`, `nsga2` and `random`"),
         )
         return None
     params = SAMPLERS[value.text]
-    settings = settings_of(knobs, f"`{value.text}`", params, statement.block, Around(fixed="a sampler"))()
+    settings = settings_of(knobs, f"`{value.text}`", params, statement.block, Around(fixed="a sampler"), value.span)()
     values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
     return Sampler(name=value.text, settings=values)  # type: ignore[arg-type]

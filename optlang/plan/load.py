@@ -13,9 +13,9 @@ from optlang.forms import OutsideError
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
-from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, suggestion
+from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, duplicate, suggestion
 from optlang.plan.python_files import file_of, find_object, inside
-from optlang.plan.resolve import Resolver
+from optlang.plan.values import Resolver
 from optlang.syntax import tree
 from optlang.syntax.parse import Parsed, parse_file
 
@@ -98,22 +98,29 @@ class _Loading:
             self._metrics(scope, studies)
             for other in studies[1:]:
                 self.diagnostics.error(
-                    "E106", "a second study in one file is not in this version", other.name.span,
+                    "E106",
+                    "a second study in one file is not in this version",
+                    other.name.span,
                     help="give it a file of its own",
                 )
             if studies:
                 builder = StudyBuilder(
-                    study=studies[0], edition=int(parsed.file.edition.value) if parsed.file.edition else 1,
-                    scope=scope, facts=facts, diagnostics=self.diagnostics, texts=self.texts, folder=self.folder,
-                    broken=broken, locate=self.locate, overrides=overrides,
+                    study=studies[0],
+                    edition=int(parsed.file.edition.value) if parsed.file.edition else 1,
+                    scope=scope,
+                    facts=facts,
+                    diagnostics=self.diagnostics,
+                    texts=self.texts,
+                    folder=self.folder,
+                    broken=broken,
+                    locate=self.locate,
+                    overrides=overrides,
                 )
                 plan = builder.build()
             if not broken and studies:
                 self._unused(scope)
         self.diagnostics.found = parsed.sound(self.diagnostics.found)
-        return Loaded(
-            None if self.diagnostics.failed else plan, self.diagnostics.sorted(), self.texts, self.folder
-        )
+        return Loaded(None if self.diagnostics.failed else plan, self.diagnostics.sorted(), self.texts, self.folder)
 
     def _parse(self, path: Path) -> Parsed:
         shown = path.as_posix()
@@ -164,7 +171,10 @@ class _Loading:
             if module is None:
                 names = [item.stem for item in sorted(folder.glob("*.opt"))] + list(library()[0])
                 self.diagnostics.error(
-                    "E203", f"there is no module `{path.text}`", path.span, f"no file {file.as_posix()}",
+                    "E203",
+                    f"there is no module `{path.text}`",
+                    path.span,
+                    f"no file {file.as_posix()}",
                     help=suggestion(path.text, names, "an import reads an .opt file beside this one"),
                 )
             return module
@@ -172,7 +182,10 @@ class _Loading:
         if resolved in around:
             chain = [item.stem for item in around[around.index(resolved) :]] + [resolved.stem]
             self.diagnostics.error(
-                "E204", "these files import each other in a circle", path.span, " → ".join(chain),
+                "E204",
+                "these files import each other in a circle",
+                path.span,
+                " → ".join(chain),
                 help="put what both need into a third file",
             )
             return None
@@ -189,7 +202,13 @@ class _Loading:
         return read.own if read is not None else None
 
     def _import(
-        self, item: tree.Import, scope: Scope, path: Path, around: tuple[Path, ...], first: dict[str, Span], *,
+        self,
+        item: tree.Import,
+        scope: Scope,
+        path: Path,
+        around: tuple[Path, ...],
+        first: dict[str, Span],
+        *,
         outermost: bool,
     ) -> None:
         match item:
@@ -219,7 +238,10 @@ class _Loading:
                     scope.unknown.add(name.text)
                     if module is not None:
                         self.diagnostics.error(
-                            "E201", f"`{item.path.text}` declares no `{name.text}`", name.span, "not declared there",
+                            "E201",
+                            f"`{item.path.text}` declares no `{name.text}`",
+                            name.span,
+                            "not declared there",
                             help=suggestion(name.text, module.declared),
                         )
                 return
@@ -227,8 +249,6 @@ class _Loading:
             self.imported.append(_Import(names, item.span, said))
 
     def _claim(self, name: tree.Name, first: dict[str, Span], scope: Scope) -> None:
-        from optlang.plan.names import duplicate
-
         if name.text in first:
             duplicate(self.diagnostics, name.text, name.span, first[name.text], "import one of them `as` another name")
         first.setdefault(name.text, name.span)
@@ -246,14 +266,20 @@ class _Loading:
             place = inside(folder, source)
             if place is None:
                 self.diagnostics.error(
-                    "E703", f"`{source}` lies outside the study's folder", span, "not read",
-                    help="move the file beside the study, or install it as a package and import it by its module's name",
+                    "E703",
+                    f"`{source}` lies outside the study's folder",
+                    span,
+                    "not read",
+                    help="move the file beside the study, or install it and import it by its module's name",
                 )
                 return None
             if not place.is_file():
                 files = [file.name for file in sorted(folder.glob("*.py"))]
                 self.diagnostics.error(
-                    "E203", f"there is no file `{source}` in the study's folder", span, "not found",
+                    "E203",
+                    f"there is no file `{source}` in the study's folder",
+                    span,
+                    "not found",
                     help=suggestion(source, files, "the path is relative to the study's folder"),
                 )
                 return None
@@ -261,8 +287,11 @@ class _Loading:
             installed = file_of(source)
             if installed is None:
                 self.diagnostics.error(
-                    "E203", f"there is no installed module `{source}`", span, "not found",
-                    help="install it, or name a file beside the study: `import python \"models.py\" as mine`",
+                    "E203",
+                    f"there is no installed module `{source}`",
+                    span,
+                    "not found",
+                    help='install it, or name a file beside the study: `import python "models.py" as mine`',
                 )
                 return None
             place = installed
@@ -274,7 +303,9 @@ class _Loading:
         module, colon, name = value.value.partition(":")
         if not colon or not module or not name:
             self.diagnostics.error(
-                "E701", f"`calls \"{value.value}\"` does not name an object", value.span,
+                "E701",
+                f'`calls "{value.value}"` does not name an object',
+                value.span,
                 help='write `calls "file.py:function"` or `calls "package.module:object"`',
             )
             return
@@ -287,7 +318,10 @@ class _Loading:
             for fact in declared.node.facts:
                 if isinstance(fact, tree.Param) and fact.name.text not in signature.arguments:
                     self.diagnostics.error(
-                        "E702", f"`{name}` has no argument `{fact.name.text}`", fact.name.span, "not one of its arguments",
+                        "E702",
+                        f"`{name}` has no argument `{fact.name.text}`",
+                        fact.name.span,
+                        "not one of its arguments",
                         help=suggestion(fact.name.text, signature.arguments),
                     )
 
@@ -303,4 +337,6 @@ class _Loading:
     def _unused(self, scope: Scope) -> None:
         for item in self.imported:
             if not any(name in scope.used or name in scope.unknown for name in item.names):
-                self.diagnostics.warn("W208", f"`{item.said}` is imported and never used", item.span, help="take it away")
+                self.diagnostics.warn(
+                    "W208", f"`{item.said}` is imported and never used", item.span, help="take it away"
+                )

@@ -301,9 +301,12 @@ class Rule(Frozen):
 
 
 class Impossible(Frozen):
-    """A combination that the declared facts rule out: knob paths with the values that cannot go together, and why."""
+    """A combination that the declared facts rule out: knob paths with the values that cannot go together, and why.
 
-    values: dict[str, Scalar]
+    The value of an order is the tuple of its labels.
+    """
+
+    values: dict[str, Value]
     reason: str
 
 

@@ -1,4 +1,4 @@
-"""What a name stands for: modules, imports, the standard library's declarations, and what was meant by a misspelled one.
+"""What a name stands for: modules, imports, the standard library's declarations, and what was misspelled.
 
 Knows no values: what a declaration says is declared.py's, what a study says build.py's.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics import Diagnostics, Label, Span
 from optlang.syntax import tree
 
 Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let"]
@@ -115,8 +115,14 @@ class Scope:
 
 
 SORTS: dict[Sort, str] = {
-    "technique": "a technique", "pipeline": "a pipeline", "runtime": "a runtime", "model": "a model",
-    "data": "a data set", "target": "a target", "metric": "a metric", "let": "a `let`",
+    "technique": "a technique",
+    "pipeline": "a pipeline",
+    "runtime": "a runtime",
+    "model": "a model",
+    "data": "a data set",
+    "target": "a target",
+    "metric": "a metric",
+    "let": "a `let`",
 }
 
 
@@ -151,10 +157,12 @@ def collect(module: Module, file: tree.File, diagnostics: Diagnostics) -> None:
 
 def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help: str | None = None) -> None:  # noqa: A002
     """E202: one name for two things; `first` is where it stood before."""
-    from optlang.diagnostics import Label
-
     diagnostics.error(
-        "E202", f"`{name}` is named twice", span, "the second time", labels=(Label(first, "the first time"),),
+        "E202",
+        f"`{name}` is named twice",
+        span,
+        "the second time",
+        labels=(Label(first, "the first time"),),
         help=help or "give one of them another name, or take one away",
     )
 

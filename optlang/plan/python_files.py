@@ -13,7 +13,7 @@ from optlang.plan.names import closest, listed
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The keyword arguments of a function or a class: all of them, those without a default, and whether any other goes."""
+    """The arguments of a function or a class: all by name, those without a default, and whether any other goes."""
 
     arguments: tuple[str, ...]
     required: tuple[str, ...]
@@ -31,12 +31,18 @@ def objects(text: str) -> dict[str, Signature | None]:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 found[name] = None if node.decorator_list else _signature(node.args, bound=False)
             case ast.ClassDef(name=name, body=body):
-                made = next((item for item in body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
-                found[name] = _signature(made.args, bound=True) if made is not None and not node.decorator_list else None
+                made = next(
+                    (item for item in body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None
+                )
+                found[name] = (
+                    _signature(made.args, bound=True) if made is not None and not node.decorator_list else None
+                )
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 found.update({(alias.asname or alias.name).partition(".")[0]: None for alias in names})
             case ast.Assign(targets=targets):
-                found.update({item.id: None for target in targets for item in ast.walk(target) if isinstance(item, ast.Name)})
+                found.update(
+                    {item.id: None for target in targets for item in ast.walk(target) if isinstance(item, ast.Name)}
+                )
             case ast.AnnAssign(target=ast.Name(id=name)):
                 found[name] = None
     return found
@@ -60,7 +66,9 @@ def _signature(arguments: ast.arguments, *, bound: bool) -> Signature:
     named = [item.arg for item in (*arguments.posonlyargs, *arguments.args)][1 if bound else 0 :]
     plain = named[: len(named) - len(arguments.defaults)] if arguments.defaults else named
     keywords = [item.arg for item in arguments.kwonlyargs]
-    missing = [item.arg for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None]
+    missing = [
+        item.arg for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
+    ]
     return Signature(tuple(named + keywords), tuple(plain + missing), arguments.kwarg is not None)
 
 
@@ -89,7 +97,10 @@ def find_object(
         found = objects(text)
     except SyntaxError as error:
         diagnostics.error(
-            "E701", f"`{shown}` is no Python that can be read", span, f"line {error.lineno}: {error.msg}",
+            "E701",
+            f"`{shown}` is no Python that can be read",
+            span,
+            f"line {error.lineno}: {error.msg}",
             help=f"correct {shown}",
         )
         return False, None
@@ -98,7 +109,10 @@ def find_object(
     meant = closest(name, found)
     callables = [item for item, signature in found.items() if signature is not None]
     diagnostics.error(
-        "E701", f"`{shown}` has no `{name}`", span, "not defined there",
+        "E701",
+        f"`{shown}` has no `{name}`",
+        span,
+        "not defined there",
         help=f"did you mean `{meant}`?" if meant else f"it defines {listed(callables)}" if callables else "define it",
     )
     return False, None

@@ -1,17 +1,16 @@
-"""Expressions and domains of the text → expressions and domains of the plan, with their kinds checked.
+"""Expressions of the text → expressions of the plan, with their kinds checked.
 
 Knows what a name stands for (inputs, lets, knobs, rounds, metrics), not where steps and settings may stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from typing import Literal, TypeAlias
 
 from optlang.diagnostics import Diagnostics, Label, Span
-from optlang.plan.domains import contains, show_domain, size, subset, values_of
+from optlang.plan.domains import values_of
 from optlang.plan.expressions import (
     Binary,
     Const,
@@ -26,16 +25,9 @@ from optlang.plan.expressions import (
     references,
 )
 from optlang.plan.model import (
-    Computed,
     Dimension,
     Domain,
-    Fixed,
-    FloatDomain,
-    IntDomain,
-    ListDomain,
     Metric,
-    Param,
-    SetDomain,
 )
 from optlang.plan.names import Scope, closest, listed, suggestion
 from optlang.plan.units import (
@@ -45,10 +37,8 @@ from optlang.plan.units import (
     Constant,
     Kind,
     common,
-    fits,
     product,
     quantity,
-    scalar,
     show,
     value_of,
 )
@@ -106,8 +96,8 @@ class Named:
 
 
 @dataclass(slots=True, eq=False)
-class Resolver:
-    """Reads expressions and domains in one scope. What it cannot read it reports once, and returns None."""
+class Expressions:
+    """Reads expressions in one scope. What it cannot read it reports once, and returns None."""
 
     diagnostics: Diagnostics
     scope: Scope
@@ -145,19 +135,25 @@ class Resolver:
     def knob(self, path: tree.Path, place: Place, *, quiet: bool = False) -> Draft | None:
         """The knob with the full path `path`, or the only one whose path ends so; E202 where several do."""
         parts = [part.text for part in path.parts]
-        matches = [knob for knob in self.knobs if knob.path.split(".")[-len(parts):] == parts]
+        matches = [knob for knob in self.knobs if knob.path.split(".")[-len(parts) :] == parts]
         whole = [knob for knob in matches if knob.path == path.text]
         matches = whole or matches
         if len(matches) > 1 and not quiet:
             self.diagnostics.error(
-                "E202", f"`{path.text}` could be any of {len(matches)} knobs", path.span, "say which",
+                "E202",
+                f"`{path.text}` could be any of {len(matches)} knobs",
+                path.span,
+                "say which",
                 help="write " + " or ".join(f"`{knob.path}`" for knob in matches),
             )
         if len(matches) != 1:
             return None
         if place.before is not None and matches[0].index >= place.before and not quiet:
             self.diagnostics.error(
-                "E207", f"`{path.text}` comes later", path.span, "not decided yet here",
+                "E207",
+                f"`{path.text}` comes later",
+                path.span,
+                "not decided yet here",
                 labels=(Label(matches[0].span, "decided here"),),
                 help="a condition may name only what stands before it: move this, or turn the condition round",
             )
@@ -182,7 +178,7 @@ class Resolver:
         if len(parts) > 1 and parts[-1] == "round":
             parts, which = parts[:-1], "round"
         for around in reversed(place.rounds):
-            if around.split(".")[-len(parts):] == parts:
+            if around.split(".")[-len(parts) :] == parts:
                 return RoundRef(path=around, which=which)
         return None
 
@@ -193,7 +189,7 @@ class Resolver:
         if text in self.inputs:
             self.used.add(text)
             constant = self.inputs[text].constant
-            return _known(constant)
+            return known(constant)
         value = self.let(node)
         if value is not None:
             return self._let(node, value, place)
@@ -203,9 +199,9 @@ class Resolver:
         metric = self.metric(node)
         if metric is not None and place.metrics:
             return Typed(metric, self.metrics[metric.metric].dimension)
-        known = len(self.diagnostics.found)
+        before = len(self.diagnostics.found)
         knob = self.knob(node, place)
-        if len(self.diagnostics.found) > known:
+        if len(self.diagnostics.found) > before:
             return None
         if knob is not None and place.knobs:
             return Typed(KnobRef(path=knob.path), knob.dimension, knob=knob)
@@ -220,14 +216,21 @@ class Resolver:
     def _let(self, node: tree.Path, value: tree.Domain, place: Place) -> Typed | None:
         if node.text in self._open:
             self.diagnostics.error(
-                "E408", f"`{node.text}` is defined by itself", node.span, "this leads back to where it began",
+                "E408",
+                f"`{node.text}` is defined by itself",
+                node.span,
+                "this leads back to where it began",
                 help="give one of the names in the circle a value",
             )
             return None
         if isinstance(value, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
-                "E302", f"`{node.text}` is a domain, not a value", node.span, "a value is expected",
-                labels=(Label(value.span, "the domain"),), help=f"`in {node.text}` makes it a knob",
+                "E302",
+                f"`{node.text}` is a domain, not a value",
+                node.span,
+                "a value is expected",
+                labels=(Label(value.span, "the domain"),),
+                help=f"`in {node.text}` makes it a knob",
             )
             return None
         self._open.append(node.text)
@@ -238,7 +241,8 @@ class Resolver:
 
     def _misplaced(self, node: tree.Path, found: str, wanted: str, place: Place) -> None:
         advice = {
-            "a knob": "`require` and goals speak of metrics, `forbid` and `when` of knobs" if place.metrics
+            "a knob": "`require` and goals speak of metrics, `forbid` and `when` of knobs"
+            if place.metrics
             else "everything here is fixed: search it among the steps or in the target",
             "a metric": "`forbid` and `when` are decided before anything runs; what is measured belongs in `require`",
         }[found]
@@ -262,9 +266,19 @@ class Resolver:
         wanted = "metric" if place.metrics else "knob, input or `let`" if place.knobs else "input or `let`"
         code = "E602" if place.metrics else "E201"
         self.diagnostics.error(
-            code, f"unknown {wanted} `{node.text}`", node.span, "nothing here has this name",
-            help=suggestion(node.text, options, "a text stands in double quotes" if not place.metrics else None),
+            code,
+            f"unknown {wanted} `{node.text}`",
+            node.span,
+            "nothing here has this name",
+            help=suggestion(node.text, options, self._known_names(place)),
         )
+
+    def _known_names(self, place: Place) -> str:
+        if place.metrics:
+            return f"metrics are {listed(['latency', *self.metrics], 30)}"
+        if place.knobs and self.knobs:
+            return f"knobs are {listed(knob.path for knob in self.knobs)}"
+        return "a text stands in double quotes"
 
     # ---- expressions
 
@@ -274,15 +288,15 @@ class Resolver:
             case tree.Number():
                 return self._number(node)
             case tree.String(value=text):
-                return _known(Constant(text, "string"))
+                return known(Constant(text, "string"))
             case tree.Truth(value=truth):
-                return _known(Constant(truth, "bool"))
+                return known(Constant(truth, "bool"))
             case tree.Path():
                 return self._path(node, place)
             case tree.ListOf(items=items):
                 read = [self._item(item, place) for item in items]
                 found = [item.constant for item in read if item is not None and item.constant is not None]
-                return _known(Constant(tuple(found), "names")) if len(found) == len(items) else None
+                return known(Constant(tuple(found), "names")) if len(found) == len(items) else None
             case tree.Unary():
                 return self._unary(node, place)
             case tree.Binary():
@@ -292,15 +306,23 @@ class Resolver:
             case tree.Call():
                 if not self.silent(node.path):
                     self.diagnostics.error(
-                        "E302", f"`{node.path.text}(…)` is a call, and a value is expected", node.span, "not a value",
+                        "E302",
+                        f"`{node.path.text}(…)` is a call, and a value is expected",
+                        node.span,
+                        "not a value",
                         help="a model or data set is made by `model NAME = …` or `data NAME = …`",
                     )
         return None
 
     def _item(self, node: tree.Expression, place: Place) -> Typed | None:
         # A bare word in a list of names stands for itself, unless it is an input or a `let`.
-        if isinstance(node, tree.Path) and len(node.parts) == 1 and node.text not in self.inputs and self.let(node) is None:
-            return _known(Constant(node.text, "name"))
+        if (
+            isinstance(node, tree.Path)
+            and len(node.parts) == 1
+            and node.text not in self.inputs
+            and self.let(node) is None
+        ):
+            return known(Constant(node.text, "name"))
         return self.expression(node, place)
 
     def _number(self, node: tree.Number) -> Typed | None:
@@ -310,11 +332,14 @@ class Resolver:
             same = next((unit for unit in UNITS if unit.lower() == node.unit.lower()), None)
             meant = same or closest(node.unit, UNITS)
             self.diagnostics.error(
-                "E303", f"unknown unit `{node.unit}`", node.span, "not a unit of the language",
+                "E303",
+                f"unknown unit `{node.unit}`",
+                node.span,
+                "not a unit of the language",
                 help=f"did you mean `{meant}`?" if meant else f"units are {listed(UNITS, 20)}",
             )
             return None
-        return _known(constant)
+        return known(constant)
 
     def _unary(self, node: tree.Unary, place: Place) -> Typed | None:
         operand = self.expression(node.operand, place)
@@ -324,13 +349,13 @@ class Resolver:
             if not self._truth(operand, node.operand):
                 return None
             if operand.constant is not None:
-                return _known(Constant(not operand.constant.value, "bool"))
+                return known(Constant(not operand.constant.value, "bool"))
             return Typed(Unary(operator="not", operand=operand.expression), "bool")
         if operand.kind not in NUMERIC:
             self._type(node.operand.span, f"`-` needs a number, and this is {SAID[operand.kind]}")
             return None
         if operand.constant is not None and isinstance(operand.constant.value, Decimal):
-            return _known(Constant(-operand.constant.value, operand.kind, operand.constant.whole))
+            return known(Constant(-operand.constant.value, operand.kind, operand.constant.whole))
         return Typed(Unary(operator="-", operand=operand.expression), operand.kind)
 
     def _truth(self, typed: Typed, node: tree.Expression) -> bool:
@@ -353,7 +378,9 @@ class Resolver:
         operator = node.operator
         if operator in ("and", "or"):
             left, right = self.expression(node.left, place), self.expression(node.right, place)
-            fine = [item is not None and self._truth(item, side) for item, side in ((left, node.left), (right, node.right))]
+            fine = [
+                item is not None and self._truth(item, side) for item, side in ((left, node.left), (right, node.right))
+            ]
             if left is None or right is None or not all(fine):
                 return None
             return Typed(Binary(operator=operator, left=left.expression, right=right.expression), "bool")
@@ -366,7 +393,9 @@ class Resolver:
 
     def _sides(self, left: tree.Expression, right: tree.Expression, place: Place) -> tuple[Typed | None, Typed | None]:
         for one, other, turned in ((left, right, False), (right, left, True)):
-            if not (place.knobs and isinstance(one, tree.Path) and isinstance(other, tree.Path) and len(other.parts) == 1):
+            if not (
+                place.knobs and isinstance(one, tree.Path) and isinstance(other, tree.Path) and len(other.parts) == 1
+            ):
                 continue
             if one.text in self.inputs or self.let(one) is not None:
                 continue
@@ -380,12 +409,15 @@ class Resolver:
     def _word(self, node: tree.Path, knob: Draft, place: Place) -> Typed | None:
         options = [str(value) for value in values_of(knob.domain) or ()]
         if node.text in options:
-            return _known(Constant(node.text, "name"))
+            return known(Constant(node.text, "name"))
         if node.text in self.inputs or self.let(node) is not None or self.knob(node, place, quiet=True) is not None:
             return self.expression(node, place)
         if not self.silent(node):
             self.diagnostics.error(
-                "E201", f"`{knob.path}` is never `{node.text}`", node.span, "not one of its values",
+                "E201",
+                f"`{knob.path}` is never `{node.text}`",
+                node.span,
+                "not one of its values",
                 labels=(Label(knob.span, "its values"),),
                 help=suggestion(node.text, options, f"it is one of {listed(options)}"),
             )
@@ -402,7 +434,9 @@ class Resolver:
             self._mismatch(node, left, right)
             return None
         if order and kind not in NUMERIC:
-            self._type(node.span, f"`{node.operator}` compares numbers, and these are {SAID[kind]}", help="use `==` or `!=`")
+            self._type(
+                node.span, f"`{node.operator}` compares numbers, and these are {SAID[kind]}", help="use `==` or `!=`"
+            )
             return None
         sides = [_as(item, kind) for item in (left, right)]
         return Typed(Binary(operator=node.operator, left=sides[0], right=sides[1]), "bool")
@@ -434,7 +468,7 @@ class Resolver:
         except (DivisionByZero, InvalidOperation):
             self._type(node.span, "this divides by zero")
             return None
-        return _known(Constant(value, kind, left.whole and right.whole and value == value.to_integral_value()))
+        return known(Constant(value, kind, left.whole and right.whole and value == value.to_integral_value()))
 
     def _member(self, node: tree.Member, place: Place) -> Typed | None:
         value = self.expression(node.value, place)
@@ -447,7 +481,9 @@ class Resolver:
                 self._type(item.span, "a value is expected")
                 failed = True
                 continue
-            if value is not None and value.knob is not None and isinstance(inner, tree.Path) and value.kind == "name" and inner.text != "none":
+            word = isinstance(inner, tree.Path) and inner.text != "none"
+            if word and value is not None and value.knob is not None and value.kind == "name":
+                assert isinstance(inner, tree.Path)
                 option = self._word(inner, value.knob, place)
             else:
                 option = self.expression(inner, place)
@@ -483,263 +519,15 @@ class Resolver:
                 advice = "write the number with its unit: `2ms`, `4GiB`"
         self.diagnostics.error(
             "E301" if numeric else "E302",
-            f"`{node.operator}` cannot join {SAID[left.kind]} and {SAID[right.kind]}", node.span,
-            labels=(Label(node.left.span, SAID[left.kind]), Label(node.right.span, SAID[right.kind])), help=advice,
+            f"`{node.operator}` cannot join {SAID[left.kind]} and {SAID[right.kind]}",
+            node.span,
+            labels=(Label(node.left.span, SAID[left.kind]), Label(node.right.span, SAID[right.kind])),
+            help=advice,
         )
 
-    # ---- settings and domains
 
-    def constant(self, node: tree.Domain, param: Param, place: Place = FIXED) -> Fixed | None:
-        """A value that must be known now, for `param`; None where it is wrong."""
-        setting = self.setting(node, param, place)
-        return setting if isinstance(setting, Fixed) else None
-
-    def setting(self, node: tree.Domain, param: Param, place: Place) -> Fixed | Computed | None:
-        """`name = node` for a declared parameter: its value, or the expression that gives it."""
-        if isinstance(node, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
-            self.diagnostics.error(
-                "E302", f"`{param.name} =` fixes one value, and this is a domain", node.span, "a domain",
-                help=f"`in` searches: `{param.name} in …`",
-            )
-            return None
-        if isinstance(node, tree.Path) and len(node.parts) == 1 and self._own_word(node, param):
-            return Fixed(value=node.text)
-        if param.dimension == "name" and isinstance(node, tree.Path) and self._plain_word(node, place):
-            self._not_a_value(node, param)
-            return None
-        typed = self.expression(node, place)
-        if typed is None:
-            return None
-        if typed.kind == "none" and typed.constant is not None and param.default is None and not param.required:
-            return Fixed(value=None)
-        if not self._suits(node.span, typed, param):
-            return None
-        if typed.constant is None:
-            return Computed(expression=typed.expression, dimension=param.dimension)
-        if isinstance(typed.constant.value, tuple) and any(isinstance(item.value, Decimal) for item in typed.constant.value):
-            self._type(node.span, f"`{param.name}` is {SAID[param.dimension]}", help='write names or texts: ["head", "*.norm"]')
-            return None
-        value = value_of(typed.constant, param.dimension)
-        if param.domain is not None and not contains(param.domain, value):
-            self.diagnostics.error(
-                "E406", f"`{param.name}` cannot be {show(value, param.dimension)}", node.span, "outside what is declared",
-                help=f"it is declared as {show_domain(param.domain, param.dimension)}",
-            )
-            return None
-        return Fixed(value=value)
-
-    def _own_word(self, node: tree.Path, param: Param) -> bool:
-        if param.dimension != "name":
-            return False
-        return param.domain is None or contains(param.domain, node.text)
-
-    def _plain_word(self, node: tree.Path, place: Place) -> bool:
-        return (
-            node.text not in self.inputs and self.let(node) is None and len(node.parts) == 1
-            and self.knob(node, place, quiet=True) is None
-        )
-
-    def _not_a_value(self, node: tree.Path, param: Param) -> None:
-        if self.silent(node):
-            return
-        options = [str(value) for value in values_of(param.domain) or ()] if param.domain is not None else []
-        self.diagnostics.error(
-            "E406", f"`{param.name}` cannot be `{node.text}`", node.span, "outside what is declared",
-            help=suggestion(node.text, options, f"it is one of {listed(options)}"),
-        )
-
-    def _suits(self, span: Span, typed: Typed, param: Param) -> bool:
-        if not fits(typed.kind, param.dimension):
-            numeric = typed.kind in NUMERIC and param.dimension in NUMERIC
-            advice = _example(param)
-            self.diagnostics.error(
-                "E301" if numeric else "E302",
-                f"`{param.name}` is {SAID[param.dimension]}, and this is {SAID[typed.kind]}", span, SAID[typed.kind],
-                help=advice,
-            )
-            return False
-        constant = typed.constant
-        if param.dimension == "count" and constant is not None and isinstance(constant.value, Decimal):
-            if not (constant.whole or constant.kind == "count") or constant.value != constant.value.to_integral_value():
-                self._type(span, f"`{param.name}` is a whole number", help=f"write `{constant.value.to_integral_value():f}`")
-                return False
-        return True
-
-    def domain(self, node: tree.Domain, param: Param, place: Place = FIXED) -> Domain | None:
-        """What `param` may be by `in node`: E4xx where that is no domain, E406 where more than is declared."""
-        node = self.unfold(node)
-        found: Domain | None
-        match node:
-            case tree.AnyValue():
-                if param.domain is None:
-                    self.diagnostics.error(
-                        "E302", f"`{param.name}` has no declared domain to search", node.span, "`any` of what?",
-                        help=f"say which values: `{param.name} in {{…}}`",
-                    )
-                return param.domain
-            case tree.Block(statements=statements):
-                found = self._values(node.span, _elements(statements), param, place, ordered=False)
-            case tree.ListOf(items=items):
-                found = self._values(node.span, items, param, place, ordered=True)
-            case tree.Range():
-                found = self._range(node, param, place)
-            case tree.AnyOrder():
-                self._type(node.span, "only steps have an order", help=f"`{param.name} in {{…}}` lists values")
-                return None
-            case _:
-                if not (isinstance(node, tree.Path) and self.silent(node)):
-                    self.diagnostics.error(
-                        "E302", f"`{param.name} in` needs a domain, and this is a value", node.span, "one value",
-                        help=f"`{param.name} = {text_of(node)}` fixes it; `{param.name} in {{{text_of(node)}, …}}` searches",
-                    )
-                return None
-        if found is not None and param.domain is not None and not subset(found, param.domain):
-            self.diagnostics.error(
-                "E406", f"`{param.name}` is declared narrower than this", node.span, "not a subset of what is declared",
-                help=f"it is declared as {show_domain(param.domain, param.dimension)}",
-            )
-            return None
-        return found
-
-    def _values(
-        self, span: Span, items: Iterable[tree.Expression | tree.Statement], param: Param, place: Place, *, ordered: bool
-    ) -> Domain | None:
-        read: list[tuple[Span, Constant]] = []
-        failed = False
-        for item in items:
-            typed = self._value(item, param, place)
-            if typed is None or typed.constant is None:
-                failed = True
-            else:
-                read.append((item.span, typed.constant))
-        if failed:
-            return None
-        if not read:
-            self.diagnostics.error("E401", "an empty domain", span, "no value in it", help="list at least one value")
-            return None
-        if not self._alike(read) or not all(self._suits(at, _known(item), param) for at, item in read):
-            return None
-        values: list[Scalar] = []
-        for at, item in read:
-            assert isinstance(item.value, bool | Decimal | str)
-            value = scalar(item.value, param.dimension)
-            if value in values:
-                self.diagnostics.error(
-                    "E405", f"{show(value, param.dimension)} is listed twice", at, "the second time",
-                    labels=(Label(read[values.index(value)][0], "the first time"),), help="take one away",
-                )
-                return None
-            values.append(value)
-        return ListDomain(values=tuple(values)) if ordered else SetDomain(values=tuple(values))
-
-    def _value(self, item: tree.Expression | tree.Statement, param: Param, place: Place) -> Typed | None:
-        if isinstance(item, tree.Fix | tree.Vary | tree.Element | tree.Maybe | tree.Repeat | tree.Guard):
-            self._type(item.span, "a value is expected", help="settings belong to steps and runtimes")
-            return None
-        if isinstance(item, tree.Path) and len(item.parts) == 1 and param.dimension == "name":
-            if param.domain is None or contains(param.domain, item.text):
-                return _known(Constant(item.text, "name"))
-            if self._plain_word(item, place):
-                self._not_a_value(item, param)
-                return None
-        typed = self.expression(item, place)
-        if typed is not None and typed.constant is None:
-            self._type(item.span, "a domain lists fixed values")
-        if typed is not None and typed.constant is not None and not isinstance(typed.constant.value, bool | Decimal | str):
-            self._type(item.span, f"`{param.name}` is {SAID[param.dimension]}, and this is {SAID[typed.kind]}")
-            return None
-        return typed
-
-    def _alike(self, read: list[tuple[Span, Constant]]) -> bool:
-        kind: Kind = read[0][1].kind
-        for at, item in read[1:]:
-            joined = common(kind, item.kind)
-            if joined is None and {kind, item.kind} == {"name", "string"}:
-                joined = "string"
-            if joined is None:
-                self.diagnostics.error(
-                    "E404", f"{SAID[item.kind]} among {SAID[kind].removeprefix('a ')}s" if kind != "bool" else
-                    f"{SAID[item.kind]} among truths", at, SAID[item.kind],
-                    labels=(Label(read[0][0], SAID[kind]),), help="the values of one domain are of one kind",
-                )
-                return False
-            kind = joined
-        return True
-
-    def _range(self, node: tree.Range, param: Param, place: Place) -> Domain | None:
-        ends = [self.expression(item, place) for item in (node.low, node.high, node.step) if item is not None]
-        if any(item is None for item in ends):
-            return None
-        constants: list[Constant] = []
-        for item, at in zip(ends, (node.low, node.high, node.step), strict=False):
-            assert item is not None
-            assert at is not None
-            if item.constant is None or not isinstance(item.constant.value, Decimal):
-                self._type(at.span, f"a range goes from a fixed number to another, and this is {SAID[item.kind]}")
-                return None
-            constants.append(item.constant)
-        joined = common(constants[0].kind, constants[1].kind)
-        if joined is None or (len(constants) == 3 and common(joined, constants[2].kind) is None):
-            kinds = [SAID[item.kind] for item in constants]
-            self.diagnostics.error(
-                "E404", f"a range of mixed kinds: {', '.join(kinds)}", node.span, "both ends are of one kind",
-                help="write the unit at each number",
-            )
-            return None
-        whole = param.dimension == "count"
-        spans = (node.low.span, node.high.span, node.step.span if node.step is not None else node.span)
-        if not all(self._suits(at, _known(item), param) for at, item in zip(spans, constants, strict=False)):
-            return None
-        low, high = (item.value for item in constants[:2])
-        assert isinstance(low, Decimal)
-        assert isinstance(high, Decimal)
-        if low > high:
-            self.diagnostics.error(
-                "E401", "this range is reversed", node.span, "ends before it begins",
-                help=f"write {text_of(node.high)} .. {text_of(node.low)}",
-            )
-            return None
-        if node.log and low <= 0:
-            self.diagnostics.error(
-                "E402", "a logarithmic range cannot reach 0", node.low.span, "must be above 0",
-                help="begin above 0, or leave `log` away",
-            )
-            return None
-        if node.step is not None:
-            step = constants[2].value
-            assert isinstance(step, Decimal)
-            return self._stepped(node.step, low, high, step, param)
-        if whole or (param.dimension == "bytes" and low == low.to_integral_value() and high == high.to_integral_value()):
-            return IntDomain(low=int(low), high=int(high), log=node.log)
-        return FloatDomain(low=float(low), high=float(high), log=node.log)
-
-    def _stepped(self, node: tree.Expression, low: Decimal, high: Decimal, step: Decimal, param: Param) -> Domain | None:
-        if step <= 0:
-            self.diagnostics.error("E403", "a step must be above 0", node.span, "never reaches the end")
-            return None
-        count = (high - low) / step
-        if count != count.to_integral_value():
-            last = low + step * int(count)
-            shown = show(scalar(last, param.dimension), param.dimension)
-            self.diagnostics.error(
-                "E403", "this step does not reach the end of the range", node.span,
-                f"the last value would be {shown}", help=f"end at {shown}, or choose a step that fits",
-            )
-            return None
-        if count > 100_000:
-            self.diagnostics.error("E403", "more than 100,000 values", node.span, "too small a step")
-            return None
-        return ListDomain(values=tuple(scalar(low + step * index, param.dimension) for index in range(int(count) + 1)))
-
-
-def _elements(statements: tuple[tree.Statement, ...]) -> list[tree.Expression | tree.Statement]:
-    return [
-        item.value if isinstance(item, tree.Element) and item.block is None and item.when is None else item
-        for item in statements
-    ]
-
-
-def _known(constant: Constant) -> Typed:
+def known(constant: Constant) -> Typed:
+    """A constant as an expression."""
     return Typed(Const(value=value_of(constant, constant.kind)), constant.kind, constant)
 
 
@@ -748,12 +536,6 @@ def _as(typed: Typed, kind: Kind) -> Expression:
     if typed.constant is None:
         return typed.expression
     return Const(value=value_of(typed.constant, typed.kind if typed.kind == "plain" and kind != "ratio" else kind))
-
-
-def _example(param: Param) -> str | None:
-    if param.domain is not None:
-        return f"it is declared as {show_domain(param.domain, param.dimension)}"
-    return {"time": "write it with a unit: `10min`, `50ms`", "bytes": "write it with a unit: `4GiB`"}.get(param.dimension)
 
 
 def suffixes(path: str) -> list[str]:
@@ -790,6 +572,3 @@ def text_of(node: tree.Domain) -> str:
         case tree.Binary(operator=operator, left=left, right=right):
             return f"{text_of(left)} {operator} {text_of(right)}"
     return "…"
-
-
-__all__ = ["FIXED", "Draft", "Named", "Place", "Resolver", "Typed", "names_rounds", "plain_value", "size", "suffixes", "text_of"]

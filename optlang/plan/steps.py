@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -12,23 +11,15 @@ from optlang.plan.domains import values_of
 from optlang.plan.expressions import (
     Binary,
     Const,
-    Environment,
     Expression,
     KnobRef,
-    Unary,
-    conjunction,
-    evaluate,
-    references,
 )
-from optlang.plan.expressions import Member as MemberOf
-from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
+from optlang.plan.knobs import Around, Guard, Knobs, Later
 from optlang.plan.model import (
     Apply,
     Branch,
     Choice,
-    Computed,
     Domain,
-    Fixed,
     Group,
     IntDomain,
     Maybe,
@@ -36,14 +27,14 @@ from optlang.plan.model import (
     OrderDomain,
     Param,
     Repeat,
-    Searched,
     SetDomain,
-    Setting,
     Step,
     Technique,
 )
-from optlang.plan.names import SORTS, Scope, closest, duplicate, listed, suggestion
-from optlang.plan.resolve import FIXED, Place, Resolver
+from optlang.plan.names import SORTS, Scope, duplicate, suggestion
+from optlang.plan.resolve import FIXED
+from optlang.plan.settings import poison, settings_of
+from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 Made: TypeAlias = "Later[Step | None]"
@@ -85,9 +76,7 @@ class Steps:
 
     def _claim(self, labels: dict[str, Span], label: str, span: Span, around: Around) -> None:
         if label in labels:
-            duplicate(
-                self.diagnostics, label, span, labels[label], f"give one a label of its own: `NAME = {label}`"
-            )
+            duplicate(self.diagnostics, label, span, labels[label], f"give one a label of its own: `NAME = {label}`")
         labels.setdefault(label, span)
         self.spans.setdefault(around.at(label), span)
 
@@ -122,18 +111,30 @@ class Steps:
             self._claim(labels, node.name.text, node.name.span, around)
             return self._group(node.name.text, node.value, node.when, node.span, around)
         self.diagnostics.error(
-            "E510", f"`{node.name.text}` is a setting, and a step is expected", node.span, "not a step",
+            "E510",
+            f"`{node.name.text}` is a setting, and a step is expected",
+            node.span,
+            "not a step",
             help="settings stand in the braces of their step: `static { samples = 3 }`",
         )
         return None
 
     def _named(
-        self, label: tree.Name, path: tree.Path, block: tree.Block | None, when: tree.Expression | None,
-        span: Span, around: Around, labels: dict[str, Span],
+        self,
+        label: tree.Name,
+        path: tree.Path,
+        block: tree.Block | None,
+        when: tree.Expression | None,
+        span: Span,
+        around: Around,
+        labels: dict[str, Span],
     ) -> Made | None:
         if path.text == "none":
             self.diagnostics.error(
-                "E302", "`none` is one way of a choice, and there is no choice here", path.span, "does nothing",
+                "E302",
+                "`none` is one way of a choice, and there is no choice here",
+                path.span,
+                "does nothing",
                 help="did you mean `in`? `NAME in { none; … }` is a choice",
             )
             return None
@@ -147,12 +148,16 @@ class Steps:
         if technique is None:
             return None
         below = around.below(label.text, *([guard] if guard else []))
-        settings = settings_of(self.knobs, f"`{technique.name.rpartition('.')[2]}`", technique.params, block, below)
+        said = f"`{technique.name.rpartition('.')[2]}`"
+        settings = settings_of(self.knobs, said, technique.params, block, below, path.span)
 
         def build() -> Step:
             return Apply(
-                path=around.at(label.text), technique=technique.name, settings=settings(),
-                when=guard() if guard else None, location=self.knobs.locate(span),
+                path=around.at(label.text),
+                technique=technique.name,
+                settings=settings(),
+                when=guard() if guard else None,
+                location=self.knobs.locate(span),
             )
 
         return build
@@ -166,19 +171,28 @@ class Steps:
         poison(self.scope, block)
         if declared is not None and declared.sort == "pipeline":
             self.diagnostics.error(
-                "E106", "a `pipeline` is not in this version", path.span, "a pipeline",
+                "E106",
+                "a `pipeline` is not in this version",
+                path.span,
+                "a pipeline",
                 help="write its steps into the study, in a group: `NAME = { … }`",
             )
         elif declared is not None:
             self.diagnostics.error(
-                "E510", f"`{path.text}` is {SORTS[declared.sort]}, and a step is expected", path.span, "not a step",
+                "E510",
+                f"`{path.text}` is {SORTS[declared.sort]}, and a step is expected",
+                path.span,
+                "not a step",
                 help="runtimes stand in the target" if declared.sort == "runtime" else "a step is a technique",
             )
         elif path.text in self.resolver.inputs or self.resolver.let(path) is not None:
             self.diagnostics.error("E510", f"`{path.text}` is a value, and a step is expected", path.span, "not a step")
         elif not self.scope.silent(path):
             self.diagnostics.error(
-                "E201", f"unknown technique `{path.text}`", path.span, "not declared in this study or the standard library",
+                "E201",
+                f"unknown technique `{path.text}`",
+                path.span,
+                "not declared in this study or the standard library",
                 help=suggestion(path.text, self.scope.names("technique"), "`optlang list techniques` names them all"),
             )
         return None
@@ -193,9 +207,7 @@ class Steps:
 
     # ---- several
 
-    def _group(
-        self, label: str, block: tree.Block, when: tree.Expression | None, span: Span, around: Around
-    ) -> Made:
+    def _group(self, label: str, block: tree.Block, when: tree.Expression | None, span: Span, around: Around) -> Made:
         guard = self.knobs.when(when, around)
         steps = self.block(block.statements, around.below(label, *([guard] if guard else [])))
         return lambda: Group(
@@ -225,12 +237,18 @@ class Steps:
             isinstance(domain, tree.ListOf) and any(not isinstance(item, tree.Path) for item in domain.items)
         ):
             self.diagnostics.error(
-                "E510", f"`{node.name.text}` is a setting, and a step is expected", node.span, "not a step",
+                "E510",
+                f"`{node.name.text}` is a setting, and a step is expected",
+                node.span,
+                "not a step",
                 help="settings stand in the braces of their step: `static { samples in [64, 256] }`",
             )
         elif not (isinstance(domain, tree.Path) and self.scope.silent(domain)):
             self.diagnostics.error(
-                "E302", "a choice lists its branches in braces", domain.span, "no branches",
+                "E302",
+                "a choice lists its branches in braces",
+                domain.span,
+                "no branches",
                 help=f"write `{node.name.text} in {{ …; … }}`, or fix it with `=`",
             )
         self.scope.unknown.add(node.name.text)
@@ -246,7 +264,10 @@ class Steps:
                 continue
             if label[0] in labels:
                 self.diagnostics.error(
-                    "E405", f"`{label[0]}` is listed twice", label[1], "the second time",
+                    "E405",
+                    f"`{label[0]}` is listed twice",
+                    label[1],
+                    "the second time",
                     labels=(Label(labels[label[0]], "the first time"),),
                     help=f"take one away, or give it a label of its own: `NAME = {label[0]}`",
                 )
@@ -260,7 +281,10 @@ class Steps:
             return None
         if len(kept) == 1 and len(block.statements) == 1:
             self.diagnostics.error(
-                "E505", f"a choice with one branch, `{kept[0][0]}`", block.span, "nothing to choose from",
+                "E505",
+                f"a choice with one branch, `{kept[0][0]}`",
+                block.span,
+                "nothing to choose from",
                 help="fix it with `=`, or add `none`" if kept[0][0] != "none" else "add a second branch",
             )
         guard = self.knobs.when(node.when, around)
@@ -268,7 +292,11 @@ class Steps:
         domain = SetDomain(values=tuple(label for label, _ in kept))
         self.knobs.add(path, "choice", domain, "name", node.name.span, outer)
         branches = [
-            (label, labels[label], self._branch(label, item, replace(outer, path=path, guards=(*outer.guards, _is(path, label)))))
+            (
+                label,
+                labels[label],
+                self._branch(label, item, replace(outer, path=path, guards=(*outer.guards, _is(path, label)))),
+            )
             for label, item in kept
         ]
 
@@ -294,7 +322,10 @@ class Steps:
             return self._unconditional(item.when, item.name)
         if isinstance(item, tree.Maybe):
             self.diagnostics.error(
-                "E505", "`maybe` cannot stand in a choice", item.keyword, "already a choice",
+                "E505",
+                "`maybe` cannot stand in a choice",
+                item.keyword,
+                "already a choice",
                 help="add `none` to the choice, and take `maybe` away",
             )
             return None
@@ -308,7 +339,9 @@ class Steps:
 
     def _condition_on_branch(self, when: tree.Expression) -> None:
         self.diagnostics.error(
-            "E106", "a condition on one branch of a choice is not in this version", when.span,
+            "E106",
+            "a condition on one branch of a choice is not in this version",
+            when.span,
             help="say with `forbid` when the branch is not to be taken",
         )
 
@@ -321,10 +354,18 @@ class Steps:
         if isinstance(item, tree.Fix) and isinstance(item.value, tree.Block):
             # The branch is the group: its steps stand right below the branch's label.
             return self.block(item.value.statements, around.below(label))
-        inner = self.resolver.unfold(item.value) if isinstance(item, tree.Element) and isinstance(item.value, tree.Path) else None
+        inner = (
+            self.resolver.unfold(item.value)
+            if isinstance(item, tree.Element) and isinstance(item.value, tree.Path)
+            else None
+        )
         if isinstance(inner, tree.Block):
             return self.block(inner.statements, around.below(label))
-        made = self._statement(replace(item, when=None) if isinstance(item, tree.Element | tree.Fix | tree.Vary | tree.Repeat) else item, around, {})
+        made = self._statement(
+            replace(item, when=None) if isinstance(item, tree.Element | tree.Fix | tree.Vary | tree.Repeat) else item,
+            around,
+            {},
+        )
 
         def build() -> tuple[Step, ...]:
             step = made() if made is not None else None
@@ -340,8 +381,12 @@ class Steps:
             shape = tuple(_shape(step) for step in branch.steps)
             if shape in seen:
                 self.diagnostics.error(
-                    "E505", f"`{branch.name}` does what `{branches[seen[shape]].name}` does", spans[index], "the same again",
-                    labels=(Label(spans[seen[shape]], "the first"),), help="take one away, or let them differ",
+                    "E505",
+                    f"`{branch.name}` does what `{branches[seen[shape]].name}` does",
+                    spans[index],
+                    "the same again",
+                    labels=(Label(spans[seen[shape]], "the first"),),
+                    help="take one away, or let them differ",
                 )
             seen.setdefault(shape, index)
 
@@ -355,7 +400,9 @@ class Steps:
             if label is None:
                 if isinstance(item, tree.Guard):
                     self.diagnostics.error(
-                        "E106", "a `when` block in an order is not in this version", item.span,
+                        "E106",
+                        "a `when` block in an order is not in this version",
+                        item.span,
                         help="put the condition behind each statement",
                     )
                 else:
@@ -365,13 +412,18 @@ class Steps:
             members.append((label, item))
         if len(members) < 2:
             self.diagnostics.error(
-                "E505", "an order needs at least two steps", order.span, "nothing to put in order",
+                "E505",
+                "an order needs at least two steps",
+                order.span,
+                "nothing to put in order",
                 help="write the step without `any order`",
             )
             return None
         if len(members) > 7:
             self.diagnostics.error(
-                "E106", "an order of more than 7 steps is not in this version", order.span,
+                "E106",
+                "an order of more than 7 steps is not in this version",
+                order.span,
                 help="fix the order of some of them, in groups",
             )
             return None
@@ -388,7 +440,8 @@ class Steps:
             return Order(
                 path=path,
                 members=tuple(Branch(name=label, steps=(step,) if step is not None else ()) for label, step in found),
-                when=guard() if guard else None, location=self.knobs.locate(node.span),
+                when=guard() if guard else None,
+                location=self.knobs.locate(node.span),
             )
 
         return build
@@ -453,7 +506,11 @@ class Steps:
                 self.scope.unknown.add(node.name.text)
         steps = self.block(node.block.statements, inside)
         return lambda: Repeat(
-            path=path, count=count, steps=steps(), when=guard() if guard else None, location=self.knobs.locate(node.span)
+            path=path,
+            count=count,
+            steps=steps(),
+            when=guard() if guard else None,
+            location=self.knobs.locate(node.span),
         )
 
     def _count(self, node: tree.Repeat) -> int:
@@ -462,7 +519,10 @@ class Steps:
         assert isinstance(count, int)
         if count < 1:
             self.diagnostics.error(
-                "E507", f"repeated {count} times", node.count.span, "never" if count == 0 else "fewer than none",
+                "E507",
+                f"repeated {count} times",
+                node.count.span,
+                "never" if count == 0 else "fewer than none",
                 help="take the block away, or search the count: `in 0 .. 3`",
             )
             return 1
@@ -472,171 +532,14 @@ class Steps:
         counts = _ints(domain)
         if min(counts) < 0 or max(counts) < 1 or max(counts) > 1000:
             self.diagnostics.error(
-                "E507", "a count of rounds lies between 0 and 1000", node.count.span,
+                "E507",
+                "a count of rounds lies between 0 and 1000",
+                node.count.span,
                 "fewer than none" if min(counts) < 0 else "never" if max(counts) < 1 else "too many",
                 help="write `0 .. 3` for none to three rounds",
             )
             return None
         return domain
-
-
-def settings_of(
-    knobs: Knobs, said: str, params: tuple[Param, ...], block: tree.Block | None, around: Around
-) -> Later[dict[str, Setting]]:
-    """The settings in `block` for the declared parameters, with the defaults of those that are not there.
-
-    A setting whose parameter is declared `when` something else has a value, is there only then.
-    """
-    resolver, diagnostics = knobs.resolver, knobs.diagnostics
-    declared = {param.name: param for param in params}
-    written: dict[str, tuple[Span, Later[Setting | None]]] = {}
-    conditions: dict[str, Once[Expression | None]] = {}
-
-    for statement in block.statements if block is not None else ():
-        if not isinstance(statement, tree.Fix | tree.Vary):
-            diagnostics.error(
-                "E302", f"a setting of {said} is expected", statement.span, "not a setting",
-                help=f"settings are {listed(declared)}: `NAME = value` or `NAME in {{…}}`" if declared else "it has none",
-            )
-            continue
-        name = statement.name
-        if statement.when is not None:
-            diagnostics.error(
-                "E106", "a condition on one setting is not in this version", statement.when.span,
-                help="write the step twice, in two branches or behind two conditions",
-            )
-        if name.text in written:
-            duplicate(diagnostics, name.text, name.span, written[name.text][0], "keep one of them")
-            continue
-        param = declared.get(name.text)
-        if param is None:
-            resolver.scope.unknown.add(name.text)
-            meant = closest(name.text, declared)
-            if meant is not None:
-                resolver.scope.unknown.add(meant)
-            diagnostics.error(
-                "E205", f"{said} has no parameter `{name.text}`", name.span, "not declared",
-                help=f"did you mean `{meant}`?" if meant else f"it has {listed(declared)}" if declared else "it has none",
-            )
-            continue
-        if isinstance(statement, tree.Fix):
-            written[name.text] = (name.span, _fixed(knobs, statement, param, around))
-            continue
-        if param.dimension in ("names", "model", "string") and param.domain is None:
-            diagnostics.error(
-                "E302", f"`{name.text}` cannot be searched", statement.span, "a knob",
-                help="fix it with `=`: " + ('`["head", "*.norm"]`' if param.dimension == "names" else "one text"),
-            )
-            continue
-        path = around.at(name.text)
-        domain = resolver.domain(statement.domain, param)
-        if domain is None:
-            resolver.scope.unknown.add(name.text)
-            written[name.text] = (name.span, _nothing)
-            continue
-        guards: list[Guard] = []
-        if param.when is not None:
-            condition = conditions[name.text] = Once(lambda param=param: holds_when(param, build_siblings()))  # type: ignore[misc]
-            guards.append(condition)
-        added = knobs.add(path, "value", domain, param.dimension, name.span, around, param.help, *guards)
-        written[name.text] = (name.span, _searched(path) if added else _nothing)
-
-    def resolve() -> dict[str, Setting]:
-        found: dict[str, Setting] = {}
-        for param in params:
-            if param.name in written:
-                setting = written[param.name][1]()
-                if setting is not None:
-                    found[param.name] = setting
-            elif not param.required:
-                found[param.name] = Fixed(value=param.default)
-            elif block is not None or param.required:
-                diagnostics.error(
-                    "E205", f"{said} needs `{param.name}`", block.span if block is not None else _span_of(knobs, around),
-                    "not set", help=f"add `{param.name} = …`",
-                )
-        return found
-
-    build_siblings: Once[dict[str, Setting]] = Once(resolve)
-
-    def build() -> dict[str, Setting]:
-        found = build_siblings()
-        kept: dict[str, Setting] = {}
-        for param in params:
-            setting = found.get(param.name)
-            if setting is None:
-                continue
-            if param.when is not None:
-                when = holds_when(param, found)
-                if when == Const(value=False):
-                    if param.name in written:
-                        diagnostics.warn(
-                            "W409", f"`{param.name}` is never used here", written[param.name][0],
-                            "its condition is never true", help="take it away, or change what it depends on",
-                        )
-                    continue
-                setting = setting.model_copy(update={"when": when})
-            kept[param.name] = setting
-        return kept
-
-    return build
-
-
-def holds_when(param: Param, settings: dict[str, Setting]) -> Expression | None:
-    """When a parameter counts, given its siblings' settings: None always, `false` never, else a condition."""
-    if param.when is None:
-        return None
-    condition = _substituted(param.when, settings)
-    if any(True for _ in references(condition)):
-        return condition
-    return None if evaluate(condition, Environment()) else Const(value=False)
-
-
-def _substituted(expression: Expression, settings: dict[str, Setting]) -> Expression:
-    match expression:
-        case KnobRef(path=name):
-            match settings.get(name):
-                case Fixed(value=value):
-                    return Const(value=value)
-                case Searched(knob=knob):
-                    return KnobRef(path=knob)
-                case Computed(expression=inner):
-                    return inner
-            return Const(value=None)
-        case Unary(operand=operand):
-            return expression.model_copy(update={"operand": _substituted(operand, settings)})
-        case Binary(left=left, right=right):
-            return expression.model_copy(
-                update={"left": _substituted(left, settings), "right": _substituted(right, settings)}
-            )
-        case MemberOf(value=value):
-            return expression.model_copy(update={"value": _substituted(value, settings)})
-    return expression
-
-
-def _fixed(knobs: Knobs, statement: tree.Fix, param: Param, around: Around) -> Later[Setting | None]:
-    resolver = knobs.resolver
-    place = FIXED if around.fixed is not None else Place(f"`{param.name}`", knobs=True, rounds=around.rounds)
-    if around.fixed is not None and around.rounds:
-        place = replace(place, rounds=around.rounds)
-    if statement.block is not None:
-        knobs.diagnostics.error(
-            "E302", f"`{param.name}` is a value without settings", statement.block.span, "settings of what?",
-            help="take the braces away",
-        )
-    return lambda: resolver.setting(statement.value, param, place)
-
-
-def _searched(path: str) -> Callable[[], Setting | None]:
-    return lambda: Searched(knob=path)
-
-
-def _nothing() -> Setting | None:
-    return None
-
-
-def _span_of(knobs: Knobs, around: Around) -> Span:
-    return Span("", 0, 0)
 
 
 def _is(path: str, label: str) -> Guard:
@@ -672,15 +575,3 @@ def _shape(step: Step) -> str:
         case Group(steps=steps, when=None):
             return " ".join(_shape(inner) for inner in steps)
     return step.model_dump_json(exclude={"location"})
-
-
-def poison(scope: Scope, block: tree.Block | None) -> None:
-    """Remember the settings of something unknown, so that whoever names them is not told a second time."""
-    for statement in block.statements if block is not None else ():
-        if isinstance(statement, tree.Vary | tree.Fix):
-            scope.unknown.add(statement.name.text)
-            if isinstance(statement, tree.Vary) and isinstance(statement.domain, tree.Block):
-                poison(scope, statement.domain)
-
-
-__all__ = ["COUNT", "Steps", "conjunction", "holds_when", "poison", "settings_of"]

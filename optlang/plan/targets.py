@@ -10,12 +10,14 @@ from optlang.plan.expressions import Binary, Const, KnobRef
 from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.model import Fixed, IntDomain, Param, Runtime, RuntimeUse, SetDomain, Setting, Target
 from optlang.plan.names import SORTS, Scope, duplicate, listed, suggestion
-from optlang.plan.steps import poison, settings_of
+from optlang.plan.settings import poison, settings_of
 from optlang.syntax import tree
 
 PARAMS = (
     Param(name="device", dimension="name", domain=SetDomain(values=("cpu",)), default="cpu", help="where it runs"),
-    Param(name="threads", dimension="count", domain=IntDomain(low=1, high=1024), default=1, help="threads of the runtime"),
+    Param(
+        name="threads", dimension="count", domain=IntDomain(low=1, high=1024), default=1, help="threads of the runtime"
+    ),
     Param(name="batch", dimension="count", domain=IntDomain(low=1, high=65536), default=1, help="samples in one call"),
 )
 DEVICES = ("cuda", "gpu", "mps", "android", "ios", "browser", "npu", "xpu")
@@ -58,24 +60,35 @@ class Targets:
             plain.append(statement)
         around = Around(path=node.name.text)
         where = node.block.span if node.block is not None else node.span
-        first = [item for item in plain if runtime is None or item.span.start < runtime.span.start or item.span.file != runtime.span.file]
+        first = [
+            item
+            for item in plain
+            if runtime is None or item.span.start < runtime.span.start or item.span.file != runtime.span.file
+        ]
         rest = [item for item in plain if item not in first]
         # Knobs come in the order of the text: what stands before the runtime, the runtime, and the rest.
-        before = settings_of(self.knobs, "a target", PARAMS, tree.Block(where, tuple(first)), around)
+        before = settings_of(self.knobs, "a target", PARAMS, tree.Block(where, tuple(first)), around, where)
         runtimes = self._runtimes(node, runtime, around)
-        after = settings_of(self.knobs, "a target", PARAMS, tree.Block(where, tuple(rest)), around)
+        after = settings_of(self.knobs, "a target", PARAMS, tree.Block(where, tuple(rest)), around, where)
         named = {item.name.text for item in rest if isinstance(item, tree.Fix | tree.Vary)}
 
         def build() -> Target | None:
-            settings: dict[str, Setting] = {**before(), **{key: value for key, value in after().items() if key in named}}
+            settings: dict[str, Setting] = {
+                **before(),
+                **{key: value for key, value in after().items() if key in named},
+            }
             uses = tuple(use for use in (make() for make in runtimes) if use is not None)
             if not uses or any(param.name not in settings for param in PARAMS):
                 return None
             device = settings["device"]
             assert isinstance(device, Fixed)
             return Target(
-                name=node.name.text, device=str(device.value), threads=settings["threads"], batch=settings["batch"],
-                runtimes=uses, knob=around.at("runtime") if isinstance(runtime, tree.Vary) else None,
+                name=node.name.text,
+                device=str(device.value),
+                threads=settings["threads"],
+                batch=settings["batch"],
+                runtimes=uses,
+                knob=around.at("runtime") if isinstance(runtime, tree.Vary) else None,
             )
 
         return build
@@ -100,7 +113,10 @@ class Targets:
             base = self.scope.find(node.base)
             if base is None and not self.scope.silent(node.base):
                 self.diagnostics.error(
-                    "E201", f"unknown target `{node.base.text}`", node.base.span, "not declared",
+                    "E201",
+                    f"unknown target `{node.base.text}`",
+                    node.base.span,
+                    "not declared",
                     help=suggestion(node.base.text, self.scope.names("target")),
                 )
             elif base is not None and not isinstance(base.node, tree.Target):
@@ -128,7 +144,10 @@ class Targets:
         if statement is None:
             if node.base is None:
                 self.diagnostics.error(
-                    "E107", f"the target `{node.name.text}` has no runtime", node.name.span, "runs on what?",
+                    "E107",
+                    f"the target `{node.name.text}` has no runtime",
+                    node.name.span,
+                    "runs on what?",
                     help="add `runtime in { eager; onnxruntime }`",
                 )
             return []
@@ -137,7 +156,9 @@ class Targets:
         if isinstance(statement, tree.Fix):
             if not isinstance(statement.value, tree.Path) or statement.value.text == "none":
                 advice = "`runtime in {…}` searches among several" if isinstance(statement.value, tree.Block) else None
-                self.diagnostics.error("E302", "a runtime is expected", statement.value.span, "not a runtime", help=advice)
+                self.diagnostics.error(
+                    "E302", "a runtime is expected", statement.value.span, "not a runtime", help=advice
+                )
                 return []
             label = statement.value.parts[-1].text
             self.spans[f"{path}.{label}"] = statement.value.span
@@ -146,7 +167,10 @@ class Targets:
         domain = self.knobs.resolver.unfold(statement.domain)
         if not isinstance(domain, tree.Block):
             self.diagnostics.error(
-                "E302", "runtimes to choose from stand in braces", domain.span, "no choice",
+                "E302",
+                "runtimes to choose from stand in braces",
+                domain.span,
+                "no choice",
                 help="write `runtime in { eager; onnxruntime }`",
             )
             return []
@@ -157,23 +181,39 @@ class Targets:
         labels: dict[str, Span] = {}
         for item in block.statements:
             value = item.value if isinstance(item, tree.Element | tree.Fix) else None
-            if not isinstance(item, tree.Element | tree.Fix) or not isinstance(value, tree.Path) or value.text == "none":
+            if (
+                not isinstance(item, tree.Element | tree.Fix)
+                or not isinstance(value, tree.Path)
+                or value.text == "none"
+            ):
                 if isinstance(item, tree.Maybe):
                     self.diagnostics.error(
-                        "E505", "`maybe` cannot stand in a choice", item.keyword, "already a choice", help="take `maybe` away"
+                        "E505",
+                        "`maybe` cannot stand in a choice",
+                        item.keyword,
+                        "already a choice",
+                        help="take `maybe` away",
                     )
                 else:
                     self.diagnostics.error(
-                        "E302", "a runtime is expected", item.span, "not a runtime",
+                        "E302",
+                        "a runtime is expected",
+                        item.span,
+                        "not a runtime",
                         help=f"runtimes are {listed(name for name in self.scope.names('runtime') if '.' not in name)}",
                     )
                 continue
             if item.when is not None:
-                self._not_yet("a condition on one runtime", item.when.span, "say with `forbid` when it is not to be taken")
+                self._not_yet(
+                    "a condition on one runtime", item.when.span, "say with `forbid` when it is not to be taken"
+                )
             name = item.name if isinstance(item, tree.Fix) else value.parts[-1]
             if name.text in labels:
                 self.diagnostics.error(
-                    "E405", f"`{name.text}` is listed twice", name.span, "the second time",
+                    "E405",
+                    f"`{name.text}` is listed twice",
+                    name.span,
+                    "the second time",
                     labels=(Label(labels[name.text], "the first time"),),
                     help=f"take one away, or give it a label of its own: `NAME = {value.text}`",
                 )
@@ -187,7 +227,10 @@ class Targets:
             return []
         if len(kept) == 1 and len(block.statements) == 1:
             self.diagnostics.error(
-                "E505", f"a choice with one branch, `{kept[0][0]}`", block.span, "nothing to choose from",
+                "E505",
+                f"a choice with one branch, `{kept[0][0]}`",
+                block.span,
+                "nothing to choose from",
                 help=f"fix it: `runtime = {kept[0][0]}`",
             )
         self.knobs.add(path, "runtime", SetDomain(values=tuple(label for label, _, _ in kept)), "name", span, around)
@@ -208,18 +251,24 @@ class Targets:
             poison(self.scope, block)
             if declared is not None:
                 self.diagnostics.error(
-                    "E201", f"`{path.text}` is {SORTS[declared.sort]}, no runtime", path.span, "not a runtime",
+                    "E201",
+                    f"`{path.text}` is {SORTS[declared.sort]}, no runtime",
+                    path.span,
+                    "not a runtime",
                     help="steps stand in `steps { … }`" if declared.sort == "technique" else None,
                 )
             elif not self.scope.silent(path):
                 names = self.scope.names("runtime")
                 known = listed(name for name in names if "." not in name)
                 self.diagnostics.error(
-                    "E201", f"unknown runtime `{path.text}`", path.span, "not declared in this study or the standard library",
+                    "E201",
+                    f"unknown runtime `{path.text}`",
+                    path.span,
+                    "not declared in this study or the standard library",
                     help=suggestion(path.text, names, f"runtimes are {known}"),
                 )
             return None
         runtime = self.facts.runtime(declared)
         self.used[runtime.name] = runtime
-        settings = settings_of(self.knobs, f"`{path.text}`", runtime.params, block, around)
+        settings = settings_of(self.knobs, f"`{path.text}`", runtime.params, block, around, path.span)
         return lambda: RuntimeUse(path=at, label=label, runtime=runtime.name, settings=settings())

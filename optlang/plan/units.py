@@ -32,14 +32,32 @@ UNITS: dict[str, tuple[Dimension, Decimal]] = {
     "TiB": ("bytes", Decimal(2**40)),
 }
 TYPES: dict[str, Dimension] = {
-    "int": "count", "float": "number", "count": "count", "ratio": "ratio", "bool": "bool", "name": "name",
-    "names": "names", "string": "string", "time": "time", "bytes": "bytes", "model": "model",
+    "int": "count",
+    "float": "number",
+    "count": "count",
+    "ratio": "ratio",
+    "bool": "bool",
+    "name": "name",
+    "names": "names",
+    "string": "string",
+    "time": "time",
+    "bytes": "bytes",
+    "model": "model",
 }
 NUMERIC = frozenset({"plain", "ratio", "count", "number", "time", "bytes"})
 SAID: dict[str, str] = {
-    "plain": "a plain number", "ratio": "a ratio", "count": "a count", "number": "a plain number", "time": "a time",
-    "bytes": "a size in bytes", "name": "a name", "names": "a list of names", "bool": "true or false",
-    "string": "a text", "model": "a model", "none": "none",
+    "plain": "a plain number",
+    "ratio": "a ratio",
+    "count": "a count",
+    "number": "a plain number",
+    "time": "a time",
+    "bytes": "a size in bytes",
+    "name": "a name",
+    "names": "a list of names",
+    "bool": "true or false",
+    "string": "a text",
+    "model": "a model",
+    "none": "none",
 }
 """How a kind is spoken of in a message."""
 
@@ -118,7 +136,9 @@ def value_of(constant: Constant, dimension: Kind) -> Value:
     if constant.value is None:
         return None
     if isinstance(constant.value, tuple):
-        items = [scalar(item.value, item.kind) for item in constant.value if isinstance(item.value, bool | Decimal | str)]
+        items = [
+            scalar(item.value, item.kind) for item in constant.value if isinstance(item.value, bool | Decimal | str)
+        ]
         return tuple(items)
     return scalar(constant.value, dimension)
 

@@ -1,0 +1,205 @@
+"""The settings of a technique, a runtime or a section: values, knobs and defaults for declared parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from optlang.diagnostics import Span
+from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, Unary, evaluate, references
+from optlang.plan.expressions import Member as MemberOf
+from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
+from optlang.plan.model import Computed, Fixed, Param, Searched, Setting
+from optlang.plan.names import Scope, closest, duplicate, listed
+from optlang.plan.resolve import FIXED, Place
+from optlang.syntax import tree
+
+
+def settings_of(
+    knobs: Knobs, said: str, params: tuple[Param, ...], block: tree.Block | None, around: Around, at: Span
+) -> Later[dict[str, Setting]]:
+    """The settings in `block` for the declared parameters, with the defaults of those that are not there.
+
+    A setting whose parameter is declared `when` something else has a value, is there only then.
+    """
+    resolver, diagnostics = knobs.resolver, knobs.diagnostics
+    declared = {param.name: param for param in params}
+    written: dict[str, tuple[Span, Later[Setting | None]]] = {}
+    conditions: dict[str, Once[Expression | None]] = {}
+
+    for statement in block.statements if block is not None else ():
+        if not isinstance(statement, tree.Fix | tree.Vary):
+            diagnostics.error(
+                "E302",
+                f"a setting of {said} is expected",
+                statement.span,
+                "not a setting",
+                help=f"settings are {listed(declared)}: `NAME = value` or `NAME in {{…}}`"
+                if declared
+                else "it has none",
+            )
+            continue
+        name = statement.name
+        if statement.when is not None:
+            diagnostics.error(
+                "E106",
+                "a condition on one setting is not in this version",
+                statement.when.span,
+                help="write the step twice, in two branches or behind two conditions",
+            )
+        if name.text in written:
+            duplicate(diagnostics, name.text, name.span, written[name.text][0], "keep one of them")
+            continue
+        param = declared.get(name.text)
+        if param is None:
+            resolver.scope.unknown.add(name.text)
+            meant = closest(name.text, declared)
+            if meant is not None:
+                resolver.scope.unknown.add(meant)
+            diagnostics.error(
+                "E205",
+                f"{said} has no parameter `{name.text}`",
+                name.span,
+                "not declared",
+                help=f"did you mean `{meant}`?"
+                if meant
+                else f"it has {listed(declared)}"
+                if declared
+                else "it has none",
+            )
+            continue
+        if isinstance(statement, tree.Fix):
+            written[name.text] = (name.span, _fixed(knobs, statement, param, around))
+            continue
+        if param.dimension in ("names", "model", "string") and param.domain is None:
+            diagnostics.error(
+                "E302",
+                f"`{name.text}` cannot be searched",
+                statement.span,
+                "a knob",
+                help="fix it with `=`: " + ('`["head", "*.norm"]`' if param.dimension == "names" else "one text"),
+            )
+            continue
+        path = around.at(name.text)
+        domain = resolver.domain(statement.domain, param)
+        if domain is None:
+            resolver.scope.unknown.add(name.text)
+            written[name.text] = (name.span, _nothing)
+            continue
+        guards: list[Guard] = []
+        if param.when is not None:
+            condition = conditions[name.text] = Once(lambda param=param: holds_when(param, build_siblings()))  # type: ignore[misc]
+            guards.append(condition)
+        added = knobs.add(path, "value", domain, param.dimension, name.span, around, param.help, *guards)
+        written[name.text] = (name.span, _searched(path) if added else _nothing)
+
+    def resolve() -> dict[str, Setting]:
+        found: dict[str, Setting] = {}
+        for param in params:
+            if param.name in written:
+                setting = written[param.name][1]()
+                if setting is not None:
+                    found[param.name] = setting
+            elif not param.required:
+                found[param.name] = Fixed(value=param.default)
+            else:
+                diagnostics.error(
+                    "E205",
+                    f"{said} needs `{param.name}`",
+                    at,
+                    "not set",
+                    help=f"add `{param.name} = …`",
+                )
+        return found
+
+    build_siblings: Once[dict[str, Setting]] = Once(resolve)
+
+    def build() -> dict[str, Setting]:
+        found = build_siblings()
+        kept: dict[str, Setting] = {}
+        for param in params:
+            setting = found.get(param.name)
+            if setting is None:
+                continue
+            if param.when is not None:
+                when = holds_when(param, found)
+                if when == Const(value=False):
+                    if param.name in written:
+                        diagnostics.warn(
+                            "W409",
+                            f"`{param.name}` is never used here",
+                            written[param.name][0],
+                            "its condition is never true",
+                            help="take it away, or change what it depends on",
+                        )
+                    continue
+                setting = setting.model_copy(update={"when": when})
+            kept[param.name] = setting
+        return kept
+
+    return build
+
+
+def holds_when(param: Param, settings: dict[str, Setting]) -> Expression | None:
+    """When a parameter counts, given its siblings' settings: None always, `false` never, else a condition."""
+    if param.when is None:
+        return None
+    condition = _substituted(param.when, settings)
+    if any(True for _ in references(condition)):
+        return condition
+    return None if evaluate(condition, Environment()) else Const(value=False)
+
+
+def _substituted(expression: Expression, settings: dict[str, Setting]) -> Expression:
+    match expression:
+        case KnobRef(path=name):
+            match settings.get(name):
+                case Fixed(value=value):
+                    return Const(value=value)
+                case Searched(knob=knob):
+                    return KnobRef(path=knob)
+                case Computed(expression=inner):
+                    return inner
+            return Const(value=None)
+        case Unary(operand=operand):
+            return expression.model_copy(update={"operand": _substituted(operand, settings)})
+        case Binary(left=left, right=right):
+            return expression.model_copy(
+                update={"left": _substituted(left, settings), "right": _substituted(right, settings)}
+            )
+        case MemberOf(value=value):
+            return expression.model_copy(update={"value": _substituted(value, settings)})
+    return expression
+
+
+def _fixed(knobs: Knobs, statement: tree.Fix, param: Param, around: Around) -> Later[Setting | None]:
+    resolver = knobs.resolver
+    place = FIXED if around.fixed is not None else Place(f"`{param.name}`", knobs=True, rounds=around.rounds)
+    if around.fixed is not None and around.rounds:
+        place = replace(place, rounds=around.rounds)
+    if statement.block is not None:
+        knobs.diagnostics.error(
+            "E302",
+            f"`{param.name}` is a value without settings",
+            statement.block.span,
+            "settings of what?",
+            help="take the braces away",
+        )
+    return lambda: resolver.setting(statement.value, param, place)
+
+
+def _searched(path: str) -> Callable[[], Setting | None]:
+    return lambda: Searched(knob=path)
+
+
+def _nothing() -> Setting | None:
+    return None
+
+
+def poison(scope: Scope, block: tree.Block | None) -> None:
+    """Remember the settings of something unknown, so that whoever names them is not told a second time."""
+    for statement in block.statements if block is not None else ():
+        if isinstance(statement, tree.Vary | tree.Fix):
+            scope.unknown.add(statement.name.text)
+            if isinstance(statement, tree.Vary) and isinstance(statement.domain, tree.Block):
+                poison(scope, statement.domain)
