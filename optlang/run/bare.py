@@ -4,7 +4,7 @@ It holds the artifact's runtime and nothing else that is heavy, since what else 
 knows no study, no plan and no statistics: durations go back as they are. Commands are objects with `do`:
 
 - `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`) → `imported`, `loaded` (both in seconds)
-- `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds a call), `memory` (peak resident bytes, or null)
+- `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds), `memory` (peak resident bytes, or null)
 - `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
 - `outputs` (`inputs`: .npz, `names`, `outputs`: .npz to write, `batch`) → `samples`, `names`
 - `memory` → `memory`;  `close` → the process ends

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from optlang.forms import Refusal, Subject
 from optlang.workload import modules, objects
@@ -41,7 +42,7 @@ _QUIET: tuple[tuple[str, type[Warning]], ...] = (
     (r"The feature will be removed\. Please remove usage of this function", DeprecationWarning),
     (r".*torch\.jit\..* is deprecated", DeprecationWarning),
     # What follows warns of values that became constants; the check with another batch size answers that.
-    (r".*", torch.jit.TracerWarning),
+    (r".*", TracerWarning),
     (r"Exporting a model to ONNX with a batch_size other than 1", UserWarning),
     (r"Constant folding", UserWarning),
 )
@@ -256,7 +257,7 @@ def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
     for (name, right), answer in zip(wanted.items(), answers, strict=True):
         if answer.shape != right.shape:
             raise Refusal(
-                f"the exported graph answers {name} with the shape {tuple(answer.shape)}, the module with {right.shape}",
+                f"the exported graph answers {name} with the shape {answer.shape}, the module with {right.shape}",
                 help="forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))",
             )
         if not _close(answer, right, numpy):

@@ -1,0 +1,225 @@
+"""How long a call takes, beside the baseline: processes that run in turn, in rounds, and what their figures say.
+
+It knows processes and statistics, no model and no runtime. Candidate and baseline live in a process each, pinned to the
+same cores, and run a round at a time in an order that alternates; so what disturbs the machine disturbs both, and the
+ratio of a pair of rounds tells more than either time. Only ratios decide between trials; seconds are shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import Arrays, Measurement
+from optlang.measure import intervals
+from optlang.measure.lock import alone
+from optlang.measure.process import BareProcess, Member
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray[Any, Any]
+
+_PERCENTILES = {"latency.p50": 50.0, "latency.p90": 90.0, "latency.p95": 95.0, "latency.p99": 99.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How carefully to measure: rounds a process, processes a member, and how long a round is at least."""
+
+    rounds: int = 5
+    processes: int = 1
+    seconds: float = 0.05
+    calls: int = 20
+
+
+@dataclass(slots=True)
+class Timings:
+    """What was seen of one member: `rounds[process][round]` holds the durations of its calls in seconds."""
+
+    batch: int
+    rounds: list[list[Array]] = field(default_factory=list)
+    load_times: list[float] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The measurements of a candidate, and its answers where inputs for them were given."""
+
+    measurements: tuple[Measurement, ...]
+    outputs: dict[str, Array] | None = None
+
+
+class Bench:
+    """Measures candidates one after another beside a baseline whose process is kept warm.
+
+    `lock` is the file through which everybody who measures on this machine takes turns (see `lock.machine_lock`).
+    """
+
+    def __init__(self, lock: Path) -> None:
+        self._lock = lock
+        self._baseline: BareProcess | None = None
+        self._inputs: dict[str, bytes] = {}
+
+    def measure(
+        self, candidate: Member, baseline: Member | None, inputs: Arrays, effort: Effort, *,
+        answer: Arrays | None = None, seed: int = 0,
+    ) -> Measured:
+        """Time `candidate` on `inputs` (the target's batch of samples), in turn with `baseline`.
+
+        Without one (it is the baseline itself) all ratios are 1. `answer` are inputs, say the validation data, that the
+        same process computes outputs for. Raises what `BareProcess` raises; a baseline that died is started anew by
+        the next call.
+        """
+        pair = (candidate,) if baseline is None else (baseline, candidate)
+        timings = {item.name: Timings(item.target.batch) for item in pair}
+        assert len(timings) == len(pair), "a candidate needs a name of its own"
+        outputs = None
+        for number in range(effort.processes):
+            with alone(self._lock):
+                reference = None if baseline is None else self._warm(baseline, inputs, fresh=number > 0)
+                with BareProcess(candidate) as process:
+                    process.warm(inputs, effort.seconds)
+                    running = ([] if reference is None else [reference]) + [process]
+                    self._turns(running, timings, effort)
+                    if answer is not None and outputs is None:
+                        outputs = process.outputs(answer)
+        against = timings[candidate.name if baseline is None else baseline.name]
+        return Measured(tuple(measurements(timings[candidate.name], against, candidate.target.name, seed)), outputs)
+
+    def _turns(self, running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Effort) -> None:
+        try:
+            _take_turns(running, timings, effort)
+        except BaseException:
+            # Whichever of the two failed: a baseline in an unknown state is not measured against.
+            self.close()
+            raise
+
+    def _warm(self, baseline: Member, inputs: Arrays, fresh: bool) -> BareProcess:
+        content = {name: item.tobytes() for name, item in inputs.items()}
+        held = self._baseline
+        if held is not None and (
+            fresh or not held.alive or held.member != baseline or content != self._inputs
+        ):
+            self.close()
+        if self._baseline is None:
+            process = BareProcess(baseline)
+            try:
+                process.warm(inputs)
+            except BaseException:
+                process.close()
+                raise
+            self._baseline, self._inputs = process, content
+        return self._baseline
+
+    def close(self) -> None:
+        """End the baseline's process."""
+        if self._baseline is not None:
+            self._baseline.close()
+            self._baseline = None
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def compare(
+    baseline: Member, candidates: Sequence[Member], inputs: Arrays, effort: Effort, lock: Path, *, seed: int = 0
+) -> dict[str, list[Measurement]]:
+    """Time all of them side by side in one cycle, `effort.processes` fresh processes each; by member's name.
+
+    The baseline is in the answer, with ratios of 1. All must have the same inputs, so the same target. Raises what
+    `BareProcess` raises; ProcessDied and the others name the member.
+    """
+    members = (baseline, *candidates)
+    timings = {item.name: Timings(item.target.batch) for item in members}
+    assert len(timings) == len(members), "each member needs a name of its own"
+    for _ in range(effort.processes):
+        with alone(lock), contextlib.ExitStack() as open_:
+            running = [open_.enter_context(BareProcess(item)) for item in members]
+            for process in running:
+                process.warm(inputs, effort.seconds)
+            _take_turns(running, timings, effort)
+    return {
+        item.name: measurements(timings[item.name], timings[baseline.name], item.target.name, seed) for item in members
+    }
+
+
+def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Effort) -> None:
+    """`effort.rounds` rounds of each; first forwards, then backwards, so that none always follows the same one."""
+    for process in running:
+        timing = timings[process.member.name]
+        timing.load_times.append(process.load_time)
+        if process.memory is not None:
+            timing.memory.append(process.memory)
+        timing.rounds.append([])
+    for number in range(effort.rounds):
+        for process in running if number % 2 == 0 else reversed(running):
+            timings[process.member.name].rounds[-1].append(process.round(effort.seconds, effort.calls))
+
+
+def measurements(timing: Timings, baseline: Timings, target: str, seed: int = 0) -> list[Measurement]:
+    """Latency, throughput, load time and peak memory of a member, with its ratios to the baseline's paired rounds.
+
+    A round's percentile is that round's figure; a value is the median over rounds and processes, a ratio the median of
+    the paired ratios. Both intervals come from resampling processes and rounds. `n` is the number of rounds, for load
+    time and memory the number of processes.
+    """
+    found = [_timed(name, timing, baseline, share, target, seed) for name, share in _PERCENTILES.items()]
+    mean = _timed("latency.mean", timing, baseline, None, target, seed)
+    found.append(mean)
+    found.append(
+        Measurement(
+            "throughput", timing.batch / mean.value, "", mean.n, timing.batch / mean.high, timing.batch / mean.low,
+            target, *(None if item is None else item * timing.batch / baseline.batch
+                      for item in (mean.ratio, mean.ratio_low, mean.ratio_high)),
+        )
+    )
+    found.append(_by_process("load_time", "s", timing.load_times, baseline.load_times, target))
+    if timing.memory:
+        found.append(_by_process("memory.peak", "B", timing.memory, baseline.memory, target))
+    return found
+
+
+def _figures(timing: Timings, share: float | None) -> list[list[float]]:
+    import numpy
+
+    return [
+        [float(calls.mean() if share is None else numpy.percentile(calls, share)) for calls in process]
+        for process in timing.rounds
+    ]
+
+
+def _timed(
+    name: str, timing: Timings, baseline: Timings, share: float | None, target: str, seed: int
+) -> Measurement:
+    mine, others = _figures(timing, share), _figures(baseline, share)
+    value, low, high = intervals.rounds(mine, seed)
+    pairs = [list(_divided(b, a)) for a, b in zip(mine, others, strict=True)]
+    ratios = intervals.rounds(pairs, seed)
+    return Measurement(name, value, "s", sum(map(len, mine)), low, high, target, *ratios)
+
+
+def _divided(above: Sequence[float], below: Sequence[float]) -> Iterator[float]:
+    for one, other in zip(above, below, strict=True):
+        yield one / other
+
+
+def _by_process(
+    name: str, unit: str, mine: Sequence[float], others: Sequence[float], target: str
+) -> Measurement:
+    """One figure a process: of so few the range is all that can be said, and of one process nothing."""
+    import numpy
+
+    value = float(numpy.median(mine))
+    ratio = float(numpy.median(others)) / value if others and value > 0 else None
+    return Measurement(name, value, unit, len(mine), float(min(mine)), float(max(mine)), target, ratio)

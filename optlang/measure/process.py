@@ -1,0 +1,313 @@
+"""A process that runs one artifact, seen from outside: started, asked, watched, ended. Knows no statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+from optlang.forms import JSON, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array: TypeAlias = numpy.ndarray[Any, Any]
+
+# Longer than any sensible load of a model; a slow call makes the limits of rounds longer.
+_OPEN_TIMEOUT = 300.0
+_CALL_TIMEOUT = 300.0
+_TAIL = 40
+
+
+class ProcessDied(OptlangError):  # noqa: N818 - what happened, in a word
+    """The process ended in mid-work; the message names the signal or exit code, `details` its last words."""
+
+    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:  # noqa: A002
+        super().__init__(message, help=help)
+        self.details = details
+
+
+class ProcessTimeout(ProcessDied):
+    """The process did not answer in time and was ended."""
+
+
+class RunError(OptlangError):
+    """The runtime or the user's model raised an exception in the process; `details` says where."""
+
+    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:  # noqa: A002
+        super().__init__(message, help=help)
+        self.details = details
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A built artifact to run: `runtime` is its name for messages, `calls` the runtime's object, as declared."""
+
+    name: str
+    runtime: str
+    calls: str
+    artifact: Artifact
+    target: TargetSpec
+    settings: Mapping[str, JSON]
+    study: Path
+
+
+class BareProcess:
+    """One artifact, open in a process of its own that holds its runtime and nothing else.
+
+    `load_time` and `memory` (bytes, None where the system does not say) are known after `warm`. Every method raises
+    `ProcessDied` where the process ends, `ProcessTimeout` where it hangs, `Refusal` where the runtime refuses the
+    model, and `RunError` for every other exception in it; after the first two it is closed.
+    """
+
+    def __init__(self, member: Member, timeout: float = _OPEN_TIMEOUT) -> None:
+        self.member = member
+        self.load_time = 0.0
+        self.import_time = 0.0
+        self.memory: int | None = None
+        self._call = 0.0
+        self._folder = Path(tempfile.mkdtemp(prefix="optlang-measure-"))
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        try:
+            self._process = self._started()
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._readers = (
+            threading.Thread(target=self._read_answers, args=(self._process.stdout,), daemon=True),
+            threading.Thread(target=self._read_tail, args=(self._process.stderr,), daemon=True),
+        )
+        for reader in self._readers:
+            reader.start()
+        try:
+            opened = self._ask(
+                {
+                    "do": "open", "calls": member.calls, "artifact": _plain(member.artifact),
+                    "target": asdict(member.target), "settings": dict(member.settings),
+                    "study": str(member.study.resolve()), "cores": cores(member.target.threads),
+                },
+                timeout,
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.load_time, self.import_time = opened["loaded"], opened["imported"]
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        member = self.member
+        environment = dict(os.environ)
+        package = str(Path(__file__).resolve().parent.parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(
+            item for item in (package, environment.get("PYTHONPATH", "")) if item
+        )
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(member.target.threads)
+        try:
+            return subprocess.Popen(
+                # -P: the study's folder is the current one, and its files must not stand in for the library's.
+                [sys.executable, "-P", "-X", "faulthandler", "-m", "optlang.run.bare"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=member.study,
+                env=environment,
+            )
+        except OSError as error:
+            raise OutsideError(f"no process could be started to measure {member.runtime}: {error}") from error
+
+    def _read_answers(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in pipe:
+                self._answers.put(line)
+        self._answers.put(None)
+
+    def _read_tail(self, pipe: IO[bytes]) -> None:
+        # Read to the end always: a full pipe would stop the child.
+        with contextlib.suppress(OSError, ValueError):
+            for line in pipe:
+                self._tail.append(line.decode(errors="replace").rstrip())
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    def _ask(self, command: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise self._died(str(command["do"])) from None
+        try:
+            line = self._answers.get(timeout=timeout)
+        except queue.Empty:
+            self.close()
+            raise ProcessTimeout(
+                f"the process that runs {self.member.name} in {self.member.runtime} gave no answer to "
+                f"`{command['do']}` for {timeout:.0f} s",
+                details="\n".join(self._tail),
+            ) from None
+        if line is None:
+            raise self._died(str(command["do"]))
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise self._told(answer["error"])
+        found: dict[str, Any] = answer["ok"]
+        return found
+
+    def _died(self, doing: str) -> ProcessDied:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        code = self._process.poll()
+        self.close()
+        how, advice = _ending(code)
+        return ProcessDied(
+            f"the process that runs {self.member.name} in {self.member.runtime} {how} during `{doing}`",
+            help=advice, details="\n".join(self._tail),
+        )
+
+    def _told(self, error: Mapping[str, Any]) -> OptlangError:
+        message, advice, kind = error["message"], error["help"], error["type"]
+        if kind == "Refusal":
+            return Refusal(message, help=advice)
+        if error["exit_code"] == OutsideError.exit_code:
+            return OutsideError(message, help=advice)
+        if kind == "MemoryError":
+            message = f"{self.member.runtime} ran out of memory"
+        return RunError(message, help=advice, details=error["details"])
+
+    def warm(self, inputs: Arrays, seconds: float = 0.1, calls: int = 5) -> None:
+        """Choose the inputs to time (the target's batch of samples) and run them, at least `seconds` and `calls`."""
+        path = self._written("timed", inputs)
+        answer = self._ask(
+            {"do": "warm", "inputs": str(path), "names": list(inputs), "seconds": seconds, "calls": calls},
+            _CALL_TIMEOUT,
+        )
+        self._call, self.memory = answer["call"], answer["memory"]
+
+    def round(self, seconds: float = 0.05, calls: int = 20, skip: int = 3) -> Array:
+        """The durations of all calls of one round in seconds, as long as `seconds` and at least `calls` of them."""
+        import numpy
+
+        limit = _CALL_TIMEOUT + 10 * seconds + 10 * (calls + skip) * self._call
+        answer = self._ask({"do": "round", "seconds": seconds, "calls": calls, "skip": skip}, limit)
+        return numpy.asarray(answer["durations"], dtype=numpy.float64) * 1e-9
+
+    def outputs(self, inputs: Arrays, batch: int = 64) -> dict[str, Array]:
+        """The answers to all samples of `inputs`, by output name, computed `batch` at a time by the artifact itself."""
+        import numpy
+
+        given, answered = self._written("given", inputs), self._folder / "answered.npz"
+        samples = len(next(iter(inputs.values())))
+        answer = self._ask(
+            {
+                "do": "outputs", "inputs": str(given), "names": list(inputs), "outputs": str(answered), "batch": batch,
+            },
+            _CALL_TIMEOUT + 10 * samples * self._call,
+        )
+        with numpy.load(answered, allow_pickle=False) as stored:
+            return {name: stored[f"arr_{index}"] for index, name in enumerate(answer["names"])}
+
+    def _written(self, name: str, inputs: Arrays) -> Path:
+        import numpy
+
+        path = self._folder / f"{name}.npz"
+        numpy.savez(path, *inputs.values())
+        return path
+
+    def close(self) -> None:
+        """End the process, at once where it does not end by itself, and take its files away."""
+        process = self._process
+        if process.poll() is None:
+            with contextlib.suppress(OSError, ValueError):
+                assert process.stdin is not None
+                process.stdin.write(b'{"do": "close"}\n')
+                process.stdin.close()
+            try:
+                # A process in mid-call does not hear; nothing of it is wanted any more.
+                process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for reader in getattr(self, "_readers", ()):
+            reader.join(5)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    pipe.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> BareProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _plain(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "folder": str(artifact.folder.resolve()), "format": artifact.format,
+        "files": [asdict(item) for item in artifact.files], "inputs": list(artifact.inputs),
+        "outputs": list(artifact.outputs), "about": dict(artifact.about),
+    }
+
+
+def _ending(code: int | None) -> tuple[str, str | None]:
+    if code is None:
+        return "closed its pipe", None
+    if code >= 0:
+        return f"ended with exit code {code}", None
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    advice = {
+        "SIGKILL": "somebody ended it, most likely the system for want of memory",
+        "SIGSEGV": "the runtime crashed on this model: try another version of it, or leave it out of the target",
+        "SIGILL": "the runtime was built for another processor",
+    }.get(name)
+    return f"was ended by signal {-code} ({name})", advice
+
+
+def cores(threads: int) -> list[int] | None:
+    """The cores that an artifact with so many threads is pinned to: those of one processor core each where that goes.
+
+    The last ones, since the first serve most interrupts. None where the system cannot pin, or has too few cores.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    mine = sorted(os.sched_getaffinity(0), reverse=True)
+    if threads > len(mine):
+        return None
+    seen: set[str] = set()
+    first: list[int] = []
+    second: list[int] = []
+    for core in mine:
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text().strip()
+        except OSError:
+            siblings = str(core)
+        (second if siblings in seen else first).append(core)
+        seen.add(siblings)
+    return sorted([*first, *second][:threads])
