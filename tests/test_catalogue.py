@@ -23,7 +23,7 @@ RAISED = frozenset(
 DEFAULTS = {
     "model": "model net = zoo.digits_cnn(width = 8)",
     "data": "data seen = zoo.digits()",
-    "target": "target here { device = cpu; runtime in { eager; onnxruntime } }",
+    "target": "target here { device = cpu; runtime in { onnxruntime; openvino } }",
     "steps": "steps { maybe static }",
     "minimize": "minimize latency",
 }

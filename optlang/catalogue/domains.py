@@ -65,7 +65,7 @@ ENTRIES = (
         "W409", "condition never true",
         "A `when` or a `forbid` that no point of the space meets.",
         "what it guards never happens, and the study looks as if it did.",
-        "steps {\n  precision in { none; static }\n  maybe finetune when precision == qat\n}",
+        "steps {\n  precision in { none; static }\n  maybe finetune when precision == none and precision == static\n}",
         "steps {\n  precision in { none; static }\n  maybe dynamic when precision == none\n}",
     ),
 )

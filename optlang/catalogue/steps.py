@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from optlang.catalogue.entry import Entry
 
+def _own(facts: str, steps: str) -> str:
+    """A file with a technique of its own, `mine`, and a study that uses it."""
+    return (
+        f'technique mine {{\n  calls "optlang.techniques.train:train"\n  {facts}\n}}\n\nstudy small {{\n'
+        "  model net  = zoo.digits_cnn()\n  data  seen = zoo.digits()\n"
+        f"  target here {{ runtime = onnxruntime }}\n  steps {{ {steps} }}\n  maximize accuracy\n}}"
+    )
+
+
 ENTRIES = (
     Entry(
         "E501", "missing need",
         "A technique or runtime needs what the study does not give it: training or calibration data, a GPU.",
         "every trial with it would fail.",
-        "target here { device = cuda; runtime = eager }\nsteps { maybe static }",
-        "target here { device = cpu; runtime = onnxruntime }\nsteps { maybe static }",
+        _own("needs gpu", "maybe mine"),
+        _own("needs training", "maybe mine"),
     ),
     Entry(
         "E502", "wrong order",
@@ -47,8 +56,8 @@ ENTRIES = (
         "E506", "a step after the model has its final form",
         "A step stands after one that gives an artifact, which only its runtime can run.",
         "there is no model left that it could change.",
-        "steps {\n  static\n  finetune { epochs = 1 }\n}",
-        "steps {\n  finetune { epochs = 1 }\n  static\n}",
+        _own("takes module, artifact; gives artifact", "maybe mine; channels").replace("onnxruntime", "eager"),
+        _own("takes module; gives module", "maybe mine; channels").replace("onnxruntime", "eager"),
     ),
     Entry(
         "E507", "bad repeat count",
@@ -62,15 +71,15 @@ ENTRIES = (
         "A step takes another form of model than the step before it gives: `module` (trainable), `graph`, `onnx` or "
         "`artifact`.",
         "a technique that trains cannot work on an exported file.",
-        "steps {\n  static\n  finetune { epochs = 1 }\n}",
-        "steps {\n  finetune { epochs = 1 }\n  static\n}",
+        _own("takes graph; gives onnx", "channels; mine"),
+        _own("takes module; gives onnx", "channels; mine"),
     ),
     Entry(
         "W509", "cannot win here",
         "The step works on this target and never makes it better: float16 on a CPU ran 57 times slower than float32.",
         "trials are spent on what is known to lose.",
-        "target here { device = cpu; runtime = eager }\nsteps { maybe half { dtype = float16 } }",
-        "target here { device = cpu; runtime = eager }\nsteps { maybe half { dtype = bfloat16 } }",
+        _own("traits float16", "maybe mine"),
+        _own("traits bfloat16", "maybe mine"),
     ),
     Entry(
         "E510", "not a step",

@@ -50,8 +50,8 @@ ENTRIES = (
         "E106", "not in this version",
         "The language has this, and this version of optlang does not do it yet. The help says what to write meanwhile.",
         "it is said before anything runs, and nothing is left out without a word.",
-        "search { trials = 40; workers = 2 }",
-        "search { trials = 40 }",
+        "search { timeout = 30min; workers = 2 }",
+        "search { timeout = 30min }",
     ),
     Entry(
         "E107", "something is missing",
