@@ -1,4 +1,4 @@
-"""A trial's artifact where the user wants it: its files, a manifest of what it is, and a runner that needs only its runtime."""
+"""A trial's artifact where the user wants it: its files, a manifest, and a runner that needs only its runtime."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
     chosen = choose(reader, study)
     check_trial(reader, chosen, trial)
     row = reader.query("SELECT * FROM trials WHERE run = ? AND trial = ?", [chosen.run, trial]).dicts()[0]
-    found = reader.query("SELECT * FROM artifacts WHERE run = ? AND trial = ? ORDER BY target", [chosen.run, trial]).dicts()
+    found = reader.query(
+        "SELECT * FROM artifacts WHERE run = ? AND trial = ? ORDER BY target", [chosen.run, trial]
+    ).dicts()
     _check_exportable(chosen, row, found)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
         raise OptlangError(f"{folder} is not empty", help="name another folder with -o, or say --overwrite")
@@ -55,13 +57,15 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
         raise
     return Exported(
         folder, tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())), manifest
-    )  # fmt: skip
+    )
 
 
 def _check_exportable(chosen: Chosen, row: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> None:
     name = f"trial {row['trial']} of `{chosen.study}`"
     if row["state"] == "failed":
-        raise OptlangError(f"{name} failed: {row['reason']}", help=f"`optlang front {chosen.study}` lists the trials to choose from")
+        raise OptlangError(
+            f"{name} failed: {row['reason']}", help=f"`optlang front {chosen.study}` lists the trials to choose from"
+        )
     if row["state"] == "running":
         raise OptlangError(f"{name} is still running", help="wait until it has ended")
     if not artifacts:
@@ -83,17 +87,28 @@ def _fill(
         entries.append(_copy(reader, artifact, row, inside, "" if inside == folder else f"{artifact['target']}/"))
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
     steps = reader.query(
-        "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position", [chosen.run, row["trial"]]
+        "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position",
+        [chosen.run, row["trial"]],
     ).dicts()
     manifest: dict[str, Any] = {
-        "study": chosen.study, "file": chosen.file, "run": chosen.run, "trial": row["trial"], "what": member.words, "state": row["state"],
-        "reason": row["reason"], "runtime": row["runtime"], "point": _decoded(row["point"]),
-        "steps": [step | {"settings": _decoded(step["settings"])} for step in steps], "notes": _decoded(row["notes"]),
-        "artifacts": entries, "figures": _measured(reader, chosen, plan, row["trial"]),
+        "study": chosen.study,
+        "file": chosen.file,
+        "run": chosen.run,
+        "trial": row["trial"],
+        "what": member.words,
+        "state": row["state"],
+        "reason": row["reason"],
+        "runtime": row["runtime"],
+        "point": _decoded(row["point"]),
+        "steps": [step | {"settings": _decoded(step["settings"])} for step in steps],
+        "notes": _decoded(row["notes"]),
+        "artifacts": entries,
+        "figures": _measured(reader, chosen, plan, row["trial"]),
         "versions": _decoded(session[0]["versions"]) if session else None,
         "machine": _decoded(session[0]["machine"]) if session else None,
-        "git": _decoded(session[0]["git"]) if session else None, "optlang": session[0]["optlang"] if session else None,
-    }  # fmt: skip
+        "git": _decoded(session[0]["git"]) if session else None,
+        "optlang": session[0]["optlang"] if session else None,
+    }
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     for entry in entries:
@@ -117,9 +132,7 @@ def _copy(
         path = source / file["name"]
         target = folder / file["name"]
         if not path.is_file():
-            raise OptlangError(
-                f"the artifact of trial {row['trial']} is gone: there is no {path}", help=_AGAIN
-            )
+            raise OptlangError(f"the artifact of trial {row['trial']} is gone: there is no {path}", help=_AGAIN)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         if _sha256(target) != file["sha256"]:
@@ -130,14 +143,22 @@ def _copy(
     for path in examples:
         shutil.copyfile(path, folder / path.name)
     return {
-        "folder": inside, "target": artifact["target"], "format": artifact["format"], "bytes": artifact["bytes"],
-        "sha256": artifact["sha256"], "files": files, "inputs": _tensors(artifact["inputs"], about.get("inputs")),
-        "outputs": _tensors(artifact["outputs"], about.get("outputs")), "about": about,
+        "folder": inside,
+        "target": artifact["target"],
+        "format": artifact["format"],
+        "bytes": artifact["bytes"],
+        "sha256": artifact["sha256"],
+        "files": files,
+        "inputs": _tensors(artifact["inputs"], about.get("inputs")),
+        "outputs": _tensors(artifact["outputs"], about.get("outputs")),
+        "about": about,
         "examples": [path.name for path in examples],
-    }  # fmt: skip
+    }
 
 
-_AGAIN = "run the study with --new to build its artifacts again; those of kept trials lie in .optlang/ beside the database"
+_AGAIN = (
+    "run the study with --new to build its artifacts again; those of kept trials lie in .optlang/ beside the database"
+)
 
 
 def _tensors(names: str | None, known: Any) -> list[dict[str, Any]]:

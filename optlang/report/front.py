@@ -90,10 +90,13 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     """The front of a study (its name, its file's path, or the one that ran last)."""
     chosen = choose(reader, study)
     plan = _plan(reader, chosen)
-    members = [row[0] for row in reader.query("SELECT trial FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows]
+    members = [
+        row[0] for row in reader.query("SELECT trial FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows
+    ]
     near = reader.query(
-        "SELECT trial, violations FROM trials WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0", [chosen.run]
-    ).rows  # fmt: skip
+        "SELECT trial, violations FROM trials WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0",
+        [chosen.run],
+    ).rows
     missed = {trial: _missed(violations) for trial, violations in near}
     order = sorted(missed, key=lambda trial: (sum(max(item.by, 0) for item in missed[trial]), trial))[:nearest]
     shown = [trial for trial in members if trial != 0]
@@ -102,16 +105,22 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     members.sort(key=lambda trial: _place(plan, told[trial]))
     states = dict(
         reader.query(
-            "SELECT state, count(*) FROM trials WHERE run = ? AND origin NOT IN ('baseline', 'ladder') GROUP BY state ORDER BY state",
+            "SELECT state, count(*) FROM trials WHERE run = ? AND origin NOT IN ('baseline', 'ladder') "
+            "GROUP BY state ORDER BY state",
             [chosen.run],
         ).rows
     )
     return Front(
-        chosen.study, chosen.run, chosen.title, _metrics(plan, told.values()),
-        tuple(item["text"] for item in plan.get("requires", ())), tuple(told[trial] for trial in members),
-        () if shown else tuple(Near(told[trial], missed[trial]) for trial in order), states,
+        chosen.study,
+        chosen.run,
+        chosen.title,
+        _metrics(plan, told.values()),
+        tuple(item["text"] for item in plan.get("requires", ())),
+        tuple(told[trial] for trial in members),
+        () if shown else tuple(Near(told[trial], missed[trial]) for trial in order),
+        states,
         _best(plan, [told[trial] for trial in shown]),
-    )  # fmt: skip
+    )
 
 
 def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
@@ -124,7 +133,8 @@ def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
     quality = next((name for name in candidates if any(row[name] is not None for row in rows)), candidates[0])
     failed = dict(
         reader.query(
-            "SELECT trial, coalesce(reason, state) FROM trials WHERE run = ? AND state IN ('failed', 'infeasible')", [chosen.run]
+            "SELECT trial, coalesce(reason, state) FROM trials WHERE run = ? AND state IN ('failed', 'infeasible')",
+            [chosen.run],
         ).rows
     )
     return Tradeoffs(chosen.study, quality, tuple(rows), failed)
@@ -148,16 +158,19 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
     for row in reader.query(
         "SELECT trial, metric, arg_max({'value': value, 'unit': unit, 'low': low, 'high': high, 'ratio': ratio, "
         "'ratio_low': ratio_low, 'ratio_high': ratio_high}, pass) AS got FROM measurements WHERE run = ? "
-        "GROUP BY trial, target, metric ORDER BY trial, metric", [chosen.run],
-    ).dicts():  # fmt: skip
+        "GROUP BY trial, target, metric ORDER BY trial, metric",
+        [chosen.run],
+    ).dicts():
         figures.setdefault(row["trial"], []).append(row["got"] | {"metric": row["metric"]})
     return [
         Member(
-            trial, results[trial]["origin"], describe(plan, points[trial], steps.get(trial, ())),
+            trial,
+            results[trial]["origin"],
+            describe(plan, points[trial], steps.get(trial, ())),
             {item.metric: item for item in _figures(results[trial], figures.get(trial, ()))},
         )
         for trial in trials
-    ]  # fmt: skip
+    ]
 
 
 def _figures(row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -168,12 +181,23 @@ def _figures(row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> l
         if value is None:
             continue
         # The view took the worst of several targets: the interval is that one's.
-        item = min((item for item in measured if item["metric"] == name), key=lambda item: abs((item["value"] or 0) - value))
+        item = min(
+            (item for item in measured if item["metric"] == name), key=lambda item: abs((item["value"] or 0) - value)
+        )
         ratio = item["ratio"] is not None
-        found.append(Figure(
-            name, value, item["unit"] or "", item["low"], item["high"], _number(row.get(f"{column}_x")),
-            item["ratio_low"] if ratio else None, item["ratio_high"] if ratio else None, _number(row.get(f"{column}_lost")),
-        ))  # fmt: skip
+        found.append(
+            Figure(
+                name,
+                value,
+                item["unit"] or "",
+                item["low"],
+                item["high"],
+                _number(row.get(f"{column}_x")),
+                item["ratio_low"] if ratio else None,
+                item["ratio_high"] if ratio else None,
+                _number(row.get(f"{column}_lost")),
+            )
+        )
     return found
 
 
@@ -212,7 +236,10 @@ def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:
     """Size, latency and what the task is judged by, then whatever else the study asks for."""
     there = {name for member in members for name in member.figures}
     task = [item["name"] for item in plan.get("metrics", ()) if item.get("task")]
-    goals = ["latency.p50" if name == "latency" else name for name in (item["metric"]["metric"] for item in plan.get("objectives", ()))]
+    goals = [
+        "latency.p50" if name == "latency" else name
+        for name in (item["metric"]["metric"] for item in plan.get("objectives", ()))
+    ]
     quality = [name for name in (*(name for name in goals if name in task), *task) if name in there][:1]
     if "accuracy" in there:
         quality = ["accuracy"]
@@ -221,13 +248,17 @@ def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:
 
 
 def _best(plan: Mapping[str, Any], members: Sequence[Member]) -> int | None:
-    """The largest gain over the minimized objectives together, for at most a point of a ratio lost where that is to be had."""
+    """The largest gain over the minimized objectives together, for at most a point lost where that is to be had."""
     goals = [
-        "latency.p50" if item["metric"]["metric"] == "latency" else item["metric"]["metric"] for item in plan.get("objectives", ())
+        "latency.p50" if item["metric"]["metric"] == "latency" else item["metric"]["metric"]
+        for item in plan.get("objectives", ())
     ]
 
     def lost(member: Member) -> float:
-        return max((figure.lost or 0.0 for name in goals if (figure := member.figures.get(name)) and figure.unit == "ratio"), default=0.0)
+        return max(
+            (figure.lost or 0.0 for name in goals if (figure := member.figures.get(name)) and figure.unit == "ratio"),
+            default=0.0,
+        )
 
     def gain(member: Member) -> float:
         times = [figure.times for name in goals if (figure := member.figures.get(name)) and figure.times]

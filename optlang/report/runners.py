@@ -1,4 +1,4 @@
-"""The programs that run an exported artifact: one a runtime, needing its package and numpy, and nothing of this one if it can."""
+"""The programs that run an exported artifact: one a runtime, needing little but its package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 _OPENING = '''"""Runs the exported model: `python run.py [INPUTS.npz]` ({package}).
 
-INPUTS.npz holds one array an input, by its name, the first axis being the batch. Without it the example inputs that were
-exported with the model are used, and its outputs are compared with those that were measured; where there are none, zeros.
+INPUTS.npz holds one array an input, by its name, the first axis being the batch. Without it the example inputs that
+were exported with the model are used, and its outputs compared with those that were measured; where there are none,
+zeros are.
 """
 
 import sys
@@ -68,9 +69,9 @@ _ONNXRUNTIME = {
     "load": '''    """The session that runs the model."""
     return onnxruntime.InferenceSession(HERE / {file!r}, providers=["CPUExecutionProvider"])
 ''',
-    "run": '''    names = [output.name for output in model.get_outputs()]
+    "run": """    names = [output.name for output in model.get_outputs()]
     return dict(zip(names, model.run(names, inputs)))
-''',
+""",
     "zeros": '''def zeros(model):
     """Inputs of the right types and shapes; axes of any length are 1."""
     kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
@@ -91,9 +92,9 @@ _OPENVINO = {
     "load": '''    """The compiled model."""
     return openvino.Core().compile_model(HERE / {file!r}, "CPU")
 ''',
-    "run": '''    found = model(inputs)
+    "run": """    found = model(inputs)
     return {output.get_any_name(): found[output] for output in model.outputs}
-''',
+""",
     "zeros": '''def zeros(model):
     """Inputs of the right types and shapes; axes of any length are 1."""
     return {
@@ -108,7 +109,8 @@ _OPENVINO = {
 
 _EAGER = {
     "package": "the package that exported it, since the model is made by its factory and then changed as it was",
-    "imports": "import json\n\nfrom optlang.forms import Artifact, File, TargetSpec\nfrom optlang.runtimes.eager import Eager\n",
+    "imports": "import json\n\nfrom optlang.forms import Artifact, File, TargetSpec\n"
+    "from optlang.runtimes.eager import Eager\n",
     "load": '''    """The session that runs the model; the study's folder holds the Python that makes it."""
     home = HERE
     while not (home / "manifest.json").is_file():
@@ -117,21 +119,22 @@ _EAGER = {
     entry = next(item for item in manifest["artifacts"] if home / item["folder"] == HERE)
     artifact = Artifact(
         HERE, entry["format"], tuple(File(**file) for file in entry["files"]),
-        tuple(item["name"] for item in entry["inputs"]), tuple(item["name"] for item in entry["outputs"]), entry["about"],
+        tuple(item["name"] for item in entry["inputs"]), tuple(item["name"] for item in entry["outputs"]),
+        entry["about"],
     )
     study = Path(manifest["file"] or ".").resolve().parent
     return Eager().open(artifact, TargetSpec(entry["target"]), {}, study)
 ''',
-    "run": '''    return model.collect(model.run(model.prepare(inputs)))
-''',
-    "zeros": '''def zeros(model):
+    "run": """    return model.collect(model.run(model.prepare(inputs)))
+""",
+    "zeros": """def zeros(model):
     sys.exit("there are no example inputs here: name a file of inputs, INPUTS.npz")
-''',
+""",
 }
 
 
 def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
-    """The text of `run.py` for an artifact as its manifest describes it; None for runtimes that have no such program."""
+    """The text of `run.py` for an artifact as its manifest describes it; None for runtimes that have none."""
     name = (runtime or "").rsplit(".", 1)[-1]
     parts = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER}.get(name)
     main = _main_file([file["name"] for file in entry["files"]])

@@ -67,7 +67,9 @@ def _named(argument: str, found: list[Chosen]) -> str:
 
 def check_trial(reader: Reader, chosen: Chosen, trial: int) -> None:
     """OptlangError with the nearest numbers where the study's newest run has no such trial."""
-    numbers = [row[0] for row in reader.query("SELECT trial FROM trials WHERE run = ? ORDER BY trial", [chosen.run]).rows]
+    numbers = [
+        row[0] for row in reader.query("SELECT trial FROM trials WHERE run = ? ORDER BY trial", [chosen.run]).rows
+    ]
     if trial in numbers:
         return
     near = sorted(sorted(numbers, key=lambda number: abs(number - trial))[:3])

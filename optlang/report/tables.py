@@ -47,10 +47,7 @@ def render(answer: Answer, format: str = "table", *, width: int | None = None, c
 def _typed(answer: Answer) -> list[dict[str, Any]]:
     names = _distinct([column.name for column in answer.columns])
     return [
-        {
-            name: json_value(value, column.type)
-            for name, column, value in zip(names, answer.columns, row, strict=True)
-        }
+        {name: json_value(value, column.type) for name, column, value in zip(names, answer.columns, row, strict=True)}
         for row in answer.rows
     ]
 
@@ -119,9 +116,7 @@ def _markdown(answer: Answer) -> str:
         "| " + " | ".join(cell(column.name) for column in answer.columns) + " |",
         "|" + "|".join("--:" if _is_number(column) else "---" for column in answer.columns) + "|",
     ]
-    lines += [
-        "| " + " | ".join(cell(text) for text in row) + " |" for row in _cells(answer, null="")
-    ]
+    lines += ["| " + " | ".join(cell(text) for text in row) + " |" for row in _cells(answer, null="")]
     return "\n".join(lines) + "\n"
 
 
@@ -152,13 +147,18 @@ def _table(answer: Answer, width: int | None, color: bool) -> str:
         else:
             column = answer.columns[index]
             table.add_column(
-                Text(column.name), justify="right" if _is_number(column) else "left",
-                no_wrap=width is None, overflow="fold",
-            )  # fmt: skip
+                Text(column.name),
+                justify="right" if _is_number(column) else "left",
+                no_wrap=width is None,
+                overflow="fold",
+            )
     for row, values in zip(rows, answer.rows, strict=True):
-        table.add_row(*(
-            Text("…") if index is None else Text(row[index], style="dim" if values[index] is None else "") for index in shown
-        ))
+        table.add_row(
+            *(
+                Text("…") if index is None else Text(row[index], style="dim" if values[index] is None else "")
+                for index in shown
+            )
+        )
     text = printed(table, width, color)
     note = f"({len(rows)} row{'s' if len(rows) != 1 else ''}"
     if None in shown:
@@ -167,7 +167,7 @@ def _table(answer: Answer, width: int | None, color: bool) -> str:
 
 
 def _fitting(answer: Answer, rows: list[list[str]], width: int | None) -> list[int | None]:
-    """The columns that fit, from both ends as the last are often as telling as the first; None stands for the others."""
+    """The columns that fit, from both ends: the last are often as telling as the first. None stands for the others."""
     count = len(answer.columns)
     if width is None:
         return list(range(count))
@@ -194,7 +194,9 @@ def _fitting(answer: Answer, rows: list[list[str]], width: int | None) -> list[i
 
 def cells(text: str) -> int:
     """How many columns of a terminal a text takes, by its longest line."""
-    return max((sum(2 if east_asian_width(sign) in "WF" else 1 for sign in line) for line in text.split("\n")), default=0)
+    return max(
+        (sum(2 if east_asian_width(sign) in "WF" else 1 for sign in line) for line in text.split("\n")), default=0
+    )
 
 
 def _box() -> Any:
@@ -209,8 +211,15 @@ def printed(content: Table | str, width: int | None, color: bool) -> str:
 
     text = io.StringIO()
     console = Console(
-        file=text, width=width or 100_000, force_terminal=color, no_color=not color, color_system="standard" if color else None,
-        highlight=False, legacy_windows=False, emoji=False, markup=False,
-    )  # fmt: skip
+        file=text,
+        width=width or 100_000,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        highlight=False,
+        legacy_windows=False,
+        emoji=False,
+        markup=False,
+    )
     console.print(content)
     return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())

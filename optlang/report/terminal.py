@@ -29,7 +29,11 @@ def render_front(
     if front.nearest:
         parts.append(_nearest(front, width, color))
     elif not found:
-        parts.append("No trial has met the requirements yet.\n" if sum(front.states.values()) else "Nothing has been searched yet.\n")
+        parts.append(
+            "No trial has met the requirements yet.\n"
+            if sum(front.states.values())
+            else "Nothing has been searched yet.\n"
+        )
     if front.states:
         total = sum(front.states.values())
         ended = ", ".join(f"{count} {state}" for state, count in front.states.items())
@@ -79,7 +83,12 @@ def interval_text(figure: Figure | None) -> str:
 
 
 def _table(
-    members: Sequence[Member], metrics: Sequence[str], names: Sequence[str], width: int | None, color: bool, best: int | None
+    members: Sequence[Member],
+    metrics: Sequence[str],
+    names: Sequence[str],
+    width: int | None,
+    color: bool,
+    best: int | None,
 ) -> str:
     """One row a member; the p95 and then the intervals go where the terminal is narrow."""
     kept = list(zip(metrics, names, strict=True))
@@ -101,7 +110,9 @@ def _table(
     for member, row in zip(members, rows, strict=True):
         mark = "*" if member.trial == best else ""
         table.add_row(f"{mark}{member.trial}", member.words, *row, style="bold" if mark and color else "")
-    note = "* the best trade-off: the largest gain for at most a point\n" if best is not None and len(members) > 2 else ""
+    note = (
+        "* the best trade-off: the largest gain for at most a point\n" if best is not None and len(members) > 2 else ""
+    )
     return printed(table, width, color) + note
 
 
@@ -115,10 +126,13 @@ def _nearest(front: Front, width: int | None, color: bool) -> str:
     def missed(near: Near) -> str:
         return "\n".join(
             f"{item.text}: {'by very little' if item.by < 0.0005 else in_percent(item.by) + ' off'}"
-            for item in near.missed if item.by > 0
-        )  # fmt: skip
+            for item in near.missed
+            if item.by > 0
+        )
 
-    table = _frame(["trial", "what it is", *map(_heading, front.metrics), "what it missed"], left=(1, len(front.metrics) + 2))
+    table = _frame(
+        ["trial", "what it is", *map(_heading, front.metrics), "what it missed"], left=(1, len(front.metrics) + 2)
+    )
     for near in front.nearest:
         row = [figure_text(near.member.figures.get(metric)) for metric in front.metrics]
         table.add_row(str(near.member.trial), near.member.words, *row, missed(near))
@@ -131,7 +145,16 @@ def render_tradeoffs(tradeoffs: Tradeoffs, *, width: int | None = None, color: b
     lost: Callable[[float], str] = (lambda value: points(value).replace("-", "−")) if in_points else times
     name = tradeoffs.quality.removesuffix("_lost").removesuffix("_x").replace("_", " ")
     table = _frame(
-        ["technique", "runtime", "smaller", "zstd", "faster", "in its runtime", f"{name}{', points' if in_points else ''}", "trial"],
+        [
+            "technique",
+            "runtime",
+            "smaller",
+            "zstd",
+            "faster",
+            "in its runtime",
+            f"{name}{', points' if in_points else ''}",
+            "trial",
+        ],
         left=(0, 1),
     )
     notes = []
@@ -140,9 +163,12 @@ def render_tradeoffs(tradeoffs: Tradeoffs, *, width: int | None = None, color: b
         quality = row[tradeoffs.quality]
         technique = "(as it is)" if row["technique"] == "none" else row["technique"]
         table.add_row(
-            technique, row["runtime"] or "–", *("–" if value is None else times(value) for value in values),
-            "–" if quality is None else lost(quality), str(row["trial"]),
-        )  # fmt: skip
+            technique,
+            row["runtime"] or "–",
+            *("–" if value is None else times(value) for value in values),
+            "–" if quality is None else lost(quality),
+            str(row["trial"]),
+        )
         if row["trial"] in tradeoffs.failed:
             notes.append(f"{technique} on {row['runtime']} (trial {row['trial']}): {tradeoffs.failed[row['trial']]}")
     if not tradeoffs.rows:

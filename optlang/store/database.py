@@ -1,4 +1,4 @@
-"""The DuckDB file: opening it, its version, and rows in and out of its tables. Knows neither the journal nor Python's runs."""
+"""The DuckDB file: opening it, its version, and rows in and out of its tables. Knows nothing of the journal."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ SCRIPTS = ("schema.sql",)
 TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts")
 # What is found by these columns is replaced when it comes again.
 _KEYS = {
-    "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
+    "studies": ("study",),
+    "runs": ("run",),
+    "sessions": ("session",),
+    "trials": ("run", "trial"),
     "steps": ("run", "trial"),
-}  # fmt: skip
+}
 # What DuckDB says of a file that another process, or another connection of this one, has open.
 _HELD = ("lock on file", "already attached", "different configuration", "file handle conflict")
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
@@ -87,14 +90,18 @@ def _refused(db: Path, error: Exception) -> OutsideError:
     if "not a valid DuckDB database" in text or "file is corrupted" in text.lower():
         return OutsideError(
             f"{db} is no DuckDB database",
-            help="name the database with --db PATH; one that was damaged is made again from its journal when it is moved away",
+            help="name the database with --db PATH; a damaged one is made again from its journal when it is moved away",
         )
-    return OutsideError(f"cannot open the database {db}: {text.splitlines()[0]}", help="name another database with --db PATH")
+    return OutsideError(
+        f"cannot open the database {db}: {text.splitlines()[0]}", help="name another database with --db PATH"
+    )
 
 
 def failed(db: Path, error: Exception) -> OutsideError:
     """Writing or reading the database failed for a reason of its own, say a full disk."""
-    return OutsideError(f"the database {db} failed: {str(error).splitlines()[0]}", help="the journal beside it has kept everything")
+    return OutsideError(
+        f"the database {db} failed: {str(error).splitlines()[0]}", help="the journal beside it has kept everything"
+    )
 
 
 def bring_forward(connection: duckdb.DuckDBPyConnection, db: Path) -> None:
@@ -116,8 +123,9 @@ def stored_version(connection: duckdb.DuckDBPyConnection, name: str | None = Non
     """The version of a database's tables; 0 where it has none."""
     found = connection.execute(
         "SELECT database_name, schema_name FROM duckdb_tables() WHERE table_name = 'optlang' "
-        "AND database_name = coalesce(?, current_database())", [name],
-    ).fetchone()  # fmt: skip
+        "AND database_name = coalesce(?, current_database())",
+        [name],
+    ).fetchone()
     if found is None:
         return 0
     row = connection.execute(f"SELECT version FROM {quoted(found[0])}.{quoted(found[1])}.optlang").fetchone()
@@ -149,7 +157,11 @@ def changeable(connection: duckdb.DuckDBPyConnection, *, known_journal: bool) ->
     for row in _dicts(connection, "SELECT * FROM trials WHERE state = 'running'"):
         rows.trials[row["run"], row["trial"]] = row
         rows.steps[row["run"], row["trial"]] = []
-    for row in _dicts(connection, "SELECT s.* FROM steps s SEMI JOIN trials t ON t.run = s.run AND t.trial = s.trial AND t.state = 'running' ORDER BY s.position"):
+    for row in _dicts(
+        connection,
+        "SELECT s.* FROM steps s SEMI JOIN trials t ON t.run = s.run AND t.trial = s.trial AND t.state = 'running' "
+        "ORDER BY s.position",
+    ):
         rows.steps[row["run"], row["trial"]].append(row)
     for row in _dicts(connection, "SELECT * FROM sessions WHERE why IS NULL"):
         rows.sessions[row["session"]] = row
@@ -217,7 +229,9 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, 
         shape = json.dumps([{key: types[key] for key in keys}])
         found = json.dumps([{key: row[key] for key in keys} for row in listed])
         connection.execute(
-            f"DELETE FROM {table} USING (SELECT unnest(from_json(?::JSON, {quoted_text(shape)}), max_depth := 2)) fresh WHERE {same}",
+            f"DELETE FROM {table} USING (SELECT unnest(from_json(?::JSON, {quoted_text(shape)}), "
+            f"max_depth := 2)) fresh"
+            f" WHERE {same}",
             [found],
         )
     values = ", ".join(

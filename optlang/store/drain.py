@@ -35,7 +35,7 @@ def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str) -
 
 
 def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: int | None = None) -> bool:
-    """Bring the tables of a connection up to the journal beside `db`; says whether more than `limit` lines were there."""
+    """Bring the tables of a connection up to the journal beside `db`; says whether lines may be left."""
     drained, offset = connection.execute("SELECT journal, drained FROM optlang").fetchall()[0]
     known = drained == journal
     end = offset if known else 0
@@ -104,9 +104,12 @@ def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
     for session in sessions:
         run = runs[session["run"]]
         yield {
-            **run, **session, "event": "session", "title": studies[run["study"]]["title"],
+            **run,
+            **session,
+            "event": "session",
+            "title": studies[run["study"]]["title"],
             "file": studies[run["study"]]["file"],
-        }  # fmt: skip
+        }
         for trial in trials.get(session["session"], ()):
             yield from _trial_events(trial, by_key)
         if session["finished"] is not None:
@@ -123,11 +126,18 @@ def _trial_events(trial: Row, by_key: dict[str, dict[tuple[str, int], list[Row]]
     for row in by_key["measurements"].get(key, ()):
         passes.setdefault(row["pass"], []).append(row)
     yield {
-        **trial, "event": "end", "steps": steps, "measurements": passes.pop(0, []),
+        **trial,
+        "event": "end",
+        "steps": steps,
+        "measurements": passes.pop(0, []),
         "artifacts": by_key["artifacts"].get(key, []),
-    }  # fmt: skip
+    }
     for turn, measurements in passes.items():
         yield {
-            "event": "measured", "run": key[0], "trial": key[1], "pass": turn, "measurements": measurements,
+            "event": "measured",
+            "run": key[0],
+            "trial": key[1],
+            "pass": turn,
+            "measurements": measurements,
             "at": measurements[0]["measured"] or now(),
-        }  # fmt: skip
+        }

@@ -61,13 +61,14 @@ def read(path: Path, offset: int = 0) -> Iterator[Line]:
 
 
 def identity(path: Path) -> str | None:
-    """The journal's own id, from its first line; None where there is no journal yet. OutsideError: of a newer version."""
+    """The journal's own id, from its first line; None where there is none yet. OutsideError: of a newer version."""
     first = next(read(path), None)
     if first is None or first.record.get("event") != "journal":
         return None
     if first.record.get("schema", 0) > SCHEMA:
         raise OutsideError(
-            f"{path} was written by a newer optlang (version {first.record['schema']} of the events, this one knows {SCHEMA})",
+            f"{path} was written by a newer optlang "
+            f"(version {first.record['schema']} of the events, this one knows {SCHEMA})",
             help="upgrade optlang: pip install --upgrade optlang-dsl",
         )
     return str(first.record["id"])
@@ -106,7 +107,8 @@ class Journal:
                 self._write(encode({"event": "journal", "id": self.id, "schema": SCHEMA, "created": now()}))
         except OSError as error:
             raise OutsideError(
-                f"cannot write {path}: {error.strerror}", help="free some space, or name another database with --db PATH"
+                f"cannot write {path}: {error.strerror}",
+                help="free some space, or name another database with --db PATH",
             ) from error
 
     def append(self, record: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The reader's side of the store: SQL on a copy of the databases as they are this moment, where nothing else can be reached.
+"""The reader's side of the store: SQL on a copy of the databases as they are now, where nothing else can be reached.
 
 The files are held for milliseconds only, so neither a long question nor an open shell keeps a run from writing.
 """
@@ -81,7 +81,8 @@ def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> N
     journal = journal_path(db)
     if not db.exists() and not journal.exists():
         raise OutsideError(
-            f"there is no database {db}", help="`optlang run STUDY.opt` makes one; --db PATH names one that lies elsewhere"
+            f"there is no database {db}",
+            help="`optlang run STUDY.opt` makes one; --db PATH names one that lies elsewhere",
         )
     live = holder(db) is not None
     known = identity(journal)
@@ -168,7 +169,9 @@ class Reader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -193,8 +196,8 @@ def _only_asks(connection: duckdb.DuckDBPyConnection, statement: Any) -> None:
 
 def _closed() -> OptlangError:
     return OptlangError(
-        "`optlang sql` reaches nothing but the tables and views of its databases: no files, no other databases, no settings",
-        help="name further databases with --db PATH, and write results to a file with the shell: optlang sql … --format csv > FILE",
+        "`optlang sql` reaches only the tables and views of its databases: no files, no other databases, no settings",
+        help="name further databases with --db PATH; write to a file with the shell: optlang sql … --format csv > FILE",
     )
 
 

@@ -82,12 +82,24 @@ class Rows:
         first = self.first_started.setdefault(run, started)
         self.studies[study] = {"study": study, "title": event.get("title"), "file": _text(event.get("file"))}
         self.runs[run] = {
-            "run": run, "study": study, "meaning": event.get("meaning"), "inputs": event.get("inputs") or {},
-            "seed": event.get("seed"), "text": event.get("text"), "plan": event.get("plan"), "started": first,
+            "run": run,
+            "study": study,
+            "meaning": event.get("meaning"),
+            "inputs": event.get("inputs") or {},
+            "seed": event.get("seed"),
+            "text": event.get("text"),
+            "plan": event.get("plan"),
+            "started": first,
         }
         self.sessions[session] = {
-            "session": session, "run": run, "started": started, "finished": None, "why": None,
-            "machine": event.get("machine"), "versions": event.get("versions"), "git": event.get("git"),
+            "session": session,
+            "run": run,
+            "started": started,
+            "finished": None,
+            "why": None,
+            "machine": event.get("machine"),
+            "versions": event.get("versions"),
+            "git": event.get("git"),
             "optlang": event.get("optlang"),
         }
 
@@ -96,11 +108,24 @@ class Rows:
         if key in self.seen.started or key in self.trials:
             return
         self.trials[key] = {
-            "run": key[0], "trial": key[1], "session": event.get("session"), "state": "running", "reason": None,
-            "error": None, "origin": event.get("origin"), "in_space": bool(event.get("in_space", True)),
-            "alone": event.get("alone"), "target": _text(event.get("target")), "runtime": _text(event.get("runtime")),
-            "point": event.get("point") or {}, "notes": None, "violations": None, "sampler_state": None,
-            "started": _time(event.get("started")), "finished": None, "seconds": None,
+            "run": key[0],
+            "trial": key[1],
+            "session": event.get("session"),
+            "state": "running",
+            "reason": None,
+            "error": None,
+            "origin": event.get("origin"),
+            "in_space": bool(event.get("in_space", True)),
+            "alone": event.get("alone"),
+            "target": _text(event.get("target")),
+            "runtime": _text(event.get("runtime")),
+            "point": event.get("point") or {},
+            "notes": None,
+            "violations": None,
+            "sampler_state": None,
+            "started": _time(event.get("started")),
+            "finished": None,
+            "seconds": None,
         }
         self.steps[key] = [_step(key, position, step) for position, step in enumerate(event.get("steps") or ())]
 
@@ -110,9 +135,14 @@ class Rows:
         if row is None or key in self.seen.ended or (row["state"] != "running" and row["reason"] != INTERRUPTED):
             return
         row.update(
-            state=event["state"], reason=event.get("reason"), error=event.get("error"),
-            finished=_time(event.get("finished")), seconds=event.get("seconds"), notes=event.get("notes"),
-            violations=event.get("violations"), sampler_state=event.get("sampler_state"),
+            state=event["state"],
+            reason=event.get("reason"),
+            error=event.get("error"),
+            finished=_time(event.get("finished")),
+            seconds=event.get("seconds"),
+            notes=event.get("notes"),
+            violations=event.get("violations"),
+            sampler_state=event.get("sampler_state"),
         )
         if event.get("runtime"):
             row["runtime"] = _text(event["runtime"])
@@ -120,9 +150,16 @@ class Rows:
         self._measure(key, 0, event.get("measurements") or (), event.get("finished"))
         self.artifacts[key] = [
             {
-                "run": key[0], "trial": key[1], "target": _text(item.get("target")) or "", "path": _text(item["path"]),
-                "format": item.get("format"), "bytes": item.get("bytes"), "sha256": item.get("sha256"),
-                "files": item.get("files"), "inputs": item.get("inputs"), "outputs": item.get("outputs"),
+                "run": key[0],
+                "trial": key[1],
+                "target": _text(item.get("target")) or "",
+                "path": _text(item["path"]),
+                "format": item.get("format"),
+                "bytes": item.get("bytes"),
+                "sha256": item.get("sha256"),
+                "files": item.get("files"),
+                "inputs": item.get("inputs"),
+                "outputs": item.get("outputs"),
                 "about": item.get("about"),
             }
             for item in event.get("artifacts") or ()
@@ -151,9 +188,16 @@ class Rows:
 
 def _step(key: Key, position: int, step: Mapping[str, Any]) -> Row:
     return {
-        "run": key[0], "trial": key[1], "position": position, "path": step.get("path"),
-        "technique": step.get("technique"), "settings": step.get("settings"), "key": step.get("key"),
-        "cached": step.get("cached"), "started": _time(step.get("started")), "seconds": step.get("seconds"),
+        "run": key[0],
+        "trial": key[1],
+        "position": position,
+        "path": step.get("path"),
+        "technique": step.get("technique"),
+        "settings": step.get("settings"),
+        "key": step.get("key"),
+        "cached": step.get("cached"),
+        "started": _time(step.get("started")),
+        "seconds": step.get("seconds"),
         "worker": _text(step.get("worker")),
     }
 

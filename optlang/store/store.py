@@ -155,13 +155,20 @@ class Store:
             last[session["run"]] = session
         return [
             RunRow(
-                run=name, study=row["study"], meaning=row["meaning"], inputs=row["inputs"], seed=row["seed"],
-                plan=row["plan"], text=row["text"] or "", started=row["started"],
-                finished=session["finished"], why=session["why"],
+                run=name,
+                study=row["study"],
+                meaning=row["meaning"],
+                inputs=row["inputs"],
+                seed=row["seed"],
+                plan=row["plan"],
+                text=row["text"] or "",
+                started=row["started"],
+                finished=session["finished"],
+                why=session["why"],
             )
             for name, session in last.items()
             if study in (None, (row := self._rows.runs[name])["study"])
-        ]  # fmt: skip
+        ]
 
     def find(self, study: str, meaning: str, inputs: Mapping[str, JSON], seed: int | None) -> RunRow | None:
         """The newest run of the same meaning, inputs and seed: the one to go on with."""
@@ -181,7 +188,10 @@ class Store:
 
     def next_pass(self, run: str, trial: int) -> int:
         """The number of the next `measured` event of a trial."""
-        return max((turn for name, number, turn in self._rows.measurements if (name, number) == (run, trial)), default=-1) + 1
+        return (
+            max((turn for name, number, turn in self._rows.measurements if (name, number) == (run, trial)), default=-1)
+            + 1
+        )
 
     def close(self) -> None:
         """Drain what is left, and let others write."""
@@ -194,7 +204,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _trial(self, key: tuple[str, int]) -> TrialRow:
@@ -210,14 +222,28 @@ class Store:
             passes += bool(rows)
             latest.update({(item["target"], item["metric"]): item for item in rows})
         return TrialRow(
-            run=key[0], trial=key[1], state=row["state"], reason=row["reason"], error=row["error"],
-            origin=row["origin"], in_space=row["in_space"], alone=row["alone"], target=row["target"],
-            runtime=row["runtime"], point=row["point"], steps=tuple(self._rows.steps.get(key, ())),
+            run=key[0],
+            trial=key[1],
+            state=row["state"],
+            reason=row["reason"],
+            error=row["error"],
+            origin=row["origin"],
+            in_space=row["in_space"],
+            alone=row["alone"],
+            target=row["target"],
+            runtime=row["runtime"],
+            point=row["point"],
+            steps=tuple(self._rows.steps.get(key, ())),
             measurements=tuple(Measurement(**{name: item[name] for name in _MEASUREMENT}) for item in latest.values()),
-            passes=passes, artifacts=tuple(self._rows.artifacts.get(key, ())), notes=row["notes"] or {},
-            violations=tuple(row["violations"] or ()), sampler_state=row["sampler_state"], started=row["started"],
-            finished=row["finished"], seconds=row["seconds"],
-        )  # fmt: skip
+            passes=passes,
+            artifacts=tuple(self._rows.artifacts.get(key, ())),
+            notes=row["notes"] or {},
+            violations=tuple(row["violations"] or ()),
+            sampler_state=row["sampler_state"],
+            started=row["started"],
+            finished=row["finished"],
+            seconds=row["seconds"],
+        )
 
     def _renew(self) -> None:
         """Somebody removed the journal under us: write it again from what we know."""

@@ -93,8 +93,8 @@ def view_statements(
         _results(runs, metrics, wide),
         _front(runs, metrics, wide, newest),
         _tradeoffs(runs, metrics, wide, newest),
-        "CREATE VIEW timeline AS SELECT r.study, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, s.worker "
-        "FROM steps s JOIN runs r ON r.run = s.run ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
+        "CREATE VIEW timeline AS SELECT r.study, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, "
+        "s.worker FROM steps s JOIN runs r ON r.run = s.run ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
     ]
 
 
@@ -145,7 +145,8 @@ def _latest(wide: _Wide) -> str:
     """The latest measurement of each metric, side by side."""
     return (
         "latest AS MATERIALIZED (SELECT run, trial, target, metric, "
-        "arg_max({'value': value, 'ratio': ratio}, pass) AS got FROM measurements GROUP BY run, trial, target, metric), "
+        "arg_max({'value': value, 'ratio': ratio}, pass) AS got FROM measurements "
+        "GROUP BY run, trial, target, metric), "
         f"wide AS MATERIALIZED (SELECT run, trial{wide.sql()} FROM latest GROUP BY run, trial)"
     )
 
@@ -202,7 +203,11 @@ def knob_type(knob: Plan) -> str:
     if all(isinstance(value, bool) for value in values):
         return "BOOLEAN"
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        whole = all(isinstance(value, int) for value in values) and knob.get("dimension") in ("count", "bytes", "number")
+        whole = all(isinstance(value, int) for value in values) and knob.get("dimension") in (
+            "count",
+            "bytes",
+            "number",
+        )
         return "BIGINT" if whole else "DOUBLE"
     return "VARCHAR"
 
@@ -215,7 +220,10 @@ def _knob(knob: Plan) -> str:
 
 
 def _front(
-    runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide, newest: Sequence[str]
+    runs: Sequence[tuple[str, str, Plan]],
+    metrics: Mapping[str, Mapping[Any, _Metric]],
+    wide: _Wide,
+    newest: Sequence[str],
 ) -> str:
     """The baseline and what no other dominates: first against the trials of the best ranks, then all that are left.
 
@@ -232,7 +240,12 @@ def _front(
     names = [f"o{index}" for index in range(count)]
     items = "".join(f", CASE t.run {' '.join(cases)} END AS {name}" for name, cases in zip(names, scores, strict=True))
     measured = " AND ".join(f"{name} IS NOT NULL" for name in names) or "true"
-    better = " AND ".join([*(f"b.{name} >= a.{name}" for name in names), f"({' OR '.join(f'b.{name} > a.{name}' for name in names) or 'false'})"])
+    better = " AND ".join(
+        [
+            *(f"b.{name} >= a.{name}" for name in names),
+            f"({' OR '.join(f'b.{name} > a.{name}' for name in names) or 'false'})",
+        ]
+    )
     ranks = " + ".join(f"rank() OVER (PARTITION BY run ORDER BY {name} DESC)" for name in names) or "trial"
     chosen = ", ".join(map(_text, newest)) or "NULL"
     return (
@@ -240,13 +253,15 @@ def _front(
         f"scored AS MATERIALIZED (SELECT * FROM (SELECT t.run, t.trial{items} FROM {_JOINED} "
         f"WHERE t.run IN ({chosen}) AND t.state = 'complete' AND (t.in_space OR t.trial = 0)) WHERE {measured}), "
         f"ranked AS (SELECT *, {ranks} AS ranks FROM scored), "
-        "champions AS MATERIALIZED (SELECT * FROM ranked QUALIFY row_number() OVER (PARTITION BY run ORDER BY ranks) <= 100), "
+        "champions AS MATERIALIZED (SELECT * FROM ranked "
+        "QUALIFY row_number() OVER (PARTITION BY run ORDER BY ranks) <= 100), "
         f"left_over AS MATERIALIZED (SELECT * FROM scored a WHERE NOT EXISTS "
         f"(SELECT 1 FROM champions b WHERE b.run = a.run AND {better})), "
         f"members AS (SELECT run, trial FROM left_over a WHERE NOT EXISTS "
         f"(SELECT 1 FROM left_over b WHERE b.run = a.run AND {better}) "
         f"UNION SELECT run, trial FROM trials WHERE trial = 0 AND run IN ({chosen})) "
-        "SELECT results.* FROM results SEMI JOIN members ON members.run = results.run AND members.trial = results.trial "
+        "SELECT results.* FROM results "
+        "SEMI JOIN members ON members.run = results.run AND members.trial = results.trial "
         "ORDER BY results.study, results.trial"
     )
 
@@ -262,14 +277,21 @@ def _score(objective: Plan, metrics: Mapping[Any, _Metric]) -> str:
 
 
 def _tradeoffs(
-    runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide, newest: Sequence[str]
+    runs: Sequence[tuple[str, str, Plan]],
+    metrics: Mapping[str, Mapping[Any, _Metric]],
+    wide: _Wide,
+    newest: Sequence[str],
 ) -> str:
     """Each technique alone; and against the float32 model in the same runtime, so that it is credited with its own."""
     plans = {run: plan for run, _, plan in runs}
     compared = _Columns()
     quality = _Columns()
     for run in newest:
-        for name, column in (("size", "size_x"), ("size.compressed", "size_compressed_x"), ("latency.p50", "latency_x")):
+        for name, column in (
+            ("size", "size_x"),
+            ("size.compressed", "size_compressed_x"),
+            ("latency.p50", "latency_x"),
+        ):
             metric = metrics[run].get((None, name))
             compared.add(run, column, metric.against[1] if metric and metric.against else "NULL", "DOUBLE")
         first = _first_quality(plans[run], metrics[run])
@@ -285,14 +307,17 @@ def _tradeoffs(
     chosen = ", ".join(map(_text, newest)) or "NULL"
     return (
         f"CREATE VIEW tradeoffs AS WITH {_latest(wide)}, "
-        f"ladder AS MATERIALIZED (SELECT r.study, t.run, t.trial, t.runtime, coalesce(t.alone, 'none') AS technique, {items} "
+        f"ladder AS MATERIALIZED (SELECT r.study, t.run, t.trial, t.runtime, "
+        f"coalesce(t.alone, 'none') AS technique, {items} "
         f"FROM {_JOINED} WHERE t.run IN ({chosen}) AND (t.alone IS NOT NULL OR t.trial = 0)), "
         "bare AS (SELECT run, runtime, min_by(trial, trial = 0) AS trial, min_by(latency_x, trial = 0) AS latency_x "
         "FROM ladder WHERE technique = 'none' GROUP BY run, runtime) "
-        "SELECT ladder.study, ladder.technique, ladder.runtime, ladder.size_x, ladder.size_compressed_x, ladder.latency_x, "
+        "SELECT ladder.study, ladder.technique, ladder.runtime, ladder.size_x, ladder.size_compressed_x, "
+        "ladder.latency_x, "
         f"ladder.latency_x / nullif(bare.latency_x, 0) AS latency_same_runtime_x, {kept}, ladder.trial "
         "FROM ladder LEFT JOIN bare ON bare.run = ladder.run AND bare.runtime = ladder.runtime "
-        "WHERE ladder.technique <> 'none' OR ladder.trial = bare.trial OR bare.trial IS NULL ORDER BY ladder.study, ladder.trial"
+        "WHERE ladder.technique <> 'none' OR ladder.trial = bare.trial OR bare.trial IS NULL "
+        "ORDER BY ladder.study, ladder.trial"
     )
 
 

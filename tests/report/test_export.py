@@ -24,28 +24,53 @@ def artifact(folder: Path, files: Mapping[str, bytes], **more: Any) -> dict[str,
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return {
-        "target": "laptop", "path": str(folder), "format": "onnx", "bytes": sum(map(len, files.values())), "sha256": "0" * 64,
-        "files": [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()],
-        "inputs": ["x"], "outputs": ["y"], "about": {"inputs": {"x": {"dtype": "float32", "shape": [1, 3]}}},
-    } | more  # fmt: skip
+        "target": "laptop",
+        "path": str(folder),
+        "format": "onnx",
+        "bytes": sum(map(len, files.values())),
+        "sha256": "0" * 64,
+        "files": [
+            {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in files.items()
+        ],
+        "inputs": ["x"],
+        "outputs": ["y"],
+        "about": {"inputs": {"x": {"dtype": "float32", "shape": [1, 3]}}},
+    } | more
 
 
 FIGURES = [
-    measurement("size", 50.0), measurement("latency.p50", 2e-5, ratio=9.4), measurement("accuracy", 0.98), measurement("latency.p95", 4e-5),
-]  # fmt: skip
+    measurement("size", 50.0),
+    measurement("latency.p50", 2e-5, ratio=9.4),
+    measurement("accuracy", 0.98),
+    measurement("latency.p95", 4e-5),
+]
 BASELINE = [
-    measurement("size", 100.0), measurement("latency.p50", 1e-4), measurement("accuracy", 0.99), measurement("latency.p95", 2e-4),
-]  # fmt: skip
+    measurement("size", 100.0),
+    measurement("latency.p50", 1e-4),
+    measurement("accuracy", 0.99),
+    measurement("latency.p95", 2e-4),
+]
 
 
-def read(tmp_path: Path, entries: list[dict[str, Any]], *, runtime: str = "onnxruntime", state: str = "complete", **more: Any) -> Reader:
+def read(
+    tmp_path: Path,
+    entries: list[dict[str, Any]],
+    *,
+    runtime: str = "onnxruntime",
+    state: str = "complete",
+    file: Path | str = "studies/digits.opt",
+    **more: Any,
+) -> Reader:
     steps = [{"path": "precision.static", "technique": "quant.static", "settings": {"samples": 64}}]
     with Store(tmp_path / "x.duckdb") as store:
         for event in [
-            session(), start("r1", 0), end("r1", 0, measurements=BASELINE),
+            session(file=str(file)),
+            start("r1", 0),
+            end("r1", 0, measurements=BASELINE),
             start("r1", 1, {"precision": "static", "precision.static.samples": 64}, runtime=runtime, steps=steps),
             end("r1", 1, state, FIGURES, artifacts=entries, **more),
-        ]:  # fmt: skip
+        ]:
             store.record(event)
     return connect([tmp_path / "x.duckdb"])
 
@@ -97,7 +122,9 @@ def test_an_artifact_that_is_not_what_was_measured_is_refused(tmp_path: Path, ha
     with pytest.raises(OptlangError, match=harm) as caught:
         export(reader, "digits", 1, tmp_path / "out")
     assert "more.data" in caught.value.message
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "x.duckdb", "x.duckdb.journal"], "nothing half is left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "x.duckdb", "x.duckdb.journal"], (
+        "nothing half is left"
+    )
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
@@ -132,17 +159,23 @@ def onnx_model() -> bytes:
 
     weights = numpy_helper.from_array(np.array([[1, -1], [2, 0], [0, 3]], dtype=np.float32), "W")
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "W"], ["z"]), helper.make_node("Relu", ["z"], ["y"])], "g",
+        [helper.make_node("MatMul", ["x", "W"], ["z"]), helper.make_node("Relu", ["z"], ["y"])],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])], [weights],
-    )  # fmt: skip
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [weights],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return bytes(model.SerializeToString())
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", str(folder / "run.py"), *arguments], capture_output=True, text=True, cwd=folder.parent, timeout=100
+        [sys.executable, "-P", str(folder / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder.parent,
+        timeout=100,
     )
 
 
@@ -172,3 +205,27 @@ def test_the_runner_runs_the_model_and_checks_it(tmp_path: Path, runtime: str) -
         assert ran.returncode == code, ran.stderr
         assert "y: largest difference" in ran.stdout
         assert ("not what was measured" in ran.stderr) is bool(code)
+
+
+@pytest.mark.slow
+def test_the_eager_runner_makes_the_model_by_its_factory(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save
+
+    (tmp_path / "models.py").write_text(
+        "import torch\n\ndef net(width):\n    return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.ReLU())\n"
+    )
+    state = {"0.weight": torch.tensor([[1.0, 2, 0], [-1, 0, 3]]), "0.bias": torch.zeros(2)}
+    about = {"factory": {"calls": "models.py:net", "arguments": {"width": 2}, "weights": None}, "edits": []}
+    entry = artifact(
+        tmp_path / "a", {"model.safetensors": save(state)}, about=about, format="safetensors", inputs=["input"]
+    )
+    np.savez(tmp_path / "a" / "example_inputs.npz", input=np.array([[1, 2, 3]], dtype=np.float32))
+    np.savez(tmp_path / "a" / "example_outputs.npz", output=np.array([[5, 8]], dtype=np.float32))
+    reader = read(tmp_path, [entry], runtime="eager", file=tmp_path / "digits.opt")
+    export(reader, "digits", 1, tmp_path / "out")
+    program = (tmp_path / "out" / "run.py").read_text()
+    assert "Eager()" in program
+    ran = run(tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    assert "output: largest difference 0 of 8" in ran.stdout

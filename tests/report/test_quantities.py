@@ -8,10 +8,16 @@ from optlang.report.quantities import in_bytes, in_percent, in_seconds, points, 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (12_510, "12.5 kB"), (83_353, "83.4 kB"), (999, "999 B"), (999.6, "1.00 kB"), (999_600, "1.00 MB"), (11_200_000, "11.2 MB"),
-        (0, "0 B"), (1.5e9, "1.50 GB"),
+        (12_510, "12.5 kB"),
+        (83_353, "83.4 kB"),
+        (999, "999 B"),
+        (999.6, "1.00 kB"),
+        (999_600, "1.00 MB"),
+        (11_200_000, "11.2 MB"),
+        (0, "0 B"),
+        (1.5e9, "1.50 GB"),
     ],
-)  # fmt: skip
+)
 def test_bytes(value: float, text: str) -> None:
     assert in_bytes(value) == text
 
@@ -19,17 +25,32 @@ def test_bytes(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (21e-6, "21.0 µs"), (188e-6, "188 µs"), (1.5e-3, "1.50 ms"), (999.9e-6, "1.00 ms"), (2.5, "2.50 s"), (90, "90.0 s"),
-        (600, "10 min"), (3 * 3600 + 300, "3 h 05 min"), (0, "0 s"), (4e-10, "0.400 ns"),
+        (21e-6, "21.0 µs"),
+        (188e-6, "188 µs"),
+        (1.5e-3, "1.50 ms"),
+        (999.9e-6, "1.00 ms"),
+        (2.5, "2.50 s"),
+        (90, "90.0 s"),
+        (600, "10 min"),
+        (3 * 3600 + 300, "3 h 05 min"),
+        (0, "0 s"),
+        (4e-10, "0.400 ns"),
     ],
-)  # fmt: skip
+)
 def test_seconds(value: float, text: str) -> None:
     assert in_seconds(value) == text
 
 
 def test_ratios_points_and_times() -> None:
     assert in_percent(0.9933) == "99.3 %"
-    assert [times(value) for value in (6.7, 0.8, 15.94, 1.0, 99.97, 123.4)] == ["×6.7", "×0.80", "×16", "×1.0", "×100", "×123"]
+    assert [times(value) for value in (6.7, 0.8, 15.94, 1.0, 99.97, 123.4)] == [
+        "×6.7",
+        "×0.80",
+        "×16",
+        "×1.0",
+        "×100",
+        "×123",
+    ]
     assert [points(value) for value in (0.004, -0.0012, 0.0, 0.0004, 0.25)] == ["-0.4", "+0.1", "±0.0", "±0.0", "-25.0"]
 
 

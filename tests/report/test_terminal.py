@@ -26,29 +26,60 @@ def read(tmp_path: Path, events: Sequence[dict[str, Any]]) -> Reader:
 
 def figures(size: float, latency: float, ratio: float, accuracy: float) -> list[dict[str, Any]]:
     return [
-        measurement("size", size), measurement("latency.p50", latency, ratio=ratio), measurement("latency.p95", 1.1 * latency, ratio=ratio),
+        measurement("size", size),
+        measurement("latency.p50", latency, ratio=ratio),
+        measurement("latency.p95", 1.1 * latency, ratio=ratio),
         measurement("accuracy", accuracy),
-    ]  # fmt: skip
+    ]
 
 
 SMALL = [
-    session(), start("r1", 0), end("r1", 0, measurements=figures(83_353, 188e-6, 1.0, 0.993)),
-    start("r1", 1, {"laptop.runtime": "onnxruntime", "laptop.runtime.onnxruntime.graph": "all", "rounds": 2, "rounds.prune.ratio": 0.3,
-                    "rounds.recover.lr": 0.002, "precision": "static", "precision.static.calibrator": "entropy", "precision.static.samples": 64},
-          runtime="onnxruntime",
-          steps=[*2 * [{"path": "rounds.prune", "technique": "prune.channels", "settings": {"ratio": 0.3, "scope": "layer"}},
-                       {"path": "rounds.recover", "technique": "training.finetune", "settings": {"epochs": 3, "lr": 0.002}}],
-                 {"path": "precision.static", "technique": "quant.static", "settings": {"calibrator": "entropy", "samples": 64}}]),
+    session(),
+    start("r1", 0),
+    end("r1", 0, measurements=figures(83_353, 188e-6, 1.0, 0.993)),
+    start(
+        "r1",
+        1,
+        {
+            "laptop.runtime": "onnxruntime",
+            "laptop.runtime.onnxruntime.graph": "all",
+            "rounds": 2,
+            "rounds.prune.ratio": 0.3,
+            "rounds.recover.lr": 0.002,
+            "precision": "static",
+            "precision.static.calibrator": "entropy",
+            "precision.static.samples": 64,
+        },
+        runtime="onnxruntime",
+        steps=[
+            *2
+            * [
+                {"path": "rounds.prune", "technique": "prune.channels", "settings": {"ratio": 0.3, "scope": "layer"}},
+                {"path": "rounds.recover", "technique": "training.finetune", "settings": {"epochs": 3, "lr": 0.002}},
+            ],
+            {
+                "path": "precision.static",
+                "technique": "quant.static",
+                "settings": {"calibrator": "entropy", "samples": 64},
+            },
+        ],
+    ),
     end("r1", 1, measurements=figures(12_510, 21e-6, 9.4, 0.9907)),
-    start("r1", 2, {"laptop.runtime": "eager", "rounds": 0, "precision": "none"}), end("r1", 2, measurements=figures(83_353, 150e-6, 1.2, 0.993)),
-]  # fmt: skip
+    start("r1", 2, {"laptop.runtime": "eager", "rounds": 0, "precision": "none"}),
+    end("r1", 2, measurements=figures(83_353, 150e-6, 1.2, 0.993)),
+]
 
 
 def test_the_front_says_what_each_trial_is_and_how_it_compares(tmp_path: Path) -> None:
     text = render_front(load_front(read(tmp_path, SMALL)))
     row = next(line for line in text.splitlines() if "static" in line)
-    for part in ("2 × (channels ratio 30%, finetune lr 0.0020), static entropy samples 64 · onnxruntime all",
-                 "12.5 kB  ×6.7", "21.0 µs  ×9.4 [9.0, 9.8]", "23.1 µs  ×9.4", "99.1 %  −0.2"):  # fmt: skip
+    for part in (
+        "2 × (channels ratio 30%, finetune lr 0.0020), static entropy samples 64 · onnxruntime all",
+        "12.5 kB  ×6.7",
+        "21.0 µs  ×9.4 [9.0, 9.8]",
+        "23.1 µs  ×9.4",
+        "99.1 %  −0.2",
+    ):
         assert part in row
     assert "baseline · eager" in text
     assert "as it is · eager" in text
@@ -66,18 +97,31 @@ def test_the_front_fits_the_terminal(tmp_path: Path, width: int) -> None:
 
 
 def test_the_best_trades_most_gain_for_at_most_a_point(tmp_path: Path) -> None:
-    events = [*SMALL, start("r1", 3, runtime="onnxruntime"), end("r1", 3, measurements=figures(1_000, 5e-6, 40.0, 0.95))]
+    events = [
+        *SMALL,
+        start("r1", 3, runtime="onnxruntime"),
+        end("r1", 3, measurements=figures(1_000, 5e-6, 40.0, 0.95)),
+    ]
     front = load_front(read(tmp_path, events))
     assert {member.trial for member in front.members} == {0, 1, 2, 3}
     assert front.best == 1
-    assert next_command(front, command="python -m optlang", db="a b.duckdb") == "'python -m optlang' export digits 1 -o digits-1 --db 'a b.duckdb'"
+    assert (
+        next_command(front, command="python -m optlang", db="a b.duckdb")
+        == "'python -m optlang' export digits 1 -o digits-1 --db 'a b.duckdb'"
+    )
 
 
 def test_when_nothing_met_the_requirements_the_nearest_are_shown(tmp_path: Path) -> None:
     events = SMALL[:3]
     for trial, by in ((1, 0.04), (2, 0.012), (3, 0.0)):
-        violations = [{"text": "accuracy >= baseline.accuracy - 1%", "by": by}, {"text": "latency.p95 <= 2ms", "by": -0.5 if by else 0.3}]
-        events += [start("r1", trial), end("r1", trial, "infeasible", figures(1e4, 1e-5, 10, 0.95), violations=violations)]
+        violations = [
+            {"text": "accuracy >= baseline.accuracy - 1%", "by": by},
+            {"text": "latency.p95 <= 2ms", "by": -0.5 if by else 0.3},
+        ]
+        events += [
+            start("r1", trial),
+            end("r1", trial, "infeasible", figures(1e4, 1e-5, 10, 0.95), violations=violations),
+        ]
     front = load_front(read(tmp_path, events))
     assert [near.member.trial for near in front.nearest] == [2, 1, 3]
     text = render_front(front)
@@ -97,9 +141,12 @@ def test_a_study_that_has_only_begun_is_shown(tmp_path: Path) -> None:
 
 def test_tradeoffs_say_what_failed_and_why(tmp_path: Path) -> None:
     events = [
-        *SMALL, start("r1", 3, alone="quant.static", runtime="openvino", origin="ladder"), end("r1", 3, measurements=figures(30_000, 6e-5, 3.1, 0.99)),
-        start("r1", 4, alone="quant.dynamic", runtime="onnxruntime", origin="ladder"), end("r1", 4, "failed", reason="the model has no linear layer"),
-    ]  # fmt: skip
+        *SMALL,
+        start("r1", 3, alone="quant.static", runtime="openvino", origin="ladder"),
+        end("r1", 3, measurements=figures(30_000, 6e-5, 3.1, 0.99)),
+        start("r1", 4, alone="quant.dynamic", runtime="onnxruntime", origin="ladder"),
+        end("r1", 4, "failed", reason="the model has no linear layer"),
+    ]
     text = render_tradeoffs(load_tradeoffs(read(tmp_path, events)), width=100)
     row = next(line for line in text.splitlines() if line.startswith("quant.static"))
     assert row.split() == ["quant.static", "openvino", "×2.8", "–", "×3.1", "–", "−0.3", "3"]
@@ -110,7 +157,14 @@ def test_tradeoffs_say_what_failed_and_why(tmp_path: Path) -> None:
 def test_a_study_is_found_by_name_by_file_or_as_the_last_one(tmp_path: Path) -> None:
     file = tmp_path / "another.opt"
     file.write_text("optlang 1\n\n# Shows: nothing\nstudy second {\n}\n")
-    reader = read(tmp_path, [session("a", 0, make_plan("first"), file=str(tmp_path / "one.opt")), session("b", 1, make_plan("second")), session("c", 2, make_plan("third"))])
+    reader = read(
+        tmp_path,
+        [
+            session("a", 0, make_plan("first"), file=str(tmp_path / "one.opt")),
+            session("b", 1, make_plan("second")),
+            session("c", 2, make_plan("third")),
+        ],
+    )
     assert choose(reader).study == "third"
     assert choose(reader, "first").run == "a"
     assert choose(reader, str(tmp_path / "one.opt")).study == "first"
@@ -138,8 +192,14 @@ def test_words_that_repeat_are_counted() -> None:
 def test_settings_are_said_as_they_are_written() -> None:
     plan = make_plan().model_dump(mode="json")
     plan["knobs"] += [
-        {"path": "wait.limit", "dimension": "time"}, {"path": "wait.room", "dimension": "bytes"}, {"path": "wait.on", "dimension": "bool"},
-    ]  # fmt: skip
-    step = {"path": "wait", "technique": "mine.wait", "settings": {"limit": 0.002, "room": 4096, "on": True, "fixed": 3}}
+        {"path": "wait.limit", "dimension": "time"},
+        {"path": "wait.room", "dimension": "bytes"},
+        {"path": "wait.on", "dimension": "bool"},
+    ]
+    step = {
+        "path": "wait",
+        "technique": "mine.wait",
+        "settings": {"limit": 0.002, "room": 4096, "on": True, "fixed": 3},
+    }
     trial = {"trial": 1, "runtime": "eager", "point": {"wait.limit": 0.002, "wait.room": 4096, "wait.on": True}}
     assert describe(plan, trial, [step]) == "wait limit 2.00 ms room 4.10 kB on yes · eager"

@@ -1,5 +1,6 @@
 """The journal: whole lines after whatever kill."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_offsets_are_those_of_the_bytes(path: Path) -> None:
     journal.close()
     lines = list(read(path))
     assert lines[-1].end == path.stat().st_size
-    for before, after in zip(lines, lines[1:], strict=False):
+    for before, after in itertools.pairwise(lines):
         assert records(path, before.end)[0] == after.record
 
 

@@ -63,8 +63,9 @@ def test_the_answers_are_those_of_the_events(reader: Reader) -> None:
     baseline = {item["metric"]: item["value"] for item in ends[0]["measurements"]}
     kept = {
         trial: {item["metric"]: item["value"] for item in event["measurements"]}
-        for trial, event in ends.items() if event["state"] == "complete"
-    }  # fmt: skip
+        for trial, event in ends.items()
+        if event["state"] == "complete"
+    }
     smallest = min(
         (figures["size"], trial) for trial, figures in kept.items() if baseline["accuracy"] - figures["accuracy"] < 0.01
     )

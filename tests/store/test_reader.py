@@ -28,23 +28,52 @@ def reader(db: Path) -> Iterator[Reader]:
 
 
 WRITES = [
-    "INSERT INTO trials (run) VALUES ('x')", "UPDATE trials SET state = 'complete'", "DELETE FROM trials", "DROP TABLE trials",
-    "DROP VIEW front", "CREATE TABLE t (x INTEGER)", "CREATE TEMP TABLE t AS SELECT 1", "CREATE VIEW v AS SELECT 1",
-    "ALTER TABLE trials RENAME TO t", "TRUNCATE trials", "WITH x AS (SELECT 1) DELETE FROM trials", "BEGIN", "VACUUM",
-    "EXPLAIN ANALYZE DELETE FROM trials", "EXPLAIN (ANALYZE, FORMAT JSON) DELETE FROM trials", "PREPARE p AS DELETE FROM trials",
-    "SELECT 1; DROP TABLE trials", "CREATE MACRO m() AS 1", "MERGE INTO trials t USING trials s ON t.run = s.run WHEN MATCHED THEN DELETE",
-]  # fmt: skip
+    "INSERT INTO trials (run) VALUES ('x')",
+    "UPDATE trials SET state = 'complete'",
+    "DELETE FROM trials",
+    "DROP TABLE trials",
+    "DROP VIEW front",
+    "CREATE TABLE t (x INTEGER)",
+    "CREATE TEMP TABLE t AS SELECT 1",
+    "CREATE VIEW v AS SELECT 1",
+    "ALTER TABLE trials RENAME TO t",
+    "TRUNCATE trials",
+    "WITH x AS (SELECT 1) DELETE FROM trials",
+    "BEGIN",
+    "VACUUM",
+    "EXPLAIN ANALYZE DELETE FROM trials",
+    "EXPLAIN (ANALYZE, FORMAT JSON) DELETE FROM trials",
+    "PREPARE p AS DELETE FROM trials",
+    "SELECT 1; DROP TABLE trials",
+    "CREATE MACRO m() AS 1",
+    "MERGE INTO trials t USING trials s ON t.run = s.run WHEN MATCHED THEN DELETE",
+]
 REACHES = [
-    "COPY trials TO '{folder}/out.csv'", "COPY trials FROM '{folder}/in.csv'", "EXPORT DATABASE '{folder}/out'",
-    "ATTACH '{folder}/other.duckdb'", "DETACH memory", "INSTALL httpfs", "LOAD httpfs", "SET threads = 1",
-    "SET enable_external_access = true", "SET lock_configuration = false", "RESET threads", "USE memory",
-    "PRAGMA threads = 1", "SELECT * FROM read_csv('{folder}/in.csv')", "SELECT * FROM '{folder}/in.csv'",
-    "SELECT * FROM read_text('{folder}/in.csv')", "SELECT * FROM read_blob('{folder}/in.csv')",
-    "SELECT * FROM read_json('{folder}/in.csv')", "SELECT * FROM read_parquet('{folder}/in.csv')",
-    "SELECT * FROM glob('{folder}/*')", "SELECT * FROM read_duckdb('{folder}/x.duckdb')",
+    "COPY trials TO '{folder}/out.csv'",
+    "COPY trials FROM '{folder}/in.csv'",
+    "EXPORT DATABASE '{folder}/out'",
+    "ATTACH '{folder}/other.duckdb'",
+    "DETACH memory",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "SET threads = 1",
+    "SET enable_external_access = true",
+    "SET lock_configuration = false",
+    "RESET threads",
+    "USE memory",
+    "PRAGMA threads = 1",
+    "SELECT * FROM read_csv('{folder}/in.csv')",
+    "SELECT * FROM '{folder}/in.csv'",
+    "SELECT * FROM read_text('{folder}/in.csv')",
+    "SELECT * FROM read_blob('{folder}/in.csv')",
+    "SELECT * FROM read_json('{folder}/in.csv')",
+    "SELECT * FROM read_parquet('{folder}/in.csv')",
+    "SELECT * FROM glob('{folder}/*')",
+    "SELECT * FROM read_duckdb('{folder}/x.duckdb')",
     "SELECT * FROM query('SELECT * FROM read_text(''{folder}/in.csv'')')",
-    "SELECT * FROM sqlite_scan('{folder}/in.sqlite', 't')", "SELECT * FROM read_csv('https://example.org/a.csv')",
-]  # fmt: skip
+    "SELECT * FROM sqlite_scan('{folder}/in.sqlite', 't')",
+    "SELECT * FROM read_csv('https://example.org/a.csv')",
+]
 
 
 @pytest.mark.parametrize("sql", [*WRITES, *REACHES])
@@ -71,12 +100,21 @@ def test_reaching_out_is_refused_with_the_way_out(reader: Reader) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "FROM front", "SHOW TABLES", "DESCRIBE results", "SUMMARIZE trials", "EXPLAIN FROM front", "VALUES (1)",
-        "WITH best AS (FROM front LIMIT 1) FROM best", "PIVOT results ON state USING count(*) GROUP BY origin",
-        "PRAGMA table_info('trials')", "SELECT point ->> 'precision' FROM trials", "SELECT 1; SELECT 2",
-        "SELECT MAP {'a': 1}, [1, 2], {'x': 1}", "-- a comment\nFROM results",
+        "FROM front",
+        "SHOW TABLES",
+        "DESCRIBE results",
+        "SUMMARIZE trials",
+        "EXPLAIN FROM front",
+        "VALUES (1)",
+        "WITH best AS (FROM front LIMIT 1) FROM best",
+        "PIVOT results ON state USING count(*) GROUP BY origin",
+        "PRAGMA table_info('trials')",
+        "SELECT point ->> 'precision' FROM trials",
+        "SELECT 1; SELECT 2",
+        "SELECT MAP {'a': 1}, [1, 2], {'x': 1}",
+        "-- a comment\nFROM results",
     ],
-)  # fmt: skip
+)
 def test_questions_of_every_kind_are_answered(reader: Reader, sql: str) -> None:
     assert reader.query(sql).columns
 
@@ -157,6 +195,7 @@ def test_a_thousand_trials_are_read_whole(tmp_path: Path) -> None:
             store.record(event)
     with connect([path]) as found:
         assert found.query("SELECT count(*), count(DISTINCT trial) FROM results").rows == ((1009, 1009),)
-        assert found.query("SELECT count(*) FROM measurements").rows == found.query(
-            "SELECT 8 * count(*) FROM trials WHERE state IN ('complete', 'infeasible')"
-        ).rows
+        assert (
+            found.query("SELECT count(*) FROM measurements").rows
+            == found.query("SELECT 8 * count(*) FROM trials WHERE state IN ('complete', 'infeasible')").rows
+        )

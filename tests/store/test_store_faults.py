@@ -34,7 +34,8 @@ with store.Store(Path(sys.argv[1])) as writer:
     writer.record(session(run, int(sys.argv[3]), plan))
     for trial in itertools.count(writer.next_trial(run)):
         print("start", trial, flush=True)
-        writer.record(start(run, trial, {"rounds": trial % 4}, number=int(sys.argv[3]), steps=[{"path": "a", "technique": "t", "settings": {}}]))
+        steps = [{"path": "a", "technique": "t", "settings": {}}]
+        writer.record(start(run, trial, {"rounds": trial % 4}, number=int(sys.argv[3]), steps=steps))
         print("started", trial, flush=True)
         writer.record(end(run, trial, measurements=[measurement("size", 100.0 + trial), measurement("accuracy", 0.9)]))
         print("ended", trial, flush=True)
@@ -81,7 +82,10 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -
     told: set[tuple[str, int]] = set()
     for number in range(4):
         with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(db), every, str(number)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+            [sys.executable, "-c", WRITER, str(db), every, str(number)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
         ) as process:
             assert process.stdout is not None
             # Killed at no particular moment: somewhere in an append, a drain or between.
@@ -97,7 +101,9 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -
     assert numbers == list(range(len(numbers))), "no number twice, none left out"
     states = {row.trial: row.state for row in trials}
     assert {trial for word, trial in told if word == "started"} <= states.keys()
-    assert {trial for word, trial in told if word == "ended"} <= {trial for trial, state in states.items() if state == "complete"}
+    assert {trial for word, trial in told if word == "ended"} <= {
+        trial for trial, state in states.items() if state == "complete"
+    }
     assert sum(state == "failed" for state in states.values()) <= 4, "a kill costs the trial that ran, no more"
     rows = query("SELECT count(*), count(DISTINCT trial), count(*) FILTER (state = 'complete') FROM trials", [db]).rows
     complete = sum(row.state == "complete" for row in trials)
@@ -164,14 +170,20 @@ def test_readers_answer_while_a_writer_writes(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     write(db, [session()])
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(db), "0", "1"], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", WRITER, str(db), "0", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     ) as process:
         assert process.stdout is not None
         seen = -1
         for _ in range(8):
             for _ in range(9):
                 word, trial = process.stdout.readline().split()
-            rows = query("SELECT max(trial), count(*), count(DISTINCT trial), count(*) FILTER (state = 'running') FROM results", [db]).rows
+            rows = query(
+                "SELECT max(trial), count(*), count(DISTINCT trial), count(*) FILTER (state = 'running') FROM results",
+                [db],
+            ).rows
             newest, count, distinct, running = rows[0]
             assert count == distinct == newest + 1
             assert running <= 1
@@ -219,8 +231,16 @@ def test_a_deleted_journal_is_made_again_from_its_database(tmp_path: Path) -> No
     events = list(search_events(20))
     write(db, events[:-9])
     with Store(db) as store:
-        store.record({"event": "measured", "run": "r1", "trial": 0, "pass": 1, "at": "2026-05-04T13:00:00+00:00",
-                      "measurements": [measurement("latency.p50", 2e-4)]})  # fmt: skip
+        store.record(
+            {
+                "event": "measured",
+                "run": "r1",
+                "trial": 0,
+                "pass": 1,
+                "at": "2026-05-04T13:00:00+00:00",
+                "measurements": [measurement("latency.p50", 2e-4)],
+            }
+        )
         known = store.trials("r1")
     before = dump(db)
     journal_path(db).unlink()

@@ -42,9 +42,14 @@ def test_the_columns_are_the_promised_ones(tmp_path: Path) -> None:
     assert " ".join(columns(reader, "timeline")) == "study run trial step started seconds cached worker"
     kinds = columns(reader, "results")
     assert {name: kinds[name] for name in ("rounds", "ratio", "lr", "precision", "samples", "size", "latency")} == {
-        "rounds": "BIGINT", "ratio": "DOUBLE", "lr": "DOUBLE", "precision": "VARCHAR", "samples": "BIGINT",
-        "size": "BIGINT", "latency": "DOUBLE",
-    }  # fmt: skip
+        "rounds": "BIGINT",
+        "ratio": "DOUBLE",
+        "lr": "DOUBLE",
+        "precision": "VARCHAR",
+        "samples": "BIGINT",
+        "size": "BIGINT",
+        "latency": "DOUBLE",
+    }
 
 
 def test_the_views_are_in_the_file_itself_too(tmp_path: Path) -> None:
@@ -58,7 +63,12 @@ def test_the_views_are_in_the_file_itself_too(tmp_path: Path) -> None:
 def test_a_run_that_has_only_begun_has_its_columns_and_rows(tmp_path: Path) -> None:
     reader = read(tmp_path, [session()])
     assert reader.query("SELECT latency, size, accuracy, precision, accuracy_lost FROM results").rows == ()
-    assert reader.query("FROM front").rows == reader.query("FROM tradeoffs").rows == reader.query("FROM timeline").rows == ()
+    assert (
+        reader.query("FROM front").rows
+        == reader.query("FROM tradeoffs").rows
+        == reader.query("FROM timeline").rows
+        == ()
+    )
     figures = [measurement("size", 100.0), measurement("accuracy", 0.9), measurement("latency.p50", 2e-4)]
     reader = read(tmp_path, [session(number=1), start("r1", 0, number=1), end("r1", 0, measurements=figures)])
     for view in ("results", "front"):
@@ -69,14 +79,31 @@ def test_a_run_that_has_only_begun_has_its_columns_and_rows(tmp_path: Path) -> N
 
 
 def test_an_absent_knob_is_null_and_none_is_a_value(tmp_path: Path) -> None:
-    reader = read(tmp_path, [
-        session(), start("r1", 1, {"laptop.runtime": "eager", "rounds": 0, "precision": "none"}),
-        start("r1", 2, {"laptop.runtime": "onnxruntime", "laptop.runtime.onnxruntime.graph": "all", "rounds": 2,
-                        "rounds.prune.ratio": 0.3, "precision": "static", "precision.static.calibrator": "entropy"}),
-    ])  # fmt: skip
-    assert reader.query("SELECT runtime, graph, rounds, ratio, precision, calibrator FROM results ORDER BY trial").rows == (
-        ("eager", None, 0, None, "none", None), ("onnxruntime", "all", 2, 0.3, "static", "entropy"),
-    )  # fmt: skip
+    reader = read(
+        tmp_path,
+        [
+            session(),
+            start("r1", 1, {"laptop.runtime": "eager", "rounds": 0, "precision": "none"}),
+            start(
+                "r1",
+                2,
+                {
+                    "laptop.runtime": "onnxruntime",
+                    "laptop.runtime.onnxruntime.graph": "all",
+                    "rounds": 2,
+                    "rounds.prune.ratio": 0.3,
+                    "precision": "static",
+                    "precision.static.calibrator": "entropy",
+                },
+            ),
+        ],
+    )
+    assert reader.query(
+        "SELECT runtime, graph, rounds, ratio, precision, calibrator FROM results ORDER BY trial"
+    ).rows == (
+        ("eager", None, 0, None, "none", None),
+        ("onnxruntime", "all", 2, 0.3, "static", "entropy"),
+    )
     assert reader.query("SELECT trial FROM results WHERE ratio = 0.3").rows == ((2,),), "30 % means exactly that"
 
 
@@ -84,19 +111,43 @@ def test_knobs_of_every_kind_have_their_type(tmp_path: Path) -> None:
     def knob(path: str, domain: Any, role: Any = "value", dimension: Any = "number") -> Knob:
         return Knob(path=path, column=path, role=role, domain=domain, dimension=dimension)
 
-    plan = make_plan(knobs=[
-        knob("on", SetDomain(values=(False, True)), "maybe", "bool"), knob("whole", IntDomain(low=0, high=9), dimension="count"),
-        knob("real", FloatDomain(low=0.0, high=1.0)), knob("mixed", ListDomain(values=(1, 2.5))),
-        knob("sizes", ListDomain(values=(64, 128)), dimension="count"), knob("way", OrderDomain(labels=("a", "b")), "order", "name"),
-        knob("odd.name-1", SetDomain(values=("x", "y'z")), dimension="name"), knob("order", SetDomain(values=("p", "q")), dimension="name"),
-    ])  # fmt: skip
-    point = {"on": True, "whole": 3, "real": 0.25, "mixed": 2.5, "sizes": 64, "way": ["b", "a"], "odd.name-1": "y'z", "order": "q"}
+    plan = make_plan(
+        knobs=[
+            knob("on", SetDomain(values=(False, True)), "maybe", "bool"),
+            knob("whole", IntDomain(low=0, high=9), dimension="count"),
+            knob("real", FloatDomain(low=0.0, high=1.0)),
+            knob("mixed", ListDomain(values=(1, 2.5))),
+            knob("sizes", ListDomain(values=(64, 128)), dimension="count"),
+            knob("way", OrderDomain(labels=("a", "b")), "order", "name"),
+            knob("odd.name-1", SetDomain(values=("x", "y'z")), dimension="name"),
+            knob("order", SetDomain(values=("p", "q")), dimension="name"),
+        ]
+    )
+    point = {
+        "on": True,
+        "whole": 3,
+        "real": 0.25,
+        "mixed": 2.5,
+        "sizes": 64,
+        "way": ["b", "a"],
+        "odd.name-1": "y'z",
+        "order": "q",
+    }
     reader = read(tmp_path, [session(plan=plan), start("r1", 1, point)])
     names = ["on", "whole", "real", "mixed", "sizes", "way", "odd_name-1", "order"]
     quoted = ", ".join(f'"{name}"' for name in names)
     assert reader.query(f"SELECT {quoted} FROM results").rows == ((True, 3, 0.25, 2.5, 64, "b, a", "y'z", "q"),)
     kinds = columns(reader, "results")
-    assert [kinds[name] for name in names] == ["BOOLEAN", "BIGINT", "DOUBLE", "DOUBLE", "BIGINT", "VARCHAR", "VARCHAR", "VARCHAR"]
+    assert [kinds[name] for name in names] == [
+        "BOOLEAN",
+        "BIGINT",
+        "DOUBLE",
+        "DOUBLE",
+        "BIGINT",
+        "VARCHAR",
+        "VARCHAR",
+        "VARCHAR",
+    ]
 
 
 def test_two_studies_share_columns_and_disagreeing_types_are_text(tmp_path: Path) -> None:
@@ -110,34 +161,55 @@ def test_two_studies_share_columns_and_disagreeing_types_are_text(tmp_path: Path
         ("c", study("third", IntDomain(low=0, high=9), "ratio"), {"ratio": 7}),
     ):
         figures = [measurement("size", 10.0)]
-        events += [session(run, plan=plan), start(run, 0), end(run, 0, measurements=figures), start(run, 1, point), end(run, 1, measurements=figures)]
+        events += [
+            session(run, plan=plan),
+            start(run, 0),
+            end(run, 0, measurements=figures),
+            start(run, 1, point),
+            end(run, 1, measurements=figures),
+        ]
     reader = read(tmp_path, events)
     assert columns(reader, "results")["ratio"] == columns(reader, "front")["ratio"] == "VARCHAR"
     assert reader.query("SELECT study, ratio FROM results WHERE trial = 1 ORDER BY study").rows == (
-        ("first", "0.5"), ("second", "high"), ("third", "7"),
-    )  # fmt: skip
+        ("first", "0.5"),
+        ("second", "high"),
+        ("third", "7"),
+    )
     assert reader.query("SELECT count(DISTINCT study) FROM front").rows == ((3,),)
 
 
 def test_one_path_under_two_names_keeps_to_its_own_run(tmp_path: Path) -> None:
     def study(run: str, column: str) -> list[dict[str, Any]]:
-        knobs = [Knob(path="prune.ratio", column=column, role="value", domain=FloatDomain(low=0, high=1), dimension="ratio")]
+        knobs = [
+            Knob(path="prune.ratio", column=column, role="value", domain=FloatDomain(low=0, high=1), dimension="ratio")
+        ]
         return [session(run, plan=make_plan(run, knobs=knobs)), start(run, 1, {"prune.ratio": 0.5})]
 
     reader = read(tmp_path, study("a", "ratio") + study("b", "prune.ratio"))
-    assert reader.query("SELECT study, ratio, prune_ratio FROM results ORDER BY study").rows == (("a", 0.5, None), ("b", None, 0.5))
+    assert reader.query("SELECT study, ratio, prune_ratio FROM results ORDER BY study").rows == (
+        ("a", 0.5, None),
+        ("b", None, 0.5),
+    )
 
 
 def test_latency_is_compared_side_by_side_and_the_latest_pass_counts(tmp_path: Path) -> None:
     def figures(seconds: float, ratio: float | None) -> list[dict[str, Any]]:
         return [measurement("latency.p50", seconds, ratio=ratio)]
 
-    events = [session(), start("r1", 0), end("r1", 0, measurements=figures(100e-6, None)), start("r1", 1), end("r1", 1, measurements=figures(50e-6, 1.5))]
+    events = [
+        session(),
+        start("r1", 0),
+        end("r1", 0, measurements=figures(100e-6, None)),
+        start("r1", 1),
+        end("r1", 1, measurements=figures(50e-6, 1.5)),
+    ]
     question = "SELECT latency, latency_x, latency_p50_x FROM results WHERE trial = 1"
     assert read(tmp_path, events).query(question).rows == ((50e-6, 1.5, 1.5),), "the pair was measured, not divided"
     again = {"event": "measured", "run": "r1", "trial": 1, "pass": 1, "at": "2026-05-04T13:00:00+00:00"}
     events = [{**again, "measurements": figures(40e-6, None)}]
-    assert read(tmp_path, events).query(question).rows == ((40e-6, 2.5, 2.5),), "an old ratio says nothing of a new time"
+    assert read(tmp_path, events).query(question).rows == ((40e-6, 2.5, 2.5),), (
+        "an old ratio says nothing of a new time"
+    )
     events = [{**again, "pass": 2, "measurements": figures(60e-6, 1.7)}]
     reader = read(tmp_path, events)
     assert reader.query(question).rows == ((60e-6, 1.7, 1.7),)
@@ -145,18 +217,29 @@ def test_latency_is_compared_side_by_side_and_the_latest_pass_counts(tmp_path: P
 
 
 def test_several_targets_have_columns_of_their_own_and_the_worst_has_none(tmp_path: Path) -> None:
-    def figures(laptop: float, phone: float, ratios: tuple[float, float], accuracy: tuple[float, float]) -> list[dict[str, Any]]:
+    def figures(
+        laptop: float, phone: float, ratios: tuple[float, float], accuracy: tuple[float, float]
+    ) -> list[dict[str, Any]]:
         return [
-            measurement("latency.p50", laptop, target="laptop", ratio=ratios[0]), measurement("accuracy", accuracy[0], target="laptop"),
-            measurement("latency.p50", phone, target="phone", ratio=ratios[1]), measurement("accuracy", accuracy[1], target="phone"),
-        ]  # fmt: skip
+            measurement("latency.p50", laptop, target="laptop", ratio=ratios[0]),
+            measurement("accuracy", accuracy[0], target="laptop"),
+            measurement("latency.p50", phone, target="phone", ratio=ratios[1]),
+            measurement("accuracy", accuracy[1], target="phone"),
+        ]
 
-    reader = read(tmp_path, [
-        session(plan=make_plan(targets=("laptop", "phone"))), start("r1", 0), end("r1", 0, measurements=figures(1e-4, 4e-4, (1, 1), (0.9, 0.9))),
-        start("r1", 1), end("r1", 1, measurements=figures(5e-5, 3e-4, (2.0, 1.3), (0.89, 0.91))),
-    ])  # fmt: skip
+    reader = read(
+        tmp_path,
+        [
+            session(plan=make_plan(targets=("laptop", "phone"))),
+            start("r1", 0),
+            end("r1", 0, measurements=figures(1e-4, 4e-4, (1, 1), (0.9, 0.9))),
+            start("r1", 1),
+            end("r1", 1, measurements=figures(5e-5, 3e-4, (2.0, 1.3), (0.89, 0.91))),
+        ],
+    )
     assert reader.query(
-        "SELECT laptop_latency_p50, phone_latency, latency, phone_latency_x, latency_x, accuracy, laptop_accuracy_lost FROM results WHERE trial = 1"
+        "SELECT laptop_latency_p50, phone_latency, latency, phone_latency_x, latency_x, accuracy, "
+        "laptop_accuracy_lost FROM results WHERE trial = 1"
     ).rows == ((5e-5, 3e-4, 3e-4, 1.3, 1.3, 0.89, pytest.approx(0.01)),)
 
 
@@ -170,37 +253,69 @@ def test_the_front_is_that_of_the_newest_run(tmp_path: Path) -> None:
 
 
 def test_tradeoffs_credit_a_technique_with_its_own(tmp_path: Path) -> None:
-    def trial(number: int, alone: str | None, runtime: str, ratio: float, state: str = "complete") -> list[dict[str, Any]]:
-        figures = [measurement("size", 100.0 / number if number else 100.0), measurement("latency.p50", 1e-4 / ratio, ratio=ratio), measurement("accuracy", 0.9)]
+    def trial(
+        number: int, alone: str | None, runtime: str, ratio: float, state: str = "complete"
+    ) -> list[dict[str, Any]]:
+        figures = [
+            measurement("size", 100.0 / number if number else 100.0),
+            measurement("latency.p50", 1e-4 / ratio, ratio=ratio),
+            measurement("accuracy", 0.9),
+        ]
         return [
-            start("r1", number, alone=alone, runtime=runtime, origin="ladder" if number else "baseline", in_space=False),
+            start(
+                "r1", number, alone=alone, runtime=runtime, origin="ladder" if number else "baseline", in_space=False
+            ),
             end("r1", number, state, figures if state == "complete" else []),
         ]
 
-    reader = read(tmp_path, [
-        session(), *trial(0, None, "eager", 1.0), *trial(1, "none", "onnxruntime", 5.0), *trial(2, "quant.static", "onnxruntime", 6.0),
-        *trial(3, "prune.channels", "eager", 1.5), *trial(4, "quant.static", "openvino", 3.0), *trial(5, "quant.dynamic", "onnxruntime", 1.0, "failed"),
-    ])  # fmt: skip
+    reader = read(
+        tmp_path,
+        [
+            session(),
+            *trial(0, None, "eager", 1.0),
+            *trial(1, "none", "onnxruntime", 5.0),
+            *trial(2, "quant.static", "onnxruntime", 6.0),
+            *trial(3, "prune.channels", "eager", 1.5),
+            *trial(4, "quant.static", "openvino", 3.0),
+            *trial(5, "quant.dynamic", "onnxruntime", 1.0, "failed"),
+        ],
+    )
     assert reader.query("SELECT technique, runtime, latency_x, latency_same_runtime_x, trial FROM tradeoffs").rows == (
-        ("none", "eager", 1.0, 1.0, 0), ("none", "onnxruntime", 5.0, 1.0, 1), ("quant.static", "onnxruntime", 6.0, 1.2, 2),
-        ("prune.channels", "eager", 1.5, 1.5, 3), ("quant.static", "openvino", 3.0, None, 4), ("quant.dynamic", "onnxruntime", None, None, 5),
-    )  # fmt: skip
+        ("none", "eager", 1.0, 1.0, 0),
+        ("none", "onnxruntime", 5.0, 1.0, 1),
+        ("quant.static", "onnxruntime", 6.0, 1.2, 2),
+        ("prune.channels", "eager", 1.5, 1.5, 3),
+        ("quant.static", "openvino", 3.0, None, 4),
+        ("quant.dynamic", "onnxruntime", None, None, 5),
+    )
 
 
 def test_a_task_without_accuracy_is_judged_by_its_own_metric(tmp_path: Path) -> None:
     metrics = (
-        Metric(name="mse", dimension="number", direction="minimize", task=True), Metric(name="r2", dimension="number", direction="maximize", task=True),
+        Metric(name="mse", dimension="number", direction="minimize", task=True),
+        Metric(name="r2", dimension="number", direction="maximize", task=True),
         *(metric for metric in METRICS if not metric.task),
-    )  # fmt: skip
-    figures = [[measurement("r2", 0.9), measurement("mse", 2.0), measurement("size", 8.0)], [measurement("r2", 0.8), measurement("mse", 4.0), measurement("size", 2.0)]]
+    )
+    figures = [
+        [measurement("r2", 0.9), measurement("mse", 2.0), measurement("size", 8.0)],
+        [measurement("r2", 0.8), measurement("mse", 4.0), measurement("size", 2.0)],
+    ]
     for goal, column, value in (("r2", "r2_lost", pytest.approx(0.1)), ("mse", "mse_x", 0.5)):
         folder = tmp_path / goal
         folder.mkdir()
-        plan = make_plan(metrics=metrics, objectives=[("size", "minimize"), (goal, "maximize" if goal == "r2" else "minimize")])
-        reader = read(folder, [
-            session(plan=plan), start("r1", 0), end("r1", 0, measurements=figures[0]),
-            start("r1", 1, alone="quant.static"), end("r1", 1, measurements=figures[1]),
-        ])  # fmt: skip
+        plan = make_plan(
+            metrics=metrics, objectives=[("size", "minimize"), (goal, "maximize" if goal == "r2" else "minimize")]
+        )
+        reader = read(
+            folder,
+            [
+                session(plan=plan),
+                start("r1", 0),
+                end("r1", 0, measurements=figures[0]),
+                start("r1", 1, alone="quant.static"),
+                end("r1", 1, measurements=figures[1]),
+            ],
+        )
         assert reader.query(f"SELECT size_x, {column} FROM tradeoffs WHERE trial = 1").rows == ((4.0, value),)
 
 
@@ -216,28 +331,53 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 @pytest.mark.parametrize("seed", range(12))
 def test_the_front_is_what_brute_force_finds(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
-    goals = draw.sample([("latency.p50", "minimize"), ("size", "minimize"), ("accuracy", "maximize"), ("loss", "minimize"), ("parameters", "minimize")],
-                        draw.randint(1, 5))  # fmt: skip
+    goals = draw.sample(
+        [
+            ("latency.p50", "minimize"),
+            ("size", "minimize"),
+            ("accuracy", "maximize"),
+            ("loss", "minimize"),
+            ("parameters", "minimize"),
+        ],
+        draw.randint(1, 5),
+    )
     events = [session(plan=make_plan(objectives=goals))]
     scores: dict[int, tuple[float, ...]] = {}
-    # Few distinct values make ties and equal trials; the last seeds have more trials than the first round compares with.
+    # Few distinct values make ties and equal trials; the last seeds have more trials than the first round takes.
     steps = draw.choice([3, 8, 1000])
     for trial in range(250 if seed >= 10 else 40):
         figures = {name: (1 + draw.randrange(steps)) * (0.001 if name == "accuracy" else 1.0) for name, _ in goals}
         ratio = (1 + draw.randrange(steps)) / 2 if trial else 1.0
         state = draw.choices(["complete", "infeasible", "stopped", "failed"], [8, 1, 1, 1])[0] if trial else "complete"
         in_space = draw.random() < 0.9 and trial > 0
-        measured = [measurement(name, value, ratio=ratio if name == "latency.p50" else None) for name, value in figures.items()]
-        events += [start("r1", trial, in_space=in_space), end("r1", trial, state, [] if state == "failed" else measured)]
+        measured = [
+            measurement(name, value, ratio=ratio if name == "latency.p50" else None) for name, value in figures.items()
+        ]
+        events += [
+            start("r1", trial, in_space=in_space),
+            end("r1", trial, state, [] if state == "failed" else measured),
+        ]
         if state == "complete" and (in_space or trial == 0):
             scores[trial] = tuple(
-                ratio if name == "latency.p50" else figures[name] if way == "maximize" else -figures[name] for name, way in goals
-            )  # fmt: skip
-    expected = {0} | {trial for trial, score in scores.items() if not any(dominates(other, score) for other in scores.values())}
+                ratio if name == "latency.p50" else figures[name] if way == "maximize" else -figures[name]
+                for name, way in goals
+            )
+    expected = {0} | {
+        trial for trial, score in scores.items() if not any(dominates(other, score) for other in scores.values())
+    }
     assert {row[0] for row in read(tmp_path, events).query("SELECT trial FROM front").rows} == expected
 
 
 def test_a_trial_that_lacks_a_goal_is_not_in_the_front(tmp_path: Path) -> None:
     figures = [measurement("size", 5.0), measurement("accuracy", 0.9), measurement("latency.p50", 1e-4, ratio=2.0)]
-    reader = read(tmp_path, [session(), start("r1", 0), end("r1", 0, measurements=figures), start("r1", 1), end("r1", 1, measurements=figures[:2])])
+    reader = read(
+        tmp_path,
+        [
+            session(),
+            start("r1", 0),
+            end("r1", 0, measurements=figures),
+            start("r1", 1),
+            end("r1", 1, measurements=figures[:2]),
+        ],
+    )
     assert reader.query("SELECT trial FROM front").rows == ((0,),)

@@ -25,7 +25,10 @@ sys.stdin.read()
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "x.duckdb")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(tmp_path / "x.duckdb")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -55,7 +58,9 @@ def test_asking_who_holds_it_takes_and_frees_nothing(tmp_path: Path) -> None:
     assert holder(db) is None
     lock = WriteLock(db)
     assert holder(db) == os.getpid()
-    ask = "import sys; from pathlib import Path; from optlang.store.lock import holder; print(holder(Path(sys.argv[1])))"
+    ask = (
+        "import sys; from pathlib import Path; from optlang.store.lock import holder; print(holder(Path(sys.argv[1])))"
+    )
     for _ in range(2):
         told = subprocess.run([sys.executable, "-c", ask, str(db)], capture_output=True, text=True, check=True).stdout
         assert told == f"{os.getpid()}\n"
@@ -73,9 +78,14 @@ def test_one_process_cannot_take_it_twice(tmp_path: Path) -> None:
 
 
 def test_a_child_that_outlives_the_holder_blocks_nobody(tmp_path: Path) -> None:
-    code = HOLD.replace("sys.stdin.read()", "import os\nif os.fork() == 0:\n    sys.stdin.read()\n    os._exit(0)\nos._exit(0)")
+    code = HOLD.replace(
+        "sys.stdin.read()", "import os\nif os.fork() == 0:\n    sys.stdin.read()\n    os._exit(0)\nos._exit(0)"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "x.duckdb")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(tmp_path / "x.duckdb")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stdout is not None
