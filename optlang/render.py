@@ -25,7 +25,7 @@ def render(
     """The diagnostics as text, each line ended; `texts` holds the text of each file, without byte order marks.
 
     Lines and columns count from 1, columns in characters; an end column is the one behind the last character.
-    Only `full` takes `color`. A file that `texts` does not hold is named without its text.
+    Only `full` takes `color`. A file that `texts` does not hold is named without its text, at line 1.
     """
     writers = {"full": _Full(texts, color).write, "concise": _concise, "json": _json, "github": _github}
     return writers[style](diagnostics, _Places(texts))
@@ -44,10 +44,14 @@ class _Places:
         return self._lines[file]
 
     def at(self, span: Span) -> tuple[int, int]:
-        return self.lines(span.file).at(span.start)
+        return self._place(span.file, span.start)
 
     def end(self, span: Span) -> tuple[int, int]:
-        return self.lines(span.file).at(span.end)
+        return self._place(span.file, span.end)
+
+    def _place(self, file: str, offset: int) -> tuple[int, int]:
+        # Where the text is not at hand, its beginning is the only place there is.
+        return self.lines(file).at(min(offset, len(self._texts.get(file, ""))))
 
 
 # ---- one line each

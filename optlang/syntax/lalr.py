@@ -230,7 +230,7 @@ class Driver:
                     return True
             elif token.kind == LINE_END and depth == 0:
                 return True
-        return True
+        return index + _FAR < len(self._tokens) or END in self._table.states[states[-1]]
 
     def _slip(self, index: int, fitting: list[str]) -> tuple[Token, str] | None:
         """A misspelt keyword, here or just before, with which the rest of the statement fits."""

@@ -19,7 +19,8 @@ _BRACKET = {"LBRACE": "{", "RBRACE": "}", "LPAR": "(", "RPAR": ")", "LSQB": "[",
 _CLOSERS = frozenset(_CLOSER.values())
 # A line end after one of these does not end the statement.
 _GOES_ON = frozenset({"COMMA", "COMPARE", "PLUS", "MINUS", "STAR", "SLASH", "EQUAL", "RANGE"})
-_GOES_ON_WORDS = frozenset({"and", "or", "not", "in", "when", "because"})
+_GOES_ON_WORDS = frozenset({"and", "or", "not", "in", "when"})
+_HAS_REASON = frozenset({"because", "forbid", "require"})
 # What no line may begin with: it belongs to the end of the line before.
 _NEVER_FIRST = frozenset({"COMMA", "COMPARE", "PLUS", "STAR", "SLASH", "EQUAL", "RANGE", "DOT", "COLON", "LBRACE"})
 _NEVER_FIRST_WORDS = frozenset({"and", "or", "in"})
@@ -221,7 +222,7 @@ def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) ->
     """The tokens with only those line ends that end a statement, and one at the end of the file."""
     kept: list[Token] = []
     opened: list[str] = []
-    previous, word = LINE_END, ""
+    previous, word, opening = LINE_END, "", ""
     for index, token in enumerate(tokens):
         kind = token.kind
         if kind == LINE_END:
@@ -232,12 +233,16 @@ def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) ->
                     continue
                 if previous in _GOES_ON or (previous == "NAME" and word in _GOES_ON_WORDS):
                     continue
+                if previous == "NAME" and word == "because" and opening in _HAS_REASON:
+                    continue
                 if _wrongly_first(source, tokens, index, len(opened), diagnostics):
                     continue
         elif kind in _CLOSER:
             opened.append(kind)
         elif kind in _CLOSERS:
             opened.pop()
+        if previous in (LINE_END, "LBRACE"):
+            opening = token.text
         kept.append(token)
         previous, word = kind, token.text
     if kept and previous != LINE_END:
