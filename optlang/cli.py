@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -14,10 +15,10 @@ import typer
 from optlang.forms import OptlangError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from optlang.plan.load import Loaded
     from optlang.plan.model import Plan
+    from optlang.run.study import Outcome
+    from optlang.store.reader import Reader
+    from optlang.watch import Begun
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -54,16 +55,29 @@ class Progress(StrEnum):
     rich = "rich"
 
 
-Db = Annotated[Path, typer.Option("--db", help="The database of results.", show_default=True)]
 DEFAULT_DB = Path("optlang.duckdb")
+Db = Annotated[Path, typer.Option("--db", metavar="PATH", help="The database of results.")]
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A study, for example studies/digits.opt.")]
 StudyName = Annotated[
-    str | None, typer.Argument(metavar="[STUDY]", help="A study's name or file; left out: the newest.", show_default=False)
+    str | None, typer.Argument(metavar="[STUDY]", help="A study's name or file; the newest one if left out.")
 ]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set an input of the study; may be repeated.")
 ]
 Rows = Annotated[TableFormat, typer.Option("--format", help="How the rows are shown.")]
+Trials = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Searched trials in all; baseline and ladder are not counted.")
+]
+Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, say 10min.")]
+Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the search and of all training.")]
+Shown = Annotated[Progress | None, typer.Option(help="A live picture (in a terminal the default), or lines.")]
+Ladder = Annotated[bool, typer.Option("--ladder", help="Stop once each technique was measured alone.")]
+Continue = Annotated[bool, typer.Option("--continue", help="Join the newest run though the study has changed.")]
+New = Annotated[bool, typer.Option("--new", help="Begin a new run though there is one to go on with.")]
+Home = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", envvar="OPTLANG_HOME", help="Cache and artifacts; default: .optlang beside the database."),
+]
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -110,12 +124,6 @@ def _colored(stream: Any) -> bool:
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
 def _usage(message: str, hint: str) -> OptlangError:
     error = OptlangError(message, help=hint)
     error.exit_code = USAGE
@@ -132,7 +140,7 @@ def _overrides(sets: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _load(file: Path, sets: list[str] | None = None) -> tuple[Plan, Loaded]:
+def _load(file: Path, sets: list[str] | None = None) -> Plan:
     """The plan of a study; raises StudyError with all of its problems. Warnings are shown."""
     from optlang.diagnostics import StudyError
     from optlang.plan.load import load
@@ -141,11 +149,13 @@ def _load(file: Path, sets: list[str] | None = None) -> tuple[Plan, Loaded]:
     if not file.is_file():
         raise _usage(f"there is no file {file}", "name a study, for example studies/digits.opt")
     loaded = load(file, _overrides(sets))
-    if loaded.plan is None:
+    if loaded.failed:
         raise StudyError(loaded.diagnostics, dict(loaded.texts))
+    if loaded.plan is None:
+        raise _usage(f"{file} declares no study", "a study begins with `study NAME {`; modules are checked, not run")
     if loaded.diagnostics:
         sys.stderr.write(render(loaded.diagnostics, loaded.texts, color=_colored(sys.stderr)))
-    return loaded.plan, loaded
+    return loaded.plan
 
 
 @app.command()
@@ -171,10 +181,13 @@ def check(
     errors = sum(item.severity == "error" for item in found)
     if format is CheckFormat.full:
         warnings = len(found) - errors
-        said = [f"{count} {word}{'s' if count != 1 else ''}" for count, word in ((errors, "error"), (warnings, "warning")) if count]
-        checked = f"{len(files)} file{'s' if len(files) != 1 else ''} checked"
-        sys.stderr.write(f"{checked}: {' and '.join(said) or 'no problems'}\n")
+        said = [_counted(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
+        sys.stderr.write(f"{_counted(len(files), 'file')} checked: {' and '.join(said) or 'no problems'}\n")
     return WRONG if errors else 0
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 @app.command()
@@ -188,7 +201,7 @@ def plan(
     from optlang.plan.describe import describe, text
     from optlang.search.space import Space
 
-    study, _ = _load(file, set_)
+    study = _load(file, set_)
     if json:
         sys.stdout.write(study.model_dump_json(indent=2) + "\n")
         return 0
@@ -216,17 +229,9 @@ def _seconds_a_trial(study: str, db: Path) -> float | None:
 
 @app.command()
 def run(
-    file: StudyFile,
-    set_: Sets = None,
-    trials: Annotated[int | None, typer.Option(min=0, help="Searched trials in all, baseline and ladder not counted.")] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, for example 10min.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search and of all training.")] = None,
-    db: Db = DEFAULT_DB,
-    progress: Annotated[Progress | None, typer.Option(help="A picture in a terminal, or lines.", show_default="rich in a terminal")] = None,
-    ladder: Annotated[bool, typer.Option("--ladder", help="Stop after each technique was measured alone.")] = False,
-    continue_: Annotated[bool, typer.Option("--continue", help="Join the newest run though the study changed.")] = False,
-    new: Annotated[bool, typer.Option("--new", help="Begin a new run though there is one to go on with.")] = False,
-    home: Annotated[Path | None, typer.Option(envvar="OPTLANG_HOME", help="Where cache and artifacts lie; default .optlang beside the database.")] = None,
+    file: StudyFile, set_: Sets = None, trials: Trials = None, timeout: Timeout = None, seed: Seed = None,
+    db: Db = DEFAULT_DB, progress: Shown = None, ladder: Ladder = False, continue_: Continue = False,
+    new: New = False, home: Home = None,
 ) -> int:
     """Search a study, or go on with it; ends with the best trade-offs and the next command to type."""
     from optlang.run.study import Options
@@ -234,15 +239,15 @@ def run(
 
     if continue_ and new:
         raise _usage("--continue and --new exclude each other", "leave one out")
-    study, loaded = _load(file, set_)
+    limit = _seconds(timeout)
+    study = _load(file, set_)
     options = Options(
-        trials=trials, timeout=_seconds(timeout), seed=seed, ladder=ladder, home=home,
+        trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
         mode="continue" if continue_ else "new" if new else "auto",
     )
-    rich = progress is Progress.rich or (progress is None and _colored(sys.stderr))
-    watcher = _watcher(rich)
+    watcher = _watcher(study, progress is Progress.rich or (progress is None and _colored(sys.stderr)))
     try:
-        outcome = run_study(study, loaded.text, file, db, options, watcher)
+        outcome = run_study(study, file.read_text(encoding="utf-8-sig"), file, db, options, watcher)
     finally:
         watcher.close()
     return _ending(study, outcome, db)
@@ -251,46 +256,142 @@ def run(
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
-    from optlang.plan.units import duration
+    from decimal import Decimal
 
-    seconds = duration(text)
-    if seconds is None:
+    from optlang.plan.units import quantity
+
+    number, unit = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text), None
+    if number is not None:
+        unit = quantity(Decimal(number[1]), number[2] or None, False)
+    if unit is None or unit.kind != "time":
         raise _usage(f"--timeout {text}: that is no time", "write it as in a study: 90s, 10min, 2h")
-    return seconds
+    return float(str(unit.value))
 
 
-def _watcher(rich: bool) -> Any:
+def _watcher(study: Plan, rich: bool) -> Any:
+    from rich.console import Console
+
     from optlang.report.progress import LiveProgress, PlainProgress
+    from optlang.report.words import describe
 
-    return LiveProgress(_console(stderr=True)) if rich else PlainProgress(sys.stderr)
+    plan = study.model_dump(mode="json", include={"knobs"})
+
+    def words(begun: Begun) -> str:
+        return describe(plan, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
+
+    if rich:
+        return LiveProgress(Console(stderr=True, highlight=False), words)
+    return PlainProgress(sys.stderr, words)
 
 
-def _ending(study: Plan, outcome: Any, db: Path) -> int:
-    from optlang.report import terminal
+def _ending(study: Plan, outcome: Outcome, db: Path) -> int:
+    from optlang.report import front, terminal
     from optlang.store.reader import connect
 
+    shown = str(db) if db != DEFAULT_DB else None
     with connect([db]) as reader:
-        terminal.ending(reader, study.study, db, _console(), outcome.why)
+        if outcome.why == "ladder":
+            found = front.load_tradeoffs(reader, study.study)
+            sys.stdout.write(terminal.render_tradeoffs(found, width=_width(), color=_colored(sys.stdout)))
+        else:
+            best = front.load_front(reader, study.study)
+            sys.stdout.write(terminal.render_front(best, width=_width(), color=_colored(sys.stdout), db=shown))
     if outcome.why == "interrupted":
-        sys.stderr.write("interrupted; run the same command again to go on\n")
+        sys.stderr.write("interrupted: all that was finished is kept, and the same command goes on\n")
         return INTERRUPTED
+    if outcome.why == "ladder":
+        return 0
     return 0 if outcome.met else WRONG
+
+
+def _width() -> int | None:
+    """The terminal's width; None where the output goes to a file or a pipe, which have none."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
 
 
 @app.command()
 def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:  # noqa: A002
     """Show the best trade-offs of a study."""
-    return _view("front", study, db, format)
+    from optlang.report.front import load_front
+    from optlang.report.terminal import render_front
+    from optlang.store.reader import connect
+
+    with connect([db]) as reader:
+        if format is not TableFormat.table:
+            return _rows(reader, "front", study, format)
+        found = load_front(reader, study)
+        shown = str(db) if db != DEFAULT_DB else None
+        sys.stdout.write(render_front(found, width=_width(), color=_colored(sys.stdout), db=shown))
+        return 0
 
 
 @app.command()
 def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:  # noqa: A002
     """Show what each technique won alone: size, speed and accuracy against the baseline."""
-    return _view("tradeoffs", study, db, format)
+    from optlang.report.front import load_tradeoffs
+    from optlang.report.terminal import render_tradeoffs
+    from optlang.store.reader import connect
+
+    with connect([db]) as reader:
+        if format is not TableFormat.table:
+            return _rows(reader, "tradeoffs", study, format)
+        sys.stdout.write(render_tradeoffs(load_tradeoffs(reader, study), width=_width(), color=_colored(sys.stdout)))
+        return 0
 
 
-def _view(view: str, study: str | None, db: Path, format_: TableFormat) -> int:
-    raise NotImplementedError
+def _rows(reader: Reader, view: str, study: str | None, shown: TableFormat) -> int:
+    """A view's rows of one study, columns as they are in SQL."""
+    from optlang.report.studies import choose
+    from optlang.report.tables import render
+
+    answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])  # noqa: S608 - two fixed names
+    sys.stdout.write(render(answer, shown.value))
+    return 0
 
 
-main: Callable[[Sequence[str]], int] = command
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="For example: FROM front ORDER BY latency_p50")],
+    db: Annotated[list[Path] | None, typer.Option("--db", metavar="PATH", help="A database; may be repeated.")] = None,
+    format: Rows = TableFormat.table,  # noqa: A002
+) -> int:
+    """Ask the results a question; reads only, also while a run goes on. Views: results, front, tradeoffs, timeline."""
+    from optlang.report.tables import render
+    from optlang.store import reader
+
+    answer = reader.query(query, db or [DEFAULT_DB])
+    sys.stdout.write(render(answer, format.value, width=_width(), color=_colored(sys.stdout)))
+    return 0
+
+
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name or file.")],
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", min=0, help="A trial's number; 0 is the baseline.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to make.")],
+    db: Db = DEFAULT_DB,
+    force: Annotated[bool, typer.Option("--force", help="Write into the folder though it holds something.")] = False,
+) -> int:
+    """Put a trial's artifact, with a manifest and a runner, where you want it."""
+    from optlang.report import export as exporting
+    from optlang.store.reader import connect
+
+    with connect([db]) as reader:
+        done = exporting.export(reader, study, trial, output, overwrite=force)
+    for name in done.files:
+        sys.stdout.write(f"{done.folder / name}\n")
+    return 0
+
+
+@app.command()
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="A code, for example E201.")]) -> int:
+    """Explain an error code: what it means, why it matters, a wrong and a right example."""
+    from optlang.catalogue import CODES
+    from optlang.diagnostics import closest
+
+    found = CODES.get(code.upper())
+    if found is None:
+        near = closest(code.upper(), CODES)
+        raise _usage(f"there is no code {code}", f"did you mean {near}?" if near else f"codes run from {min(CODES)} on")
+    sys.stdout.write(found.text)
+    return 0

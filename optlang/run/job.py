@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optlang.forms import JSON, Artifact, Factory, Measurement, TargetSpec
+from optlang.measure.latency import Effort
+from optlang.measure.process import Member
 from optlang.plan.expressions import Value
 
 
@@ -43,26 +45,6 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """How carefully latency is measured: rounds and processes a member, seconds and calls a round at least."""
-
-    rounds: int
-    processes: int
-    seconds: float
-    calls: int
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A built artifact that is measured: of trial `trial`, on a target, by a runtime."""
-
-    trial: int
-    artifact: Artifact
-    target: TargetSpec
-    runtime: RuntimeJob
-
-
-@dataclass(frozen=True, slots=True)
 class TrialJob:
     """One trial: apply `steps` to the baseline's model, build in `folder`, measure beside `baseline`.
 
@@ -82,11 +64,11 @@ class TrialJob:
 
 @dataclass(frozen=True, slots=True)
 class FrontJob:
-    """Measure several artifacts again, side by side with the baseline."""
+    """Measure several artifacts again, side by side with the baseline; `members` by the trials' numbers."""
 
     workload: Workload
     baseline: Member
-    members: tuple[Member, ...]
+    members: Mapping[int, Member]
     effort: Effort
     progress: Path
 
@@ -130,3 +112,8 @@ class Result:
     artifact: Artifact | None = None
     notes: Mapping[str, JSON] = field(default_factory=dict)
     failure: Failure | None = None
+
+
+def member_name(trial: int) -> str:
+    """What a trial is called among those that are measured."""
+    return f"trial {trial}"

@@ -38,7 +38,7 @@ class Stepped:
 
 
 def apply(
-    steps: Sequence[StepJob], workload: Workload, data: Data, wants: QuantWants, report: Report,
+    steps: Sequence[StepJob], workload: Workload, data: Data, wants_of: Callable[[], QuantWants], report: Report,
     done: list[StepRun],
 ) -> Stepped:
     """The model of `workload` after `steps`. What is done is appended to `done`, so that a failure leaves it behind.
@@ -47,8 +47,10 @@ def apply(
     settings and seed, what it was given of the runtime, the data, and the versions of the libraries.
     """
     cache = Cache(workload.home / "cache")
+    # Some runtimes have no int8 at all: only a step that needs to know asks.
+    wants = wants_of() if any("runtime" in step.needs for step in steps) else None
     root = _root_key(workload, data)
-    keys = []
+    keys: list[str] = []
     for step in steps:
         keys.append(_step_key(keys[-1] if keys else root, step, workload, wants))
     # The last result that is there answers for all steps before it.
@@ -79,7 +81,7 @@ def apply(
 
 def _one(
     step: StepJob, subject: Subject, counted: tuple[Measurement, ...], workload: Workload, data: Data,
-    wants: QuantWants, report: Report,
+    wants: QuantWants | None, report: Report,
 ) -> tuple[Subject, tuple[Measurement, ...]]:
     technique = objects.find(step.calls, workload.study)
     # The folder is not removed here: what the technique wrote is copied into the cache first, see `apply`.
@@ -125,10 +127,10 @@ def _root_key(workload: Workload, data: Data) -> str:
     )
 
 
-def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants) -> str:
+def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None) -> str:
     return key_of(
         parent, step.technique, objects.fingerprint(step.calls, workload.study), dict(step.settings), step.seed,
-        asdict(wants) if "runtime" in step.needs else None,
+        asdict(wants) if wants is not None and "runtime" in step.needs else None,
     )
 
 

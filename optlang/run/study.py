@@ -16,21 +16,22 @@ from typing import Any, Literal, TypeVar
 
 from optlang import forms
 from optlang.forms import JSON, Artifact, OptlangError, OutsideError
+from optlang.measure.latency import Effort
+from optlang.measure.process import Member
 from optlang.plan.model import Plan
 from optlang.run import machine
 from optlang.run.engine import Engine, LocalEngine, WorkerDied, WorkerTimeout, wait
 from optlang.run.history import Done, History, choose_run
 from optlang.run.job import (
-    Effort,
     Failure,
     FrontJob,
-    Member,
     PrepareJob,
     Result,
     RuntimeJob,
     StepJob,
     TrialJob,
     Workload,
+    member_name,
 )
 from optlang.run.progress import ProgressReader
 from optlang.watch import Begun, Ended, Watcher
@@ -382,7 +383,11 @@ class _Loop:
         done = self._history.trial(number)
         assert done.artifact is not None, f"trial {number} has no artifact"
         assert done.recipe is not None, f"trial {number} lies outside the space"
-        return Member(number, done.artifact, done.recipe.target, self._runtime(done.recipe))
+        runtime = self._runtime(done.recipe)
+        return Member(
+            member_name(number), done.recipe.label, runtime.calls, done.artifact, done.recipe.target, runtime.settings,
+            self._workload.study,
+        )
 
     def _settle_front(self) -> None:
         """Measure the front again, side by side with what is close to it, until it holds."""
@@ -396,7 +401,7 @@ class _Loop:
             numbers = [number for number in [*front, *self._history.near(NEAR)] if number != 0]
             if not numbers or (turn == 1 and self._history.front_is_settled()):
                 return
-            members = tuple(self._member(number) for number in numbers)
+            members = {number: self._member(number) for number in numbers}
             self._watcher.note(f"measuring the {len(members)} best again, side by side with the baseline")
             job = FrontJob(
                 self._workload, self._member(0), members, self._front_effort, self._progress
@@ -410,7 +415,7 @@ class _Loop:
             if isinstance(again, Failure):
                 self._watcher.note(f"the front could not be measured again: {again.reason}")
                 return
-            for number, measurements in again.items():
+            for number, measurements in sorted(again.items()):
                 self._store.record({
                     "event": "measured", "run": self._run, "trial": number,
                     "pass": self._store.next_pass(self._run, number),

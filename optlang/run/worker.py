@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from optlang.forms import Measurement, OptlangError
@@ -15,23 +14,14 @@ from optlang.run.job import Failure, FrontJob, PrepareJob, Result, StepRun, Tria
 from optlang.run.progress import ProgressWriter
 
 if TYPE_CHECKING:
-    from optlang.run.bench import Bench
+    from optlang.run.trial import Laboratory
     from optlang.workload.data import Data
 
 LARGEST_THREADS = 4
 """Training small models on more threads than this costs more in waiting than it wins."""
 
 
-@dataclass(slots=True)
-class _Warm:
-    """What is kept from one trial to the next."""
-
-    workload: Workload
-    data: Data
-    bench: Bench
-
-
-_kept: _Warm | None = None
+_kept: Laboratory | None = None
 
 
 def prepare(job: PrepareJob) -> Failure | None:
@@ -39,9 +29,8 @@ def prepare(job: PrepareJob) -> Failure | None:
     try:
         from optlang.workload import modules
 
-        warm = _warm(job.workload)
         module = modules.make(job.workload.model, job.workload.study)
-        _check_metrics(warm.data, module, job.task_metrics)
+        _check_metrics(_laboratory(job.workload).data, module, job.task_metrics)
     except BaseException as error:
         return _failure(error)
     return None
@@ -53,8 +42,7 @@ def carry_out(job: TrialJob) -> Result:
     try:
         from optlang.run import trial
 
-        warm = _warm(job.workload)
-        return trial.carry_out(job, warm.data, warm.bench, ProgressWriter(job.progress), done)
+        return trial.carry_out(job, _laboratory(job.workload), ProgressWriter(job.progress), done)
     except BaseException as error:
         return Result(steps=tuple(done), failure=_failure(error))
 
@@ -62,25 +50,25 @@ def carry_out(job: TrialJob) -> Result:
 def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:
     """The latencies of several artifacts, all in one cycle with the baseline, by trial."""
     try:
-        warm = _warm(job.workload)
-        return warm.bench.together(job.baseline, job.members, job.effort, ProgressWriter(job.progress))
+        from optlang.run import trial
+
+        return trial.measure_front(job, _laboratory(job.workload), ProgressWriter(job.progress))
     except BaseException as error:
         return _failure(error)
 
 
-def _warm(workload: Workload) -> _Warm:
+def _laboratory(workload: Workload) -> Laboratory:
     global _kept
     if _kept is None or _kept.workload != workload:
         import torch
 
-        from optlang.run.bench import Bench
         from optlang.run.machine import cores
+        from optlang.run.trial import Laboratory
         from optlang.workload import data, modules
 
         torch.set_num_threads(min(cores(), LARGEST_THREADS))
         loaded = data.load(workload.data, workload.study)
-        bound = loaded.bind(modules.make(workload.model, workload.study))
-        _kept = _Warm(workload, bound, Bench(bound, workload))
+        _kept = Laboratory(workload, loaded.bind(modules.make(workload.model, workload.study)))
     return _kept
 
 
