@@ -1,0 +1,370 @@
+"""A plan in words, as data and as plain text: what is searched, what is ruled out, what a trial consists of.
+
+Counts no points (the space does) and measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+from optlang.plan.domains import show_domain
+from optlang.plan.effort import Effort, Span, effort
+from optlang.plan.expressions import Binary, Const, Expression, KnobRef, Member, MetricRef, RoundRef, Unary, Value
+from optlang.plan.flow import label_of
+from optlang.plan.model import (
+    Apply,
+    Choice,
+    Dimension,
+    Fixed,
+    Group,
+    Knob,
+    Maybe,
+    Order,
+    Plan,
+    Repeat,
+    Rule,
+    Searched,
+    Setting,
+    Step,
+    Target,
+)
+from optlang.plan.units import show
+
+
+class Counted(Protocol):
+    """How many points a space has (at most, unless `exact`), and the columns of its continuous knobs."""
+
+    @property
+    def points(self) -> int: ...
+
+    @property
+    def exact(self) -> bool: ...
+
+    @property
+    def continuous(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnobLine:
+    """One knob: its column, its full path, what it may be, and when it is there ("" always)."""
+
+    column: str
+    path: str
+    domain: str
+    condition: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepLine:
+    """One line of the pipeline, `depth` levels in; settings that are searched name their knob."""
+
+    depth: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """All that `optlang plan` says of a study."""
+
+    study: str
+    title: str
+    inputs: tuple[tuple[str, str, str], ...]
+    knobs: tuple[KnobLine, ...]
+    baseline: tuple[StepLine, ...]
+    pipeline: tuple[StepLine, ...]
+    targets: tuple[StepLine, ...]
+    points: int
+    exact: bool
+    continuous: tuple[str, ...]
+    impossible: tuple[tuple[str, tuple[str, ...]], ...]
+    forbids: tuple[str, ...]
+    requires: tuple[str, ...]
+    goals: tuple[str, ...]
+    trial: tuple[str, ...]
+    search: str
+
+
+def describe(plan: Plan, size: Counted) -> Description:
+    """The plan in words; `size` is what its space was counted to be."""
+    words = _Words(plan)
+    return Description(
+        study=plan.study,
+        title=plan.title,
+        inputs=tuple(
+            (
+                item.name,
+                show(item.value, item.dimension),
+                show_domain(item.domain, item.dimension) if item.domain else "",
+            )
+            for item in plan.inputs
+        ),
+        knobs=tuple(words.knob(knob) for knob in plan.knobs),
+        baseline=tuple(words.steps(plan.baseline, 0)),
+        pipeline=tuple(words.steps(plan.steps, 0)),
+        targets=tuple(line for target in plan.targets for line in words.target(target)),
+        points=size.points,
+        exact=size.exact,
+        continuous=tuple(size.continuous),
+        impossible=words.impossible(),
+        forbids=tuple(_rule(rule) for rule in plan.forbids),
+        requires=tuple(_rule(rule) for rule in plan.requires),
+        goals=tuple(f"{item.direction} {words.metric(item.metric)}" for item in plan.objectives),
+        trial=_trial(plan),
+        search=_search(plan),
+    )
+
+
+def _rule(rule: Rule) -> str:
+    text = " ".join(rule.text.split())
+    return f"{text}, because {rule.because}" if rule.because else text
+
+
+def _trial(plan: Plan) -> tuple[str, ...]:
+    made = effort(plan, plan.steps)
+    lines = [f"{_counted(made.steps, 'technique')}, {_counted(made.epochs, 'epoch')} of training"]
+    lines.append("one build, one measurement of " + f"{_plural(plan.measure.rounds, 'round')} beside the baseline")
+    if plan.baseline:
+        first: Effort = effort(plan, plan.baseline)
+        lines.append(f"before the first trial, once: the baseline, {_counted(first.epochs, 'epoch')} of training")
+    return tuple(lines)
+
+
+def _plural(count: float, noun: str) -> str:
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
+def _counted(span: Span, noun: str) -> str:
+    if span.high == inf:
+        return f"{span.low:,.0f} or more {noun}s"
+    if span.low == span.high:
+        return _plural(span.low, noun)
+    return f"{span.low:,.0f} to {_plural(span.high, noun)}"
+
+
+def _search(plan: Plan) -> str:
+    search = plan.search
+    settings = ", ".join(f"{name} = {show(value, 'plain')}" for name, value in search.sampler.settings.items())
+    parts = [f"sampler {search.sampler.name}" + (f" ({settings})" if settings else ""), _plural(search.trials, "trial")]
+    if search.timeout is not None:
+        parts.append(f"at most {show(search.timeout, 'time')}")
+    parts += [f"at most {show(search.trial_timeout, 'time')} a trial", f"seed {search.seed}"]
+    return ", ".join(parts)
+
+
+class _Words:
+    """Says the parts of one plan, with its knobs by their columns."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._knobs: Mapping[str, Knob] = {knob.path: knob for knob in plan.knobs}
+        self._metrics: Mapping[str, Dimension] = {metric.name: metric.dimension for metric in plan.metrics}
+
+    def knob(self, knob: Knob) -> KnobLine:
+        condition = self.say(knob.condition) if knob.condition is not None else ""
+        return KnobLine(knob.column, knob.path, show_domain(knob.domain, knob.dimension), condition, knob.help)
+
+    def metric(self, ref: MetricRef) -> str:
+        return ".".join(part for part in ("baseline" if ref.baseline else "", ref.target or "", ref.metric) if part)
+
+    def impossible(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The reasons, each with the combinations that it rules out."""
+        found: dict[str, list[str]] = {}
+        for item in self._plan.impossible:
+            parts = [f"{self._knobs[path].column} = {self._shown(path, value)}" for path, value in item.values.items()]
+            found.setdefault(item.reason, []).append(", ".join(parts))
+        return tuple((reason, tuple(cells)) for reason, cells in found.items())
+
+    def _shown(self, path: str, value: Value) -> str:
+        if isinstance(value, tuple):
+            return " → ".join(str(item) for item in value)
+        return show(value, self._knobs[path].dimension)
+
+    # ---- the pipeline
+
+    def steps(self, steps: tuple[Step, ...], depth: int) -> Iterable[StepLine]:
+        for step in steps:
+            yield from self._step(step, depth)
+
+    def _step(self, step: Step, depth: int) -> Iterable[StepLine]:
+        when = f"   when {self.say(step.when)}" if step.when is not None else ""
+        label = label_of(step.path)
+        match step:
+            case Apply(technique=technique):
+                name = technique.rpartition(".")[2]
+                said = name if label == name else f"{label} = {name}"
+                yield StepLine(depth, said + self._settings(step.settings, technique) + when)
+            case Choice(branches=branches):
+                yield StepLine(depth, f"{label}: one of" + when)
+                for branch in branches:
+                    yield from self._branch(branch.name, branch.steps, depth + 1)
+            case Maybe(steps=inner):
+                lines = list(self.steps(inner, depth))
+                yield StepLine(depth, "maybe " + lines[0].text + when)
+                yield from lines[1:]
+            case Repeat(path=path, count=count, steps=inner):
+                if count is None:
+                    knob = self._knobs[path]
+                    times = show_domain(knob.domain, knob.dimension)
+                else:
+                    times = str(count)
+                yield StepLine(depth, f"{label}: {times} times" + when)
+                yield from self.steps(inner, depth + 1)
+            case Group(path="", steps=inner):
+                yield StepLine(depth, when.strip())
+                yield from self.steps(inner, depth + 1)
+            case Group(steps=inner):
+                yield StepLine(depth, f"{label}:" + when)
+                yield from self.steps(inner, depth + 1)
+            case Order(members=members):
+                yield StepLine(depth, f"{label}: in any order" + when)
+                for member in members:
+                    yield from self.steps(member.steps, depth + 1)
+
+    def _branch(self, name: str, steps: tuple[Step, ...], depth: int) -> Iterable[StepLine]:
+        if not steps:
+            yield StepLine(depth, name)
+            return
+        if len(steps) == 1 and label_of(steps[0].path) == name:
+            yield from self._step(steps[0], depth)
+            return
+        yield StepLine(depth, f"{name}:")
+        yield from self.steps(steps, depth + 1)
+
+    def target(self, target: Target) -> Iterable[StepLine]:
+        threads, batch = (self._setting(item, "count") for item in (target.threads, target.batch))
+        yield StepLine(0, f"{target.name}: device {target.device}, threads {threads}, batch {batch}")
+        for use in target.runtimes:
+            name = use.runtime.rpartition(".")[2]
+            said = name if name == use.label else f"{use.label} = {name}"
+            dimensions = {param.name: param.dimension for param in self._plan.runtime(use.runtime).params}
+            yield StepLine(1, said + self._said(use.settings, dimensions))
+
+    def _settings(self, settings: Mapping[str, Setting], technique: str) -> str:
+        return self._said(settings, {param.name: param.dimension for param in self._plan.technique(technique).params})
+
+    def _said(self, settings: Mapping[str, Setting], dimensions: Mapping[str, Dimension]) -> str:
+        parts = []
+        for name, setting in settings.items():
+            if setting.when is not None and isinstance(setting, Fixed):
+                continue
+            if isinstance(setting, Fixed) and setting.value == ():
+                continue
+            sign = "in" if isinstance(setting, Searched) else "="
+            parts.append(f"{name} {sign} {self._setting(setting, dimensions[name])}")
+        return f" {{ {'; '.join(parts)} }}" if parts else ""
+
+    def _setting(self, setting: Setting, dimension: Dimension) -> str:
+        match setting:
+            case Fixed(value=value):
+                return show(value, dimension)
+            case Searched(knob=path):
+                return show_domain(self._knobs[path].domain, dimension)
+        return self.say(setting.expression)
+
+    # ---- expressions
+
+    def say(self, expression: Expression) -> str:
+        """The expression as it could be written, knobs by their columns and quantities with their units."""
+        return self._say(expression, "plain")
+
+    def _say(self, expression: Expression, dimension: Dimension | str) -> str:
+        match expression:
+            case Const(value=value):
+                return show(value, dimension)  # type: ignore[arg-type]
+            case KnobRef(path=path):
+                return self._knobs[path].column if path in self._knobs else path
+            case RoundRef(path=path, which=which):
+                return f"{label_of(path)}.round" if which == "round" else label_of(path)
+            case MetricRef():
+                return self.metric(expression)
+            case Unary(operator=operator, operand=operand):
+                return f"{operator}{' ' if operator == 'not' else ''}{self._wrapped(operand, dimension)}"
+            case Member(value=value, options=options):
+                inner = self._dimension(value)
+                listed = ", ".join(show(option, inner) for option in options)  # type: ignore[arg-type]
+                return f"{self._wrapped(value, inner)} in {{{listed}}}"
+            case Binary(operator=operator, left=left, right=right):
+                inner = dimension
+                if operator in ("==", "!=", "<", "<=", ">", ">="):
+                    inner = next((item for item in map(self._dimension, (left, right)) if item != "plain"), "plain")
+                return f"{self._wrapped(left, inner)} {operator} {self._wrapped(right, inner)}"
+        raise AssertionError(expression)
+
+    def _wrapped(self, expression: Expression, dimension: Dimension | str) -> str:
+        text = self._say(expression, dimension)
+        loose = isinstance(expression, Binary) and expression.operator in ("and", "or", "+", "-")
+        return f"({text})" if loose else text
+
+    def _dimension(self, expression: Expression) -> str:
+        match expression:
+            case KnobRef(path=path) if path in self._knobs:
+                return self._knobs[path].dimension
+            case MetricRef(metric=metric):
+                return self._metrics.get(metric, "plain")
+            case Binary(operator="+" | "-", left=left, right=right):
+                return next((item for item in map(self._dimension, (left, right)) if item != "plain"), "plain")
+        return "plain"
+
+
+# ---- as text
+
+
+def text(description: Description) -> str:
+    """The description as plain text, made for a terminal of 100 columns."""
+    lines = [f"study {description.study}" + (f": {description.title}" if description.title else ""), ""]
+    if description.inputs:
+        lines += _section("inputs", _table([
+            (f"{name} = {value}", domain) for name, value, domain in description.inputs
+        ]))
+    knobs = [
+        (item.column, item.domain, f"when {item.condition}" if item.condition else "") for item in description.knobs
+    ]
+    lines += _section(f"knobs ({len(knobs)})", _table(knobs) or ["none: there is one point"])
+    if description.baseline:
+        lines += _section("baseline, once", [_indented(item) for item in description.baseline])
+    lines += _section("pipeline", [_indented(item) for item in description.pipeline] or ["nothing"])
+    lines += _section("target", [_indented(item) for item in description.targets])
+    lines += _section("space", _points(description))
+    ruled = [line for reason, cells in description.impossible for line in _reason(reason, cells)]
+    if ruled:
+        lines += _section("cannot go together", ruled)
+    for title, items in (
+        ("forbidden", description.forbids), ("required", description.requires), ("goals", description.goals),
+        ("a trial", description.trial), ("search", (description.search,)),
+    ):
+        if items:
+            lines += _section(title, items)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _points(description: Description) -> list[str]:
+    count = f"{'' if description.exact else 'at most '}{_plural(description.points, 'point')}"
+    if not description.continuous:
+        return [count]
+    knobs = " and ".join(description.continuous)
+    verb = "is" if len(description.continuous) == 1 else "are"
+    return [f"{count} of the finite knobs; {knobs} {verb} continuous"]
+
+
+def _reason(reason: str, cells: tuple[str, ...], limit: int = 6) -> list[str]:
+    more = [f"  and {len(cells) - limit} more"] if len(cells) > limit else []
+    return [f"{reason}:"] + [f"  {cell}" for cell in cells[:limit]] + more
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    return [title, *(f"  {line}" for line in lines), ""]
+
+
+def _indented(line: StepLine) -> str:
+    return "  " * line.depth + line.text
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
