@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -104,31 +104,39 @@ def failed(db: Path, error: Exception) -> OutsideError:
     )
 
 
-def bring_forward(connection: duckdb.DuckDBPyConnection, db: Path) -> None:
-    """Make the tables, or bring those of an older version to this one. OutsideError where they are of a newer one."""
+def bring_forward(connection: duckdb.DuckDBPyConnection, db: Path) -> bool:
+    """Make the tables, or bring those of an older version to this one, and say whether anything was to be done.
+
+    OutsideError where they are of a newer version.
+    """
     version = stored_version(connection)
     if version > len(SCRIPTS):
         raise newer(db, version)
     if version == len(SCRIPTS):
-        return
-    for script in SCRIPTS[version:]:
-        connection.execute((Path(__file__).parent / script).read_text(encoding="utf-8"))
-    if version == 0:
-        connection.execute("INSERT INTO optlang VALUES (?, NULL, 0, NULL)", [len(SCRIPTS)])
-    else:
-        connection.execute("UPDATE optlang SET version = ?, views = NULL", [len(SCRIPTS)])
+        return False
+    connection.begin()
+    try:
+        for script in SCRIPTS[version:]:
+            connection.execute((Path(__file__).parent / script).read_text(encoding="utf-8"))
+        if version == 0:
+            connection.execute("INSERT INTO optlang VALUES (?, NULL, 0, NULL)", [len(SCRIPTS)])
+        else:
+            connection.execute("UPDATE optlang SET version = ?, views = NULL", [len(SCRIPTS)])
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    return True
 
 
 def stored_version(connection: duckdb.DuckDBPyConnection, name: str | None = None) -> int:
-    """The version of a database's tables; 0 where it has none."""
-    found = connection.execute(
-        "SELECT database_name, schema_name FROM duckdb_tables() WHERE table_name = 'optlang' "
-        "AND database_name = coalesce(?, current_database())",
-        [name],
-    ).fetchone()
-    if found is None:
+    """The version of the tables of this or of an attached database; 0 where it has none."""
+    import duckdb
+
+    try:
+        row = connection.execute(f"SELECT version FROM {f'{name}.main.' if name else ''}optlang").fetchone()
+    except (duckdb.CatalogException, duckdb.BinderException):
         return 0
-    row = connection.execute(f"SELECT version FROM {quoted(found[0])}.{quoted(found[1])}.optlang").fetchone()
     return 0 if row is None else int(row[0])
 
 
@@ -205,20 +213,18 @@ def all_rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Row]]:
 
 def put(connection: duckdb.DuckDBPyConnection, rows: Rows) -> None:
     """Write the rows, replacing what they are newer versions of."""
-    types = dict[str, dict[str, str]]()
-    for table, column, kind in connection.execute(
-        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
-        "WHERE database_name = current_database() ORDER BY column_index"
-    ).fetchall():
-        types.setdefault(table, {})[column] = kind
     for table in TABLES:
-        _insert(connection, table, types[table], rows.table(table))
+        listed = list(rows.table(table))
+        if listed:
+            _insert(connection, table, _types(connection, table), listed)
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, str], rows: Iterable[Row]) -> None:
-    listed = list(rows)
-    if not listed:
-        return
+def _types(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    cursor = connection.execute(f"SELECT * FROM {table} LIMIT 0")
+    return {item[0]: str(item[1]) for item in cursor.description or ()}
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, str], listed: list[Row]) -> None:
     # One JSON text a table is parsed by DuckDB in bulk: a thousand times faster than a statement a row.
     text = json.dumps(listed, separators=(",", ":"), default=str)
     shape = json.dumps([types])

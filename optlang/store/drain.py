@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from optlang.store import database
 from optlang.store.journal import Journal, encode, journal_path, now, read
-from optlang.store.rows import INTERRUPTED, Row
+from optlang.store.rows import INTERRUPTED, Row, Rows
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,25 +20,40 @@ PATIENCE = 10.0
 _BATCH = 20_000  # lines a transaction
 
 
-def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str) -> bool:
-    """One transaction: the next lines of the journal and how far it has been read. Says whether lines are left."""
+def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, viewed: set[tuple[str, ...]]) -> bool:
+    """One transaction: the next lines of the journal and how far it has been read. Says whether lines are left.
+
+    `viewed` is what the views were made for when the caller last looked; they are made anew where it has grown.
+    """
+    if database.bring_forward(connection, db):
+        viewed.clear()
     connection.begin()
     try:
-        database.bring_forward(connection, db)
-        left = fold(connection, db, journal, _BATCH)
-        database.refresh_views(connection)
+        rows, left = fold(connection, db, journal, _BATCH)
+        shown = _shown(rows)
+        if not viewed or not shown <= viewed:
+            database.refresh_views(connection)
         connection.commit()
     except BaseException:
         connection.rollback()
         raise
+    viewed |= shown | {("made",)}
     return left
 
 
-def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: int | None = None) -> bool:
-    """Bring the tables of a connection up to the journal beside `db`; says whether lines may be left."""
+def _shown(rows: Rows) -> set[tuple[str, ...]]:
+    """What decides the columns of the views: the runs, by their last session, and what was measured in each."""
+    return {("session", name) for name in rows.sessions} | {
+        (row["run"], row["target"], row["metric"]) for row in rows.table("measurements")
+    }
+
+
+def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: int | None = None) -> tuple[Rows, bool]:
+    """Bring the tables of a connection up to the journal beside `db`: its rows, and whether lines are left."""
     drained, offset = connection.execute("SELECT journal, drained FROM optlang").fetchall()[0]
     known = drained == journal
     end = offset if known else 0
+    rows = Rows()
     lines = list(itertools.islice(read(journal_path(db), end), limit))
     if lines:
         rows = database.changeable(connection, known_journal=known)
@@ -46,7 +61,7 @@ def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: i
             rows.apply(line.record)
         database.put(connection, rows)
         connection.execute("UPDATE optlang SET journal = ?, drained = ?", [journal, lines[-1].end])
-    return len(lines) == limit
+    return rows, len(lines) == limit
 
 
 def restore_journal(db: Path, path: Path) -> None:

@@ -105,6 +105,7 @@ class Store:
                 for line in read(path):
                     self._rows.apply(line.record)
                 self._rows.interrupt()
+                self._viewed: set[tuple[str, ...]] = set()
                 self._waiting = True
                 self._next_drain = 0.0
                 try:
@@ -120,11 +121,11 @@ class Store:
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Write an event to the journal, for good; and what is there to DuckDB, where a second has passed."""
-        line = encode(event)
         if self._journal.gone():
             self._renew()
+        # An event that cannot be read must not get into the journal.
+        self._rows.apply(json.loads(encode(event)))
         self._journal.append(event)
-        self._rows.apply(json.loads(line))
         self._waiting = True
         self.drain()
 
@@ -258,7 +259,7 @@ class Store:
     def _drain(self) -> None:
         connection = database.open_file(self.db)
         try:
-            while drain_batch(connection, self.db, self._journal.id):
+            while drain_batch(connection, self.db, self._journal.id, self._viewed):
                 pass
         except OutsideError:
             raise
