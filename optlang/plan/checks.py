@@ -115,7 +115,7 @@ def all_used(draft: Draft) -> None:
     if draft.broken:
         return
     for item in draft.study.members:
-        if isinstance(item, tree.Let | tree.Input) and item.name.text not in resolver.used | resolver.scope.unknown:
+        if isinstance(item, tree.Let | tree.Input) and item.name.text not in resolver.used | resolver.scope.used | resolver.scope.unknown:
             word = "let" if isinstance(item, tree.Let) else "input"
             draft.diagnostics.warn(
                 "W208",

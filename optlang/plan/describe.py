@@ -291,6 +291,8 @@ class _Words:
                 inner = dimension
                 if operator in ("==", "!=", "<", "<=", ">", ">="):
                     inner = next((item for item in map(self._dimension, (left, right)) if item != "plain"), "plain")
+                if operator in ("and", "or", "+") and isinstance(left, Binary) and left.operator == operator:
+                    return f"{self._say(left, inner)} {operator} {self._wrapped(right, inner)}"
                 return f"{self._wrapped(left, inner)} {operator} {self._wrapped(right, inner)}"
         raise AssertionError(expression)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from optlang.diagnostics import Diagnostics, Span
-from optlang.plan.expressions import Expression, conjunction
+from optlang.plan.expressions import Const, Expression, conjunction
 from optlang.plan.model import Dimension, Domain, Knob, Location
 from optlang.plan.resolve import Draft, Place, Role, names_rounds, suffixes
 from optlang.plan.values import Resolver
@@ -124,7 +124,10 @@ class Knobs:
 
         def read() -> Expression | None:
             expression = self.resolver.condition(node, place)
-            if expression is not None:
+            if expression == Const(value=True):
+                # Inputs alone decide it: then it says nothing of the points.
+                return None
+            if expression is not None and expression != Const(value=False):
                 self.conditions.append(Condition(node, expression, around.guards))
             return expression
 

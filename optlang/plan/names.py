@@ -170,12 +170,12 @@ def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help
 def closest(word: str, options: Iterable[str]) -> str | None:
     """The option that was probably meant, or None where none is close."""
     known = list(dict.fromkeys(options))
+    tail = [option for option in known if option.rpartition(".")[2] == word]
+    if tail:
+        return tail[0]
     folded = {option.lower(): option for option in reversed(known)}
     matches = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
-    if matches:
-        return folded[matches[0]]
-    tail = [option for option in known if option.rpartition(".")[2] == word]
-    return tail[0] if tail else None
+    return folded[matches[0]] if matches else None
 
 
 def suggestion(word: str, options: Iterable[str], otherwise: str | None = None) -> str | None:

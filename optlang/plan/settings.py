@@ -197,9 +197,16 @@ def _nothing() -> Setting | None:
 
 
 def poison(scope: Scope, block: tree.Block | None) -> None:
-    """Remember the settings of something unknown, so that whoever names them is not told a second time."""
+    """Remember the settings of something unknown, so that whoever names them is not told a second time.
+
+    What they name counts as used.
+    """
     for statement in block.statements if block is not None else ():
-        if isinstance(statement, tree.Vary | tree.Fix):
-            scope.unknown.add(statement.name.text)
-            if isinstance(statement, tree.Vary) and isinstance(statement.domain, tree.Block):
-                poison(scope, statement.domain)
+        if not isinstance(statement, tree.Vary | tree.Fix):
+            continue
+        scope.unknown.add(statement.name.text)
+        inner = statement.domain if isinstance(statement, tree.Vary) else statement.value
+        if isinstance(inner, tree.Block):
+            poison(scope, inner)
+        if isinstance(inner, tree.Path):
+            scope.used |= {inner.parts[0].text, inner.text}
