@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
 
     With several targets each has a folder of its own inside. OptlangError: no such study or trial, a trial without an
     artifact (with the reason), files that are gone or are no longer what was measured, or a folder that holds something
-    (unless `overwrite`). The folder appears whole or is left as it was.
+    (unless `overwrite`, which replaces files of the same names and touches no other). Nothing is put into the folder
+    before all of it is there and checked.
     """
     chosen = choose(reader, study)
     check_trial(reader, chosen, trial)
@@ -40,24 +42,23 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
         "SELECT * FROM artifacts WHERE run = ? AND trial = ? ORDER BY target", [chosen.run, trial]
     ).dicts()
     _check_exportable(chosen, row, found)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
-        raise OptlangError(f"{folder} is not empty", help="name another folder with -o, or say --overwrite")
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise OptlangError(f"{folder} is a file", help="name a folder with -o")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise OptlangError(f"{folder} is not empty", help="name another folder with -o, or say --force")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         manifest = _fill(reader, chosen, row, found, aside)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        elif folder.exists():
-            folder.unlink()
-        aside.rename(folder)
-    except BaseException:
+        files = tuple(sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file()))
+        # What else lies in the folder is the user's.
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).replace(folder / name)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return Exported(
-        folder, tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())), manifest
-    )
+    return Exported(folder, files, manifest)
 
 
 def _check_exportable(chosen: Chosen, row: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> None:
@@ -131,6 +132,8 @@ def _copy(
     for file in files:
         path = source / file["name"]
         target = folder / file["name"]
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise OptlangError(f"the artifact names a file outside its folder: {file['name']}")
         if not path.is_file():
             raise OptlangError(f"the artifact of trial {row['trial']} is gone: there is no {path}", help=_AGAIN)
         target.parent.mkdir(parents=True, exist_ok=True)

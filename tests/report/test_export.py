@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -136,8 +137,20 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OptlangError, match="not empty"):
         export(reader, "digits", 1, out)
     assert (out / "mine.txt").exists()
+    (out / "model.onnx").write_bytes(b"old")
     export(reader, "digits", 1, out, overwrite=True)
-    assert not (out / "mine.txt").exists()
+    assert (out / "mine.txt").read_text() == "mine"
+    assert (out / "model.onnx").read_bytes() == b"weights"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_file_outside_the_artifact_is_refused(tmp_path: Path) -> None:
+    entry = artifact(tmp_path / "a", {"model.onnx": b"weights"})
+    entry["files"][0]["name"] = "../a/model.onnx"
+    with pytest.raises(OptlangError, match="outside its folder"):
+        export(read(tmp_path, [entry]), "digits", 1, tmp_path / "out")
+    with pytest.raises(OptlangError, match="is a file"):
+        export(connect([tmp_path / "x.duckdb"]), "digits", 1, tmp_path / "x.duckdb")
 
 
 def test_trials_that_cannot_be_exported_say_why(tmp_path: Path) -> None:
@@ -175,6 +188,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         cwd=folder.parent,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         timeout=100,
     )
 

@@ -1,6 +1,8 @@
 """Questions are answered; whatever else SQL can do is refused, and says why."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,3 +201,15 @@ def test_a_thousand_trials_are_read_whole(tmp_path: Path) -> None:
             found.query("SELECT count(*) FROM measurements").rows
             == found.query("SELECT 8 * count(*) FROM trials WHERE state IN ('complete', 'infeasible')").rows
         )
+
+
+def test_nothing_heavy_is_loaded_before_it_is_asked_for() -> None:
+    code = (
+        "import sys, optlang.store.store, optlang.store.reader, optlang.report.terminal, optlang.report.front, "
+        "optlang.report.export, optlang.report.tables; "
+        "print([name for name in ('torch', 'duckdb', 'rich', 'pydantic', 'optuna', 'numpy') if name in sys.modules])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert told.stdout == "[]\n"
