@@ -18,7 +18,7 @@ from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.limits import measure_of, search_of
 from optlang.plan.model import Factory, Location, Metric, Objective, Plan, Rule, Step
 from optlang.plan.model import Target as PlanTarget
-from optlang.plan.names import Scope, duplicate
+from optlang.plan.names import Scope, duplicate, second
 from optlang.plan.resolve import Place
 from optlang.plan.steps import Steps
 from optlang.plan.targets import Targets
@@ -138,12 +138,10 @@ class StudyBuilder:
         return [item for item in self._all(tree.Section) if item.kind == kind]
 
     def _one(self, kind: str) -> Callable[[tree.Section], None]:
-        def second(section: tree.Section) -> None:
-            duplicate(
-                self.diagnostics, kind, section.keyword, self._sections(kind)[0].keyword, f"a study has one `{kind}`"
-            )
+        def again(section: tree.Section) -> None:
+            second(self.diagnostics, kind, section.keyword, self._sections(kind)[0].keyword)
 
-        return second
+        return again
 
     def _claim_names(self) -> None:
         members: Iterable[Any] = self._all(tree.Input) + self._all(tree.Let)
@@ -199,13 +197,7 @@ class StudyBuilder:
             self._missing(kind)
             return None
         for other in nodes[1:]:
-            duplicate(
-                self.diagnostics,
-                kind,
-                other.name.span,
-                nodes[0].name.span,
-                "a study has one model" if kind == "model" else "a study has one data set",
-            )
+            second(self.diagnostics, kind, other.name.span, nodes[0].name.span)
         return factories.read(nodes[0])
 
     def _missing(self, kind: str) -> None:

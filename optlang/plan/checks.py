@@ -114,8 +114,9 @@ def all_used(draft: Draft) -> None:
     resolver = draft.knobs.resolver
     if draft.broken:
         return
+    used = resolver.used | resolver.scope.used | resolver.scope.unknown
     for item in draft.study.members:
-        if isinstance(item, tree.Let | tree.Input) and item.name.text not in resolver.used | resolver.scope.used | resolver.scope.unknown:
+        if isinstance(item, tree.Let | tree.Input) and item.name.text not in used:
             word = "let" if isinstance(item, tree.Let) else "input"
             draft.diagnostics.warn(
                 "W208",
@@ -136,7 +137,7 @@ def can_be_taken(draft: Draft) -> None:
         other = spans.get(conflict.other) if conflict.other is not None else None
         draft.diagnostics.error(
             conflict.code,
-            f"`{label_of(conflict.path)}` {NEVER[conflict.code]}",
+            f"`{label_of(conflict.path)}` {(TURNED if conflict.turned else NEVER)[conflict.code]}",
             span,
             conflict.reason,
             labels=(Label(other, f"`{label_of(conflict.other or '')}`"),)
@@ -154,13 +155,18 @@ NEVER = {
     "E506": "comes after the model has its final form",
     "E508": "never gets a model that it can take",
 }
+TURNED = {
+    **NEVER,
+    "E506": "gives the model its final form before another step",
+    "E508": "leaves a form that the step after it cannot take",
+}
 WAY_OUT = {
     "E501": "take the step away, or measure on a target with a GPU",
     "E502": "change the order of the two",
     "E503": "make them two branches of a choice: `NAME in { …; … }`",
     "E504": "choose among runtimes that can run it, or take it away",
-    "E506": "move it before the step that gives the model its final form",
-    "E508": "move it before the step that changes the model's form, or take it away",
+    "E506": "the step that gives the model its final form comes last",
+    "E508": "change the order of the two, or take one of them away",
 }
 
 

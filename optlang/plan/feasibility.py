@@ -286,7 +286,8 @@ class _Study:
             conflict = _always(cells, path)
             if conflict is not None and not told & {conflict.path, conflict.other}:
                 told |= {path, conflict.path}
-                yield conflict if conflict.path in dead else replace(conflict, path=path, other=conflict.path)
+                turned = replace(conflict, path=path, other=conflict.path, turned=True)
+                yield conflict if conflict.path in dead else turned
         for use in self.target.runtimes:
             if use.path in labels:
                 continue

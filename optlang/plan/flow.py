@@ -30,12 +30,16 @@ FORMS = {"module": "a module", "graph": "an exported graph", "onnx": "an ONNX fi
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Why one way through the steps does not go: the code, the words, and the paths of the steps (or the runtime)."""
+    """Why one way through the steps does not go: the code, the words, and the paths of the steps (or the runtime).
+
+    `turned` says that `path` is the party that the reason speaks of second.
+    """
 
     code: str
     reason: str
     path: str
     other: str | None = None
+    turned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

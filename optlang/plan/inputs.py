@@ -12,7 +12,7 @@ from optlang.plan.expressions import Value
 from optlang.plan.model import Input, Param
 from optlang.plan.names import RESERVED, Scope, listed, suggestion
 from optlang.plan.resolve import Named
-from optlang.plan.units import Constant, exact
+from optlang.plan.units import SAID, Constant, exact
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 from optlang.syntax.parse import parse
@@ -111,8 +111,10 @@ class Inputs:
             items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param
         )
         if fixed is None:
-            first = scratch.diagnostics.found[0] if scratch.diagnostics.found else None
-            return (first.help or first.message) if first is not None else "a value is expected", None
+            said = f"it is {SAID[param.dimension]}"
+            if param.domain is not None:
+                said = f"it is declared as {show_domain(param.domain, param.dimension)}"
+            return said, None
         return None, fixed.value
 
 

@@ -167,6 +167,14 @@ def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help
     )
 
 
+def second(diagnostics: Diagnostics, kind: str, span: Span, first: Span) -> None:
+    """E202: a part of a study that there is one of."""
+    diagnostics.error(
+        "E202", f"a second `{kind}`", span, "the second", labels=(Label(first, "the first"),),
+        help=f"a study has one `{kind}`: put the two together, or take one away",
+    )
+
+
 def closest(word: str, options: Iterable[str]) -> str | None:
     """The option that was probably meant, or None where none is close."""
     known = list(dict.fromkeys(options))

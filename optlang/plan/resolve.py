@@ -263,7 +263,7 @@ class Expressions:
         if place.metrics:
             options += [*self.metrics, "latency"]
             options += [f"baseline.{name}" for name in options]
-        wanted = "metric" if place.metrics else "knob, input or `let`" if place.knobs else "input or `let`"
+        wanted = "metric" if place.metrics else "name"
         code = "E602" if place.metrics else "E201"
         self.diagnostics.error(
             code,
@@ -516,7 +516,7 @@ class Expressions:
         elif numeric and "plain" in (left.kind, right.kind):
             other = right.kind if left.kind == "plain" else left.kind
             if other in ("time", "bytes"):
-                advice = "write the number with its unit: `2ms`, `4GiB`"
+                advice = f"write the number with its unit: `{'2ms' if other == 'time' else '4MB'}`"
         self.diagnostics.error(
             "E301" if numeric else "E302",
             f"`{node.operator}` cannot join {SAID[left.kind]} and {SAID[right.kind]}",

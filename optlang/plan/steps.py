@@ -169,6 +169,9 @@ class Steps:
             self.used[technique.name] = technique
             return technique
         poison(self.scope, block)
+        if declared is not None and declared.sort == "pipeline" and declared.module.own:
+            # Said at its declaration already.
+            return None
         if declared is not None and declared.sort == "pipeline":
             self.diagnostics.error(
                 "E106",

@@ -191,7 +191,7 @@ class Resolver(Expressions):
             if value in values:
                 self.diagnostics.error(
                     "E405",
-                    f"{show(value, param.dimension)} is listed twice",
+                    f"`{show(value, param.dimension)}` is listed twice",
                     at,
                     "the second time",
                     labels=(Label(read[values.index(value)][0], "the first time"),),
@@ -280,7 +280,7 @@ class Resolver(Expressions):
                 "this range is reversed",
                 node.span,
                 "ends before it begins",
-                help=f"write {text_of(node.high)} .. {text_of(node.low)}",
+                help=f"write `{text_of(node.high)} .. {text_of(node.low)}`",
             )
             return None
         if node.log and low <= 0:
@@ -306,7 +306,9 @@ class Resolver(Expressions):
         self, node: tree.Expression, low: Decimal, high: Decimal, step: Decimal, param: Param
     ) -> Domain | None:
         if step <= 0:
-            self.diagnostics.error("E403", "a step must be above 0", node.span, "never reaches the end")
+            self.diagnostics.error(
+                "E403", "a step must be above 0", node.span, "never reaches the end", help="leave `step` away for all values"
+            )
             return None
         count = (high - low) / step
         if count != count.to_integral_value():
