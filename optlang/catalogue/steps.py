@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optlang.catalogue.entry import Entry
 
+
 def _own(facts: str, steps: str) -> str:
     """A file with a technique of its own, `mine`, and a study that uses it."""
     return (

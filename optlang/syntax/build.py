@@ -165,7 +165,7 @@ class Builder:
         return tree.Element(span, values[0], _first(values[1:2], tree.Block), _after(values, "WHEN"))
 
     def maybe(self, values: Values, span: Span) -> tree.Maybe:
-        return tree.Maybe(span, values[1], self._at(values[0]))
+        return self._deep(tree.Maybe(span, values[1], self._at(values[0])), values[1])
 
     def repeat_fixed(self, values: Values, span: Span) -> tree.Repeat:
         fixed = values[2].kind == "EQUAL"

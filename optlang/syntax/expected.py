@@ -41,9 +41,13 @@ def is_split(number: Token, word: Token) -> bool:
 
 def report(
     source: Source, token: Token, previous: Token | None, fitting: Sequence[str], slip: tuple[Token, str] | None,
-    keywords: Mapping[str, str], diagnostics: Diagnostics,
+    joined: Token | None, keywords: Mapping[str, str], diagnostics: Diagnostics,
 ) -> None:
-    """Say that `token` does not fit after `previous`, what would, and what was probably meant (E101)."""
+    """Say that `token` does not fit after `previous`, what would, and what was probably meant (E101).
+
+    `slip` is a misspelt keyword with its terminal, `joined` what stands at the end of the line before and makes this
+    one go on with it.
+    """
     spelling = {kind: text for text, kind in keywords.items()}
     kinds = set(fitting)
     if slip is not None:
@@ -62,9 +66,10 @@ def report(
     else:
         what, span = f"`{token.text}`", source.span(token.start, token.end)
     label, advice = _fitting(kinds, spelling)
-    diagnostics.error(
-        "E101", f"unexpected {what}", span, label, help=_advice(token, previous, kinds) or advice,
-    )
+    special = _advice(token, previous, kinds)
+    if special is None and joined is not None:
+        special = f"the line before ends in `{joined.text}`, so this line goes on with it"
+    diagnostics.error("E101", f"unexpected {what}", span, label, help=special or advice)
 
 
 def _advice(token: Token, previous: Token | None, kinds: set[str]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from optlang.diagnostics import Diagnostics, Span
 from optlang.syntax import expected
 from optlang.syntax.source import Source
-from optlang.syntax.tokens import LINE_END, RESERVED, Token
+from optlang.syntax.tokens import LINE_END, MOST, RESERVED, Token
 
 END = "$END"
 _OPENERS = frozenset({"LBRACE", "LPAR", "LSQB"})
@@ -163,11 +163,16 @@ class Driver:
 
     def _recover(self, index: int) -> int:
         """Report the token at `index`, mend what can be mended, and say where to go on."""
+        if len(self._diagnostics.found) >= MOST:
+            return self._give_up(index)
         token = self._tokens[index]
         previous = self._tokens[index - 1] if index else None
         fitting = self._fitting()
         slip = self._slip(index, fitting)
-        self._report(token, previous, fitting, slip)
+        # What was already told about as a character or a bracket is one mistake, not two.
+        if not any(item.primary.span.start == token.start for item in self._diagnostics.found):
+            joined, keywords = self._joined(index), self._table.keywords
+            expected.report(self._source, token, previous, fitting, slip, joined, keywords, self._diagnostics)
         if slip is not None:
             wrong, keyword = slip
             if wrong is not token:
@@ -302,6 +307,16 @@ class Driver:
         # Whatever stands here, going on with the same token from the same stack would never end.
         return at if at > index or begin < index else index + 1
 
+    def _give_up(self, index: int) -> int:
+        """Leave out the rest of the file, and the item that is being read."""
+        token = self._tokens[index]
+        span = self._source.span(token.start, token.end)
+        self._diagnostics.error("E101", f"more than {MOST} mistakes", span, "nothing is read from here on")
+        self._lose(0, len(self._tokens))
+        while not self._at_boundary() or any(isinstance(v, Token) and v.kind == "LBRACE" for v in self._values):
+            self._pop()
+        return len(self._tokens)
+
     def _statement_end(self, index: int) -> int:
         """The line end that ends the statement around `index`, or the brace that ends its block, or the file's end."""
         depth = 0
@@ -368,10 +383,15 @@ class Driver:
     def _lose(self, start: int, end: int) -> None:
         self.lost.update(token.text for token in self._tokens[start:end] if token.kind == "NAME")
 
-    def _report(self, token: Token, previous: Token | None, fitting: list[str], slip: tuple[Token, str] | None) -> None:
-        # What was already told about as a character or a bracket is one mistake, not two.
-        if not any(item.primary.span.start == token.start for item in self._diagnostics.found):
-            expected.report(self._source, token, previous, fitting, slip, self._table.keywords, self._diagnostics)
+    def _joined(self, index: int) -> Token | None:
+        """The last token of the line before, where the line around `index` goes on with it outside all parentheses."""
+        text, at = self._source.text, index
+        while at and "\n" not in text[self._tokens[at - 1].end : self._tokens[at].start]:
+            at -= 1
+        if not at or self._tokens[at].kind == LINE_END:
+            return None
+        before = self._tokens[at - 1]
+        return None if before.kind in _OPENERS | _CLOSERS | {LINE_END, "COMMA"} else before
 
 
 def _gathers_statements(origin: str) -> bool:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +68,21 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     """Parse a text; never raises for what stands in it. Codes: E101 to E105."""
     diagnostics = diagnostics if diagnostics is not None else Diagnostics()
     table, scanner = _ready()
-    found = scanner.scan(source, diagnostics)
+    strange = Diagnostics()
+    found = scanner.scan(source, strange)
+    if not _edition(source, found, diagnostics):
+        return Parsed(source, None, diagnostics)
+    diagnostics.found += strange.found
     found, stray = tokens.matched(source, found, diagnostics)
     if any(item.code == "E105" for item in diagnostics.found):
         return Parsed(source, None, diagnostics)
     found = tokens.statements(source, found, diagnostics)
-    if not _edition(source, found, diagnostics):
-        return Parsed(source, None, diagnostics)
     driver = lalr.Driver(table, source, found, build.Builder(source, diagnostics).actions(), diagnostics)
     try:
         file: tree.File = driver.run()
     except build.TooDeepError as error:
         diagnostics.error(
-            "E105", f"more than {build.DEEPEST} operators are nested here", error.span,
+            "E105", f"this nests more than {build.DEEPEST} levels deep", error.span,
             help="give the inner parts names with `let`",
         )
         return Parsed(source, None, diagnostics)
@@ -93,7 +96,8 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
 
 def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics) -> bool:
     """Check `optlang 1`; False where the rest is written in a language that is not known here."""
-    first = found[0] if found else None
+    words = list(islice((token for token in found if token.kind != tokens.LINE_END), 2))
+    first = words[0] if words else None
     if first is None or first.text != "optlang":
         end = first.end if first is not None else 0
         diagnostics.error(
@@ -102,7 +106,7 @@ def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics
             help=f"write `optlang {EDITION}` on the first line",
         )
         return True
-    number = found[1]
+    number = words[1] if len(words) > 1 else first
     if number.kind in ("NUMBER", "QUANTITY") and number.text != str(EDITION):
         diagnostics.error(
             "E104", f"edition `{number.text}` of the language is not known", source.span(number.start, number.end),

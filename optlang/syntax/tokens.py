@@ -13,6 +13,9 @@ RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", 
 DEEPEST = 50
 """How many brackets may be open at once."""
 
+MOST = 100
+"""How many mistakes of a file are told; whoever has more needs another kind of help, and soon."""
+
 LINE_END = "_NL"
 _CLOSER = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
 _BRACKET = {"LBRACE": "{", "RBRACE": "}", "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]"}
@@ -70,7 +73,8 @@ class Scanner:
                 continue
             start, end = match.span()
             if kind[0] == "_" and kind != LINE_END:
-                _stray(kind, match[0], start, end, source, tokens, diagnostics)
+                if len(diagnostics.found) < MOST:
+                    _stray(kind, match[0], start, end, source, tokens, diagnostics)
             else:
                 tokens.append(Token(kind, match[0], start, end))
         return tokens
@@ -200,7 +204,7 @@ class _Matching:
         place = self._out[at - 1].end
         kind = _CLOSER[opener.kind]
         self._out.insert(at, Token(kind, _BRACKET[kind], place, place))
-        if self._swallowed(opener):
+        if len(self._diagnostics.found) >= MOST or self._swallowed(opener):
             return
         self._diagnostics.error(
             "E102", f"this `{opener.text}` is not closed", self._source.span(opener.start, opener.end),
@@ -265,6 +269,8 @@ def _wrongly_first(
     if not never and not (token.kind == "MINUS" and depth == 1):
         return False
     place = "on the line of its statement" if token.kind == "LBRACE" else "at the end of the line before"
+    if len(diagnostics.found) >= MOST:
+        return True
     span = source.span(token.start, token.end)
     diagnostics.error("E101", f"no line begins with `{token.text}`", span, f"it stands {place}")
     return True

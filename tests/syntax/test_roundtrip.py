@@ -38,8 +38,10 @@ names = of(tree.Name, words.filter(lambda word: word not in RESERVED))
 paths = of(tree.Path, some(names, 3, 1))
 integers = of(tree.Number, st.integers(0, 10**6).map(Decimal), st.none(), st.just(True))
 decimals = of(tree.Number, st.sampled_from(["0.5", "1e-3", "2.50", "3e10"]).map(Decimal), st.none(), st.just(False))
-quantities = of(tree.Number, st.integers(0, 99).map(Decimal), st.sampled_from(["ms", "%", "GiB", "min"]), st.just(True))
-strings = of(tree.String, st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\n\t"\\'), max_size=8))
+units = st.sampled_from(["ms", "%", "GiB", "min"])
+quantities = of(tree.Number, st.integers(0, 99).map(Decimal), units, st.just(True))
+characters = st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\n\t"\\')
+strings = of(tree.String, st.text(characters, max_size=8))
 truths = of(tree.Truth, st.booleans())
 atoms = paths | integers | quantities | strings | truths
 
@@ -49,7 +51,8 @@ def deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     elements = of(tree.Element, inner, st.none(), st.none())
     blocks = of(tree.Block, some(elements))
     lists = of(tree.ListOf, some(inner))
-    arguments = inner | of(tree.Fix, names, inner, st.none(), st.none()) | of(tree.Vary, names, inner | blocks, st.none())
+    fixed = of(tree.Fix, names, inner, st.none(), st.none())
+    arguments = inner | fixed | of(tree.Vary, names, inner | blocks, st.none())
     return (
         of(tree.Binary, operators, inner, inner) | of(tree.Unary, st.sampled_from(["-", "not"]), inner)
         | of(tree.Member, inner, blocks | lists) | of(tree.Call, paths, some(arguments)) | lists
@@ -111,7 +114,8 @@ imports = (
     of(tree.ImportModule, paths.filter(lambda path: path.parts[0].text != "python"), st.none() | names)
     | of(tree.ImportNames, paths, some(names, 3, 1)) | of(tree.ImportPython, strings, names)
 )
-files = of(tree.File, integers.map(lambda _: tree.Number(NOWHERE, Decimal(1), None, True)), some(imports, 2), some(items, 2))
+editions = st.just(tree.Number(NOWHERE, Decimal(1), None, True))
+files = of(tree.File, editions, some(imports, 2), some(items, 2))
 
 
 def read(written: str) -> tree.File:
