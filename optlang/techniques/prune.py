@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -161,14 +162,25 @@ def _pruned(
     import torch_pruning
     from torch import nn
 
-    round_to = int(settings["round_to"])
+    round_to, ratio = int(settings["round_to"]), float(settings["ratio"]) - _ROUNDING
 
     class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
+        def _is_atten_group(self, group: Any) -> Any:
+            self._looked_at = group  # the one that is rounded next
+            return super()._is_atten_group(group)
+
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-            """Keep the nearest multiple (the smaller of two as near), and at least one of them."""
-            remaining = current_channels - n_pruned
-            multiples = max(1, -(-(2 * remaining - round_to) // (2 * round_to)))
-            return max(0, current_channels - multiples * round_to)
+            """Keep the nearest multiple (the smaller of two as near), and at least one of them.
+
+            Grouped channels lose as many in each group: `n_pruned` counts those of one.
+            """
+            groups: int = self._get_channel_groups(self._looked_at)
+            size, step = current_channels // groups, round_to // math.gcd(round_to, groups)
+            remaining: float = size - n_pruned
+            if remaining == int(size * (1 - ratio)):
+                remaining = size * (1 - ratio)  # a layer's own share, before its fraction was cut off
+            multiples = max(1, math.ceil(remaining / step - 0.5 - _ROUNDING))
+            return max(0, size - multiples * step)
 
     ignored = [layer for name, layer in module.named_modules() if name in kept]
     heads = {layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)}
@@ -177,9 +189,9 @@ def _pruned(
             with _graph(module, example) as graph:
                 ignored += _reaching(graph)
             pruner = Pruner(
-                module, example_inputs=example, forward_fn=_forward, importance=_importance(settings["importance"], seed),
-                global_pruning=settings["scope"] == "global", pruning_ratio=float(settings["ratio"]) - _ROUNDING,
-                round_to=round_to, ignored_layers=ignored, num_heads=heads,
+                module, example_inputs=example, forward_fn=_forward,
+                importance=_importance(settings["importance"], seed), global_pruning=settings["scope"] == "global",
+                pruning_ratio=ratio, round_to=round_to, ignored_layers=ignored, num_heads=heads,
                 in_channel_groups={}, out_channel_groups={},
             )
             pruner.step()

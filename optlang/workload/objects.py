@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import linecache
 import sys
 import threading
 import traceback
@@ -29,6 +28,8 @@ _FOREIGN = frozenset({"site-packages", "dist-packages"})
 _lock = threading.RLock()
 _current: Path | None = None
 _set_aside: dict[Path, dict[str, ModuleType]] = {}
+# Our own files are never the user's, though a study may lie at the root of a checkout.
+_OWN = Path(__file__).resolve().parents[1]
 
 
 class UserCodeError(OptlangError):
@@ -104,6 +105,8 @@ def _is_users(file: str, folder: Path) -> bool:
     path = Path(file)
     if not path.is_absolute():
         return False
+    if path.resolve().is_relative_to(_OWN):
+        return False
     for candidate in (path, path.resolve()):
         if candidate.is_relative_to(folder):
             return not _FOREIGN.intersection(candidate.relative_to(folder).parts)
@@ -129,7 +132,6 @@ def told(what: str, error: BaseException, study: Path) -> UserCodeError:
     """The exception as a `UserCodeError`, with the frames that lie in the study's folder."""
     folder = study.resolve()
     lines: list[str] = []
-    linecache.checkcache()
     for frame in traceback.extract_tb(error.__traceback__):
         if _is_users(frame.filename, folder):
             lines.append(f"{_shown(frame.filename, folder)}:{frame.lineno}: in {frame.name}")
@@ -231,8 +233,8 @@ def fingerprint(calls: str, study: Path) -> str:
     For a file: the syntax trees (comments and layout do not count) of it and of every module that it imports from the
     study's folder. For an installed object: its module's own syntax tree and the version of its distribution.
     """
-    place, name = split(calls)
-    digest = hashlib.sha256(name.encode())
+    place, _ = split(calls)
+    digest = hashlib.sha256(calls.encode())
     if place.endswith(".py"):
         folder = study.resolve()
         for path in sorted(_reached(user_file(place, study), folder)):

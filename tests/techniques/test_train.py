@@ -1,0 +1,198 @@
+"""Training: what the settings mean, what is repeatable, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
+from optlang.techniques.train import rate, train
+from optlang.workload import data as data_module
+from optlang.workload import modules
+
+STUDY = Path(__file__).parents[1] / "fixtures" / "models"
+SETTINGS = {
+    "epochs": 2, "lr": 1e-2, "optimizer": "adamw", "schedule": "constant", "batch": 64, "weight_decay": 0.0,
+    "momentum": None, "amp": "none",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images", {"count": 200}), STUDY)
+
+
+def start(network="mlp", **arguments):
+    factory = Factory(f"networks.py:{network}", arguments)
+    return Subject("module", modules.make(factory, STUDY), factory)
+
+
+def run(subject, data, seed=1, report=lambda told: None, **changed):
+    return train(subject, SETTINGS | changed, Context(data, seed, Path(), STUDY, report=report)).model
+
+
+def weights(module):
+    return torch.cat([item.detach().flatten() for item in module.parameters()])
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "one_cycle"])
+    def test_never_above_the_peak(self, schedule):
+        values = [rate(schedule, step / 200) for step in range(201)]
+        assert max(values) == pytest.approx(1.0, abs=1e-3)
+        assert min(values) >= 0
+
+    def test_cosine_is_torchs(self):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+        for step in range(50):
+            assert rate("cosine", step / 50) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+            optimizer.step()
+            reference.step()
+
+    def test_linear_ends_at_nothing(self):
+        assert [rate("linear", part) for part in (0, 0.25, 1)] == [1, 0.75, 0]
+
+    def test_one_cycle_rises_and_falls(self):
+        assert rate("one_cycle", 0) == pytest.approx(1 / 25)
+        assert rate("one_cycle", 0.3) == pytest.approx(1)
+        assert rate("one_cycle", 1) == pytest.approx(4e-6)
+
+
+class TestSteps:
+    def test_sgd_is_torchs(self, images):
+        subject = start("linear", inputs=64, outputs=10)
+        twin = modules.make(subject.factory, STUDY)
+        flat = [(next(iter(x.values())).flatten(1), y) for x, y in images.batches("train", 500)]
+
+        class Flat:
+            task, parts = images.task, images.parts
+
+            def bind(self, module):
+                return self
+
+            def size(self, part):
+                return len(flat[0][1])
+
+            def batches(self, part, batch, seed=None, shuffle=False):
+                return iter([({"input": flat[0][0]}, flat[0][1])])
+
+        result = run(subject, Flat(), optimizer="sgd", momentum=0.9, weight_decay=0.1, epochs=3, lr=0.1)
+        optimizer = torch.optim.SGD(
+            [{"params": [twin.weight], "weight_decay": 0.1}, {"params": [twin.bias], "weight_decay": 0.0}],
+            lr=0.1, momentum=0.9,
+        )
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(twin(flat[0][0]), flat[0][1]).backward()
+            optimizer.step()
+        assert torch.allclose(result.weight, twin.weight, atol=1e-7)
+        assert torch.allclose(result.bias, twin.bias, atol=1e-7)
+
+    def test_seed_decides_order_and_dropout(self, images):
+        one, same, other = (weights(run(start("dropping"), images, seed=seed)) for seed in (1, 1, 2))
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_the_process_generators_are_left_alone(self, images):
+        state = torch.get_rng_state()
+        run(start("dropping"), images)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"optimizer": "sgd"}, {"schedule": "cosine"}, {"schedule": "one_cycle"}, {"schedule": "linear"}, {"lr": 1e-3},
+         {"batch": 32}, {"weight_decay": 0.5}, {"amp": "bfloat16"}, {"epochs": 3}],
+    )
+    def test_every_setting_matters(self, images, changed):
+        assert not torch.equal(weights(run(start(), images)), weights(run(start(), images, **changed)))
+
+    def test_bfloat16_learns_too_and_gives_float32(self, images):
+        losses = []
+        module = run(start(), images, amp="bfloat16", epochs=3, report=lambda told: losses.append(told["loss"]))
+        assert losses[0] > losses[1] > losses[2]
+        assert all(item.dtype == torch.float32 for item in module.parameters())
+
+    def test_frozen_layers_stay(self, images):
+        subject = start()
+        subject.model[1].weight.requires_grad_(False)
+        result = run(subject, images)
+        assert torch.equal(result[1].weight, subject.model[1].weight)
+        assert not result[1].weight.requires_grad
+        assert not torch.equal(result[3].weight, subject.model[3].weight)
+
+    def test_tied_weights_stay_tied(self, images):
+        result = run(start("tied"), images)
+        assert result.first.weight is result.second.weight
+
+    def test_a_last_batch_of_one_does_not_break_batch_norm(self, images):
+        data = data_module.load(Factory("networks.py:images", {"count": 129}), STUDY)
+        assert torch.isfinite(weights(run(start("cnn"), data))).all()
+
+    def test_a_report_may_stop_it(self, images):
+        class StoppedError(Exception):
+            pass
+
+        def report(told):
+            raise StoppedError
+
+        with pytest.raises(StoppedError):
+            run(start(), images, report=report)
+
+
+class TestRefusal:
+    def test_a_loss_that_is_not_finite_names_its_epoch(self, images):
+        with pytest.raises(Refusal, match=r"in epoch [123] of 3") as error:
+            run(start(), images, optimizer="sgd", lr=1e12, epochs=3)
+        assert "smaller lr" in error.value.help
+
+    def test_labels_that_the_model_has_no_class_for(self, images):
+        with pytest.raises(OptlangError, match="answers with 3 classes"):
+            run(start("linear", inputs=8, outputs=3), _rows(images))
+
+    def test_a_forward_that_breaks_is_the_users(self, images):
+        with pytest.raises(OptlangError, match="the model's forward raised RuntimeError: mat1 and mat2"):
+            run(start("linear", inputs=5, outputs=10), images)
+
+    def test_a_loss_that_no_parameter_reaches(self, images):
+        class Constant:
+            def loss(self, outputs, targets):
+                return torch.ones(())
+
+            def metrics(self, outputs, targets):
+                return {"m": 0.0}
+
+        data = data_module.load(Factory("networks.py:images", {"count": 100, "task": Constant()}), STUDY)
+        with pytest.raises(Refusal, match="changed no weight"):
+            run(start(), data)
+
+
+def _rows(images):
+    """The middle row of every image, and its digit."""
+    parts = {
+        name: data_module.part_of(name, (part.inputs[:, 0, 4], part.targets), STUDY)
+        for name, part in images.parts.items()
+    }
+    return data_module.Data(parts, images.task, None)
+
+
+@pytest.mark.slow
+def test_regression_learns_what_a_linear_model_can():
+    from sklearn.linear_model import LinearRegression
+
+    data = data_module.load(Factory("networks.py:diabetes"), STUDY)
+    module = run(start("linear"), data, epochs=60, lr=1e-2, schedule="cosine")
+    inputs, targets = data.arrays("validation")
+    with torch.no_grad():
+        found = data.task.metrics(modules.call(module, {"input": torch.from_numpy(inputs["input"])}), targets)
+    known, answers = data.arrays("train")
+    best = LinearRegression().fit(known["input"], answers).score(inputs["input"], targets)
+    assert found["r2"] == pytest.approx(best, abs=0.03)
