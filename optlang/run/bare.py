@@ -68,11 +68,11 @@ class _Bench:
     @property
     def session(self) -> Session:
         if self._session is None:
-            raise OptlangError("nothing is open")
+            raise OptlangError("nothing is open: `open` comes first")
         return self._session
 
     def warm(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = _read(command)
+        inputs = self._inputs(command)
         if any(len(item) != self._batch for item in inputs.values()):
             raise OptlangError(f"the inputs to time are not {self._batch} samples")
         self._prepared = self.session.prepare(inputs)
@@ -112,7 +112,7 @@ class _Bench:
     def outputs(self, command: Mapping[str, Any]) -> dict[str, Any]:
         import numpy
 
-        inputs = _read(command)
+        inputs = self._inputs(command)
         total = len(next(iter(inputs.values())))
         assert self._artifact is not None
         fixed = self._artifact.about.get("batch")
@@ -133,6 +133,20 @@ class _Bench:
                 pieces.setdefault(name, []).append(numpy.array(item[:size]))
         numpy.savez(command["outputs"], *[numpy.concatenate(items) for items in pieces.values()])
         return {"samples": total, "names": list(pieces)}
+
+    def _inputs(self, command: Mapping[str, Any]) -> dict[str, numpy.ndarray[Any, Any]]:
+        import numpy
+
+        if self._artifact is None:
+            raise OptlangError("nothing is open: `open` comes first")
+        absent = [name for name in self._artifact.inputs if name not in command["names"]]
+        if absent:
+            raise OptlangError(
+                f"the model takes {', '.join(self._artifact.inputs)}, and was given {', '.join(command['names'])}"
+            )
+        # By their order: an input may have a name that savez takes for its own.
+        with numpy.load(command["inputs"], allow_pickle=False) as stored:
+            return {name: stored[f"arr_{index}"] for index, name in enumerate(command["names"])}
 
     def memory(self, command: Mapping[str, Any]) -> dict[str, Any]:
         return {"memory": _peak()}
@@ -178,14 +192,6 @@ def _artifact(value: Mapping[str, Any]) -> Artifact:
         Path(value["folder"]), value["format"], tuple(File(**item) for item in value["files"]),
         tuple(value["inputs"]), tuple(value["outputs"]), value["about"],
     )
-
-
-def _read(command: Mapping[str, Any]) -> dict[str, numpy.ndarray[Any, Any]]:
-    import numpy
-
-    # By their order: an input may have a name that savez takes for its own.
-    with numpy.load(command["inputs"], allow_pickle=False) as stored:
-        return {name: stored[f"arr_{index}"] for index, name in enumerate(command["names"])}
 
 
 def _peak() -> int | None:

@@ -52,6 +52,8 @@ NEAR = 4
 LOOK = 0.1
 """Seconds between two looks at a worker's progress."""
 
+_BASELINE = "baseline."
+
 Why = Literal["complete", "interrupted", "timeout", "exhausted", "ladder"]
 T = TypeVar("T")
 
@@ -302,7 +304,7 @@ class _Loop:
 
     def _step(self, step: Applied, of_baseline: bool) -> StepJob:
         technique = self._plan.technique(step.technique)
-        path = f"baseline.{step.path}" if of_baseline else step.path
+        path = f"{_BASELINE}{step.path}" if of_baseline else step.path
         return StepJob(
             path, technique.name, technique.calls, step.settings, technique.needs, _seed(self._plan.search.seed, path)
         )
@@ -341,7 +343,8 @@ class _Loop:
         self._store.record({
             "event": "end", "run": self._run, "trial": number, "state": done.state, "reason": done.reason,
             "error": done.error, "finished": now(), "seconds": seconds,
-            "steps": [asdict(step) for step in result.steps],
+            # The baseline's own steps are told with the baseline; every other trial found them in the cache.
+            "steps": [asdict(step) for step in result.steps if origin == "baseline" or not _of_baseline(step.path)],
             "measurements": [asdict(item) for item in result.measurements],
             "artifacts": [] if result.artifact is None else [_artifact_event(recipe, result.artifact)],
             "notes": dict(result.notes), "violations": [asdict(item) for item in done.violations],
@@ -433,6 +436,10 @@ class RunError(OptlangError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
         self.details = failure.text
+
+
+def _of_baseline(path: str) -> bool:
+    return path.startswith(_BASELINE)
 
 
 def _seed(seed: int, path: str) -> int:

@@ -5,12 +5,14 @@ Whatever goes wrong in a trial comes back as a `Failure`: the loop decides what 
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from optlang.forms import Measurement, OptlangError
 from optlang.run.job import Failure, FrontJob, PrepareJob, Result, StepRun, TrialJob, Workload
+from optlang.run.machine import cores
 from optlang.run.progress import ProgressWriter
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 LARGEST_THREADS = 4
 """Training small models on more threads than this costs more in waiting than it wins."""
+
+# OpenMP reads it when its library is loaded, and never again.
+_WAIT = "OMP_WAIT_POLICY"
 
 
 _kept: Laboratory | None = None
@@ -60,16 +65,29 @@ def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Fail
 def _laboratory(workload: Workload) -> Laboratory:
     global _kept
     if _kept is None or _kept.workload != workload:
-        import torch
-
-        from optlang.run.machine import cores
         from optlang.run.trial import Laboratory
         from optlang.workload import data, modules
 
-        torch.set_num_threads(min(cores(), LARGEST_THREADS))
+        _begin_torch()
         loaded = data.load(workload.data, workload.study)
         _kept = Laboratory(workload, loaded.bind(modules.make(workload.model, workload.study)))
     return _kept
+
+
+def _begin_torch() -> None:
+    """Import torch so that its threads sleep while they wait for each other.
+
+    Threads that spin cost a training three times its time as soon as anything else runs on the machine. Only this
+    process is told so: the processes that measure keep what users have.
+    """
+    before = os.environ.get(_WAIT)
+    os.environ.setdefault(_WAIT, "PASSIVE")
+    try:
+        import torch
+    finally:
+        if before is None:
+            del os.environ[_WAIT]
+    torch.set_num_threads(min(cores(), LARGEST_THREADS))
 
 
 def _check_metrics(data: Data, module: object, wanted: tuple[str, ...]) -> None:
