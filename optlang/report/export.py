@@ -195,6 +195,8 @@ def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: in
             row |= {"times_better": reference / value if ratio is None else ratio, "times_low": low, "times_high": high}
         elif direction == "maximize" and None not in (value, reference):
             row["lost"] = reference - value
+            if low is not None and high is not None:
+                row |= {"lost_low": reference * (1 - high), "lost_high": reference * (1 - low)}
         figures.append(row)
     return figures
 

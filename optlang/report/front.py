@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optlang.report.studies import Chosen, choose
@@ -18,6 +18,7 @@ class Figure:
     """A metric of a trial with its 95 % interval, and how it compares with the baseline.
 
     `times` is baseline ÷ trial where less is better, `lost` baseline − trial where more is better; the other is None.
+    Their intervals are there where trial and baseline were measured side by side, or on the same samples.
     """
 
     metric: str
@@ -29,6 +30,8 @@ class Figure:
     times_low: float | None
     times_high: float | None
     lost: float | None
+    lost_low: float | None = None
+    lost_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,20 +187,15 @@ def _figures(row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> l
         item = min(
             (item for item in measured if item["metric"] == name), key=lambda item: abs((item["value"] or 0) - value)
         )
-        ratio = item["ratio"] is not None
-        found.append(
-            Figure(
-                name,
-                value,
-                item["unit"] or "",
-                item["low"],
-                item["high"],
-                _number(row.get(f"{column}_x")),
-                item["ratio_low"] if ratio else None,
-                item["ratio_high"] if ratio else None,
-                _number(row.get(f"{column}_lost")),
-            )
-        )
+        times, lost = _number(row.get(f"{column}_x")), _number(row.get(f"{column}_lost"))
+        low, high = (item["ratio_low"], item["ratio_high"]) if item["ratio"] is not None else (None, None)
+        figure = Figure(name, value, item["unit"] or "", item["low"], item["high"], times, None, None, lost)
+        if times is not None:
+            figure = replace(figure, times_low=low, times_high=high)
+        elif lost is not None and low is not None and high is not None:
+            # The ratio says how many times better: here trial ÷ baseline.
+            figure = replace(figure, lost_low=(value + lost) * (1 - high), lost_high=(value + lost) * (1 - low))
+        found.append(figure)
     return found
 
 

@@ -72,14 +72,27 @@ def figure_text(figure: Figure | None) -> str:
 
 
 def interval_text(figure: Figure | None) -> str:
-    """The interval that decides: of the ratio where it was measured side by side, of an accuracy in points."""
+    """The interval that decides: of what was measured side by side, else of the figure itself; ratios in points."""
     if figure is None:
         return ""
     if figure.times_low is not None and figure.times_high is not None:
         return f"[{times(figure.times_low)[1:]}, {times(figure.times_high)[1:]}]"
-    if figure.unit == "ratio" and figure.low is not None and figure.high is not None and figure.high > figure.low:
+    if figure.unit != "ratio":
+        return ""
+    if figure.lost_low is not None and figure.lost_high is not None:
+        return f"[{_points(figure.lost_high)}, {_points(figure.lost_low)}]"
+    if figure.low is not None and figure.high is not None and figure.high > figure.low:
         return f"± {100 * (figure.high - figure.low) / 2:.1f}"
     return ""
+
+
+def _points(lost: float) -> str:
+    return points(lost).replace("-", "−")
+
+
+def _line(text: str) -> str:
+    """A text of the study on one line, however it was laid out."""
+    return " ".join(text.split())
 
 
 def _table(
@@ -125,7 +138,7 @@ def _cell(figure: Figure | None, metric: str, intervals: bool) -> str:
 def _nearest(front: Front, width: int | None, color: bool) -> str:
     def missed(near: Near) -> str:
         return "\n".join(
-            f"{item.text}: {'by very little' if item.by < 0.0005 else in_percent(item.by) + ' off'}"
+            f"{_line(item.text)}: {'by very little' if item.by < 0.0005 else in_percent(item.by) + ' off'}"
             for item in near.missed
             if item.by > 0
         )
@@ -142,7 +155,7 @@ def _nearest(front: Front, width: int | None, color: bool) -> str:
 def render_tradeoffs(tradeoffs: Tradeoffs, *, width: int | None = None, color: bool = False) -> str:
     """Each technique alone against the baseline, and against the float32 model in the same runtime."""
     in_points = tradeoffs.quality.endswith("_lost")
-    lost: Callable[[float], str] = (lambda value: points(value).replace("-", "−")) if in_points else times
+    lost: Callable[[float], str] = _points if in_points else times
     name = tradeoffs.quality.removesuffix("_lost").removesuffix("_x").replace("_", " ")
     table = _frame(
         [
@@ -170,7 +183,9 @@ def render_tradeoffs(tradeoffs: Tradeoffs, *, width: int | None = None, color: b
             str(row["trial"]),
         )
         if row["trial"] in tradeoffs.failed:
-            notes.append(f"{technique} on {row['runtime']} (trial {row['trial']}): {tradeoffs.failed[row['trial']]}")
+            notes.append(
+                f"{technique} on {row['runtime']} (trial {row['trial']}): {_line(tradeoffs.failed[row['trial']])}"
+            )
     if not tradeoffs.rows:
         return f"{tradeoffs.study}: no technique has been tried alone yet (optlang run --ladder does that)\n"
     told = "".join(f"{note}\n" for note in notes)

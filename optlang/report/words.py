@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[
     """
     knobs = {knob["path"]: knob for knob in plan.get("knobs", ())}
     point: Mapping[str, Any] = trial.get("point") or {}
-    done = [_step(step, knobs, point) for step in steps]
+    # How the baseline was made is the same in every trial.
+    done = [_step(step, knobs, point) for step in steps if not str(step["path"]).startswith("baseline.")]
     runtime = trial.get("runtime") or ""
     settings = [
         _setting(path.rsplit(".", 1)[1], value, knobs.get(path))
@@ -27,13 +29,14 @@ def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[
 
 
 def _step(step: Mapping[str, Any], knobs: Mapping[str, Any], point: Mapping[str, Any]) -> str:
-    """The technique, with the settings of it that the search decided."""
+    """The technique, with the settings of it that the search decided; all rounds of a `repeat` share their knobs."""
     name = str(step["technique"] or step["path"]).rsplit(".", 1)[-1]
     settings: Mapping[str, Any] = step.get("settings") or {}
+    path = re.sub(r"\[\d+\]", "", str(step["path"]))
     said = [
-        _setting(key, value, knobs[f"{step['path']}.{key}"])
+        _setting(key, value, knobs[f"{path}.{key}"])
         for key, value in settings.items()
-        if f"{step['path']}.{key}" in point and f"{step['path']}.{key}" in knobs
+        if f"{path}.{key}" in point and f"{path}.{key}" in knobs
     ]
     return " ".join([name, *said])
 

@@ -203,18 +203,17 @@ def _step(key: Key, position: int, step: Mapping[str, Any]) -> Row:
 
 
 def _merged(key: Key, planned: list[Row], done: Any) -> list[Row]:
-    """The steps as they were planned, with what is known of them since: the nth of a path is the nth of that path."""
-    rows = [dict(row) for row in planned]
-    free = list(rows)
+    """The steps in the order in which they were done, then the others; the nth of a path is its nth planned."""
+    free = list(planned)
+    rows = []
     for step in done:
-        new = _step(key, len(rows), step)
+        new = _step(key, 0, step)
         row = next((item for item in free if item["path"] == new["path"]), None)
-        if row is None:
-            rows.append(new)
-            continue
-        free = [item for item in free if item is not row]
-        row.update({name: value for name, value in new.items() if value is not None and name != "position"})
-    return rows
+        if row is not None:
+            free = [item for item in free if item is not row]
+            new = {name: row[name] if value is None else value for name, value in new.items()}
+        rows.append(new)
+    return [{**row, "position": position} for position, row in enumerate([*rows, *free])]
 
 
 def _text(value: Any) -> str | None:

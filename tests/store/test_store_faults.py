@@ -324,3 +324,12 @@ def test_a_second_run_is_refused_while_the_first_writes(tmp_path: Path) -> None:
     with Store(db), pytest.raises(OutsideError, match="another run is writing"):
         Store(db)
     Store(db).close()
+
+
+def test_steps_stand_in_the_order_in_which_they_were_done(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    planned = [{"path": path, "technique": "t", "settings": {"x": number}} for number, path in enumerate("aab")]
+    done = [{"path": path, "cached": path == "z", "seconds": 1.0, "key": str(n)} for n, path in enumerate("zaa")]
+    write(db, [session(), start("r1", 1, steps=planned), end("r1", 1, "failed", steps=done)])
+    rows = query("SELECT path, settings ->> 'x', key, cached FROM steps ORDER BY position", [db]).rows
+    assert rows == (("z", None, "0", True), ("a", "0", "1", False), ("a", "1", "2", False), ("b", "2", None, None))
