@@ -72,14 +72,19 @@ def figure_text(figure: Figure | None) -> str:
 
 
 def interval_text(figure: Figure | None) -> str:
-    """The interval that decides: of what was measured side by side, else of the figure itself; ratios in points."""
-    if figure is None:
+    """The interval that decides: of what was measured side by side, else of the figure itself; ratios in points.
+
+    Nothing where it has no width: the baseline beside itself.
+    """
+    if figure is None or (figure.times_low is not None and figure.times_low == figure.times_high):
         return ""
     if figure.times_low is not None and figure.times_high is not None:
         return f"[{times(figure.times_low)[1:]}, {times(figure.times_high)[1:]}]"
     if figure.unit != "ratio":
         return ""
     if figure.lost_low is not None and figure.lost_high is not None:
+        if figure.lost_low == figure.lost_high:
+            return ""
         return f"[{_points(figure.lost_high)}, {_points(figure.lost_low)}]"
     if figure.low is not None and figure.high is not None and figure.high > figure.low:
         return f"± {100 * (figure.high - figure.low) / 2:.1f}"
