@@ -145,7 +145,8 @@ class _Full:
                 rows.append(self._line(number - 1, lines.line(number - 1), 0, width)[0])
             elif index and number > marked[index - 1] + 1:
                 rows.append(self._paint(f"{' ' * (width - 1)}...", "frame"))
-            here = sorted((label for label in labels if places.at(label.span)[0] == number), key=lambda one: one.span)
+            here = [label for label in labels if places.at(label.span)[0] == number]
+            here.sort(key=lambda label: (label is not item.primary, label.span))
             row, cut = self._line(number, lines.line(number), here[0].span.start - lines.start(number), width)
             rows.append(row)
             for label in here:
