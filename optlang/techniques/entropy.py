@@ -28,7 +28,7 @@ class EntropyCollector(HistogramCollector):  # type: ignore[misc]
         return max(low, least), min(high, most)
 
     def _divergence(self, inside: Any, left: Any, right: Any, levels: int) -> float:
-        """How much is lost when the bins `inside` become `levels`, and `left` and `right` counts outside are clipped."""
+        """What is lost when the bins `inside` become `levels`, with `left` and `right` counts outside clipped."""
         reference = inside.copy()
         reference[0] += left
         reference[-1] += right

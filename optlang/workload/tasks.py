@@ -263,8 +263,8 @@ class Own(Task):
         with user_code("the task's loss", self._study):
             value = self._task.loss(_as_given(outputs, lambda item: item), _as_given(targets, lambda item: item))
         if not isinstance(value, Tensor) or value.numel() != 1:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise OptlangError(f"the task's loss gave {shape}", help="return a tensor with one number")
+            given = f"a tensor of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise OptlangError(f"the task's loss gave {given}, not one number", help="return the mean over the batch")
         return value.reshape(())
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:

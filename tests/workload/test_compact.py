@@ -1,0 +1,94 @@
+"""Compact ONNX files: the same answers from fewer bytes."""
+
+import numpy
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from optlang.workload.compact import compact
+
+
+@pytest.fixture
+def model():
+    """(x + 1) * 1 + 2, with constants that repeat and documentation everywhere."""
+    def constant(name, value):
+        item = helper.make_tensor(name, TensorProto.FLOAT, [3], [value] * 3)
+        item.doc_string = "a constant"
+        return item
+
+    nodes = [
+        helper.make_node("Add", ["x", "a_constant_with_a_long_name"], ["a_sum_with_a_long_name"], name="/first/Add"),
+        helper.make_node("Mul", ["a_sum_with_a_long_name", "the_same_constant"], ["a_product"], doc_string="why"),
+        helper.make_node("Add", ["a_product", "another_constant"], ["y"]),
+    ]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "y", "a_product")]
+    constants = [
+        constant("a_constant_with_a_long_name", 1.0), constant("the_same_constant", 1.0),
+        constant("another_constant", 2.0),
+    ]
+    graph = helper.make_graph(nodes, "a graph", value[:1], value[1:2], constants, value_info=value[2:])
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=8
+    )
+    helper.set_model_props(made, {"onnx.infer": "onnxruntime.quant"})
+    return made
+
+
+def answer(model, value):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["y"], {"x": value})[0]
+
+
+def test_the_same_answers_from_fewer_bytes(model):
+    value = numpy.random.default_rng(0).normal(size=(4, 3)).astype(numpy.float32)
+    wanted, size = answer(model, value), model.ByteSize()
+    small = compact(model)
+    onnx.checker.check_model(small, full_check=True)
+    assert numpy.array_equal(answer(small, value), wanted)
+    assert small.ByteSize() < 0.6 * size
+    assert len(small.graph.initializer) == 2
+    assert [item.name for item in (*small.graph.input, *small.graph.output)] == ["x", "y"]
+    assert [item.domain for item in small.opset_import] == [""]
+    text = str(small)
+    assert "doc_string" not in text.replace('doc_string: ""', "")
+    assert "long_name" not in text
+    assert not small.metadata_props
+    assert not small.graph.value_info
+
+
+def test_twice_is_once(model):
+    once = compact(model).SerializeToString(deterministic=True)
+    assert compact(model).SerializeToString(deterministic=True) == once
+
+
+def test_an_output_that_is_a_constant_keeps_its_name(model):
+    model.graph.output.append(helper.make_tensor_value_info("the_same_constant", TensorProto.FLOAT, [3]))
+    small = compact(model)
+    onnx.checker.check_model(small)
+    session = onnxruntime.InferenceSession(small.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(["the_same_constant"], {"x": numpy.zeros((1, 3), numpy.float32)})[0].tolist() == [1, 1, 1]
+
+
+def test_names_that_look_short_already_do_not_clash(model):
+    for node in model.graph.node:
+        node.input[:] = ["t3" if name == "x" else name for name in node.input]
+        node.output[:] = ["t4" if name == "y" else name for name in node.output]
+    model.graph.input[0].name, model.graph.output[0].name = "t3", "t4"
+    small = compact(model)
+    onnx.checker.check_model(small, full_check=True)
+    session = onnxruntime.InferenceSession(small.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(["t4"], {"t3": numpy.zeros((1, 3), numpy.float32)})[0].tolist() == [[3, 3, 3]]
+
+
+def test_a_name_used_inside_a_branch_stays(model):
+    out = helper.make_tensor_value_info("inner", TensorProto.FLOAT, ["batch", 3])
+    branch = helper.make_graph([helper.make_node("Identity", ["a_product"], ["inner"])], "branch", [], [out])
+    model.graph.initializer.append(helper.make_tensor("truth", TensorProto.BOOL, [], [True]))
+    model.graph.node.insert(
+        2, helper.make_node("If", ["truth"], ["chosen"], then_branch=branch, else_branch=branch)
+    )
+    model.graph.node[3].input[0] = "chosen"
+    small = compact(model)
+    onnx.checker.check_model(small, full_check=True)
+    assert answer(small, numpy.zeros((1, 3), numpy.float32)).tolist() == [[3, 3, 3]]
