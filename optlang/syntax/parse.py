@@ -125,7 +125,8 @@ def _ready() -> tuple[lalr.Table, tokens.Scanner]:
     grammar = (resources.grammar() / "optlang.lark").read_text(encoding="utf-8")
     try:
         data = json.loads(TABLE.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
+        # Absent or damaged: the grammar says the same, in a third of a second.
         data = {}
     if data.get("grammar") != _hash(grammar):
         data = make_table(grammar)
