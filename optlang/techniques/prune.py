@@ -27,15 +27,24 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     names. Notes: `prune.removed_parameters` and `prune.removed_channels`, the shares removed since the model was made.
     Raises `Refusal` where nothing would be removed, or a layer cannot be pruned.
     """
-    import torch
+    from optlang.workload import objects
 
     if subject.form != "module":
         raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
+    with objects.at_home(context.study):
+        return _smaller(subject, settings, context)
+
+
+def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    from optlang.workload import objects
+    from optlang.workload.tensors import describe
+
     data = context.data.bind(subject.model)
     example = data.example(2)  # one sample would hide layers that take the batch for channels
     kept = chosen(settings["keep"], [name for name, _ in subject.model.named_modules()])
     module = copy.deepcopy(subject.model).eval()
-    shapes = _shapes(module, example)
+    with objects.user_code("the model's forward", context.study):
+        shapes = _shapes(module, example)
     history = _pruned(module, example, settings, context.seed, kept)
     blamed = ""
     if history and _try_shapes(module, example) != shapes:
@@ -55,16 +64,13 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
             "as it is" + (f" ({blamed})" if blamed else ""),
             help="a larger ratio, a smaller round_to or fewer layers in keep",
         )
-    from optlang.workload.tensors import describe
-
     edit = Edit(_REPLAY, {"history": history, "example": describe(example)})
     removed: dict[str, JSON] = {}
     for name, old, new in (("parameters", before[0], after[0]), ("channels", before[1], after[1])):
         earlier = subject.notes.get(f"prune.removed_{name}", 0.0)
         assert isinstance(earlier, int | float)
         removed[f"prune.removed_{name}"] = 1 - (1 - earlier) * new / old
-    with torch.no_grad():
-        module.zero_grad(set_to_none=True)
+    module.zero_grad(set_to_none=True)
     return Subject("module", module, subject.factory, (*subject.edits, edit), {**subject.notes, **removed})
 
 
@@ -158,7 +164,6 @@ def _pruned(
     module: nn.Module, example: dict[str, Tensor], settings: Mapping[str, Any], seed: int, kept: set[str]
 ) -> list[JSON]:
     """Prune `module` in place, apart from the layers in `kept`; the history that `replay` takes."""
-    import torch
     import torch_pruning
     from torch import nn
 
@@ -205,8 +210,7 @@ def _pruned(
     history: list[JSON] = [
         [name, bool(outward), [int(index) for index in indices]] for name, outward, indices in pruner.pruning_history()
     ]
-    with torch.no_grad():
-        return history
+    return history
 
 
 def _reaching(graph: Any) -> list[Any]:

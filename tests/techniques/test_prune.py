@@ -181,3 +181,7 @@ class TestRefusal:
     def test_a_misspelt_layer(self, images):
         with pytest.raises(OptlangError, match=r"'blocks\.2'"):
             run(start("residual"), images, keep=("blocks.2",))
+
+    def test_a_forward_that_breaks_is_the_users(self, images):
+        with pytest.raises(OptlangError, match="the model's forward raised RuntimeError: mat1 and mat2"):
+            run(start("linear", inputs=5), images)
