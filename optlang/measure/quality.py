@@ -82,7 +82,7 @@ def _finite(value: float) -> bool:
 
 
 def _vectors(task: Task, outputs: Arrays, targets: Any, n: int) -> dict[str, Array]:
-    """The values that metrics are means of, one a sample; none where a sample has several: those depend on each other."""
+    """The values that metrics are means of, one a sample; none where a sample has several, not independent ones."""
     found = task.per_sample(dict(outputs), targets)
     return {} if found is None else {name: item for name, item in found.items() if len(item) == n}
 

@@ -6,6 +6,8 @@ It knows no runtime's wishes and no quantization.
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,7 +24,7 @@ from optlang.workload import modules, objects
 
 if TYPE_CHECKING:
     import numpy
-    from onnx import GraphProto, ModelProto
+    from onnx import GraphProto, ModelProto, TensorProto
 
     from optlang.workload.data import Data
 
@@ -76,12 +78,13 @@ def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
     try:
         example = data.example(_TRACED)
         # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-        with torch.no_grad(), objects.user_code("running the model", study):
-            outputs = tuple(modules.call(module, example))
-        model = _traced(module, example, outputs, path.parent)
-        _clean(model)
-        _write(model, path)
-        _check(module, data.example(_CHECKED), path)
+        with _plain_attention(), torch.no_grad():
+            with objects.user_code("running the model", study):
+                outputs = tuple(modules.call(module, example))
+            model = _traced(module, example, outputs, path.parent)
+            _clean(model)
+            _write(model, path)
+            _check(module, data.example(_CHECKED), path)
     finally:
         module.train(training)
 
@@ -91,7 +94,7 @@ def _traced(module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str
 
     names = tuple(example)
     batch = {name: {0: "batch"} for name in (*names, *outputs)}
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, _quiet(), torch.no_grad():
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _tracing():
         file = Path(scratch) / "traced.onnx"
         try:
             torch.onnx.export(
@@ -108,11 +111,41 @@ def _traced(module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
+def _tracing() -> Iterator[None]:
+    with warnings.catch_warnings(), _muted():
         for message, category in _QUIET:
             warnings.filterwarnings("ignore", message=message, category=category)
         yield
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the kernels of their own that attention and encoder layers have in eval mode.
+
+    There is no ONNX for them, and they answer padded positions with zeros, as the layers by definition do not.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Standard output, by its descriptor: on an error the exporter prints the whole graph there from C++."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _first_line(error: BaseException) -> str:
@@ -159,7 +192,7 @@ def _redirect(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 
 def _unwrap(graph: GraphProto) -> None:
-    """Replace the Identity nodes by which the exporter shares equal weights.
+    """Replace nodes that only hold or hand on a value: Constant, and Identity, by which the exporter shares weights.
 
     A vector gets its copy back, since the int8 bias of each layer needs a scale of its own; quantizers look for
     initializers, not for what an Identity makes of them.
@@ -170,7 +203,11 @@ def _unwrap(graph: GraphProto) -> None:
     kept = []
     for node in graph.node:
         source = stored.get(node.input[0]) if node.op_type == "Identity" else None
-        if source is None or node.output[0] in answers:
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and node.output[0] not in answers:
+            value = graph.initializer.add()
+            value.CopyFrom(node.attribute[0].t)
+            value.name = node.output[0]
+        elif source is None or node.output[0] in answers:
             kept.append(node)
         elif len(source.dims) < 2:
             copy = graph.initializer.add()
@@ -184,13 +221,15 @@ def _unwrap(graph: GraphProto) -> None:
 
 
 def _share(graph: GraphProto) -> None:
-    """Keep one of several equal matrices (tied weights that constant folding has transposed twice)."""
+    """Keep one of several equal matrices (tied weights that constant folding has transposed twice) and of shapes."""
+    from onnx import TensorProto
+
     first: dict[tuple[Any, ...], str] = {}
     again: dict[str, str] = {}
     for item in graph.initializer:
-        if len(item.dims) < 2:
+        if len(item.dims) < 2 and item.data_type != TensorProto.INT64:
             continue
-        content = hashlib.sha256(item.raw_data or item.SerializeToString()).digest()
+        content = hashlib.sha256(_bytes(item)).digest()
         key = (item.data_type, tuple(item.dims), content)
         if key in first:
             again[item.name] = first[key]
@@ -202,6 +241,12 @@ def _share(graph: GraphProto) -> None:
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _bytes(item: TensorProto) -> bytes:
+    from onnx import numpy_helper
+
+    return bytes(item.raw_data) or numpy_helper.to_array(item).tobytes()
 
 
 def _rename(graph: GraphProto) -> None:
@@ -242,8 +287,7 @@ def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
     options.log_severity_level = 4
     # What the file says, not what an optimizer makes of it.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with torch.no_grad():
-        wanted = {name: item.numpy() for name, item in modules.call(module, inputs).items()}
+    wanted = {name: item.numpy() for name, item in modules.call(module, inputs).items()}
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         known = {item.name for item in session.get_inputs()}

@@ -96,6 +96,15 @@ def tokens():
 '''
 
 
+@pytest.fixture(autouse=True)
+def attention_as_defined():
+    """The fast kernels answer padded positions with zeros, as the layers by definition do not."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
 @pytest.fixture
 def study(tmp_path):
     (tmp_path / "study").mkdir()
@@ -139,10 +148,8 @@ def test_file_passes_the_checker_and_holds_nothing_but_the_model(study, tmp_path
     assert not model.metadata_props
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
     assert b"_optlang" not in path.read_bytes()
-    assert not any(path.with_name(item.name) != path and item.suffix == ".onnx" for item in tmp_path.iterdir()
-                   if item.name != path.name)
-    stored = sum(len(item.raw_data) for item in model.graph.initializer)
-    assert path.stat().st_size < stored + 20_000
+    assert [item.name for item in tmp_path.iterdir() if item.is_file()] == [path.name]
+    assert not any(node.op_type in ("Constant", "Identity") for node in model.graph.node)
 
 
 def test_nodes_have_the_names_of_their_layers(study, tmp_path):
@@ -197,12 +204,12 @@ def test_export_leaves_the_module_and_the_process_as_they_were(study, tmp_path):
     make = Factory("mine.py:make", {"name": "Encoder"})
     subject = Subject("module", modules.make(make, study).train(), make)
     data = data_module.load(Factory("mine.py:rows"), study).bind(subject.model)
-    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         export(subject, data, tmp_path / "model.onnx", study)
     assert subject.model.training
-    assert torch.backends.mha.get_fastpath_enabled() == before
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_refused_export_prints_nothing(study, tmp_path):

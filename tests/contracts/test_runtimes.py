@@ -1,0 +1,330 @@
+"""What every runtime of the standard library must do, on networks of several structures."""
+
+import os
+import re
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from optlang.forms import Context, Factory, QuantWants, Refusal, Subject, TargetSpec
+from optlang.measure.process import BareProcess, Member
+from optlang.workload import data as data_module
+from optlang.workload import modules, objects
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "tests" / "fixtures" / "models"
+NETWORKS = ("cnn", "residual", "depthwise", "mlp", "joined", "rows", "tied")
+TARGET = TargetSpec("here")
+
+pytestmark = pytest.mark.slow
+
+
+def declared():
+    """The runtimes that the standard library declares, with the objects that they name and what they take."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "stdlib").glob("*.opt")))
+    blocks = re.findall(r"^runtime (\w+) [^\n]*\{\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL)
+    return {
+        name: (
+            re.search(r'calls "([^"]+)"', body).group(1),
+            re.search(r"takes ([^\n]+)", body).group(1).replace(" ", "").split(","),
+        )
+        for name, body in blocks
+    }
+
+
+RUNTIMES = {name: calls for name, (calls, _) in declared().items()}
+TAKE_ONNX = [name for name, (_, forms) in declared().items() if "onnx" in forms]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images"), STUDY)
+
+
+def runtime_of(name):
+    return objects.find(RUNTIMES[name], STUDY)()
+
+
+def start(network, **arguments):
+    factory = Factory(f"networks.py:{network}", arguments)
+    module = modules.make(factory, STUDY)
+    # Norms that have seen data, so that folding them wrongly would show.
+    with torch.no_grad():
+        for item in module.modules():
+            if isinstance(item, torch.nn.BatchNorm2d):
+                item.running_mean.copy_(torch.linspace(-0.3, 0.4, item.num_features))
+                item.running_var.copy_(torch.linspace(0.5, 2.0, item.num_features))
+    return Subject("module", module, factory)
+
+
+def built(name, subject, data, folder, target=TARGET, settings=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    data = data.bind(subject.model) if subject.form == "module" else data
+    artifact = runtime_of(name).build(subject, target, settings or {}, folder, data, STUDY)
+    return Member(f"a model in {name}", name, RUNTIMES[name], artifact, target, settings or {}, STUDY)
+
+
+def reference(subject, inputs):
+    """What the module itself answers, in this process."""
+    with torch.no_grad():
+        given = {name: torch.from_numpy(item) for name, item in inputs.items()}
+        return {name: item.numpy() for name, item in modules.call(subject.model, given).items()}
+
+
+def samples(member, data, count):
+    arrays = data.bind(member.artifact.inputs).arrays("validation", count)[0]
+    return {name: item[:count] for name, item in arrays.items()}
+
+
+def quantized(subject, data, folder, wants):
+    folder.mkdir(parents=True, exist_ok=True)
+    static = objects.find("optlang.techniques.quantize:static", STUDY)
+    settings = {
+        "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": (),
+    }
+    return static(subject, settings, Context(data, 1, folder, STUDY, wants))
+
+
+def test_the_contract_has_runtimes_to_hold():
+    assert {"eager", "onnxruntime", "openvino"} <= set(RUNTIMES)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+class TestContract:
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_outputs_are_the_modules_own_at_any_batch_size(self, name, network, images, tmp_path):
+        subject = start(network)
+        member = built(name, subject, images, tmp_path / "artifact")
+        with BareProcess(member) as process:
+            for count, batch in ((1, 64), (7, 64), (7, 3)):
+                inputs = samples(member, images, count)
+                wanted = reference(subject, inputs)
+                found = process.outputs(inputs, batch)
+                assert list(found) == list(member.artifact.outputs) == list(wanted)
+                for output, item in wanted.items():
+                    assert found[output].shape == item.shape
+                    assert found[output].dtype == item.dtype
+                    numpy.testing.assert_allclose(found[output], item, rtol=1e-4, atol=1e-5)
+
+    def test_timing_leaves_the_answers_as_they_are(self, name, images, tmp_path):
+        subject = start("residual")
+        member = built(name, subject, images, tmp_path / "artifact")
+        inputs = samples(member, images, 1)
+        with BareProcess(member) as process:
+            before = process.outputs(inputs)
+            process.warm(inputs, seconds=0.0, calls=2)
+            durations = process.round(seconds=0.0, calls=25, skip=1)
+            after = process.outputs(inputs)
+            assert durations.shape == (25,)
+            assert (durations > 0).all()
+            assert process.load_time > 0
+            if sys.platform == "linux":
+                assert process.memory > 10_000_000
+            assert all((before[key] == after[key]).all() for key in before)
+
+    def test_a_larger_batch_is_timed_as_one_call(self, name, images, tmp_path):
+        member = built(name, start("cnn"), images, tmp_path / "artifact", TargetSpec("here", batch=4))
+        with BareProcess(member) as process:
+            process.warm(samples(member, images, 4), seconds=0.0, calls=1)
+            assert len(process.round(seconds=0.0, calls=3, skip=0)) == 3
+            assert process.outputs(samples(member, images, 6))["output"].shape == (6, 10)
+
+    def test_files_are_all_there_is_and_come_out_the_same_again(self, name, images, tmp_path):
+        subject = start("joined")
+        first = built(name, subject, images, tmp_path / "first").artifact
+        second = built(name, subject, images, tmp_path / "second").artifact
+        assert {item.name for item in first.files} == {path.name for path in first.folder.iterdir()}
+        for item in first.files:
+            content = (first.folder / item.name).read_bytes()
+            assert (item.bytes, item.sha256) == (len(content), sha256(content).hexdigest())
+        assert (first.files, first.inputs, first.outputs) == (second.files, second.inputs, second.outputs)
+
+    def test_an_artifact_is_opened_where_it_was_moved_to(self, name, images, tmp_path):
+        import dataclasses
+        import shutil
+
+        subject = start("mlp")
+        member = built(name, subject, images, tmp_path / "built")
+        shutil.move(tmp_path / "built", tmp_path / "moved")
+        artifact = dataclasses.replace(member.artifact, folder=tmp_path / "moved")
+        inputs = samples(member, images, 2)
+        with BareProcess(dataclasses.replace(member, artifact=artifact)) as process:
+            found = process.outputs(inputs)
+        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+
+    def test_building_leaves_the_subject_as_it_was(self, name, images, tmp_path):
+        subject = start("residual")
+        subject.model.train()
+        before = {key: item.clone() for key, item in subject.model.state_dict().items()}
+        built(name, subject, images, tmp_path / "artifact")
+        assert subject.model.training
+        assert all(torch.equal(item, before[key]) for key, item in subject.model.state_dict().items())
+
+    def test_other_forms_are_refused(self, name, images, tmp_path):
+        with pytest.raises(Refusal, match="graph"):
+            runtime_of(name).build(
+                Subject("graph", None, Factory("networks.py:cnn")), TARGET, {}, tmp_path, images, STUDY
+            )
+
+    def test_other_devices_are_refused(self, name, images, tmp_path):
+        with pytest.raises(Refusal, match="gpu"):
+            runtime_of(name).build(start("mlp"), TargetSpec("here", device="gpu"), {}, tmp_path, images, STUDY)
+
+    def test_closing_ends_the_process(self, name, images, tmp_path):
+        member = built(name, start("mlp"), images, tmp_path / "artifact")
+        process = BareProcess(member)
+        number = process.pid
+        process.close()
+        assert not process.alive
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+
+    def test_its_process_holds_this_runtime_and_no_other(self, name, images, tmp_path):
+        member = built(name, start("mlp"), images, tmp_path / "artifact")
+        with BareProcess(member) as process:
+            process.warm(samples(member, images, 1), seconds=0.0, calls=1)
+            maps = Path(f"/proc/{process.pid}/maps")
+            if not maps.exists():
+                pytest.skip("the system does not say what a process has loaded")
+            loaded = maps.read_text()
+        libraries = {
+            "torch": "libtorch", "onnxruntime": "onnxruntime_pybind11", "openvino": "libopenvino",
+            "pydantic": "pydantic_core", "onnx": "onnx_cpp2py", "duckdb": "duckdb",
+        }
+        own = {"eager": "torch"}.get(name, name)
+        assert libraries[own] in loaded
+        assert [other for other, mark in libraries.items() if other != own and mark in loaded] == []
+
+    def test_available_and_wants_answer_without_importing_anything(self, name):
+        module, _, attribute = RUNTIMES[name].partition(":")
+        code = (
+            f"import sys; from {module} import {attribute} as R; r = R(); print(r.available()); r.wants();"
+            "print([m for m in ('torch', 'numpy', 'onnx', 'onnxruntime', 'openvino') if m in sys.modules])"
+        )
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert answer.stdout.splitlines() == ["None", "[]"]
+
+    def test_missing_package_is_told_with_what_installs_it(self, name):
+        module, _, attribute = RUNTIMES[name].partition(":")
+        # Without site-packages nothing is installed.
+        code = (
+            f"import sys; sys.path[:0] = [{str(ROOT)!r}];"
+            f"from {module} import {attribute} as R; print(R().available())"
+        )
+        answer = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+        assert answer.stdout.startswith("pip install ")
+
+    def test_wants_are_complete(self, name):
+        wants = runtime_of(name).wants()
+        assert isinstance(wants, QuantWants)
+        assert wants.symmetric_weights or wants.weights == "uint8"
+
+
+@pytest.mark.parametrize("name", TAKE_ONNX)
+class TestOnnxFiles:
+    def test_int8_file_runs_smaller_and_close_to_float(self, name, images, tmp_path):
+        train = objects.find("optlang.techniques.train:train", STUDY)
+        settings = {
+            "epochs": 6, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
+            "momentum": None, "amp": "none",
+        }
+        (tmp_path / "trained").mkdir()
+        subject = train(start("cnn"), settings, Context(images, 1, tmp_path / "trained", STUDY))
+        int8 = quantized(subject, images, tmp_path / "int8", runtime_of(name).wants())
+        plain, member = (built(name, item, images, tmp_path / item.form) for item in (subject, int8))
+        inputs = samples(member, images, 200)
+        with BareProcess(member) as process:
+            found = process.outputs(inputs)["output"]
+            again = process.outputs(inputs, batch=1)["output"]
+        wanted = reference(subject, inputs)["output"]
+        assert (found.argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.97
+        assert not numpy.array_equal(found, wanted)
+        # One at a time the same integers are summed, whatever the batch.
+        numpy.testing.assert_allclose(again, found, rtol=1e-4, atol=1e-4)
+        assert sum(item.bytes for item in member.artifact.files) < sum(item.bytes for item in plain.artifact.files)
+
+    def test_weights_beside_the_file_come_along(self, name, images, tmp_path):
+        import onnx
+
+        subject = start("mlp")
+        source = built(name, subject, images, tmp_path / "plain").artifact.folder / "model.onnx"
+        (tmp_path / "split").mkdir()
+        onnx.save(
+            onnx.load(source), tmp_path / "split" / "net.onnx", save_as_external_data=True, location="net.weights",
+            size_threshold=0,
+        )
+        member = built(
+            name, Subject("onnx", tmp_path / "split" / "net.onnx", subject.factory), images, tmp_path / "artifact"
+        )
+        assert {item.name for item in member.artifact.files} == {"model.onnx", "net.weights"}
+        inputs = samples(member, images, 3)
+        with BareProcess(member) as process:
+            found = process.outputs(inputs)
+        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+
+    def test_graph_fixed_to_a_batch_answers_any_number_of_samples(self, name, images, tmp_path):
+        import onnx
+
+        subject = start("residual")
+        model = onnx.load(built(name, subject, images, tmp_path / "plain").artifact.folder / "model.onnx")
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 4
+        onnx.save(model, tmp_path / "fixed.onnx")
+        member = built(
+            name, Subject("onnx", tmp_path / "fixed.onnx", subject.factory), images, tmp_path / "artifact",
+            TargetSpec("here", batch=4),
+        )
+        assert member.artifact.about["batch"] == 4
+        inputs = samples(member, images, 6)
+        with BareProcess(member) as process:
+            found = process.outputs(inputs)
+        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+
+    def test_a_broken_file_is_refused(self, name, images, tmp_path):
+        member = built(name, start("mlp"), images, tmp_path / "artifact")
+        (member.artifact.folder / "model.onnx").write_bytes(b"no graph at all")
+        with pytest.raises(Refusal, match="does not load the model"):
+            BareProcess(member)
+
+
+def test_onnxruntime_takes_its_graph_level(images, tmp_path):
+    for level in ("off", "basic", "extended", "all"):
+        subject = start("cnn")
+        member = built("onnxruntime", subject, images, tmp_path / level, settings={"graph": level})
+        inputs = samples(member, images, 2)
+        with BareProcess(member) as process:
+            found = process.outputs(inputs)
+        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+def test_openvino_keeps_to_its_threads_and_to_float32(hint, images, tmp_path):
+    subject = start("residual")
+    member = built("openvino", subject, images, tmp_path / "artifact", settings={"hint": hint})
+    session = runtime_of("openvino").open(member.artifact, TARGET, member.settings, STUDY)
+    compiled = session._compiled[1]
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("NUM_STREAMS") == 1
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    session.close()
+
+
+def test_eager_leaves_the_number_of_threads_as_it_found_it(images, tmp_path):
+    member = built("eager", start("mlp"), images, tmp_path / "artifact", TargetSpec("here", threads=2))
+    session = runtime_of("eager").open(member.artifact, member.target, {}, STUDY)
+    assert torch.get_num_threads() == 2
+    session.close()
+    assert torch.get_num_threads() == 1
