@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optlang.diagnostics import Diagnostics, Span
+from optlang.plan.cells import Index
 from optlang.plan.checks import CHECKS, Draft
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.factories import Factories
@@ -16,7 +17,7 @@ from optlang.plan.flow import Facts as DeclaredFacts
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.limits import measure_of, search_of
-from optlang.plan.model import Factory, Location, Metric, Objective, Plan, Rule, Step
+from optlang.plan.model import BASELINE_RUNTIME, RECOVERY, Factory, Location, Metric, Objective, Plan, Rule, Step
 from optlang.plan.model import Target as PlanTarget
 from optlang.plan.names import Scope, duplicate, second
 from optlang.plan.resolve import Place
@@ -26,6 +27,7 @@ from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 WANTED = {
     "model": "model NAME = zoo.digits_cnn()",
@@ -81,12 +83,13 @@ class StudyBuilder:
         measure = measure_of(knobs, self._sections("measure"), self._one("measure"))
 
         whole = model is not None and data is not None and built_targets and search is not None and measure is not None
+        index = Index(built_knobs)
         draft = Draft(
             study=self.study,
             knobs=knobs,
             steps=steps,
             targets=targets,
-            built_knobs=built_knobs,
+            index=index,
             built_steps=built_steps,
             built_targets=tuple(built_targets),
             forbids=forbids,
@@ -96,9 +99,9 @@ class StudyBuilder:
             broken=self.broken,
             complete=not self.diagnostics.failed,
         )
-        if built_targets:
+        if built_targets and draft.complete:
             facts = DeclaredFacts(steps.used, targets.used)
-            draft.feasible = feasibility(built_steps, built_targets[0], built_knobs, facts)
+            draft.feasible = feasibility(built_steps, built_targets[0], index, facts)
         for check in CHECKS:
             check(draft)
         if not whole or self.diagnostics.failed:
@@ -125,9 +128,16 @@ class StudyBuilder:
             objectives=tuple(objective for _, objective in objectives),
             search=search,
             measure=measure,
-            techniques=tuple(sorted(steps.used.values(), key=lambda item: item.name)),
-            runtimes=tuple(sorted(targets.used.values(), key=lambda item: item.name)),
+            techniques=tuple(sorted(self._with(steps.used, RECOVERY).values(), key=lambda item: item.name)),
+            runtimes=tuple(sorted(self._with(targets.used, BASELINE_RUNTIME).values(), key=lambda item: item.name)),
         )
+
+    def _with(self, used: Mapping[str, T], name: str) -> dict[str, T]:
+        """The declarations that the study uses, and one of the library that every run needs whatever the study says."""
+        module, _, short = name.partition(".")
+        declared = self.scope.library[module].declared[short]
+        made: Any = self.facts.runtime(declared) if module == "runtime" else self.facts.technique(declared)
+        return {**used, name: made}
 
     # ---- members
 

@@ -12,6 +12,9 @@ from optlang.plan.model import Impossible, Knob, OrderDomain
 LIMIT = 100_000
 """How many combinations are looked at; a question about more has no exact answer here."""
 
+DEEPEST = 200
+"""How many knobs are looked at together."""
+
 Assignment = Mapping[str, Value]
 
 
@@ -26,17 +29,24 @@ def named(expression: Expression | None) -> set[str]:
     return {item.path for item in references(expression) if isinstance(item, KnobRef)}
 
 
-def closed(knobs: Sequence[Knob], wanted: Iterable[str]) -> list[Knob]:
-    """The wanted knobs and all that their conditions name, in their order."""
-    by_path = {knob.path: knob for knob in knobs}
-    found: set[str] = set()
-    waiting = [path for path in wanted if path in by_path]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += [item for item in named(by_path[path].condition) if item in by_path]
-    return [knob for knob in knobs if knob.path in found]
+class Index:
+    """The knobs of a study by their paths, in the order of the text."""
+
+    def __init__(self, knobs: Iterable[Knob]) -> None:
+        self.knobs = tuple(knobs)
+        self.by_path = {knob.path: knob for knob in self.knobs}
+        self._order = {knob.path: index for index, knob in enumerate(self.knobs)}
+
+    def closed(self, wanted: Iterable[str]) -> list[Knob]:
+        """The wanted knobs and all that their conditions name, in their order."""
+        found: set[str] = set()
+        waiting = [path for path in wanted if path in self.by_path]
+        while waiting:
+            path = waiting.pop()
+            if path not in found:
+                found.add(path)
+                waiting += [item for item in named(self.by_path[path].condition) if item in self.by_path]
+        return [self.by_path[path] for path in sorted(found, key=self._order.__getitem__)]
 
 
 def options(knob: Knob) -> list[Value] | None:
@@ -50,9 +60,11 @@ def options(knob: Knob) -> list[Value] | None:
 def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | None = None) -> Iterator[Assignment]:
     """Every combination of values of these knobs, which must be closed; a knob that is absent has None.
 
-    `values` narrows what is tried for some of them. Raises TooManyError where a knob is continuous.
+    `values` narrows what is tried for some. Raises TooManyError where a knob is continuous, or there are very many.
     """
     listed: list[tuple[Knob, Sequence[Value]]] = []
+    if len(knobs) > DEEPEST:
+        raise TooManyError
     for knob in knobs:
         tried = values.get(knob.path) if values is not None else None
         tried = tried if tried is not None else options(knob)
@@ -76,10 +88,10 @@ def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | N
     return walk(0)
 
 
-def ever(expression: Expression, knobs: Sequence[Knob]) -> bool | None:
+def ever(expression: Expression, index: Index) -> bool | None:
     """Whether some combination of values makes `expression` true; None where that cannot be told."""
     try:
-        for count, values in enumerate(assignments(closed(knobs, named(expression)))):
+        for count, values in enumerate(assignments(index.closed(named(expression)))):
             if count >= LIMIT:
                 return None
             if holds(expression, Environment(knob=values.get)):
@@ -89,23 +101,34 @@ def ever(expression: Expression, knobs: Sequence[Knob]) -> bool | None:
     return False
 
 
+def bound(knobs: Iterable[Knob]) -> int:
+    """How many combinations of these knobs there can be at most; a continuous one counts once."""
+    total = 1
+    for knob in knobs:
+        total *= len(options(knob) or (None,))
+    return total
+
+
 def ruled_out(values: Assignment, impossible: Sequence[Impossible]) -> bool:
     """Whether the listed impossible combinations take this one out."""
     return any(all(values.get(path) == value for path, value in item.values.items()) for item in impossible)
 
 
-def most(knobs: Sequence[Knob], impossible: Sequence[Impossible]) -> int | None:
+def most(index: Index, impossible: Sequence[Impossible]) -> int | None:
     """How many points there are at most, forbids left aside; None where a knob is continuous or there are too many."""
-    structural = set().union(*(named(knob.condition) for knob in knobs)) if knobs else set[str]()
+    structural = {path for knob in index.knobs for path in named(knob.condition)}
     structural |= {path for item in impossible for path in item.values}
-    inner = closed(knobs, structural)
-    rest = [knob for knob in knobs if knob not in inner]
+    inner = index.closed(structural)
+    within = {knob.path for knob in inner}
+    rest = [knob for knob in index.knobs if knob.path not in within]
     sizes: list[tuple[Knob, int]] = []
     for knob in rest:
         listed = options(knob)
         if listed is None:
             return None
         sizes.append((knob, len(listed)))
+    if bound(inner) > 100 * LIMIT:
+        return None
     total = 0
     try:
         for count, values in enumerate(assignments(inner)):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from optlang.diagnostics import Diagnostics, Label
-from optlang.plan.cells import LIMIT, TooManyError, assignments, closed, ever, most, named, options, ruled_out
+from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
 from optlang.plan.expressions import Environment, holds
 from optlang.plan.feasibility import Feasibility
 from optlang.plan.flow import label_of
@@ -16,7 +16,6 @@ from optlang.plan.model import (
     Apply,
     Choice,
     Group,
-    Knob,
     Maybe,
     Objective,
     Order,
@@ -40,7 +39,7 @@ class Draft:
     knobs: Knobs
     steps: Steps
     targets: Targets
-    built_knobs: tuple[Knob, ...]
+    index: Index
     built_steps: tuple[Step, ...]
     built_targets: tuple[Target, ...]
     forbids: list[tuple[tree.Rule, Rule]]
@@ -178,12 +177,12 @@ def something_left(draft: Draft) -> None:
     wanted = {path for item in impossible for path in item.values}
     usable: list[tuple[tree.Rule, Rule]] = []
     for node, rule in draft.forbids:
-        knobs = closed(draft.built_knobs, named(rule.expression))
+        knobs = draft.index.closed(named(rule.expression))
         if all(options(knob) is not None for knob in knobs):
             usable.append((node, rule))
             wanted |= named(rule.expression)
     try:
-        for count, values in enumerate(assignments(closed(draft.built_knobs, wanted))):
+        for count, values in enumerate(assignments(draft.index.closed(wanted))):
             environment = Environment(knob=values.get)
             forbidden = any(holds(rule.expression, environment) for _, rule in usable)
             if count >= LIMIT or not (forbidden or ruled_out(values, impossible)):
@@ -206,7 +205,7 @@ def conditions_hold_somewhere(draft: Draft) -> None:
     if draft.diagnostics.failed:
         return
     for condition in draft.knobs.conditions:
-        if ever(condition.expression, draft.built_knobs) is False:
+        if ever(condition.expression, draft.index) is False:
             draft.diagnostics.warn(
                 "W409",
                 "this condition is never true",
@@ -215,7 +214,7 @@ def conditions_hold_somewhere(draft: Draft) -> None:
                 help="compare with a value that the knob can have, or take it away",
             )
     for node, rule in draft.forbids:
-        if ever(rule.expression, draft.built_knobs) is False:
+        if ever(rule.expression, draft.index) is False:
             draft.diagnostics.warn(
                 "W409",
                 "this forbids nothing",
@@ -230,7 +229,7 @@ def enough_points(draft: Draft) -> None:
     written = _trials(draft)
     if draft.search is None or written is None or draft.diagnostics.failed or draft.feasible is None:
         return
-    points = most(draft.built_knobs, draft.feasible.impossible) if draft.feasible.exact else None
+    points = most(draft.index, draft.feasible.impossible) if draft.feasible.exact else None
     if points is not None and 0 < points < draft.search.trials:
         some = f"{points} point{'s' if points != 1 else ''}"
         draft.diagnostics.warn(

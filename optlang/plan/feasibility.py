@@ -5,11 +5,12 @@ Exact up to `cells.LIMIT` combinations of the knobs involved; beyond that `flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import prod
 
-from optlang.plan.cells import LIMIT, TooManyError, assignments, closed, named, options
+from optlang.plan.cells import DEEPEST, LIMIT, Index, assignments, bound, named, options
 from optlang.plan.expressions import Environment, Expression, Value, holds, show
 from optlang.plan.flow import Conflict, Facts, apart, applied, conflicts, risky
 from optlang.plan.model import (
@@ -29,6 +30,9 @@ from optlang.plan.model import (
 )
 
 Cell = Mapping[str, Value]
+
+QUICK = 5_000
+"""How many combinations are looked at all together; more are taken two steps at a time, where that finds the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +60,44 @@ class _Place:
     index: int
 
 
-def feasibility(steps: tuple[Step, ...], target: Target, knobs: tuple[Knob, ...], facts: Facts) -> Feasibility:
+def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> Feasibility:
     """What the declared facts rule out of these steps on this target."""
     places = list(_places(steps, facts, (), (), (), (), iter(range(10**9))))
     involved = _involved(places, target, facts)
     if not involved and all("gpu" not in facts.runtimes[use.runtime].needs for use in target.runtimes):
         return Feasibility(())
-    study = _Study(steps, target, knobs, facts, involved)
-    try:
-        return study.look()
-    except TooManyError:
-        return Feasibility((), exact=False)
+    study = _Study(steps, target, index, facts, involved)
+    lifted = any(map(_lifts, involved))
+    if study.bound() > (LIMIT if lifted else QUICK):
+        return Feasibility((), exact=False) if lifted else _by_pairs(study)
+    return study.look()
+
+
+def _lifts(place: _Place) -> bool:
+    """Whether it turns an exported model into something else, and so may lift what two other steps have together."""
+    technique = place.technique
+    return "module" not in technique.takes or bool(set(technique.takes) - {"module"} - set(technique.gives))
+
+
+def _by_pairs(study: _Study) -> Feasibility:
+    """The same, two steps at a time: all there is to find where no third step can lift what two have together."""
+    found: dict[str, Impossible] = {}
+    never: dict[Conflict, None] = {}
+    involved = study.involved
+    pairs = [[place] for place in involved]
+    pairs += [
+        [first, second]
+        for first, second in combinations(involved, 2)
+        if _together(first, second) and _clash(first, second)
+    ]
+    for pair in pairs:
+        part_of = replace(study, involved=pair)
+        if part_of.bound() > LIMIT:
+            return Feasibility((), exact=False)
+        part = part_of.look()
+        found |= {str(sorted(item.values.items())): item for item in part.impossible}
+        never |= dict.fromkeys(part.never)
+    return Feasibility(tuple(_smallest(found.values())), tuple(never))
 
 
 def _places(
@@ -129,15 +160,12 @@ def _involved(places: list[_Place], target: Target, facts: Facts) -> list[_Place
                 technique.name.rpartition(".")[2],
             }:
                 found.add(place.index)
-        for other in places:
-            if other.index <= place.index or not _together(place, other):
-                continue
-            clash = risky(place.technique, other.technique) or apart(place.technique, other.technique)
-            if clash or (_turned(place, other) and risky(other.technique, place.technique)):
-                found |= {place.index, other.index}
         # A step in a repeat meets what it left itself a round before.
         if place.repeats and any(form not in technique.takes for form in technique.gives):
             found.add(place.index)
+    for first, second in _clashing(places):
+        if not {first.index, second.index} <= found and _together(first, second) and _clash(first, second):
+            found |= {first.index, second.index}
     if found:
         # Whoever turns one form into another may lift a conflict.
         found |= {place.index for place in places if set(place.technique.takes) - set(place.technique.gives)}
@@ -149,45 +177,77 @@ def _involved(places: list[_Place], target: Target, facts: Facts) -> list[_Place
     return [place for place in places if place.index in found]
 
 
+def _clash(first: _Place, second: _Place) -> bool:
+    """Whether the first can be in the way of the second, which stands behind it."""
+    if risky(first.technique, second.technique) or apart(first.technique, second.technique):
+        return True
+    return _turned(first, second) and risky(second.technique, first.technique)
+
+
+def _clashing(places: list[_Place]) -> Iterator[tuple[_Place, _Place]]:
+    """The pairs of places, in their order, whose techniques have anything against each other."""
+    named: dict[str, list[_Place]] = {}
+    for place in places:
+        named.setdefault(place.technique.name, []).append(place)
+    for group in named.values():
+        for others in named.values():
+            one, other = group[0].technique, others[0].technique
+            if not (risky(one, other) or risky(other, one) or apart(one, other)):
+                continue
+            for first in group:
+                for second in others:
+                    if first.index < second.index:
+                        yield first, second
+
+
 @dataclass(slots=True, eq=False)
 class _Study:
     steps: tuple[Step, ...]
     target: Target
-    knobs: tuple[Knob, ...]
+    index: Index
     facts: Facts
     involved: list[_Place]
 
-    def look(self) -> Feasibility:
-        by_path = {knob.path: knob for knob in self.knobs}
+    def variables(self) -> tuple[list[Knob], list[Expression], dict[str, list[Value]]]:
+        """The knobs involved, the conditions on continuous ones, and the counts that stand for all of a repeat's."""
+        by_path = self.index.by_path
         wanted: set[str] = {self.target.knob} if self.target.knob is not None else set()
         whens: list[Expression] = []
         for place in self.involved:
             wanted |= {path for path, _ in place.guards} | set(place.orders)
             whens += [when for when in place.whens if when not in whens]
-        compared = set[str]().union(*(named(when) for when in whens)) if whens else set[str]()
+        compared = {path for when in whens for path in named(when)}
         open_whens = [when for when in whens if self._open(when, by_path)]
-        wanted |= set[str]().union(*(named(when) for when in whens if when not in open_whens)) if whens else set()
-        variables = [knob for knob in closed(self.knobs, wanted) if options(knob) is not None]
-        tried = {knob.path: _rounds(knob) for knob in variables if knob.role == "repeat" and knob.path not in compared}
+        wanted |= {path for when in whens if when not in open_whens for path in named(when)}
+        knobs = [knob for knob in self.index.closed(wanted) if options(knob) is not None]
+        tried = {knob.path: _rounds(knob) for knob in knobs if knob.role == "repeat" and knob.path not in compared}
         # A condition on a continuous knob may hold or not, whatever the others are.
-        unknown = [
+        knobs += [
             Knob(path=_unknown(when), column="", role="maybe", domain=SetDomain(values=(False, True)), dimension="bool")
             for when in open_whens
         ]
-        cells: list[Cell] = []
+        return knobs, open_whens, tried
+
+    def bound(self) -> int:
+        """How many combinations there are to look at, at most."""
+        knobs, _, tried = self.variables()
+        if len(knobs) > DEEPEST:
+            return 1 << 62
+        return bound(knob for knob in knobs if knob.path not in tried) * prod(map(len, tried.values()))
+
+    def look(self) -> Feasibility:
+        """Walk all combinations."""
+        knobs, open_whens, tried = self.variables()
         feasible: list[Cell] = []
         conflicting: list[tuple[Cell, list[Conflict]]] = []
         seen: dict[tuple[int, ...], list[Conflict]] = {}
-        for count, values in enumerate(assignments([*variables, *unknown], tried)):
-            if count >= LIMIT:
-                raise TooManyError
+        for values in assignments(knobs, tried):
             found = self._conflicts(values, open_whens, seen)
-            cells.append(values)
             if found:
                 conflicting.append((values, found))
             else:
                 feasible.append(values)
-        impossible = self._impossible(conflicting, feasible, tried, {knob.path for knob in unknown})
+        impossible = self._impossible(conflicting, feasible, tried, {_unknown(when) for when in open_whens})
         return Feasibility(impossible, tuple(self._never(conflicting, feasible, open_whens)))
 
     def _open(self, when: Expression, by_path: Mapping[str, Knob]) -> bool:
@@ -205,8 +265,15 @@ class _Study:
                 return bool(values[_unknown(when)])
             return holds(when, environment)
 
-        kept = {place.step.path for place in self.involved}
-        return [step for step in applied(self.steps, values, true) if step.path in kept]
+        if any(place.orders or place.repeats for place in self.involved):
+            kept = {place.step.path for place in self.involved}
+            return [step for step in applied(self.steps, values, true) if step.path in kept]
+        # Without orders and rounds the order of the text is the order of the run.
+        return [
+            place.step
+            for place in self.involved
+            if all(values.get(path) == value for path, value in place.guards) and all(map(true, place.whens))
+        ]
 
     def _use(self, values: Cell) -> RuntimeUse:
         if self.target.knob is None:
@@ -244,14 +311,9 @@ class _Study:
                 least = _least(cause, values, feasible)
                 if least is None or not least or unknown & least.keys():
                     continue
-                for spread in _spread(least, tried, {knob.path: knob for knob in self.knobs}):
+                for spread in _spread(least, tried, self.index.by_path):
                     found.setdefault(tuple(spread.items()), Impossible(values=spread, reason=conflict.reason))
-        smallest = [
-            item
-            for item in found.values()
-            if not any(other is not item and other.values.items() < item.values.items() for other in found.values())
-        ]
-        return tuple(smallest)
+        return tuple(_smallest(found.values()))
 
     def _cause(self, conflict: Conflict, values: Cell) -> dict[str, Value]:
         """The values that put the parties of a conflict there, in the order of the knobs."""
@@ -295,6 +357,18 @@ class _Study:
             conflict = _always(cells, use.path)
             if conflict is not None and not {conflict.path, conflict.other} & set(dead):
                 yield Conflict("E501" if conflict.code == "E501" else "E504", conflict.reason, use.path, conflict.path)
+
+
+def _smallest(found: Iterable[Impossible]) -> list[Impossible]:
+    """Those that hold no other one within themselves."""
+    by_values = {frozenset(item.values.items()): item for item in found}
+    return [
+        item
+        for values, item in by_values.items()
+        if not any(
+            frozenset(part) in by_values for count in range(1, len(values)) for part in combinations(values, count)
+        )
+    ]
 
 
 def _always(cells: list[list[Conflict]], path: str) -> Conflict | None:

@@ -18,6 +18,13 @@ Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names"
 """What a value means: `count` is an integer, `time` in seconds, `bytes` in bytes, `ratio` between 0 and 1 as a rule."""
 
 
+BASELINE_RUNTIME = "runtime.eager"
+"""What the reference model is measured with, whatever runtimes the study has."""
+
+RECOVERY = "training.finetune"
+"""What follows a pruning technique on the ladder, where each stands alone."""
+
+
 class Location(Frozen):
     """Where something stands in the text; lines and columns from 1. Not part of a plan's meaning."""
 

@@ -108,6 +108,8 @@ class Expressions:
     target: str | None = None
     used: set[str] = field(default_factory=set)
     _open: list[str] = field(default_factory=list)
+    _by_label: dict[str, list[Draft]] = field(default_factory=dict)
+    _entered: int = 0
 
     # ---- names
 
@@ -135,7 +137,9 @@ class Expressions:
     def knob(self, path: tree.Path, place: Place, *, quiet: bool = False) -> Draft | None:
         """The knob with the full path `path`, or the only one whose path ends so; E202 where several do."""
         parts = [part.text for part in path.parts]
-        matches = [knob for knob in self.knobs if knob.path.split(".")[-len(parts) :] == parts]
+        text = path.text
+        ending = f".{text}"
+        matches = [knob for knob in self._labeled(parts[-1]) if knob.path == text or knob.path.endswith(ending)]
         whole = [knob for knob in matches if knob.path == path.text]
         matches = whole or matches
         if len(matches) > 1 and not quiet:
@@ -159,6 +163,13 @@ class Expressions:
             )
             return None
         return matches[0]
+
+    def _labeled(self, label: str) -> list[Draft]:
+        # The knobs only grow: those that came since the last time are entered now.
+        for knob in self.knobs[self._entered :]:
+            self._by_label.setdefault(knob.path.rpartition(".")[2], []).append(knob)
+        self._entered = len(self.knobs)
+        return self._by_label.get(label, [])
 
     def metric(self, path: tree.Path) -> MetricRef | None:
         """The metric that `path` names, `baseline.` and the target's name before it allowed."""

@@ -307,7 +307,7 @@ class Resolver(Expressions):
     ) -> Domain | None:
         if step <= 0:
             self.diagnostics.error(
-                "E403", "a step must be above 0", node.span, "never reaches the end", help="leave `step` away for all values"
+                "E403", "a step must be above 0", node.span, "never arrives", help="leave `step` away for all values"
             )
             return None
         count = (high - low) / step
