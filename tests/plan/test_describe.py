@@ -1,0 +1,94 @@
+"""A plan in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optlang.plan.describe import describe, text
+from optlang.plan.effort import Span, effort
+from optlang.plan.model import Plan
+
+
+@dataclass(frozen=True)
+class Size:
+    points: int = 8
+    exact: bool = True
+    continuous: tuple[str, ...] = ()
+
+
+EXPECTED = """\
+study sample: a study for tests
+
+knobs (4)
+  runtime     {eager, onnxruntime, openvino}
+  rounds      0 .. 2
+  ratio       [10%, 30%]                       when rounds >= 1
+  precision   {none, static}
+
+pipeline
+  rounds: 0 .. 2 times
+    channels { ratio in [10%, 30%]; importance = l2; scope = layer; round_to = 4 }
+  precision: one of
+    none
+    static { calibrator = minmax; samples = 256 }
+
+target
+  here: device cpu, threads 1, batch 1
+    eager
+    onnxruntime { graph = all }
+    openvino { hint = latency }
+
+space
+  at most 8 points of the finite knobs; lr is continuous
+
+cannot go together
+  eager runs a module; static leaves an ONNX file:
+    runtime = eager, precision = static
+
+forbidden
+  precision == static and ratio == 30%, because of this
+
+required
+  accuracy >= 90%
+
+goals
+  minimize latency.p50
+  minimize size
+  maximize accuracy
+
+a trial
+  0 to 3 techniques, 0 epochs of training
+  one build, one measurement of 5 rounds beside the baseline
+
+search
+  sampler auto, 10 trials, at most 10min a trial, seed 1
+"""
+
+
+def test_all_that_is_said_of_a_study(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of("""
+        steps {
+          repeat rounds in 0 .. 2 { channels { ratio in 10% .. 30% step 20% } }
+          precision in { none; static }
+        }
+        forbid precision == static and
+          ratio == 30% because "of this"
+        require accuracy >= 90%
+    """)
+    assert text(describe(plan, Size(exact=False, continuous=("lr",)))) == EXPECTED
+
+
+def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of("""
+        baseline { train { epochs = 7 } }
+        steps {
+          repeat rounds in 1 .. 3 { finetune { epochs = rounds.round + 1 } }
+          maybe train { epochs in [5, 10] }
+          way in { none; both = { a = finetune { epochs = 2 }; b = finetune { epochs = 1 } } }
+        }
+    """)
+    found = effort(plan, plan.steps)
+    assert found.epochs == Span(2, 3 * 4 + 10 + 3)
+    assert found.steps == Span(1, 6)
+    assert effort(plan, plan.baseline).epochs == Span(7, 7)

@@ -1,0 +1,78 @@
+"""What the facts rule out is exactly what cannot run, said in the fewest values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from optlang.plan.cells import Index, assignments, ruled_out
+from optlang.plan.expressions import Value
+from optlang.plan.flow import refusal
+from optlang.plan.model import FloatDomain, Impossible, Plan
+
+STEPS = {
+    "digits": "steps { repeat rounds in 0 .. 3 { channels }; precision in { none; dynamic; static } }",
+    "in or out": "steps { maybe static; maybe finetune; maybe channels }",
+    "rounds": "steps { repeat r in 0 .. 4 { channels; maybe q = static }; maybe dynamic }",
+    "an order": "steps { x in any order { channels; maybe finetune; maybe static } }",
+    "when": "steps { repeat r in 0 .. 2 { channels }; maybe static; when r >= 2 { maybe late = finetune } }",
+    "only without": "steps { precision in { none; static; dynamic }; maybe after = finetune when precision == none }",
+    "a condition on a setting": (
+        "steps { maybe channels { ratio in {10%, 20%} }; maybe static; maybe finetune when ratio == 20% }"
+    ),
+    "nested": "steps { a in { none; b in { static; c = { channels; dynamic } } }; maybe finetune }",
+    "many": "steps { precision in { none; static }; " + "; ".join(f"maybe m{i} = finetune" for i in range(14)) + " }",
+}
+
+
+def points(plan: Plan) -> list[dict[str, Value]]:
+    finite = [knob for knob in plan.knobs if not isinstance(knob.domain, FloatDomain)]
+    return [dict(point) for point in assignments(finite)]
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "many"])
+def test_it_rules_out_what_cannot_run_and_nothing_else(name: str, plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(STEPS[name])
+    for point in points(plan):
+        assert ruled_out(point, plan.impossible) == (refusal(plan, point) is not None), point
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "many"])
+def test_no_value_can_be_left_away(name: str, plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(STEPS[name])
+    every = points(plan)
+    for item in plan.impossible:
+        for path in item.values:
+            rest = {key: value for key, value in item.values.items() if key != path}
+            less = Impossible(values=rest, reason="")
+            assert any(ruled_out(point, [less]) and refusal(plan, point) is None for point in every), item
+
+
+def test_many_steps_are_compared_two_at_a_time(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(STEPS["many"])
+    steps = [f"m{number}" for number in range(14)]
+    assert {tuple(sorted(item.values)) for item in plan.impossible} == {
+        ("here.runtime", "precision"), *(tuple(sorted((step, "precision"))) for step in steps)
+    }
+
+
+def test_the_reason_is_in_words(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(STEPS["digits"])
+    assert [(item.values, item.reason) for item in plan.impossible] == [
+        ({"here.runtime": "eager", "precision": "dynamic"}, "eager runs a module; dynamic leaves an ONNX file"),
+        ({"here.runtime": "eager", "precision": "static"}, "eager runs a module; static leaves an ONNX file"),
+    ]
+
+
+def test_assignments_respect_conditions(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of("steps { maybe p = channels { ratio in [10%, 20%] }; maybe finetune when ratio == 10% }")
+    found = [tuple(point.values()) for point in assignments(Index(plan.knobs).closed({"finetune"}))]
+    assert found == [(False, None, None), (True, 0.1, False), (True, 0.1, True), (True, 0.2, None)]
+
+
+def test_an_impossible_order_is_a_tuple_of_labels(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(STEPS["an order"])
+    orders = [item.values["x"] for item in plan.impossible if "x" in item.values]
+    assert ("static", "channels", "finetune") in orders
+    assert Plan.model_validate_json(plan.model_dump_json()).impossible == plan.impossible
