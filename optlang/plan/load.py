@@ -120,7 +120,12 @@ class _Loading:
             if not broken and studies:
                 self._unused(scope)
         self.diagnostics.found = parsed.sound(self.diagnostics.found)
-        return Loaded(None if self.diagnostics.failed else plan, self.diagnostics.sorted(), self.texts, self.folder)
+        found = self.diagnostics.sorted()
+        for item in found:
+            for label in (item.primary, *item.labels):
+                if label.span.file not in self.texts:
+                    self.texts[label.span.file] = library()[1][label.span.file]
+        return Loaded(None if self.diagnostics.failed else plan, found, self.texts, self.folder)
 
     def _parse(self, path: Path) -> Parsed:
         shown = path.as_posix()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
 
-from optlang.plan.expressions import Expression, Frozen, MetricRef, Scalar, Value
+from optlang.plan.expressions import Expression, Frozen, MetricRef, Scalar, Value, references
 
 Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model"]
 """What a value means: `count` is an integer, `time` in seconds, `bytes` in bytes, `ratio` between 0 and 1 as a rule."""
@@ -391,6 +391,11 @@ class Plan(Frozen):
         """What is searched, as JSON by member: where things stand in the text, help and titles do not count, nor how
         long or how carefully the search goes on (`trials`, `timeout`, `measure`)."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
+        # A metric that is declared and not spoken of changes nothing of what is searched.
+        spoken = {item.metric.metric for item in self.objectives}
+        for rule in self.requires:
+            spoken |= {ref.metric for ref in references(rule.expression) if isinstance(ref, MetricRef)}
+        content["metrics"] = [metric for metric in content["metrics"] if metric["name"] in spoken]
         for limit in ("trials", "timeout", "trial_timeout"):
             del content["search"][limit]
         kept = _without(content, ("location", "help"))

@@ -45,7 +45,7 @@ def test_a_column_that_is_taken_gives_way_to_a_longer_one(plan_of: Make) -> None
 def test_a_domain_used_twice_gives_two_knobs(plan_of: Make) -> None:
     plan = plan_of("""
         let few = [64, 128]
-        steps { way in { none; a = static { samples in few }; b = static { samples in few; bins = 512; calibrator = entropy } } }
+        steps { way in { none; a = static { samples in few }; b = static { samples in few; calibrator = entropy } } }
     """)
     assert {"way.a.samples", "way.b.samples"} <= columns(plan).keys()
 
@@ -152,10 +152,10 @@ def test_defaults_of_search_and_measure(plan_of: Make) -> None:
     }
 
 
-@pytest.mark.parametrize(("text", "code"), [("21", "E304"), ("0", "E304"), ("many", "E304"), ("2ms", "E304"), ("3.5", "E304"), ("1; 2", "E304")])
-def test_overrides_are_checked(text: str, code: str) -> None:
+@pytest.mark.parametrize("text", ["21", "0", "many", "2ms", "3.5", "1; 2", "1 .. 3", ")"])
+def test_overrides_are_checked(text: str) -> None:
     loaded = load(ROOT / "studies" / "digits.opt", {"epochs": text})
-    assert [item.code for item in loaded.diagnostics] == [code]
+    assert [item.code for item in loaded.diagnostics] == ["E304"]
     assert loaded.plan is None
     span = loaded.diagnostics[0].primary.span
     assert loaded.texts[span.file][span.start : span.end] == text
