@@ -12,7 +12,7 @@ import pytest
 from optlang.forms import OutsideError
 from optlang.plan.expressions import Environment, KnobRef, RoundRef, Value, holds
 from optlang.plan.load import library, load
-from optlang.plan.model import Apply, Computed, Fixed, Plan, Repeat, Searched
+from optlang.plan.model import Apply, Computed, Fixed, Maybe, Plan, Repeat, Searched
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Plan]
@@ -20,6 +20,15 @@ Make = Callable[..., Plan]
 
 def columns(plan: Plan) -> dict[str, str]:
     return {knob.path: knob.column for knob in plan.knobs}
+
+
+def inside(plan: Plan) -> Apply:
+    """The technique in the first `maybe` or `repeat` of a plan."""
+    around = plan.steps[0]
+    assert isinstance(around, Maybe | Repeat)
+    step = around.steps[0]
+    assert isinstance(step, Apply)
+    return step
 
 
 def test_knobs_have_the_shortest_unique_names(plan_of: Make) -> None:
@@ -55,10 +64,7 @@ def test_a_setting_may_follow_the_rounds(plan_of: Make) -> None:
         let final = 60%
         steps { repeat rounds in 1 .. 3 { channels { ratio = final * rounds.round / rounds } } }
     """)
-    repeat = plan.steps[0]
-    assert isinstance(repeat, Repeat)
-    step = repeat.steps[0]
-    assert isinstance(step, Apply)
+    step = inside(plan)
     ratio = step.settings["ratio"]
     assert isinstance(ratio, Computed)
     assert ratio.dimension == "ratio"
@@ -100,8 +106,7 @@ def test_none_is_an_absent_knob_and_a_branch(plan_of: Make) -> None:
 
 def test_a_declared_condition_belongs_to_the_setting(plan_of: Make) -> None:
     plan = plan_of("steps { maybe static { calibrator in any; percentile in 99.0 .. 99.9 } }")
-    maybe = plan.steps[0]
-    step = maybe.steps[0]  # type: ignore[union-attr]
+    step = inside(plan)
     setting = step.settings["percentile"]
     assert isinstance(setting, Searched)
     assert setting.when is not None
@@ -113,7 +118,7 @@ def test_a_declared_condition_belongs_to_the_setting(plan_of: Make) -> None:
 
 
 def test_defaults_of_a_fixed_choice_that_does_not_use_them_are_left_out(plan_of: Make) -> None:
-    step = plan_of("steps { maybe static { calibrator = entropy } }").steps[0].steps[0]  # type: ignore[union-attr]
+    step = inside(plan_of("steps { maybe static { calibrator = entropy } }"))
     assert "percentile" not in step.settings
     assert step.settings["bins"] == Fixed(value=2048)
 
@@ -209,7 +214,7 @@ def test_every_declaration_of_the_library_reads() -> None:
             facts.read(declared)
             if declared.sort in ("technique", "runtime", "model", "data"):
                 read = {"technique": facts.technique, "runtime": facts.runtime}.get(declared.sort, facts.maker)
-                place, _, name = read(declared).calls.partition(":")  # type: ignore[operator]
+                place, _, name = str(getattr(read(declared), "calls", "")).partition(":")
                 file = file_of(place, [str(ROOT)])
                 assert file is not None, place
                 assert name in objects(file.read_text(encoding="utf-8")), f"{place}:{name}"
