@@ -56,16 +56,17 @@ def _transparent(module: nn.Module) -> Iterator[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     fast = torch.backends.mha.get_fastpath_enabled()
-    recurrent = any(isinstance(item, torch.nn.RNNBase) for item in module.modules())
+    onednn = torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
+    if any(isinstance(item, torch.nn.RNNBase) for item in module.modules()):
+        # Not by its context manager, which warns of settings that only other devices have.
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
-        with contextlib.ExitStack() as held:
-            held.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if recurrent:
-                held.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = onednn
 
 
 def sparsity(module: nn.Module) -> float:

@@ -79,6 +79,7 @@ class BareProcess:
         self.import_time = 0.0
         self.memory: int | None = None
         self._call = 0.0
+        self._closed = False
         self._folder = Path(tempfile.mkdtemp(prefix="optlang-measure-"))
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -152,6 +153,8 @@ class BareProcess:
 
     def _ask(self, command: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         assert self._process.stdin is not None
+        if self._closed:
+            raise self._died(str(command["do"]))
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
             self._process.stdin.flush()
@@ -230,6 +233,8 @@ class BareProcess:
     def _written(self, name: str, inputs: Arrays) -> Path:
         import numpy
 
+        if self._closed:
+            raise self._died("writing its inputs")
         path = self._folder / f"{name}.npz"
         numpy.savez(path, *inputs.values())
         return path
@@ -237,6 +242,7 @@ class BareProcess:
     def close(self) -> None:
         """End the process, at once where it does not end by itself, and take its files away."""
         process = self._process
+        self._closed = True
         if process.poll() is None:
             with contextlib.suppress(OSError, ValueError):
                 assert process.stdin is not None

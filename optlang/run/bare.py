@@ -159,6 +159,7 @@ class _Bench:
 
     def told(self, error: BaseException) -> dict[str, Any]:
         """An exception as data; of an OptlangError its own words, of the rest where it was raised."""
+        kind = type(error).__name__
         if not isinstance(error, OptlangError):
             # Imported only now: a bare process that goes well holds its runtime alone.
             from optlang.workload import objects
@@ -168,11 +169,11 @@ class _Bench:
                 error = told
         if isinstance(error, OptlangError):
             return {
-                "type": type(error).__name__, "message": error.message, "help": error.help,
+                "type": kind, "message": error.message, "help": error.help,
                 "exit_code": error.exit_code, "details": getattr(error, "details", ""),
             }
         return {
-            "type": type(error).__name__, "help": None, "exit_code": 1,
+            "type": kind, "help": None, "exit_code": 1,
             "message": "".join(traceback.format_exception_only(error)).strip(),
             "details": "".join(traceback.format_exception(error)),
         }

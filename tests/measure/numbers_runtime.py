@@ -1,0 +1,52 @@
+"""A runtime that needs numpy alone, as a user would write one, for tests of the process around it."""
+
+RUNTIME = '''
+import os, signal, sys, time
+import numpy
+
+class Plain:
+    """Multiplies by the factor in the settings; what else they say it does."""
+
+    def available(self):
+        return None
+
+    def open(self, artifact, target, settings, study):
+        if settings.get("refuse"):
+            from optlang.forms import Refusal
+            raise Refusal("no such operator: Magic", help="use another")
+        print("loading", artifact.folder, flush=True)
+        os.write(1, b"from below python\\n")
+        return Session(settings)
+
+class Session:
+    def __init__(self, settings):
+        self.settings = settings
+
+    def prepare(self, batch):
+        return batch["x"]
+
+    def run(self, prepared):
+        wish = self.settings.get("wish")
+        if wish == "raise":
+            raise ValueError("bad luck")
+        if wish == "exit":
+            sys.stderr.write("last words\\n")
+            sys.stderr.flush()
+            os._exit(3)
+        if wish == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if wish == "hang":
+            time.sleep(600)
+        if wish == "memory":
+            raise MemoryError
+        if wish == "read":
+            assert sys.stdin.read() == ""
+        print("running")
+        return prepared * self.settings.get("factor", 2)
+
+    def collect(self, result):
+        return {"file": result, "pid": numpy.full(len(result), os.getpid())}
+
+    def close(self):
+        print("closed")
+'''
