@@ -6,7 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar, cast
+
+from lark import Tree
 
 from optlang.diagnostics import Diagnostics, Span
 from optlang.syntax import tree
@@ -40,6 +44,28 @@ class _Because(tree.Node):
     text: tree.String
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A node inside a larger stretch of text, such as parentheses: that counts for the spans of the nodes around it."""
+
+    node: tree.Node
+    span: Span
+
+
+def begin(value: Any) -> int:
+    """Where the text begins that a value of the parser's stack was made of."""
+    if isinstance(value, Tree):
+        return begin(value.children[0])
+    return value.start_pos if isinstance(value, Token) else cast("int", value.span.start)
+
+
+def end(value: Any) -> int:
+    """Where the text ends that a value of the parser's stack was made of."""
+    if isinstance(value, Tree):
+        return end(value.children[-1])
+    return value.end_pos if isinstance(value, Token) else cast("int", value.span.end)
+
+
 class Builder:
     """Makes the nodes of one file; each method takes the values of a rule's symbols and the span that they cover."""
 
@@ -48,9 +74,18 @@ class Builder:
         self._diagnostics = diagnostics
         self._depths: dict[int, int] = {}
 
-    def actions(self) -> dict[str, Callable[[Values, Span], Any]]:
-        """The method of each rule, by the rule's name."""
-        return {name: getattr(self, name) for name in vars(Builder) if name[0] != "_" and name != "actions"}
+    def actions(self) -> SimpleNamespace:
+        """The method of each rule under the rule's name, as Lark calls it: with the children of the rule only."""
+        names = [name for name in vars(Builder) if name[0] != "_" and name != "actions"]
+        return SimpleNamespace(**{name: partial(self._placed, getattr(self, name)) for name in names})
+
+    def _placed(self, make: Callable[[Values, Span], Any], children: Values) -> Any:
+        if children:
+            span = Span(self._source.file, begin(children[0]), end(children[-1]))
+        else:
+            span = Span(self._source.file, len(self._source.text), len(self._source.text))
+        node = make([child.node if isinstance(child, _Placed) else child for child in children], span)
+        return node if node.span == span else _Placed(node, span)
 
     # ---- a file
 
@@ -67,7 +102,7 @@ class Builder:
         return tree.ImportModule(span, values[1], self._name(values[3]) if len(values) > 2 else None)
 
     def import_names(self, values: Values, span: Span) -> tree.ImportNames:
-        names = tuple(self._name(token) for token in values[3:] if token.kind == "NAME")
+        names = tuple(self._name(token) for token in values[3:] if token.type == "NAME")
         return tree.ImportNames(span, values[1], names)
 
     def import_python(self, values: Values, span: Span) -> tree.ImportPython:
@@ -77,7 +112,7 @@ class Builder:
         return tree.Let(span, self._name(values[1]), values[3])
 
     def metric(self, values: Values, span: Span) -> tree.Metric:
-        return tree.Metric(span, values[1], self._name(values[3]), values[4].text, self._help(values))
+        return tree.Metric(span, values[1], self._name(values[3]), values[4].value, self._help(values))
 
     # ---- a study
 
@@ -106,31 +141,31 @@ class Builder:
         return tree.Input(span, self._name(values[1]), self._name(values[3]), domain, default, self._help(values))
 
     def make(self, values: Values, span: Span) -> tree.Make:
-        return tree.Make(span, values[0].text, self._name(values[1]), values[3])
+        return tree.Make(span, values[0].value, self._name(values[1]), values[3])
 
     def target(self, values: Values, span: Span) -> tree.Target:
         base, block = _first(values, tree.Path), _first(values, tree.Block)
         return tree.Target(span, self._name(values[1]), base, block)
 
     def section(self, values: Values, span: Span) -> tree.Section:
-        return tree.Section(span, values[0].text, self._at(values[0]), values[1])
+        return tree.Section(span, values[0].value, self._at(values[0]), values[1])
 
     steps = section
 
     def rule(self, values: Values, span: Span) -> tree.Rule:
-        return tree.Rule(span, values[0].text, self._at(values[0]), values[1], self._help(values[2:]))
+        return tree.Rule(span, values[0].value, self._at(values[0]), values[1], self._help(values[2:]))
 
     def because(self, values: Values, span: Span) -> _Because:
         return _Because(span, self._string(values[1]))
 
     def goal(self, values: Values, span: Span) -> tree.Goal:
-        return tree.Goal(span, values[0].text, self._at(values[0]), _all(values, tree.Path))
+        return tree.Goal(span, values[0].value, self._at(values[0]), _all(values, tree.Path))
 
     # ---- declarations
 
     def declaration(self, values: Values, span: Span) -> tree.Declaration:
         facts = _all(values, tree.Param, tree.Calls, tree.Clause, tree.Section)
-        return tree.Declaration(span, values[0].text, self._name(values[1]), self._help(values[:3]), facts)
+        return tree.Declaration(span, values[0].value, self._name(values[1]), self._help(values[:3]), facts)
 
     def calls(self, values: Values, span: Span) -> tree.Calls:
         return tree.Calls(span, self._string(values[1]))
@@ -141,7 +176,7 @@ class Builder:
         return tree.Param(span, name, kind, domain, default, when, self._help(values))
 
     def clause(self, values: Values, span: Span) -> tree.Clause:
-        return tree.Clause(span, values[0].text, _all(values, tree.Path))
+        return tree.Clause(span, values[0].value, _all(values, tree.Path))
 
     # ---- blocks
 
@@ -168,7 +203,7 @@ class Builder:
         return self._deep(tree.Maybe(span, values[1], self._at(values[0])), values[1])
 
     def repeat_fixed(self, values: Values, span: Span) -> tree.Repeat:
-        fixed = values[2].kind == "EQUAL"
+        fixed = values[2].type == "EQUAL"
         return tree.Repeat(span, self._name(values[1]), values[3], fixed, values[4], _after(values, "WHEN"))
 
     repeat_searched = repeat_fixed
@@ -179,7 +214,7 @@ class Builder:
     # ---- domains
 
     def range(self, values: Values, span: Span) -> tree.Range:
-        log = isinstance(values[-1], Token) and values[-1].kind == "LOG"
+        log = isinstance(values[-1], Token) and values[-1].type == "LOG"
         return tree.Range(span, values[0], values[2], _after(values, "STEP"), log)
 
     def any(self, values: Values, span: Span) -> tree.AnyValue:
@@ -190,13 +225,13 @@ class Builder:
 
     # ---- expressions
 
-    def disjunction(self, values: Values, span: Span) -> tree.Binary:
-        return self._deep(tree.Binary(span, values[1].text, values[0], values[2]), values[0], values[2])
+    def expression(self, values: Values, span: Span) -> tree.Binary:
+        return self._deep(tree.Binary(span, values[1].value, values[0], values[2]), values[0], values[2])
 
-    conjunction = comparison = sum = product = disjunction
+    conjunction = comparison = sum = product = expression
 
     def negation(self, values: Values, span: Span) -> tree.Unary:
-        return self._deep(tree.Unary(span, values[0].text, values[1]), values[1])
+        return self._deep(tree.Unary(span, values[0].value, values[1]), values[1])
 
     minus = negation
 
@@ -215,10 +250,10 @@ class Builder:
         return self._deep(tree.ListOf(span, cast("Any", items)), *items)
 
     def path(self, values: Values, span: Span) -> tree.Path:
-        return tree.Path(span, tuple(self._name(token) for token in values if token.kind == "NAME"))
+        return tree.Path(span, tuple(self._name(token) for token in values if token.type == "NAME"))
 
     def number(self, values: Values, span: Span) -> tree.Number:
-        match = _NUMBER.fullmatch(values[0].text)
+        match = _NUMBER.fullmatch(values[0].value)
         assert match, values
         digits, unit = match.groups()
         return tree.Number(span, Decimal(digits), unit or None, not set(digits) & set(".eE"))
@@ -227,20 +262,20 @@ class Builder:
         return self._string(values[0])
 
     def truth(self, values: Values, span: Span) -> tree.Truth:
-        return tree.Truth(span, values[0].text == "true")
+        return tree.Truth(span, values[0].value == "true")
 
     # ---- what the rules share
 
     def _at(self, token: Token) -> Span:
-        return Span(self._source.file, token.start, token.end)
+        return Span(self._source.file, token.start_pos, token.end_pos)
 
     def _name(self, token: Token) -> tree.Name:
-        return tree.Name(self._at(token), token.text)
+        return tree.Name(self._at(token), token.value)
 
     def _string(self, token: Token) -> tree.String:
         def resolved(match: re.Match[str]) -> str:
             if match[1] not in _ESCAPES:
-                at = token.start + 1 + match.start()
+                at = token.start_pos + 1 + match.start()
                 self._diagnostics.error(
                     "E103", f"unknown escape `{match[0]}`", Span(self._source.file, at, at + 2),
                     r"`\n`, `\t`, `\"` and `\\` are known",
@@ -248,12 +283,12 @@ class Builder:
                 )
             return _ESCAPES.get(match[1], match[0])
 
-        body = token.text[1:-1]
+        body = token.value[1:-1]
         return tree.String(self._at(token), _ESCAPE.sub(resolved, body) if "\\" in body else body)
 
     def _help(self, values: Sequence[Any]) -> tree.String | None:
         for value in values:
-            if isinstance(value, Token) and value.kind == "STRING":
+            if isinstance(value, Token) and value.type == "STRING":
                 return self._string(value)
         return None
 
@@ -276,6 +311,6 @@ def _first(values: Sequence[Any], kind: type[_Kind]) -> _Kind | None:
 def _after(values: Sequence[Any], kind: str) -> Any:
     """What stands behind the token of a kind, or None."""
     for index, value in enumerate(values):
-        if isinstance(value, Token) and value.kind == kind:
+        if isinstance(value, Token) and value.type == kind:
             return values[index + 1]
     return None

@@ -36,7 +36,7 @@ def keywords_like(word: str, keywords: Mapping[str, str], fitting: Iterable[str]
 
 def is_split(number: Token, word: Token) -> bool:
     """Whether a number and its unit stand apart: `10 ms`."""
-    return number.kind == "NUMBER" and word.kind == "NAME" and word.text in _UNITS
+    return number.type == "NUMBER" and word.type == "NAME" and word.value in _UNITS
 
 
 def report(
@@ -52,42 +52,42 @@ def report(
     kinds = set(fitting)
     if slip is not None:
         wrong, keyword = slip
-        span = source.span(wrong.start, wrong.end)
+        span = source.span(wrong.start_pos, wrong.end_pos)
         diagnostics.error(
-            "E101", f"unexpected `{wrong.text}`", span, "not a word of the language",
+            "E101", f"unexpected `{wrong.value}`", span, "not a word of the language",
             help=f"did you mean `{spelling[keyword]}`?", fix=Fix(span, spelling[keyword]),
         )
         return
-    if token.kind == LINE_END and token.text != ";":
-        what = "end of the line" if token.text else "end of the file"
+    if token.type == LINE_END and token.value != ";":
+        what = "end of the line" if token.value else "end of the file"
         # The line may end in a comment; the mistake is before it.
-        place = previous.end if previous is not None else token.start
+        place = previous.end_pos if previous is not None else token.start_pos
         span = source.span(place, place)
     else:
-        what, span = f"`{token.text}`", source.span(token.start, token.end)
+        what, span = f"`{token.value}`", source.span(token.start_pos, token.end_pos)
     label, advice = _fitting(kinds, spelling)
     special = _advice(token, previous, kinds)
     if special is None and joined is not None:
-        special = f"the line before ends in `{joined.text}`, so this line goes on with it"
+        special = f"the line before ends in `{joined.value}`, so this line goes on with it"
     diagnostics.error("E101", f"unexpected {what}", span, label, help=special or advice)
 
 
 def _advice(token: Token, previous: Token | None, kinds: set[str]) -> str | None:
     if previous is not None and is_split(previous, token):
-        return f"a unit follows its number without a space: `{previous.text}{token.text}`"
-    if token.kind == "COMPARE" and previous is not None and "AND" in kinds:
+        return f"a unit follows its number without a space: `{previous.value}{token.value}`"
+    if token.type == "COMPARE" and previous is not None and "AND" in kinds:
         return "two comparisons are joined by `and`: `1 <= x and x <= 3`"
-    if token.kind == "EQUAL" and "COMPARE" in kinds:
+    if token.type == "EQUAL" and "COMPARE" in kinds:
         return "`==` compares, `=` gives a value"
-    if token.text == "==" and "EQUAL" in kinds:
+    if token.value == "==" and "EQUAL" in kinds:
         return "`=` gives a value, `==` compares"
-    if token.kind == "NAME" and token.text == "not" and "IN" in kinds:
+    if token.type == "NAME" and token.value == "not" and "IN" in kinds:
         return "write `not (x in {a, b})`"
-    if token.kind == "NAME" and token.text in RESERVED and "NAME" in kinds and "NUMBER" not in kinds:
-        return f"`{token.text}` has a meaning of its own and cannot be a name"
-    section = next((name for name, words in _SETTINGS.items() if token.text in words), None)
+    if token.type == "NAME" and token.value in RESERVED and "NAME" in kinds and "NUMBER" not in kinds:
+        return f"`{token.value}` has a meaning of its own and cannot be a name"
+    section = next((name for name, words in _SETTINGS.items() if token.value in words), None)
     if section is not None and section.upper() in kinds:
-        return f"`{token.text}` belongs into `{section} {{ … }}`"
+        return f"`{token.value}` belongs into `{section} {{ … }}`"
     return None
 
 

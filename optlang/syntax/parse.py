@@ -1,4 +1,4 @@
-"""Text to tree. The parser's table is made by Lark from grammar/optlang.lark, ships as data, and needs no Lark to run.
+"""Text to tree, by Lark's parser for grammar/optlang.lark. What Lark saves of that parser ships as data.
 
 `python -m optlang.syntax.parse` writes the table again after the grammar has changed.
 """
@@ -14,14 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import lark
+from lark import Lark, Tree
+from lark.grammar import Rule
+from lark.lexer import TerminalDef
+from lark.parse_tree_builder import ParseTreeBuilder
+
 from optlang import resources
 from optlang.diagnostics import Diagnostic, Diagnostics, Span
-from optlang.syntax import build, lalr, tokens, tree
+from optlang.syntax import build, recovery, tokens, tree
 from optlang.syntax.source import Source, decode
 
 EDITION = 1
 _OWN = frozenset({"E101", "E102", "E103", "E104", "E105"})
 TABLE = Path(__file__).with_name("table.json")
+_MAKING = frozenset({"edit_terminals", "postlex", "strict"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +74,10 @@ def parse_bytes(file: str, data: bytes) -> Parsed:
 def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     """Parse a text; never raises for what stands in it. Codes: E101 to E105."""
     diagnostics = diagnostics if diagnostics is not None else Diagnostics()
-    table, scanner = _ready()
+    language = _ready()
+    parser = language.lark.parse_interactive(source.text)
     strange = Diagnostics()
-    found = scanner.scan(source, strange)
+    found = tokens.mended(parser.lexer_thread.lex(parser.parser_state), source, strange)
     if not _edition(source, found, diagnostics):
         return Parsed(source, None, diagnostics)
     diagnostics.found += strange.found
@@ -77,7 +85,9 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     if any(item.code == "E105" for item in diagnostics.found):
         return Parsed(source, None, diagnostics)
     found = tokens.statements(source, found, diagnostics)
-    driver = lalr.Driver(table, source, found, build.Builder(source, diagnostics).actions(), diagnostics)
+    actions = build.Builder(source, diagnostics).actions()
+    parser.parser_state.parse_conf.callbacks = language.trees.create_callback(actions)
+    driver = recovery.Driver(parser, language.keywords, source, found, diagnostics)
     try:
         file: tree.File = driver.run()
     except build.TooDeepError as error:
@@ -87,29 +97,30 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
         )
         return Parsed(source, None, diagnostics)
     for token in stray:
+        span = source.span(token.start_pos, token.end_pos)
         # A bracket too many is often what a mistake before it left behind.
-        if not any(item.severity == "error" and item.primary.span.start < token.start for item in diagnostics.found):
-            span = source.span(token.start, token.end)
-            diagnostics.error("E101", f"unexpected `{token.text}`", span, "nothing is open here that it could close")
+        if not any(item.severity == "error" and item.primary.span.start < span.start for item in diagnostics.found):
+            diagnostics.error("E101", f"unexpected `{token.value}`", span, "nothing is open here that it could close")
     return Parsed(source, file, diagnostics, frozenset(driver.lost), tuple(driver.doubtful))
 
 
 def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics) -> bool:
     """Check `optlang 1`; False where the rest is written in a language that is not known here."""
-    words = list(islice((token for token in found if token.kind != tokens.LINE_END), 2))
+    words = list(islice((token for token in found if token.type != tokens.LINE_END), 2))
     first = words[0] if words else None
-    if first is None or first.text != "optlang":
-        end = first.end if first is not None else 0
+    if first is None or first.value != "optlang":
+        end = first.end_pos if first is not None else 0
         diagnostics.error(
-            "E104", "the file names no edition of the language", source.span(first.start if first else 0, end),
+            "E104", "the file names no edition of the language", source.span(first.start_pos if first else 0, end),
             f"`optlang {EDITION}` stands before this" if first else "the file is empty",
             help=f"write `optlang {EDITION}` on the first line",
         )
         return True
     number = words[1] if len(words) > 1 else first
-    if number.kind in ("NUMBER", "QUANTITY") and number.text != str(EDITION):
+    if number.type in ("NUMBER", "QUANTITY") and number.value != str(EDITION):
         diagnostics.error(
-            "E104", f"edition `{number.text}` of the language is not known", source.span(number.start, number.end),
+            "E104", f"edition `{number.value}` of the language is not known",
+            source.span(number.start_pos, number.end_pos),
             f"this version of optlang reads edition {EDITION}",
             help=f"write `optlang {EDITION}`, or install the version of optlang that the file was written for",
         )
@@ -117,71 +128,81 @@ def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics
     return True
 
 
-# ---- the table
+# ---- Lark's parser
+
+
+@dataclass(frozen=True, slots=True)
+class _Language:
+    """Lark's parser for the grammar, what calls the builder's methods, and the terminals of words that are keywords."""
+
+    lark: Lark
+    trees: ParseTreeBuilder
+    keywords: dict[str, str]
 
 
 @cache
-def _ready() -> tuple[lalr.Table, tokens.Scanner]:
+def _ready() -> _Language:
     grammar = (resources.grammar() / "optlang.lark").read_text(encoding="utf-8")
     try:
-        data = json.loads(TABLE.read_text(encoding="utf-8"))
+        table = json.loads(TABLE.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         # Absent or damaged: the grammar says the same, in a third of a second.
-        data = {}
-    if data.get("grammar") != _hash(grammar):
-        data = make_table(grammar)
-    rules = [lalr.Rule(*rule) for rule in data["rules"]]
-    table = lalr.Table(data["states"], rules, data["keywords"], data["start"], data["end"])
-    return table, tokens.Scanner(data["terminals"], data["ignored"])
+        table = {}
+    if (table.get("grammar"), table.get("lark")) != (_hash(grammar), lark.__version__):
+        table = make_table(grammar)
+    return _loaded(table)
+
+
+def _loaded(table: dict[str, Any]) -> _Language:
+    parser = Lark.load(_numbered({"data": table["data"], "memo": table["memo"]}))
+    keywords = {terminal.pattern.value: terminal.name for terminal in parser.terminals if _is_word(terminal)}
+    return _Language(parser, ParseTreeBuilder(parser.rules, Tree), dict(sorted(keywords.items())))
+
+
+def _numbered(value: Any) -> Any:
+    """What Lark has saved, with the numbers for keys that JSON has made texts of."""
+    if isinstance(value, dict):
+        return {int(key) if str(key).isdecimal() else key: _numbered(item) for key, item in value.items()}
+    return value
 
 
 def _hash(grammar: str) -> str:
     return hashlib.sha256(grammar.replace("\r\n", "\n").encode()).hexdigest()
 
 
-def make_table(grammar: str, *, strict: bool = False) -> dict[str, Any]:
-    """The LALR(1) table of a grammar in Lark's notation, as JSON; `strict` refuses conflicts and needs interegular."""
-    import lark
-    from lark.parsers.lalr_analysis import Shift
+def _is_word(terminal: TerminalDef) -> bool:
+    return terminal.pattern.type == "str" and terminal.pattern.value.isalpha()
 
-    parser = lark.Lark(grammar, parser="lalr", strict=strict, maybe_placeholders=False)
-    built = parser.parser.parser._parse_table
-    numbers = {rule: index for index, rule in enumerate(parser.rules)}
-    # Lark numbers states in an order that differs from run to run; ours follows from the grammar alone.
-    order, states = {built.start_states["start"]: 0}, []
-    for state in (queue := [built.start_states["start"]]):
-        row: dict[str, int] = {}
-        for symbol, (action, target) in sorted(built.states[state].items()):
-            if action is Shift:
-                if target not in order:
-                    order[target] = len(order)
-                    queue.append(target)
-                row[symbol] = order[target]
-            else:
-                row[symbol] = -1 - numbers[target]
-        states.append(row)
-    ordered = sorted(
-        parser.terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name)
+
+def _yield_to_names(terminal: TerminalDef) -> None:
+    """A word is a keyword only where one fits, which the parser knows and the lexer does not."""
+    if _is_word(terminal):
+        terminal.priority = -1
+
+
+class _Strays:
+    """Has Lark's lexer keep the terminals that no rule has."""
+
+    always_accept = tokens.STRAYS
+    process = staticmethod(iter)
+
+
+def make_table(grammar: str, *, strict: bool = False) -> dict[str, Any]:
+    """What Lark saves of its parser for a grammar, as JSON; `strict` refuses conflicts and needs interegular."""
+    made = Lark(
+        grammar, parser="lalr", lexer="basic", strict=strict, keep_all_tokens=True, maybe_placeholders=False,
+        edit_terminals=_yield_to_names, postlex=_Strays(),
     )
-    words = {t.pattern.value: t.name for t in ordered if t.pattern.type == "str" and t.pattern.value.isalpha()}
+    data, memo = made.memo_serialize([TerminalDef, Rule])
+    # What are functions is of use only while the table is made.
+    data["options"] = {name: value for name, value in data["options"].items() if name not in _MAKING}
     return {
         "about": "made from grammar/optlang.lark by `python -m optlang.syntax.parse`; do not edit",
         "grammar": _hash(grammar),
         "lark": lark.__version__,
-        "start": 0,
-        "end": order[built.end_states["start"]],
-        "terminals": [[t.name, t.pattern.to_regexp()] for t in ordered if t.name not in words.values()],
-        "ignored": sorted(parser.ignore_tokens),
-        "keywords": dict(sorted(words.items())),
-        "rules": [[rule.origin.name, len(rule.expansion), _action(rule)] for rule in parser.rules],
-        "states": states,
+        "data": data,
+        "memo": memo,
     }
-
-
-def _action(rule: Any) -> str | None:
-    """The action of one of Lark's rules: none where its name begins with an underscore."""
-    name: str = rule.origin.name
-    return None if name.startswith("_") else rule.alias or name
 
 
 def _write() -> None:

@@ -1,8 +1,10 @@
-"""Text to tokens: characters and strings, brackets that match, and which line ends count. Knows no grammar rules."""
+"""What Lark's lexer leaves to do: strange characters, brackets that match, which line ends count. Knows no rules."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
+
+import lark
 
 from optlang.diagnostics import Diagnostics, Label
 from optlang.syntax.source import Source
@@ -28,104 +30,85 @@ _HAS_REASON = frozenset({"because", "forbid", "require"})
 _NEVER_FIRST = frozenset({"COMMA", "COMPARE", "PLUS", "STAR", "SLASH", "EQUAL", "RANGE", "DOT", "COLON", "LBRACE"})
 _NEVER_FIRST_WORDS = frozenset({"and", "or", "in"})
 
-# What the grammar's terminals leave over, to be told about in words.
-_STRAY = "|".join([
-    r'(?P<_open>"(?:\\.|[^"\\\n])*)',
-    r"""(?P<_quoted>'[^'\n]*'|[“”„«][^“”„«»"\n]*[“”»"])""",
-    r"(?P<_word>\w+)",
-    r"(?P<_logic>&&?|\|\|?|!)",
-    r"(?P<_other>.)",
-])
 _LOGIC = {"&": ("and", "NAME"), "|": ("or", "NAME"), "!": ("not", "NAME")}
 
-
-class Token:
-    """A stretch of the text: `kind` is a terminal of the grammar; words are NAME until the parser knows better."""
-
-    __slots__ = ("end", "kind", "start", "text")
-
-    def __init__(self, kind: str, text: str, start: int, end: int) -> None:
-        self.kind = kind
-        self.text = text
-        self.start = start
-        self.end = end
-
-    def __repr__(self) -> str:
-        return f"{self.kind} {self.text!r}"
+STRAYS = ("OPEN_TEXT", "QUOTED_TEXT", "STRANGE_WORD", "LOGIC", "STRANGE")
+"""The terminals of the grammar that no rule has: what they match is told about, and a token takes its place."""
 
 
-class Scanner:
-    """Cuts text into tokens, by the grammar's own terminals in the order in which they are to be tried."""
+class Token(lark.Token):
+    """One of Lark's tokens, whose place is known; words are NAME until the parser knows better."""
 
-    def __init__(self, terminals: list[tuple[str, str]], ignored: list[str]) -> None:
-        pattern = "|".join(f"(?P<{name}>{regex})" for name, regex in terminals)
-        self._next = re.compile(f"{pattern}|{_STRAY}").finditer
-        self._ignored = frozenset(ignored)
+    start_pos: int
+    end_pos: int
 
-    def scan(self, source: Source, diagnostics: Diagnostics) -> list[Token]:
-        """All tokens; a character or string that is none is E103, and the most likely token takes its place."""
-        tokens: list[Token] = []
-        ignored = self._ignored
-        for match in self._next(source.text):
-            kind = match.lastgroup
-            assert kind is not None
-            if kind in ignored:
-                continue
-            start, end = match.span()
-            if kind[0] == "_" and kind != LINE_END:
-                if len(diagnostics.found) < MOST:
-                    _stray(kind, match[0], start, end, source, tokens, diagnostics)
-            else:
-                tokens.append(Token(kind, match[0], start, end))
-        return tokens
+    @classmethod
+    def at(cls, kind: str, text: str, start: int, end: int) -> Token:
+        """A token that stands for `text` from `start` to before `end`."""
+        return cls(kind, text, start, end_pos=end)
+
+    def as_a(self, kind: str) -> Token:
+        """The same token as another terminal."""
+        return self.at(kind, self.value, self.start_pos, self.end_pos)
 
 
-def _stray(
-    kind: str, text: str, start: int, end: int, source: Source, tokens: list[Token], diagnostics: Diagnostics
-) -> None:
+def mended(lexed: Iterable[lark.Token], source: Source, diagnostics: Diagnostics) -> list[Token]:
+    """All tokens; a character or string that is none is E103, and the most likely token takes its place."""
+    tokens: list[Token] = []
+    for found in lexed:
+        token = Token.new_borrow_pos(found.type, found.value, found)
+        if token.type not in STRAYS:
+            tokens.append(token)
+        elif len(diagnostics.found) < MOST:
+            _mend(token, source, tokens, diagnostics)
+    return tokens
+
+
+def _mend(token: Token, source: Source, tokens: list[Token], diagnostics: Diagnostics) -> None:
+    kind, text, start, end = token.type, token.value, token.start_pos, token.end_pos
     span = source.span(start, end)
     before = tokens[-1] if tokens else None
-    if kind == "_open":
+    if kind == "OPEN_TEXT":
         # The opening brace of a block is probably not meant to be a part of the text.
         body = text.rstrip()
-        body = body[:-1].rstrip() if body.endswith("{") and before is not None and before.kind == "NAME" else body
+        body = body[:-1].rstrip() if body.endswith("{") and before is not None and before.type == "NAME" else body
         end = start + len(body)
         label = 'no `"` before the end of the line'
         diagnostics.error("E103", "this text is not closed", source.span(start, end), label)
-        tokens.append(Token("STRING", f'{body}"', start, end))
+        tokens.append(Token.at("STRING", f'{body}"', start, end))
         if body != text.rstrip():
             brace = start + text.rindex("{")
-            tokens.append(Token("LBRACE", "{", brace, brace + 1))
-    elif kind == "_quoted":
+            tokens.append(Token.at("LBRACE", "{", brace, brace + 1))
+    elif kind == "QUOTED_TEXT":
         inner = text[1:-1].replace("\\", "\\\\").replace('"', '\\"')
         diagnostics.error("E103", "texts stand between double quotes", span, help=f'write `"{inner}"`')
-        tokens.append(Token("STRING", f'"{inner}"', start, end))
-    elif kind == "_word":
-        if before is not None and before.end == start and before.kind in ("NAME", "NUMBER", "QUANTITY"):
-            start, text = before.start, before.text + text
+        tokens.append(Token.at("STRING", f'"{inner}"', start, end))
+    elif kind == "STRANGE_WORD":
+        if before is not None and before.end_pos == start and before.type in ("NAME", "NUMBER", "QUANTITY"):
+            start, text = before.start_pos, before.value + text
             tokens.pop()
         diagnostics.error(
             "E103", f"`{text}` is not a name", source.span(start, end),
             "names are made of the letters A to Z and a to z, digits and `_`, and begin with no digit",
         )
-        tokens.append(Token("NAME", text, start, end))
-    elif kind == "_logic":
+        tokens.append(Token.at("NAME", text, start, end))
+    elif kind == "LOGIC":
         word, terminal = _LOGIC[text[0]]
         diagnostics.error("E103", f"unexpected character `{text}`", span, help=f"did you mean `{word}`?")
-        tokens.append(Token(terminal, word, start, end))
+        tokens.append(Token.at(terminal, word, start, end))
     elif text == "'":
         diagnostics.error("E103", "texts stand between double quotes", span, "and this one is not closed")
     else:
         shown = f"`{text}`" if text.isprintable() else f"U+{ord(text):04X}"
         advice = None
-        if text == "%" and before is not None and before.kind == "NUMBER":
-            advice = f"a unit follows its number without a space: `{before.text}%`"
+        if text == "%" and before is not None and before.type == "NUMBER":
+            advice = f"a unit follows its number without a space: `{before.value}%`"
         elif text == ".":
             advice = "a range is written `1 .. 3`, a number `0.5`"
         diagnostics.error("E103", f"unexpected character {shown}", span, "nothing is written with it", help=advice)
         if advice is not None and text == "%":
             assert before is not None
-            tokens[-1] = Token("QUANTITY", f"{before.text}%", before.start, end)
+            tokens[-1] = Token.at("QUANTITY", f"{before.value}%", before.start_pos, end)
 
 
 def matched(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> tuple[list[Token], list[Token]]:
@@ -135,15 +118,16 @@ def matched(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> tu
     """
     opened: list[Token] = []
     for token in tokens:
-        if token.kind in _CLOSER:
+        if token.type in _CLOSER:
             opened.append(token)
             if len(opened) > DEEPEST:
                 diagnostics.error(
-                    "E105", f"more than {DEEPEST} brackets are open at once", source.span(token.start, token.end),
+                    "E105", f"more than {DEEPEST} brackets are open at once",
+                    source.span(token.start_pos, token.end_pos),
                     help="give the inner parts names, with `let` or as a `pipeline`",
                 )
                 return [], []
-        elif token.kind in _CLOSERS and (not opened or _CLOSER[opened.pop().kind] != token.kind):
+        elif token.type in _CLOSERS and (not opened or _CLOSER[opened.pop().type] != token.type):
             break
     else:
         if not opened:
@@ -164,24 +148,24 @@ class _Matching:
         stray: list[Token] = []
         indent, first = 0, True
         for token in tokens:
-            if token.kind == LINE_END:
-                first = first or token.text == "\n"
+            if token.type == LINE_END:
+                first = first or token.value == "\n"
                 self._out.append(token)
                 continue
-            if first and token.kind in ("NAME", "RBRACE"):
-                indent = self._source.lines.at(token.start)[1] - 1
+            if first and token.type in ("NAME", "RBRACE"):
+                indent = self._source.lines.at(token.start_pos)[1] - 1
                 while self._opened and not self._may_hold(token, indent):
                     self._close(token)
-            if token.kind in _CLOSER:
+            if token.type in _CLOSER:
                 self._opened.append((token, indent))
-            elif token.kind in _CLOSERS:
-                kinds = [_CLOSER[opener.kind] for opener, _ in self._opened]
+            elif token.type in _CLOSERS:
+                kinds = [_CLOSER[opener.type] for opener, _ in self._opened]
                 too_deep = first and self._opened and indent > self._opened[-1][1]
-                if token.kind not in kinds or (token.kind == "RBRACE" and too_deep):
+                if token.type not in kinds or (token.type == "RBRACE" and too_deep):
                     stray.append(token)
                     first = False
                     continue
-                while _CLOSER[self._opened[-1][0].kind] != token.kind:
+                while _CLOSER[self._opened[-1][0].type] != token.type:
                     self._close(token)
                 self._opened.pop()
             self._out.append(token)
@@ -193,30 +177,30 @@ class _Matching:
     def _may_hold(self, token: Token, indent: int) -> bool:
         """Whether the innermost open bracket may still be open where `token` begins a line."""
         opener, its_indent = self._opened[-1]
-        return indent > its_indent or (indent == its_indent and token.kind == _CLOSER[opener.kind])
+        return indent > its_indent or (indent == its_indent and token.type == _CLOSER[opener.type])
 
     def _close(self, before: Token | None) -> None:
         opener, _ = self._opened.pop()
         at = len(self._out)
         if before is not None:
-            while at and self._out[at - 1].kind == LINE_END and self._out[at - 1].text == "\n":
+            while at and self._out[at - 1].type == LINE_END and self._out[at - 1].value == "\n":
                 at -= 1
-        place = self._out[at - 1].end
-        kind = _CLOSER[opener.kind]
-        self._out.insert(at, Token(kind, _BRACKET[kind], place, place))
+        place = self._out[at - 1].end_pos
+        kind = _CLOSER[opener.type]
+        self._out.insert(at, Token.at(kind, _BRACKET[kind], place, place))
         if len(self._diagnostics.found) >= MOST or self._swallowed(opener):
             return
         self._diagnostics.error(
-            "E102", f"this `{opener.text}` is not closed", self._source.span(opener.start, opener.end),
+            "E102", f"this `{opener.value}` is not closed", self._source.span(opener.start_pos, opener.end_pos),
             "opened here",
             labels=(Label(self._source.span(max(place - 1, 0), place), f"`{_BRACKET[kind]}` is missing after this"),),
         )
 
     def _swallowed(self, opener: Token) -> bool:
         """Whether a text that is not closed, behind the opener on its line, has taken the closing bracket with it."""
-        line = self._source.lines.at(opener.start)[0]
+        line = self._source.lines.at(opener.start_pos)[0]
         return any(
-            item.code == "E103" and item.primary.span.start > opener.start
+            item.code == "E103" and item.primary.span.start > opener.start_pos
             and self._source.lines.at(item.primary.span.start)[0] == line
             for item in self._diagnostics.found
         )
@@ -228,11 +212,11 @@ def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) ->
     opened: list[str] = []
     previous, word, opening = LINE_END, "", ""
     for index, token in enumerate(tokens):
-        kind = token.kind
+        kind = token.type
         if kind == LINE_END:
             if previous in (LINE_END, "LBRACE"):
                 continue
-            if token.text == "\n":
+            if token.value == "\n":
                 if opened and opened[-1] != "LBRACE":
                     continue
                 if previous in _GOES_ON or (previous == "NAME" and word in _GOES_ON_WORDS):
@@ -246,12 +230,12 @@ def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) ->
         elif kind in _CLOSERS:
             opened.pop()
         if previous in (LINE_END, "LBRACE"):
-            opening = token.text
+            opening = token.value
         kept.append(token)
-        previous, word = kind, token.text
+        previous, word = kind, token.value
     if kept and previous != LINE_END:
-        end = kept[-1].end
-        kept.append(Token(LINE_END, "", end, end))
+        end = kept[-1].end_pos
+        kept.append(Token.at(LINE_END, "", end, end))
     return kept
 
 
@@ -259,18 +243,18 @@ def _wrongly_first(
     source: Source, tokens: list[Token], index: int, depth: int, diagnostics: Diagnostics
 ) -> bool:
     """Whether the line after the line end at `index` begins with what belongs to the end of the line before (E101)."""
-    while index < len(tokens) and tokens[index].kind == LINE_END:
+    while index < len(tokens) and tokens[index].type == LINE_END:
         index += 1
     if index == len(tokens):
         return False
     token = tokens[index]
-    never = token.kind in _NEVER_FIRST or (token.kind == "NAME" and token.text in _NEVER_FIRST_WORDS)
+    never = token.type in _NEVER_FIRST or (token.type == "NAME" and token.value in _NEVER_FIRST_WORDS)
     # A negative number may be a value of a set, but no member of a study.
-    if not never and not (token.kind == "MINUS" and depth == 1):
+    if not never and not (token.type == "MINUS" and depth == 1):
         return False
-    place = "on the line of its statement" if token.kind == "LBRACE" else "at the end of the line before"
+    place = "on the line of its statement" if token.type == "LBRACE" else "at the end of the line before"
     if len(diagnostics.found) >= MOST:
         return True
-    span = source.span(token.start, token.end)
-    diagnostics.error("E101", f"no line begins with `{token.text}`", span, f"it stands {place}")
+    span = source.span(token.start_pos, token.end_pos)
+    diagnostics.error("E101", f"no line begins with `{token.value}`", span, f"it stands {place}")
     return True
