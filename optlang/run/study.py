@@ -1,7 +1,8 @@
-"""The loop: from a plan to a finished run. It decides what comes next and writes down what happened; others do the work."""
+"""The loop: from a plan to a finished run. It decides what comes next and writes down what happened."""
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import threading
 import time
@@ -34,14 +35,14 @@ from optlang.run.job import (
     member_name,
 )
 from optlang.run.progress import ProgressReader
-from optlang.watch import Begun, Ended, Watcher
 from optlang.search import goals
 from optlang.search.ladder import baseline_recipe, locate, rungs
 from optlang.search.recipe import Applied, Point, Recipe, resolve, steps_of
-from optlang.search.sampler import Sampler, Told
+from optlang.search.sampler import Sampler
 from optlang.search.space import Exhausted, Space
 from optlang.store.journal import now
 from optlang.store.store import Store
+from optlang.watch import Begun, Ended, Watcher
 
 PASSES = 3
 """How often the front is measured again at most, until it holds."""
@@ -76,7 +77,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its id, why it stopped, how many searched trials it has in all, and whether any met the goals."""
+    """How a run ended: its id, why it stopped, how many searched trials it has in all.
+
+    `met` says whether any trial but the baseline met all requirements, `worked` whether any could be measured.
+    """
 
     run: str
     why: Why
@@ -171,6 +175,7 @@ class _Loop:
         self._progress = home / f"progress-{self.session}.jsonl"
         self._stop: Literal["", "soon", "now"] = ""
         self._began = time.monotonic()
+        self._cold = True
         self._spent: list[float] = []
         self._measured_again = False
 
@@ -210,7 +215,6 @@ class _Loop:
             ladder_only or self._history.searched >= wanted
         ) and self._history.front_is_settled():
             return self.outcome("ladder" if ladder_only else "complete")
-        self._prepare()
         if self._history.baseline is None:
             self._run_baseline()
         for rung in missing:
@@ -268,6 +272,7 @@ class _Loop:
                 return future.result()
 
     def _prepare(self) -> None:
+        """Have a worker that has loaded the model and the data: that time is not a trial's."""
         from optlang.run.worker import prepare
 
         names = {
@@ -283,6 +288,7 @@ class _Loop:
             raise OutsideError(f"loading the model and the data: {error}") from error
         if failure is not None:
             raise RunError(failure)
+        self._cold = False
 
     def _run_baseline(self) -> None:
         recipe = baseline_recipe(self._plan)
@@ -293,10 +299,11 @@ class _Loop:
 
     def _job(self, number: int, recipe: Recipe, member: Member | None) -> TrialJob:
         plan = self._plan
-        steps = (*steps_of(plan.baseline, {}), *recipe.steps)
+        before = (self._step(step, of_baseline=True) for step in steps_of(plan.baseline, {}))
+        steps = (*before, *(self._step(step, of_baseline=False) for step in recipe.steps))
         return TrialJob(
             trial=number, workload=self._workload,
-            steps=tuple(self._step(step, position < len(steps) - len(recipe.steps)) for position, step in enumerate(steps)),
+            steps=steps,
             target=recipe.target, runtime=self._runtime(recipe),
             folder=self._home / "artifacts" / self._run / str(number), effort=self._effort, progress=self._progress,
             baseline=member,
@@ -318,6 +325,8 @@ class _Loop:
     ) -> Done:
         from optlang.run.worker import carry_out
 
+        if self._cold:
+            self._prepare()
         number = self._store.next_trial(self._run)
         begun = time.monotonic()
         self._store.record({
@@ -333,8 +342,10 @@ class _Loop:
         try:
             result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
         except WorkerDied as error:
+            self._cold = True
             result = Result(failure=Failure(str(error), self._log_tail()))
         except WorkerTimeout as error:
+            self._cold = True
             result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
         except _Interrupted:
             result = Result(failure=Failure("interrupted", "", again=False))
@@ -406,6 +417,8 @@ class _Loop:
                 return
             members = {number: self._member(number) for number in numbers}
             self._watcher.note(f"measuring the {len(members)} best again, side by side with the baseline")
+            if self._cold:
+                self._prepare()
             job = FrontJob(
                 self._workload, self._member(0), members, self._front_effort, self._progress
             )
@@ -443,15 +456,11 @@ def _of_baseline(path: str) -> bool:
 
 
 def _seed(seed: int, path: str) -> int:
-    """A step's seed follows from the study's and the step's path, never from the trial's number: equal steps are equal."""
-    import hashlib
-
+    """Follows from the study's seed and the step's path, never from the trial's number: equal steps are equal."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{path}".encode()).digest()[:4], "big")
 
 
 def _artifact_event(recipe: Recipe, artifact: Artifact) -> dict[str, Any]:
-    import hashlib
-
     files = [asdict(file) for file in artifact.files]
     whole = hashlib.sha256("".join(f"{file.name}:{file.sha256}\n" for file in artifact.files).encode()).hexdigest()
     return {

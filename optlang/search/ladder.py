@@ -9,6 +9,8 @@ from itertools import permutations
 from optlang.forms import TargetSpec
 from optlang.plan.expressions import Environment, Value, holds
 from optlang.plan.model import (
+    BASELINE_RUNTIME,
+    RECOVERY,
     Apply,
     Choice,
     Fixed,
@@ -33,8 +35,6 @@ RECOMMENDED = ("graph", "cast", "training", "quant", "prune")
 RECOVERED = "prune"
 """The module whose techniques are followed by a fine-tune on the ladder: pruned without one, a model says nothing."""
 
-RECOVERY = "training.finetune"
-
 
 @dataclass(frozen=True, slots=True)
 class Rung:
@@ -48,7 +48,7 @@ class Rung:
 
 def baseline_recipe(plan: Plan) -> Recipe:
     """The reference: no step, eager float32, on the study's target."""
-    return Recipe((), _target(plan), "eager", "runtime.eager")
+    return Recipe((), _target(plan), "eager", BASELINE_RUNTIME)
 
 
 def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[Rung]:

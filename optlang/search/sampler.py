@@ -143,7 +143,8 @@ class Sampler:
                 # The result comes back through `tell`, which adds it as a trial of its own; the one that was asked
                 # for is closed as failed, which samplers leave out of account.
                 self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                return Asked(point, {_SYSTEM: system, _REFUSED: refused_points} if refused_points else {_SYSTEM: system})
+                before = {_REFUSED: refused_points} if refused_points else {}
+                return Asked(point, {_SYSTEM: system, **before})
             if refused is not None:
                 # A resumed search must know of it too, or it would go on with other draws.
                 refused_points.append(dict(point))
