@@ -144,6 +144,7 @@ def test_files_are_taken_away(member_of, inputs):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 def test_process_ends_with_its_parent_even_in_mid_call(member_of, inputs):
     for wish in (None, "hang"):
