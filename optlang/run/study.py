@@ -93,11 +93,14 @@ class _Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
     """Ctrl-C for the second time."""
 
 
-def run(plan: Plan, text: str, file: Path, db: Path, options: Options, watcher: Watcher) -> Outcome:
+def run(
+    plan: Plan, text: str, file: Path, db: Path, options: Options, watcher: Watcher, engine: Engine | None = None
+) -> Outcome:
     """Carry out a study, or go on with it, until its trials are done, its time is up, or Ctrl-C.
 
-    `text` and `file` are the study's, `db` the database that the results go to. Raises OptlangError where nothing
-    can be run: a runtime that is missing everywhere, a mistake in the user's Python, a database in use.
+    `text` and `file` are the study's, `db` the database that the results go to; `engine` is where trials run, a worker
+    process on this machine if None. Raises OptlangError where nothing can be run: a runtime that is missing
+    everywhere, a mistake in the user's Python, a database in use.
     """
     search = plan.search
     plan = plan.model_copy(update={"search": search.model_copy(update={
@@ -113,7 +116,7 @@ def run(plan: Plan, text: str, file: Path, db: Path, options: Options, watcher: 
         run_id, changed = choose_run(store, plan, options.mode)
         for line in changed:
             watcher.note(line)
-        engine = LocalEngine(folder, home / "worker.log")
+        engine = engine or LocalEngine(folder, home / "worker.log")
         loop = _Loop(plan, folder, home, store, engine, watcher, run_id, unavailable)
         store.record({
             "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,

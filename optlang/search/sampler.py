@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REFUSED_IN_A_ROW = 200
 """After so many draws that must not or need not run, the space is called exhausted."""
 
-PATIENCE = 20
+PATIENCE = 5
 """After so many refused draws in a row the sampler's own favorites are spent: the rest are drawn at random."""
 
 AUTO_TPE_TRIALS = 1000
