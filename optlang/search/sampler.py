@@ -12,10 +12,11 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON
+from optlang.plan.domains import size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.recipe import Point, resolve
-from optlang.search.space import Exhausted, Space, cardinality, values_of
+from optlang.search.space import Exhausted, Space, values_of
 
 if TYPE_CHECKING:
     import optuna
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 REFUSED_IN_A_ROW = 200
 """After so many draws that must not or need not run, the space is called exhausted."""
 
-PATIENCE = 5
+PATIENCE = 20
 """After so many refused draws in a row the sampler's own favorites are spent: the rest are drawn at random."""
 
 AUTO_TPE_TRIALS = 1000
@@ -197,7 +198,7 @@ def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution | Non
     """None where there is nothing to choose."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if cardinality(domain) == 1:
+    if size(domain) == 1:
         return None
     match domain:
         case SetDomain(values=values):
@@ -210,7 +211,7 @@ def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution | Non
         case FloatDomain(low=low, high=high, log=log):
             return FloatDistribution(low, high, log=log)
         case OrderDomain():
-            return CategoricalDistribution(tuple(range(cardinality(domain) or 1)))
+            return CategoricalDistribution(tuple(range(size(domain) or 1)))
     raise AssertionError(domain)
 
 
@@ -230,7 +231,7 @@ def _decoded(domain: Domain, coded: int) -> Value:
 
 def _suggest(trial: optuna.trial.Trial, knob: Knob, domain: Domain) -> Value:
     name = _name(knob, domain)
-    count = cardinality(domain)
+    count = size(domain)
     if count == 1:
         return next(values_of(domain))
     match domain:

@@ -348,7 +348,7 @@ MISTAKES: list[tuple[str, str, Sequence[str]]] = [
     ("raise RuntimeError('no such layer')", "return {}", ["no such layer", "models.py:4"]),
     ("return 7", "return {}", ["torch.nn.Module"]),
     ("return torch.nn.Linear(2, 2)", "return {'train': 1}", ["train"]),
-    ("return torch.nn.Linear(3, 2)", "return {'train': (x, y), 'validation': (x, y)}", ["running the model on the data", "mat1"]),
+    ("return torch.nn.Linear(3, 2)", "return {'train': (x, y), 'validation': (x, y)}", ["running the model", "mat1"]),
 ]
 
 
