@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from optlang.run.study import Outcome
     from optlang.store.reader import Reader
     from optlang.watch import Begun
+
+# Typer has a copy of click of its own and names few of its errors: this one's parent is what wrong uses have in common.
+UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -76,24 +79,19 @@ Continue = Annotated[bool, typer.Option("--continue", help="Join the newest run 
 New = Annotated[bool, typer.Option("--new", help="Begin a new run though there is one to go on with.")]
 Home = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", envvar="OPTLANG_HOME", help="Cache and artifacts; default: .optlang beside the database."),
+    typer.Option(metavar="DIR", envvar="OPTLANG_HOME", help="Cache and artifacts: .optlang beside the database."),
 ]
 
 
 def command(arguments: Sequence[str]) -> int:
     """Run one command; gives its exit code: 0 done, 1 the thing asked about is wrong, 2 wrong use, 3 something outside
     is wrong, 130 interrupted."""
-    import click
-
     try:
         result = typer.main.get_command(app).main(list(arguments), prog_name="optlang", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        return USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output (`| head`) has seen enough; Python must not complain when it flushes at the end.
@@ -102,6 +100,9 @@ def command(arguments: Sequence[str]) -> int:
     except OptlangError as error:
         _explain(error)
         return error.exit_code
+    except UsageError as error:
+        error.show(sys.stderr)
+        return USAGE
 
 
 def _explain(error: OptlangError) -> None:
@@ -344,7 +345,7 @@ def _rows(reader: Reader, view: str, study: str | None, shown: TableFormat) -> i
     from optlang.report.studies import choose
     from optlang.report.tables import render
 
-    answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])  # noqa: S608 - two fixed names
+    answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])
     sys.stdout.write(render(answer, shown.value))
     return 0
 
@@ -386,12 +387,13 @@ def export(
 @app.command()
 def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="A code, for example E201.")]) -> int:
     """Explain an error code: what it means, why it matters, a wrong and a right example."""
-    from optlang.catalogue import CODES
+    from optlang.catalogue import ENTRIES
     from optlang.diagnostics import closest
 
-    found = CODES.get(code.upper())
-    if found is None:
-        near = closest(code.upper(), CODES)
-        raise _usage(f"there is no code {code}", f"did you mean {near}?" if near else f"codes run from {min(CODES)} on")
-    sys.stdout.write(found.text)
+    found = {entry.code: entry for entry in ENTRIES}
+    entry = found.get(code.upper())
+    if entry is None:
+        near = closest(code.upper(), found)
+        raise _usage(f"there is no code {code}", f"did you mean {near}?" if near else f"codes begin with {min(found)}")
+    sys.stdout.write(entry.text())
     return 0

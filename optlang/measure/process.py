@@ -102,6 +102,7 @@ class BareProcess:
                     "do": "open", "calls": member.calls, "artifact": _plain(member.artifact),
                     "target": asdict(member.target), "settings": dict(member.settings),
                     "study": str(member.study.resolve()), "cores": cores(member.target.threads),
+                    "scratch": str(self._folder),
                 },
                 timeout,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from optlang.diagnostics import Diagnostics, Label
@@ -13,17 +13,12 @@ from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Knobs
 from optlang.plan.model import (
-    Apply,
-    Choice,
-    Group,
-    Maybe,
     Objective,
-    Order,
-    Repeat,
     Rule,
     Search,
     Step,
     Target,
+    applies,
 )
 from optlang.plan.names import duplicate
 from optlang.plan.steps import Steps
@@ -255,7 +250,7 @@ def can_win(draft: Draft) -> None:
     for target in draft.built_targets:
         if target.device != "cpu":
             continue
-        for step in techniques_in(draft.built_steps):
+        for step in applies(draft.built_steps):
             if "float16" in draft.steps.used[step.technique].traits:
                 draft.diagnostics.warn(
                     "W509",
@@ -264,19 +259,6 @@ def can_win(draft: Draft) -> None:
                     "float16 is slower than float32 on a CPU",
                     help="use int8 or bfloat16 there, or another target",
                 )
-
-
-def techniques_in(steps: tuple[Step, ...]) -> Iterator[Apply]:
-    """All steps that apply a technique, in the order of the text."""
-    for step in steps:
-        match step:
-            case Apply():
-                yield step
-            case Choice(branches=branches) | Order(members=branches):
-                for branch in branches:
-                    yield from techniques_in(branch.steps)
-            case Maybe(steps=inner) | Repeat(steps=inner) | Group(steps=inner):
-                yield from techniques_in(inner)
 
 
 CHECKS: tuple[Callable[[Draft], None], ...] = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
@@ -201,6 +202,19 @@ class Order(Frozen):
 
 
 Step: TypeAlias = Annotated[Apply | Choice | Maybe | Repeat | Group | Order, Field(discriminator="kind")]
+
+
+def applies(steps: tuple[Step, ...]) -> Iterator[Apply]:
+    """All applied techniques, in the order of the text, whatever choices they stand in."""
+    for step in steps:
+        match step:
+            case Apply():
+                yield step
+            case Choice(branches=branches) | Order(members=branches):
+                for branch in branches:
+                    yield from applies(branch.steps)
+            case Maybe(steps=inner) | Repeat(steps=inner) | Group(steps=inner):
+                yield from applies(inner)
 
 
 # ---- what the declarations say

@@ -47,7 +47,8 @@ class PlainProgress:
     def ended(self, ended: Ended) -> None:
         """See `Watcher.ended`."""
         mark = "*" if ended.trial in ended.front else " "
-        left = "" if ended.seconds_left is None or ended.origin != "sampler" else f"  {in_seconds(ended.seconds_left)} left"
+        searched = ended.seconds_left is not None and ended.origin == "sampler"
+        left = f"  {in_seconds(ended.seconds_left or 0.0)} left" if searched else ""
         self._write(
             f"{mark}{ended.trial:>4}  {outcome(ended):<44}  {in_seconds(ended.seconds):>6}  "
             f"{self._words.pop(ended.trial, '')}{left}"

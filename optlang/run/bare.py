@@ -3,7 +3,7 @@
 It holds the artifact's runtime and nothing else that is heavy, since what else is loaded slows small models down. It
 knows no study, no plan and no statistics: durations go back as they are. Commands are objects with `do`:
 
-- `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`) → `imported`, `loaded` (both in seconds)
+- `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`, `scratch`) → `imported`, `loaded` (seconds)
 - `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds), `memory` (peak resident bytes, or null)
 - `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
 - `outputs` (`inputs`: .npz, `names`, `outputs`: .npz to write, `batch`) → `samples`, `names`
@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -44,10 +45,12 @@ class _Bench:
         self._artifact: Artifact | None = None
         self._batch = 1
         self._prepared: Any = None
+        self._scratch: str | None = None
 
     def open(self, command: Mapping[str, Any]) -> dict[str, Any]:
         study = Path(command["study"])
         self._study = study
+        self._scratch = command.get("scratch")
         cores = command.get("cores")
         # Before the runtime is imported: some size their thread pools by the cores that they see then.
         if cores and hasattr(os, "sched_setaffinity"):
@@ -157,6 +160,11 @@ class _Bench:
             self._session.close()
             self._session = None
 
+    def tidy(self) -> None:
+        """Take away the folder of inputs and outputs: a parent that was killed could not."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
     def told(self, error: BaseException) -> dict[str, Any]:
         """An exception as data; of an OptlangError its own words, of the rest where it was raised."""
         kind = type(error).__name__
@@ -212,12 +220,13 @@ def _peak() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _listen(source: BinaryIO, commands: queue.SimpleQueue[bytes | None]) -> None:
+def _listen(source: BinaryIO, commands: queue.SimpleQueue[bytes | None], bench: _Bench) -> None:
     """Hand on lines; at the end of the pipe the parent has gone, and a call that still runs is of use to nobody."""
     for line in source:
         commands.put(line)
     commands.put(None)
     time.sleep(_PATIENCE)
+    bench.tidy()
     os._exit(0)
 
 
@@ -231,8 +240,8 @@ def main() -> None:
     os.dup2(2, 1)
     commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     # A thread that waits for a line costs the timed one nothing, and notices a parent that dies in mid-call.
-    threading.Thread(target=_listen, args=(source, commands), daemon=True).start()
     bench = _Bench()
+    threading.Thread(target=_listen, args=(source, commands, bench), daemon=True).start()
     handlers = {
         "open": bench.open, "warm": bench.warm, "round": bench.round, "outputs": bench.outputs,
         "memory": bench.memory,
@@ -250,6 +259,7 @@ def main() -> None:
             answers.write(json.dumps(answer).encode() + b"\n")
         except BrokenPipeError:
             break
+    bench.tidy()
     bench.close()
     sys.stderr.flush()
     # Not by the interpreter's own way out: runtimes' threads are known to hang or crash there.

@@ -101,7 +101,8 @@ class History:
     @property
     def baseline(self) -> Done | None:
         """The reference, None as long as it is not measured."""
-        return next((done for done in self._trials.values() if done.origin == "baseline" and done.state == "complete"), None)
+        found = (done for done in self._trials.values() if done.origin == "baseline" and done.state == "complete")
+        return next(found, None)
 
     @property
     def searched(self) -> int:

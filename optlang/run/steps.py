@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,7 +84,7 @@ def _one(
     step: StepJob, subject: Subject, counted: tuple[Measurement, ...], workload: Workload, data: Data,
     wants: QuantWants | None, report: Report,
 ) -> tuple[Subject, tuple[Measurement, ...]]:
-    technique = objects.find(step.calls, workload.study)
+    technique, own = objects.find(step.calls, workload.study), objects.is_file(step.calls)
     # The folder is not removed here: what the technique wrote is copied into the cache first, see `apply`.
     folder = Path(tempfile.mkdtemp(prefix="step-", dir=_scratch(workload)))
 
@@ -94,7 +95,9 @@ def _one(
         data=data, seed=step.seed, folder=folder, study=workload.study,
         wants=wants if "runtime" in step.needs else None, device=workload.device, report=epoch,
     )
-    after = technique(subject, step.settings, context)
+    # A technique of the user's own that raises is shown with the user's own lines; ours say what is wrong themselves.
+    with objects.user_code(f"the technique {step.technique}", workload.study) if own else nullcontext():
+        after = technique(subject, step.settings, context)
     if not isinstance(after, Subject):
         raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
     if after.form == "module":

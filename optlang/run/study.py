@@ -1,7 +1,8 @@
-"""The loop: from a plan to a finished run. It decides what comes next and writes down what happened; others do the work."""
+"""The loop: from a plan to a finished run. It decides what comes next and writes down what happened."""
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import threading
 import time
@@ -34,14 +35,14 @@ from optlang.run.job import (
     member_name,
 )
 from optlang.run.progress import ProgressReader
-from optlang.watch import Begun, Ended, Watcher
 from optlang.search import goals
 from optlang.search.ladder import baseline_recipe, locate, rungs
 from optlang.search.recipe import Applied, Point, Recipe, resolve, steps_of
-from optlang.search.sampler import Sampler, Told
+from optlang.search.sampler import Sampler
 from optlang.search.space import Exhausted, Space
 from optlang.store.journal import now
 from optlang.store.store import Store
+from optlang.watch import Begun, Ended, Watcher
 
 PASSES = 3
 """How often the front is measured again at most, until it holds."""
@@ -76,7 +77,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its id, why it stopped, how many searched trials it has in all, and whether any met the goals."""
+    """How a run ended: its id, why it stopped, how many searched trials it has in all.
+
+    `met` says whether any trial but the baseline met all requirements, `worked` whether any could be measured.
+    """
 
     run: str
     why: Why
@@ -89,11 +93,14 @@ class _Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
     """Ctrl-C for the second time."""
 
 
-def run(plan: Plan, text: str, file: Path, db: Path, options: Options, watcher: Watcher) -> Outcome:
+def run(
+    plan: Plan, text: str, file: Path, db: Path, options: Options, watcher: Watcher, engine: Engine | None = None
+) -> Outcome:
     """Carry out a study, or go on with it, until its trials are done, its time is up, or Ctrl-C.
 
-    `text` and `file` are the study's, `db` the database that the results go to. Raises OptlangError where nothing
-    can be run: a runtime that is missing everywhere, a mistake in the user's Python, a database in use.
+    `text` and `file` are the study's, `db` the database that the results go to; `engine` is where trials run, a worker
+    process on this machine if None. Raises OptlangError where nothing can be run: a runtime that is missing
+    everywhere, a mistake in the user's Python, a database in use.
     """
     search = plan.search
     plan = plan.model_copy(update={"search": search.model_copy(update={
@@ -109,7 +116,7 @@ def run(plan: Plan, text: str, file: Path, db: Path, options: Options, watcher: 
         run_id, changed = choose_run(store, plan, options.mode)
         for line in changed:
             watcher.note(line)
-        engine = LocalEngine(folder, home / "worker.log")
+        engine = engine or LocalEngine(folder, home / "worker.log")
         loop = _Loop(plan, folder, home, store, engine, watcher, run_id, unavailable)
         store.record({
             "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,
@@ -171,6 +178,7 @@ class _Loop:
         self._progress = home / f"progress-{self.session}.jsonl"
         self._stop: Literal["", "soon", "now"] = ""
         self._began = time.monotonic()
+        self._cold = True
         self._spent: list[float] = []
         self._measured_again = False
 
@@ -210,7 +218,6 @@ class _Loop:
             ladder_only or self._history.searched >= wanted
         ) and self._history.front_is_settled():
             return self.outcome("ladder" if ladder_only else "complete")
-        self._prepare()
         if self._history.baseline is None:
             self._run_baseline()
         for rung in missing:
@@ -268,6 +275,7 @@ class _Loop:
                 return future.result()
 
     def _prepare(self) -> None:
+        """Have a worker that has loaded the model and the data: that time is not a trial's."""
         from optlang.run.worker import prepare
 
         names = {
@@ -283,6 +291,7 @@ class _Loop:
             raise OutsideError(f"loading the model and the data: {error}") from error
         if failure is not None:
             raise RunError(failure)
+        self._cold = False
 
     def _run_baseline(self) -> None:
         recipe = baseline_recipe(self._plan)
@@ -293,10 +302,11 @@ class _Loop:
 
     def _job(self, number: int, recipe: Recipe, member: Member | None) -> TrialJob:
         plan = self._plan
-        steps = (*steps_of(plan.baseline, {}), *recipe.steps)
+        before = (self._step(step, of_baseline=True) for step in steps_of(plan.baseline, {}))
+        steps = (*before, *(self._step(step, of_baseline=False) for step in recipe.steps))
         return TrialJob(
             trial=number, workload=self._workload,
-            steps=tuple(self._step(step, position < len(steps) - len(recipe.steps)) for position, step in enumerate(steps)),
+            steps=steps,
             target=recipe.target, runtime=self._runtime(recipe),
             folder=self._home / "artifacts" / self._run / str(number), effort=self._effort, progress=self._progress,
             baseline=member,
@@ -318,6 +328,8 @@ class _Loop:
     ) -> Done:
         from optlang.run.worker import carry_out
 
+        if self._cold:
+            self._prepare()
         number = self._store.next_trial(self._run)
         begun = time.monotonic()
         self._store.record({
@@ -333,8 +345,10 @@ class _Loop:
         try:
             result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
         except WorkerDied as error:
+            self._cold = True
             result = Result(failure=Failure(str(error), self._log_tail()))
         except WorkerTimeout as error:
+            self._cold = True
             result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
         except _Interrupted:
             result = Result(failure=Failure("interrupted", "", again=False))
@@ -406,6 +420,8 @@ class _Loop:
                 return
             members = {number: self._member(number) for number in numbers}
             self._watcher.note(f"measuring the {len(members)} best again, side by side with the baseline")
+            if self._cold:
+                self._prepare()
             job = FrontJob(
                 self._workload, self._member(0), members, self._front_effort, self._progress
             )
@@ -443,15 +459,11 @@ def _of_baseline(path: str) -> bool:
 
 
 def _seed(seed: int, path: str) -> int:
-    """A step's seed follows from the study's and the step's path, never from the trial's number: equal steps are equal."""
-    import hashlib
-
+    """Follows from the study's seed and the step's path, never from the trial's number: equal steps are equal."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{path}".encode()).digest()[:4], "big")
 
 
 def _artifact_event(recipe: Recipe, artifact: Artifact) -> dict[str, Any]:
-    import hashlib
-
     files = [asdict(file) for file in artifact.files]
     whole = hashlib.sha256("".join(f"{file.name}:{file.sha256}\n" for file in artifact.files).encode()).hexdigest()
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, File, Measurement, Runtime, TargetSpec
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import numpy
 
     Array = numpy.ndarray[Any, Any]
+
+EXAMPLES = 8
+"""How many samples are left beside an artifact."""
 
 Report = Callable[[Mapping[str, JSON]], None]
 
@@ -81,6 +85,7 @@ def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[
         member, job.baseline, laboratory.samples(job.target), job.effort, answer=laboratory.validation
     )
     assert timed.outputs is not None
+    _keep_examples(job.folder, laboratory.validation, timed.outputs)
     if job.baseline is None:
         laboratory.remember(member, timed.outputs)
     scored = quality.score(
@@ -89,6 +94,14 @@ def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[
     measured: list[Measurement] = [*scored, *size.weigh(artifact), *timed.measurements, *stepped.counted]
     on_target = tuple(replace(item, target=job.target.name) for item in measured)
     return Result(tuple(done), on_target, artifact, dict(stepped.subject.notes))
+
+
+def _keep_examples(folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    """Leave a few samples and the artifact's answers to them beside it: whoever deploys it can check theirs."""
+    import numpy
+
+    numpy.savez(folder / "example_inputs.npz", **{name: item[:EXAMPLES] for name, item in inputs.items()})
+    numpy.savez(folder / "example_outputs.npz", **{name: item[:EXAMPLES] for name, item in outputs.items()})
 
 
 def measure_front(job: FrontJob, laboratory: Laboratory, report: Report) -> dict[int, tuple[Measurement, ...]]:

@@ -35,7 +35,7 @@ def prepare(job: PrepareJob) -> Failure | None:
         from optlang.workload import modules
 
         module = modules.make(job.workload.model, job.workload.study)
-        _check_metrics(_laboratory(job.workload).data, module, job.task_metrics)
+        _check_metrics(_laboratory(job.workload).data, module, job.task_metrics, job.workload)
     except BaseException as error:
         return _failure(error)
     return None
@@ -90,16 +90,17 @@ def _begin_torch() -> None:
     torch.set_num_threads(min(cores(), LARGEST_THREADS))
 
 
-def _check_metrics(data: Data, module: object, wanted: tuple[str, ...]) -> None:
+def _check_metrics(data: Data, module: object, wanted: tuple[str, ...], workload: Workload) -> None:
     """OptlangError where the task does not give a metric that the study names: better now than after the training."""
     import torch
 
-    from optlang.workload import modules
+    from optlang.workload import modules, objects
 
     assert isinstance(module, torch.nn.Module)
     inputs, targets = next(iter(data.batches("validation", 32)))
-    with torch.inference_mode():
-        given = data.task.metrics(modules.call(module, inputs), targets)
+    with torch.inference_mode(), objects.user_code("running the model on the data", workload.study):
+        outputs = modules.call(module, inputs)
+    given = data.task.metrics(outputs, targets)
     missing = [name for name in wanted if name not in given]
     if missing:
         raise OptlangError(

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from optlang.forms import TargetSpec
+from optlang.plan.domains import contains
 from optlang.plan.expressions import Environment, Value, holds
 from optlang.plan.model import (
+    BASELINE_RUNTIME,
+    RECOVERY,
     Apply,
     Choice,
     Fixed,
@@ -23,17 +26,16 @@ from optlang.plan.model import (
     Setting,
     Step,
     Technique,
+    applies,
 )
 from optlang.search.recipe import Applied, Point, Recipe, resolve
-from optlang.search.space import Space, contains, values_of
+from optlang.search.space import Space, values_of
 
 # The order in which the field recommends to try them; the trade-off table is printed in it.
 RECOMMENDED = ("graph", "cast", "training", "quant", "prune")
 
 RECOVERED = "prune"
 """The module whose techniques are followed by a fine-tune on the ladder: pruned without one, a model says nothing."""
-
-RECOVERY = "training.finetune"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Rung:
 
 def baseline_recipe(plan: Plan) -> Recipe:
     """The reference: no step, eager float32, on the study's target."""
-    return Recipe((), _target(plan), "eager", "runtime.eager")
+    return Recipe((), _target(plan), "eager", BASELINE_RUNTIME)
 
 
 def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[Rung]:
@@ -73,20 +75,8 @@ def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[
 
 def used_techniques(plan: Plan) -> list[Technique]:
     """The techniques that the study's steps name, in the order of the text."""
-    names = dict.fromkeys(apply.technique for apply in _applies(plan.steps))
+    names = dict.fromkeys(apply.technique for apply in applies(plan.steps))
     return [plan.technique(name) for name in names]
-
-
-def _applies(steps: tuple[Step, ...]) -> Iterator[Apply]:
-    for step in steps:
-        match step:
-            case Apply():
-                yield step
-            case Choice(branches=branches) | Order(members=branches):
-                for branch in branches:
-                    yield from _applies(branch.steps)
-            case Maybe(steps=inner) | Repeat(steps=inner) | Group(steps=inner):
-                yield from _applies(inner)
 
 
 def _rank(name: str) -> tuple[int, str]:

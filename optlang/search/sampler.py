@@ -12,10 +12,11 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON
+from optlang.plan.domains import size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.recipe import Point, resolve
-from optlang.search.space import Exhausted, Space, cardinality, values_of
+from optlang.search.space import Exhausted, Space, values_of
 
 if TYPE_CHECKING:
     import optuna
@@ -143,7 +144,8 @@ class Sampler:
                 # The result comes back through `tell`, which adds it as a trial of its own; the one that was asked
                 # for is closed as failed, which samplers leave out of account.
                 self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                return Asked(point, {_SYSTEM: system, _REFUSED: refused_points} if refused_points else {_SYSTEM: system})
+                before = {_REFUSED: refused_points} if refused_points else {}
+                return Asked(point, {_SYSTEM: system, **before})
             if refused is not None:
                 # A resumed search must know of it too, or it would go on with other draws.
                 refused_points.append(dict(point))
@@ -196,7 +198,7 @@ def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution | Non
     """None where there is nothing to choose."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if cardinality(domain) == 1:
+    if size(domain) == 1:
         return None
     match domain:
         case SetDomain(values=values):
@@ -209,7 +211,7 @@ def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution | Non
         case FloatDomain(low=low, high=high, log=log):
             return FloatDistribution(low, high, log=log)
         case OrderDomain():
-            return CategoricalDistribution(tuple(range(cardinality(domain) or 1)))
+            return CategoricalDistribution(tuple(range(size(domain) or 1)))
     raise AssertionError(domain)
 
 
@@ -229,7 +231,7 @@ def _decoded(domain: Domain, coded: int) -> Value:
 
 def _suggest(trial: optuna.trial.Trial, knob: Knob, domain: Domain) -> Value:
     name = _name(knob, domain)
-    count = cardinality(domain)
+    count = size(domain)
     if count == 1:
         return next(values_of(domain))
     match domain:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
-from math import factorial
 from typing import TypeAlias
 
+from optlang.plan.domains import contains, size
 from optlang.plan.expressions import Environment, KnobRef, Value, holds, references, show_value
 from optlang.plan.model import (
     Domain,
@@ -150,7 +150,7 @@ class Space:
             if not _presence(knob, point, ()):
                 continue
             if knob.path not in deciding:
-                free *= cardinality(knob.domain) or 1
+                free *= size(knob.domain) or 1
                 continue
             total = 0
             for value in values_of(knob.domain):
@@ -167,7 +167,7 @@ class Space:
     def _upper_bound(self) -> int:
         bound = 1
         for knob in self.knobs:
-            bound *= (cardinality(knob.domain) or 1) + (1 if knob.condition is not None else 0)
+            bound *= (size(knob.domain) or 1) + (1 if knob.condition is not None else 0)
         return bound
 
     def explain(self, point: Point) -> str:
@@ -194,36 +194,8 @@ def values_of(domain: Domain) -> Iterator[Value]:
             raise ValueError("a continuous domain has no list of values")
 
 
-def cardinality(domain: Domain) -> int | None:
-    """How many values the domain has; None where it is continuous."""
-    match domain:
-        case SetDomain(values=values) | ListDomain(values=values):
-            return len(values)
-        case IntDomain(low=low, high=high):
-            return high - low + 1
-        case OrderDomain(labels=labels):
-            return factorial(len(labels))
-        case FloatDomain():
-            return None
-    raise AssertionError(domain)
-
-
-def contains(domain: Domain, value: Value) -> bool:
-    """Whether the value is one of the domain's."""
-    match domain:
-        case SetDomain(values=values) | ListDomain(values=values):
-            return value in values
-        case IntDomain(low=low, high=high):
-            return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        case FloatDomain(low=low, high=high):
-            return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-        case OrderDomain(labels=labels):
-            return isinstance(value, tuple) and sorted(map(str, value)) == sorted(labels)
-    raise AssertionError(domain)
-
-
 def _narrowed(domain: Domain, left: tuple[Value, ...]) -> Domain:
-    if len(left) == cardinality(domain) or isinstance(domain, OrderDomain):
+    if len(left) == size(domain) or isinstance(domain, OrderDomain):
         # An order is drawn as a whole; one that cannot be is refused when all is drawn.
         return domain
     scalars = tuple(value for value in left if value is not None and not isinstance(value, tuple))

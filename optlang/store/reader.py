@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     import duckdb
 
 PATIENCE = 10.0
-"""Seconds to wait for a database that a writer holds open."""
+"""Seconds to wait for a database that somebody holds open, where there is no journal to read instead."""
+
+LONGEST_WRITE = 1.0
+"""Seconds to wait where there is one: a run holds the file for some hundredths of a second at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,9 @@ class Answer:
 def connect(dbs: Sequence[Path], *, patience: float = PATIENCE) -> Reader:
     """Read databases, with what their journals say beyond them, into one place.
 
-    OutsideError: there is none, it is held open by another program for longer than `patience` seconds, it is no
-    database of ours, or of a newer version.
+    A file that another program holds open is left to it, and the journal read in its place. OutsideError: there is no
+    database, it has no journal and is held open for longer than `patience` seconds, it is none of ours, or of a newer
+    version.
     """
     connection = database.open_memory()
     try:
@@ -102,7 +106,12 @@ def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> N
         finally:
             connection.execute("DETACH source")
 
-    database.patiently(copy, patience)
+    try:
+        database.patiently(copy, patience if known is None else min(patience, LONGEST_WRITE))
+    except database.HeldError:
+        # Some other program has the file open. The journal holds all that the file does, and takes longer to read.
+        if known is None:
+            raise
     database.bring_forward(connection, db)
     if known is not None:
         fold(connection, db, known)

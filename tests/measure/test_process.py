@@ -144,6 +144,7 @@ def test_files_are_taken_away(member_of, inputs):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 def test_process_ends_with_its_parent_even_in_mid_call(member_of, inputs):
     for wish in (None, "hang"):
@@ -154,7 +155,7 @@ def test_process_ends_with_its_parent_even_in_mid_call(member_of, inputs):
             "member, inputs = pickle.loads(bytes.fromhex(sys.stdin.read()))\n"
             "process = BareProcess(member)\n"
             "threading.Thread(target=process.outputs, args=(inputs,)).start()\n"
-            "print(process.pid, flush=True)\n"
+            "print(process.pid, process._folder, flush=True)\n"
             "time.sleep(600)\n"
         )
         import pickle
@@ -164,10 +165,11 @@ def test_process_ends_with_its_parent_even_in_mid_call(member_of, inputs):
         ) as parent:
             parent.stdin.write(pickle.dumps((member, inputs)).hex())
             parent.stdin.close()
-            number = int(parent.stdout.readline())
+            number, folder = parent.stdout.readline().split()
             parent.kill()
             parent.wait()
-        assert gone(number)
+        assert gone(int(number))
+        assert not Path(folder).exists()
 
 
 def test_nothing_heavy_is_in_a_process_that_runs_numpy(member_of, inputs):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -71,4 +70,4 @@ def test_a_writer_that_is_killed_leaves_no_result(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     assert cache.find(key_of("x")) is None
     cache.put(key_of("x"), lambda folder: (folder / "whole").write_text("y"))
-    assert os.listdir(cache.find(key_of("x")) or "") == ["whole"]
+    assert [path.name for path in Path(cache.find(key_of("x")) or "").iterdir()] == ["whole"]

@@ -29,7 +29,8 @@ def test_front_is_what_comparing_all_pairs_gives(points: dict[int, tuple[int, in
 
 def test_latency_is_compared_by_its_ratio_to_the_baseline(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }")
-    measured = {"latency.p50": of("latency.p50", 0.004, ratio=4.0), "size": of("size", 10), "accuracy": of("accuracy", 0.9)}
+    latency = of("latency.p50", 0.004, ratio=4.0)
+    measured = {"latency.p50": latency, "size": of("size", 10), "accuracy": of("accuracy", 0.9)}
     assert goals.objective_values(plan, measured) == [0.25, 10, 0.9]
     assert goals.losses(plan, measured) == (0.25, 10, -0.9)
 

@@ -159,10 +159,20 @@ def test_close_does_not_wait_for_ever_and_readers_have_the_rest_from_the_journal
 def test_a_reader_gives_up_in_the_end_and_says_what_to_do(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     write(db, list(search_events(1)))
+    journal_path(db).unlink()
     with holding(db) as other:
         with pytest.raises(OutsideError, match="held open by another program") as caught:
             connect([db], patience=0.1)
         assert caught.value.exit_code == 3
+        other.kill()
+
+
+def test_a_file_that_is_held_is_left_alone_and_the_journal_read(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, list(search_events(3)))
+    expected = query("FROM results ORDER BY trial", [db]).rows
+    with holding(db) as other:
+        assert query("FROM results ORDER BY trial", [db]).rows == expected
         other.kill()
 
 

@@ -1,0 +1,390 @@
+"""Whole runs through the command line, in processes of their own that may be interrupted and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+PARTS = """\
+optlang 1
+
+technique explode "go wrong in a way of one's choice" {
+  calls "parts.py:explode"
+  param how: name in {fine, better, broken, killed, stuck, nan} = fine
+  takes module
+  gives module
+}
+
+technique nap "take some time" {
+  calls "parts.py:nap"
+  param tenths: int in 0 .. 100 = 0
+  param number: int in 0 .. 1000 = 0
+  takes module
+  gives module
+}
+"""
+PYTHON = """\
+import copy, dataclasses, os, signal, time
+import torch
+
+
+def scaled(subject, by):
+    model = copy.deepcopy(subject.model)
+    with torch.no_grad():
+        next(model.parameters()).mul_(by)
+    return dataclasses.replace(subject, model=model)
+
+
+def explode(subject, settings, context):
+    how = settings["how"]
+    if how == "broken":
+        raise ValueError("as asked")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "stuck":
+        time.sleep(600)
+    return scaled(subject, {"fine": 0.999, "better": 1.001, "nan": float("nan")}[how])
+
+
+def nap(subject, settings, context):
+    time.sleep(settings["tenths"] / 10)
+    return scaled(subject, 1 + settings["number"] / 1e6)
+"""
+STUDY = """\
+optlang 1
+
+import parts
+
+study small "a small study" {{
+  model net = zoo.digits_cnn(width = 4)
+  data seen = zoo.digits(seed = 0)
+  baseline {{ train {{ epochs = 1; lr = 1e-2 }} }}
+  target here {{ device = cpu; runtime = onnxruntime }}
+  steps {{ {steps} }}
+  {more}
+  minimize latency, size
+  maximize accuracy
+  measure {{ rounds = 2; front_rounds = 2; front_processes = 1; round_seconds = 2ms; round_calls = 5 }}
+  search {{ trials = {trials}; seed = 1; sampler = random; trial_timeout = {patience} }}
+}}
+"""
+NAPS = "parts.nap { number in 1 .. 1000; tenths = 5 }"
+
+Study = Callable[..., Path]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A study in a folder of its own; everything beside it is filled in."""
+
+    def make(steps: str = NAPS, more: str = "", trials: int = 4, patience: str = "2min") -> Path:
+        (tmp_path / "parts.opt").write_text(PARTS)
+        (tmp_path / "parts.py").write_text(PYTHON)
+        path = tmp_path / "small.opt"
+        path.write_text(STUDY.format(steps=steps, more=textwrap.dedent(more), trials=trials, patience=patience))
+        return path
+
+    return make
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "optlang", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def rows(folder: Path, sql: str) -> list[dict[str, Any]]:
+    done = optlang(folder, "sql", sql, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("run", "small.opt", "--progress", "plain"), cwd=folder, env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "it takes too long"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The whole lines of a kind in the journal."""
+    try:
+        text = (folder / "optlang.duckdb.journal").read_text()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in text.splitlines(keepends=True):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and event.get("event") == kind:
+            found.append(event)
+    return found
+
+
+def running(folder: Path, ended: int) -> Callable[[], bool]:
+    """Whether a trial runs, and so many are over."""
+    return lambda: len(events(folder, "start")) > len(events(folder, "end")) >= ended
+
+
+def trials(folder: Path) -> list[tuple[int, str, str, str | None]]:
+    found = rows(folder, "SELECT trial, origin, state, reason FROM results ORDER BY trial")
+    return [(row["trial"], row["origin"], row["state"], row["reason"]) for row in found]
+
+
+@pytest.fixture
+def ended() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that are ended, with all that they started, whatever becomes of the test."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_run_goes_to_its_end_and_on(study: Study, tmp_path: Path) -> None:
+    path = study(NAPS.replace("tenths = 5", "tenths = 0"))
+    first = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert first.returncode == 0, first.stderr
+    assert "optlang export small" in first.stdout
+    found = trials(tmp_path)
+    assert [number for number, *_ in found] == list(range(len(found)))
+    assert found[0][1:] == ("baseline", "complete", None)
+    assert [origin for _, origin, _, _ in found].count("sampler") == 4
+    assert all(state == "complete" for _, _, state, _ in found)
+
+    again = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert again.returncode == 0
+    assert again.stdout == first.stdout
+    assert trials(tmp_path) == found
+
+    more = optlang(tmp_path, "run", path, "--trials", "6")
+    assert more.returncode == 0
+    assert [number for number, *_ in trials(tmp_path)] == list(range(len(found) + 2))
+    numbers = rows(tmp_path, "SELECT number FROM results WHERE origin = 'sampler'")
+    assert len({row["number"] for row in numbers}) == 6
+
+    fresh = optlang(tmp_path, "run", path, "--trials", "1", "--new")
+    assert fresh.returncode == 0
+    assert len(rows(tmp_path, "FROM runs")) == 2
+    timeline = rows(tmp_path, "SELECT cached FROM timeline WHERE run = (SELECT arg_max(run, started) FROM runs)")
+    # Another run, the same steps: the baseline's training is not done again.
+    assert any(row["cached"] for row in timeline)
+
+
+def test_a_changed_study_begins_another_run_and_says_so(study: Study, tmp_path: Path) -> None:
+    path = study(trials=1)
+    assert optlang(tmp_path, "run", path).returncode == 0
+    study("parts.nap { number in 1 .. 500; tenths = 0 }", trials=1)
+    changed = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert changed.returncode == 0
+    assert "steps changed" in changed.stderr
+    assert len(rows(tmp_path, "FROM runs")) == 2
+    joined = optlang(tmp_path, "run", path, "--continue", "--trials", "2")
+    assert joined.returncode == 0
+    assert len(rows(tmp_path, "FROM runs")) == 2
+    path.write_text(path.read_text().replace("width = 4", "width = 8"))
+    refused = optlang(tmp_path, "run", path, "--continue")
+    assert refused.returncode == 1
+    assert "model changed" in refused.stderr
+
+
+def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp_path: Path) -> None:
+    path = study("parts.explode { how in {fine, better, broken, killed, stuck, nan} }", trials=6, patience="6s")
+    done = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert done.returncode == 0, done.stderr
+    found = {
+        row["how"]: (row["state"], row["reason"])
+        for row in rows(tmp_path, "SELECT how, state, reason FROM results WHERE how IS NOT NULL")
+    }
+    assert {how for how, (state, _) in found.items() if state == "complete"} == {"fine", "better"}
+    assert "ValueError: as asked" in found["broken"][1]
+    assert "parts.py:" in found["broken"][1]
+    assert "SIGKILL" in found["killed"][1]
+    assert "longer than 6 s" in found["stuck"][1]
+    assert "NaN" in found["nan"][1]
+    errors = rows(tmp_path, "SELECT error FROM trials WHERE reason LIKE '%as asked%'")
+    assert 'raise ValueError("as asked")' in errors[0]["error"]
+    assert "optlang/run" not in errors[0]["error"]
+
+
+def test_nothing_that_meets_the_requirements_shows_the_nearest(study: Study, tmp_path: Path) -> None:
+    path = study(NAPS.replace("5", "0"), more="require size <= 100B", trials=2)
+    done = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert done.returncode == 1
+    assert "size <= 100B" in done.stdout
+    assert "optlang export small" in done.stdout
+    states = {state for number, _, state, _ in trials(tmp_path) if number}
+    assert states == {"infeasible"}
+
+
+def test_a_kill_loses_the_running_trial_at_most(
+    study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    study(trials=5)
+    process = started(tmp_path)
+    ended.append(process)
+    until(running(tmp_path, 4), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {event["trial"] for event in events(tmp_path, "end")}
+    lost = {event["trial"] for event in events(tmp_path, "start")} - before
+    assert len(lost) == 1
+
+    done = optlang(tmp_path, "run", "small.opt")
+    assert done.returncode == 0, done.stderr
+    found = trials(tmp_path)
+    assert [number for number, *_ in found] == list(range(len(found)))
+    assert {number for number, _, state, _ in found if state == "failed"} == lost
+    assert {reason for _, _, state, reason in found if state == "failed"} == {"interrupted"}
+    assert sum(origin == "sampler" and state == "complete" for _, origin, state, _ in found) == 5
+    assert before <= {number for number, _, state, _ in found if state == "complete"}
+    numbers = rows(tmp_path, "SELECT number FROM results WHERE state = 'complete' AND number IS NOT NULL")
+    assert len({row["number"] for row in numbers}) == len(numbers)
+
+
+def test_ctrl_c_finishes_the_running_trial(
+    study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    study(trials=50)
+    process = started(tmp_path)
+    ended.append(process)
+    until(running(tmp_path, 3), process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Ctrl-C again" in err
+    assert "Traceback" not in err
+    found = trials(tmp_path)
+    assert all(state == "complete" for _, _, state, _ in found)
+    assert len(found) < 50
+    assert "small" in out
+
+
+def test_a_second_ctrl_c_ends_at_once(study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]) -> None:
+    study(NAPS.replace("tenths = 5", "tenths = 100"), trials=3)
+    process = started(tmp_path)
+    ended.append(process)
+    # The ladder naps for no time; the first searched trial naps for ten seconds.
+    until(lambda: any(event["origin"] == "sampler" for event in events(tmp_path, "start")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    found = trials(tmp_path)
+    assert found[-1][2:] == ("failed", "interrupted")
+
+
+def test_reading_goes_on_while_it_runs_and_running_while_it_is_read(
+    study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    study(trials=4)
+    process = started(tmp_path)
+    ended.append(process)
+    until(lambda: len(events(tmp_path, "end")) >= 2, process)
+    seen = trials(tmp_path)
+    assert len(seen) >= 2
+    assert process.poll() is None
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import duckdb, sys; held = duckdb.connect('optlang.duckdb'); sys.stdin.read()"],
+        cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )
+    ended.append(holder)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    holder.communicate()
+    found = trials(tmp_path)
+    assert sum(origin == "sampler" for _, origin, _, _ in found) == 4
+    assert len(found) == len(events(tmp_path, "start")) == len(events(tmp_path, "end"))
+
+
+def test_a_second_run_on_the_same_database_is_refused(
+    study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    study(trials=50)
+    process = started(tmp_path)
+    ended.append(process)
+    until(lambda: bool(events(tmp_path, "session")), process)
+    second = optlang(tmp_path, "run", "small.opt")
+    assert second.returncode == 3
+    assert str(process.pid) in second.stderr
+
+
+MISTAKES: list[tuple[str, str, Sequence[str]]] = [
+    ("raise RuntimeError('no such layer')", "return {}", ["no such layer", "models.py:4"]),
+    ("return 7", "return {}", ["torch.nn.Module"]),
+    ("return torch.nn.Linear(2, 2)", "return {'train': 1}", ["train"]),
+    ("return torch.nn.Linear(3, 2)", "return {'train': (x, y), 'validation': (x, y)}", ["running the model", "mat1"]),
+]
+
+
+@pytest.mark.parametrize(("model", "data", "words"), MISTAKES)
+def test_mistakes_in_the_users_python_come_back_with_their_lines(
+    tmp_path: Path, model: str, data: str, words: Sequence[str]
+) -> None:
+    (tmp_path / "models.py").write_text(
+        f"import torch\n\ndef net():\n    {model}\n\n"
+        f"def data():\n    x, y = torch.zeros(8, 2), torch.zeros(8).long()\n    {data}\n"
+    )
+    (tmp_path / "s.opt").write_text(textwrap.dedent("""
+        optlang 1
+        import python "models.py" as mine
+        study s {
+          model m = mine.net()
+          data d = mine.data()
+          target t { runtime = onnxruntime }
+          steps { maybe static }
+          minimize size
+        }
+    """))
+    done = optlang(tmp_path, "run", "s.opt")
+    assert done.returncode in (1, 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "optlang/" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_metric_that_the_task_does_not_give_is_said_before_anything_is_trained(study: Study, tmp_path: Path) -> None:
+    path = study()
+    text = path.read_text().replace("model net", "metric top5: ratio maximize\n  model net")
+    path.write_text(text.replace("maximize accuracy", "maximize top5"))
+    done = optlang(tmp_path, "run", path)
+    assert done.returncode == 1
+    assert "`top5`" in done.stderr
+    assert "accuracy" in done.stderr
+    assert not events(tmp_path, "start")

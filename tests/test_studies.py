@@ -1,0 +1,66 @@
+"""The shipped studies run as they stand, and the README's first command does what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "optlang", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def rows(folder: Path, sql: str) -> list[dict[str, Any]]:
+    done = optlang(folder, "sql", sql, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_readmes_first_command_finds_what_it_promises(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    line = next(line for line in readme.splitlines() if "optlang run" in line and "-m venv" in line)
+    study = re.search(r"optlang run (\S+)$", line)
+    assert study is not None
+    assert "pip install -q \".[openvino]\"" in line
+
+    done = optlang(tmp_path, "run", ROOT / study[1])
+    assert done.returncode == 0, done.stderr
+    front = rows(tmp_path, "FROM front WHERE trial > 0")
+    assert len(front) >= 3
+    assert any(row["size_x"] >= 6 and row["latency_x"] >= 6 and row["accuracy_lost"] <= 0.01 for row in front)
+    searched = rows(tmp_path, "SELECT count(*) AS n FROM results WHERE origin = 'sampler'")
+    assert searched == [{"n": 40}]
+    assert not rows(tmp_path, "SELECT trial, reason FROM results WHERE state = 'failed'")
+
+    best = re.search(r"^Next: optlang (export \S+ \d+) -o \S+$", done.stdout, re.MULTILINE)
+    assert best is not None
+    exported = optlang(tmp_path, *best[1].split(), "-o", tmp_path / "best")
+    assert exported.returncode == 0, exported.stderr
+    ran = subprocess.run(
+        [sys.executable, str(tmp_path / "best" / "run.py")], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "largest difference" in ran.stdout
+
+
+def test_a_model_of_the_users_own_goes_the_same_way(tmp_path: Path) -> None:
+    done = optlang(tmp_path, "run", ROOT / "studies" / "tumors.opt", "--trials", "6")
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path, "SELECT runtime, state, reason FROM results")
+    assert {"eager", "onnxruntime", "openvino"} <= {row["runtime"] for row in found if row["state"] == "complete"}
+    assert not [row for row in found if row["state"] == "failed" and "larger" not in row["reason"]]
+    assert rows(tmp_path, "FROM front WHERE trial > 0")
