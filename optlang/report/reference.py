@@ -50,8 +50,8 @@ def library_page() -> str:
     lines = [
         "# The standard library", "", _MADE, "",
         "What a study can name without an import, by its own name (`static`) or its module's (`quant.static`). A",
-        "parameter that a study does not set has its default; what a study searches must be allowed here. How these are",
-        "written into a study: [the language](language.md).", "",
+        "parameter that a study does not set has its default; what a study searches must be allowed here. How these",
+        "are written into a study: [the language](language.md).", "",
     ]
     sections: tuple[tuple[str, str, Callable[[Declared], Iterator[str]]], ...] = (
         ("technique", "Techniques", _declaration),

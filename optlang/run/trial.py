@@ -100,8 +100,9 @@ def _keep_examples(folder: Path, inputs: Mapping[str, Array], outputs: Mapping[s
     """Leave a few samples and the artifact's answers to them beside it: whoever deploys it can check theirs."""
     import numpy
 
-    numpy.savez(folder / "example_inputs.npz", **{name: item[:EXAMPLES] for name, item in inputs.items()})
-    numpy.savez(folder / "example_outputs.npz", **{name: item[:EXAMPLES] for name, item in outputs.items()})
+    for name, arrays in (("example_inputs.npz", inputs), ("example_outputs.npz", outputs)):
+        few: dict[str, Any] = {key: item[:EXAMPLES] for key, item in arrays.items()}
+        numpy.savez(folder / name, **few)
 
 
 def measure_front(job: FrontJob, laboratory: Laboratory, report: Report) -> dict[int, tuple[Measurement, ...]]:

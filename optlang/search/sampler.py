@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON
 from optlang.plan.domains import size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
+from optlang.search import goals
 from optlang.search.recipe import Point, resolve
+from optlang.search.recombine import recombined
 from optlang.search.space import Exhausted, Space, values_of
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ PATIENCE = 20
 
 AUTO_TPE_TRIALS = 1000
 """`auto` is TPE up to so many trials; beyond, NSGA-II, whose cost a trial does not grow with their number."""
+
+RECOMBINED = 0.4
+"""The share of TPE's draws, once it has started, that recombine two members of the front instead."""
 
 # With a random start, TPE's own default.
 STARTUP = 10
@@ -74,6 +80,8 @@ class Sampler:
         # Trials of a runtime that is missing today still tell about what does not hang on it.
         self._whole = Space(plan)
         self._known = known
+        self._feasible: dict[int, tuple[Point, tuple[float, ...]]] = {}
+        self._told = 0
         self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
 
     def recall(self, told: Told) -> None:
@@ -87,6 +95,11 @@ class Sampler:
 
     def tell(self, told: Told) -> None:
         """Add what became of a point."""
+        self._told += 1
+        if told.values is not None and all(value <= 0 for value in told.violations):
+            signs = [-1 if item.direction == "maximize" else 1 for item in self._plan.objectives]
+            losses = tuple(sign * value for sign, value in zip(signs, told.values, strict=True))
+            self._feasible[self._told] = (told.point, losses)
         system = told.state.get(_SYSTEM, {})
         assert isinstance(system, Mapping)
         self._add(told, system)
@@ -124,6 +137,9 @@ class Sampler:
         """
         import optuna
 
+        child = self._child(number)
+        if child is not None:
+            return Asked(child, {})
         refused_points: list[JSON] = []
         for attempt in range(REFUSED_IN_A_ROW):
             with warnings.catch_warnings():
@@ -155,16 +171,29 @@ class Sampler:
                 self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         raise Exhausted
 
+    def _child(self, number: int) -> Point | None:
+        """A point recombined from the front, where this draw is one that does so."""
+        settings = self._plan.search.sampler.settings
+        random = Random(_seed(self._plan.search.seed, number))
+        if self._kind() != "tpe" or self._told < _count(settings, "startup", STARTUP) or random.random() >= RECOMBINED:
+            return None
+        members = goals.front({number: losses for number, (_, losses) in self._feasible.items()})
+        parents = [self._feasible[member][0] for member in members]
+        return recombined(self._plan, self._space, parents, self._known, random)
+
+    def _kind(self) -> str:
+        search = self._plan.search
+        if search.sampler.name != "auto":
+            return search.sampler.name
+        return "tpe" if search.trials <= AUTO_TPE_TRIALS else "nsga2"
+
     def _sampler(self, seed: int, at_random: bool) -> optuna.samplers.BaseSampler:
         import optuna
 
-        search = self._plan.search
-        name = search.sampler.name
-        if name == "auto":
-            name = "tpe" if search.trials <= AUTO_TPE_TRIALS else "nsga2"
+        name = self._kind()
         if name == "random" or at_random:
             return optuna.samplers.RandomSampler(seed=seed)
-        settings = search.sampler.settings
+        settings = self._plan.search.sampler.settings
         if name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=_count(settings, "population", POPULATION))
         return optuna.samplers.TPESampler(

@@ -111,9 +111,10 @@ class TestContract:
         assert narrowed.ask(8).point["here.runtime"] != "onnxruntime"
 
 
+@pytest.mark.slow
 def test_tpe_stays_out_of_a_corner_that_fails(plan_of: Make) -> None:
-    def failures(sampler: str) -> int:
-        search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 60; seed = 5"))
+    def failures(sampler: str, seed: int) -> int:
+        search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 60; seed = {seed}"))
         count = 0
         for _ in range(60):
             bad = search.ask().point["here.runtime"] == "openvino"
@@ -121,4 +122,5 @@ def test_tpe_stays_out_of_a_corner_that_fails(plan_of: Make) -> None:
             count += bad
         return count
 
-    assert failures("tpe { startup = 8 }") < failures("random") / 2
+    seeds = (5, 6, 7)
+    assert sum(failures("tpe { startup = 8 }", seed) for seed in seeds) < 0.6 * sum(failures("random", s) for s in seeds)
