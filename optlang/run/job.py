@@ -26,11 +26,12 @@ class StepJob:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeJob:
-    """A runtime with its settings."""
+    """A runtime with its settings; `study` is the folder that a runtime of the user's own is looked for in."""
 
     name: str
     calls: str
     settings: Mapping[str, Value]
+    study: Path
 
 
 @dataclass(frozen=True, slots=True)

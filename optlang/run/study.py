@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -111,12 +111,12 @@ def run(
     folder = file.resolve().parent
     home = (options.home or db.resolve().parent / ".optlang").resolve()
     home.mkdir(parents=True, exist_ok=True)
-    unavailable = _unavailable(plan, folder)
-    with Store(db) as store:
+    engine = engine or LocalEngine(folder, home / "worker.log")
+    with Store(db) as store, closing(engine):
+        unavailable = _unavailable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode)
         for line in changed:
             watcher.note(line)
-        engine = engine or LocalEngine(folder, home / "worker.log")
         loop = _Loop(plan, folder, home, store, engine, watcher, run_id, unavailable)
         store.record({
             "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,
@@ -136,19 +136,26 @@ def run(
             return loop.outcome("interrupted")
         finally:
             engine.close()
+            loop.tidy()
             store.record({
                 "event": "finish", "run": run_id, "session": loop.session, "finished": now(),
                 "why": "complete" if why == "ladder" else why,
             })
 
 
-def _unavailable(plan: Plan, folder: Path) -> dict[str, str]:
+def _unavailable(plan: Plan, folder: Path, engine: Engine) -> dict[str, str]:
     """Labels of the target's runtimes that cannot run here, with the reason."""
+    from optlang.run.worker import availability
     from optlang.workload import objects
 
     found = {}
     for use in plan.targets[0].runtimes:
-        reason = objects.find(plan.runtime(use.runtime).calls, folder)().available()
+        job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, {}, folder)
+        # A runtime of the user's own is the user's code, which runs in workers only.
+        own = objects.is_file(job.calls)
+        reason = engine.submit(availability, job, None).result() if own else availability(job)
+        if isinstance(reason, Failure):
+            raise RunError(reason)
         if reason is not None:
             found[use.label] = reason
     if len(found) == len(plan.targets[0].runtimes):
@@ -180,7 +187,11 @@ class _Loop:
         self._began = time.monotonic()
         self._cold = True
         self._spent: list[float] = []
-        self._measured_again = False
+        self._trouble: str | None = None
+
+    def tidy(self) -> None:
+        """Remove what only the running of this session needed."""
+        self._progress.unlink(missing_ok=True)
 
     # ---- Ctrl-C
 
@@ -220,6 +231,7 @@ class _Loop:
             return self.outcome("ladder" if ladder_only else "complete")
         if self._history.baseline is None:
             self._run_baseline()
+        self._check_baseline()
         for rung in missing:
             if self._over():
                 break
@@ -271,6 +283,10 @@ class _Loop:
                 self._watcher.doing(what)
             # The store may have lines that it could not write while somebody else held the database.
             self._store.drain()
+            trouble = self._store.trouble
+            if trouble is not None and trouble != self._trouble:
+                self._watcher.note(f"{trouble}; the run goes on, and its results wait in the journal")
+            self._trouble = trouble
             if done:
                 return future.result()
 
@@ -300,6 +316,16 @@ class _Loop:
         if done.state != "complete":
             raise RunError(Failure(f"the baseline failed: {done.reason}", done.error or ""))
 
+    def _check_baseline(self) -> None:
+        """OptlangError where the baseline's files, which every trial is timed beside, are gone."""
+        artifact = self._member(0).artifact
+        missing = [file.name for file in artifact.files if not (artifact.folder / file.name).is_file()]
+        if missing:
+            raise OptlangError(
+                f"the baseline's artifact is gone: {artifact.folder / missing[0]}",
+                help="put it back, or begin a new run with --new",
+            )
+
     def _job(self, number: int, recipe: Recipe, member: Member | None) -> TrialJob:
         plan = self._plan
         before = (self._step(step, of_baseline=True) for step in steps_of(plan.baseline, {}))
@@ -320,7 +346,8 @@ class _Loop:
         )
 
     def _runtime(self, recipe: Recipe) -> RuntimeJob:
-        return RuntimeJob(recipe.runtime, self._plan.runtime(recipe.runtime).calls, recipe.settings)
+        calls = self._plan.runtime(recipe.runtime).calls
+        return RuntimeJob(recipe.runtime, calls, recipe.settings, self._workload.study)
 
     def _trial(
         self, recipe: Recipe, origin: str, point: Point | None, alone: str | None,
@@ -403,7 +430,7 @@ class _Loop:
         runtime = self._runtime(done.recipe)
         return Member(
             member_name(number), done.recipe.label, runtime.calls, done.artifact, done.recipe.target, runtime.settings,
-            self._workload.study,
+            runtime.study,
         )
 
     def _settle_front(self) -> None:
@@ -413,18 +440,16 @@ class _Loop:
         measured: set[int] = set()
         for turn in range(1, PASSES + 1):
             front = self._history.front()
-            if turn > 1 and set(front) <= measured:
-                return
-            numbers = [number for number in [*front, *self._history.near(NEAR)] if number != 0]
+            # Later passes are for those that the last one has brought into the front.
+            candidates = [*front, *self._history.near(NEAR)] if turn == 1 else front
+            numbers = [number for number in candidates if number != 0 and number not in measured]
             if not numbers or (turn == 1 and self._history.front_is_settled()):
                 return
             members = {number: self._member(number) for number in numbers}
             self._watcher.note(f"measuring the {len(members)} best again, side by side with the baseline")
             if self._cold:
                 self._prepare()
-            job = FrontJob(
-                self._workload, self._member(0), members, self._front_effort, self._progress
-            )
+            job = FrontJob(self._workload, self._member(0), members, self._front_effort, self._progress)
             reader = ProgressReader(self._progress)
             try:
                 again = self._wait(self._engine.submit(measure_front, job, None), reader)

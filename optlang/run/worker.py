@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from optlang.forms import Measurement, OptlangError
-from optlang.run.job import Failure, FrontJob, PrepareJob, Result, StepRun, TrialJob, Workload
+from optlang.run.job import Failure, FrontJob, PrepareJob, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
 from optlang.run.progress import ProgressWriter
 
@@ -27,6 +27,17 @@ _WAIT = "OMP_WAIT_POLICY"
 
 
 _kept: Laboratory | None = None
+
+
+def availability(job: RuntimeJob) -> str | Failure | None:
+    """Why the runtime cannot run on this machine, None where it can; imports none of the runtime's libraries."""
+    from optlang.workload import objects
+
+    try:
+        reason: str | None = objects.find(job.calls, job.study)().available()
+    except Exception as error:
+        return _failure(error)
+    return reason
 
 
 def prepare(job: PrepareJob) -> Failure | None:
