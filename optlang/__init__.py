@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from optlang.forms import OptlangError, OutsideError
     from optlang.plan.load import load
     from optlang.plan.model import Plan
-    from optlang.run.study import Options, Outcome, run
+    from optlang.run.loop import Outcome
+    from optlang.run.study import Options, run
     from optlang.store.reader import connect as open_store
 
 __all__ = ["Options", "OptlangError", "Outcome", "OutsideError", "Plan", "load", "open_store", "run"]
@@ -20,7 +21,7 @@ __all__ = ["Options", "OptlangError", "Outcome", "OutsideError", "Plan", "load",
 _PLACES = {
     "Options": ("optlang.run.study", "Options"),
     "OptlangError": ("optlang.forms", "OptlangError"),
-    "Outcome": ("optlang.run.study", "Outcome"),
+    "Outcome": ("optlang.run.loop", "Outcome"),
     "OutsideError": ("optlang.forms", "OutsideError"),
     "Plan": ("optlang.plan.model", "Plan"),
     "load": ("optlang.plan.load", "load"),

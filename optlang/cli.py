@@ -16,7 +16,7 @@ from optlang.forms import OptlangError
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
-    from optlang.run.study import Outcome
+    from optlang.run.loop import Outcome
     from optlang.store.reader import Reader
     from optlang.watch import Begun
 
@@ -162,7 +162,7 @@ def _load(file: Path, sets: list[str] | None = None) -> Plan:
 @app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Studies and modules to check.")],
-    format: Annotated[CheckFormat, typer.Option(help="How problems are shown.")] = CheckFormat.full,  # noqa: A002
+    format: Annotated[CheckFormat, typer.Option(help="How problems are shown.")] = CheckFormat.full,
 ) -> int:
     """Find every problem of studies and modules; runs none of their code."""
     from optlang.plan.load import load
@@ -311,7 +311,7 @@ def _width() -> int | None:
 
 
 @app.command()
-def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:  # noqa: A002
+def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
     """Show the best trade-offs of a study."""
     from optlang.report.front import load_front
     from optlang.report.terminal import render_front
@@ -327,7 +327,7 @@ def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableForm
 
 
 @app.command()
-def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:  # noqa: A002
+def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
     """Show what each technique won alone: size, speed and accuracy against the baseline."""
     from optlang.report.front import load_tradeoffs
     from optlang.report.terminal import render_tradeoffs
@@ -354,7 +354,7 @@ def _rows(reader: Reader, view: str, study: str | None, shown: TableFormat) -> i
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="For example: FROM front ORDER BY latency_p50")],
     db: Annotated[list[Path] | None, typer.Option("--db", metavar="PATH", help="A database; may be repeated.")] = None,
-    format: Rows = TableFormat.table,  # noqa: A002
+    format: Rows = TableFormat.table,
 ) -> int:
     """Ask the results a question; reads only, also while a run goes on. Views: results, front, tradeoffs, timeline."""
     from optlang.report.tables import render

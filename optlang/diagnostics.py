@@ -102,14 +102,14 @@ class Diagnostics:
     found: list[Diagnostic] = field(default_factory=list)
 
     def error(
-        self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,  # noqa: A002
+        self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,
         labels: tuple[Label, ...] = (), fix: Fix | None = None,
     ) -> None:
         """Add an error at `span`."""
         self.found.append(Diagnostic(code, message, Label(span, label), "error", labels, help, fix))
 
     def warn(
-        self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,  # noqa: A002
+        self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,
         labels: tuple[Label, ...] = (), fix: Fix | None = None,
     ) -> None:
         """Add a warning at `span`."""

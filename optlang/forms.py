@@ -26,7 +26,7 @@ class OptlangError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, help: str | None = None) -> None:  # noqa: A002 - the word the terminal shows
+    def __init__(self, message: str, *, help: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.help = help

@@ -35,7 +35,7 @@ _TAIL = 40
 class ProcessDied(OptlangError):  # noqa: N818 - what happened, in a word
     """The process ended in mid-work; the message names the signal or exit code, `details` its last words."""
 
-    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:  # noqa: A002
+    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
         super().__init__(message, help=help)
         self.details = details
 
@@ -47,7 +47,7 @@ class ProcessTimeout(ProcessDied):
 class RunError(OptlangError):
     """The runtime or the user's model raised an exception in the process; `details` says where."""
 
-    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:  # noqa: A002
+    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
         super().__init__(message, help=help)
         self.details = details
 

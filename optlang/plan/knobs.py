@@ -95,7 +95,7 @@ class Knobs:
         dimension: Dimension,
         span: Span,
         around: Around,
-        help: str = "",  # noqa: A002
+        help: str = "",
         *guards: Guard,
     ) -> bool:
         """Enter a knob; False, with E206, where none can be."""

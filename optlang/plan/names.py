@@ -155,7 +155,7 @@ def collect(module: Module, file: tree.File, diagnostics: Diagnostics) -> None:
         module.declared[name] = Declared(sort_of(item), name, module, item)
 
 
-def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help: str | None = None) -> None:  # noqa: A002
+def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help: str | None = None) -> None:
     """E202: one name for two things; `first` is where it stood before."""
     diagnostics.error(
         "E202",

@@ -513,7 +513,7 @@ class Expressions:
             return None
         return Typed(Member(value=value.expression, options=tuple(options)), "bool")
 
-    def _type(self, span: Span, message: str, help: str | None = None) -> None:  # noqa: A002
+    def _type(self, span: Span, message: str, help: str | None = None) -> None:
         self.diagnostics.error("E302", message, span, help=help)
 
     def _mismatch(self, node: tree.Binary, left: Typed, right: Typed) -> None:

@@ -26,7 +26,7 @@ _WIDEST = 48  # characters of a cell in a table
 _NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL", "REAL")
 
 
-def render(answer: Answer, format: str = "table", *, width: int | None = None, color: bool = False) -> str:  # noqa: A002
+def render(answer: Answer, format: str = "table", *, width: int | None = None, color: bool = False) -> str:
     """The answer as text that ends its last line.
 
     `width` is the terminal's; None (no terminal) shows every column whole. OptlangError: the format is not known.

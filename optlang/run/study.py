@@ -1,62 +1,22 @@
-"""The loop: from a plan to a finished run. It decides what comes next and writes down what happened."""
+"""A run from a plan: which run it is, what it may use on this machine, and how it is opened and closed in the store."""
 
 from __future__ import annotations
 
-import hashlib
-import signal
-import threading
-import time
-import uuid
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from optlang import forms
-from optlang.forms import JSON, Artifact, OptlangError, OutsideError
-from optlang.measure.latency import Effort
-from optlang.measure.process import Member
+from optlang.forms import OutsideError
 from optlang.plan.model import Plan
 from optlang.run import machine
-from optlang.run.engine import Engine, LocalEngine, WorkerDied, WorkerTimeout, wait
-from optlang.run.history import Done, History, choose_run
-from optlang.run.job import (
-    Failure,
-    FrontJob,
-    PrepareJob,
-    Result,
-    RuntimeJob,
-    StepJob,
-    TrialJob,
-    Workload,
-    member_name,
-)
-from optlang.run.progress import ProgressReader
-from optlang.search import goals
-from optlang.search.ladder import baseline_recipe, locate, rungs
-from optlang.search.recipe import Applied, Point, Recipe, resolve, steps_of
-from optlang.search.sampler import Sampler
-from optlang.search.space import Exhausted, Space
+from optlang.run.engine import Engine, LocalEngine
+from optlang.run.history import choose_run
+from optlang.run.job import Failure, RuntimeJob
+from optlang.run.loop import InterruptedRun, Loop, Outcome, RunError
 from optlang.store.journal import now
 from optlang.store.store import Store
-from optlang.watch import Begun, Ended, Watcher
-
-PASSES = 3
-"""How often the front is measured again at most, until it holds."""
-
-NEAR = 4
-"""How many trials that are within one interval of the front are measured again beside it."""
-
-LOOK = 0.1
-"""Seconds between two looks at a worker's progress."""
-
-_BASELINE = "baseline."
-
-Why = Literal["complete", "interrupted", "timeout", "exhausted", "ladder"]
-T = TypeVar("T")
+from optlang.watch import Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +33,6 @@ class Options:
     mode: Literal["auto", "continue", "new"] = "auto"
     ladder: bool = False
     home: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended: its id, why it stopped, how many searched trials it has in all.
-
-    `met` says whether any trial but the baseline met all requirements, `worked` whether any could be measured.
-    """
-
-    run: str
-    why: Why
-    searched: int
-    met: bool
-    worked: bool
-
-
-class _Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
-    """Ctrl-C for the second time."""
 
 
 def run(
@@ -117,7 +59,7 @@ def run(
         run_id, changed = choose_run(store, plan, options.mode)
         for line in changed:
             watcher.note(line)
-        loop = _Loop(plan, folder, home, store, engine, watcher, run_id, unavailable)
+        loop = Loop(plan, folder, home, store, engine, watcher, run_id, unavailable)
         store.record({
             "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,
             "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text, "file": str(file),
@@ -131,7 +73,7 @@ def run(
                 outcome = loop.go(options.ladder)
             why = outcome.why
             return outcome
-        except _Interrupted:
+        except InterruptedRun:
             why = "interrupted"
             return loop.outcome("interrupted")
         finally:
@@ -163,336 +105,3 @@ def _unavailable(plan: Plan, folder: Path, engine: Engine) -> dict[str, str]:
         raise OutsideError(f"no runtime of the target `{plan.targets[0].name}` can run here: {reasons}",
                            help="install what is named, or give the target another runtime")
     return found
-
-
-class _Loop:
-    def __init__(
-        self, plan: Plan, folder: Path, home: Path, store: Store, engine: Engine, watcher: Watcher, run_id: str,
-        unavailable: Mapping[str, str],
-    ) -> None:
-        self.session = uuid.uuid4().hex
-        self._plan, self._store, self._engine, self._watcher = plan, store, engine, watcher
-        self._run, self._home, self._unavailable = run_id, home, unavailable
-        self._space = Space(plan, unavailable)
-        self._history = History(plan, self._space, store.trials(run_id))
-        self._workload = Workload(
-            forms.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
-            forms.Factory(plan.data.calls, plan.data.arguments), folder, home, plan.targets[0].device,
-        )
-        measure = plan.measure
-        self._effort = Effort(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
-        self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
-        self._progress = home / f"progress-{self.session}.jsonl"
-        self._stop: Literal["", "soon", "now"] = ""
-        self._began = time.monotonic()
-        self._cold = True
-        self._spent: list[float] = []
-        self._trouble: str | None = None
-
-    def tidy(self) -> None:
-        """Remove what only the running of this session needed."""
-        self._progress.unlink(missing_ok=True)
-
-    # ---- Ctrl-C
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Ctrl-C lets the running trial finish; a second one ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def pressed(_signal: int, _frame: FrameType | None) -> None:
-            if self._stop:
-                self._stop = "now"
-                raise _Interrupted
-            self._stop = "soon"
-            self._watcher.note("stopping when this trial is done; Ctrl-C again stops now (nothing finished is lost)")
-
-        before = signal.signal(signal.SIGINT, pressed)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    # ---- the order of things
-
-    def go(self, ladder_only: bool) -> Outcome:
-        """Baseline, ladder, searched trials, the front measured again."""
-        plan = self._plan
-        wanted = plan.search.trials
-        for label, reason in self._unavailable.items():
-            self._watcher.note(f"without {label}: {reason}")
-        self._watcher.plan(plan.study, wanted, self._history.searched)
-        missing = [rung for rung in rungs(plan, self._space, self._unavailable) if not self._history.climbed(rung)]
-        if self._history.baseline is not None and not missing and (
-            ladder_only or self._history.searched >= wanted
-        ) and self._history.front_is_settled():
-            return self.outcome("ladder" if ladder_only else "complete")
-        if self._history.baseline is None:
-            self._run_baseline()
-        self._check_baseline()
-        for rung in missing:
-            if self._over():
-                break
-            self._trial(rung.recipe, "ladder", rung.point, rung.alone)
-        why: Why = "ladder"
-        if not ladder_only:
-            why = self._searched_trials(wanted)
-        if self._over() == "soon":
-            return self.outcome("interrupted")
-        self._settle_front()
-        return self.outcome("interrupted" if self._stop else why)
-
-    def _searched_trials(self, wanted: int) -> Why:
-        sampler = Sampler(self._plan, self._space, self._history.known)
-        for earlier in self._history.told():
-            sampler.recall(earlier)
-        while self._history.searched < wanted:
-            over = self._over()
-            if over:
-                return "timeout" if over == "timeout" else "interrupted"
-            try:
-                asked = sampler.ask(self._store.next_trial(self._run))
-            except Exhausted:
-                self._watcher.note("every point of the space has been tried")
-                return "exhausted"
-            done = self._trial(resolve(self._plan, asked.point), "sampler", asked.point, None, asked.state)
-            told = self._history.tell(done)
-            if told is not None:
-                sampler.tell(told)
-        return "complete"
-
-    def _over(self) -> str:
-        if self._stop:
-            return self._stop
-        limit = self._plan.search.timeout
-        return "timeout" if limit is not None and time.monotonic() - self._began >= limit else ""
-
-    def outcome(self, why: Why) -> Outcome:
-        """How the run stands."""
-        history = self._history
-        return Outcome(self._run, why, history.searched, history.met, history.worked)
-
-    # ---- work
-
-    def _wait(self, future: Future[T], reader: ProgressReader) -> T:
-        while True:
-            done = wait(future, LOOK)
-            for what in reader.new():
-                self._watcher.doing(what)
-            # The store may have lines that it could not write while somebody else held the database.
-            self._store.drain()
-            trouble = self._store.trouble
-            if trouble is not None and trouble != self._trouble:
-                self._watcher.note(f"{trouble}; the run goes on, and its results wait in the journal")
-            self._trouble = trouble
-            if done:
-                return future.result()
-
-    def _prepare(self) -> None:
-        """Have a worker that has loaded the model and the data: that time is not a trial's."""
-        from optlang.run.worker import prepare
-
-        names = {
-            ref.metric for rule in self._plan.requires for ref in goals.metrics_of(rule)
-        } | {objective.metric.metric for objective in self._plan.objectives}
-        task = tuple(sorted(name for name in names if self._plan.metric(name).task))
-        reader = ProgressReader(self._progress)
-        self._watcher.doing({"doing": "load the model and the data"})
-        job = PrepareJob(self._workload, task, self._progress)
-        try:
-            failure = self._wait(self._engine.submit(prepare, job, self._plan.search.trial_timeout), reader)
-        except (WorkerDied, WorkerTimeout) as error:
-            raise OutsideError(f"loading the model and the data: {error}") from error
-        if failure is not None:
-            raise RunError(failure)
-        self._cold = False
-
-    def _run_baseline(self) -> None:
-        recipe = baseline_recipe(self._plan)
-        point = locate(self._plan, self._space, recipe)
-        done = self._trial(recipe, "baseline", point, None)
-        if done.state != "complete":
-            raise RunError(Failure(f"the baseline failed: {done.reason}", done.error or ""))
-
-    def _check_baseline(self) -> None:
-        """OptlangError where the baseline's files, which every trial is timed beside, are gone."""
-        artifact = self._member(0).artifact
-        missing = [file.name for file in artifact.files if not (artifact.folder / file.name).is_file()]
-        if missing:
-            raise OptlangError(
-                f"the baseline's artifact is gone: {artifact.folder / missing[0]}",
-                help="put it back, or begin a new run with --new",
-            )
-
-    def _job(self, number: int, recipe: Recipe, member: Member | None) -> TrialJob:
-        plan = self._plan
-        before = (self._step(step, of_baseline=True) for step in steps_of(plan.baseline, {}))
-        steps = (*before, *(self._step(step, of_baseline=False) for step in recipe.steps))
-        return TrialJob(
-            trial=number, workload=self._workload,
-            steps=steps,
-            target=recipe.target, runtime=self._runtime(recipe),
-            folder=self._home / "artifacts" / self._run / str(number), effort=self._effort, progress=self._progress,
-            baseline=member,
-        )
-
-    def _step(self, step: Applied, of_baseline: bool) -> StepJob:
-        technique = self._plan.technique(step.technique)
-        path = f"{_BASELINE}{step.path}" if of_baseline else step.path
-        return StepJob(
-            path, technique.name, technique.calls, step.settings, technique.needs, _seed(self._plan.search.seed, path)
-        )
-
-    def _runtime(self, recipe: Recipe) -> RuntimeJob:
-        calls = self._plan.runtime(recipe.runtime).calls
-        return RuntimeJob(recipe.runtime, calls, recipe.settings, self._workload.study)
-
-    def _trial(
-        self, recipe: Recipe, origin: str, point: Point | None, alone: str | None,
-        state: Mapping[str, JSON] | None = None,
-    ) -> Done:
-        from optlang.run.worker import carry_out
-
-        if self._cold:
-            self._prepare()
-        number = self._store.next_trial(self._run)
-        begun = time.monotonic()
-        self._store.record({
-            "event": "start", "run": self._run, "session": self.session, "trial": number, "origin": origin,
-            "in_space": point is not None, "point": dict(point or {}), "alone": alone,
-            "steps": [asdict(step) for step in recipe.steps], "target": recipe.target.name, "runtime": recipe.label,
-            "started": now(),
-        })
-        self._watcher.began(Begun(number, origin, point or {}, [asdict(step) for step in recipe.steps], recipe.label))
-        reader = ProgressReader(self._progress)
-        baseline = None if origin == "baseline" else self._member(0)
-        job = self._job(number, recipe, baseline)
-        try:
-            result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
-        except WorkerDied as error:
-            self._cold = True
-            result = Result(failure=Failure(str(error), self._log_tail()))
-        except WorkerTimeout as error:
-            self._cold = True
-            result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
-        except _Interrupted:
-            result = Result(failure=Failure("interrupted", "", again=False))
-        seconds = time.monotonic() - begun
-        done = self._history.add(number, recipe, origin, point, alone, result, state or {})
-        self._store.record({
-            "event": "end", "run": self._run, "trial": number, "state": done.state, "reason": done.reason,
-            "error": done.error, "finished": now(), "seconds": seconds,
-            # The baseline's own steps are told with the baseline; every other trial found them in the cache.
-            "steps": [asdict(step) for step in result.steps if origin == "baseline" or not _of_baseline(step.path)],
-            "measurements": [asdict(item) for item in result.measurements],
-            "artifacts": [] if result.artifact is None else [_artifact_event(recipe, result.artifact)],
-            "notes": dict(result.notes), "violations": [asdict(item) for item in done.violations],
-            "sampler_state": dict(state or {}),
-        })
-        self._spent.append(seconds)
-        self._watcher.ended(self._view(done, seconds))
-        if self._stop == "now":
-            raise _Interrupted
-        return done
-
-    def _log_tail(self) -> str:
-        try:
-            return (self._home / "worker.log").read_text(errors="replace")[-4000:]
-        except OSError:
-            return ""
-
-    def _view(self, done: Done, seconds: float) -> Ended:
-        wanted = self._plan.search.trials
-        left = max(0, wanted - self._history.searched)
-        recent = self._spent[1:] or self._spent
-        baseline = self._history.baseline
-        ratios = {}
-        for item in done.measurements:
-            reference = baseline.measured.get(item.metric) if baseline else None
-            if item.ratio is not None:
-                ratios[item.metric] = item.ratio
-            elif reference is not None and item.value > 0 and item.unit in ("B", "s"):
-                ratios[item.metric] = reference.value / item.value
-        return Ended(
-            done.number, done.origin, done.state, done.reason, seconds,
-            {item.metric: item.value for item in done.measurements}, ratios, self._history.front(),
-            self._history.searched, wanted, left * sum(recent) / len(recent),
-        )
-
-    # ---- the front
-
-    def _member(self, number: int) -> Member:
-        done = self._history.trial(number)
-        assert done.artifact is not None, f"trial {number} has no artifact"
-        assert done.recipe is not None, f"trial {number} lies outside the space"
-        runtime = self._runtime(done.recipe)
-        return Member(
-            member_name(number), done.recipe.label, runtime.calls, done.artifact, done.recipe.target, runtime.settings,
-            runtime.study,
-        )
-
-    def _settle_front(self) -> None:
-        """Measure the front again, side by side with what is close to it, until it holds."""
-        from optlang.run.worker import measure_front
-
-        measured: set[int] = set()
-        for turn in range(1, PASSES + 1):
-            front = self._history.front()
-            # Later passes are for those that the last one has brought into the front.
-            candidates = [*front, *self._history.near(NEAR)] if turn == 1 else front
-            numbers = [number for number in candidates if number != 0 and number not in measured]
-            if not numbers or (turn == 1 and self._history.front_is_settled()):
-                return
-            members = {number: self._member(number) for number in numbers}
-            self._watcher.note(f"measuring the {len(members)} best again, side by side with the baseline")
-            if self._cold:
-                self._prepare()
-            job = FrontJob(self._workload, self._member(0), members, self._front_effort, self._progress)
-            reader = ProgressReader(self._progress)
-            try:
-                again = self._wait(self._engine.submit(measure_front, job, None), reader)
-            except (WorkerDied, WorkerTimeout) as error:
-                self._watcher.note(f"the front could not be measured again: {error}")
-                return
-            if isinstance(again, Failure):
-                self._watcher.note(f"the front could not be measured again: {again.reason}")
-                return
-            for number, measurements in sorted(again.items()):
-                self._store.record({
-                    "event": "measured", "run": self._run, "trial": number,
-                    "pass": self._store.next_pass(self._run, number),
-                    "measurements": [asdict(item) for item in measurements], "at": now(),
-                })
-                self._history.measured_again(number, measurements)
-            measured |= set(again)
-            if self._over():
-                return
-
-
-class RunError(OptlangError):
-    """Nothing can be run: `details` is the whole text of what went wrong in the worker."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.reason)
-        self.details = failure.text
-
-
-def _of_baseline(path: str) -> bool:
-    return path.startswith(_BASELINE)
-
-
-def _seed(seed: int, path: str) -> int:
-    """Follows from the study's seed and the step's path, never from the trial's number: equal steps are equal."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{path}".encode()).digest()[:4], "big")
-
-
-def _artifact_event(recipe: Recipe, artifact: Artifact) -> dict[str, Any]:
-    files = [asdict(file) for file in artifact.files]
-    whole = hashlib.sha256("".join(f"{file.name}:{file.sha256}\n" for file in artifact.files).encode()).hexdigest()
-    return {
-        "target": recipe.target.name, "path": str(artifact.folder), "format": artifact.format,
-        "bytes": sum(file.bytes for file in artifact.files), "sha256": whole, "files": files,
-        "inputs": list(artifact.inputs), "outputs": list(artifact.outputs), "about": dict(artifact.about),
-    }

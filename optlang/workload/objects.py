@@ -35,7 +35,7 @@ _OWN = Path(__file__).resolve().parents[1]
 class UserCodeError(OptlangError):
     """The user's own Python raised: `message` has the exception, `details` the user's frames and no others."""
 
-    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:  # noqa: A002
+    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
         super().__init__(message, help=help)
         self.details = details
 
