@@ -49,14 +49,14 @@ def main() -> None:
     """Read the database and write the pictures."""
     parser = argparse.ArgumentParser(description="Draw the results of studies/digits.opt.")
     parser.add_argument("--db", type=Path, default=Path("optlang.duckdb"))
-    parser.add_argument("--width", type=int, default=132)
+    parser.add_argument("--width", type=int, default=196)
     arguments = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
     with connect([arguments.db]) as reader:
         front = render_front(load_front(reader, "digits"), width=arguments.width, color=True)
         draw(front, "optlang run studies/digits.opt", IMAGES / "front.svg", arguments.width)
         alone = render_tradeoffs(load_tradeoffs(reader, "digits"), width=arguments.width, color=True)
-        draw(alone, "optlang tradeoffs", IMAGES / "tradeoffs.svg", 100)
+        draw(alone, "optlang tradeoffs", IMAGES / "tradeoffs.svg", 110)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class LiveProgress:
 
     def _draw(self) -> None:
         head = Table.grid(padding=(0, 1))
-        left = "" if self._left is None else f"about {in_seconds(self._left)} left"
+        left = f"about {in_seconds(self._left)} left" if self._left else ""
         head.add_row(
             Text(self._study, style="bold"), ProgressBar(max(1, self._total), self._searched, width=24),
             f"{self._searched}/{self._total} trials", left,
@@ -135,8 +135,10 @@ class LiveProgress:
                 table.add_column(title)
             for ended in members[:SHOWN]:
                 table.add_row(str(ended.trial), outcome(ended), self._words.get(ended.trial, ""))
-            if len(members) > SHOWN:
-                table.add_row("", f"and {len(members) - SHOWN} more", "")
+            # Members that an earlier session found are known by their numbers only.
+            more = sum(number != 0 for number in self._front) - min(len(members), SHOWN)
+            if more:
+                table.add_row("", f"and {more} more", "")
             parts.append(table)
         self._live.update(Group(*parts))
 
