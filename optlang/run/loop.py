@@ -103,6 +103,7 @@ class Loop:
         self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
         self._progress = home / f"progress-{self.session}.jsonl"
         self._stop: Literal["", "soon", "now"] = ""
+        self._said = False
         self._began = time.monotonic()
         self._cold = True
         self._spent: list[float] = []
@@ -122,11 +123,8 @@ class Loop:
             return
 
         def pressed(_signal: int, _frame: FrameType | None) -> None:
-            if self._stop:
-                self._stop = "now"
-                raise InterruptedRun
-            self._stop = "soon"
-            self._watcher.note("stopping when this trial is done; Ctrl-C again stops now (nothing finished is lost)")
+            # Nothing more here: a signal comes in the middle of anything, say of a line that is being printed.
+            self._stop = "now" if self._stop else "soon"
 
         before = signal.signal(signal.SIGINT, pressed)
         try:
@@ -195,9 +193,18 @@ class Loop:
 
     # ---- work
 
+    def _heed(self) -> None:
+        """Say that Ctrl-C was heard; raise InterruptedRun at the second one."""
+        if self._stop and not self._said:
+            self._said = True
+            self._watcher.note("stopping when this trial is done; Ctrl-C again stops now (nothing finished is lost)")
+        if self._stop == "now":
+            raise InterruptedRun
+
     def _wait(self, future: Future[T], reader: ProgressReader) -> T:
         while True:
             done = wait(future, LOOK)
+            self._heed()
             for what in reader.new():
                 self._watcher.doing(what)
             # The store may have lines that it could not write while somebody else held the database.
