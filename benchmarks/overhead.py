@@ -39,6 +39,8 @@ def instant(job: Any) -> Any:
             "latency.p50": (1e-5 * (1 + job.trial % 5), "s"), "latency.p95": (2e-5, "s"),
         }
         measured = (Measurement(name, value, unit, 5, value, value) for name, (value, unit) in figures.items())
+        job.folder.mkdir(parents=True)
+        (job.folder / "model.onnx").write_bytes(bytes(1000))
         file = File("model.onnx", 1000, "0" * 64)
         return Result(measurements=tuple(measured), artifact=Artifact(job.folder, "onnx", (file,), ("x",), ("y",)))
     return {} if isinstance(job, FrontJob) else None
