@@ -179,8 +179,15 @@ class Measurement:
 Report = Callable[[Mapping[str, JSON]], None]
 
 
+Memo = Callable[[str, JSON, Callable[[], JSON]], JSON]
+
+
 def _silent(_: Mapping[str, JSON]) -> None:
     return None
+
+
+def _computed(_name: str, _about: JSON, compute: Callable[[], JSON]) -> JSON:
+    return compute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +197,13 @@ class Context:
     `wants` is given only to techniques that declare `needs runtime`; `report` takes a mapping at each epoch's end
     (`{"epoch": 2, "epochs": 5, "loss": 0.31}`) and may raise to stop the step. `folder` is an empty folder for files
     of the result. `study` is the study's folder, where the user's own Python and files lie.
+
+    `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
+    `needs baseline`. `latency` gives the seconds (median) that a subject takes for one call of the target's batch,
+    built for the trial's runtime and measured in a process of its own: only to those that declare `needs latency`.
+    `memo(name, about, compute)` gives what `compute` returns, computed once for this subject, these data, this seed
+    and `about` (plain JSON), however often and with whatever other settings the step runs: for scores that another
+    budget can use again.
     """
 
     data: Data
@@ -199,6 +213,9 @@ class Context:
     wants: QuantWants | None = None
     device: str = "cpu"
     report: Report = _silent
+    baseline: Callable[[], Subject] | None = None
+    latency: Callable[[Subject], float] | None = None
+    memo: Memo = _computed
 
 
 class Technique(Protocol):

@@ -19,7 +19,7 @@ from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")
-NEEDS = ("training", "calibration", "runtime", "gpu")
+NEEDS = ("training", "calibration", "runtime", "baseline", "latency", "gpu")
 SHAPES = ("settings", "weights")
 
 # What optlang measures by itself; every other metric is the task's.

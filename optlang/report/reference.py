@@ -30,6 +30,8 @@ _NEEDS = {
     "training": "training data",
     "calibration": "calibration data",
     "runtime": "the runtime's int8 scheme",
+    "baseline": "the trained baseline",
+    "latency": "times on the runtime",
     "gpu": "a GPU target",
 }
 _FORMS = {

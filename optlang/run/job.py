@@ -11,6 +11,9 @@ from optlang.measure.latency import Effort
 from optlang.measure.process import Member
 from optlang.plan.expressions import Value
 
+BASELINE = "baseline."
+"""What the paths of the baseline's own steps begin with."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepJob:

@@ -23,6 +23,7 @@ from optlang.plan.model import Plan
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
 from optlang.run.history import Done, History
 from optlang.run.job import (
+    BASELINE,
     Failure,
     FrontJob,
     PrepareJob,
@@ -51,8 +52,6 @@ NEAR = 4
 
 LOOK = 0.1
 """Seconds between two looks at a worker's progress."""
-
-_BASELINE = "baseline."
 
 Why = Literal["complete", "interrupted", "timeout", "exhausted", "ladder"]
 T = TypeVar("T")
@@ -266,7 +265,7 @@ class Loop:
 
     def _step(self, step: Applied, of_baseline: bool) -> StepJob:
         technique = self._plan.technique(step.technique)
-        path = f"{_BASELINE}{step.path}" if of_baseline else step.path
+        path = f"{BASELINE}{step.path}" if of_baseline else step.path
         return StepJob(
             path, technique.name, technique.calls, step.settings, technique.needs, _seed(self._plan.search.seed, path)
         )
@@ -398,7 +397,7 @@ class Loop:
 
 
 def _of_baseline(path: str) -> bool:
-    return path.startswith(_BASELINE)
+    return path.startswith(BASELINE)
 
 
 def _seed(seed: int, path: str) -> int:

@@ -9,21 +9,21 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optlang.forms import JSON, Context, Factory, Measurement, OptlangError, QuantWants, Subject
+from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Subject
 from optlang.measure import counts
 from optlang.run.cache import Cache, key_of
-from optlang.run.job import StepJob, StepRun, Workload
+from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.machine import versions
 from optlang.workload import modules, objects
 from optlang.workload.data import Data
 
 Report = Callable[[Mapping[str, JSON]], None]
 
-_SUBJECT, _COUNTS = "subject", "counts.json"
+_SUBJECT, _COUNTS, _MEMO = "subject", "counts.json", "memo.json"
 
 # The libraries that a step's result depends on; a newer runtime does not make trained weights stale.
 _MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
@@ -38,9 +38,17 @@ class Stepped:
     counted: tuple[Measurement, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Times subjects on the trial's runtime; `about` is that runtime and its target, which the result hangs on."""
+
+    about: JSON
+    seconds: Callable[[Subject], float]
+
+
 def apply(
-    steps: Sequence[StepJob], workload: Workload, data: Data, wants_of: Callable[[], QuantWants], report: Report,
-    done: list[StepRun],
+    steps: Sequence[StepJob], workload: Workload, data: Data, wants_of: Callable[[], QuantWants], clock: Clock,
+    report: Report, done: list[StepRun],
 ) -> Stepped:
     """The model of `workload` after `steps`. What is done is appended to `done`, so that a failure leaves it behind.
 
@@ -53,7 +61,7 @@ def apply(
     root = _root_key(workload, data)
     keys: list[str] = []
     for step in steps:
-        keys.append(_step_key(keys[-1] if keys else root, step, workload, wants))
+        keys.append(_step_key(keys[-1] if keys else root, step, workload, wants, clock))
     # The last result that is there answers for all steps before it.
     start = next((index + 1 for index in reversed(range(len(keys))) if cache.find(keys[index])), 0)
     for step, key in zip(steps[:start], keys, strict=False):
@@ -63,10 +71,25 @@ def apply(
     else:
         subject = Subject("module", modules.make(workload.model, workload.study), workload.model)
         counted = tuple(counts.count(subject.model, data.example(1)))
-    for step, key in zip(steps[start:], keys[start:], strict=True):
-        began, clock = _now(), time.monotonic()
+    references = [step for step in steps if step.path.startswith(BASELINE)]
+
+    def baseline() -> Subject:
+        return apply(references, workload, data, wants_of, clock, report, []).subject
+
+    for index, (step, key) in enumerate(zip(steps, keys, strict=True)):
+        if index < start:
+            continue
+        began, started = _now(), time.monotonic()
         report({"doing": step.technique, "path": step.path})
-        subject, counted = _one(step, subject, counted, workload, data, wants, report)
+        context = Context(
+            # The folder is not removed here: what the technique wrote is copied into the cache first.
+            data=data, seed=step.seed, folder=Path(tempfile.mkdtemp(prefix="step-", dir=_scratch(workload))),
+            study=workload.study, wants=wants if "runtime" in step.needs else None, device=workload.device,
+            report=_epochs(step, report), baseline=baseline if "baseline" in step.needs else None,
+            latency=clock.seconds if "latency" in step.needs else None,
+            memo=_memo(cache, keys[index - 1] if index else root, step, workload, wants, clock),
+        )
+        subject, counted = _one(step, subject, counted, context)
 
         def write(folder: Path, subject: Subject = subject, counted: Sequence[Measurement] = counted) -> None:
             modules.save(subject, folder / _SUBJECT)
@@ -76,32 +99,50 @@ def apply(
         if subject.form == "onnx":
             # The technique's own file was written to a temporary folder, which goes; the kept one stays.
             subject, counted = _read(cache, key, workload.study)
-        done.append(StepRun(step.path, step.technique, key, False, time.monotonic() - clock, began))
+        done.append(StepRun(step.path, step.technique, key, False, time.monotonic() - started, began))
     return Stepped(subject, tuple(done), counted)
 
 
-def _one(
-    step: StepJob, subject: Subject, counted: tuple[Measurement, ...], workload: Workload, data: Data,
-    wants: QuantWants | None, report: Report,
-) -> tuple[Subject, tuple[Measurement, ...]]:
-    technique, own = objects.find(step.calls, workload.study), objects.is_file(step.calls)
-    # The folder is not removed here: what the technique wrote is copied into the cache first, see `apply`.
-    folder = Path(tempfile.mkdtemp(prefix="step-", dir=_scratch(workload)))
-
+def _epochs(step: StepJob, report: Report) -> Report:
     def epoch(what: Mapping[str, JSON]) -> None:
         report({"doing": step.technique, "path": step.path, **what})
 
-    context = Context(
-        data=data, seed=step.seed, folder=folder, study=workload.study,
-        wants=wants if "runtime" in step.needs else None, device=workload.device, report=epoch,
-    )
+    return epoch
+
+
+def _memo(
+    cache: Cache, parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock
+) -> Memo:
+    """Results inside a step, kept under what they follow from: all that the step follows from but its settings."""
+    bare = replace(step, settings={})
+
+    def memo(name: str, about: JSON, compute: Callable[[], JSON]) -> JSON:
+        key = key_of("memo", _step_key(parent, bare, workload, wants, clock), name, about)
+        found = cache.find(key)
+        if found is None:
+            value = compute()
+            found = cache.put(key, lambda folder: _written(folder / _MEMO, value))
+        kept: JSON = json.loads((found / _MEMO).read_text())
+        return kept
+
+    return memo
+
+
+def _written(path: Path, value: JSON) -> None:
+    path.write_text(json.dumps(value))
+
+
+def _one(
+    step: StepJob, subject: Subject, counted: tuple[Measurement, ...], context: Context
+) -> tuple[Subject, tuple[Measurement, ...]]:
+    technique, own = objects.find(step.calls, context.study), objects.is_file(step.calls)
     # A technique of the user's own that raises is shown with the user's own lines; ours say what is wrong themselves.
-    with objects.user_code(f"the technique {step.technique}", workload.study) if own else nullcontext():
+    with objects.user_code(f"the technique {step.technique}", context.study) if own else nullcontext():
         after = technique(subject, step.settings, context)
     if not isinstance(after, Subject):
         raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
     if after.form == "module":
-        counted = tuple(counts.count(after.model, data.example(1)))
+        counted = tuple(counts.count(after.model, context.data.example(1)))
     return after, counted
 
 
@@ -130,10 +171,11 @@ def _root_key(workload: Workload, data: Data) -> str:
     )
 
 
-def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None) -> str:
+def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock) -> str:
     return key_of(
         parent, step.technique, objects.fingerprint(step.calls, workload.study), dict(step.settings), step.seed,
         asdict(wants) if wants is not None and "runtime" in step.needs else None,
+        *([clock.about] if "latency" in step.needs else []),
     )
 
 

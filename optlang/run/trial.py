@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, File, Measurement, Runtime, TargetSpec
+from optlang.forms import JSON, File, Measurement, Runtime, Subject, TargetSpec
 from optlang.measure import latency, quality, size
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Member
@@ -67,7 +68,9 @@ def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[
     """
     runtime: Runtime = objects.find(job.runtime.calls, job.workload.study)()
     try:
-        stepped = steps.apply(job.steps, job.workload, laboratory.data, runtime.wants, report, done)
+        stepped = steps.apply(
+            job.steps, job.workload, laboratory.data, runtime.wants, _clock(job, runtime, laboratory), report, done
+        )
         report({"doing": "build", "runtime": job.runtime.name})
         shutil.rmtree(job.folder, ignore_errors=True)
         job.folder.mkdir(parents=True)
@@ -94,6 +97,24 @@ def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[
     measured: list[Measurement] = [*scored, *size.weigh(artifact), *timed.measurements, *stepped.counted]
     on_target = tuple(replace(item, target=job.target.name) for item in measured)
     return Result(tuple(done), on_target, artifact, dict(stepped.subject.notes))
+
+
+def _clock(job: TrialJob, runtime: Runtime, laboratory: Laboratory) -> steps.Clock:
+    """What times a subject on the way, as the finished artifact will be timed, for techniques that aim at a latency."""
+    about: JSON = [job.runtime.calls, dict(job.runtime.settings), asdict(job.target)]
+
+    def seconds(subject: Subject) -> float:
+        study = job.workload.study
+        with tempfile.TemporaryDirectory(prefix="optlang-aim-", dir=job.workload.home) as name:
+            artifact = runtime.build(
+                subject, job.target, job.runtime.settings, Path(name), laboratory.data, study
+            )
+            member = Member("on the way", job.runtime.name, job.runtime.calls, artifact, job.target,
+                            job.runtime.settings, study)
+            timed = laboratory.bench.measure(member, job.baseline, laboratory.samples(job.target), job.effort)
+        return next(item.value for item in timed.measurements if item.metric == "latency.p50")
+
+    return steps.Clock(about, seconds)
 
 
 def _keep_examples(folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
