@@ -9,10 +9,21 @@ from collections.abc import Iterable, Sequence
 from optlang.forms import OptlangError
 
 
-def chosen(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+def left_alone(keep: Sequence[str], only: Sequence[str], names: Iterable[str]) -> set[str]:
+    """The names that a technique is not to touch: those that `keep` matches, and where `only` names some, all others.
+
+    What holds a chosen layer is not chosen with it: of `only = ["layer1.conv"]` "layer1" itself is left alone. Raises
+    OptlangError for a pattern that matches nothing.
+    """
+    known = [name for name in names if name]
+    alone = chosen(keep, known)
+    return alone | (set(known) - chosen(only, known, "only") if only else set())
+
+
+def chosen(patterns: Sequence[str], names: Iterable[str], setting: str = "keep") -> set[str]:
     """The names that a pattern matches ("head", "*.norm"), with everything below them ("layer1" has "layer1.conv").
 
-    Raises OptlangError for a pattern that matches nothing.
+    Raises OptlangError for a pattern that matches nothing; `setting` is the one that holds the patterns.
     """
     known = [name for name in names if name]
     found: set[str] = set()
@@ -22,7 +33,7 @@ def chosen(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
             near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
             some = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
             raise OptlangError(
-                f"keep names the layer '{pattern}', and the model has none",
+                f"{setting} names the layer '{pattern}', and the model has none",
                 help=f"did you mean '{near[0]}'?" if near else f"its layers are {some or 'without names'}",
             )
         found.update(name for name in known for top in tops if name == top or name.startswith(top + "."))
