@@ -1,0 +1,155 @@
+"""What steps are given to work with: the trained baseline, times on the way, and scores that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optlang.forms import Factory, QuantWants, Subject, TargetSpec
+from optlang.measure.latency import Effort
+from optlang.run import steps, trial
+from optlang.run.job import RuntimeJob, StepJob, StepRun, TrialJob, Workload
+from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.workload import data as data_module
+from optlang.workload import modules
+
+pytestmark = pytest.mark.slow
+
+OWN = '''\
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+
+
+def scaled(subject, by):
+    model = copy.deepcopy(subject.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(by)
+    return dataclasses.replace(subject, model=model)
+
+
+def double(subject, settings, context):
+    assert context.baseline is None and context.latency is None
+    return scaled(subject, 2.0)
+
+
+def back(subject, settings, context):
+    """The baseline again, whatever was done since."""
+    return dataclasses.replace(context.baseline(), notes={"back": True})
+
+
+def timed(subject, settings, context):
+    return dataclasses.replace(scaled(subject, 1.0), notes={"seconds": context.latency(subject)})
+
+
+def scored(subject, settings, context):
+    log = Path(settings["log"])
+
+    def compute():
+        with log.open("a") as file:
+            file.write("x")
+        return {"score": 1.5}
+
+    scores = context.memo("scores", {"of": settings["of"]}, compute)
+    return dataclasses.replace(scaled(subject, 1.0 + settings["budget"]), notes=scores)
+'''
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Workload:
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "own.py").write_text(OWN)
+    home = tmp_path / "home"
+    home.mkdir()
+    model = Factory("optlang.zoo.digits:cnn", {"width": 4})
+    return Workload(model, Factory("optlang.zoo.digits:digits", {"seed": 0}), study, home, "cpu")
+
+
+def step(name: str, *, path: str = "", needs: tuple[str, ...] = (), seed: int = 1, **settings: object) -> StepJob:
+    return StepJob(path or name, name, f"own.py:{name}", settings, needs, seed)  # type: ignore[arg-type]
+
+
+def wants() -> QuantWants:
+    return OnnxRuntime().wants()
+
+
+def never(_: Subject) -> float:
+    raise AssertionError("nothing here is to be timed")
+
+
+def after(workload: Workload, *jobs: StepJob) -> tuple[Subject, list[StepRun]]:
+    data = data_module.load(workload.data, workload.study)
+    done: list[StepRun] = []
+    clock = steps.Clock("none", never)
+    result = steps.apply(jobs, workload, data, wants, clock, lambda _: None, done)
+    return result.subject, done
+
+
+def weight(subject: Subject) -> float:
+    return float(next(subject.model.parameters()).detach().abs().sum())
+
+
+def test_a_technique_that_asks_gets_the_baseline_after_its_steps(workload: Workload) -> None:
+    start = weight(Subject("module", modules.make(workload.model, workload.study), workload.model))
+    twice = step("double", path="baseline.double")
+    subject, _ = after(workload, twice, step("double"), step("back", needs=("baseline",)))
+    assert subject.notes == {"back": True}
+    assert weight(subject) == pytest.approx(2 * start)
+    # Without steps of its own the baseline is what the factory gives.
+    subject, _ = after(workload, step("double"), step("back", needs=("baseline",)))
+    assert weight(subject) == pytest.approx(start)
+
+
+def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def run(**changed: object) -> list[StepRun]:
+        settings = {"of": "all", "budget": 0.5, "log": str(log)} | changed
+        first = step("double", seed=int(str(settings.pop("parent", 1))))
+        subject, done = after(workload, first, step("scored", seed=int(str(settings.pop("seed", 1))), **settings))
+        assert subject.notes == {"score": 1.5}
+        return done
+
+    assert [item.cached for item in run()] == [False, False]
+    assert [item.cached for item in run()] == [True, True]
+    assert [item.cached for item in run(budget=0.25)] == [True, False]
+    assert log.read_text() == "x"
+    for changed in ({"of": "others"}, {"seed": 2}, {"parent": 2}):
+        before = log.read_text()
+        run(**changed)
+        assert log.read_text() == before + "x", changed
+
+
+def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_path: Path) -> None:
+    data = data_module.load(workload.data, workload.study)
+    laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
+    runtime = RuntimeJob("onnxruntime", "optlang.runtimes.onnxruntime:OnnxRuntime", {"graph": "all"}, workload.study)
+    job = TrialJob(
+        1, workload, (step("timed", needs=("latency",)),), TargetSpec("here"), runtime, tmp_path / "artifact",
+        Effort(2, 1, 0.002, 5), tmp_path / "progress", None,
+    )
+    done: list[StepRun] = []
+    result = trial.carry_out(job, laboratory, lambda _: None, done)
+    laboratory.bench.close()
+    seconds = result.notes["seconds"]
+    assert isinstance(seconds, float)
+    assert 0 < seconds < 1
+    assert "latency.p50" in {item.metric for item in result.measurements}
+    assert not list(workload.home.glob("optlang-aim-*"))
+
+
+def test_what_was_timed_hangs_on_the_runtime(workload: Workload) -> None:
+    data = data_module.load(workload.data, workload.study)
+
+    def cached(about: str) -> bool:
+        done: list[StepRun] = []
+        clock = steps.Clock(about, lambda _: 0.001)
+        steps.apply([step("timed", needs=("latency",))], workload, data, wants, clock, lambda _: None, done)
+        return done[0].cached
+
+    assert [cached("one"), cached("one"), cached("other")] == [False, True, False]
