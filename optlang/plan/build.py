@@ -17,10 +17,10 @@ from optlang.plan.flow import Facts as DeclaredFacts
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.limits import measure_of, search_of
+from optlang.plan.lookup import Place
 from optlang.plan.model import BASELINE_RUNTIME, RECOVERY, Factory, Location, Metric, Objective, Plan, Rule, Step
 from optlang.plan.model import Target as PlanTarget
 from optlang.plan.names import Scope, duplicate, second
-from optlang.plan.resolve import Place
 from optlang.plan.steps import Steps
 from optlang.plan.targets import Targets
 from optlang.plan.values import Resolver

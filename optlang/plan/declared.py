@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from optlang.diagnostics import Diagnostic, Diagnostics, Label, Span
 from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Expression, KnobRef, references
+from optlang.plan.lookup import FIXED, Draft, Place
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Runtime, SetDomain, Technique
 from optlang.plan.names import Declared, Scope, closest, duplicate, listed, suggestion
-from optlang.plan.resolve import FIXED, Draft, Place
 from optlang.plan.units import TYPES, show
 from optlang.plan.values import Resolver
 from optlang.syntax import tree

@@ -8,10 +8,10 @@ from pathlib import Path
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.declared import Facts
 from optlang.plan.expressions import Value
+from optlang.plan.lookup import FIXED
 from optlang.plan.model import Factory, Param
 from optlang.plan.names import SORTS, Declared, PythonModule, Scope, closest, duplicate, listed, suggestion
 from optlang.plan.python_files import find_object, inside
-from optlang.plan.resolve import FIXED
 from optlang.plan.units import value_of
 from optlang.plan.values import Resolver
 from optlang.syntax import tree

@@ -9,9 +9,9 @@ from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.declared import declare
 from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Value
+from optlang.plan.lookup import Named
 from optlang.plan.model import Input, Param
 from optlang.plan.names import RESERVED, Scope, listed, suggestion
-from optlang.plan.resolve import Named
 from optlang.plan.units import SAID, Constant, exact
 from optlang.plan.values import Resolver
 from optlang.syntax import tree

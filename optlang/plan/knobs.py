@@ -12,8 +12,9 @@ from typing import Generic, TypeAlias, TypeVar
 
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.expressions import Const, Expression, conjunction
-from optlang.plan.model import Dimension, Domain, Knob, Location
-from optlang.plan.resolve import Draft, Place, Role, names_rounds, suffixes
+from optlang.plan.lookup import Draft, Place, Role, suffixes
+from optlang.plan.model import Dimension, Domain, Knob, Location, Step
+from optlang.plan.resolve import names_rounds
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
@@ -38,6 +39,12 @@ class Once(Generic[T]):
 
 
 Guard: TypeAlias = "Later[Expression | None]"
+Made: TypeAlias = "Later[Step | None]"
+
+
+def always(expression: Expression) -> Guard:
+    """A condition that is known already."""
+    return lambda: expression
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from optlang.diagnostics import Span
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, Unary, evaluate, references
 from optlang.plan.expressions import Member as MemberOf
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
+from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Fixed, Param, Searched, Setting
 from optlang.plan.names import Scope, closest, duplicate, listed
-from optlang.plan.resolve import FIXED, Place
 from optlang.syntax import tree
 
 

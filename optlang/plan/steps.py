@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
-from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.diagnostics import Diagnostics, Span
+from optlang.plan.choices import choice, label_of, order
 from optlang.plan.declared import Facts
 from optlang.plan.domains import values_of
 from optlang.plan.expressions import (
     Binary,
     Const,
-    Expression,
     KnobRef,
 )
-from optlang.plan.knobs import Around, Guard, Knobs, Later
+from optlang.plan.knobs import Around, Knobs, Later, Made, always
+from optlang.plan.lookup import FIXED
 from optlang.plan.model import (
     Apply,
-    Branch,
-    Choice,
     Domain,
     Group,
     IntDomain,
     Maybe,
-    Order,
-    OrderDomain,
     Param,
     Repeat,
     SetDomain,
@@ -32,12 +28,9 @@ from optlang.plan.model import (
     Technique,
 )
 from optlang.plan.names import SORTS, Scope, duplicate, suggestion
-from optlang.plan.resolve import FIXED
 from optlang.plan.settings import poison, settings_of
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
-
-Made: TypeAlias = "Later[Step | None]"
 
 COUNT = Param(name="the count", dimension="count", domain=None, required=True)
 
@@ -66,7 +59,7 @@ class Steps:
     def block(self, statements: tuple[tree.Statement, ...], around: Around) -> Later[tuple[Step, ...]]:
         """The steps of a block, each label once."""
         labels: dict[str, Span] = {}
-        made = [self._statement(item, around, labels) for item in statements]
+        made = [self.statement(item, around, labels) for item in statements]
 
         def build() -> tuple[Step, ...]:
             found = [make() for make in made if make is not None]
@@ -80,7 +73,8 @@ class Steps:
         labels.setdefault(label, span)
         self.spans.setdefault(around.at(label), span)
 
-    def _statement(self, node: tree.Statement, around: Around, labels: dict[str, Span]) -> Made | None:
+    def statement(self, node: tree.Statement, around: Around, labels: dict[str, Span]) -> Made | None:
+        """One statement among steps."""
         match node:
             case tree.Element():
                 return self._element(node, around, labels)
@@ -100,7 +94,7 @@ class Steps:
 
     def _element(self, node: tree.Element, around: Around, labels: dict[str, Span]) -> Made | None:
         if not isinstance(node.value, tree.Path):
-            self._no_step(node.value)
+            self.no_step(node.value)
             return None
         return self._named(node.value.parts[-1], node.value, node.block, node.when, node.span, around, labels)
 
@@ -200,7 +194,8 @@ class Steps:
             )
         return None
 
-    def _no_step(self, node: tree.Expression) -> None:
+    def no_step(self, node: tree.Expression) -> None:
+        """E510: an expression where a step belongs."""
         advice = "a step is a technique, with its settings in braces: `static { samples = 64 }`"
         if isinstance(node, tree.Call):
             advice = f"settings stand in braces: `{node.path.text} {{ … }}`"
@@ -220,7 +215,7 @@ class Steps:
     def _guard(self, node: tree.Guard, around: Around, labels: dict[str, Span]) -> Made:
         guard = self.knobs.when(node.condition, around)
         assert guard is not None
-        made = [self._statement(item, around.under(guard), labels) for item in node.block.statements]
+        made = [self.statement(item, around.under(guard), labels) for item in node.block.statements]
 
         def build() -> Step:
             found = [make() for make in made if make is not None]
@@ -233,9 +228,9 @@ class Steps:
         domain = self.resolver.unfold(node.domain)
         self._claim(labels, node.name.text, node.name.span, around)
         if isinstance(domain, tree.AnyOrder):
-            return self._order(node, domain, around)
+            return order(self, node, domain, around)
         if isinstance(domain, tree.Block):
-            return self._choice(node, domain, around)
+            return choice(self, node, domain, around)
         if isinstance(domain, tree.Range | tree.AnyValue) or (
             isinstance(domain, tree.ListOf) and any(not isinstance(item, tree.Path) for item in domain.items)
         ):
@@ -257,198 +252,6 @@ class Steps:
         self.scope.unknown.add(node.name.text)
         return None
 
-    def _choice(self, node: tree.Vary, block: tree.Block, around: Around) -> Made | None:
-        path = around.at(node.name.text)
-        labels: dict[str, Span] = {}
-        kept: list[tuple[str, tree.Statement]] = []
-        for item in block.statements:
-            label = self._branch_label(item)
-            if label is None:
-                continue
-            if label[0] in labels:
-                self.diagnostics.error(
-                    "E405",
-                    f"`{label[0]}` is listed twice",
-                    label[1],
-                    "the second time",
-                    labels=(Label(labels[label[0]], "the first time"),),
-                    help=f"take one away, or give it a label of its own: `NAME = {label[0]}`",
-                )
-                continue
-            labels[label[0]] = label[1]
-            self.spans[f"{path}.{label[0]}"] = label[1]
-            kept.append((label[0], item))
-        if not kept:
-            if not block.statements:
-                self.diagnostics.error("E505", "a choice without branches", block.span, "nothing to choose from")
-            return None
-        if len(kept) == 1 and len(block.statements) == 1:
-            self.diagnostics.error(
-                "E505",
-                f"a choice with one branch, `{kept[0][0]}`",
-                block.span,
-                "nothing to choose from",
-                help="fix it with `=`, or add `none`" if kept[0][0] != "none" else "add a second branch",
-            )
-        guard = self.knobs.when(node.when, around)
-        outer = around.under(guard) if guard else around
-        domain = SetDomain(values=tuple(label for label, _ in kept))
-        self.knobs.add(path, "choice", domain, "name", node.name.span, outer)
-        branches = [
-            (
-                label,
-                labels[label],
-                self._branch(label, item, replace(outer, path=path, guards=(*outer.guards, _is(path, label)))),
-            )
-            for label, item in kept
-        ]
-
-        def build() -> Step | None:
-            built = tuple(Branch(name=label, steps=steps()) for label, _, steps in branches)
-            self._equal(built, [span for _, span, _ in branches])
-            if around.fixed is not None:
-                return None
-            return Choice(
-                path=path, branches=built, when=guard() if guard else None, location=self.knobs.locate(node.span)
-            )
-
-        return build
-
-    def _branch_label(self, item: tree.Statement) -> tuple[str, Span] | None:
-        if isinstance(item, tree.Element):
-            if isinstance(item.value, tree.Path):
-                last = item.value.parts[-1]
-                return self._unconditional(item.when, last)
-            self._no_step(item.value)
-            return None
-        if isinstance(item, tree.Fix | tree.Vary | tree.Repeat):
-            return self._unconditional(item.when, item.name)
-        if isinstance(item, tree.Maybe):
-            self.diagnostics.error(
-                "E505",
-                "`maybe` cannot stand in a choice",
-                item.keyword,
-                "already a choice",
-                help="add `none` to the choice, and take `maybe` away",
-            )
-            return None
-        self._condition_on_branch(item.condition)
-        return None
-
-    def _unconditional(self, when: tree.Expression | None, name: tree.Name) -> tuple[str, Span]:
-        if when is not None:
-            self._condition_on_branch(when)
-        return name.text, name.span
-
-    def _condition_on_branch(self, when: tree.Expression) -> None:
-        self.diagnostics.error(
-            "E106",
-            "a condition on one branch of a choice is not in this version",
-            when.span,
-            help="say with `forbid` when the branch is not to be taken",
-        )
-
-    def _branch(self, label: str, item: tree.Statement, around: Around) -> Later[tuple[Step, ...]]:
-        if isinstance(item, tree.Element) and isinstance(item.value, tree.Path) and item.value.text == "none":
-            if item.block is not None:
-                self.diagnostics.error("E205", "`none` has no settings", item.block.span, help="take the braces away")
-            return tuple
-        made: Made | None
-        if isinstance(item, tree.Fix) and isinstance(item.value, tree.Block):
-            # The branch is the group: its steps stand right below the branch's label.
-            return self.block(item.value.statements, around.below(label))
-        inner = (
-            self.resolver.unfold(item.value)
-            if isinstance(item, tree.Element) and isinstance(item.value, tree.Path)
-            else None
-        )
-        if isinstance(inner, tree.Block):
-            return self.block(inner.statements, around.below(label))
-        made = self._statement(
-            replace(item, when=None) if isinstance(item, tree.Element | tree.Fix | tree.Vary | tree.Repeat) else item,
-            around,
-            {},
-        )
-
-        def build() -> tuple[Step, ...]:
-            step = made() if made is not None else None
-            return (step,) if step is not None else ()
-
-        return build
-
-    def _equal(self, branches: tuple[Branch, ...], spans: list[Span]) -> None:
-        seen: dict[tuple[str, ...], int] = {}
-        for index, branch in enumerate(branches):
-            if not branch.steps:
-                continue
-            shape = tuple(_shape(step) for step in branch.steps)
-            if shape in seen:
-                self.diagnostics.error(
-                    "E505",
-                    f"`{branch.name}` does what `{branches[seen[shape]].name}` does",
-                    spans[index],
-                    "the same again",
-                    labels=(Label(spans[seen[shape]], "the first"),),
-                    help="take one away, or let them differ",
-                )
-            seen.setdefault(shape, index)
-
-    def _order(self, node: tree.Vary, order: tree.AnyOrder, around: Around) -> Made | None:
-        path = around.at(node.name.text)
-        guard = self.knobs.when(node.when, around)
-        outer = around.under(guard) if guard else around
-        members: list[tuple[str, tree.Statement]] = []
-        for item in order.block.statements:
-            label = _label_of(item)
-            if label is None:
-                if isinstance(item, tree.Guard):
-                    self.diagnostics.error(
-                        "E106",
-                        "a `when` block in an order is not in this version",
-                        item.span,
-                        help="put the condition behind each statement",
-                    )
-                else:
-                    assert isinstance(item, tree.Element)
-                    self._no_step(item.value)
-                continue
-            members.append((label, item))
-        if len(members) < 2:
-            self.diagnostics.error(
-                "E505",
-                "an order needs at least two steps",
-                order.span,
-                "nothing to put in order",
-                help="write the step without `any order`",
-            )
-            return None
-        if len(members) > 7:
-            self.diagnostics.error(
-                "E106",
-                "an order of more than 7 steps is not in this version",
-                order.span,
-                help="fix the order of some of them, in groups",
-            )
-            return None
-        domain = OrderDomain(labels=tuple(dict.fromkeys(label for label, _ in members)))
-        self.knobs.add(path, "order", domain, "names", node.name.span, outer)
-        labels: dict[str, Span] = {}
-        inside = replace(outer, path=path)
-        made = [(label, self._statement(item, inside, labels)) for label, item in members]
-
-        def build() -> Step | None:
-            if around.fixed is not None:
-                return None
-            found = [(label, make()) for label, make in made if make is not None]
-            return Order(
-                path=path,
-                members=tuple(Branch(name=label, steps=(step,) if step is not None else ()) for label, step in found),
-                when=guard() if guard else None,
-                location=self.knobs.locate(node.span),
-            )
-
-        return build
-
     def _maybe(self, node: tree.Maybe, around: Around, labels: dict[str, Span]) -> Made | None:
         inner = node.statement
         advice = {
@@ -463,17 +266,17 @@ class Steps:
             advice = "put the order in a group: `maybe NAME = { … }`"
         if advice is not None:
             self.diagnostics.error("E505", "`maybe` cannot stand here", node.keyword, "in or out?", help=advice)
-            return self._statement(inner, around, labels) if not isinstance(inner, tree.Maybe) else None
+            return self.statement(inner, around, labels) if not isinstance(inner, tree.Maybe) else None
         assert isinstance(inner, tree.Fix | tree.Element)
-        label = _label_of(inner)
+        label = label_of(inner)
         if label is None:
-            return self._statement(inner, around, labels)
+            return self.statement(inner, around, labels)
         path = around.at(label)
         guard = self.knobs.when(inner.when, around)
         outer = around.under(guard) if guard else around
         name = inner.name.span if isinstance(inner, tree.Fix) else inner.value.span
         self.knobs.add(path, "maybe", SetDomain(values=(False, True)), "bool", name, outer)
-        made = self._statement(replace(inner, when=None), outer.under(_constant(KnobRef(path=path))), labels)
+        made = self.statement(replace(inner, when=None), outer.under(always(KnobRef(path=path))), labels)
         if made is None:
             return None
         make = made
@@ -503,7 +306,7 @@ class Steps:
                 self.knobs.add(path, "repeat", domain, "count", node.name.span, outer)
                 if min(_ints(domain)) == 0:
                     inside = inside.under(
-                        _constant(Binary(operator=">=", left=KnobRef(path=path), right=Const(value=1)))
+                        always(Binary(operator=">=", left=KnobRef(path=path), right=Const(value=1)))
                     )
             else:
                 self.scope.unknown.add(node.name.text)
@@ -545,36 +348,7 @@ class Steps:
         return domain
 
 
-def _is(path: str, label: str) -> Guard:
-    return _constant(Binary(operator="==", left=KnobRef(path=path), right=Const(value=label)))
-
-
-def _constant(expression: Expression) -> Guard:
-    return lambda: expression
-
-
-def _label_of(item: tree.Statement) -> str | None:
-    match item:
-        case tree.Element(value=tree.Path(parts=parts)):
-            return parts[-1].text
-        case tree.Fix(name=name) | tree.Vary(name=name) | tree.Repeat(name=name):
-            return name.text
-        case tree.Maybe(statement=inner):
-            return _label_of(inner)
-    return None
-
-
 def _ints(domain: Domain) -> list[int]:
     if isinstance(domain, IntDomain):
         return [domain.low, domain.high]
     return [int(value) for value in values_of(domain) or ()]
-
-
-def _shape(step: Step) -> str:
-    # What a step does, without its place and its label.
-    match step:
-        case Apply(technique=technique, settings=settings):
-            return f"{technique} {sorted((name, setting.model_dump_json()) for name, setting in settings.items())}"
-        case Group(steps=steps, when=None):
-            return " ".join(_shape(inner) for inner in steps)
-    return step.model_dump_json(exclude={"location"})

@@ -9,9 +9,10 @@ from decimal import Decimal
 from optlang.diagnostics import Label, Span
 from optlang.plan.domains import contains, show_domain, subset, values_of
 from optlang.plan.expressions import Scalar
+from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, SetDomain
 from optlang.plan.names import listed, suggestion
-from optlang.plan.resolve import FIXED, Expressions, Place, Typed, known, text_of
+from optlang.plan.resolve import Expressions, Typed, known, text_of
 from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, scalar, show, value_of
 from optlang.syntax import tree
 
