@@ -29,8 +29,8 @@ SETTINGS = {
     "train": _TRAINING,
     "finetune": _TRAINING,
     "channels": {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
-    "dynamic": {"operators": "all", "keep": ()},
-    "static": {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": ()},
+    "dynamic": {"operators": "all", "keep": (), "only": ()},
+    "static": {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": (), "only": ()},
 }
 GIVES = {"train": "module", "finetune": "module", "channels": "module", "dynamic": "onnx", "static": "onnx"}
 

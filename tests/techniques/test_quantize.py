@@ -14,13 +14,14 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 
 from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
 from optlang.techniques.entropy import EntropyCollector
-from optlang.techniques.quantize import dynamic, layer_of, static
+from optlang.techniques.nodes import layer_of
+from optlang.techniques.quantize import dynamic, static
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-STATIC = {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": ()}
+STATIC = {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": (), "only": ()}
 WANTS = QuantWants("uint8", "int8", False, True, True)
 TRAINING = {
     "epochs": 12, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01,
@@ -151,7 +152,8 @@ class TestScheme:
         assert 0 <= accuracy(result, images) <= 1
 
     def test_dynamic_scheme(self, images, tmp_path):
-        result = dynamic(start("mlp"), {"operators": "linear", "keep": ()}, Context(images, 1, tmp_path, STUDY, WANTS))
+        context = Context(images, 1, tmp_path, STUDY, WANTS)
+        result = dynamic(start("mlp"), {"operators": "linear", "keep": (), "only": ()}, context)
         held = constants(onnx.load(result.model))
         weights = [item for item in held.values() if item.ndim == 2]
         assert {item.dtype for item in weights} == {numpy.dtype("int8")}
@@ -207,10 +209,25 @@ class TestSettings:
 
     def test_kept_layers_of_dynamic(self, images, tmp_path):
         context = Context(images, 1, tmp_path, STUDY, WANTS)
-        result = dynamic(start("mlp"), {"operators": "linear", "keep": ("3",)}, context)
+        result = dynamic(start("mlp"), {"operators": "linear", "keep": ("3",), "only": ()}, context)
         shapes = {tuple(item.dims): item.data_type for item in onnx.load(result.model).graph.initializer}
         assert shapes[(32, 32)] == TensorProto.FLOAT
         assert shapes[(64, 32)] == shapes[(32, 10)] == TensorProto.INT8
+
+    @pytest.mark.parametrize("technique", ["static", "dynamic"])
+    def test_only_the_layers_named(self, images, tmp_path, technique):
+        context = Context(images, 1, tmp_path, STUDY, WANTS)
+        settings = {"only": ("3", "5"), "keep": ("5",)}
+        if technique == "static":
+            result = static(start("mlp"), STATIC | settings, context)
+        else:
+            result = dynamic(start("mlp"), {"operators": "linear"} | settings, context)
+        model = onnx.load(result.model)
+        shapes = {tuple(item.dims): item.data_type for item in model.graph.initializer}
+        assert shapes[(32, 32)] == TensorProto.INT8
+        assert not {TensorProto.INT8} & {kind for shape, kind in shapes.items() if set(shape) & {64, 10}}
+        # What lies between the other layers stays in float too.
+        assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) <= 2
 
     def test_a_file_can_be_quantized_too(self, images, tmp_path):
         from optlang.workload.onnx_export import export
@@ -235,7 +252,7 @@ class TestAccuracy:
             result, _ = quantized(subject, images, tmp_path, samples=256)
         else:
             context = Context(images, 1, tmp_path, STUDY, WANTS)
-            result = dynamic(subject, {"operators": "all", "keep": ()}, context)
+            result = dynamic(subject, {"operators": "all", "keep": (), "only": ()}, context)
         assert accuracy(subject, images) >= 0.85
         assert accuracy(result, images) >= accuracy(subject, images) - 0.02
 

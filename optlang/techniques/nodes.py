@@ -1,0 +1,120 @@
+"""Finds what can be quantized among the nodes of an exported ONNX graph, by the names of the layers they come from.
+
+It reads graphs and changes none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optlang.forms import Subject
+from optlang.techniques.layers import left_alone
+
+LINEAR = ("MatMul", "Gemm")
+WITH_WEIGHTS = ("Conv", *LINEAR)
+"""The operators with weights that int8 knows."""
+QUANTIZED = (
+    "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "QLinearConv",
+    "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeLSTM",
+)
+"""Operators by which a graph shows that it is quantized already."""
+# In a Transformer the products alone carry the cost; sums, masks and norms in int8 cost tens of points of accuracy.
+_ATTENTION = ("LayerNormalization", "SkipLayerNormalization", "Attention", "Softmax")
+
+
+def load(path: Path) -> Any:
+    """The model in the file `path`, with its weights."""
+    import onnx
+
+    return onnx.load(path)
+
+
+def layer_of(node: str) -> str:
+    """The module that a node of an exported graph comes from: "/layer1/layer1.0/conv1/Conv" is "layer1.0.conv1"."""
+    parts: list[str] = []
+    for part in node.strip("/").split("/")[:-1]:
+        if parts and (part == parts[-1] or part.startswith(parts[-1] + ".")):
+            parts[-1] = part  # a container's child repeats the container's name
+        else:
+            parts.append(part)
+    return ".".join(parts)
+
+
+def left_float(graph: Any, subject: Subject, settings: Mapping[str, Any]) -> list[str]:
+    """The names of the nodes that `settings` leave in float: those in `keep`, and where `only` names some, all others.
+
+    Nodes of no layer (a sum in the model's own forward) go with `only`'s others. Raises OptlangError for a pattern
+    that matches no layer of the model.
+    """
+    keep, only = tuple(settings["keep"]), tuple(settings["only"])
+    if not keep and not only:
+        return []
+    layers = {node.name: layer_of(node.name) for node in graph.node if node.name}
+    names = set(layers.values())
+    for layer in list(names):
+        parts = layer.split(".")
+        names.update(".".join(parts[:count]) for count in range(1, len(parts)))
+    if subject.form == "module":
+        names.update(name for name, _ in subject.model.named_modules())
+    alone = left_alone(keep, only, sorted(names))
+    return [name for name, layer in layers.items() if layer in alone or (only and not layer)]
+
+
+def weights_of(graph: Any) -> dict[str, int]:
+    """Elements of the initializers that are matrices or larger, by name."""
+    return {item.name: math.prod(item.dims) for item in graph.initializer if len(item.dims) > 1}
+
+
+def eligible(graph: Any, operators: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """The names of the nodes of these operators that have weights and are not kept."""
+    weights = weights_of(graph)
+    left = set(kept)
+    return [
+        node.name for node in graph.node
+        if node.op_type in operators and node.name not in left and any(name in weights for name in node.input)
+    ]
+
+
+def excluded(graph: Any, nodes: Sequence[str]) -> list[str]:
+    """The nodes that stay in float, also by the names that they get when a Gemm is split into a product and a sum."""
+    chosen_ones = set(nodes)
+    left = [node.name for node in graph.node if node.name not in chosen_ones]
+    return left + [f"{name}_MatMul" for name in left]
+
+
+def census(graph: Any) -> str:
+    """The kinds of operators in the graph, for messages."""
+    kinds = sorted({node.op_type for node in graph.node})
+    return ", ".join(kinds[:8]) + (", …" if len(kinds) > 8 else "") if kinds else "no operators"
+
+
+def operators_of(graph: Any) -> list[str]:
+    """What to quantize: every operator that can be, and in a Transformer the products alone."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    present = {node.op_type for node in graph.node}
+    known = set(QDQRegistry) | set(QLinearOpsRegistry)
+    if present.intersection(_ATTENTION[:3]) or _has_attention(graph):
+        known = set(WITH_WEIGHTS)
+    return sorted(present & known)
+
+
+def _has_attention(graph: Any) -> bool:
+    """Whether a softmax feeds a product: scores times values."""
+    scores = {name for node in graph.node if node.op_type == "Softmax" for name in node.output}
+    return any(node.op_type == "MatMul" and scores.intersection(node.input) for node in graph.node)
+
+
+def quantized_share(graph: Any) -> float:
+    """The share of the graph's weights (constants of two axes and more) that are 8-bit integers."""
+    from onnx import TensorProto
+
+    eight = total = 0
+    for item in graph.initializer:
+        if len(item.dims) > 1:
+            total += math.prod(item.dims)
+            eight += math.prod(item.dims) if item.data_type in (TensorProto.INT8, TensorProto.UINT8) else 0
+    return eight / total if total else 0.0
