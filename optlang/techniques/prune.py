@@ -42,6 +42,7 @@ def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     data = context.data.bind(subject.model)
     example = data.example(2)  # one sample would hide layers that take the batch for channels
     kept = chosen(settings["keep"], [name for name, _ in subject.model.named_modules()])
+    _no_recurrent(subject.model)
     module = copy.deepcopy(subject.model).eval()
     with objects.user_code("the model's forward", context.study):
         shapes = _shapes(module, example)
@@ -79,6 +80,18 @@ def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str
     with _graph(module, dict(example)) as graph:
         graph.load_pruning_history([list(item) for item in arguments["history"]])
     return module
+
+
+def _no_recurrent(module: nn.Module) -> None:
+    """torch-pruning cuts the gates of an LSTM apart, and knows no other recurrent layer."""
+    from torch import nn
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.RNNBase):
+            raise Refusal(
+                f"{name} is an {type(layer).__name__}, whose hidden units cannot be removed",
+                help="choose another technique for this model: int8 makes it smaller too",
+            )
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -196,8 +209,8 @@ def _pruned(
             pruner = Pruner(
                 module, example_inputs=example, forward_fn=_forward,
                 importance=_importance(settings["importance"], seed), global_pruning=settings["scope"] == "global",
-                pruning_ratio=ratio, round_to=round_to, ignored_layers=ignored, num_heads=heads,
-                in_channel_groups={}, out_channel_groups={},
+                pruning_ratio=ratio, round_to=round_to, ignored_layers=ignored,
+                in_channel_groups={}, out_channel_groups=heads,
             )
             pruner.step()
     except OptlangError:

@@ -18,7 +18,13 @@ from optlang.workload import modules, objects
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "tests" / "fixtures" / "models"
-NETWORKS = ("cnn", "residual", "depthwise", "mlp", "joined", "rows", "tied", "grouped")
+# Plain, residual with shared modules, depthwise, U-Net with concatenation, Transformer encoder, LSTM.
+KINDS = ("cnn", "residual", "depthwise", "unet", "encoder", "lstm")
+NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
+# Enough to see a seed that is not used.
+SEEDED = ("cnn", "residual", "encoder")
+# What a technique cannot do: the refusal names the layer. Every other pair must work.
+REFUSED = {("channels", "lstm"): "lstm is an LSTM"}
 WANTS = QuantWants("uint8", "int8", False, True, True)
 
 _TRAINING = {
@@ -35,6 +41,11 @@ SETTINGS = {
 GIVES = {"train": "module", "finetune": "module", "channels": "module", "dynamic": "onnx", "static": "onnx"}
 
 pytestmark = pytest.mark.slow
+
+
+def pairs(networks, techniques=tuple(SETTINGS)):
+    """The techniques with the networks that they do not refuse."""
+    return [(item, network) for item in techniques for network in networks if (item, network) not in REFUSED]
 
 
 def declared():
@@ -61,6 +72,11 @@ def start(network, **arguments):
     return Subject("module", modules.make(factory, STUDY), factory)
 
 
+def wide(network, width=64):
+    """The network with more channels, so that there is something to win; a U-Net's are more as it is."""
+    return start(network) if network == "tied" else start(network, width=width // 4 if network == "unet" else width)
+
+
 def apply(technique, subject, data, folder, seed=3, **changed):
     function = objects.find(declared()[technique], STUDY)
     context = Context(data, seed, folder, STUDY, WANTS)
@@ -82,8 +98,16 @@ def answers(subject, data, count=16):
 
 
 def macs(subject):
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        subject.model(torch.zeros(1, 1, 8, 8))
+    """By torch's counter, which knows nothing of the kernels that run a whole encoder layer or LSTM at once."""
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            subject.model(torch.zeros(1, 1, 8, 8))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = onednn
     return counter.get_total_flops() // 2
 
 
@@ -95,9 +119,13 @@ def test_every_declared_technique_is_held_to_the_contract():
     assert set(declared()) == set(SETTINGS)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("technique", SETTINGS)
+def test_what_is_refused_is_declared():
+    assert {technique for technique, _ in REFUSED} <= set(SETTINGS)
+    assert {network for _, network in REFUSED} <= set(NETWORKS)
+
+
 class TestContract:
+    @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS))
     def test_answers_keep_their_shapes_and_the_given_subject_stays(self, technique, network, images, tmp_path):
         subject = start(network)
         before = copy.deepcopy(subject.model.state_dict())
@@ -112,6 +140,7 @@ class TestContract:
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert not subject.model.training
 
+    @pytest.mark.parametrize(("technique", "network"), pairs(KINDS))
     def test_result_survives_the_disk(self, technique, network, images, tmp_path):
         result = apply(technique, start(network), images, tmp_path / "result")
         modules.save(result, tmp_path / "saved")
@@ -122,6 +151,7 @@ class TestContract:
         assert all(numpy.array_equal(wanted[name], found[name]) for name in wanted)
         assert not list((tmp_path / "saved").glob("*.p*"))
 
+    @pytest.mark.parametrize(("technique", "network"), pairs(SEEDED))
     def test_one_seed_one_result(self, technique, network, images, tmp_path):
         first, second = (apply(technique, start(network), images, tmp_path / name) for name in ("a", "b"))
         if first.form == "module":
@@ -130,10 +160,17 @@ class TestContract:
         else:
             assert Path(first.model).read_bytes() == Path(second.model).read_bytes()
 
+    @pytest.mark.parametrize(("technique", "network"), REFUSED)
+    def test_a_refusal_names_the_layer(self, technique, network, images, tmp_path):
+        subject = start(network)
+        before = copy.deepcopy(subject.model.state_dict())
+        with pytest.raises(Refusal, match=REFUSED[technique, network]):
+            apply(technique, subject, images, tmp_path)
+        assert all(torch.equal(before[name], item) for name, item in subject.model.state_dict().items())
 
-@pytest.mark.parametrize("network", NETWORKS)
+
 class TestEffect:
-    @pytest.mark.parametrize("technique", ["train", "finetune"])
+    @pytest.mark.parametrize(("technique", "network"), pairs(KINDS, ("train", "finetune")))
     def test_training_lowers_the_loss_and_nothing_else(self, technique, network, images, tmp_path):
         subject = start(network)
         epochs = []
@@ -148,18 +185,19 @@ class TestEffect:
         assert epochs[1]["loss"] < epochs[0]["loss"]
         assert (count(result), macs(result), result.edits) == (count(subject), macs(subject), ())
 
-    def test_pruning_removes_parameters_and_operations(self, network, images, tmp_path):
+    @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS, ("channels",)))
+    def test_pruning_removes_parameters_and_operations(self, technique, network, images, tmp_path):
         subject = start(network)
-        result = apply("channels", subject, images, tmp_path)
+        result = apply(technique, subject, images, tmp_path)
         assert count(result) < 0.8 * count(subject)
         assert macs(result) < 0.8 * macs(subject)
         assert result.notes["prune.removed_parameters"] == pytest.approx(1 - count(result) / count(subject))
         assert 0 < result.notes["prune.removed_channels"] <= 0.5
 
-    def test_pruning_twice_replays_in_order(self, network, images, tmp_path):
-        once = apply("channels", start(network, width=32) if network != "tied" else start(network), images, tmp_path,
-                     ratio=0.4)
-        twice = apply("channels", once, images, tmp_path, ratio=0.4, scope="global", importance="random")
+    @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS, ("channels",)))
+    def test_pruning_twice_replays_in_order(self, technique, network, images, tmp_path):
+        once = apply(technique, wide(network, 32), images, tmp_path, ratio=0.4)
+        twice = apply(technique, once, images, tmp_path, ratio=0.4, scope="global", importance="random")
         modules.save(twice, tmp_path / "saved")
         loaded = modules.load(tmp_path / "saved", STUDY)
         assert len(loaded.edits) == 2
@@ -167,8 +205,9 @@ class TestEffect:
         wanted, found = answers(twice, images), answers(loaded, images)
         assert all(numpy.array_equal(wanted[name], found[name]) for name in wanted)
 
-    def test_a_pruned_model_learns_again_and_becomes_int8(self, network, images, tmp_path):
-        pruned = apply("channels", start(network, width=64) if network != "tied" else start(network), images, tmp_path)
+    @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS, ("channels",)))
+    def test_a_pruned_model_learns_again_and_becomes_int8(self, technique, network, images, tmp_path):
+        pruned = apply(technique, wide(network), images, tmp_path)
         recovered = apply("finetune", pruned, images, tmp_path)
         small = apply("static", recovered, images, tmp_path)
         assert small.notes["prune.removed_parameters"] == recovered.notes["prune.removed_parameters"]
@@ -176,24 +215,29 @@ class TestEffect:
         name = "logits" if "logits" in wanted else "output"
         assert (wanted[name].argmax(1) == found[name].argmax(1)).mean() >= 0.8
 
+    # Recurrent layers stay in float: their int8 is not ONNX Runtime's.
+    @pytest.mark.parametrize("network", [item for item in NETWORKS if item != "lstm"])
     @pytest.mark.parametrize("technique", ["dynamic", "static"])
     def test_quantizing_makes_weights_int8_and_the_file_smaller(self, technique, network, images, tmp_path):
         from optlang.workload.onnx_export import export
 
-        subject = start(network, width=64) if network != "tied" else start(network)
+        subject = wide(network)
         export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)
         result = apply(technique, subject, images, tmp_path / "result")
         model = onnx.load(result.model)
         onnx.checker.check_model(model, full_check=True)
-        layers = [m for m in subject.model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-        weights = {id(m.weight): m.weight.numel() for m in layers}
+        known = [torch.nn.Conv2d, torch.nn.Linear] + ([torch.nn.ConvTranspose2d] if technique == "static" else [])
+        layers = [m for m in subject.model.modules() if isinstance(m, tuple(known))]
+        attention = [m for m in subject.model.modules() if isinstance(m, torch.nn.MultiheadAttention)]
+        found = [*(m.weight for m in layers), *(m.in_proj_weight for m in attention)]
+        weights = {id(item): item.numel() for item in found}
         eight = [
             onnx.numpy_helper.to_array(item) for item in model.graph.initializer
             if item.data_type in (TensorProto.INT8, TensorProto.UINT8) and len(item.dims) > 1
         ]
         # The scale of a group norm may be among them.
         assert sum(weights.values()) <= sum(item.size for item in eight) <= 1.05 * sum(weights.values())
-        assert result.notes["quantize.weights"] > 0.95
+        assert result.notes["quantize.weights"] > (0.8 if (technique, network) == ("dynamic", "unet") else 0.95)
         assert Path(result.model).stat().st_size < 0.5 * (tmp_path / "float.onnx").stat().st_size
         kinds = {node.op_type for node in model.graph.node}
         if technique == "static":
