@@ -60,7 +60,9 @@ def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
             raise Refusal("the model is quantized already")
         prepared = folder / "prepared.onnx"
         try:
-            quant_pre_process(source, prepared)
+            # What it cannot finish it leaves in the current folder, under a name of its own.
+            with contextlib.chdir(folder):
+                quant_pre_process(source.resolve(), prepared)
         except Exception:
             # Symbolic inference does not know every operator; shapes that stay open cost nothing but fusions.
             quant_pre_process(source, prepared, skip_symbolic_shape=True)

@@ -126,7 +126,11 @@ def test_what_is_refused_is_declared():
 
 class TestContract:
     @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS))
-    def test_answers_keep_their_shapes_and_the_given_subject_stays(self, technique, network, images, tmp_path):
+    def test_answers_keep_their_shapes_and_the_given_subject_stays(
+        self, technique, network, images, tmp_path, monkeypatch
+    ):
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
         subject = start(network)
         before = copy.deepcopy(subject.model.state_dict())
         wanted = answers(subject, images)
@@ -139,6 +143,7 @@ class TestContract:
         assert list(after) == list(before)
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert not subject.model.training
+        assert not list((tmp_path / "here").iterdir())
 
     @pytest.mark.parametrize(("technique", "network"), pairs(KINDS))
     def test_result_survives_the_disk(self, technique, network, images, tmp_path):
