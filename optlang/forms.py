@@ -94,6 +94,7 @@ class QuantWants:
 
     `activations` and `weights` are "uint8" or "int8"; `symmetric_activations` and `symmetric_weights` fix the zero
     point; `per_channel` gives each output channel of a weight a scale of its own; `format` is "qdq" or "operator".
+    `reduced` leaves a bit of signed weights unused (−64 to 64), where the kernels would overflow with all eight.
     """
 
     activations: Literal["uint8", "int8"]
@@ -102,6 +103,7 @@ class QuantWants:
     symmetric_weights: bool
     per_channel: bool
     format: Literal["qdq", "operator"] = "qdq"
+    reduced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ class OpenVino:
 
     def wants(self) -> QuantWants:
         """The same as ONNX Runtime: the QDQ file made for it runs as fast here as one of OpenVINO's own tool."""
-        return QuantWants("uint8", "int8", False, True, True)
+        from optlang.runtimes.processor import overflows
+
+        return QuantWants("uint8", "int8", False, True, True, reduced=overflows())
 
     def build(
         self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path

@@ -150,12 +150,13 @@ def write(
     quantizer: Any
     if wants.format == "qdq":
         quantizer = QDQQuantizer(
-            loaded, wants.per_channel, False, weights, activations, ranges, [], list(kept), list(operators), options
+            loaded, wants.per_channel, wants.reduced, weights, activations, ranges, [], list(kept), list(operators),
+            options,
         )
     else:
         quantizer = ONNXQuantizer(
-            loaded, wants.per_channel, False, QuantizationMode.QLinearOps, True, weights, activations, ranges, [],
-            [*kept, *(f"{name}_MatMul" for name in kept)], list(operators), options,
+            loaded, wants.per_channel, wants.reduced, QuantizationMode.QLinearOps, True, weights, activations, ranges,
+            [], [*kept, *(f"{name}_MatMul" for name in kept)], list(operators), options,
         )
     quantizer.quantize_model()
     quantizer.model.save_model_to_file(str(result), False)

@@ -38,7 +38,7 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         result = prepared.with_name("linear.onnx")
         quantize_dynamic(
             prepared, result, op_types_to_quantize=list(LINEAR), nodes_to_exclude=kept,
-            per_channel=wants.per_channel, weight_type=quant_type(wants.weights),
+            per_channel=wants.per_channel, reduce_range=wants.reduced, weight_type=quant_type(wants.weights),
             extra_options={"WeightSymmetric": wants.symmetric_weights, "MatMulConstBOnly": True},
         )
         if operators == WITH_WEIGHTS:

@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.forms import Context, Factory, OptlangError, QuantWants, Refusal, Subject
+from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
+from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
@@ -25,7 +26,7 @@ NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
 SEEDED = ("cnn", "residual", "encoder")
 # What a technique cannot do: the refusal names the layer. Every other pair must work.
 REFUSED = {("channels", "lstm"): "lstm is an LSTM"}
-WANTS = QuantWants("uint8", "int8", False, True, True)
+WANTS = OnnxRuntime().wants()
 
 _TRAINING = {
     "epochs": 2, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
