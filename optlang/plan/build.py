@@ -64,7 +64,8 @@ class StudyBuilder:
         resolver.metrics = self._metrics()
         steps = Steps(knobs, self.facts, self.scope)
         targets = Targets(knobs, self.facts, self.scope)
-        factories = Factories(resolver, self.facts, self.scope, self.folder)
+        factories = Factories(knobs, self.facts, self.scope, self.folder)
+        knobs.models = factories.setting
 
         made_targets = self._targets(targets)
         if len(made_targets) == 1:

@@ -14,13 +14,15 @@ from optlang.plan.expressions import Expression, KnobRef, references
 from optlang.plan.lookup import FIXED, Draft, Place
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Runtime, SetDomain, Technique
 from optlang.plan.names import Declared, Scope, closest, duplicate, listed, suggestion
-from optlang.plan.units import TYPES, show
+from optlang.plan.units import SAID, TYPES, show
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")
 NEEDS = ("training", "calibration", "runtime", "baseline", "latency", "gpu")
 SHAPES = ("settings", "weights")
+
+NO_METRIC = ("name", "names", "string", "bool", "model", "models")
 
 # What optlang measures by itself; every other metric is the task's.
 MEASURED = frozenset(
@@ -149,9 +151,11 @@ class Facts:
             param = declare(resolver, fact)
             if param is not None:
                 read.append((fact, param))
-                if param.domain is not None:
+                # A model has no domain, but whether it is given can be asked: `when teacher != none`.
+                domain = SetDomain(values=()) if param.dimension in ("model", "models") else param.domain
+                if domain is not None:
                     resolver.knobs.append(
-                        Draft(param.name, "value", param.domain, param.dimension, fact.name.span, len(resolver.knobs))
+                        Draft(param.name, "value", domain, param.dimension, fact.name.span, len(resolver.knobs))
                     )
         place = Place("the condition of a parameter", knobs=True)
         found = [
@@ -262,6 +266,8 @@ def declare(resolver: Resolver, node: tree.Param | tree.Input) -> Param | None:
         return None
     help_text = node.help.value if node.help else ""
     bare = Param(name=node.name.text, dimension=dimension, domain=None, required=True, help=help_text)
+    if dimension in ("model", "models") and isinstance(node, tree.Param):
+        return _declared_model(resolver, node, bare)
     domain: Domain | None = SetDomain(values=(False, True)) if dimension == "bool" else None
     if node.domain is not None:
         domain = resolver.domain(node.domain, bare)
@@ -284,6 +290,21 @@ def declare(resolver: Resolver, node: tree.Param | tree.Input) -> Param | None:
     return bare.model_copy(update={"domain": domain, "default": default.value, "required": False})
 
 
+def _declared_model(resolver: Resolver, node: tree.Param, bare: Param) -> Param | None:
+    # Which model is never declared: none at all is the only default.
+    wrong = node.domain or node.default
+    if wrong is None or (node.domain is None and isinstance(wrong, tree.Path) and wrong.text == "none"):
+        return bare.model_copy(update={"required": node.default is None})
+    resolver.diagnostics.error(
+        "E302",
+        f"`{bare.name}` is {SAID[bare.dimension]}, which a study names",
+        wrong.span,
+        "declared nowhere",
+        help=f"write `param {bare.name}: {node.type.text} = none`, or no default where it must be given",
+    )
+    return None
+
+
 def outside(name: str, node: tree.Param | tree.Input, domain: Domain) -> Diagnostic:
     """E407: the default of `name` is not in its own domain."""
     assert node.default is not None
@@ -301,8 +322,8 @@ def outside(name: str, node: tree.Param | tree.Input, domain: Domain) -> Diagnos
 def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metric | None:
     """The facts of a metric; the user's own are the task's."""
     dimension = TYPES.get(node.type.text)
-    if dimension is None or dimension in ("name", "names", "string", "bool", "model"):
-        types = [name for name in TYPES if name not in ("name", "names", "string", "bool", "model")]
+    if dimension is None or dimension in NO_METRIC:
+        types = [name for name in TYPES if name not in NO_METRIC]
         diagnostics.error(
             "E201",
             f"a metric cannot be of type `{node.type.text}`",

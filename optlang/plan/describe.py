@@ -22,6 +22,8 @@ from optlang.plan.model import (
     Group,
     Knob,
     Maybe,
+    Models,
+    ModelUse,
     Order,
     Plan,
     Repeat,
@@ -251,7 +253,7 @@ class _Words:
         for name, setting in settings.items():
             if setting.when is not None and isinstance(setting, Fixed):
                 continue
-            if isinstance(setting, Fixed) and setting.value == ():
+            if isinstance(setting, Fixed) and setting.value in ((), None):
                 continue
             sign = "in" if isinstance(setting, Searched) else "="
             parts.append(f"{name} {sign} {self._setting(setting, dimensions[name])}")
@@ -263,7 +265,24 @@ class _Words:
                 return show(value, dimension)
             case Searched(knob=path):
                 return show_domain(self._knobs[path].domain, dimension)
+            case Models(models=models, several=several):
+                said = ", ".join(map(self._model, models))
+                return f"[{said}]" if several else said
         return self.say(setting.expression)
+
+    def _model(self, use: ModelUse) -> str:
+        parts = []
+        for name, item in use.arguments.items():
+            sign = "in" if isinstance(item, Searched) else "="
+            dimension: Dimension = "number"
+            if isinstance(item, Searched):
+                dimension = self._knobs[item.knob].dimension
+            elif isinstance(item, Fixed) and isinstance(item.value, str):
+                dimension = "string"
+            parts.append(f"{name} {sign} {self._setting(item, dimension)}")
+        if use.weights is not None:
+            parts.append(f'weights = "{use.weights}"')
+        return f"{use.name}({', '.join(parts)})"
 
     # ---- expressions
 

@@ -1,88 +1,174 @@
-"""`model NAME = …` and `data NAME = …`: which object makes it, with which arguments."""
+"""Calls that make a model or data: `model NAME = …`, `data NAME = …`, and settings that are models.
+
+Which object makes it, with which arguments. A study's own model and data are fixed; a model that a setting names may
+have knobs among its arguments.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.declared import Facts
-from optlang.plan.expressions import Value
-from optlang.plan.lookup import FIXED
-from optlang.plan.model import Factory, Param
-from optlang.plan.names import SORTS, Declared, PythonModule, Scope, closest, duplicate, listed, suggestion
+from optlang.plan.knobs import Around, Guard, Knobs, Later
+from optlang.plan.lookup import FIXED, Place
+from optlang.plan.model import Computed, Dimension, Factory, Fixed, Models, ModelUse, Param, Plain, Searched, Setting
+from optlang.plan.names import SORTS, Declared, PythonModule, Scope, Sort, closest, duplicate, listed, suggestion
 from optlang.plan.python_files import find_object, inside
-from optlang.plan.units import value_of
+from optlang.plan.units import Kind, value_of
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 WEIGHTS = Param(name="weights", dimension="string", domain=None, required=True)
 
+Given: TypeAlias = "dict[str, tree.Fix | tree.Vary]"
+Call: TypeAlias = "Later[ModelUse | None]"
+
+_FREE: dict[Kind, Dimension] = {"plain": "number", "none": "string"}
+"""What an argument of the user's own Python is, where the value's kind is no dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where a call stands: what kind of thing it makes, what is around its knobs, and what its values may name.
+
+    `around` is None in a study's own `model` and `data`, which have no knobs.
+    """
+
+    sort: Sort
+    around: Around | None
+    place: Place
+    guards: tuple[Guard, ...] = ()
+
 
 @dataclass(slots=True, eq=False)
 class Factories:
-    """Reads calls of factories; their arguments are fixed."""
+    """Reads calls of factories."""
 
-    resolver: Resolver
+    knobs: Knobs
     facts: Facts
     scope: Scope
     folder: Path
 
     @property
+    def resolver(self) -> Resolver:
+        """Reads expressions and domains."""
+        return self.knobs.resolver
+
+    @property
     def diagnostics(self) -> Diagnostics:
         """Where problems go."""
-        return self.resolver.diagnostics
+        return self.knobs.diagnostics
 
     def read(self, node: tree.Make) -> Factory | None:
-        """The factory of a model or data set."""
-        value = node.value
-        path: tree.Path
-        arguments: tuple[tree.Expression | tree.Fix | tree.Vary, ...]
-        if isinstance(value, tree.Path):
-            path, arguments = value, ()
-        elif isinstance(value, tree.Call):
-            path, arguments = value.path, value.arguments
-        else:
+        """The factory of the study's model or data set."""
+        if not isinstance(node.value, tree.Path | tree.Call):
             self.diagnostics.error(
                 "E302",
                 f"a {node.kind} is made by a call",
-                value.span,
+                node.value.span,
                 "not a call",
                 help=f"write `{node.kind} {node.name.text} = FACTORY(…)`",
             )
             return None
-        given = self._arguments(arguments)
-        weights = self._weights(node, given)
+        made = self._call(node.value, _Where(node.kind, None, FIXED))()
+        if made is None:
+            return None
+        arguments = {name: item.value for name, item in made.arguments.items() if isinstance(item, Fixed)}
+        return Factory(name=made.name, calls=made.calls, arguments=arguments, weights=made.weights)
+
+    def setting(
+        self, statement: tree.Fix, param: Param, around: Around, guards: tuple[Guard, ...]
+    ) -> Later[Setting | None]:
+        """`name = FACTORY(…)` for a parameter that is a model, or a list of them for one that is several."""
+        if statement.block is not None:
+            self.diagnostics.error(
+                "E302",
+                f"`{param.name}` is a model, and its arguments stand in parentheses",
+                statement.block.span,
+                "settings of what?",
+                help=f"write `{param.name} = FACTORY(NAME = value)`",
+            )
+        value = self.resolver.unfold(statement.value)
+        if isinstance(value, tree.Path) and value.text == "none" and not param.required:
+            return lambda: Fixed(value=None)
+        several = param.dimension == "models"
+        items = value.items if isinstance(value, tree.ListOf) and several else (value,)
+        inside = around.below(param.name)
+        place = FIXED if around.fixed is not None else Place(f"`{param.name}`", knobs=True, rounds=around.rounds)
+        made: list[Call] = []
+        counts: dict[str, int] = {}
+        for item in items:
+            if not isinstance(item, tree.Path | tree.Call) or getattr(item, "text", "") == "none":
+                self._no_model(item, param)
+                made.append(_nothing)
+                continue
+            where = _Where("model", inside, place, guards)
+            if isinstance(value, tree.ListOf):
+                # In the paths of knobs each model of a list has a name of its own: its factory's, numbered if need be.
+                name = (item.path if isinstance(item, tree.Call) else item).parts[-1].text
+                counts[name] = counts.get(name, 0) + 1
+                where = replace(where, around=inside.below(f"{name}_{counts[name]}" if counts[name] > 1 else name))
+            made.append(self._call(item, where))
+        if not items:
+            self._no_model(value, param)
+
+        def build() -> Setting | None:
+            found = [use for use in (make() for make in made) if use is not None]
+            if len(found) < len(made) or not found:
+                return None
+            return Models(models=tuple(found), several=several)
+
+        return build
+
+    def _no_model(self, node: tree.Domain, param: Param) -> None:
+        several = param.dimension == "models"
+        self.diagnostics.error(
+            "E302",
+            f"`{param.name}` is {'a list of models' if several else 'a model'}",
+            node.span,
+            "not made by a call",
+            help=f"write `{param.name} = {'[FACTORY(…), …]' if several else 'FACTORY(…)'}`",
+        )
+
+    # ---- one call
+
+    def _call(self, value: tree.Path | tree.Call, where: _Where) -> Call:
+        path = value if isinstance(value, tree.Path) else value.path
+        given = self._arguments(value.arguments if isinstance(value, tree.Call) else (), where)
+        weights = self._weights(where, given)
         module = self.scope.python.get(path.parts[0].text)
         if module is not None and len(path.parts) == 2:
             self.scope.used.add(module.alias)
-            return self._python(path, module, given, weights, value.span)
+            return self._python(path, module, given, weights, value.span, where)
         declared = self.scope.find(path)
-        if declared is not None and declared.sort == node.kind:
-            return self._declared(path, declared, given, weights)
+        if declared is not None and declared.sort == where.sort:
+            return self._declared(path, declared, given, weights, where)
         self._read_all(given)
         if declared is not None:
             self.diagnostics.error(
-                "E201", f"`{path.text}` is {SORTS[declared.sort]}, and {SORTS[node.kind]} is expected", path.span
+                "E201", f"`{path.text}` is {SORTS[declared.sort]}, and {SORTS[where.sort]} is expected", path.span
             )
         elif not self.scope.silent(path):
             self.diagnostics.error(
                 "E201",
-                f"unknown {node.kind} `{path.text}`",
+                f"unknown {where.sort} `{path.text}`",
                 path.span,
                 "not declared in this study or the standard library",
                 help=suggestion(
                     path.text,
-                    self.scope.names(node.kind),
+                    self.scope.names(where.sort),
                     'a function of your own: `import python "models.py" as mine`',
                 ),
             )
-        return None
+        return _nothing
 
-    def _arguments(self, arguments: tuple[tree.Expression | tree.Fix | tree.Vary, ...]) -> dict[str, tree.Fix]:
-        found: dict[str, tree.Fix] = {}
+    def _arguments(self, arguments: tuple[tree.Expression | tree.Fix | tree.Vary, ...], where: _Where) -> Given:
+        found: Given = {}
         for item in arguments:
-            if isinstance(item, tree.Vary):
+            if isinstance(item, tree.Vary) and where.around is None:
                 self.scope.unknown.add(item.name.text)
                 self.diagnostics.error(
                     "E206",
@@ -92,7 +178,7 @@ class Factories:
                     help="fix it with `=`; what is searched stands in `steps` and in a target",
                 )
                 found.setdefault(item.name.text, tree.Fix(item.span, item.name, tree.Truth(item.span, False)))
-            elif not isinstance(item, tree.Fix):
+            elif not isinstance(item, tree.Fix | tree.Vary):
                 self.diagnostics.error(
                     "E302", "an argument has a name", item.span, "which argument?", help="write `NAME = value`"
                 )
@@ -102,10 +188,15 @@ class Factories:
                 found[item.name.text] = item
         return found
 
-    def _weights(self, node: tree.Make, given: dict[str, tree.Fix]) -> str | None:
-        if node.kind != "model" or "weights" not in given:
+    def _weights(self, where: _Where, given: Given) -> str | None:
+        if where.sort != "model" or "weights" not in given:
             return None
         written = given.pop("weights")
+        if isinstance(written, tree.Vary):
+            self.diagnostics.error(
+                "E302", "`weights` cannot be searched", written.span, "a knob", help="fix it with `=`: one file"
+            )
+            return None
         fixed = self.resolver.constant(written.value, WEIGHTS, FIXED)
         if fixed is None or not isinstance(fixed.value, str):
             return None
@@ -120,20 +211,34 @@ class Factories:
             )
         return fixed.value
 
-    def _read_all(self, given: dict[str, tree.Fix]) -> None:
+    def _read_all(self, given: Given) -> None:
         # The arguments of something unknown are still read: they use inputs, and may be wrong themselves.
         for item in given.values():
-            if not isinstance(item.value, tree.Path):
-                self._plain(item)
+            if isinstance(item, tree.Vary):
+                self.scope.unknown.add(item.name.text)
+            elif not isinstance(item.value, tree.Path):
+                self._plain(item, FIXED)
             elif item.value.text in self.resolver.inputs or item.value.text in self.resolver.lets:
                 self.resolver.used.add(item.value.text)
 
+    def _searched(self, item: tree.Vary, param: Param, where: _Where) -> Later[Plain | None]:
+        assert where.around is not None
+        path = where.around.at(item.name.text)
+        domain = self.resolver.domain(item.domain, param)
+        if domain is None:
+            self.scope.unknown.add(item.name.text)
+            return _nothing
+        added = self.knobs.add(
+            path, "value", domain, param.dimension, item.name.span, where.around, param.help, *where.guards
+        )
+        return (lambda: Searched(knob=path)) if added else _nothing
+
     def _declared(
-        self, path: tree.Path, declared: Declared, given: dict[str, tree.Fix], weights: str | None
-    ) -> Factory:
+        self, path: tree.Path, declared: Declared, given: Given, weights: str | None, where: _Where
+    ) -> Call:
         maker = self.facts.maker(declared)
         params = {param.name: param for param in maker.params}
-        arguments: dict[str, Value] = {}
+        arguments: dict[str, Later[Plain | None]] = {}
         for name, item in given.items():
             param = params.get(name)
             if param is None:
@@ -150,9 +255,10 @@ class Factories:
                     else "it has none",
                 )
                 continue
-            fixed = self.resolver.constant(item.value, param, FIXED) if item.span != item.value.span else None
-            if fixed is not None:
-                arguments[name] = fixed.value
+            if isinstance(item, tree.Vary):
+                arguments[name] = self._searched(item, param, where)
+            elif item.span != item.value.span:
+                arguments[name] = self._fixed(item.value, param, where)
         for param in maker.params:
             if param.name in given:
                 continue
@@ -164,20 +270,33 @@ class Factories:
                     "not given",
                     help=f"add `{param.name} = …`",
                 )
-            arguments[param.name] = param.default
+            arguments[param.name] = lambda value=param.default: Fixed(value=value)  # type: ignore[misc]
         ordered = {param.name: arguments[param.name] for param in maker.params if param.name in arguments}
-        return Factory(name=path.text, calls=maker.calls, arguments=ordered, weights=weights)
+        return _use(path.text, maker.calls, ordered, weights)
+
+    def _fixed(self, value: tree.Domain, param: Param, where: _Where) -> Later[Plain | None]:
+        def build() -> Plain | None:
+            setting = self.resolver.setting(value, param, where.place)
+            assert not isinstance(setting, Models)
+            return setting
+
+        return build
 
     def _python(
-        self, path: tree.Path, module: PythonModule, given: dict[str, tree.Fix], weights: str | None, span: Span
-    ) -> Factory | None:
+        self, path: tree.Path, module: PythonModule, given: Given, weights: str | None, span: Span, where: _Where
+    ) -> Call:
         name = path.parts[1]
-        arguments = {key: self._plain(item) for key, item in given.items()}
+        arguments: dict[str, Later[Plain | None]] = {}
+        for key, item in given.items():
+            if isinstance(item, tree.Vary):
+                arguments[key] = self._searched(item, self._free(item), where)
+            else:
+                arguments[key] = lambda item=item: self._plain(item, where.place)  # type: ignore[misc]
         if module.text is None:
-            return None
+            return _nothing
         found, signature = find_object(self.diagnostics, module.text, module.calls, name.text, name.span)
         if not found:
-            return None
+            return _nothing
         if signature is not None:
             for key, item in given.items():
                 if key not in signature.arguments and not signature.open:
@@ -203,9 +322,9 @@ class Factories:
                         "not given",
                         help=f"add `{key} = …`, or give it a default in {module.calls}",
                     )
-        return Factory(name=path.text, calls=f"{module.calls}:{name.text}", arguments=arguments, weights=weights)
+        return _use(path.text, f"{module.calls}:{name.text}", arguments, weights)
 
-    def _plain(self, item: tree.Fix) -> Value:
+    def _plain(self, item: tree.Fix, place: Place) -> Plain | None:
         value = item.value
         if isinstance(value, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
@@ -216,5 +335,69 @@ class Factories:
                 help="write one value",
             )
             return None
-        typed = self.resolver.expression(value, FIXED)
-        return value_of(typed.constant, typed.kind) if typed is not None and typed.constant is not None else None
+        typed = self.resolver.expression(value, place)
+        if typed is None:
+            return None
+        if typed.constant is not None:
+            return Fixed(value=value_of(typed.constant, typed.kind))
+        return Computed(expression=typed.expression, dimension=_dimension(typed.kind))
+
+    def _free(self, item: tree.Vary) -> Param:
+        """What an argument of the user's own function is: its literals say it."""
+        domain = self.resolver.unfold(item.domain)
+        first: tree.Domain | tree.Statement | None = domain
+        match domain:
+            case tree.Range(low=low):
+                first = low
+            case tree.ListOf(items=items):
+                first = next(iter(items), None)
+            case tree.Block(statements=statements):
+                first = next((one.value for one in statements if isinstance(one, tree.Element)), None)
+        dimension: Dimension = "number"
+        match first:
+            case tree.Path(parts=(_,)) if first.text not in self.resolver.inputs and self.resolver.let(first) is None:
+                dimension = "name"
+            case tree.Range() | tree.Block() | tree.AnyValue() | tree.AnyOrder() | None:
+                pass
+            case tree.Number() | tree.String() | tree.Truth() | tree.Path() | tree.Unary() | tree.Binary():
+                typed = self.resolver.expression(first, FIXED)
+                if typed is not None:
+                    whole = typed.constant is not None and typed.constant.whole
+                    dimension = "count" if typed.kind == "plain" and whole else _dimension(typed.kind)
+        # `1 .. 2.5` begins with a whole number and is none.
+        if dimension == "count" and not self._whole(domain):
+            dimension = "number"
+        return Param(name=item.name.text, dimension=dimension, domain=None, required=True)
+
+    def _whole(self, domain: tree.Domain) -> bool:
+        match domain:
+            case tree.Range(low=low, high=high, step=step):
+                parts: list[tree.Domain | tree.Statement] = [low, high, *([step] if step is not None else [])]
+            case tree.ListOf(items=items):
+                parts = list(items)
+            case tree.Block(statements=statements):
+                parts = [one.value if isinstance(one, tree.Element) else one for one in statements]
+            case _:
+                return True
+        return all(item.whole for item in parts if isinstance(item, tree.Number))
+
+
+def _dimension(kind: Kind) -> Dimension:
+    found = _FREE.get(kind, kind)
+    assert found != "plain"
+    assert found != "none"
+    return found
+
+
+def _use(name: str, calls: str, arguments: dict[str, Later[Plain | None]], weights: str | None) -> Call:
+    def build() -> ModelUse | None:
+        found = {key: value for key, make in arguments.items() if (value := make()) is not None}
+        return ModelUse(name=name, calls=calls, arguments=found, weights=weights)
+
+    return build
+
+
+def _nothing() -> None:
+    return None
+
+

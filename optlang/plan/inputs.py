@@ -38,10 +38,10 @@ class Inputs:
         found: list[Input] = []
         for node in nodes:
             name = node.name.text
-            if node.type.text == "model":
+            if node.type.text in ("model", "models"):
                 self.diagnostics.error(
                     "E106",
-                    "an input of type `model` is not in this version",
+                    f"an input of type `{node.type.text}` is not in this version",
                     node.type.span,
                     help="name the model in the study",
                 )

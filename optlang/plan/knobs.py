@@ -13,7 +13,7 @@ from typing import Generic, TypeAlias, TypeVar
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.expressions import Const, Expression, conjunction
 from optlang.plan.lookup import Draft, Place, Role, suffixes
-from optlang.plan.model import Dimension, Domain, Knob, Location, Step
+from optlang.plan.model import Dimension, Domain, Knob, Location, Param, Setting, Step
 from optlang.plan.resolve import names_rounds
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
@@ -39,6 +39,7 @@ class Once(Generic[T]):
 
 
 Guard: TypeAlias = "Later[Expression | None]"
+ModelReader: TypeAlias = "Callable[[tree.Fix, Param, Around, tuple[Guard, ...]], Later[Setting | None]]"
 Made: TypeAlias = "Later[Step | None]"
 
 
@@ -86,6 +87,8 @@ class Knobs:
 
     resolver: Resolver
     locate: Callable[[Span], Location]
+    models: ModelReader | None = None
+    """Reads settings that are models; None where no declared parameter is one."""
     guards: dict[str, tuple[Guard, ...]] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
 

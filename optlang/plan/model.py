@@ -15,7 +15,7 @@ from pydantic import Field
 
 from optlang.plan.expressions import Expression, Frozen, MetricRef, Scalar, Value, references
 
-Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model"]
+Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model", "models"]
 """What a value means: `count` is an integer, `time` in seconds, `bytes` in bytes, `ratio` between 0 and 1 as a rule."""
 
 
@@ -129,7 +129,29 @@ class Computed(Frozen):
     when: Expression | None = None
 
 
-Setting: TypeAlias = Annotated[Fixed | Searched | Computed, Field(discriminator="kind")]
+Plain: TypeAlias = Annotated[Fixed | Searched | Computed, Field(discriminator="kind")]
+"""A setting that is one value at each point."""
+
+
+class ModelUse(Frozen):
+    """A model that a setting names: as a Factory, but its arguments may be searched."""
+
+    name: str
+    calls: str
+    arguments: dict[str, Plain] = Field(default_factory=dict)
+    weights: str | None = None
+
+
+class Models(Frozen):
+    """A setting that is a model, or, where `several`, a list of models."""
+
+    kind: Literal["models"] = "models"
+    models: tuple[ModelUse, ...]
+    several: bool
+    when: Expression | None = None
+
+
+Setting: TypeAlias = Annotated[Fixed | Searched | Computed | Models, Field(discriminator="kind")]
 
 
 class Apply(Frozen):

@@ -10,9 +10,17 @@ from optlang.plan.expressions import Binary, Const, Environment, Expression, Kno
 from optlang.plan.expressions import Member as MemberOf
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
 from optlang.plan.lookup import FIXED, Place
-from optlang.plan.model import Computed, Fixed, Param, Searched, Setting
+from optlang.plan.model import Computed, Fixed, Models, Param, Searched, Setting
 from optlang.plan.names import Scope, closest, duplicate, listed
 from optlang.syntax import tree
+
+MODELS = ("model", "models")
+UNSEARCHED = {
+    "names": 'fix it with `=`: `["head", "*.norm"]`',
+    "string": "fix it with `=`: one text",
+    "model": "fix it with `=`, and search its arguments: `NAME = FACTORY(width in [8, 16])`",
+    "models": "fix it with `=`, and search the models' arguments: `NAME = [FACTORY(width in [8, 16]), …]`",
+}
 
 
 def settings_of(
@@ -25,7 +33,6 @@ def settings_of(
     resolver, diagnostics = knobs.resolver, knobs.diagnostics
     declared = {param.name: param for param in params}
     written: dict[str, tuple[Span, Later[Setting | None]]] = {}
-    conditions: dict[str, Once[Expression | None]] = {}
 
     for statement in block.statements if block is not None else ():
         if not isinstance(statement, tree.Fix | tree.Vary):
@@ -68,17 +75,25 @@ def settings_of(
                 else "it has none",
             )
             continue
+        guards: list[Guard] = []
+        if param.when is not None:
+            guards.append(Once(lambda param=param: holds_when(param, build_siblings())))  # type: ignore[misc]
+        if isinstance(statement, tree.Fix) and param.dimension in MODELS:
+            assert knobs.models is not None
+            written[name.text] = (name.span, knobs.models(statement, param, around, tuple(guards)))
+            continue
         if isinstance(statement, tree.Fix):
             written[name.text] = (name.span, _fixed(knobs, statement, param, around))
             continue
-        if param.dimension in ("names", "model", "string") and param.domain is None:
+        if param.dimension in UNSEARCHED and param.domain is None:
             diagnostics.error(
                 "E302",
                 f"`{name.text}` cannot be searched",
                 statement.span,
                 "a knob",
-                help="fix it with `=`: " + ('`["head", "*.norm"]`' if param.dimension == "names" else "one text"),
+                help=UNSEARCHED[param.dimension],
             )
+            written[name.text] = (name.span, _nothing)
             continue
         path = around.at(name.text)
         domain = resolver.domain(statement.domain, param)
@@ -86,10 +101,6 @@ def settings_of(
             resolver.scope.unknown.add(name.text)
             written[name.text] = (name.span, _nothing)
             continue
-        guards: list[Guard] = []
-        if param.when is not None:
-            condition = conditions[name.text] = Once(lambda param=param: holds_when(param, build_siblings()))  # type: ignore[misc]
-            guards.append(condition)
         added = knobs.add(path, "value", domain, param.dimension, name.span, around, param.help, *guards)
         written[name.text] = (name.span, _searched(path) if added else _nothing)
 
@@ -160,6 +171,8 @@ def _substituted(expression: Expression, settings: dict[str, Setting]) -> Expres
                     return KnobRef(path=knob)
                 case Computed(expression=inner):
                     return inner
+                case Models():
+                    return Const(value="a model")
             return Const(value=None)
         case Unary(operand=operand):
             return expression.model_copy(update={"operand": _substituted(operand, settings)})

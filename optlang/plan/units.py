@@ -43,6 +43,7 @@ TYPES: dict[str, Dimension] = {
     "time": "time",
     "bytes": "bytes",
     "model": "model",
+    "models": "models",
 }
 NUMERIC = frozenset({"plain", "ratio", "count", "number", "time", "bytes"})
 SAID: dict[str, str] = {
@@ -57,6 +58,7 @@ SAID: dict[str, str] = {
     "bool": "true or false",
     "string": "a text",
     "model": "a model",
+    "models": "a list of models",
     "none": "none",
 }
 """How a kind is spoken of in a message."""

@@ -33,11 +33,13 @@ def _step(step: Mapping[str, Any], knobs: Mapping[str, Any], point: Mapping[str,
     name = str(step["technique"] or step["path"]).rsplit(".", 1)[-1]
     settings: Mapping[str, Any] = step.get("settings") or {}
     path = re.sub(r"\[\d+\]", "", str(step["path"]))
-    said = [
-        _setting(key, value, knobs[f"{path}.{key}"])
-        for key, value in settings.items()
-        if f"{path}.{key}" in point and f"{path}.{key}" in knobs
-    ]
+    said: list[str] = []
+    for key, value in settings.items():
+        if f"{path}.{key}" in point and f"{path}.{key}" in knobs:
+            said.append(_setting(key, value, knobs[f"{path}.{key}"]))
+        # The arguments of a model that the setting names have paths below the setting's.
+        inside = [knob for knob in point if knob.startswith(f"{path}.{key}.") and knob in knobs]
+        said += [_setting(knob.removeprefix(f"{path}."), point[knob], knobs[knob]) for knob in inside]
     return " ".join([name, *said])
 
 

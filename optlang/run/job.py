@@ -9,7 +9,6 @@ from pathlib import Path
 from optlang.forms import JSON, Artifact, Factory, Measurement, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
-from optlang.plan.expressions import Value
 
 BASELINE = "baseline."
 """What the paths of the baseline's own steps begin with."""
@@ -22,7 +21,7 @@ class StepJob:
     path: str
     technique: str
     calls: str
-    settings: Mapping[str, Value]
+    settings: Mapping[str, JSON]
     needs: tuple[str, ...]
     seed: int
 
@@ -33,7 +32,7 @@ class RuntimeJob:
 
     name: str
     calls: str
-    settings: Mapping[str, Value]
+    settings: Mapping[str, JSON]
     study: Path
 
 

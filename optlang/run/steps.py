@@ -53,7 +53,8 @@ def apply(
     """The model of `workload` after `steps`. What is done is appended to `done`, so that a failure leaves it behind.
 
     The key of a step is the hash of its parent's key and of all that it follows from: the technique's own code, its
-    settings and seed, what it was given of the runtime, the data, and the versions of the libraries.
+    settings (of a model there its code and the content of its weights) and seed, what it was given of the runtime, the
+    data, and the versions of the libraries.
     """
     cache = Cache(workload.home / "cache")
     # Some runtimes have no int8 at all: only a step that needs to know asks.
@@ -173,10 +174,20 @@ def _root_key(workload: Workload, data: Data) -> str:
 
 def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock) -> str:
     return key_of(
-        parent, step.technique, objects.fingerprint(step.calls, workload.study), dict(step.settings), step.seed,
+        parent, step.technique, objects.fingerprint(step.calls, workload.study),
+        {name: _setting(value, workload.study) for name, value in step.settings.items()}, step.seed,
         asdict(wants) if wants is not None and "runtime" in step.needs else None,
         *([clock.about] if "latency" in step.needs else []),
     )
+
+
+def _setting(value: JSON, study: Path) -> JSON:
+    # Nothing but a model is a mapping.
+    if isinstance(value, Mapping):
+        return _factory(modules.factory_from(value), study)
+    if isinstance(value, list | tuple):
+        return [_setting(item, study) for item in value]
+    return value
 
 
 def _factory(factory: Factory, study: Path) -> JSON:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
-from optlang.forms import TargetSpec
+from optlang.forms import JSON, TargetSpec
 from optlang.plan.domains import contains
 from optlang.plan.expressions import Environment, Value, holds
 from optlang.plan.model import (
@@ -14,9 +14,12 @@ from optlang.plan.model import (
     RECOVERY,
     Apply,
     Choice,
+    Computed,
     Fixed,
+    FloatDomain,
     Group,
     Maybe,
+    Models,
     Order,
     Param,
     Plan,
@@ -28,7 +31,7 @@ from optlang.plan.model import (
     Technique,
     applies,
 )
-from optlang.search.recipe import Applied, Point, Recipe, resolve
+from optlang.search.recipe import Applied, Point, Recipe, resolve, value_of
 from optlang.search.space import Space, values_of
 
 # The order in which the field recommends to try them; the trade-off table is printed in it.
@@ -63,14 +66,16 @@ def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[
         on = [use for use in uses if _fits(technique, plan, use)]
         # What changes weights alone is as large and as fast everywhere: one runtime tells all.
         on = on[:1] if "weights_only" in technique.traits else on
-        recipes += [(technique.name, _recipe(plan, _alone(plan, technique), use)) for use in on]
+        alone = _alone(plan, technique)
+        if alone is not None:
+            recipes += [(technique.name, _recipe(plan, alone, use)) for use in on]
     seen = {baseline.effect}
-    for alone, recipe in recipes:
+    for name, recipe in recipes:
         if recipe.effect in seen:
             continue
         seen.add(recipe.effect)
         point = locate(plan, space, recipe)
-        yield Rung(alone, recipe if point is None else resolve(plan, point), point)
+        yield Rung(name, recipe if point is None else resolve(plan, point), point)
 
 
 def used_techniques(plan: Plan) -> list[Technique]:
@@ -84,18 +89,40 @@ def _rank(name: str) -> tuple[int, str]:
     return (RECOMMENDED.index(module) if module in RECOMMENDED else len(RECOMMENDED), name)
 
 
-def _alone(plan: Plan, technique: Technique) -> tuple[Applied, ...]:
-    steps = [Applied(f"ladder.{technique.name}", technique.name, _defaults(technique.params))]
-    if technique.name.split(".", 1)[0] == RECOVERED:
-        recovery = plan.technique(RECOVERY)
-        steps.append(Applied(f"ladder.{technique.name}.{recovery.name}", recovery.name, _defaults(recovery.params)))
+def _alone(plan: Plan, technique: Technique) -> tuple[Applied, ...] | None:
+    """The technique with its defaults, and what follows it; None where a parameter has neither a default nor a value
+    in the study."""
+    steps: list[Applied] = []
+    for name in (technique.name, *([RECOVERY] if technique.name.split(".", 1)[0] == RECOVERED else [])):
+        settings = _defaults(plan, plan.technique(name))
+        if settings is None:
+            return None
+        path = f"ladder.{technique.name}" if not steps else f"ladder.{technique.name}.{name}"
+        steps.append(Applied(path, name, settings))
     return tuple(steps)
 
 
-def _defaults(params: tuple[Param, ...]) -> dict[str, Value]:
-    values: dict[str, Value] = {param.name: param.default for param in params}
-    present = Environment(knob=values.get)
-    return {param.name: values[param.name] for param in params if param.when is None or holds(param.when, present)}
+def _defaults(plan: Plan, technique: Technique) -> dict[str, JSON] | None:
+    values: dict[str, JSON] = {}
+    for param in technique.params:
+        values[param.name] = param.default
+        if param.required:
+            said = [step.settings.get(param.name) for step in applies(plan.steps) if step.technique == technique.name]
+            settings = [item for item in said if item is not None and not isinstance(item, Computed)]
+            if not settings:
+                return None
+            values[param.name] = _usual(plan, settings[0], None)
+    return _present(technique.params, values)
+
+
+def _present(params: tuple[Param, ...], values: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The values of the parameters that are there at these values."""
+    environment = Environment(knob=lambda name: value_of(values.get(name)))
+    return {
+        param.name: values[param.name]
+        for param in params
+        if param.name in values and (param.when is None or holds(param.when, environment))
+    }
 
 
 def _fits(technique: Technique, plan: Plan, use: RuntimeUse) -> bool:
@@ -113,11 +140,7 @@ def _recipe(plan: Plan, steps: tuple[Applied, ...], use: RuntimeUse) -> Recipe:
         name: _usual(plan, setting, params[name].default)
         for name, setting in use.settings.items()
     }
-    present = Environment(knob=settings.get)
-    kept = {
-        name: value for name, value in settings.items()
-        if (when := params[name].when) is None or holds(when, present)
-    }
+    kept = _present(plan.runtime(use.runtime).params, settings)
     return Recipe(steps, _target(plan), use.label, use.runtime, kept)
 
 
@@ -129,15 +152,23 @@ def _target(plan: Plan) -> TargetSpec:
     return TargetSpec(target.name, target.device, threads, batch)
 
 
-def _usual(plan: Plan, setting: Setting, default: Value) -> Value:
-    """What the study fixes; where it searches, the declared default, or the domain's first value."""
+def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:
+    """What the study fixes; where it searches or computes, the declared default, or the domain's first value."""
     match setting:
         case Fixed(value=value):
             return value
         case Searched(knob=path):
             domain = next(knob.domain for knob in plan.knobs if knob.path == path)
-            return default if contains(domain, default) else next(values_of(domain))
-    raise AssertionError(setting)
+            if contains(domain, default):
+                return default
+            return domain.low if isinstance(domain, FloatDomain) else next(values_of(domain))
+        case Models(models=models, several=several):
+            made: list[JSON] = []
+            for use in models:
+                arguments = {name: _usual(plan, item, None) for name, item in use.arguments.items()}
+                made.append({"calls": use.calls, "arguments": arguments, "weights": use.weights})
+            return made if several else made[0]
+    return default
 
 
 # ---- where in the space a recipe lies
@@ -167,7 +198,10 @@ def locate(plan: Plan, space: Space, recipe: Recipe) -> Point | None:
 Values = dict[str, Value]
 
 
-def _bind(plan: Plan, setting: Setting, value: Value, values: Values) -> Values | None:
+def _bind(plan: Plan, setting: Setting, wanted: JSON, values: Values) -> Values | None:
+    if isinstance(setting, Models):
+        return _bind_models(plan, setting, wanted, values)
+    value = value_of(wanted)
     match setting:
         case Fixed(value=fixed):
             return values if fixed == value else None
@@ -180,7 +214,21 @@ def _bind(plan: Plan, setting: Setting, value: Value, values: Values) -> Values 
     return values
 
 
-def _take(plan: Plan, settings: Mapping[str, Setting], wanted: Mapping[str, Value], values: Values) -> Values | None:
+def _bind_models(plan: Plan, setting: Models, wanted: JSON, values: Values) -> Values | None:
+    models = wanted if setting.several else [wanted]
+    if not isinstance(models, list | tuple) or len(models) != len(setting.models):
+        return None
+    found: Values | None = values
+    for use, model in zip(setting.models, models, strict=True):
+        if not isinstance(model, Mapping) or (model["calls"], model["weights"]) != (use.calls, use.weights):
+            return None
+        arguments = model["arguments"]
+        assert isinstance(arguments, Mapping)
+        found = None if found is None else _take(plan, use.arguments, arguments, found)
+    return found
+
+
+def _take(plan: Plan, settings: Mapping[str, Setting], wanted: Mapping[str, JSON], values: Values) -> Values | None:
     found: Values | None = values
     for name, setting in settings.items():
         if found is not None and name in wanted:

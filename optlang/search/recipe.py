@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 from optlang.forms import JSON, TargetSpec
-from optlang.plan.expressions import Environment, Expression, RoundRef, Value, evaluate, holds
+from optlang.plan.expressions import Environment, Expression, RoundRef, Scalar, Value, evaluate, holds
 from optlang.plan.model import (
     Apply,
     Choice,
@@ -17,6 +17,8 @@ from optlang.plan.model import (
     Fixed,
     Group,
     Maybe,
+    Models,
+    ModelUse,
     Order,
     Plan,
     Repeat,
@@ -33,11 +35,15 @@ Point: TypeAlias = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """One technique with its settings decided; `path` tells the rounds of a `repeat` apart (`rounds[2].prune`)."""
+    """One technique with its settings decided; `path` tells the rounds of a `repeat` apart (`rounds[2].prune`).
+
+    A setting that is a model is a mapping with `calls`, `arguments` and `weights` (what makes it, as plain JSON), one
+    that is several is a tuple of such mappings.
+    """
 
     path: str
     technique: str
-    settings: Mapping[str, Value]
+    settings: Mapping[str, JSON]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Recipe:
     target: TargetSpec
     label: str
     runtime: str
-    settings: Mapping[str, Value] = field(default_factory=dict)
+    settings: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def effect(self) -> str:
@@ -89,7 +95,21 @@ def runtime_use(target: Target, point: Point) -> RuntimeUse:
     return next(use for use in target.runtimes if use.label == label)
 
 
-def _whole(value: Value) -> int:
+def value_of(decided: JSON) -> Value:
+    """A decided setting as conditions see it: a model is a word, which is not `none`."""
+    if isinstance(decided, Mapping):
+        return "a model"
+    if isinstance(decided, str) or not isinstance(decided, Sequence):
+        return decided
+    return tuple("a model" if isinstance(item, Mapping) else _scalar(item) for item in decided)
+
+
+def _scalar(item: JSON) -> Scalar:
+    assert isinstance(item, bool | int | float | str), item
+    return item
+
+
+def _whole(value: JSON) -> int:
     assert isinstance(value, int), value
     return value
 
@@ -116,8 +136,11 @@ class _Walk:
     def _holds(self, condition: Expression | None, rounds: Mapping[str, _Round]) -> bool:
         return condition is None or holds(condition, self._environment(rounds))
 
-    def setting(self, setting: Setting, rounds: Mapping[str, _Round]) -> Value:
+    def setting(self, setting: Setting, rounds: Mapping[str, _Round]) -> JSON:
         match setting:
+            case Models(models=models, several=several):
+                made = tuple(self._model(use, rounds) for use in models)
+                return made if several else made[0]
             case Fixed(value=value):
                 return value
             case Searched(knob=knob):
@@ -127,7 +150,11 @@ class _Walk:
                 return round(value) if dimension == "count" and isinstance(value, float) else value
         raise AssertionError(setting)
 
-    def settings(self, settings: Mapping[str, Setting], rounds: Mapping[str, _Round]) -> dict[str, Value]:
+    def _model(self, use: ModelUse, rounds: Mapping[str, _Round]) -> JSON:
+        arguments = {name: self.setting(item, rounds) for name, item in use.arguments.items()}
+        return {"calls": use.calls, "arguments": arguments, "weights": use.weights}
+
+    def settings(self, settings: Mapping[str, Setting], rounds: Mapping[str, _Round]) -> dict[str, JSON]:
         return {
             name: self.setting(setting, rounds)
             for name, setting in settings.items()

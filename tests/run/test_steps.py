@@ -153,3 +153,24 @@ def test_what_was_timed_hangs_on_the_runtime(workload: Workload) -> None:
         return done[0].cached
 
     assert [cached("one"), cached("one"), cached("other")] == [False, True, False]
+
+
+def test_a_model_in_the_settings_counts_by_its_code_and_its_weights(workload: Workload) -> None:
+    code, weights = workload.study / "nets.py", workload.study / "teacher.safetensors"
+    code.write_text("def net(width):\n    return width\n")
+    weights.write_bytes(b"one")
+    teacher = {"calls": "nets.py:net", "arguments": {"width": 8}, "weights": "teacher.safetensors"}
+
+    def cached(**changed: object) -> bool:
+        _, done = after(workload, step("double", teachers=({**teacher, **changed},)))
+        return done[0].cached
+
+    assert not cached()
+    assert cached()
+    code.write_text("# a remark\ndef net(width):\n    return width\n")
+    assert cached()
+    assert not cached(arguments={"width": 16})
+    code.write_text("def net(width):\n    return 2 * width\n")
+    assert not cached()
+    weights.write_bytes(b"two")
+    assert not cached()
