@@ -44,7 +44,7 @@ ENTRIES = (
         "E406", "not a subset of what is declared",
         "A setting searches or takes a value that the declaration of its parameter does not allow.",
         "the trial could only fail, after its model was trained.",
-        "steps { static { calibrator in {minmax, mse} } }",
+        "steps { static { calibrator in {minmax, mean} } }",
         "steps { static { calibrator in {minmax, entropy} } }",
     ),
     Entry(

@@ -111,7 +111,7 @@ def ranges_of(
     CalibrationDataReader.register(Reader)
     options: dict[str, Any] = {"symmetric": wants.symmetric_activations}
     method = CalibrationMethod.MinMax
-    if settings["calibrator"] == "entropy":
+    if settings["calibrator"] in ("entropy", "mse"):
         method = CalibrationMethod.Entropy
         options["num_bins"] = int(settings["bins"])
     elif settings["calibrator"] == "percentile":
@@ -123,8 +123,10 @@ def ranges_of(
     )
     if method == CalibrationMethod.Entropy:
         from optlang.techniques.entropy import EntropyCollector
+        from optlang.techniques.mse import SquaredErrorCollector
 
-        calibrator.collector = EntropyCollector(
+        kind = SquaredErrorCollector if settings["calibrator"] == "mse" else EntropyCollector
+        calibrator.collector = kind(
             "entropy", options["symmetric"], options["num_bins"], calibrator.num_quantized_bins, calibrator.percentile,
             calibrator.scenario,
         )

@@ -7,6 +7,7 @@ Inference (CVPR 2018): weights and activations in int8, biases in int32, ranges 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from optlang.forms import Context, Refusal, Subject
@@ -54,10 +55,14 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
 def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
     """Weights and activations in int8, biases in int32, ranges from `samples` of the calibration (else training) data.
 
-    Notes: `quantize.weights`, the share of the weights in int8. Raises `Refusal` where no operator has weights, or the
-    file does not become smaller.
+    `granularity` says whether each output channel of a weight has a scale of its own (auto: as the runtime wants it).
+    Notes: `quantize.weights`, the share of the weights in int8; `quantize.corrected`, the number of layers whose bias
+    `bias_correction` corrected. Raises `Refusal` where no operator has weights, no bias can be corrected, or the file
+    does not become smaller.
     """
     wants = wants_of(context)
+    if settings["granularity"] != "auto":
+        wants = replace(wants, per_channel=settings["granularity"] == "channel")
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
         kept = left_float(graph, subject, settings)
@@ -72,4 +77,11 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
         ranges = ranges_of(prepared, samples, operators, settings, wants)
         result = prepared.with_name("quantized.onnx")
         write(prepared, result, operators, kept, ranges, wants)
+        if settings["bias_correction"]:
+            from optlang.techniques.bias import correct
+
+            corrected = prepared.with_name("corrected.onnx")
+            count = correct(prepared, result, kept, samples, corrected)
+            write(corrected, result, operators, kept, ranges, wants)
+            subject = replace(subject, notes={**subject.notes, "quantize.corrected": count})
         return finished(result, source, subject, context)

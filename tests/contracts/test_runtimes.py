@@ -93,7 +93,8 @@ def quantized(subject, data, folder, wants):
     folder.mkdir(parents=True, exist_ok=True)
     static = objects.find("optlang.techniques.quantize:static", STUDY)
     settings = {
-        "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": (), "only": (),
+        "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
+        "bias_correction": False, "keep": (), "only": (),
     }
     return static(subject, settings, Context(data, 1, folder, STUDY, wants))
 

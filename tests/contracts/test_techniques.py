@@ -37,7 +37,10 @@ SETTINGS = {
     "finetune": _TRAINING,
     "channels": {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
     "dynamic": {"operators": "all", "keep": (), "only": ()},
-    "static": {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": (), "only": ()},
+    "static": {
+        "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
+        "bias_correction": False, "keep": (), "only": (),
+    },
 }
 GIVES = {"train": "module", "finetune": "module", "channels": "module", "dynamic": "onnx", "static": "onnx"}
 

@@ -16,6 +16,7 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.entropy import EntropyCollector
+from optlang.techniques.mse import SquaredErrorCollector
 from optlang.techniques.nodes import layer_of
 from optlang.techniques.quantize import dynamic, static
 from optlang.techniques.train import train
@@ -23,7 +24,10 @@ from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-STATIC = {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "keep": (), "only": ()}
+STATIC = {
+    "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
+    "bias_correction": False, "keep": (), "only": (),
+}
 # As this machine's processor runs it right: without VNNI the kernels overflow with eight bits.
 WANTS = OnnxRuntime().wants()
 TRAINING = {
@@ -230,6 +234,19 @@ class TestSettings:
         assert shapes[(32, 32)] == TensorProto.FLOAT
         assert shapes[(64, 32)] == shapes[(32, 10)] == TensorProto.INT8
 
+    @pytest.mark.parametrize(("granularity", "per_channel", "sizes"), [
+        ("auto", True, {32, 10}), ("auto", False, {1}), ("channel", False, {32, 10}), ("tensor", True, {1}),
+    ])
+    def test_granularity_goes_before_the_runtimes_wish(self, images, tmp_path, granularity, per_channel, sizes):
+        wants = replace(WANTS, per_channel=per_channel)
+        _, model = quantized(start("mlp"), images, tmp_path, wants, granularity=granularity)
+        held = constants(model)
+        scales = {
+            held[node.input[1]].size for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in held and held[node.input[0]].ndim == 2
+        }
+        assert scales == sizes
+
     @pytest.mark.parametrize("technique", ["static", "dynamic"])
     def test_only_the_layers_named(self, images, tmp_path, technique):
         context = Context(images, 1, tmp_path, STUDY, WANTS)
@@ -272,8 +289,10 @@ class TestAccuracy:
         assert accuracy(subject, images) >= 0.85
         assert accuracy(result, images) >= accuracy(subject, images) - 0.02
 
-    @pytest.mark.parametrize("calibrator", [{"calibrator": "entropy", "bins": 2048}, {"calibrator": "percentile",
-                                                                                     "percentile": 99.99}])
+    @pytest.mark.parametrize("calibrator", [
+        {"calibrator": "entropy", "bins": 2048}, {"calibrator": "mse", "bins": 2048},
+        {"calibrator": "percentile", "percentile": 99.99},
+    ])
     def test_by_every_calibrator(self, trained, images, tmp_path, calibrator):
         subject = trained("cnn")
         result, _ = quantized(subject, images, tmp_path, samples=256, **calibrator)
@@ -316,3 +335,80 @@ class TestEntropy:
             with numpy.errstate(all="ignore"):
                 found.append(tuple(float(end) for end in collector.get_entropy_threshold(histogram, 128)))
         assert found[0] == found[1]
+
+
+class TestSquaredError:
+    @pytest.mark.parametrize("shape", ["normal", "relu", "outlier"])
+    @pytest.mark.parametrize("symmetric", [False, True])
+    def test_no_range_of_a_finer_grid_loses_much_less(self, shape, symmetric):
+        generator = numpy.random.default_rng(1)
+        values = generator.normal(size=20000).astype(numpy.float32)
+        if shape == "relu":
+            values = numpy.maximum(values, 0)
+        elif shape == "outlier":
+            values[0] = 20
+        collector = SquaredErrorCollector("entropy", symmetric, 2048, 128, 99.99, "same")
+        with contextlib.redirect_stdout(io.StringIO()):
+            collector.collect({"t": [values]})
+        low, high = map(float, collector.get_entropy_threshold(collector.histogram_dict["t"], 128))
+
+        def lost(low, high):
+            step = (high - low) / 255
+            zero = round(-low / step)
+            back = (numpy.clip(numpy.rint(values / step) + zero, 0, 255) - zero) * step
+            return float(((values - back) ** 2).mean())
+
+        least, most = min(0.0, float(values.min())), float(values.max())
+        if symmetric:
+            least, most = -max(-least, most), max(-least, most)
+        grid = [(share * least, other * most) for share in numpy.linspace(0.1, 1, 40)
+                for other in numpy.linspace(0.1, 1, 40) if not symmetric or share == other]
+        assert lost(low, high) <= 1.05 * min(lost(*pair) for pair in grid)
+        assert lost(low, high) <= 1.01 * lost(least, most)
+        if shape == "outlier":
+            assert lost(low, high) < 0.95 * lost(least, most)
+
+
+@pytest.mark.slow
+class TestBiasCorrection:
+    def test_the_shift_is_the_change_of_the_weights_times_the_mean_input(self, images, tmp_path):
+        subject = start("mlp")
+        wants = replace(WANTS, per_channel=False, reduced=True)
+        result, model = quantized(subject, images, tmp_path / "corrected", wants, samples=1200, bias_correction=True)
+        _, plain = quantized(subject, images, tmp_path / "plain", wants, samples=1200)
+        assert result.notes["quantize.corrected"] == 3
+        pixels = images.arrays("train")[0]["input"].reshape(-1, 64)
+        weight = subject.model[1].weight.detach().numpy()
+        scale = numpy.abs(weight).max() / 64
+        shift = (numpy.rint(weight / scale) * scale - weight) @ pixels.mean(axis=0)
+        found = []
+        for item in (model, plain):
+            held = constants(item)
+            producer = {name: node for node in item.graph.node for name in node.output}
+            node = next(node for node in item.graph.node if node.op_type == "Gemm")
+            bias = producer[node.input[2]]
+            found.append((held[bias.input[0]] * held[bias.input[1]], float(held[bias.input[1]].max())))
+        (corrected, step), (before, _) = found
+        assert numpy.abs((before - corrected) - shift).max() <= 1.01 * step
+        assert numpy.abs(shift).max() > 5 * step
+
+    @pytest.mark.parametrize("network", ["cnn", "residual", "rows"])
+    def test_means_of_the_answers_come_nearer_to_the_float_ones(self, trained, images, tmp_path, network):
+        subject = trained(network)
+        wants = replace(WANTS, per_channel=False, reduced=True)
+        pixels = images.arrays("train")[0]["input"]
+        with torch.no_grad():
+            wanted = subject.model(torch.from_numpy(pixels)).numpy()
+        off = []
+        for corrected in (False, True):
+            result, _ = quantized(
+                subject, images, tmp_path / str(corrected), wants, samples=1200, bias_correction=corrected
+            )
+            session = onnxruntime.InferenceSession(str(result.model), providers=["CPUExecutionProvider"])
+            answers = session.run(None, {session.get_inputs()[0].name: pixels})[0]
+            off.append(float(numpy.abs((answers - wanted).mean(axis=0)).mean()))
+        assert off[1] < off[0]
+
+    def test_nothing_to_correct(self, images, tmp_path):
+        with pytest.raises(Refusal, match="bias can be corrected"):
+            quantized(start("unbiased"), images, tmp_path, bias_correction=True)
