@@ -29,9 +29,9 @@ ENTRIES = (
         'optlang 1\nimport prune as p\n\nlet half = 50%',
     ),
     Entry(
-        "E204", "import cycle",
-        "Files import one another in a circle. The label names the files on the way round.",
-        "none of them could be read before the other.",
+        "E204", "a circle",
+        "Files import one another in a circle, or a pipeline applies itself. The label names the way round.",
+        "none of the files could be read before the other; a pipeline that applies itself would never end.",
         'optlang 1\nimport main\n\nlet half = 50%',
         'optlang 1\n\nlet half = 50%',
     ),

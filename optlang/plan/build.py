@@ -62,7 +62,7 @@ class StudyBuilder:
         inputs = Inputs(resolver, self.texts, self.overrides)
         declared_inputs = inputs.read(self._all(tree.Input))
         resolver.metrics = self._metrics()
-        steps = Steps(knobs, self.facts, self.scope)
+        steps = Steps(knobs, self.facts, self.scope, self.folder)
         targets = Targets(knobs, self.facts, self.scope)
         factories = Factories(knobs, self.facts, self.scope, self.folder)
         knobs.models = factories.setting

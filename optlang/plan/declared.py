@@ -13,7 +13,7 @@ from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Expression, KnobRef, references
 from optlang.plan.lookup import FIXED, Draft, Place
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Runtime, SetDomain, Technique
-from optlang.plan.names import Declared, Scope, closest, duplicate, listed, suggestion
+from optlang.plan.names import Declared, Scope, closest, duplicate, listed, second, suggestion
 from optlang.plan.units import SAID, TYPES, show
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
@@ -54,6 +54,15 @@ class Maker:
     params: tuple[Param, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The declared parameters of a pipeline, and its steps as they stand in the text."""
+
+    name: str
+    params: tuple[Param, ...]
+    steps: tree.Section
+
+
 @dataclass(slots=True, eq=False)
 class Facts:
     """Reads declarations, each once. `scope_of` gives the scope of the file that a declaration stands in."""
@@ -61,9 +70,12 @@ class Facts:
     diagnostics: Diagnostics
     scope_of: Callable[[Declared], Scope]
     check_calls: Callable[[Declared, tree.String], None] = lambda declared, value: None
+    broken: set[str] = field(default_factory=set)
+    """The pipelines in whose declarations something is wrong, which is said there."""
     _techniques: dict[str, Technique] = field(default_factory=dict)
     _runtimes: dict[str, Runtime] = field(default_factory=dict)
     _makers: dict[str, Maker] = field(default_factory=dict)
+    _pipelines: dict[str, Pipeline | None] = field(default_factory=dict)
 
     def technique(self, declared: Declared) -> Technique:
         """The facts of a technique."""
@@ -122,19 +134,32 @@ class Facts:
             self.runtime(declared)
         elif declared.sort in ("model", "data"):
             self.maker(declared)
-        elif declared.sort == "pipeline":
-            self.not_yet(declared)
 
-    def not_yet(self, declared: Declared) -> None:
-        """E106 at the declaration of a pipeline."""
-        assert isinstance(declared.node, tree.Declaration)
-        self.diagnostics.error(
-            "E106",
-            "a `pipeline` of one's own is not in this version",
-            declared.node.name.span,
-            "declared here",
-            help="write its steps into the study, in a group: `NAME = { … }`",
-        )
+    def pipeline(self, declared: Declared) -> Pipeline | None:
+        """The parameters and steps of a pipeline; None where it has no steps."""
+        name = declared.qualified
+        if name not in self._pipelines:
+            node = _declaration(declared)
+            self._clauses(declared, node, ())
+            for fact in node.facts:
+                if isinstance(fact, tree.Calls):
+                    self.diagnostics.error(
+                        "E205", "`calls` says nothing about a pipeline", fact.span, help="its steps are what it does"
+                    )
+            params = self.params(declared, node)
+            sections = [fact for fact in node.facts if isinstance(fact, tree.Section)]
+            for other in sections[1:]:
+                second(self.diagnostics, "steps", other.keyword, sections[0].keyword)
+            if not sections:
+                self.diagnostics.error(
+                    "E107",
+                    f"the pipeline `{declared.name}` has no steps",
+                    node.name.span,
+                    "does nothing",
+                    help="add `steps { … }`",
+                )
+            self._pipelines[name] = Pipeline(name, params, sections[0]) if sections else None
+        return self._pipelines[name]
 
     def params(self, declared: Declared, node: tree.Declaration) -> tuple[Param, ...]:
         """The declared parameters, in the order of the text."""
@@ -204,7 +229,7 @@ class Facts:
         )
         scope = self.scope_of(declared)
         for fact in node.facts:
-            if isinstance(fact, tree.Section):
+            if isinstance(fact, tree.Section) and node.kind != "pipeline":
                 self.diagnostics.error(
                     "E205",
                     f"`{declared.name}` is no pipeline, and has no `{fact.kind}`",

@@ -207,14 +207,16 @@ class _Words:
                 lines = list(self.steps(inner, depth))
                 yield StepLine(depth, "maybe " + lines[0].text + when)
                 yield from lines[1:]
-            case Repeat(path=path, count=count, steps=inner):
+            case Repeat(count=count, steps=inner):
                 if count is None:
-                    knob = self._knobs[path]
+                    knob = self._knobs[step.counter]
                     times = show_domain(knob.domain, knob.dimension)
                 else:
                     times = str(count)
                 yield StepLine(depth, f"{label}: {times} times" + when)
                 yield from self.steps(inner, depth + 1)
+            case Group(path="", steps=inner, when=None):
+                yield from self.steps(inner, depth)
             case Group(path="", steps=inner):
                 yield StepLine(depth, when.strip())
                 yield from self.steps(inner, depth + 1)

@@ -82,7 +82,7 @@ class _Walk:
             case Maybe(steps=inner):
                 return Span(0, self.total(inner, each).high)
             case Repeat(path=path, count=count, steps=inner):
-                rounds = Span(count, count) if count is not None else _bounds(self._knobs[path].domain)
+                rounds = Span(count, count) if count is not None else _bounds(self._knobs[step.counter].domain)
                 self._rounds[path] = rounds
                 body = self.total(inner, each)
                 return Span(rounds.low * body.low, rounds.high * body.high)

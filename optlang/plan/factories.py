@@ -92,6 +92,8 @@ class Factories:
                 help=f"write `{param.name} = FACTORY(NAME = value)`",
             )
         value = self.resolver.unfold(statement.value)
+        if isinstance(value, tree.Path) and value.text in self.resolver.params:
+            return lambda: self._passed(value, param)
         if isinstance(value, tree.Path) and value.text == "none" and not param.required:
             return lambda: Fixed(value=None)
         several = param.dimension == "models"
@@ -122,6 +124,17 @@ class Factories:
             return Models(models=tuple(found), several=several)
 
         return build
+
+    def _passed(self, node: tree.Path, param: Param) -> Setting | None:
+        """What a parameter of the pipeline around is: a model, several or none."""
+        setting = self.resolver.params[node.text].setting()
+        if isinstance(setting, Models) and (param.dimension == "models" or not setting.several):
+            return setting.model_copy(update={"several": param.dimension == "models"})
+        if setting == Fixed(value=None) and not param.required:
+            return setting
+        if setting is not None:
+            self._no_model(node, param)
+        return None
 
     def _no_model(self, node: tree.Domain, param: Param) -> None:
         several = param.dimension == "models"

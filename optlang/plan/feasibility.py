@@ -123,7 +123,7 @@ def _places(
                 yield from _places(inner, facts, (*guards, (path, True)), under, orders, repeats, numbers)
             case Repeat(path=path, count=count, steps=inner):
                 # The count of a searched repeat matters as a whole, so any of its values stands for the guard.
-                guarded = (*guards, (path, None)) if count is None else guards
+                guarded = (*guards, (step.counter, None)) if count is None else guards
                 yield from _places(inner, facts, guarded, under, orders, (*repeats, path), numbers)
             case Group(steps=inner):
                 yield from _places(inner, facts, guards, under, orders, repeats, numbers)

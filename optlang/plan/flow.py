@@ -88,8 +88,8 @@ def applied(
             case Maybe(path=path, steps=inner):
                 if values.get(path):
                     yield from applied(inner, values, true)
-            case Repeat(path=path, count=count, steps=inner):
-                rounds = count if count is not None else values.get(path)
+            case Repeat(count=count, steps=inner):
+                rounds = count if count is not None else values.get(step.counter)
                 for _ in range(min(rounds, 2) if isinstance(rounds, int) else 0):
                     yield from applied(inner, values, true)
             case Group(steps=inner):

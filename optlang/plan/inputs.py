@@ -12,7 +12,8 @@ from optlang.plan.expressions import Value
 from optlang.plan.lookup import Named
 from optlang.plan.model import Input, Param
 from optlang.plan.names import RESERVED, Scope, listed, suggestion
-from optlang.plan.units import SAID, Constant, exact
+from optlang.plan.resolve import constant_of
+from optlang.plan.units import SAID
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 from optlang.syntax.parse import parse
@@ -67,7 +68,7 @@ class Inputs:
                 self.resolver.scope.unknown.add(name)
                 continue
             self.spans[name] = node.name.span
-            self.resolver.inputs[name] = Named(_constant(value, param), param.dimension)
+            self.resolver.inputs[name] = Named(constant_of(value, param.dimension), param.dimension)
             found.append(Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help))
         declared = [node.name.text for node in nodes]
         for name, value_text in self.overrides.items():
@@ -116,14 +117,6 @@ class Inputs:
                 said = f"it is declared as {show_domain(param.domain, param.dimension)}"
             return said, None
         return None, fixed.value
-
-
-def _constant(value: Value, param: Param) -> Constant:
-    if isinstance(value, tuple):
-        return Constant(tuple(Constant(str(item), "string") for item in value), "names")
-    if value is None or isinstance(value, bool | str):
-        return Constant(value, param.dimension if value is not None else "none")
-    return Constant(exact(value), param.dimension, isinstance(value, int))
 
 
 __all__ = ["RESERVED", "Inputs"]

@@ -89,6 +89,8 @@ class Knobs:
     locate: Callable[[Span], Location]
     models: ModelReader | None = None
     """Reads settings that are models; None where no declared parameter is one."""
+    applied: Span | None = None
+    """Where the study applies the pipeline whose steps are read, or None."""
     guards: dict[str, tuple[Guard, ...]] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
 
@@ -110,9 +112,10 @@ class Knobs:
     ) -> bool:
         """Enter a knob; False, with E206, where none can be."""
         if around.fixed is not None:
-            self.searched(span, around.fixed)
+            self.searched(self.applied or span, around.fixed)
             return False
-        self.resolver.knobs.append(Draft(path, role, domain, dimension, span, len(self.resolver.knobs), help))
+        drafts = self.resolver.knobs
+        drafts.append(Draft(path, role, domain, dimension, span, len(drafts), help, self.applied is not None))
         self.guards[path] = (*around.guards, *guards)
         return True
 
@@ -145,8 +148,13 @@ class Knobs:
 
     def finish(self, metrics: Iterable[str], target: str | None) -> tuple[Knob, ...]:
         """All knobs with their conditions and columns."""
-        drafts = self.resolver.knobs
-        columns = self._columns(reserved(metrics))
+        conditions = {draft.path: self.condition(draft.path) for draft in self.resolver.knobs}
+        # What a pipeline does not do with the settings that it is given is no part of the study.
+        drafts = [
+            draft for draft in self.resolver.knobs
+            if not (draft.inner and conditions[draft.path] == Const(value=False))
+        ]
+        columns = self._columns(drafts, reserved(metrics))
         return tuple(
             Knob(
                 path=draft.path,
@@ -154,7 +162,7 @@ class Knobs:
                 role=draft.role,
                 domain=draft.domain,
                 dimension=draft.dimension,
-                condition=self.condition(draft.path),
+                condition=conditions[draft.path],
                 help=draft.help,
                 location=self.locate(draft.span),
             )
@@ -166,19 +174,21 @@ class Knobs:
         found: list[Expression] = []
         for guard in self.guards[path]:
             expression = guard()
+            if expression == Const(value=False):
+                return expression
             if expression is not None and expression not in found and not names_rounds(expression):
                 found.append(expression)
         return conjunction(*found)
 
-    def _columns(self, taken: frozenset[str]) -> dict[str, str]:
+    def _columns(self, drafts: list[Draft], taken: frozenset[str]) -> dict[str, str]:
         # A suffix serves where no other knob's path ends so, or where it is this knob's whole path.
         counts: dict[str, int] = {}
-        for draft in self.resolver.knobs:
+        for draft in drafts:
             for suffix in suffixes(draft.path):
                 counts[_column(suffix)] = counts.get(_column(suffix), 0) + 1
         columns: dict[str, str] = {}
         used: set[str] = set()
-        for draft in sorted(self.resolver.knobs, key=lambda item: item.path.count(".")):
+        for draft in sorted(drafts, key=lambda item: item.path.count(".")):
             options = [
                 suffix
                 for suffix in suffixes(draft.path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from optlang import resources
 from optlang.diagnostics import Diagnostic, Diagnostics, Lines, Span
 from optlang.forms import OutsideError
+from optlang.plan import pipelines
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
@@ -82,6 +83,7 @@ class _Loading:
     scopes: dict[str, Scope] = field(default_factory=dict)
     lines: dict[str, Lines] = field(default_factory=dict)
     imported: list[_Import] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
     _read: dict[Path, Scope | None] = field(default_factory=dict)
 
     def load(self, path: Path, overrides: Mapping[str, str]) -> Loaded:
@@ -91,9 +93,9 @@ class _Loading:
         if parsed.file is not None:
             broken = parsed.diagnostics.failed
             scope = self._scope(path, parsed, parsed.file, (path.resolve(),))
-            facts = Facts(self.diagnostics, self._scope_of, self._check_calls)
+            facts = Facts(self.diagnostics, self._scope_of, self._check_calls, self.broken)
             for declared in scope.own.declared.values():
-                facts.read(declared)
+                self._declaration(declared, facts)
             studies = [item for item in parsed.file.items if isinstance(item, tree.Study)]
             self._metrics(scope, studies)
             for other in studies[1:]:
@@ -126,6 +128,13 @@ class _Loading:
                 if label.span.file not in self.texts:
                     self.texts[label.span.file] = library()[1][label.span.file]
         return Loaded(None if self.diagnostics.failed else plan, found, self.texts, self.folder)
+
+    def _declaration(self, declared: Declared, facts: Facts) -> None:
+        """Find what is wrong in a declaration of the user's own."""
+        if declared.sort == "pipeline":
+            pipelines.check(declared, self._scope_of(declared), facts, self.folder, self.locate)
+        else:
+            facts.read(declared)
 
     def _parse(self, path: Path) -> Parsed:
         shown = path.as_posix()
@@ -200,9 +209,9 @@ class _Loading:
             if parsed.file is not None:
                 scope = self._scope(file, parsed, parsed.file, (*around, resolved))
                 self._read[resolved] = scope
-                facts = Facts(self.diagnostics, self._scope_of, self._check_calls)
+                facts = Facts(self.diagnostics, self._scope_of, self._check_calls, self.broken)
                 for declared in scope.own.declared.values():
-                    facts.read(declared)
+                    self._declaration(declared, facts)
         read = self._read[resolved]
         return read.own if read is not None else None
 

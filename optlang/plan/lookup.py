@@ -5,12 +5,13 @@ Knows no values and no kinds: what an expression is worth is resolve.py's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from optlang.diagnostics import Diagnostics, Label, Span
 from optlang.plan.expressions import MetricRef, RoundRef
-from optlang.plan.model import Dimension, Domain, Metric
+from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, Setting
 from optlang.plan.names import Scope, listed, suggestion
 from optlang.plan.units import Constant
 from optlang.syntax import tree
@@ -29,6 +30,8 @@ class Draft:
     span: Span
     index: int
     help: str = ""
+    inner: bool = False
+    """Whether it stands in a pipeline's own steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,20 @@ class Named:
 
 
 @dataclass(slots=True, eq=False)
+class Given:
+    """A parameter of a pipeline with what the study gives for it; `fixed` where that is known before the knobs are."""
+
+    param: Param
+    span: Span
+    fixed: Fixed | None
+    later: Callable[[], Setting | None]
+
+    def setting(self) -> Setting | None:
+        """What it comes to; None where that is wrong."""
+        return self.fixed if self.fixed is not None else self.later()
+
+
+@dataclass(slots=True, eq=False)
 class Lookup:
     """Finds what names stand for in one scope."""
 
@@ -67,6 +84,10 @@ class Lookup:
     knobs: list[Draft] = field(default_factory=list)
     metrics: dict[str, Metric] = field(default_factory=dict)
     target: str | None = None
+    params: dict[str, Given] = field(default_factory=dict)
+    """The parameters of the pipeline whose steps are read."""
+    under: str = ""
+    """The path of that pipeline's label: its steps name no knob outside."""
     used: set[str] = field(default_factory=set)
     _open: list[str] = field(default_factory=list)
     _by_label: dict[str, list[Draft]] = field(default_factory=dict)
@@ -85,7 +106,12 @@ class Lookup:
     def unfold(self, node: tree.Domain) -> tree.Domain:
         """`node`, or what the `let` that it names stands for, as far as that goes; a circle stays what it is."""
         seen: set[str] = set()
-        while isinstance(node, tree.Path) and node.text not in seen and node.text not in self.inputs:
+        while (
+            isinstance(node, tree.Path)
+            and node.text not in seen
+            and node.text not in self.inputs
+            and node.text not in self.params
+        ):
             seen.add(node.text)
             value = self.let(node)
             if value is None:
@@ -99,6 +125,8 @@ class Lookup:
         text = path.text
         ending = f".{text}"
         matches = [knob for knob in self._labeled(parts[-1]) if knob.path == text or knob.path.endswith(ending)]
+        if self.under:
+            matches = [knob for knob in matches if knob.path.startswith(f"{self.under}.")]
         whole = [knob for knob in matches if knob.path == path.text]
         matches = whole or matches
         if len(matches) > 1 and not quiet:
@@ -170,7 +198,7 @@ class Lookup:
     def _unknown(self, node: tree.Path, place: Place) -> None:
         if self.silent(node):
             return
-        options = [*self.inputs, *self.lets, *self.scope.names("let")]
+        options = [*self.params, *self.inputs, *self.lets, *self.scope.names("let")]
         if place.knobs:
             options += [suffix for knob in self.knobs for suffix in suffixes(knob.path)]
         if place.metrics:

@@ -193,14 +193,21 @@ class Maybe(Frozen):
 
 
 class Repeat(Frozen):
-    """The steps so many times: by the knob at `path`, or always `count`."""
+    """The steps so many times: always `count`, or by the knob `knob` (the parameter of a pipeline around it), or, where
+    both are None, by the knob at `path`."""
 
     kind: Literal["repeat"] = "repeat"
     path: str
     count: int | None
     steps: tuple[Step, ...]
+    knob: str | None = None
     when: Expression | None = None
     location: Location | None = None
+
+    @property
+    def counter(self) -> str:
+        """The path of the knob that counts the rounds, where `count` is None."""
+        return self.knob or self.path
 
 
 class Group(Frozen):

@@ -13,15 +13,19 @@ from optlang.plan.domains import values_of
 from optlang.plan.expressions import (
     Binary,
     Const,
+    Environment,
     Expression,
     KnobRef,
     Member,
     RoundRef,
     Scalar,
     Unary,
+    Value,
+    holds,
     references,
 )
-from optlang.plan.lookup import Draft, Lookup, Place
+from optlang.plan.lookup import Draft, Given, Lookup, Place
+from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched, SetDomain
 from optlang.plan.names import closest, listed, suggestion
 from optlang.plan.units import (
     NUMERIC,
@@ -30,6 +34,7 @@ from optlang.plan.units import (
     Constant,
     Kind,
     common,
+    exact,
     product,
     quantity,
     show,
@@ -56,6 +61,8 @@ class Expressions(Lookup):
         text = node.text
         if text == "none":
             return Typed(Const(value=None), "none", Constant(None, "none"))
+        if text in self.params:
+            return self._param(self.params[text])
         if text in self.inputs:
             self.used.add(text)
             constant = self.inputs[text].constant
@@ -81,6 +88,22 @@ class Expressions(Lookup):
             self._misplaced(node, "a metric", "a knob" if place.knobs else "a fixed value", place)
         else:
             self._unknown(node, place)
+        return None
+
+    def _param(self, given: Given) -> Typed | None:
+        param, setting = given.param, given.setting()
+        domain = param.domain if param.domain is not None else SetDomain(values=())
+        draft = Draft(param.name, "value", domain, param.dimension, given.span, -1, param.help)
+        match setting:
+            case Fixed(value=value):
+                constant = constant_of(value, param.dimension)
+                return Typed(Const(value=value), constant.kind, constant, draft)
+            case Searched(knob=path):
+                return Typed(KnobRef(path=path), param.dimension, knob=draft)
+            case Computed(expression=expression):
+                return Typed(expression, param.dimension, knob=draft)
+            case Models():
+                return Typed(Const(value="a model"), param.dimension, Constant("a model", param.dimension), draft)
         return None
 
     def _let(self, node: tree.Path, value: tree.Domain, place: Place) -> Typed | None:
@@ -148,6 +171,7 @@ class Expressions(Lookup):
         if (
             isinstance(node, tree.Path)
             and len(node.parts) == 1
+            and node.text not in self.params
             and node.text not in self.inputs
             and self.let(node) is None
         ):
@@ -212,6 +236,11 @@ class Expressions(Lookup):
             ]
             if left is None or right is None or not all(fine):
                 return None
+            for one, other in ((left, right), (right, left)):
+                if one.constant is not None and (one.constant.value is (operator == "or")):
+                    return one
+                if one.constant is not None:
+                    return other
             return Typed(Binary(operator=operator, left=left.expression, right=right.expression), "bool")
         left, right = self._sides(node.left, node.right, place)
         if left is None or right is None:
@@ -226,9 +255,13 @@ class Expressions(Lookup):
                 place.knobs and isinstance(one, tree.Path) and isinstance(other, tree.Path) and len(other.parts) == 1
             ):
                 continue
-            if one.text in self.inputs or self.let(one) is not None:
+            if one.text in self.params:
+                typed = self.expression(one, place)
+                knob = typed.knob if typed is not None else None
+            elif one.text in self.inputs or self.let(one) is not None:
                 continue
-            knob = self.knob(one, place, quiet=True)
+            else:
+                knob = self.knob(one, place, quiet=True)
             if knob is None or knob.dimension != "name" or other.text == "none":
                 continue
             typed, word = self.expression(one, place), self._word(other, knob, place)
@@ -239,7 +272,7 @@ class Expressions(Lookup):
         options = [str(value) for value in values_of(knob.domain) or ()]
         if node.text in options:
             return known(Constant(node.text, "name"))
-        if node.text in self.inputs or self.let(node) is not None or self.knob(node, place, quiet=True) is not None:
+        if node.text in self.params or node.text in self.inputs or self.let(node) is not None or self.knob(node, place, quiet=True) is not None:
             return self.expression(node, place)
         if not self.silent(node):
             self.diagnostics.error(
@@ -268,7 +301,11 @@ class Expressions(Lookup):
             )
             return None
         sides = [_as(item, kind) for item in (left, right)]
-        return Typed(Binary(operator=node.operator, left=sides[0], right=sides[1]), "bool")
+        compared = Binary(operator=node.operator, left=sides[0], right=sides[1])
+        if left.constant is not None and right.constant is not None and (left.knob or right.knob):
+            # A parameter that the study fixes decides it now.
+            return known(Constant(holds(compared, Environment()), "bool"))
+        return Typed(compared, "bool")
 
     def _arithmetic(self, node: tree.Binary, left: Typed, right: Typed) -> Typed | None:
         for item, side in ((left, node.left), (right, node.right)):
@@ -353,6 +390,15 @@ class Expressions(Lookup):
             labels=(Label(node.left.span, SAID[left.kind]), Label(node.right.span, SAID[right.kind])),
             help=advice,
         )
+
+
+def constant_of(value: Value, dimension: Dimension) -> Constant:
+    """A value of a plan as it could have been written."""
+    if isinstance(value, tuple):
+        return Constant(tuple(Constant(str(item), "string") for item in value), "names")
+    if value is None or isinstance(value, bool | str):
+        return Constant(value, dimension if value is not None else "none")
+    return Constant(exact(value), dimension, isinstance(value, int))
 
 
 def known(constant: Constant) -> Typed:

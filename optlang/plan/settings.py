@@ -33,6 +33,7 @@ def settings_of(
     resolver, diagnostics = knobs.resolver, knobs.diagnostics
     declared = {param.name: param for param in params}
     written: dict[str, tuple[Span, Later[Setting | None]]] = {}
+    misspelt: set[str] = set()
 
     for statement in block.statements if block is not None else ():
         if not isinstance(statement, tree.Fix | tree.Vary):
@@ -63,6 +64,7 @@ def settings_of(
             meant = closest(name.text, declared)
             if meant is not None:
                 resolver.scope.unknown.add(meant)
+                misspelt.add(meant)
             diagnostics.error(
                 "E205",
                 f"{said} has no parameter `{name.text}`",
@@ -113,7 +115,7 @@ def settings_of(
                     found[param.name] = setting
             elif not param.required:
                 found[param.name] = Fixed(value=param.default)
-            else:
+            elif param.name not in misspelt:
                 diagnostics.error(
                     "E205",
                     f"{said} needs `{param.name}`",
@@ -135,7 +137,7 @@ def settings_of(
             if param.when is not None:
                 when = holds_when(param, found)
                 if when == Const(value=False):
-                    if param.name in written:
+                    if param.name in written and knobs.applied is None:
                         diagnostics.warn(
                             "W409",
                             f"`{param.name}` is never used here",

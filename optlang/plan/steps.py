@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.choices import choice, label_of, order
@@ -23,12 +24,15 @@ from optlang.plan.model import (
     Maybe,
     Param,
     Repeat,
+    Searched,
     SetDomain,
     Step,
     Technique,
 )
-from optlang.plan.names import SORTS, Scope, duplicate, suggestion
+from optlang.plan.names import SORTS, Declared, Scope, duplicate, suggestion
+from optlang.plan.pipelines import expand
 from optlang.plan.settings import poison, settings_of
+from optlang.plan.units import SAID
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
@@ -42,9 +46,12 @@ class Steps:
     knobs: Knobs
     facts: Facts
     scope: Scope
+    folder: Path
     used: dict[str, Technique] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
     """Where each step stands, by its path; branches too."""
+    open: tuple[str, ...] = ()
+    """The pipelines whose steps are being read, the outermost first."""
 
     @property
     def resolver(self) -> Resolver:
@@ -62,10 +69,14 @@ class Steps:
         made = [self.statement(item, around, labels) for item in statements]
 
         def build() -> tuple[Step, ...]:
-            found = [make() for make in made if make is not None]
-            return tuple(step for step in found if step is not None)
+            return self._kept([make() for make in made if make is not None])
 
         return build
+
+    def _kept(self, steps: list[Step | None]) -> tuple[Step, ...]:
+        # What a pipeline does not do with the settings that it is given is no part of the study.
+        never = Const(value=False) if self.knobs.applied is not None else None
+        return tuple(step for step in steps if step is not None and (never is None or step.when != never))
 
     def _claim(self, labels: dict[str, Span], label: str, span: Span, around: Around) -> None:
         if label in labels:
@@ -137,6 +148,9 @@ class Steps:
             self._claim(labels, label.text, label.span, around)
             return self._group(label.text, inner, when, span, around)
         self._claim(labels, label.text, label.span, around)
+        declared = self.scope.find(path)
+        if declared is not None and declared.sort == "pipeline":
+            return self._pipeline(declared, label.text, block, when, span, path.span, around)
         technique = self._technique(path, block)
         guard = self.knobs.when(when, around)
         if technique is None:
@@ -156,6 +170,25 @@ class Steps:
 
         return build
 
+    def _pipeline(
+        self,
+        declared: Declared,
+        label: str,
+        block: tree.Block | None,
+        when: tree.Expression | None,
+        span: Span,
+        at: Span,
+        around: Around,
+    ) -> Made | None:
+        guard = self.knobs.when(when, around)
+        steps = expand(self, declared, block, around.below(label, *([guard] if guard else [])), at)
+        if steps is None:
+            poison(self.scope, block)
+            return None
+        return lambda: Group(
+            path=around.at(label), steps=steps(), when=guard() if guard else None, location=self.knobs.locate(span)
+        )
+
     def _technique(self, path: tree.Path, block: tree.Block | None) -> Technique | None:
         declared = self.scope.find(path)
         if declared is not None and declared.sort == "technique":
@@ -163,18 +196,7 @@ class Steps:
             self.used[technique.name] = technique
             return technique
         poison(self.scope, block)
-        if declared is not None and declared.sort == "pipeline" and declared.module.own:
-            # Said at its declaration already.
-            return None
-        if declared is not None and declared.sort == "pipeline":
-            self.diagnostics.error(
-                "E106",
-                "a `pipeline` is not in this version",
-                path.span,
-                "a pipeline",
-                help="write its steps into the study, in a group: `NAME = { … }`",
-            )
-        elif declared is not None:
+        if declared is not None:
             self.diagnostics.error(
                 "E510",
                 f"`{path.text}` is {SORTS[declared.sort]}, and a step is expected",
@@ -190,7 +212,7 @@ class Steps:
                 f"unknown technique `{path.text}`",
                 path.span,
                 "not declared in this study or the standard library",
-                help=suggestion(path.text, self.scope.names("technique"), "`optlang list techniques` names them all"),
+                help=suggestion(path.text, self.scope.names("technique", "pipeline"), "docs/library.md names them all"),
             )
         return None
 
@@ -218,8 +240,7 @@ class Steps:
         made = [self.statement(item, around.under(guard), labels) for item in node.block.statements]
 
         def build() -> Step:
-            found = [make() for make in made if make is not None]
-            steps = tuple(step for step in found if step is not None)
+            steps = self._kept([make() for make in made if make is not None])
             return Group(path="", steps=steps, when=guard(), location=self.knobs.locate(node.span))
 
         return build
@@ -298,7 +319,16 @@ class Steps:
         outer = around.under(guard) if guard else around
         inside = outer.below(node.name.text, repeat=path)
         count: int | None = None
-        if node.fixed:
+        knob: str | None = None
+        given = self.resolver.params.get(node.count.text) if isinstance(node.count, tree.Path) else None
+        counted = given.setting() if given is not None else None
+        if node.fixed and isinstance(counted, Searched):
+            knob = self._counted(node, counted.knob)
+            if knob is None:
+                return None
+            if min(_ints(next(item.domain for item in self.resolver.knobs if item.path == knob))) == 0:
+                inside = inside.under(always(Binary(operator=">=", left=KnobRef(path=knob), right=Const(value=1))))
+        elif node.fixed:
             count = self._count(node)
         else:
             domain = self.resolver.domain(node.count, COUNT)
@@ -315,9 +345,23 @@ class Steps:
             path=path,
             count=count,
             steps=steps(),
+            knob=knob if knob != path else None,
             when=guard() if guard else None,
             location=self.knobs.locate(node.span),
         )
+
+    def _counted(self, node: tree.Repeat, path: str) -> str | None:
+        """The knob of a pipeline's parameter that counts the rounds; None, with its error, where it cannot."""
+        draft = next(item for item in self.resolver.knobs if item.path == path)
+        if draft.dimension != "count":
+            self.diagnostics.error(
+                "E302", f"the count of rounds is {SAID[draft.dimension]}", node.count.span, "not a count"
+            )
+            return None
+        if self._rounds(node, draft.domain) is None:
+            return None
+        draft.role = "repeat"
+        return path
 
     def _count(self, node: tree.Repeat) -> int:
         fixed = self.resolver.constant(node.count, COUNT, FIXED)

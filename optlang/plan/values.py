@@ -9,8 +9,8 @@ from decimal import Decimal
 from optlang.diagnostics import Label, Span
 from optlang.plan.domains import contains, show_domain, subset, values_of
 from optlang.plan.expressions import Scalar
-from optlang.plan.lookup import FIXED, Place
-from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, SetDomain
+from optlang.plan.lookup import FIXED, Given, Place
+from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, Searched, SetDomain
 from optlang.plan.names import listed, suggestion
 from optlang.plan.resolve import Expressions, Typed, known, text_of
 from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, scalar, show, value_of
@@ -26,7 +26,7 @@ class Resolver(Expressions):
         setting = self.setting(node, param, place)
         return setting if isinstance(setting, Fixed) else None
 
-    def setting(self, node: tree.Domain, param: Param, place: Place) -> Fixed | Computed | None:
+    def setting(self, node: tree.Domain, param: Param, place: Place) -> Fixed | Searched | Computed | None:
         """`name = node` for a declared parameter: its value, or the expression that gives it."""
         if isinstance(node, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
@@ -37,7 +37,11 @@ class Resolver(Expressions):
                 help=f"`in` searches: `{param.name} in …`",
             )
             return None
-        if isinstance(node, tree.Path) and len(node.parts) == 1 and self._own_word(node, param):
+        if isinstance(node, tree.Path) and node.text in self.params:
+            passed = self._passed(node, self.params[node.text], param)
+            if passed is not None:
+                return passed
+        elif isinstance(node, tree.Path) and len(node.parts) == 1 and self._own_word(node, param):
             return Fixed(value=node.text)
         if param.dimension == "name" and isinstance(node, tree.Path) and self._plain_word(node, place):
             self._not_a_value(node, param)
@@ -70,6 +74,23 @@ class Resolver(Expressions):
             return None
         return Fixed(value=value)
 
+    def _passed(self, node: tree.Path, given: Given, param: Param) -> Searched | None:
+        # A pipeline's parameter that the study searches is the knob, wherever the pipeline hands it on as it is.
+        setting = given.setting()
+        if not isinstance(setting, Searched) or setting.when is not None or given.param.dimension != param.dimension:
+            return None
+        knob = next(item for item in self.knobs if item.path == setting.knob)
+        if param.domain is not None and not subset(knob.domain, param.domain):
+            self.diagnostics.error(
+                "E406",
+                f"`{param.name}` is declared narrower than this",
+                node.span,
+                f"{show_domain(knob.domain, knob.dimension)} here",
+                labels=(Label(knob.span, "searched here"),),
+                help=f"it is declared as {show_domain(param.domain, param.dimension)}",
+            )
+        return setting
+
     def _own_word(self, node: tree.Path, param: Param) -> bool:
         if param.dimension != "name":
             return False
@@ -77,7 +98,8 @@ class Resolver(Expressions):
 
     def _plain_word(self, node: tree.Path, place: Place) -> bool:
         return (
-            node.text not in self.inputs
+            node.text not in self.params
+            and node.text not in self.inputs
             and self.let(node) is None
             and len(node.parts) == 1
             and self.knob(node, place, quiet=True) is None
@@ -206,7 +228,9 @@ class Resolver(Expressions):
         if isinstance(item, tree.Fix | tree.Vary | tree.Element | tree.Maybe | tree.Repeat | tree.Guard):
             self._type(item.span, "a value is expected", help="settings belong to steps and runtimes")
             return None
-        if isinstance(item, tree.Path) and len(item.parts) == 1 and param.dimension == "name":
+        bare = isinstance(item, tree.Path) and len(item.parts) == 1 and item.text not in self.params
+        if bare and param.dimension == "name":
+            assert isinstance(item, tree.Path)
             if param.domain is None or contains(param.domain, item.text):
                 return known(Constant(item.text, "name"))
             if self._plain_word(item, place):

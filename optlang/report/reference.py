@@ -7,6 +7,7 @@ and nothing of the Python that they call.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def library_page() -> str:
     ]
     sections: tuple[tuple[str, str, Callable[[Declared], Iterator[str]]], ...] = (
         ("technique", "Techniques", _declaration),
+        ("pipeline", "Pipelines", _declaration),
         ("runtime", "Runtimes", _declaration),
         ("model", "Models", _declaration),
         ("data", "Data sets", _declaration),
@@ -78,6 +80,13 @@ def _text(item: Declared, node: tree.Node) -> str:
     return " ".join(whole[node.span.start : node.span.end].split())
 
 
+def _lines(item: Declared, node: tree.Node) -> str:
+    """What was written at `node`, in its own lines."""
+    whole = library()[1][item.module.file]
+    start = whole.rfind("\n", 0, node.span.start) + 1
+    return textwrap.dedent(whole[start : node.span.end])
+
+
 def _declaration(item: Declared) -> Iterator[str]:
     node = item.node
     assert isinstance(node, tree.Declaration)
@@ -85,6 +94,16 @@ def _declaration(item: Declared) -> Iterator[str]:
     yield ""
     yield f"`{item.qualified}`{': ' + node.help.value if node.help else ''}."
     yield ""
+    if node.kind == "pipeline":
+        yield "Applied like a technique; it does, one after another:"
+        yield ""
+        yield "```text"
+        for fact in node.facts:
+            if isinstance(fact, tree.Section):
+                for statement in fact.block.statements:
+                    yield _lines(item, statement)
+        yield "```"
+        yield ""
     facts = list(_facts(node))
     if facts:
         yield from (f"- {fact}" for fact in facts)

@@ -267,11 +267,13 @@ def _match_one(
             yield from _match(plan, step.steps, wanted, start, {**values, step.path: True})
         case Repeat():
             counts = [step.count] if step.count is not None else [
-                value for knob in plan.knobs if knob.path == step.path for value in values_of(knob.domain)
+                value for knob in plan.knobs if knob.path == step.counter for value in values_of(knob.domain)
             ]
             for count in counts:
                 assert isinstance(count, int)
-                taken = values if step.count is not None else {**values, step.path: count}
+                if step.count is None and values.get(step.counter, count) != count:
+                    continue
+                taken = values if step.count is not None else {**values, step.counter: count}
                 yield from _match(plan, step.steps * count, wanted, start, taken)
         case Group():
             yield from _match(plan, step.steps, wanted, start, values)

@@ -178,7 +178,7 @@ class _Walk:
                 if self._point[step.path]:
                     yield from self.steps(step.steps, rounds)
             case Repeat():
-                count = _whole(self._point[step.path]) if step.count is None else step.count
+                count = _whole(self._point[step.counter]) if step.count is None else step.count
                 for number in range(1, count + 1):
                     yield from self.steps(step.steps, {**rounds, step.path: _Round(number, count)})
             case Group():
