@@ -55,8 +55,8 @@ ENTRIES = (
     ),
     Entry(
         "E107", "something is missing",
-        "A study needs a model, data, a target and steps; a declaration needs `calls`, a pipeline `steps`; an input without a "
-        "default needs a value.",
+        "A study needs a model, data, a target and steps; a declaration needs `calls`, a pipeline `steps`; an "
+        "input without a default needs a value.",
         "there is nothing that could be put in its place without guessing.",
         "study small {\n  model net  = zoo.digits_cnn()\n  data  seen = zoo.digits()\n"
         "  target here { device = cpu; runtime = onnxruntime }\n"

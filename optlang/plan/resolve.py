@@ -272,7 +272,8 @@ class Expressions(Lookup):
         options = [str(value) for value in values_of(knob.domain) or ()]
         if node.text in options:
             return known(Constant(node.text, "name"))
-        if node.text in self.params or node.text in self.inputs or self.let(node) is not None or self.knob(node, place, quiet=True) is not None:
+        named = node.text in self.params or node.text in self.inputs or self.let(node) is not None
+        if named or self.knob(node, place, quiet=True) is not None:
             return self.expression(node, place)
         if not self.silent(node):
             self.diagnostics.error(

@@ -31,7 +31,7 @@ pipeline
     channels { ratio in [10%, 30%]; importance = l2; scope = layer; round_to = 4 }
   precision: one of
     none
-    static { calibrator = minmax; samples = 256 }
+    static { calibrator = minmax; samples = 256; granularity = auto; bias_correction = false }
 
 target
   here: device cpu, threads 1, batch 1
