@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 
 from optlang.diagnostics import Diagnostics, Label
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
+from optlang.plan.domains import contains
 from optlang.plan.expressions import Environment, holds
 from optlang.plan.feasibility import Feasibility
 from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Knobs
 from optlang.plan.model import (
+    Fixed,
     Objective,
     Rule,
     Search,
+    Searched,
+    Setting,
     Step,
     Target,
     applies,
@@ -246,12 +250,16 @@ def _trials(draft: Draft) -> tree.Fix | None:
 
 
 def can_win(draft: Draft) -> None:
-    """W509: float16 on a CPU is correct, and never a win."""
+    """W509: float16 on a CPU is correct, and never a win.
+
+    A technique makes it where its traits say so, or where a setting of it is, or may be, the word `float16`.
+    """
     for target in draft.built_targets:
         if target.device != "cpu":
             continue
         for step in applies(draft.built_steps):
-            if "float16" in draft.steps.used[step.technique].traits:
+            traits = draft.steps.used[step.technique].traits
+            if "float16" in traits or any(_float16(setting, draft.index) for setting in step.settings.values()):
                 draft.diagnostics.warn(
                     "W509",
                     f"`{label_of(step.path)}` cannot win here",
@@ -259,6 +267,15 @@ def can_win(draft: Draft) -> None:
                     "float16 is slower than float32 on a CPU",
                     help="use int8 or bfloat16 there, or another target",
                 )
+
+
+def _float16(setting: Setting, index: Index) -> bool:
+    match setting:
+        case Fixed(value=value):
+            return value == "float16"
+        case Searched(knob=path) if path in index.by_path:
+            return contains(index.by_path[path].domain, "float16")
+    return False
 
 
 CHECKS: tuple[Callable[[Draft], None], ...] = (
