@@ -136,7 +136,7 @@ class Classification(Task):
             )
         return labels
 
-    def _pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+    def pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
         """Scores (N, C, …) and labels (N, …) that fit each other."""
         scores, labels = _first(outputs), _one(targets)
         if scores.ndim < 2 or scores.shape[1] < 2:
@@ -157,10 +157,10 @@ class Classification(Task):
             )
         return scores, labels
 
-    def loss(self, outputs: Outputs, targets: Any) -> Tensor:
-        """Mean cross-entropy."""
-        scores, labels = self._pair(outputs, targets)
-        return F.cross_entropy(scores.float(), labels, ignore_index=IGNORED)
+    def loss(self, outputs: Outputs, targets: Any, smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy, with the share `smoothing` of each label spread over all classes."""
+        scores, labels = self.pair(outputs, targets)
+        return F.cross_entropy(scores.float(), labels, ignore_index=IGNORED, label_smoothing=smoothing)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """accuracy and loss."""
@@ -168,7 +168,7 @@ class Classification(Task):
 
     def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
         """accuracy: 1 where the answer is right, else 0; loss: cross-entropy. One number for each label that counts."""
-        scores, labels = self._pair(outputs, targets)
+        scores, labels = self.pair(outputs, targets)
         scores, labels = _plain(scores), _plain(labels)
         counted = (labels != IGNORED).flatten()
         right = (scores.argmax(dim=1) == labels).flatten()[counted]
@@ -183,7 +183,8 @@ class Sequence(Classification):
 
     name = "sequence"
 
-    def _pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+    def pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        """Scores (B, C, T) and labels (B, T) that fit each other."""
         scores = _first(outputs)
         if scores.ndim != 3:
             raise OptlangError(
@@ -191,7 +192,7 @@ class Sequence(Classification):
                 f"{tuple(scores.shape)}",
                 help='return "task": "classification" for one label a sample',
             )
-        return super()._pair(scores.transpose(1, 2), targets)
+        return super().pair(scores.transpose(1, 2), targets)
 
 
 class Regression(Task):
@@ -203,7 +204,8 @@ class Regression(Task):
         """Targets as float32."""
         return mapped(targets, lambda item: item.float())
 
-    def _pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+    def pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        """Answers and targets of one shape."""
         answers, wanted = _first(outputs), _one(targets)
         if answers.shape != wanted.shape:
             # (N, 1) against (N,) would be compared all with all by broadcasting.
@@ -218,12 +220,12 @@ class Regression(Task):
 
     def loss(self, outputs: Outputs, targets: Any) -> Tensor:
         """Mean squared error."""
-        answers, wanted = self._pair(outputs, targets)
+        answers, wanted = self.pair(outputs, targets)
         return F.mse_loss(answers.float(), wanted)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """mse, mae, r2 and loss."""
-        answers, wanted = (_plain(item).double() for item in self._pair(outputs, targets))
+        answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
         errors = answers - wanted
         spread = float(((wanted - wanted.mean(dim=0)) ** 2).sum())
         squares = float((errors**2).sum())
@@ -234,7 +236,7 @@ class Regression(Task):
 
     def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
         """mse, mae and loss, one number a sample."""
-        answers, wanted = (_plain(item).double() for item in self._pair(outputs, targets))
+        answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
         errors = (answers - wanted).reshape(len(wanted), -1)
         squares = (errors**2).mean(dim=1).numpy()
         return {"mse": squares, "mae": errors.abs().mean(dim=1).numpy(), "loss": squares}

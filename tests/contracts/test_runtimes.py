@@ -240,7 +240,8 @@ class TestOnnxFiles:
         train = objects.find("optlang.techniques.train:train", STUDY)
         settings = {
             "epochs": 6, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
-            "momentum": None, "amp": "none",
+            "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0,
+            "patience": 0,
         }
         (tmp_path / "trained").mkdir()
         subject = train(start("cnn"), settings, Context(images, 1, tmp_path / "trained", STUDY))

@@ -30,7 +30,7 @@ WANTS = OnnxRuntime().wants()
 
 _TRAINING = {
     "epochs": 2, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
-    "momentum": None, "amp": "none",
+    "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
 SETTINGS = {
     "train": _TRAINING,

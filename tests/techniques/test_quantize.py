@@ -32,7 +32,7 @@ STATIC = {
 WANTS = OnnxRuntime().wants()
 TRAINING = {
     "epochs": 12, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01,
-    "amp": "none",
+    "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
 
 

@@ -1,19 +1,22 @@
 """Training: what the settings mean, what is repeatable, and what is refused."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
-from optlang.techniques.train import rate, train
+from optlang.techniques.fit import fit
+from optlang.techniques.schedule import rate, warmed
+from optlang.techniques.train import task_loss, train
 from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {
     "epochs": 2, "lr": 1e-2, "optimizer": "adamw", "schedule": "constant", "batch": 64, "weight_decay": 0.0,
-    "momentum": None, "amp": "none",
+    "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
 
 
@@ -60,6 +63,13 @@ class TestSchedule:
 
     def test_linear_ends_at_nothing(self):
         assert [rate("linear", part) for part in (0, 0.25, 1)] == [1, 0.75, 0]
+
+    def test_warmup_rises_to_the_peak_and_leaves_the_rest_to_the_schedule(self):
+        steps = [warmed("linear", 0.2, step / 10, (step + 1) / 10) for step in range(10)]
+        assert steps == pytest.approx([0.5, 1, *(1 - step / 8 for step in range(8))])
+        assert [warmed("cosine", 0.0, step / 9, (step + 1) / 9) for step in range(9)] == [
+            rate("cosine", step / 9) for step in range(9)
+        ]
 
     def test_one_cycle_rises_and_falls(self):
         assert rate("one_cycle", 0) == pytest.approx(1 / 25)
@@ -109,15 +119,17 @@ class TestSteps:
 
     @pytest.mark.parametrize(
         "changed",
-        [{"optimizer": "sgd"}, {"schedule": "cosine"}, {"schedule": "one_cycle"}, {"schedule": "linear"}, {"lr": 1e-3},
+        [{"optimizer": "sgd"}, {"warmup": 0.5}, {"ema": 0.9}, {"label_smoothing": 0.1}, {"clip": 1e-4},
+         {"amp": "float16"}, {"schedule": "cosine"}, {"schedule": "one_cycle"}, {"schedule": "linear"}, {"lr": 1e-3},
          {"batch": 32}, {"weight_decay": 0.5}, {"amp": "bfloat16"}, {"epochs": 3}],
     )
     def test_every_setting_matters(self, images, changed):
         assert not torch.equal(weights(run(start(), images)), weights(run(start(), images, **changed)))
 
-    def test_bfloat16_learns_too_and_gives_float32(self, images):
+    @pytest.mark.parametrize("amp", ["bfloat16", "float16"])
+    def test_half_precision_learns_too_and_gives_float32(self, images, amp):
         losses = []
-        module = run(start(), images, amp="bfloat16", epochs=3, report=lambda told: losses.append(told["loss"]))
+        module = run(start(), images, amp=amp, epochs=3, report=lambda told: losses.append(told["loss"]))
         assert losses[0] > losses[1] > losses[2]
         assert all(item.dtype == torch.float32 for item in module.parameters())
 
@@ -146,6 +158,105 @@ class TestSteps:
 
         with pytest.raises(StoppedError):
             run(start(), images, report=report)
+
+
+class TestAverage:
+    def test_it_is_torchs(self, images):
+        """Weights and the running numbers of batch normalization, step by step."""
+        data = images.bind(start("cnn").model)
+        module = start("cnn").model
+        reference = torch.optim.swa_utils.AveragedModel(
+            module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8), use_buffers=True
+        )
+        fit(
+            module, data, task_loss(images.task, 0.0), SETTINGS, Context(data, 1, Path(), STUDY),
+            after_step=lambda: reference.update_parameters(module),
+        )
+        result = run(start("cnn"), images, ema=0.8)
+        wanted = reference.module.state_dict()
+        assert {name for name, item in wanted.items() if item.is_floating_point()} > {"3.running_var"}
+        for name, item in result.state_dict().items():
+            if item.is_floating_point():
+                assert torch.allclose(item, wanted[name], atol=1e-6), name
+        assert int(result[3].num_batches_tracked) == 8
+
+    def test_no_memory_is_the_last_weights(self, images):
+        assert torch.equal(weights(run(start(), images)), weights(run(start(), images, ema=1e-12)))
+
+
+class TestSmoothing:
+    def test_it_is_torchs(self, images):
+        scores, labels = torch.randn(6, 10), torch.tensor([0, 3, -100, 9, 1, 1])
+        found = task_loss(images.task, 0.2)({"output": scores}, {}, labels)
+        smooth = torch.full((6, 10), 0.02)
+        smooth[torch.arange(6), labels.clamp(min=0)] += 0.8
+        by_hand = -(smooth * scores.log_softmax(1)).sum(1)[labels >= 0].mean()
+        assert found == pytest.approx(float(by_hand), abs=1e-6)
+        assert found == torch.nn.functional.cross_entropy(scores, labels, label_smoothing=0.2)
+
+    def test_a_task_without_labels(self):
+        data = data_module.load(Factory("networks.py:diabetes"), STUDY)
+        with pytest.raises(Refusal, match="the task is regression") as error:
+            run(start("linear"), data, label_smoothing=0.1)
+        assert "classification and sequence" in error.value.help
+
+
+class TestClip:
+    def test_a_step_is_as_long_as_the_clipped_gradient(self, images):
+        subject = start("linear", inputs=8, outputs=10)
+        after = run(
+            subject, _rows(images), optimizer="sgd", momentum=0.0, lr=0.5, clip=1e-3, batch=65536, epochs=1
+        )
+        assert (weights(after) - weights(subject.model)).norm() == pytest.approx(0.5 * 1e-3, rel=1e-3)
+
+    def test_what_is_short_enough_stays(self, images):
+        assert torch.equal(weights(run(start(), images)), weights(run(start(), images, clip=1e6)))
+
+
+class TestPatience:
+    def told(self, data, **changed):
+        losses = []
+        module = run(start(), data, report=lambda told: losses.append(told["loss"]), **changed)
+        return losses, module
+
+    def test_it_stops_and_keeps_the_best(self, images):
+        """A training that gets worse from some epoch on; every shorter training is a part of it."""
+        changed = {"lr": 0.05, "epochs": 12, "batch": 32}
+        inputs, targets = images.bind(start().model).arrays("validation")
+        inputs = {name: torch.from_numpy(item) for name, item in inputs.items()}
+
+        def loss(module):
+            with torch.no_grad():
+                return float(images.task.loss(modules.call(module, inputs), targets))
+
+        alone = [loss(self.told(images, **changed | {"epochs": count})[1]) for count in range(1, 13)]
+        best = next(item for item in range(12) if min(alone[item + 1:item + 3], default=9) >= alone[item])
+        assert best < 9  # it does get worse
+        losses, module = self.told(images, **changed, patience=2)
+        assert len(losses) == best + 3
+        assert loss(module) == pytest.approx(min(alone[:best + 1]), rel=1e-5)
+
+    def test_a_training_that_gets_better_goes_on(self, images):
+        losses, module = self.told(images, lr=1e-3, epochs=4, patience=1)
+        assert len(losses) == 4
+        assert torch.equal(weights(module), weights(self.told(images, lr=1e-3, epochs=4)[1]))
+
+    def test_the_average_is_what_is_looked_at(self, images):
+        average = {"lr": 1e-3, "epochs": 3, "ema": 0.9}
+        patient, plain = run(start(), images, **average, patience=3), run(start(), images, **average)
+        assert torch.equal(weights(patient), weights(plain))
+
+
+def test_zeros_that_are_meant_stay(images):
+    subject = start()
+    with torch.no_grad():
+        subject.model[1].weight[:, ::2] = 0
+        subject.model[3].weight[0] = 0
+    subject = dataclasses.replace(subject, notes={"prune.zeros": ["1.weight"]})
+    result = run(subject, images, ema=0.5, patience=1)
+    assert (result[1].weight[:, ::2] == 0).all()
+    assert (result[1].weight[:, 1::2] != 0).any()
+    assert (result[3].weight[0] != 0).any()
 
 
 class TestRefusal:

@@ -53,7 +53,7 @@ def test_it_learns_the_digits():
         data = data_module.load(Factory("optlang.zoo.digits:digits"), study)
         settings = {
             "epochs": 15, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
-            "amp": "none",
+            "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
         }
         subject = Subject("module", modules.make(factory, study), factory)
         model = train(subject, settings, Context(data, 7, study, study)).model
