@@ -36,13 +36,18 @@ SETTINGS = {
     "train": _TRAINING,
     "finetune": _TRAINING,
     "channels": {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+    "magnitude": {
+        "sparsity": 0.5, "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
+    },
+    "two_four": {"keep": (), "only": ()},
     "dynamic": {"operators": "all", "keep": (), "only": ()},
     "static": {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
     },
 }
-GIVES = {"train": "module", "finetune": "module", "channels": "module", "dynamic": "onnx", "static": "onnx"}
+GIVES = dict.fromkeys(("train", "finetune", "channels", "magnitude", "two_four"), "module")
+GIVES |= dict.fromkeys(("dynamic", "static"), "onnx")
 
 pytestmark = pytest.mark.slow
 
@@ -261,7 +266,7 @@ class TestEffect:
 
 
 class TestRefusal:
-    @pytest.mark.parametrize("technique", ["train", "finetune", "channels"])
+    @pytest.mark.parametrize("technique", ["train", "finetune", "channels", "magnitude", "two_four"])
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):
             apply(technique, Subject("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
@@ -271,13 +276,13 @@ class TestRefusal:
         with pytest.raises(Refusal, match="frozen"):
             apply(technique, start("frozen"), images, tmp_path)
 
-    @pytest.mark.parametrize("technique", ["channels", "dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static"])
     def test_an_unknown_layer_in_keep(self, technique, images, tmp_path):
         with pytest.raises(OptlangError, match="haed") as error:
             apply(technique, start("residual"), images, tmp_path, keep=("haed",))
         assert error.value.help == "did you mean 'head'?"
 
-    @pytest.mark.parametrize("technique", ["channels", "dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static"])
     def test_everything_kept(self, technique, images, tmp_path):
         with pytest.raises(Refusal):
             apply(technique, start("residual"), images, tmp_path, keep=("*",))

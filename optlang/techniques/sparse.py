@@ -1,0 +1,223 @@
+"""Sets single weights to zero: the least important ones, or two of every four. Knows no training and no channels.
+
+The shapes stay what they were: size and speed change only where the file is compressed or the runtime is sparse.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.techniques.layers import left_alone
+from optlang.techniques.zeros import noted
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Samples of a step while gradients are collected.
+_BATCH = 64
+
+
+def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """Zero the least important weights until `sparsity` of them are zero (Han et al., NeurIPS 2015).
+
+    Of each weight tensor with `scope` "layer", of all of them together with "global". `importance` is the absolute
+    value ("l1"), chance ("random") or |weight times gradient| on training batches ("taylor": Molchanov et al., CVPR
+    2019). Weights of convolutions, linear, recurrent, attention and embedding layers are pruned, biases and norms
+    never. Zeros that are there already count and stay. Notes: `prune.sparsity`, the share of zeros in all such weights,
+    and `prune.sparsity_by_layer`. Raises `Refusal` where nothing would become zero, or a layer would lose everything.
+    """
+    import torch
+
+    module = _copy(subject)
+    layers = _weights(module)
+    weights = _open(module, layers, settings)
+    scores = _scores(module, weights, settings, context)
+    goal = float(settings["sparsity"])
+    pools = [list(weights)] if settings["scope"] == "global" else [[name] for name in weights]
+    added = 0
+    with torch.no_grad():
+        for pool in pools:
+            # What is zero already goes first, whatever the score says.
+            ranked = torch.cat([scores[name].masked_fill(weights[name] == 0, -1.0).flatten() for name in pool])
+            already = sum(int((weights[name] == 0).sum()) for name in pool)
+            wanted = round(goal * ranked.numel())
+            if wanted <= already:
+                continue
+            mask = torch.zeros(ranked.numel(), dtype=torch.bool)
+            mask[torch.topk(ranked, wanted, largest=False).indices] = True
+            start = 0
+            for name in pool:
+                weight = weights[name]
+                part = mask[start : start + weight.numel()].reshape(weight.shape)
+                start += weight.numel()
+                if bool(part.all()):
+                    raise Refusal(
+                        f"sparsity {goal:g} would leave {name} nothing but zeros",
+                        help="scope = layer, a smaller sparsity, or the layer in keep",
+                    )
+                weight.masked_fill_(part, 0.0)
+            added += wanted - already
+    if not added:
+        raise Refusal(
+            f"no weight became zero: a sparsity of {goal:g} is there already, or is less than one weight of a layer",
+            help="a larger sparsity",
+        )
+    return _result(subject, module, layers, weights)
+
+
+def two_four(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """Zero the two smallest of every four consecutive inputs of an output (Mishra et al., 2021, NVIDIA's 2:4).
+
+    Inputs are the columns of a linear or recurrent layer's matrices and the input channels of a convolution at each
+    place of its kernel. Layers whose inputs are no multiple of four are left as they are and listed in the note
+    `prune.two_four_left`; the other notes are those of `magnitude`. Raises `Refusal` where no layer is left.
+    """
+    import torch
+    from torch import nn
+
+    module = _copy(subject)
+    layers = {name: item for name, item in _weights(module).items() if not isinstance(item[1], nn.Embedding)}
+    weights = _open(module, layers, settings)
+    left: list[str] = []
+    changed = 0
+    with torch.no_grad():
+        for name in list(weights):
+            layer, weight = layers[name][1], weights[name]
+            # A transposed convolution has its inputs on the first axis, in groups as they come.
+            turned = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+            axis = 0 if turned else 1
+            inputs = weight.shape[axis] // (layer.groups if turned else 1)
+            if inputs % 4:
+                left.append(name)
+                del weights[name]
+                continue
+            fours = weight.movedim(axis, -1)
+            shape = fours.shape
+            fours = fours.reshape(-1, 4)
+            mask = torch.zeros_like(fours, dtype=torch.bool)
+            mask.scatter_(1, fours.abs().topk(2, dim=1, largest=False).indices, True)
+            mask = mask.reshape(shape).movedim(-1, axis)
+            changed += int((mask & (weight != 0)).sum())
+            weight.masked_fill_(mask, 0.0)
+    if not weights:
+        raise Refusal(
+            f"no layer has a multiple of four inputs: {', '.join(left[:5])}",
+            help="widths that are multiples of four, or fewer layers in keep",
+        )
+    if not changed:
+        raise Refusal("no weight became zero: two of every four are zero already")
+    result = _result(subject, module, layers, weights)
+    return Subject(
+        "module", result.model, result.factory, result.edits, {**result.notes, "prune.two_four_left": left}
+    )
+
+
+def _copy(subject: Subject) -> nn.Module:
+    if subject.form != "module":
+        raise Refusal(f"only a module's weights can be made zero, and the model is in the form {subject.form}")
+    module: nn.Module = copy.deepcopy(subject.model).eval()
+    return module
+
+
+def _weights(module: nn.Module) -> dict[str, tuple[list[str], Any]]:
+    """The prunable weights by their names as parameters: the layers that hold each (a tied one has several)."""
+    from torch import nn
+
+    kinds = (
+        nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase,
+        nn.MultiheadAttention,
+    )
+    names = {id(item): name for name, item in module.named_parameters()}
+    found: dict[str, tuple[list[str], Any]] = {}
+    for layer_name, layer in module.named_modules():
+        if not isinstance(layer, kinds):
+            continue
+        for own, item in layer.named_parameters(recurse=False):
+            if item.ndim > 1 and not own.startswith("bias"):
+                found.setdefault(names[id(item)], ([], layer))[0].append(layer_name)
+    return found
+
+
+def _open(
+    module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The weights that `keep` and `only` leave open."""
+    alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
+    parameters = dict(module.named_parameters())
+    weights = {name: parameters[name] for name, (holders, _) in layers.items() if not alone.intersection(holders)}
+    if not weights:
+        raise Refusal(
+            "no layer is left to prune",
+            help="convolutions, linear, recurrent, attention and embedding layers can be; shorten keep, or widen only",
+        )
+    return weights
+
+
+def _scores(
+    module: nn.Module, weights: Mapping[str, Any], settings: Mapping[str, Any], context: Context
+) -> dict[str, Tensor]:
+    import torch
+
+    if settings["importance"] == "random":
+        generator = torch.Generator().manual_seed(context.seed)
+        return {name: torch.rand(item.shape, generator=generator) for name, item in weights.items()}
+    if settings["importance"] == "taylor":
+        return _taylor(module, weights, int(settings["samples"]), context)
+    return {name: item.detach().abs() for name, item in weights.items()}
+
+
+def _taylor(module: nn.Module, weights: Mapping[str, Any], samples: int, context: Context) -> dict[str, Tensor]:
+    """The mean over training batches of |weight times gradient| of the task's loss; the model in eval mode."""
+    import torch
+
+    from optlang.workload.modules import call
+    from optlang.workload.objects import user_code
+
+    data = context.data.bind(module)
+    frozen = [item for item in module.parameters() if not item.requires_grad]
+    sums = {name: torch.zeros_like(item) for name, item in weights.items()}
+    seen = batches = 0
+    for item in frozen:
+        item.requires_grad_(True)
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            for inputs, targets in data.batches("train", _BATCH, seed=context.seed, shuffle=True):
+                with user_code("the model's forward", context.study):
+                    outputs = call(module, inputs)
+                module.zero_grad(set_to_none=True)
+                data.task.loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+                for name, item in weights.items():
+                    if item.grad is not None:
+                        sums[name] += (item.detach() * item.grad).abs()
+                seen += len(next(iter(inputs.values())))
+                batches += 1
+                if seen >= samples:
+                    break
+    finally:
+        module.zero_grad(set_to_none=True)
+        for item in frozen:
+            item.requires_grad_(False)
+    return {name: item / batches for name, item in sums.items()}
+
+
+def _result(
+    subject: Subject, module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], changed: Mapping[str, Any]
+) -> Subject:
+    parameters = dict(module.named_parameters())
+    zeros: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for name, (holders, _) in layers.items():
+        weight = parameters[name]
+        zeros[holders[0]] = zeros.get(holders[0], 0) + int((weight == 0).sum())
+        sizes[holders[0]] = sizes.get(holders[0], 0) + weight.numel()
+    by_layer: dict[str, JSON] = {name: zeros[name] / sizes[name] for name in zeros}
+    notes: dict[str, JSON] = {
+        **noted(subject, list(changed)),
+        "prune.sparsity": sum(zeros.values()) / sum(sizes.values()),
+        "prune.sparsity_by_layer": by_layer,
+    }
+    return Subject("module", module, subject.factory, subject.edits, notes)
