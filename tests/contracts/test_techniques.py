@@ -45,9 +45,10 @@ SETTINGS = {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
     },
+    "weight_only": {"symmetric": True, "keep": (), "only": ()},
 }
 GIVES = dict.fromkeys(("train", "finetune", "channels", "magnitude", "two_four"), "module")
-GIVES |= dict.fromkeys(("dynamic", "static"), "onnx")
+GIVES |= dict.fromkeys(("dynamic", "static", "weight_only"), "onnx")
 
 pytestmark = pytest.mark.slow
 
@@ -276,13 +277,13 @@ class TestRefusal:
         with pytest.raises(Refusal, match="frozen"):
             apply(technique, start("frozen"), images, tmp_path)
 
-    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only"])
     def test_an_unknown_layer_in_keep(self, technique, images, tmp_path):
         with pytest.raises(OptlangError, match="haed") as error:
             apply(technique, start("residual"), images, tmp_path, keep=("haed",))
         assert error.value.help == "did you mean 'head'?"
 
-    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only"])
     def test_everything_kept(self, technique, images, tmp_path):
         with pytest.raises(Refusal):
             apply(technique, start("residual"), images, tmp_path, keep=("*",))
@@ -301,13 +302,13 @@ class TestRefusal:
         with pytest.raises(Refusal, match="GRU"):
             apply(technique, start("recurrent"), images, tmp_path)
 
-    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "weight_only"])
     def test_quantizing_twice(self, technique, images, tmp_path):
         once = apply(technique, start("cnn"), images, tmp_path / "once")
         with pytest.raises(Refusal, match="already"):
             apply(technique, once, images, tmp_path / "twice")
 
-    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "weight_only"])
     def test_a_model_too_small_to_win(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="larger"):
             apply(technique, start("mlp", width=1), images, tmp_path)
