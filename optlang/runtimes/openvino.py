@@ -115,8 +115,10 @@ class _Open:
         compiled = self._compile(self._batch if size == self._batch and not self._dynamic else None)
         request = compiled.create_infer_request()
         for item in compiled.inputs:
+            # An input that is cast at once has the name of the cast too.
+            name = next(name for name in item.names if name in batch)
             # A copy of our own: the request reads the memory at each run.
-            request.set_tensor(item, self._openvino.Tensor(numpy.array(batch[item.any_name], order="C")))
+            request.set_tensor(item, self._openvino.Tensor(numpy.array(batch[name], order="C")))
         return request
 
     def run(self, prepared: Any) -> Any:

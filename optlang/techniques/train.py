@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
 from optlang.techniques import zeros
+from optlang.techniques.cast import is_half
 from optlang.techniques.fit import Loss, fit
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     """
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
+    if is_half(subject.model):
+        raise Refusal(
+            "the model is in 16 bits, in which the small steps of a training are lost",
+            help="train first and cast afterwards; amp calculates in 16 bits and keeps the weights in float32",
+        )
     loss_of = task_loss(context.data.task, float(settings["label_smoothing"]))
     module: nn.Module = copy.deepcopy(subject.model).to(context.device)
     held = zeros.Held(module, zeros.meant(subject.notes))

@@ -41,13 +41,14 @@ SETTINGS = {
     },
     "two_four": {"keep": (), "only": ()},
     "dynamic": {"operators": "all", "keep": (), "only": ()},
+    "half": {"dtype": "float16", "sensitive": True, "keep": (), "only": ()},
     "static": {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
     },
     "weight_only": {"symmetric": True, "keep": (), "only": ()},
 }
-GIVES = dict.fromkeys(("train", "finetune", "channels", "magnitude", "two_four"), "module")
+GIVES = dict.fromkeys(("train", "finetune", "channels", "magnitude", "two_four", "half"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only"), "onnx")
 
 pytestmark = pytest.mark.slow
@@ -267,7 +268,7 @@ class TestEffect:
 
 
 class TestRefusal:
-    @pytest.mark.parametrize("technique", ["train", "finetune", "channels", "magnitude", "two_four"])
+    @pytest.mark.parametrize("technique", ["train", "finetune", "channels", "magnitude", "two_four", "half"])
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):
             apply(technique, Subject("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
@@ -277,13 +278,13 @@ class TestRefusal:
         with pytest.raises(Refusal, match="frozen"):
             apply(technique, start("frozen"), images, tmp_path)
 
-    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only"])
+    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half"])
     def test_an_unknown_layer_in_keep(self, technique, images, tmp_path):
         with pytest.raises(OptlangError, match="haed") as error:
             apply(technique, start("residual"), images, tmp_path, keep=("haed",))
         assert error.value.help == "did you mean 'head'?"
 
-    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only"])
+    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half"])
     def test_everything_kept(self, technique, images, tmp_path):
         with pytest.raises(Refusal):
             apply(technique, start("residual"), images, tmp_path, keep=("*",))
