@@ -50,6 +50,8 @@ SETTINGS = {
 }
 GIVES = dict.fromkeys(("train", "finetune", "channels", "magnitude", "two_four", "half"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only"), "onnx")
+# Those that choose layers by name.
+CHOOSING = ("channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half")
 
 pytestmark = pytest.mark.slow
 
@@ -278,13 +280,13 @@ class TestRefusal:
         with pytest.raises(Refusal, match="frozen"):
             apply(technique, start("frozen"), images, tmp_path)
 
-    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half"])
+    @pytest.mark.parametrize("technique", CHOOSING)
     def test_an_unknown_layer_in_keep(self, technique, images, tmp_path):
         with pytest.raises(OptlangError, match="haed") as error:
             apply(technique, start("residual"), images, tmp_path, keep=("haed",))
         assert error.value.help == "did you mean 'head'?"
 
-    @pytest.mark.parametrize("technique", ["channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half"])
+    @pytest.mark.parametrize("technique", CHOOSING)
     def test_everything_kept(self, technique, images, tmp_path):
         with pytest.raises(Refusal):
             apply(technique, start("residual"), images, tmp_path, keep=("*",))
