@@ -25,7 +25,7 @@ NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
 # Enough to see a seed that is not used.
 SEEDED = ("cnn", "residual", "encoder")
 # What a technique cannot do: the refusal names the layer. Every other pair must work.
-REFUSED = {("channels", "lstm"): "lstm is an LSTM"}
+REFUSED = {("channels", "lstm"): "lstm is an LSTM", ("distill", "lstm"): "lstm is an LSTM"}
 WANTS = OnnxRuntime().wants()
 
 _TRAINING = {
@@ -35,6 +35,10 @@ _TRAINING = {
 SETTINGS = {
     "train": _TRAINING,
     "finetune": _TRAINING,
+    "distill": _TRAINING | {
+        "student": None, "teacher": None, "width": 0.5, "start": "kept", "alpha": 0.5, "temperature": 4.0,
+        "hint": 0.0, "attention": 0.0,
+    },
     "channels": {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
     "magnitude": {
         "sparsity": 0.5, "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
@@ -48,7 +52,7 @@ SETTINGS = {
     },
     "weight_only": {"symmetric": True, "keep": (), "only": ()},
 }
-GIVES = dict.fromkeys(("train", "finetune", "channels", "magnitude", "two_four", "half"), "module")
+GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "magnitude", "two_four", "half"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only"), "onnx")
 # Those that choose layers by name.
 CHOOSING = ("channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half")
@@ -92,7 +96,7 @@ def wide(network, width=64):
 
 def apply(technique, subject, data, folder, seed=3, **changed):
     function = objects.find(declared()[technique], STUDY)
-    context = Context(data, seed, folder, STUDY, WANTS)
+    context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: subject)
     return function(subject, SETTINGS[technique] | changed, context)
 
 

@@ -1,0 +1,221 @@
+"""Distillation: the losses by hand, who teaches whom, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.techniques import features
+from optlang.techniques.distill import distill, soft_loss
+from optlang.techniques.prune import channels
+from optlang.techniques.train import train
+from optlang.workload import data as data_module
+from optlang.workload import modules
+from optlang.workload.tasks import Classification, Regression, Sequence, task_of
+
+STUDY = Path(__file__).parents[1] / "fixtures" / "models"
+TRAINING = {
+    "epochs": 2, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
+    "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
+}
+SETTINGS = TRAINING | {
+    "student": None, "teacher": None, "width": 0.5, "start": "kept", "alpha": 0.5, "temperature": 4.0, "hint": 0.0,
+    "attention": 0.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images", {"count": 200}), STUDY)
+
+
+def start(network="cnn", **arguments):
+    factory = Factory(f"networks.py:{network}", arguments)
+    return Subject("module", modules.make(factory, STUDY), factory)
+
+
+def run(subject, data, teacher=None, seed=1, **changed):
+    context = Context(data, seed, Path(), STUDY, baseline=lambda: teacher or subject)
+    return distill(subject, SETTINGS | changed, context)
+
+
+def weights(subject):
+    return torch.cat([item.detach().flatten() for item in subject.model.parameters()])
+
+
+class TestSoftLoss:
+    def test_classes_by_hand(self):
+        student, teacher = torch.randn(5, 4), torch.randn(5, 4)
+        labels = torch.tensor([0, 1, 2, 3, 0])
+        found = soft_loss(Classification(), {"output": student}, {"output": teacher}, labels, 3.0)
+        known, given = (teacher / 3).softmax(1), (student / 3).softmax(1)
+        assert found == pytest.approx(float(9 * (known * (known / given).log()).sum(1).mean()), rel=1e-5)
+        reference = F.kl_div(given.log(), known, reduction="batchmean") * 9
+        assert found == pytest.approx(float(reference), rel=1e-5)
+
+    def test_positions_that_do_not_count_are_left_out(self):
+        student, teacher = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+        labels = torch.tensor([[0, 1, -100], [2, -100, -100]])
+        found = soft_loss(Sequence(), {"output": student}, {"output": teacher}, labels, 2.0)
+        counted = [(0, 0), (0, 1), (1, 0)]
+        by_hand = [
+            F.kl_div((student[at] / 2).log_softmax(0), (teacher[at] / 2).softmax(0), reduction="sum") for at in counted
+        ]
+        assert found == pytest.approx(float(torch.stack(by_hand).mean() * 4), rel=1e-5)
+
+    def test_numbers(self):
+        student, teacher = torch.randn(6, 1), torch.randn(6, 1)
+        found = soft_loss(Regression(), {"output": student}, {"output": teacher}, torch.zeros(6), 4.0)
+        assert found == pytest.approx(float(((student - teacher) ** 2).mean()))
+
+    def test_a_task_of_ones_own_compares_every_answer(self):
+        class Mine:
+            def loss(self, outputs, targets):
+                return torch.zeros(())
+
+            def metrics(self, outputs, targets):
+                return {"m": 0.0}
+
+        student, teacher = ({"a": torch.randn(3, 2), "b": torch.randn(3)} for _ in range(2))
+        found = soft_loss(task_of(Mine(), STUDY), student, teacher, torch.zeros(3), 4.0)
+        by_hand = sum(((student[name] - teacher[name]) ** 2).mean() for name in "ab") / 2
+        assert found == pytest.approx(float(by_hand))
+
+
+class TestLayers:
+    def test_attention_by_hand(self):
+        one, other = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+        maps = [(item**2).sum(1).flatten(1) for item in (one, other)]
+        unit = [item / item.norm(dim=1, keepdim=True) for item in maps]
+        found = features.attention_loss({"s": one}, {"t": other}, [("s", "t")])
+        assert found == pytest.approx(float(((unit[0] - unit[1]) ** 2).sum(1).mean()), rel=1e-5)
+
+    def test_the_layers_that_are_compared(self):
+        watch = features.Watch(start("residual").model)
+        assert watch.found == {}
+        module = start("residual").model
+        watch = features.Watch(module)
+        module(torch.zeros(2, 1, 8, 8))
+        assert watch.hidden("student") == "blocks.1.second"
+        assert watch.maps() == {(8, 8): "blocks.1.second"}
+        watch.close()
+        assert not any(layer._forward_hooks for layer in module.modules())
+
+    @pytest.mark.parametrize("weight", ["hint", "attention"])
+    def test_a_layer_comes_nearer_to_the_teachers(self, images, weight):
+        """A student as wide as its teacher, so that nothing stands between their layers."""
+        teacher = train(start(width=8), TRAINING | {"epochs": 3, "lr": 1e-2}, Context(images, 1, Path(), STUDY))
+        example = images.bind(teacher.model).example(64)
+
+        def look(subject):
+            watch = features.Watch(subject.model)
+            with torch.no_grad():
+                modules.call(subject.model, example)
+            watch.close()
+            return watch.found["2"] if weight == "hint" else features.attention(watch.found["2"])
+
+        own = {"calls": "networks.py:cnn", "arguments": {"width": 8}, "weights": None}
+        plain, taught = (
+            run(teacher, images, student=own, alpha=0.0, start="fresh", epochs=6, **{weight: value})
+            for value in (1e-9, 100.0)
+        )
+        assert not any(layer._forward_hooks for layer in taught.model.modules())
+        near, far = ((look(item) - look(teacher)).square().mean() for item in (taught, plain))
+        assert near < 0.7 * far
+
+
+class TestStudent:
+    @pytest.mark.parametrize("changed", [
+        {"alpha": 0.9}, {"temperature": 1.0}, {"hint": 1.0}, {"attention": 10.0}, {"start": "fresh"}, {"width": 0.25},
+        {"epochs": 3}, {"label_smoothing": 0.1},
+    ])
+    def test_every_setting_matters(self, images, changed):
+        assert not torch.equal(weights(run(start(), images)), weights(run(start(), images, **changed)))
+
+    def test_width_is_the_pruners(self, images):
+        subject = start()
+        result = run(subject, images, width=0.5)
+        pruned = channels(
+            subject, {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+            Context(images, 1, Path(), STUDY),
+        )
+        assert (result.edits, result.notes) == (pruned.edits, pruned.notes)
+        assert [item.shape for item in result.model.parameters()] == [item.shape for item in pruned.model.parameters()]
+
+    def test_the_model_as_it_stands(self, images):
+        teacher = start(width=16)
+        pruned = channels(
+            teacher, {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+            Context(images, 1, Path(), STUDY),
+        )
+        result = run(pruned, images, teacher, width=1.0)
+        assert result.edits == pruned.edits
+        assert not torch.equal(weights(result), weights(pruned))
+
+    def test_a_student_and_a_teacher_of_ones_own(self, images):
+        student = {"calls": "networks.py:mlp", "arguments": {"width": 8}, "weights": None}
+        teacher = {"calls": "networks.py:residual", "arguments": {"width": 8}, "weights": None}
+        settings = {name: value for name, value in SETTINGS.items() if name != "width"}
+        context = Context(images, 1, Path(), STUDY)
+        result = distill(start(), settings | {"student": student, "teacher": teacher, "hint": 0.0}, context)
+        assert (result.factory, result.edits) == (Factory("networks.py:mlp", {"width": 8}), ())
+        assert result.model[1].out_features == 8
+
+    def test_fresh_weights_are_drawn_with_the_seed(self, images):
+        draws = [run(start("encoder", width=16), images, seed=seed, start="fresh", lr=1e-7) for seed in (1, 1, 2)]
+        assert torch.equal(weights(draws[0]), weights(draws[1]))
+        assert (weights(draws[0]) - weights(draws[2])).abs().max() > 0.1
+
+    def test_regression(self):
+        data = data_module.load(Factory("networks.py:diabetes"), STUDY)
+        teacher = train(start("linear"), TRAINING | {"epochs": 20, "lr": 1e-2}, Context(data, 1, Path(), STUDY))
+        result = run(start("linear"), data, teacher, width=1.0, alpha=1.0, epochs=60, lr=1e-2)
+        inputs = torch.from_numpy(data.arrays("validation")[0]["input"])
+        with torch.no_grad():
+            assert F.mse_loss(result.model(inputs), teacher.model(inputs)) < 0.01 * teacher.model(inputs).var()
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(("changed", "message"), [
+        ({"alpha": 0.0}, "nothing is learned"),
+        ({"width": 1.0}, "just as the teacher does"),
+        ({"width": 0.95}, r"no slimmer copy of width 0\.95"),
+    ])
+    def test_nothing_to_learn(self, images, changed, message):
+        with pytest.raises(Refusal, match=message):
+            run(start(), images, **changed)
+
+    def test_another_shape_of_answers(self, images):
+        with pytest.raises(Refusal, match=r"student answers with output \(10,\) and the teacher with logits"):
+            run(start(), images, start("joined"))
+
+    def test_no_layer_for_a_hint(self, images):
+        with pytest.raises(Refusal, match="the student has none"):
+            run(start("linear", inputs=8), _rows(images), start("linear", inputs=8), width=1.0, start="fresh", hint=1.0)
+
+    def test_no_layer_for_attention(self, images):
+        with pytest.raises(Refusal, match="images of the same size"):
+            run(start("mlp"), images, attention=1.0)
+
+    def test_a_hint_between_layers_of_different_kinds(self, images):
+        with pytest.raises(Refusal, match=r"2 of the student, which gives \(4, 4, 32\)"):
+            run(start(), images, start("mlp"), width=1.0, hint=1.0)
+
+
+def _rows(images):
+    """The middle row of every image, and its digit."""
+    parts = {
+        name: data_module.part_of(name, (part.inputs[:, 0, 4], part.targets % 2), STUDY)
+        for name, part in images.parts.items()
+    }
+    return data_module.Data(parts, Regression(), None)
