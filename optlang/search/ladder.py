@@ -130,7 +130,7 @@ def _fits(technique: Technique, plan: Plan, use: RuntimeUse) -> bool:
     return (
         "module" in technique.takes
         and (technique.gives[0] if technique.gives else "module") in runtime.takes
-        and technique.name not in runtime.excludes
+        and not {technique.name, technique.name.rpartition(".")[2], *technique.traits}.intersection(runtime.excludes)
     )
 
 
