@@ -26,6 +26,11 @@ NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
 SEEDED = ("cnn", "residual", "encoder")
 # What a technique cannot do: the refusal names the layer. Every other pair must work.
 REFUSED = {("channels", "lstm"): "lstm is an LSTM", ("distill", "lstm"): "lstm is an LSTM"}
+# What there is none of.
+NORMED = ("cnn", "residual", "depthwise", "unet")
+REFUSED |= {("fold", item): "no BatchNorm to fold" for item in NETWORKS if item not in NORMED}
+REFUSED |= {("clean", item): "no Dropout and no Identity" for item in NETWORKS}
+REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "lstm", "mlp", "rows", "tied")}
 WANTS = OnnxRuntime().wants()
 
 _TRAINING = {
@@ -33,6 +38,9 @@ _TRAINING = {
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
 SETTINGS = {
+    "fold": {},
+    "clean": {},
+    "channels_last": {},
     "train": _TRAINING,
     "finetune": _TRAINING,
     "distill": _TRAINING | {
@@ -53,6 +61,7 @@ SETTINGS = {
     "weight_only": {"symmetric": True, "keep": (), "only": ()},
 }
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "magnitude", "two_four", "half"), "module")
+GIVES |= dict.fromkeys(("fold", "clean", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only"), "onnx")
 # Those that choose layers by name.
 CHOOSING = ("channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half")
@@ -274,7 +283,7 @@ class TestEffect:
 
 
 class TestRefusal:
-    @pytest.mark.parametrize("technique", ["train", "finetune", "channels", "magnitude", "two_four", "half"])
+    @pytest.mark.parametrize("technique", ["train", "finetune", "channels", "magnitude", "two_four", "half", "fold"])
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):
             apply(technique, Subject("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
