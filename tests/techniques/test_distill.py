@@ -219,3 +219,34 @@ def _rows(images):
         for name, part in images.parts.items()
     }
     return data_module.Data(parts, Regression(), None)
+
+
+@pytest.mark.slow
+def test_a_small_student_learns_more_than_alone():
+    """The digits' net with about a seventh of its weights, ten epochs each way, two seeds: it answers better."""
+    data = data_module.load(Factory("optlang.zoo.digits:digits"), STUDY)
+    factory = Factory("optlang.zoo.digits:cnn", {"width": 32})
+    untrained = Subject("module", modules.make(factory, STUDY), factory)
+    training = TRAINING | {"lr": 1e-2}
+    teacher = train(untrained, training | {"epochs": 8}, Context(data, 7, Path(), STUDY))
+    small = channels(
+        teacher, {"ratio": 0.65, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+        Context(data, 1, Path(), STUDY),
+    )
+    assert small.notes["prune.removed_parameters"] > 0.84
+    inputs, targets = data.arrays("validation")
+    tensors = {name: torch.from_numpy(item) for name, item in inputs.items()}
+
+    def metrics(subject):
+        with torch.no_grad():
+            return data.task.metrics(modules.call(subject.model, tensors), targets)
+
+    alone, taught = [], []
+    for seed in (1, 2):
+        context = Context(data, seed, Path(), STUDY, baseline=lambda: teacher)
+        settings = SETTINGS | training | {"epochs": 10, "width": 1.0, "alpha": 0.9, "temperature": 2.0}
+        alone.append(metrics(train(small, training | {"epochs": 10}, context)))
+        taught.append(metrics(distill(small, settings, context)))
+    for name, sign in (("accuracy", 1), ("loss", -1)):
+        assert sign * sum(item[name] for item in taught) > sign * sum(item[name] for item in alone), name
+    assert sum(item["accuracy"] for item in taught) / 2 > metrics(teacher)["accuracy"] - 0.01
