@@ -24,14 +24,16 @@ Loss: TypeAlias = "Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensors
 
 def fit(
     module: nn.Module, data: Data, loss_of: Loss, settings: Mapping[str, Any], context: Context, *,
-    after_step: Callable[[], None] | None = None, also: Sequence[nn.Parameter] = (),
+    before_step: Callable[[float], None] | None = None, after_step: Callable[[], None] | None = None,
+    also: Sequence[nn.Parameter] = (),
 ) -> None:
     """Train `module` in place on 'train' of `data` (bound to it); the same seed gives the same weights on a CPU.
 
-    The module must lie on the context's device; it is left there, in eval mode. `after_step` is called after each step
-    of the optimizer. `also` are parameters that the loss itself learns and that are no part of the module. Weight decay
-    spares biases and the parameters of norms, as is usual. With `patience` the weights with the least loss of the task
-    on 'validation' are kept (Prechelt, 1998), with `ema` the averaged ones are looked at and kept.
+    The module must lie on the context's device; it is left there, in eval mode. `before_step` is told the progress (0
+    to 1) before each batch, and `after_step` is called after each step of the optimizer. `also` are parameters that the
+    loss itself learns and that are no part of the module. Weight decay spares biases and the parameters of norms, as is
+    usual. With `patience` the weights with the least loss of the task on 'validation' are kept (Prechelt, 1998), with
+    `ema` the averaged ones are looked at and kept.
 
     Raises `Refusal` where the module has nothing to train, where a loss is not finite, or where no weight has changed.
     """
@@ -45,7 +47,7 @@ def fit(
     before = [parameter.detach().clone() for parameter in trainable]
     with seeded(context.seed), torch.enable_grad():
         module.train()
-        _Run(module, data, loss_of, settings, context, after_step, [*trainable, *also]).epochs()
+        _Run(module, data, loss_of, settings, context, before_step, after_step, [*trainable, *also]).epochs()
     if all(torch.equal(old, new) for old, new in zip(before, trainable, strict=True)):
         raise Refusal("the training changed no weight: the loss does not depend on any parameter that is not frozen")
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
@@ -59,12 +61,14 @@ class _Run:
 
     def __init__(
         self, module: nn.Module, data: Data, loss_of: Loss, settings: Mapping[str, Any], context: Context,
-        after_step: Callable[[], None] | None, parameters: Sequence[nn.Parameter],
+        before_step: Callable[[float], None] | None, after_step: Callable[[], None] | None,
+        parameters: Sequence[nn.Parameter],
     ) -> None:
         import torch
 
         self._module, self._data, self._loss_of = module, data, loss_of
-        self._settings, self._context, self._after_step = settings, context, after_step
+        self._settings, self._context = settings, context
+        self._before_step, self._after_step = before_step, after_step
         self._parameters = parameters
         self._optimizer = _optimizer(parameters, settings)
         self._device = torch.device(context.device)
@@ -117,6 +121,8 @@ class _Run:
             start, end = (min(1.0, (epoch + part / size) / epochs) for part in (seen, seen + count))
             for group in self._optimizer.param_groups:
                 group["lr"] = peak * warmed(settings["schedule"], warmup, start, end)
+            if self._before_step is not None:
+                self._before_step(start)
             inputs = {name: item.to(device) for name, item in inputs.items()}
             targets = mapped(targets, lambda item: item.to(device))
             loss = self._loss_of(self._outputs(inputs), inputs, targets)

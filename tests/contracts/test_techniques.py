@@ -59,12 +59,16 @@ SETTINGS = {
         "bias_correction": False, "keep": (), "only": (),
     },
     "weight_only": {"symmetric": True, "keep": (), "only": ()},
+    "qat": _TRAINING | {
+        "epochs": 1, "freeze": 0.6, "ranges": "running", "calibrator": "minmax", "percentile": None, "bins": None,
+        "samples": 64, "distill": 0.0, "temperature": 4.0, "keep": (), "only": (),
+    },
 }
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "magnitude", "two_four", "half"), "module")
 GIVES |= dict.fromkeys(("fold", "clean", "channels_last"), "module")
-GIVES |= dict.fromkeys(("dynamic", "static", "weight_only"), "onnx")
+GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat"), "onnx")
 # Those that choose layers by name.
-CHOOSING = ("channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "half")
+CHOOSING = ("channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "qat", "half")
 
 pytestmark = pytest.mark.slow
 
@@ -248,7 +252,7 @@ class TestEffect:
 
     # Recurrent layers stay in float: their int8 is not ONNX Runtime's.
     @pytest.mark.parametrize("network", [item for item in NETWORKS if item != "lstm"])
-    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "qat"])
     def test_quantizing_makes_weights_int8_and_the_file_smaller(self, technique, network, images, tmp_path):
         from optlang.workload.onnx_export import export
 
@@ -257,7 +261,7 @@ class TestEffect:
         result = apply(technique, subject, images, tmp_path / "result")
         model = onnx.load(result.model)
         onnx.checker.check_model(model, full_check=True)
-        known = [torch.nn.Conv2d, torch.nn.Linear] + ([torch.nn.ConvTranspose2d] if technique == "static" else [])
+        known = [torch.nn.Conv2d, torch.nn.Linear] + ([torch.nn.ConvTranspose2d] if technique != "dynamic" else [])
         layers = [m for m in subject.model.modules() if isinstance(m, tuple(known))]
         attention = [m for m in subject.model.modules() if isinstance(m, torch.nn.MultiheadAttention)]
         found = [*(m.weight for m in layers), *(m.in_proj_weight for m in attention)]
@@ -271,7 +275,7 @@ class TestEffect:
         assert result.notes["quantize.weights"] > (0.8 if (technique, network) == ("dynamic", "unet") else 0.95)
         assert Path(result.model).stat().st_size < 0.5 * (tmp_path / "float.onnx").stat().st_size
         kinds = {node.op_type for node in model.graph.node}
-        if technique == "static":
+        if technique != "dynamic":
             assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
             biased = sum(m.bias is not None for m in layers)
             stored = [item for item in model.graph.initializer if item.data_type == TensorProto.INT32]
@@ -288,7 +292,7 @@ class TestRefusal:
         with pytest.raises(Refusal, match="onnx"):
             apply(technique, Subject("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
 
-    @pytest.mark.parametrize("technique", ["train", "finetune"])
+    @pytest.mark.parametrize("technique", ["train", "finetune", "qat"])
     def test_nothing_to_train(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="frozen"):
             apply(technique, start("frozen"), images, tmp_path)
@@ -313,7 +317,7 @@ class TestRefusal:
         assert result.model.first.out_channels == 16
         assert result.model.second.out_channels == 8
 
-    @pytest.mark.parametrize("technique", ["dynamic", "static"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "qat"])
     def test_no_layer_that_int8_knows(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="GRU"):
             apply(technique, start("recurrent"), images, tmp_path)
@@ -324,7 +328,7 @@ class TestRefusal:
         with pytest.raises(Refusal, match="already"):
             apply(technique, once, images, tmp_path / "twice")
 
-    @pytest.mark.parametrize("technique", ["dynamic", "static", "weight_only"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "weight_only", "qat"])
     def test_a_model_too_small_to_win(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="larger"):
             apply(technique, start("mlp", width=1), images, tmp_path)
