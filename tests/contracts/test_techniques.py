@@ -30,6 +30,7 @@ REFUSED = {("channels", "lstm"): "lstm is an LSTM", ("distill", "lstm"): "lstm i
 NORMED = ("cnn", "residual", "depthwise", "unet")
 REFUSED |= {("fold", item): "no BatchNorm to fold" for item in NETWORKS if item not in NORMED}
 REFUSED |= {("clean", item): "no Dropout and no Identity" for item in NETWORKS}
+REFUSED |= {("untie", item): "nothing to untie" for item in NETWORKS if item not in ("residual", "unet")}
 REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "lstm", "mlp", "rows", "tied")}
 WANTS = OnnxRuntime().wants()
 
@@ -40,6 +41,7 @@ _TRAINING = {
 SETTINGS = {
     "fold": {},
     "clean": {},
+    "untie": {},
     "channels_last": {},
     "train": _TRAINING,
     "finetune": _TRAINING,
@@ -65,7 +67,7 @@ SETTINGS = {
     },
 }
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "magnitude", "two_four", "half"), "module")
-GIVES |= dict.fromkeys(("fold", "clean", "channels_last"), "module")
+GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat"), "onnx")
 # Those that choose layers by name.
 CHOOSING = ("channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "qat", "half")
@@ -287,7 +289,9 @@ class TestEffect:
 
 
 class TestRefusal:
-    @pytest.mark.parametrize("technique", ["train", "finetune", "channels", "magnitude", "two_four", "half", "fold"])
+    @pytest.mark.parametrize(
+        "technique", ["train", "finetune", "channels", "magnitude", "two_four", "half", "fold", "untie"]
+    )
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):
             apply(technique, Subject("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
