@@ -231,7 +231,8 @@ def fingerprint(calls: str, study: Path) -> str:
     """What the code that `calls` names means, as a hash; found by reading, nothing is imported or run.
 
     For a file: the syntax trees (comments and layout do not count) of it and of every module that it imports from the
-    study's folder. For an installed object: its module's own syntax tree and the version of its distribution.
+    study's folder. For an installed object: its module's own syntax tree and the version of its distribution; for one
+    of our own, which may stand in a checkout whose version does not change, all modules beside it.
     """
     place, _ = split(calls)
     digest = hashlib.sha256(calls.encode())
@@ -242,6 +243,8 @@ def fingerprint(calls: str, study: Path) -> str:
     else:
         source = _source(place, study)
         digest.update(f"\0{place}\0{_meaning(source) if source else ''}\0{_version(place.partition('.')[0])}".encode())
+        if source is not None and source.resolve().is_relative_to(_OWN):
+            digest.update(_beside(source.parent).encode())
     return digest.hexdigest()
 
 
@@ -257,6 +260,12 @@ def _tree(path: Path) -> ast.Module:
 
 def _meaning(path: Path) -> str:
     return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()
+
+
+@functools.cache
+def _beside(folder: Path) -> str:
+    """What all modules of one of our own packages mean together."""
+    return " ".join(_meaning(path) for path in sorted(folder.glob("*.py")))
 
 
 def _reached(first: Path, folder: Path) -> set[Path]:

@@ -232,3 +232,19 @@ class TestFingerprint:
         folder = study("wrong.py", "def (:\n")
         with pytest.raises(objects.UserCodeError, match="not Python"):
             objects.fingerprint("wrong.py:net", folder)
+
+    def test_of_our_own_what_lies_beside_counts(self, tmp_path, monkeypatch):
+        package = tmp_path / "optlang" / "made"
+        package.mkdir(parents=True)
+        (package / "one.py").write_text("VALUE = 1\n")
+        (package / "other.py").write_text("VALUE = 1\n")
+        monkeypatch.setattr(objects, "_OWN", tmp_path / "optlang")
+        monkeypatch.setattr(objects, "_source", lambda place, study: package / f"{place}.py")
+        monkeypatch.setattr(objects, "_version", lambda name: "1")
+        found = []
+        for text in ("VALUE = 1\n", "VALUE = 1  # the same\n", "VALUE = 2\n"):
+            (package / "other.py").write_text(text)
+            objects._beside.cache_clear()
+            found.append(objects.fingerprint("one:VALUE", tmp_path))
+        objects._beside.cache_clear()
+        assert found[0] == found[1] != found[2]
