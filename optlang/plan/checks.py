@@ -262,10 +262,10 @@ def can_win(draft: Draft) -> None:
             if "float16" in traits or any(_float16(setting, draft.index) for setting in step.settings.values()):
                 draft.diagnostics.warn(
                     "W509",
-                    f"`{label_of(step.path)}` cannot win here",
+                    f"`{label_of(step.path)}` wins no time here",
                     draft.steps.spans[step.path],
-                    "float16 is slower than float32 on a CPU",
-                    help="use int8 or bfloat16 there, or another target",
+                    "float16 is slower than float32 on a CPU, and saves bytes only",
+                    help="use int8 there, or another target; bfloat16 wins only on processors that have it",
                 )
 
 
