@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from optlang.plan.load import load
+from optlang.render import render
+
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.slow
+STUDIES = sorted((ROOT / "studies").glob("*.opt"))
 
 
 def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -30,6 +33,14 @@ def rows(folder: Path, sql: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_each_is_checked_without_a_warning_and_says_what_it_shows(path: Path) -> None:
+    loaded = load(path)
+    assert not loaded.diagnostics, render(loaded.diagnostics, loaded.texts)
+    assert "\n# Shows: " in path.read_text()
+
+
+@pytest.mark.slow
 def test_the_readmes_first_command_finds_what_it_promises(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     line = next(line for line in readme.splitlines() if "optlang run" in line and "-m venv" in line)
@@ -58,6 +69,7 @@ def test_the_readmes_first_command_finds_what_it_promises(tmp_path: Path) -> Non
     assert "largest difference" in ran.stdout
 
 
+@pytest.mark.slow
 def test_a_model_of_the_users_own_goes_the_same_way(tmp_path: Path) -> None:
     done = optlang(tmp_path, "run", ROOT / "studies" / "tumors.opt", "--trials", "6")
     assert done.returncode == 0, done.stderr
