@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,16 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     """Train a student on the teacher's answers and the targets (Hinton, Vinyals and Dean, 2015).
 
     The student is `student`, else the subject with the share `width` of its channels (removed as `channels` does, and
-    recorded as its edit). The teacher is `teacher`, else the baseline. The loss is (1 - `alpha`) of the task's own and
+    recorded as its edit). The teachers are `teacher` and `teachers`, else the baseline; of several the mean answer is
+    learned (see `ensemble`). The loss is (1 - `alpha`) of the task's own and
     `alpha` of the soft one (see `soft_loss`), and beside them `hint` times the mean squared error between the last
     layers before the answer, through a learned linear map where their widths differ (FitNets: Romero et al., 2015), and
     `attention` times the distance of the attention maps of convolutions (Zagoruyko and Komodakis, 2017).
 
+    The note `distill.parameters` is the student's parameters as a share of all teachers'.
+
     Raises `Refusal` where nothing would be learned from the teacher, where the answers of the two have other shapes,
+    where layers are to be compared with those of several teachers,
     where no channel can be removed, where there is no layer for `hint` or `attention`, or where `fit` does.
     """
     if subject.form != "module":
@@ -43,20 +48,28 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         )
     task = context.data.task
     own_loss = task_loss(task, float(settings["label_smoothing"]))
-    teacher = copy.deepcopy(_teacher(settings, context)).to(context.device).eval()
+    # The baseline may be the subject itself, and its layers are watched.
+    teachers = [copy.deepcopy(item).to(context.device).eval() for item in _teachers(settings, context)]
+    if len(teachers) > 1 and (settings["hint"] or settings["attention"]):
+        raise Refusal(
+            f"hint and attention compare layers with one teacher's, and there are {len(teachers)}",
+            help="leave both at 0, or give one teacher",
+        )
     student = _student(subject, settings, context)
     module: nn.Module = copy.deepcopy(student.model).to(context.device)
     held = zeros.Held(module, zeros.meant(student.notes))
     if settings["start"] == "fresh":
         _redraw(module, student, context)
         held.again()
-    lesson = _Lesson(module, teacher, own_loss, task, settings, context)
+    lesson = _Lesson(module, teachers, own_loss, task, settings, context)
     try:
         data = context.data.bind(module)
         fit(module, data, lesson.loss, settings, context, after_step=held.again, also=lesson.parameters)
     finally:
         lesson.close()
-    return Subject("module", module.cpu(), student.factory, student.edits, student.notes)
+    share = _count(module) / sum(map(_count, teachers))
+    notes = {**student.notes, "distill.parameters": share}
+    return Subject("module", module.cpu(), student.factory, student.edits, notes)
 
 
 def soft_loss(
@@ -84,11 +97,33 @@ def soft_loss(
     return torch.stack([F.mse_loss(answers[name], wanted[name]) for name in real]).mean()
 
 
-def _teacher(settings: Mapping[str, Any], context: Context) -> nn.Module:
+def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> Mapping[str, Tensor]:
+    """The mean answer of several teachers, their answers of equal shapes and names.
+
+    With labels it has the mean of their probabilities at the temperature `t` as its own ones there (Hinton, Vinyals and
+    Dean, 2015); what are no labels is the mean of the numbers.
+    """
+    import torch
+
+    from optlang.workload import tasks
+
+    if len(several) == 1:
+        return several[0]
+    stacked = {name: torch.stack([item[name] for item in several]) for name in several[0]}
+    mean = {name: item.mean(dim=0) if item.is_floating_point() else item[0] for name, item in stacked.items()}
+    if isinstance(task, tasks.Classification):
+        name = "logits" if "logits" in stacked else next(iter(stacked))
+        axis = -1 if isinstance(task, tasks.Sequence) else 2  # the first axis is the teachers'
+        mean[name] = t * ((stacked[name] / t).log_softmax(dim=axis).logsumexp(dim=0) - math.log(len(several)))
+    return mean
+
+
+def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
     from optlang.workload import modules
 
-    if settings["teacher"] is not None:
-        return modules.make(modules.factory_from(settings["teacher"]), context.study)
+    given = [item for item in (settings["teacher"], *(settings["teachers"] or ())) if item is not None]
+    if given:
+        return [modules.make(modules.factory_from(item), context.study) for item in given]
     assert context.baseline is not None, "`distill` declares that it needs the baseline"
     baseline = context.baseline()
     if baseline.form != "module":
@@ -96,8 +131,11 @@ def _teacher(settings: Mapping[str, Any], context: Context) -> nn.Module:
             f"the teacher is the baseline, which is in the form {baseline.form} after its steps",
             help="a baseline whose steps end in a module, or a teacher of its own",
         )
-    module: nn.Module = baseline.model
-    return module
+    return [baseline.model]
+
+
+def _count(module: nn.Module) -> int:
+    return sum(item.numel() for item in module.parameters())
 
 
 def _student(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
@@ -144,18 +182,18 @@ def _redraw(module: nn.Module, student: Subject, context: Context) -> None:
 
 
 class _Lesson:
-    """The loss of a student: holds the teacher, watches the layers of both, and owns the map between their widths."""
+    """The loss of a student: holds the teachers, watches the layers of both, and owns the map between their widths."""
 
     def __init__(
-        self, module: nn.Module, teacher: nn.Module, own_loss: Loss, task: Task, settings: Mapping[str, Any],
+        self, module: nn.Module, teachers: Sequence[nn.Module], own_loss: Loss, task: Task, settings: Mapping[str, Any],
         context: Context,
     ) -> None:
-        self._teacher, self._own_loss, self._task, self._context = teacher, own_loss, task, context
+        self._teachers, self._own_loss, self._task, self._context = teachers, own_loss, task, context
         self._alpha, self._temperature = float(settings["alpha"]), float(settings["temperature"])
         self._hint, self._attention = float(settings["hint"]), float(settings["attention"])
-        self._names = context.data.bind(teacher).input_names
+        self._names = [context.data.bind(teacher).input_names for teacher in teachers]
         watched = bool(self._hint or self._attention)
-        self._ours, self._theirs = (Watch(item) if watched else None for item in (module, teacher))
+        self._ours, self._theirs = (Watch(item) if watched else None for item in (module, teachers[0]))
         self._map: nn.Linear | None = None
         try:
             self._look(module)
@@ -187,10 +225,12 @@ class _Lesson:
         }
         with torch.no_grad(), user_code("the model's forward", self._context.study):
             answers = call(module.eval(), inputs)
-        wanted = self._answers(inputs)
-        ours, theirs = ({name: tuple(item.shape) for name, item in found.items()} for found in (answers, wanted))
-        if ours != theirs:
-            raise Refusal(f"the student answers with {_said(ours)} and the teacher with {_said(theirs)}")
+        several = self._each(inputs)
+        ours, *others = ({name: tuple(item.shape) for name, item in found.items()} for found in (answers, *several))
+        for theirs in others:
+            if ours != theirs:
+                raise Refusal(f"the student answers with {_said(ours)} and the teacher with {_said(theirs)}")
+        wanted = ensemble(self._task, several, self._temperature)
         if not any(item.is_floating_point() for item in wanted.values()):
             raise Refusal("the teacher's answers are whole numbers, which nothing can be learned from")
         if all(torch.equal(answers[name].to(item), item) for name, item in wanted.items()):
@@ -217,22 +257,30 @@ class _Lesson:
                 with seeded(self._context.seed):
                     self._map = torch.nn.Linear(mine.shape[-1], other.shape[-1]).to(mine.device)
 
-    def _answers(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the teacher says to the student's inputs."""
+    def _each(self, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """What each teacher says to the student's inputs."""
         import torch
 
         from optlang.workload.modules import call
         from optlang.workload.objects import user_code
 
         with torch.no_grad(), user_code("the teacher's forward", self._context.study):
-            found = call(self._teacher, dict(zip(self._names, inputs.values(), strict=True)))
-        return {name: item.float() if item.is_floating_point() else item for name, item in found.items()}
+            several = [
+                call(teacher, dict(zip(names, inputs.values(), strict=True)))
+                for teacher, names in zip(self._teachers, self._names, strict=True)
+            ]
+        return [
+            {name: item.float() if item.is_floating_point() else item for name, item in found.items()}
+            for found in several
+        ]
 
     def loss(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensors) -> Tensor:
         """The loss of a batch whose `outputs` the student has just given."""
+        import torch
         import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 
-        wanted = self._answers(inputs)
+        with torch.no_grad():
+            wanted = ensemble(self._task, self._each(inputs), self._temperature)
         total: Tensor = (1 - self._alpha) * self._own_loss(outputs, inputs, targets)
         if self._alpha:
             total = total + self._alpha * soft_loss(self._task, outputs, wanted, targets, self._temperature)

@@ -46,8 +46,8 @@ SETTINGS = {
     "train": _TRAINING,
     "finetune": _TRAINING,
     "distill": _TRAINING | {
-        "student": None, "teacher": None, "width": 0.5, "start": "kept", "alpha": 0.5, "temperature": 4.0,
-        "hint": 0.0, "attention": 0.0,
+        "student": None, "teacher": None, "teachers": None, "width": 0.5, "start": "kept", "alpha": 0.5,
+        "temperature": 4.0, "hint": 0.0, "attention": 0.0,
     },
     "channels": {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
     "magnitude": {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
 from optlang.techniques import features
-from optlang.techniques.distill import distill, soft_loss
+from optlang.techniques.distill import distill, ensemble, soft_loss
 from optlang.techniques.prune import channels
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
@@ -21,8 +21,8 @@ TRAINING = {
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
 SETTINGS = TRAINING | {
-    "student": None, "teacher": None, "width": 0.5, "start": "kept", "alpha": 0.5, "temperature": 4.0, "hint": 0.0,
-    "attention": 0.0,
+    "student": None, "teacher": None, "teachers": None, "width": 0.5, "start": "kept", "alpha": 0.5,
+    "temperature": 4.0, "hint": 0.0, "attention": 0.0,
 }
 
 
@@ -149,7 +149,9 @@ class TestStudent:
             subject, {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
             Context(images, 1, Path(), STUDY),
         )
-        assert (result.edits, result.notes) == (pruned.edits, pruned.notes)
+        share = result.notes["distill.parameters"]
+        assert (result.edits, result.notes) == (pruned.edits, {**pruned.notes, "distill.parameters": share})
+        assert share == pytest.approx(1 - pruned.notes["prune.removed_parameters"])
         assert [item.shape for item in result.model.parameters()] == [item.shape for item in pruned.model.parameters()]
 
     def test_the_model_as_it_stands(self, images):
@@ -250,3 +252,139 @@ def test_a_small_student_learns_more_than_alone():
     for name, sign in (("accuracy", 1), ("loss", -1)):
         assert sign * sum(item[name] for item in taught) > sign * sum(item[name] for item in alone), name
     assert sum(item["accuracy"] for item in taught) / 2 > metrics(teacher)["accuracy"] - 0.01
+
+
+def model(network, **arguments):
+    """A setting that is a model."""
+    return {"calls": network, "arguments": arguments, "weights": None}
+
+
+class TestEnsemble:
+    @pytest.mark.parametrize(("task", "axis"), [(Classification(), 1), (Sequence(), 2)])
+    def test_it_has_the_mean_probabilities(self, task, axis):
+        one, two = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+        found = ensemble(task, [{"logits": one}, {"logits": two}], 2.0)["logits"]
+        mean = ((one / 2).softmax(axis) + (two / 2).softmax(axis)) / 2
+        assert torch.allclose((found / 2).softmax(axis), mean, atol=1e-6)
+
+    def test_numbers_have_their_mean(self):
+        one, two = torch.randn(2, 5, 1).unbind()
+        assert torch.allclose(ensemble(Regression(), [{"o": one}, {"o": two}], 4.0)["o"], (one + two) / 2)
+
+    def test_all_teachers_are_asked(self, images):
+        given = [model("networks.py:mlp", width=width) for width in (8, 16)]
+        both, apart = run(start("mlp"), images, width=1.0, teachers=given), run(
+            start("mlp"), images, width=1.0, teachers=given[1:]
+        )
+        assert not torch.equal(weights(both), weights(apart))
+        parameters = [
+            sum(item.numel() for item in start("mlp", **item).model.parameters())
+            for item in ({}, {"width": 8}, {"width": 16})
+        ]
+        assert both.notes["distill.parameters"] == parameters[0] / sum(parameters[1:])
+
+    def test_layers_are_compared_with_one(self, images):
+        given = [model("networks.py:cnn", width=width) for width in (8, 16)]
+        with pytest.raises(Refusal, match="there are 2"):
+            run(start(), images, teachers=given, hint=1.0)
+
+
+TASKS = '''
+import torch
+from torch import nn
+
+
+class Two(nn.Module):
+    """Two inputs and two answers."""
+
+    def __init__(self, width, way):
+        super().__init__()
+        self.wide, self.one, self.two, self.way = nn.Linear(6, width), nn.Linear(width, 3), nn.Linear(width, 1), way
+
+    def forward(self, near, far):
+        x = torch.relu(self.wide(torch.cat([near, far], 1)))
+        answers = {"kind": self.one(x), "far": self.two(x)}
+        return answers if self.way == "dictionary" else tuple(answers.values())
+
+
+class Tagger(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, width), nn.Linear(width, 4)
+
+    def forward(self, tokens):
+        return self.head(self.embed(tokens))
+
+
+class Task:
+    def __init__(self, way, broken):
+        self.way, self.broken = way, broken
+
+    def loss(self, outputs, targets):
+        if self.broken:
+            raise ValueError("not today")
+        kind, far = outputs.values() if self.way == "dictionary" else outputs
+        return nn.functional.cross_entropy(kind, targets[0]) + (far[:, 0] - targets[1]).square().mean()
+
+    def metrics(self, outputs, targets):
+        return {"loss": float(self.loss(outputs, targets))}
+
+
+two, tagger = Two, Tagger
+
+
+def pairs(way, broken=False):
+    generator = torch.Generator().manual_seed(0)
+    near, far = torch.randn(64, 3, generator=generator), torch.randn(64, 3, generator=generator)
+    inputs = {"far": far, "near": near} if way == "dictionary" else (near, far)
+    part = inputs, (near.argmax(1), far.sum(1))
+    return {"train": part, "validation": part, "task": Task(way, broken)}
+
+
+def tagged():
+    tokens = torch.randint(0, 9, (48, 5), generator=torch.Generator().manual_seed(0))
+    labels = tokens % 4
+    labels[:, -1] = -100
+    return {"train": (tokens, labels), "validation": (tokens, labels), "task": "sequence"}
+'''
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A study with a task of the user's own, and models of several inputs and answers."""
+    (tmp_path / "own.py").write_text(TASKS)
+    return tmp_path
+
+
+class TestTasks:
+    """What the user's own tasks come to in both trainings."""
+
+    def losses(self, technique, study, network, data, large, **changed):
+        told = []
+        factory = Factory(network, changed)
+        subject = Subject("module", modules.make(factory, study), factory)
+        settings = SETTINGS | {"width": 1.0, "epochs": 4, "lr": 1e-2, "teacher": large}
+        technique(subject, settings, Context(data, 1, Path(), study, report=lambda item: told.append(item["loss"])))
+        return told
+
+    @pytest.mark.parametrize("technique", [train, distill])
+    @pytest.mark.parametrize("way", ["tuple", "dictionary"])
+    def test_several_inputs_and_answers(self, own, technique, way):
+        data = data_module.load(Factory("own.py:pairs", {"way": way}), own)
+        told = self.losses(technique, own, "own.py:two", data, model("own.py:two", width=16, way=way), width=4, way=way)
+        assert told[-1] < told[0]
+
+    @pytest.mark.parametrize("technique", [train, distill])
+    def test_labels_of_a_sequence(self, own, technique):
+        data = data_module.load(Factory("own.py:tagged"), own)
+        told = self.losses(technique, own, "own.py:tagger", data, model("own.py:tagger", width=16), width=4)
+        assert told[-1] < told[0]
+
+    @pytest.mark.parametrize("technique", [train, distill])
+    def test_a_loss_that_breaks_is_shown_with_its_line(self, own, technique):
+        data = data_module.load(Factory("own.py:pairs", {"way": "tuple", "broken": True}), own)
+        line = 1 + TASKS.split("\n").index('            raise ValueError("not today")')
+        large = model("own.py:two", width=16, way="tuple")
+        with pytest.raises(OptlangError, match="the task's loss raised ValueError: not today") as error:
+            self.losses(technique, own, "own.py:two", data, large, width=4, way="tuple")
+        assert f"own.py:{line}" in f"{error.value.help} {getattr(error.value, 'details', '')}"
