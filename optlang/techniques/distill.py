@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from optlang.workload.tensors import Tensors
 
 # How channels leave where only a width is asked for: what `channels` itself does if nothing else is said.
-_SLIMMER = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": ()}
+_SLIMMER = {
+    "importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0,
+}
 
 
 def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, OptlangError, Refusal, Subject
-from optlang.techniques.layers import chosen
+from optlang.techniques.layers import left_alone
+from optlang.techniques.statistics import recalibrate
+from optlang.techniques.worth import Worth, worth
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +26,9 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     """Remove the channels that matter least, with all that hangs on them (DepGraph: Fang et al., CVPR 2023).
 
     The model's outputs keep their shapes: layers whose channels reach them are left alone, and so are those that `keep`
-    names. Notes: `prune.removed_parameters` and `prune.removed_channels`, the shares removed since the model was made.
+    names or `only` does not. `importance` says what a channel is worth (see `worth.worth`); `recalibrate` batches of
+    training data set the statistics of batch normalizations anew after the cut (EagleEye: Li et al., ECCV 2020).
+    Notes: `prune.removed_parameters` and `prune.removed_channels`, the shares removed since the model was made.
     Raises `Refusal` where nothing would be removed, or a layer cannot be pruned.
     """
     from optlang.workload import objects
@@ -41,18 +45,19 @@ def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) ->
 
     data = context.data.bind(subject.model)
     example = data.example(2)  # one sample would hide layers that take the batch for channels
-    kept = chosen(settings["keep"], [name for name, _ in subject.model.named_modules()])
+    kept = _kept(subject.model, settings)
     _no_recurrent(subject.model)
     module = copy.deepcopy(subject.model).eval()
     with objects.user_code("the model's forward", context.study):
         shapes = _shapes(module, example)
-    history = _pruned(module, example, settings, context.seed, kept)
+    score = worth(subject.model, settings, context)
+    history = _pruned(module, example, settings, score(module), kept)
     blamed = ""
     if history and _try_shapes(module, example) != shapes:
         # Some layer reaches an output by a way that the graph does not show: look at each of them alone.
         harmful, blamed = _harmful(subject.model, example, shapes)
         module = copy.deepcopy(subject.model).eval()
-        history = _pruned(module, example, settings, context.seed, kept | harmful)
+        history = _pruned(module, example, settings, score(module), kept | harmful)
         if history and _try_shapes(module, example) != shapes:
             raise Refusal(
                 "removing channels breaks the model" + (f": {blamed}" if blamed else ""),
@@ -63,8 +68,10 @@ def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) ->
         raise Refusal(
             f"nothing was removed: ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer "
             "as it is" + (f" ({blamed})" if blamed else ""),
-            help="a larger ratio, a smaller round_to or fewer layers in keep",
+            help="a larger ratio, a smaller round_to, fewer layers in keep, or in only all whose channels go together",
         )
+    if settings["recalibrate"]:
+        recalibrate(module, int(settings["recalibrate"]), context)
     edit = Edit(_REPLAY, {"history": history, "example": describe(example)})
     removed: dict[str, JSON] = {}
     for name, old, new in (("parameters", before[0], after[0]), ("channels", before[1], after[1])):
@@ -80,6 +87,21 @@ def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str
     with _graph(module, dict(example)) as graph:
         graph.load_pruning_history([list(item) for item in arguments["history"]])
     return module
+
+
+def _kept(module: nn.Module, settings: Mapping[str, Any]) -> set[str]:
+    """The layers that keep their channels. Norms and depthwise layers have none of their own: they follow others."""
+    from torch import nn
+
+    names = [name for name, _ in module.named_modules()]
+    kept = left_alone(settings["keep"], (), names)
+    for name in left_alone((), settings["only"], names):
+        layer = module.get_submodule(name)
+        convolution = isinstance(layer, nn.modules.conv._ConvNd) and not layer.groups == layer.in_channels > 1
+        # What holds a chosen layer is left alone, and all that it holds would be with it.
+        if convolution or isinstance(layer, nn.Linear | nn.MultiheadAttention):
+            kept.add(name)
+    return kept
 
 
 def _no_recurrent(module: nn.Module) -> None:
@@ -162,19 +184,8 @@ def _graph(module: nn.Module, example: dict[str, Tensor]) -> Iterator[Any]:
         )
 
 
-def _importance(name: str, seed: int) -> Callable[..., Any]:
-    import torch
-    import torch_pruning
-
-    if name == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return lambda group: torch.rand(len(group[0].idxs), generator=generator)
-    measure: Callable[..., Any] = torch_pruning.importance.GroupMagnitudeImportance(p=1 if name == "l1" else 2)
-    return measure
-
-
 def _pruned(
-    module: nn.Module, example: dict[str, Tensor], settings: Mapping[str, Any], seed: int, kept: set[str]
+    module: nn.Module, example: dict[str, Tensor], settings: Mapping[str, Any], score: Worth, kept: set[str]
 ) -> list[JSON]:
     """Prune `module` in place, apart from the layers in `kept`; the history that `replay` takes."""
     import torch_pruning
@@ -208,7 +219,7 @@ def _pruned(
                 ignored += _reaching(graph)
             pruner = Pruner(
                 module, example_inputs=example, forward_fn=_forward,
-                importance=_importance(settings["importance"], seed), global_pruning=settings["scope"] == "global",
+                importance=score, global_pruning=settings["scope"] == "global",
                 pruning_ratio=ratio, round_to=round_to, ignored_layers=ignored,
                 in_channel_groups={}, out_channel_groups=heads,
             )

@@ -49,7 +49,10 @@ SETTINGS = {
         "student": None, "teacher": None, "teachers": None, "width": 0.5, "start": "kept", "alpha": 0.5,
         "temperature": 4.0, "hint": 0.0, "attention": 0.0,
     },
-    "channels": {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+    "channels": {
+        "ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "round_to": 4, "keep": (), "only": (),
+        "recalibrate": 0,
+    },
     "magnitude": {
         "sparsity": 0.5, "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
     },

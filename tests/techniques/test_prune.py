@@ -11,7 +11,10 @@ from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-SETTINGS = {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()}
+SETTINGS = {
+    "ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "round_to": 4, "keep": (), "only": (),
+    "recalibrate": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,59 @@ class TestImportance:
         )
         assert one == same != other
 
+    def test_taylor_is_a_hand_made_sum_with_the_norms(self, images):
+        # 1-16-32-10, the norm behind the second convolution: its own scale counts among the second's channels.
+        subject = start()
+        left = run(subject, images, importance="taylor", samples=64, round_to=1, seed=5).model
+        reference = start().model.eval()
+        inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
+        torch.nn.functional.cross_entropy(reference(*inputs.values()), targets).backward()
+        first, second, norm = reference[0], reference[2], reference[3]
+        change = {layer: (layer.weight * layer.weight.grad).abs() for layer in (first, second, norm)}
+        head = next(item for item in reference if isinstance(item, torch.nn.Linear))
+        change[head] = (head.weight * head.weight.grad).abs()
+        one = change[first].sum((1, 2, 3)) + change[second].sum((0, 2, 3))
+        two = change[second].sum((1, 2, 3)) + change[norm] + change[head].sum(0)
+        assert torch.equal(left[0].bias, first.bias[one.topk(8).indices.sort().values])
+        assert torch.equal(left[3].weight, norm.weight[two.topk(16).indices.sort().values])
+        assert torch.equal(left[2].bias, second.bias[two.topk(16).indices.sort().values])
+
+    def test_taylor_compares_layers_by_what_the_loss_would_change(self, images):
+        subject = start("mlp", width=32)
+        result = run(subject, images, importance="taylor", scope="global", round_to=1, samples=64).model
+        scored = start("mlp", width=32).model.eval()
+        inputs, targets = next(images.batches("train", 64, seed=1, shuffle=True))
+        torch.nn.functional.cross_entropy(scored(*inputs.values()), targets).backward()
+        change = {index: (scored[index].weight * scored[index].weight.grad).abs() for index in (1, 3, 5)}
+        scores = torch.cat([change[1].sum(1) + change[3].sum(0), change[3].sum(1) + change[5].sum(0)])
+        kept = scores >= scores.sort().values[32]
+        assert (result[1].out_features, result[3].out_features) == (int(kept[:32].sum()), int(kept[32:].sum()))
+
+    def test_lamp_is_its_formula(self, images):
+        subject = start("mlp", width=32)
+        with torch.no_grad():
+            subject.model[3].weight.mul_(3.0)
+        first, second, last = (subject.model[index].weight for index in (1, 3, 5))
+        inner = first.square().sum(1) + second.square().sum(0), second.square().sum(1) + last.square().sum(0)
+        scores = [torch.stack([item / squares[squares >= item].sum() for item in squares]) for squares in inner]
+        kept = torch.cat(scores) >= torch.cat(scores).sort().values[32]
+        result = run(subject, images, importance="lamp", scope="global", round_to=1).model
+        assert (result[1].out_features, result[3].out_features) == (int(kept[:32].sum()), int(kept[32:].sum()))
+        assert torch.equal(result[1].bias, subject.model[1].bias[kept[:32]])
+
+    def test_the_scale_of_the_norm(self, images):
+        subject = start()
+        norm = subject.model[3]
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(-1, 1, 32))
+        result = run(subject, images, importance="bn_scale").model
+        assert torch.equal(result[3].weight, torch.cat([norm.weight[:8], norm.weight[24:]]))
+        assert result[0].out_channels == 16  # no norm behind it
+
+    def test_no_norm_at_all(self, images):
+        with pytest.raises(Refusal, match="1 has none behind it"):
+            run(start("mlp"), images, importance="bn_scale")
+
     def test_global_takes_more_where_less_matters(self, images):
         subject = start("mlp", width=32)
         with torch.no_grad():
@@ -135,6 +191,16 @@ class TestKept:
         else:
             assert (module[0].out_channels, module[2].out_channels) == left
 
+    @pytest.mark.parametrize(("only", "left"), [(("0",), (8, 32)), (("2",), (16, 16)), (("[02]",), (8, 16))])
+    def test_only(self, images, only, left):
+        module = run(start(), images, only=only).model
+        assert (module[0].out_channels, module[2].out_channels) == left
+
+    def test_only_inside_a_block(self, images):
+        model = run(start("residual"), images, only=("blocks.0.first",)).model
+        assert (model.stem.out_channels, model.blocks[0].first.out_channels) == (16, 8)
+        assert model.blocks[1].first.out_channels == 16
+
     def test_a_whole_block(self, images):
         model = run(start("residual"), images, keep=("blocks.0",)).model
         assert model.blocks[0].first.out_channels == 16
@@ -152,6 +218,29 @@ class TestKept:
         model = run(subject, images).model
         assert not model[0].weight.requires_grad
         assert model[2].weight.requires_grad
+
+
+class TestRecalibrate:
+    def test_the_mean_of_batches(self, images):
+        plain, again = run(start(), images).model, run(start(), images, recalibrate=3).model
+        seen = []
+        plain[3].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        for number, (inputs, _) in enumerate(images.batches("train", 64, seed=1, shuffle=True)):
+            if number < 3:
+                with torch.no_grad():
+                    plain(*inputs.values())
+        means = torch.stack([item.mean((0, 2, 3)) for item in seen]).mean(0)
+        variances = torch.stack([item.var((0, 2, 3)) for item in seen]).mean(0)
+        assert torch.allclose(again[3].running_mean, means, atol=1e-5)
+        assert torch.allclose(again[3].running_var, variances, atol=1e-5)
+        assert not torch.allclose(plain[3].running_mean, means, atol=1e-5)
+        assert torch.equal(plain[2].weight, again[2].weight)
+        assert again[3].momentum == 0.1
+        assert not again[3].training
+
+    def test_no_statistics(self, images):
+        with pytest.raises(Refusal, match="recalibrate"):
+            run(start("mlp"), images, recalibrate=1)
 
 
 class TestReplay:

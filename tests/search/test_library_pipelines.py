@@ -1,0 +1,48 @@
+"""The library's pipelines: the settings that their steps get at a point, round by round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optlang.plan.load import load
+from optlang.plan.model import Plan
+from optlang.search.recipe import Recipe, resolve
+from optlang.search.space import Point
+
+OK = Path(__file__).parents[1] / "fixtures" / "ok"
+
+
+def plan_of(name: str) -> Plan:
+    found = load(OK / f"{name}.opt").plan
+    assert found is not None
+    return found
+
+
+def settings(recipe: Recipe, setting: str) -> list[object]:
+    return [step.settings[setting] for step in recipe.steps if setting in step.settings]
+
+
+class TestIterative:
+    @pytest.mark.parametrize(
+        ("schedule", "expected"),
+        [("cubic", [0.9 * (1 - 0.75**3), 0.9 * (1 - 0.5**3), 0.9 * (1 - 0.25**3), 0.9]),
+         ("linear", [0.225, 0.45, 0.675, 0.9])],
+    )
+    def test_the_schedule(self, schedule: str, expected: list[float]) -> None:
+        point: Point = {
+            "here.runtime": "eager", "sparse": "gradual", "sparse.gradual.final": 0.9, "sparse.gradual.rounds": 4,
+            "sparse.gradual.schedule": schedule, "sparse.gradual.scope": "global",
+        }
+        recipe = resolve(plan_of("iterative"), point)
+        assert settings(recipe, "sparsity") == pytest.approx(expected)
+        assert settings(recipe, "sparsity")[-1] == 0.9  # exactly
+        assert settings(recipe, "scope") == ["global"] * 4
+        assert [step.technique for step in recipe.steps] == ["prune.magnitude", "training.finetune"] * 4
+
+    @pytest.mark.parametrize(("branch", "first"), [("slow", 0.0495), ("least", 0.01)])
+    def test_the_first_round_stays_in_what_magnitude_allows(self, branch: str, first: float) -> None:
+        recipe = resolve(plan_of("iterative"), {"here.runtime": "eager", "sparse": branch})
+        assert settings(recipe, "sparsity")[0] == pytest.approx(first)
+        assert len(recipe.steps) == 40
