@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from optlang import forms
-from optlang.forms import JSON, Artifact, OptlangError, OutsideError
+from optlang.forms import JSON, Artifact, Measurement, OptlangError, OutsideError, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
 from optlang.plan.model import Plan
@@ -292,7 +292,7 @@ class Loop:
         })
         self._watcher.began(Begun(number, origin, point or {}, [asdict(step) for step in recipe.steps], recipe.label))
         reader = ProgressReader(self._progress)
-        baseline = None if origin == "baseline" else self._member(0)
+        baseline = None if origin == "baseline" else self._reference(recipe.target)
         job = self._job(number, recipe, baseline)
         try:
             result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
@@ -358,10 +358,12 @@ class Loop:
             runtime.study,
         )
 
+    def _reference(self, target: TargetSpec) -> Member:
+        """The baseline as a trial is compared with it: with the trial's own threads and samples a call."""
+        return replace(self._member(0), target=target)
+
     def _settle_front(self) -> None:
         """Measure the front again, side by side with what is close to it, until it holds."""
-        from optlang.run.worker import measure_front
-
         measured: set[int] = set()
         for turn in range(1, PASSES + 1):
             front = self._history.front()
@@ -370,19 +372,9 @@ class Loop:
             numbers = [number for number in candidates if number != 0 and number not in measured]
             if not numbers or (turn == 1 and self._history.front_is_settled()):
                 return
-            members = {number: self._member(number) for number in numbers}
-            self._watcher.note(f"measuring the {len(members)} best again, side by side with the baseline")
-            if self._cold:
-                self._prepare()
-            job = FrontJob(self._workload, self._member(0), members, self._front_effort, self._progress)
-            reader = ProgressReader(self._progress)
-            try:
-                again = self._wait(self._engine.submit(measure_front, job, None), reader)
-            except (WorkerDied, WorkerTimeout) as error:
-                self._watcher.note(f"the front could not be measured again: {error}")
-                return
-            if isinstance(again, Failure):
-                self._watcher.note(f"the front could not be measured again: {again.reason}")
+            self._watcher.note(f"measuring the {len(numbers)} best again, side by side with the baseline")
+            again = self._measured_again({number: self._member(number) for number in numbers})
+            if again is None:
                 return
             for number, measurements in sorted(again.items()):
                 self._store.record({
@@ -394,6 +386,27 @@ class Loop:
             measured |= set(again)
             if self._over():
                 return
+
+    def _measured_again(self, members: Mapping[int, Member]) -> dict[int, tuple[Measurement, ...]] | None:
+        """The members' latencies beside the baseline's, those of one target in one cycle; None where that failed."""
+        from optlang.run.worker import measure_front
+
+        found: dict[int, tuple[Measurement, ...]] = {}
+        for target in dict.fromkeys(member.target for member in members.values()):
+            if self._cold:
+                self._prepare()
+            alike = {number: member for number, member in members.items() if member.target == target}
+            job = FrontJob(self._workload, self._reference(target), alike, self._front_effort, self._progress)
+            reader = ProgressReader(self._progress)
+            try:
+                again = self._wait(self._engine.submit(measure_front, job, None), reader)
+            except (WorkerDied, WorkerTimeout) as error:
+                again = Failure(str(error), "")
+            if isinstance(again, Failure):
+                self._watcher.note(f"the front could not be measured again: {again.reason}")
+                return found or None
+            found.update(again)
+        return found
 
 
 def _of_baseline(path: str) -> bool:

@@ -388,3 +388,14 @@ def test_a_metric_that_the_task_does_not_give_is_said_before_anything_is_trained
     assert "`top5`" in done.stderr
     assert "accuracy" in done.stderr
     assert not events(tmp_path, "start")
+
+
+def test_a_trial_is_compared_with_the_baseline_at_its_own_batch(study: Study, tmp_path: Path) -> None:
+    path = study(steps="parts.explode { how in {fine, better} }", trials=4)
+    path.write_text(path.read_text().replace("runtime = onnxruntime", "batch in [1, 4]; runtime = onnxruntime"))
+    done = optlang(tmp_path, "run", "small.opt", "--progress", "plain")
+    assert done.returncode == 0, done.stderr
+    assert "could not be measured" not in done.stderr
+    found = rows(tmp_path, "SELECT batch, state, latency_x, latency FROM results WHERE origin = 'sampler'")
+    assert {(row["batch"], row["state"]) for row in found} == {(1, "complete"), (4, "complete")}
+    assert all(row["latency_x"] > 0 for row in found)
