@@ -232,9 +232,10 @@ def _artifact(rows: Sequence[Mapping[str, Any]]) -> Artifact | None:
 def choose_run(store: Store, plan: Plan, mode: str) -> tuple[str, list[str]]:
     """The run to write to, and what to say about the choice.
 
-    OptlangError where `--continue` has nothing to join, or what its trials are compared with has changed.
+    A run whose baseline never came to its end holds nothing to go on with: another begins, and finds in the cache what
+    was done. OptlangError where `--continue` has nothing to join, or what its trials are compared with has changed.
     """
-    runs = store.runs(plan.study)
+    runs = store.begun(plan.study)
     inputs = {item.name: item.value for item in plan.inputs}
     same = store.find(plan.study, plan.meaning, inputs, plan.search.seed)
     if mode == "new" or (not runs and mode == "auto"):

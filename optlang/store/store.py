@@ -171,10 +171,17 @@ class Store:
             if study in (None, (row := self._rows.runs[name])["study"])
         ]
 
+    def begun(self, study: str) -> list[RunRow]:
+        """The runs of a study whose baseline is there: without one there is nothing to go on with. Oldest first."""
+        return [
+            row for row in self.runs(study)
+            if any(trial.trial == 0 and trial.state == "complete" for trial in self.trials(row.run))
+        ]
+
     def find(self, study: str, meaning: str, inputs: Mapping[str, JSON], seed: int | None) -> RunRow | None:
-        """The newest run of the same meaning, inputs and seed: the one to go on with."""
+        """The newest run of the same meaning, inputs and seed that has its baseline: the one to go on with."""
         wanted = json.loads(encode({"inputs": inputs}))["inputs"]
-        for row in reversed(self.runs(study)):
+        for row in reversed(self.begun(study)):
             if (row.meaning, row.inputs, row.seed) == (meaning, wanted, seed):
                 return row
         return None

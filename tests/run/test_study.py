@@ -399,3 +399,36 @@ def test_a_trial_is_compared_with_the_baseline_at_its_own_batch(study: Study, tm
     found = rows(tmp_path, "SELECT batch, state, latency_x, latency FROM results WHERE origin = 'sampler'")
     assert {(row["batch"], row["state"]) for row in found} == {(1, "complete"), (4, "complete")}
     assert all(row["latency_x"] > 0 for row in found)
+
+
+def test_a_run_killed_in_its_baseline_begins_anew(
+    study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    path = study(NAPS.replace("tenths = 5", "tenths = 0"), trials=1)
+    path.write_text(path.read_text().replace("train { epochs = 1;", "parts.nap { tenths = 20 }; train { epochs = 1;"))
+    process = started(tmp_path)
+    ended.append(process)
+    until(running(tmp_path, 0), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for _ in range(2):
+        done = optlang(tmp_path, "run", path, "--progress", "plain")
+        assert done.returncode == 0, done.stderr
+    found = rows(tmp_path, "SELECT trial, origin, state FROM results WHERE state = 'complete' ORDER BY trial")
+    assert [row["trial"] for row in found] == list(range(len(found)))
+    assert found[0]["origin"] == "baseline"
+
+
+def test_a_baseline_that_failed_is_done_again(study: Study, tmp_path: Path) -> None:
+    path = study(NAPS.replace("tenths = 5", "tenths = 0"), trials=1)
+    path.write_text(path.read_text().replace("train { epochs = 1;", "parts.nap; train { epochs = 1;"))
+    python = tmp_path / "parts.py"
+    right = python.read_text()
+    heading = "def nap(subject, settings, context):"
+    python.write_text(right.replace(heading, f"{heading}\n    1 / 0"))
+    failed = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert failed.returncode == 1
+    assert "parts.py" in failed.stderr
+    python.write_text(right)
+    done = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert done.returncode == 0, done.stderr
