@@ -28,7 +28,7 @@ knobs (4)
 
 pipeline
   rounds: 0 .. 2 times
-    channels { ratio in [10%, 30%]; importance = l2; scope = layer; round_to = 4 }
+    channels { ratio in [10%, 30%]; importance = l2; scope = layer; round_to = 4; recalibrate = 0 }
   precision: one of
     none
     static { calibrator = minmax; samples = 256; granularity = auto; bias_correction = false }
