@@ -16,6 +16,7 @@ from optlang.workload import modules
 from optlang.workload.tasks import Classification, Regression, Sequence, task_of
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
+CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
 TRAINING = {
     "epochs": 2, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
@@ -146,7 +147,7 @@ class TestStudent:
         subject = start()
         result = run(subject, images, width=0.5)
         pruned = channels(
-            subject, {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+            subject, CHANNELS | {"ratio": 0.5},
             Context(images, 1, Path(), STUDY),
         )
         share = result.notes["distill.parameters"]
@@ -157,7 +158,7 @@ class TestStudent:
     def test_the_model_as_it_stands(self, images):
         teacher = start(width=16)
         pruned = channels(
-            teacher, {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+            teacher, CHANNELS | {"ratio": 0.5},
             Context(images, 1, Path(), STUDY),
         )
         result = run(pruned, images, teacher, width=1.0)
@@ -232,7 +233,7 @@ def test_a_small_student_learns_more_than_alone():
     training = TRAINING | {"lr": 1e-2}
     teacher = train(untrained, training | {"epochs": 8}, Context(data, 7, Path(), STUDY))
     small = channels(
-        teacher, {"ratio": 0.65, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()},
+        teacher, CHANNELS | {"ratio": 0.65},
         Context(data, 1, Path(), STUDY),
     )
     assert small.notes["prune.removed_parameters"] > 0.84

@@ -19,6 +19,7 @@ from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
+CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
 HALF = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
 
 pytestmark = pytest.mark.slow
@@ -114,7 +115,7 @@ class TestFold:
 
     def test_then_pruned_or_int8(self, images, tmp_path):
         folded = apply(graph.fold, start("residual"), images)
-        settings = {"ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "keep": ()}
+        settings = CHANNELS | {"ratio": 0.5}
         pruned = apply(channels, folded, images, settings=settings)
         modules.save(pruned, tmp_path / "saved")
         assert torch.equal(answers(modules.load(tmp_path / "saved", STUDY), images), answers(pruned, images))
