@@ -73,11 +73,10 @@ def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     if settings["recalibrate"]:
         recalibrate(module, int(settings["recalibrate"]), context)
     edit = Edit(_REPLAY, {"history": history, "example": describe(example)})
-    removed: dict[str, JSON] = {}
-    for name, old, new in (("parameters", before[0], after[0]), ("channels", before[1], after[1])):
-        earlier = subject.notes.get(f"prune.removed_{name}", 0.0)
-        assert isinstance(earlier, int | float)
-        removed[f"prune.removed_{name}"] = 1 - (1 - earlier) * new / old
+    removed: dict[str, JSON] = {
+        f"prune.removed_{name}": share_removed(subject, name, new / old)
+        for name, old, new in (("parameters", before[0], after[0]), ("channels", before[1], after[1]))
+    }
     module.zero_grad(set_to_none=True)
     return Subject("module", module, subject.factory, (*subject.edits, edit), {**subject.notes, **removed})
 
@@ -87,6 +86,13 @@ def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str
     with _graph(module, dict(example)) as graph:
         graph.load_pruning_history([list(item) for item in arguments["history"]])
     return module
+
+
+def share_removed(subject: Subject, what: str, left: float) -> float:
+    """The share of `what` removed since the model was made, where `left` of the subject's is there still."""
+    earlier = subject.notes.get(f"prune.removed_{what}", 0.0)
+    assert isinstance(earlier, int | float)
+    return 1 - (1 - earlier) * left
 
 
 def _kept(module: nn.Module, settings: Mapping[str, Any]) -> set[str]:
@@ -191,6 +197,8 @@ def _pruned(
     import torch_pruning
     from torch import nn
 
+    from optlang.techniques.attention import NarrowAttention
+
     round_to, ratio = int(settings["round_to"]), float(settings["ratio"]) - _ROUNDING
 
     class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
@@ -212,6 +220,9 @@ def _pruned(
             return max(0, size - multiples * step)
 
     ignored = [layer for name, layer in module.named_modules() if name in kept]
+    for layer in module.modules():
+        if isinstance(layer, NarrowAttention):  # heads has chosen its inner width
+            ignored += [layer.q_proj, layer.k_proj, layer.v_proj]
     heads = {layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)}
     try:
         with _traceable(module):

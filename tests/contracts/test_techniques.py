@@ -31,6 +31,7 @@ NORMED = ("cnn", "residual", "depthwise", "unet")
 REFUSED |= {("fold", item): "no BatchNorm to fold" for item in NETWORKS if item not in NORMED}
 REFUSED |= {("clean", item): "no Dropout and no Identity" for item in NETWORKS}
 REFUSED |= {("untie", item): "nothing to untie" for item in NETWORKS if item not in ("residual", "unet")}
+REFUSED |= {("heads", item): "no layer is an nn.MultiheadAttention" for item in NETWORKS if item != "encoder"}
 REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "lstm", "mlp", "rows", "tied")}
 WANTS = OnnxRuntime().wants()
 
@@ -53,6 +54,7 @@ SETTINGS = {
         "ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "round_to": 4, "keep": (), "only": (),
         "recalibrate": 0,
     },
+    "heads": {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "keep": (), "only": ()},
     "magnitude": {
         "sparsity": 0.5, "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
     },
@@ -69,11 +71,11 @@ SETTINGS = {
         "samples": 64, "distill": 0.0, "temperature": 4.0, "keep": (), "only": (),
     },
 }
-GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "magnitude", "two_four", "half"), "module")
+GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "heads", "magnitude", "two_four", "half"), "module")
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat"), "onnx")
 # Those that choose layers by name.
-CHOOSING = ("channels", "magnitude", "two_four", "dynamic", "static", "weight_only", "qat", "half")
+CHOOSING = ("channels", "heads", "magnitude", "two_four", "dynamic", "static", "weight_only", "qat", "half")
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +118,11 @@ def apply(technique, subject, data, folder, seed=3, **changed):
     function = objects.find(declared()[technique], STUDY)
     context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: subject)
     return function(subject, SETTINGS[technique] | changed, context)
+
+
+def choosing(technique):
+    """A network that has layers for the technique to choose among, and a "head"."""
+    return "encoder" if technique == "heads" else "residual"
 
 
 def answers(subject, data, count=16):
@@ -293,7 +300,7 @@ class TestEffect:
 
 class TestRefusal:
     @pytest.mark.parametrize(
-        "technique", ["train", "finetune", "channels", "magnitude", "two_four", "half", "fold", "untie"]
+        "technique", ["train", "finetune", "channels", "heads", "magnitude", "two_four", "half", "fold", "untie"]
     )
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):
@@ -307,13 +314,13 @@ class TestRefusal:
     @pytest.mark.parametrize("technique", CHOOSING)
     def test_an_unknown_layer_in_keep(self, technique, images, tmp_path):
         with pytest.raises(OptlangError, match="haed") as error:
-            apply(technique, start("residual"), images, tmp_path, keep=("haed",))
+            apply(technique, start(choosing(technique)), images, tmp_path, keep=("haed",))
         assert error.value.help == "did you mean 'head'?"
 
     @pytest.mark.parametrize("technique", CHOOSING)
     def test_everything_kept(self, technique, images, tmp_path):
         with pytest.raises(Refusal):
-            apply(technique, start("residual"), images, tmp_path, keep=("*",))
+            apply(technique, start(choosing(technique)), images, tmp_path, keep=("*",))
 
     def test_pruning_less_than_one_multiple(self, images, tmp_path):
         with pytest.raises(Refusal, match="round_to 64"):
