@@ -6,16 +6,22 @@ It reads graphs and changes none.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import Subject
+from optlang.forms import Refusal, Subject
 from optlang.techniques.layers import left_alone
 
 LINEAR = ("MatMul", "Gemm")
 WITH_WEIGHTS = ("Conv", *LINEAR)
 """The operators with weights that int8 knows."""
+WEIGHTS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys((*WITH_WEIGHTS, "ConvTranspose"), (1,)), **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2)),
+}
+"""Which inputs of an operator hold weights to multiply by; a recurrent layer has those of its inputs and its state."""
+# Less than this share of what was asked for is not what a user expects of a technique by that name.
+_MOST = 0.5
 QUANTIZED = (
     "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "QLinearConv",
     "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeLSTM",
@@ -108,13 +114,44 @@ def _has_attention(graph: Any) -> bool:
     return any(node.op_type == "MatMul" and scores.intersection(node.input) for node in graph.node)
 
 
+def mostly(
+    graph: Any, done: Collection[str], left: Collection[str], settings: Mapping[str, Any], what: str, help: str
+) -> tuple[float, list[str]]:
+    """The share of the weights of float `graph` that are in `done`, by names of initializers, and the other layers.
+
+    The weights are those that layers multiply by and whose nodes are not in `left`. Raises `Refusal` where the share is
+    less than half, with the largest layers that stay as they are: `what` is what they were to become. Layers that
+    `only` names were chosen with open eyes, and are not refused.
+    """
+    elements = weights_of(graph)
+    layers: dict[str, str] = {}
+    for node in graph.node:
+        for index in WEIGHTS.get(node.op_type, ()):
+            if node.input[index] in elements and node.name not in left:
+                layers.setdefault(node.input[index], layer_of(node.name) or node.name)
+    total = sum(elements[name] for name in layers)
+    share = sum(elements[name] for name in layers if name in done) / total if total else 0.0
+    others: dict[str, int] = {}
+    for name, layer in layers.items():
+        if name not in done:
+            others[layer] = others.get(layer, 0) + elements[name]
+    if share < _MOST and not settings["only"]:
+        largest = sorted(others, key=lambda layer: -others[layer])
+        kinds = {layer_of(node.name) or node.name: node.op_type for node in graph.node if node.op_type in WEIGHTS}
+        named = ", ".join(f"{layer} ({kinds[layer]})" for layer in largest[:4]) + (", …" if len(largest) > 4 else "")
+        raise Refusal(f"only {share:.0%} of the weights would be {what}: not those of {named}", help=help)
+    return share, sorted(others)
+
+
 def quantized_share(graph: Any) -> float:
-    """The share of the graph's weights (constants of two axes and more) that are 8-bit integers."""
+    """The share of the graph's weights (constants of two axes and more, scales aside) in 8 bits or fewer."""
     from onnx import TensorProto
 
-    eight = total = 0
+    kinds = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+    small = total = 0
+    scales = {node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
     for item in graph.initializer:
-        if len(item.dims) > 1:
+        if len(item.dims) > 1 and item.name not in scales:
             total += math.prod(item.dims)
-            eight += math.prod(item.dims) if item.data_type in (TensorProto.INT8, TensorProto.UINT8) else 0
-    return eight / total if total else 0.0
+            small += math.prod(item.dims) if item.data_type in kinds else 0
+    return small / total if total else 0.0

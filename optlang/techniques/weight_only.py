@@ -1,18 +1,24 @@
-"""Weights in 8-bit integers, everything else in the file in float: a smaller file for layers of any kind.
+"""Weights in 8-bit or 4-bit integers, everything else in the file in float: a smaller file for layers of any kind.
 
-Weights are rounded by output channel and stand before DequantizeLinear in the graph. A runtime may fold that when it
-loads the file, or multiply by the levels themselves: ONNX Runtime does so for linear layers, and rounds their inputs to
-8 bits as they come. Source of the scheme: Krishnamoorthi, Quantizing deep convolutional networks for efficient
-inference: A whitepaper, 2018 (section 3.1.1).
+Weights stand before DequantizeLinear in the graph: 8 bits by output channel, 4 bits by groups of a linear layer's
+inputs (ONNX opset 21). A runtime may fold that when it loads the file, or multiply by the levels themselves: ONNX
+Runtime does so for linear layers (in 4 bits as MatMulNBits), OpenVINO where the processor has VNNI, and both then round
+their inputs to 8 bits as they come.
+
+Sources: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference: A whitepaper, 2018 (section
+3.1.1) for 8 bits; groups as in Dettmers and Zettlemoyer, The case for 4-bit precision, ICML 2023, with the scales and
+zero points of ONNX Runtime's own quantizer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
-from optlang.techniques.nodes import WITH_WEIGHTS, census, left_float, load
+from optlang.techniques.nodes import WEIGHTS, census, left_float, load, mostly
 from optlang.techniques.qdq import finished, workshop
 
 if TYPE_CHECKING:
@@ -20,50 +26,159 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
-# Which inputs hold weights: a recurrent layer has those of its inputs and those of its state.
-_INPUTS = {**dict.fromkeys(WITH_WEIGHTS, (1,)), "ConvTranspose": (1,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
+# The least group that ONNX Runtime multiplies by as it is.
+_LEAST = 16
+# The first opset with integers of 4 bits and with groups, and the format of files that came with it.
+_OPSET, _FORMAT = 21, 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How one weight is held: the axis of its output channels, its bits, and how many inputs share a scale (0: all)."""
+
+    axis: int
+    bits: int = 8
+    group: int = 0
 
 
 def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
     """Round the weights of linear, convolutional and recurrent layers to int8 (uint8 where not `symmetric`).
 
-    Notes: `quantize.weights`, the share of the weights in 8 bits. Raises `Refusal` where no layer of these kinds is
-    left, or the file does not become smaller.
+    With `bits` = 4 the linear layers are in 4 bits, with a scale for each `group` inputs; where it does not divide a
+    layer's inputs, the largest power of two from 16 on that does, or one scale for all where they are no more than a
+    group. The other layers are in 8 bits.
+
+    Notes: `quantize.weights`, the share of the weights in 8 bits or fewer; with 4 bits, `quantize.four_bits`, the share
+    in 4, and `quantize.eight_bits`, the layers that are not. Raises `Refusal` where no layer of these kinds is left,
+    the file does not become smaller, or half of what 4 bits were asked for would be in 8; layers named in `only` are
+    taken as they are.
     """
     import onnx
-    from onnx import numpy_helper
+    from onnx import numpy_helper, version_converter
 
     with workshop(subject, context) as (source, prepared):
         model = load(prepared)
+        left = set(left_float(model.graph, subject, settings))
+        bits = int(settings["bits"])
+        if bits == 4:
+            model = version_converter.convert_version(model, _OPSET)
+            model.ir_version = max(model.ir_version, _FORMAT)
+            _as_products(model.graph, left)
         graph = model.graph
-        left = set(left_float(graph, subject, settings))
         stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
-        chosen = {
-            node.input[index]: _axis(node, stored[node.input[index]].dims)
-            for node in reversed(graph.node) if node.name not in left
-            for index in _INPUTS.get(node.op_type, ()) if node.input[index] in stored
-        }
-        if not chosen:
+        places = _places(graph, stored, left, bits, int(settings["group"] or 0))
+        if not places:
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}",
                 help="weight_only takes linear, convolutional and recurrent layers; "
                 "shorten `keep`, or name more in `only`",
             )
+        if bits == 4:
+            subject = _noted(subject, graph, places, left, settings)
+        symmetric = bool(settings["symmetric"])
+        # A zero point of 0 is what a graph means by none.
+        ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
         ahead = []
-        for name, axis in chosen.items():
-            levels, scale, zero = rounded(numpy_helper.to_array(stored[name]), axis, bool(settings["symmetric"]))
+        for name, place in places.items():
+            levels = _levels(numpy_helper.to_array(stored[name]), place, symmetric)
             graph.initializer.remove(stored[name])
-            for array, end in ((levels, "quantized"), (scale, "scale"), (zero, "zero_point")):
-                graph.initializer.append(numpy_helper.from_array(array, f"{name}_{end}"))
-            parts = [f"{name}_{end}" for end in ("quantized", "scale", "zero_point")]
-            ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", axis=axis))
-        nodes = [*ahead, *graph.node]
-        kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(kept)
+            parts = [f"{name}_{end}" for end in ends]
+            graph.initializer.extend(map(numpy_helper.from_array, levels[: len(ends)], parts))
+            about = {"axis": 1 - place.axis, "block_size": place.group} if place.group else {"axis": place.axis}
+            ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
+        _only_these(graph, [*ahead, *graph.node])
         result = prepared.with_name("quantized.onnx")
         onnx.save(model, result)
         return finished(result, source, subject, context)
+
+
+def _only_these(graph: Any, nodes: list[Any]) -> None:
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _as_products(graph: Any, left: set[str]) -> None:
+    """Write each plain Gemm as a product less its bias times -1.
+
+    ONNX Runtime multiplies by 4-bit levels in products alone, and would make a Gemm of a product and a sum.
+    """
+    import numpy
+    import onnx
+    from onnx import numpy_helper
+
+    stored = {item.name: item for item in graph.initializer if len(item.dims) == 2}
+    biases = {item.name: item for item in graph.initializer if len(item.dims) == 1}
+    given = list(graph.node)
+    turned = {
+        place: _turned(node) for place, node in enumerate(given)
+        if node.name not in left and _plain(node, stored) and node.input[2] in biases
+    }
+    users: dict[str, list[int]] = {}
+    for place, node in enumerate(given):
+        for name in node.input:
+            users.setdefault(name, []).append(place)
+    # A weight that something else takes too stays as it lies.
+    whole = {name for name in stored if all(turned.get(place) for place in users.get(name, ()))}
+    for name in whole:
+        array = numpy.ascontiguousarray(numpy_helper.to_array(stored[name]).T)
+        stored[name].CopyFrom(numpy_helper.from_array(array, name))
+    nodes: list[Any] = []
+    for place, node in enumerate(given):
+        if place not in turned or (turned[place] and node.input[1] not in whole):
+            nodes.append(node)
+            continue
+        product = f"{node.output[0]}_product"
+        nodes.append(onnx.helper.make_node("MatMul", node.input[:2], [product], node.name))
+        less = f"{node.output[0]}_less"
+        graph.initializer.append(numpy_helper.from_array(-numpy_helper.to_array(biases[node.input[2]]), less))
+        nodes.append(onnx.helper.make_node("Sub", [product, less], node.output, f"{node.name}_bias"))
+    _only_these(graph, nodes)
+    used = {name for node in graph.node for name in node.input}
+    for name in set(biases) - used:
+        graph.initializer.remove(biases[name])
+
+
+def _plain(node: Any, stored: Mapping[str, Any]) -> bool:
+    """Whether the node is x W + b with a weight of its own, W as it lies or transposed."""
+    about = {item.name: item for item in node.attribute}
+    return (
+        node.op_type == "Gemm" and len(node.input) > 2 and node.input[1] in stored and node.input[0] not in stored
+        and all(about[name].f == 1 for name in ("alpha", "beta") if name in about)
+        and not ("transA" in about and about["transA"].i)
+    )
+
+
+def _turned(node: Any) -> bool:
+    return any(item.name == "transB" and item.i for item in node.attribute)
+
+
+def _places(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, group: int) -> dict[str, _Place]:
+    found: dict[str, _Place] = {}
+    for node in graph.node:
+        for index in WEIGHTS.get(node.op_type, ()) if node.name not in left else ():
+            name = node.input[index]
+            if name not in stored:
+                continue
+            place = _Place(_axis(node, stored[name].dims))
+            if bits == 4 and node.op_type in ("MatMul", "Gemm") and len(stored[name].dims) == 2:
+                inputs = stored[name].dims[1 - place.axis]
+                common = math.gcd(inputs, group)
+                if common >= _LEAST:
+                    place = replace(place, bits=4, group=common)
+                elif inputs <= group:
+                    place = replace(place, bits=4)
+            found.setdefault(name, place)
+    return found
+
+
+def _noted(
+    subject: Subject, graph: Any, places: Mapping[str, _Place], left: set[str], settings: Mapping[str, Any]
+) -> Subject:
+    """The subject with what is in 4 bits and what is not; `Refusal` where that is little."""
+    fours = {name for name, place in places.items() if place.bits == 4}
+    share, others = mostly(graph, fours, left, settings, "in 4 bits", "bits = 8")
+    return replace(subject, notes={**subject.notes, "quantize.four_bits": share, "quantize.eight_bits": others})
 
 
 def _axis(node: Any, dims: Any) -> int:
@@ -73,9 +188,15 @@ def _axis(node: Any, dims: Any) -> int:
         return 1
     if node.op_type == "ConvTranspose":
         return 0 if "group" in attributes and attributes["group"].i > 1 else 1
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and "transB" in attributes and attributes["transB"].i):
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and _turned(node)):
         return 0
     return len(dims) - 1
+
+
+def _levels(weight: Array, place: _Place, symmetric: bool) -> tuple[Array, Array, Array]:
+    if place.bits == 8:
+        return rounded(weight, place.axis, symmetric)
+    return grouped(weight, place.axis, place.group, symmetric)
 
 
 def rounded(weight: Array, axis: int, symmetric: bool) -> tuple[Array, Array, Array]:
@@ -97,3 +218,34 @@ def rounded(weight: Array, axis: int, symmetric: bool) -> tuple[Array, Array, Ar
     kind, ends = ("int8", (-127, 127)) if symmetric else ("uint8", (0, 255))
     levels = numpy.rint(weight / scale.reshape(shape)) + zero.reshape(shape)
     return numpy.clip(levels, *ends).astype(kind), scale, zero.astype(kind)
+
+
+def grouped(weight: Array, axis: int, group: int, symmetric: bool) -> tuple[Array, Array, Array]:
+    """4-bit levels of a matrix with a scale and zero point for each `group` inputs of each index of `axis`.
+
+    `group` divides the inputs (0: all of them, and scales have one axis). Symmetric: int4 from -8 to 7, zero point 0,
+    the scale such that the value farthest from zero is -8 (a scale may be negative). Else uint4 over the range of the
+    values and zero. Scales and zero points are ONNX Runtime's (`quantize_matmul_4bits`).
+    """
+    import ml_dtypes
+    import numpy
+
+    lying = weight if axis == 1 else weight.T
+    blocks = lying.reshape(-1, group or len(lying), lying.shape[1])  # (groups, inputs of a group, outputs)
+    if symmetric:
+        farthest = numpy.take_along_axis(blocks, numpy.abs(blocks).argmax(axis=1, keepdims=True), 1)
+        scale = (farthest / -8).astype(numpy.float32)
+    else:
+        low = numpy.minimum(blocks.min(axis=1, keepdims=True), 0)
+        scale = ((numpy.maximum(blocks.max(axis=1, keepdims=True), 0) - low) / 15).astype(numpy.float32)
+    scale = numpy.where(scale == 0, numpy.float32(1), scale)
+    zero = numpy.zeros_like(scale) if symmetric else numpy.rint(-low / scale)
+    kind, ends = (ml_dtypes.int4, (-8, 7)) if symmetric else (ml_dtypes.uint4, (0, 15))
+    levels = numpy.clip(numpy.rint(blocks / scale) + zero, *ends).reshape(lying.shape)
+    parts = (levels, scale[:, 0], zero[:, 0])
+    if axis == 0:
+        parts = (parts[0].T, parts[1].T, parts[2].T)
+    levels, scale, zero = (numpy.ascontiguousarray(item) for item in parts)
+    if not group:
+        scale, zero = scale.reshape(-1), zero.reshape(-1)
+    return levels.astype(kind), scale, zero.astype(kind)

@@ -65,7 +65,7 @@ SETTINGS = {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
     },
-    "weight_only": {"symmetric": True, "keep": (), "only": ()},
+    "weight_only": {"bits": 8, "group": None, "symmetric": True, "keep": (), "only": ()},
     "qat": _TRAINING | {
         "epochs": 1, "freeze": 0.6, "ranges": "running", "calibrator": "minmax", "percentile": None, "bins": None,
         "samples": 64, "distill": 0.0, "temperature": 4.0, "keep": (), "only": (),
@@ -264,7 +264,7 @@ class TestEffect:
 
     # Recurrent layers stay in float: their int8 is not ONNX Runtime's.
     @pytest.mark.parametrize("network", [item for item in NETWORKS if item != "lstm"])
-    @pytest.mark.parametrize("technique", ["dynamic", "static", "qat"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "weight_only", "qat"])
     def test_quantizing_makes_weights_int8_and_the_file_smaller(self, technique, network, images, tmp_path):
         from optlang.workload.onnx_export import export
 
@@ -287,7 +287,10 @@ class TestEffect:
         assert result.notes["quantize.weights"] > (0.8 if (technique, network) == ("dynamic", "unet") else 0.95)
         assert Path(result.model).stat().st_size < 0.5 * (tmp_path / "float.onnx").stat().st_size
         kinds = {node.op_type for node in model.graph.node}
-        if technique != "dynamic":
+        if technique == "weight_only":
+            assert "DequantizeLinear" in kinds
+            assert not kinds & {"QuantizeLinear", "DynamicQuantizeLinear"}
+        elif technique != "dynamic":
             assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
             biased = sum(m.bias is not None for m in layers)
             stored = [item for item in model.graph.initializer if item.data_type == TensorProto.INT32]
