@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.forms import JSON, Context, Edit, OptlangError, Refusal, Subject
 from optlang.techniques.layers import left_alone
 from optlang.techniques.statistics import recalibrate
-from optlang.techniques.worth import Worth, worth
+from optlang.techniques.worth import Scale, Worth, worth
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +28,8 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     The model's outputs keep their shapes: layers whose channels reach them are left alone, and so are those that `keep`
     names or `only` does not. `importance` says what a channel is worth (see `worth.worth`); `recalibrate` batches of
     training data set the statistics of batch normalizations anew after the cut (EagleEye: Li et al., ECCV 2020).
-    Notes: `prune.removed_parameters` and `prune.removed_channels`, the shares removed since the model was made.
+    Notes: `prune.removed_parameters` and `prune.removed_channels`, the shares removed since the model was made, and
+    `prune.no_norm`, the layers that importance "bn_scale" left alone because they have no norm behind them.
     Raises `Refusal` where nothing would be removed, or a layer cannot be pruned.
     """
     from optlang.workload import objects
@@ -50,14 +51,16 @@ def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     module = copy.deepcopy(subject.model).eval()
     with objects.user_code("the model's forward", context.study):
         shapes = _shapes(module, example)
-    score = worth(subject.model, settings, context)
-    history = _pruned(module, example, settings, score(module), kept)
+    score_of = worth(subject.model, settings, context)
+    score = score_of(module)
+    history = _pruned(module, example, settings, score, kept)
     blamed = ""
     if history and _try_shapes(module, example) != shapes:
         # Some layer reaches an output by a way that the graph does not show: look at each of them alone.
         harmful, blamed = _harmful(subject.model, example, shapes)
         module = copy.deepcopy(subject.model).eval()
-        history = _pruned(module, example, settings, score(module), kept | harmful)
+        score = score_of(module)
+        history = _pruned(module, example, settings, score, kept | harmful)
         if history and _try_shapes(module, example) != shapes:
             raise Refusal(
                 "removing channels breaks the model" + (f": {blamed}" if blamed else ""),
@@ -77,6 +80,8 @@ def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) ->
         f"prune.removed_{name}": share_removed(subject, name, new / old)
         for name, old, new in (("parameters", before[0], after[0]), ("channels", before[1], after[1]))
     }
+    if isinstance(score, Scale) and score.left:
+        removed["prune.no_norm"] = sorted(score.left)
     module.zero_grad(set_to_none=True)
     return Subject("module", module, subject.factory, (*subject.edits, edit), {**subject.notes, **removed})
 

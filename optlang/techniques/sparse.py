@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Refusal, Subject
-from optlang.techniques.gradients import taylor
+from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.layers import left_alone
 from optlang.techniques.zeros import noted
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
     """Zero the least important weights until `sparsity` of them are zero (Han et al., NeurIPS 2015).
 
-    Of each weight tensor with `scope` "layer", of all of them together with "global". `importance` is the absolute
-    value ("l1"), chance ("random") or |weight times gradient| on training batches ("taylor": Molchanov et al., CVPR
-    2019). Weights of convolutions, linear, recurrent, attention and embedding layers are pruned, biases and norms
-    never. Zeros that are there already count and stay. Notes: `prune.sparsity`, the share of zeros in all such weights,
+    Of each weight tensor with `scope` "layer", of all of them together with "global"; `of` "left" means a share of the
+    weights that are not zero yet, so that rounds of p leave (1 - p), (1 - p)^2, … (Frankle and Carbin, ICLR 2019).
+    `importance` is the absolute value ("l1"), chance ("random"), |weight times gradient| on training batches ("taylor":
+    Molchanov et al., CVPR 2019) or the second-order "fisher" (see `gradients.fisher`). Weights of convolutions, linear,
+    recurrent, attention and embedding layers are pruned, biases and norms never. Zeros that are there already count
+    and stay. Notes: `prune.sparsity`, the share of zeros in all such weights,
     and `prune.sparsity_by_layer`. Raises `Refusal` where nothing would become zero, or a layer would lose everything.
     """
     import torch
@@ -41,7 +43,8 @@ def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -
             # What is zero already goes first, whatever the score says.
             ranked = torch.cat([scores[name].masked_fill(weights[name] == 0, -1.0).flatten() for name in pool])
             already = sum(int((weights[name] == 0).sum()) for name in pool)
-            wanted = round(goal * ranked.numel())
+            kept = already if settings["of"] == "left" else 0
+            wanted = kept + round(goal * (ranked.numel() - kept))
             if wanted <= already:
                 continue
             mask = torch.zeros(ranked.numel(), dtype=torch.bool)
@@ -162,8 +165,9 @@ def _scores(
     if settings["importance"] == "random":
         generator = torch.Generator().manual_seed(context.seed)
         return {name: torch.rand(item.shape, generator=generator) for name, item in weights.items()}
-    if settings["importance"] == "taylor":
-        return taylor(module, weights, int(settings["samples"]), context)
+    if settings["importance"] in ("taylor", "fisher"):
+        score = taylor if settings["importance"] == "taylor" else fisher
+        return score(module, weights, int(settings["samples"]), context)
     return {name: item.detach().abs() for name, item in weights.items()}
 
 

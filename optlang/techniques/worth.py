@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal
-from optlang.techniques.gradients import taylor
+from optlang.techniques.gradients import fisher, taylor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,20 +20,26 @@ Worth = Callable[[Any], Any]
 def worth(module: nn.Module, settings: Mapping[str, Any], context: Context) -> Callable[[nn.Module], Worth]:
     """How to score the groups of a copy of `module`, by the setting `importance`.
 
-    "l1" and "l2" are the norms of a channel's coupled weights, "random" is chance, "taylor" the sum of |weight times
-    gradient| over them (Molchanov et al., CVPR 2019). "lamp" is the squared norm over that of all channels of the
-    layer that are no smaller (Lee et al., ICLR 2021): it ranks a layer as l2 does, and makes layers comparable.
-    "bn_scale" is the absolute scale of the batch normalization (Network Slimming: Liu et al., ICCV 2017); what has none
-    is left alone. Raises `Refusal` where no layer has one.
+    All but two look at the whole coupled group: the weights that give a channel, those that take it, and the scales of
+    norms between; biases and the projections inside `nn.MultiheadAttention` do not count. "l1" and "l2" are the sums of
+    absolute and of squared weights, the mean over the group's layers, relative to the group's mean channel (the group
+    norm of DepGraph: Fang et al., CVPR 2023). "taylor" is the sum of |weight times gradient| (Molchanov et al., CVPR
+    2019), "fisher" that of half of both squared (see `gradients.fisher`). "lamp" is the squared norm over that of all
+    channels of the layer that are no smaller (Lee et al., ICLR 2021): it ranks a layer as l2 does, and makes layers
+    comparable.
+
+    "random" is chance. "bn_scale" is the absolute scale of the batch normalization (Network Slimming: Liu et al., ICCV
+    2017); what has none is left alone, and `Scale.left` names it. Raises `Refusal` where no layer has one.
     """
     import torch
     from torch_pruning import importance
 
     name = settings["importance"]
-    if name == "taylor":
+    if name in ("taylor", "fisher"):
         scored = copy.deepcopy(module).eval()
-        scores = taylor(scored, dict(scored.named_parameters()), int(settings["samples"]), context)
-        return lambda fresh: _Taylor(fresh, scores)
+        score = taylor if name == "taylor" else fisher
+        scores = score(scored, dict(scored.named_parameters()), int(settings["samples"]), context)
+        return lambda fresh: _Summed(fresh, scores)
     if name == "random":
 
         def chance(fresh: nn.Module) -> Worth:
@@ -43,14 +49,32 @@ def worth(module: nn.Module, settings: Mapping[str, Any], context: Context) -> C
         return chance
     if name == "bn_scale":
         _scaled(module)
-        # The scales are compared as they are, between layers too.
-        return lambda fresh: importance.BNScaleImportance(normalizer=None)
+        return Scale
     if name == "lamp":
         return lambda fresh: importance.LAMPImportance()
     return lambda fresh: importance.GroupMagnitudeImportance(p=1 if name == "l1" else 2)
 
 
-class _Taylor:
+class Scale:
+    """The absolute scales of batch normalizations."""
+
+    def __init__(self, module: nn.Module) -> None:
+        from torch_pruning import importance
+
+        # The scales are compared as they are, between layers too.
+        self._scale = importance.BNScaleImportance(normalizer=None)
+        self._names = {id(layer): name for name, layer in module.named_modules()}
+        self.left: set[str] = set()
+        """The layers without a norm behind them, which are left alone: of each group the one that it is named after."""
+
+    def __call__(self, group: Any) -> Any:
+        found = self._scale(group)
+        if found is None:
+            self.left.add(self._names[id(group[0].dep.target.module)])
+        return found
+
+
+class _Summed:
     """Sums the scores of a channel's weights over its group, those of normalizations too.
 
     torch-pruning's own sum of this kind passes by batch normalizations. Its sum of absolute weights does not: here it

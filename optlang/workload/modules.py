@@ -48,7 +48,11 @@ def make(factory: Factory, study: Path) -> nn.Module:
 
 def rebuild(factory: Factory, edits: Sequence[Edit], study: Path) -> nn.Module:
     """The factory's model with `edits` replayed in order; weights are the initial ones, to be loaded over."""
-    module = make(Factory(factory.calls, factory.arguments), study)
+    return edited(make(Factory(factory.calls, factory.arguments), study), edits, study)
+
+
+def edited(module: nn.Module, edits: Sequence[Edit], study: Path) -> nn.Module:
+    """`module` with `edits` replayed in order, its weights those that it has left; it is changed in place."""
     for edit in edits:
         replay = objects.find(edit.calls, study)
         example: Any = edit.arguments.get("example", {})

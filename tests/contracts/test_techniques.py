@@ -56,9 +56,10 @@ SETTINGS = {
     },
     "heads": {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "keep": (), "only": ()},
     "magnitude": {
-        "sparsity": 0.5, "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
+        "sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
     },
     "two_four": {"keep": (), "only": ()},
+    "rewind": {"checkpoint": None, "to": "start"},
     "dynamic": {"operators": "all", "keep": (), "only": ()},
     "half": {"dtype": "float16", "sensitive": True, "keep": (), "only": ()},
     "static": {
@@ -72,6 +73,7 @@ SETTINGS = {
     },
 }
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "heads", "magnitude", "two_four", "half"), "module")
+GIVES |= {"rewind": "module"}
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat"), "onnx")
 # Those that choose layers by name.
@@ -112,6 +114,14 @@ def start(network, **arguments):
 def wide(network, width=64):
     """The network with more channels, so that there is something to win; a U-Net's are more as it is."""
     return start(network) if network == "tied" else start(network, width=width // 4 if network == "unet" else width)
+
+
+def given(technique, network, data, folder):
+    """What the technique begins with: the network, and where one sets a pruning back, that pruned and trained."""
+    subject = start(network)
+    if technique == "rewind":
+        subject = apply("finetune", apply("magnitude", subject, data, folder), data, folder)
+    return subject
 
 
 def apply(technique, subject, data, folder, seed=3, **changed):
@@ -173,7 +183,7 @@ class TestContract:
     ):
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
-        subject = start(network)
+        subject = given(technique, network, images, tmp_path)
         before = copy.deepcopy(subject.model.state_dict())
         wanted = answers(subject, images)
         result = apply(technique, subject, images, tmp_path)
@@ -189,7 +199,7 @@ class TestContract:
 
     @pytest.mark.parametrize(("technique", "network"), pairs(KINDS))
     def test_result_survives_the_disk(self, technique, network, images, tmp_path):
-        result = apply(technique, start(network), images, tmp_path / "result")
+        result = apply(technique, given(technique, network, images, tmp_path), images, tmp_path / "result")
         modules.save(result, tmp_path / "saved")
         loaded = modules.load(tmp_path / "saved", STUDY)
         assert (loaded.form, loaded.edits, loaded.factory) == (result.form, result.edits, result.factory)
@@ -200,7 +210,8 @@ class TestContract:
 
     @pytest.mark.parametrize(("technique", "network"), pairs(SEEDED))
     def test_one_seed_one_result(self, technique, network, images, tmp_path):
-        first, second = (apply(technique, start(network), images, tmp_path / name) for name in ("a", "b"))
+        subject = given(technique, network, images, tmp_path)
+        first, second = (apply(technique, subject, images, tmp_path / name) for name in ("a", "b"))
         if first.form == "module":
             one, other = first.model.state_dict(), second.model.state_dict()
             assert all(torch.equal(one[name], other[name]) for name in one)
@@ -303,7 +314,8 @@ class TestEffect:
 
 class TestRefusal:
     @pytest.mark.parametrize(
-        "technique", ["train", "finetune", "channels", "heads", "magnitude", "two_four", "half", "fold", "untie"]
+        "technique",
+        ["train", "finetune", "channels", "heads", "magnitude", "two_four", "rewind", "half", "fold", "untie"],
     )
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):

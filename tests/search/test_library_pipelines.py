@@ -46,3 +46,19 @@ class TestIterative:
         recipe = resolve(plan_of("iterative"), {"here.runtime": "eager", "sparse": branch})
         assert settings(recipe, "sparsity")[0] == pytest.approx(first)
         assert len(recipe.steps) == 40
+
+
+class TestLottery:
+    def test_each_round_prunes_what_is_left_and_sets_it_back(self) -> None:
+        recipe = resolve(plan_of("lottery"), {"sparse": "ticket"})
+        assert [step.technique for step in recipe.steps] == ["prune.magnitude", "prune.rewind", "training.train"] * 2
+        assert settings(recipe, "sparsity") == [0.5, 0.5]
+        assert settings(recipe, "of") == ["left", "left"]
+        assert settings(recipe, "to") == ["start", "start"]
+
+    def test_an_earlier_state_from_a_file(self) -> None:
+        recipe = resolve(plan_of("lottery"), {"sparse": "late"})
+        checkpoints = settings(recipe, "checkpoint")
+        assert len(checkpoints) == 2
+        assert checkpoints[0]["weights"] == "digits.safetensors"  # type: ignore[index]
+        assert [step.settings["to"] for step in recipe.steps if "to" in step.settings] in ([], [None, None])

@@ -135,6 +135,26 @@ class TestImportance:
         assert torch.equal(left[3].weight, norm.weight[two.topk(16).indices.sort().values])
         assert torch.equal(left[2].bias, second.bias[two.topk(16).indices.sort().values])
 
+    def test_fisher_is_a_hand_made_sum_over_single_samples(self, images):
+        subject = start()
+        left = run(subject, images, importance="fisher", samples=24, round_to=1, seed=5).model
+        inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
+        pixels = next(iter(inputs.values()))
+        module = start().model.eval()
+        layers = [module[0], module[2], module[3], module[7]]
+        squares = [torch.zeros_like(layer.weight) for layer in layers]
+        for sample in range(24):
+            loss = torch.nn.functional.cross_entropy(module(pixels[sample : sample + 1]), targets[sample : sample + 1])
+            gradients = torch.autograd.grad(loss, [layer.weight for layer in layers])
+            squares = [total + item**2 for total, item in zip(squares, gradients, strict=True)]
+        first, second, norm, head = (
+            layer.weight.detach() ** 2 * total / 48 for layer, total in zip(layers, squares, strict=True)
+        )
+        one = first.sum((1, 2, 3)) + second.sum((0, 2, 3))
+        two = second.sum((1, 2, 3)) + norm + head.sum(0)
+        assert torch.equal(left[0].bias, module[0].bias[one.topk(8).indices.sort().values])
+        assert torch.equal(left[2].bias, module[2].bias[two.topk(16).indices.sort().values])
+
     def test_taylor_compares_layers_by_what_the_loss_would_change(self, images):
         subject = start("mlp", width=32)
         result = run(subject, images, importance="taylor", scope="global", round_to=1, samples=64).model
@@ -166,6 +186,11 @@ class TestImportance:
         result = run(subject, images, importance="bn_scale").model
         assert torch.equal(result[3].weight, torch.cat([norm.weight[:8], norm.weight[24:]]))
         assert result[0].out_channels == 16  # no norm behind it
+
+    def test_layers_without_a_norm_are_told(self, images):
+        assert run(start(), images, importance="bn_scale").notes["prune.no_norm"] == ["0"]
+        assert "prune.no_norm" not in run(start(), images, importance="bn_scale", keep=("0",)).notes
+        assert "prune.no_norm" not in run(start(), images).notes
 
     def test_no_norm_at_all(self, images):
         with pytest.raises(Refusal, match="1 has none behind it"):

@@ -16,7 +16,7 @@ from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-SETTINGS = {"sparsity": 0.5, "scope": "layer", "importance": "l1", "samples": 128, "keep": (), "only": ()}
+SETTINGS = {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": 128, "keep": (), "only": ()}
 TRAINING = {
     "epochs": 1, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
@@ -83,6 +83,33 @@ class TestMagnitude:
         for before, after in zip(masks(once.model), masks(twice.model), strict=True):
             assert bool((after | ~before).all())
             assert after.float().mean() == pytest.approx(0.8, abs=0.01)
+
+    def test_a_share_of_what_is_left(self, images):
+        found = start("mlp")
+        for number in (1, 2, 3):
+            found = run(found, images, sparsity=0.2, of="left", scope="global")
+            whole = sum(item.weight.numel() for item in layers(found.model))
+            zeros = sum(int(mask.sum()) for mask in masks(found.model))
+            assert zeros / whole == pytest.approx(1 - 0.8**number, abs=1 / whole)
+
+    def test_fisher_is_half_of_weight_and_gradient_squared(self, images):
+        # Each sample's own gradient: squares of a batch's would be others.
+        subject = start("mlp", width=8)
+        found = run(subject, images, importance="fisher", samples=40, seed=5)
+        inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
+        pixels = next(iter(inputs.values()))
+        module = start("mlp", width=8).model
+        for index in (1, 3, 5):
+            weight = module[index].weight
+            squares = torch.zeros_like(weight)
+            for sample in range(40):
+                answer = module(pixels[sample : sample + 1])
+                loss = torch.nn.functional.cross_entropy(answer, targets[sample : sample + 1])
+                squares += torch.autograd.grad(loss, weight)[0] ** 2
+            score = (weight**2 * squares / 40 / 2).detach().flatten()
+            zeroed = (found.model[index].weight == 0).flatten()
+            assert int(zeroed.sum()) == round(0.5 * weight.numel())
+            assert score[zeroed].max() <= score[~zeroed].min()
 
     def test_taylor_spares_what_the_loss_hangs_on(self, images):
         subject = start("mlp", width=8)
