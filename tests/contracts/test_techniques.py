@@ -32,6 +32,7 @@ REFUSED |= {("fold", item): "no BatchNorm to fold" for item in NETWORKS if item 
 REFUSED |= {("clean", item): "no Dropout and no Identity" for item in NETWORKS}
 REFUSED |= {("untie", item): "nothing to untie" for item in NETWORKS if item not in ("residual", "unet")}
 REFUSED |= {("heads", item): "no layer is an nn.MultiheadAttention" for item in NETWORKS if item != "encoder"}
+REFUSED |= {("constants", item): "no constant to fold" for item in NETWORKS if item != "encoder"}
 REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "lstm", "mlp", "rows", "tied")}
 WANTS = OnnxRuntime().wants()
 
@@ -43,6 +44,7 @@ SETTINGS = {
     "fold": {},
     "clean": {},
     "untie": {},
+    "constants": {},
     "channels_last": {},
     "train": _TRAINING,
     "finetune": _TRAINING,
@@ -75,7 +77,7 @@ SETTINGS = {
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "heads", "magnitude", "two_four", "half"), "module")
 GIVES |= {"rewind": "module"}
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
-GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat"), "onnx")
+GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat", "constants"), "onnx")
 # Those that choose layers by name.
 CHOOSING = ("channels", "heads", "magnitude", "two_four", "dynamic", "static", "weight_only", "qat", "half")
 
