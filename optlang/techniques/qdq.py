@@ -182,7 +182,7 @@ def finished(result: Path, source: Path, subject: Subject, context: Context) -> 
     path = context.folder / "model.onnx"
     context.folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
-    old, new = _float_bytes(source), path.stat().st_size
+    old, new = float_bytes(source), path.stat().st_size
     if new >= old:
         path.unlink()
         raise Refusal(
@@ -192,6 +192,6 @@ def finished(result: Path, source: Path, subject: Subject, context: Context) -> 
     return Subject("onnx", path, subject.factory, subject.edits, {**subject.notes, "quantize.weights": share})
 
 
-def _float_bytes(path: Path) -> int:
+def float_bytes(path: Path) -> int:
     """The size of the float graph, made as compact: a file is not to win by shorter names."""
     return int(compact(load(path)).ByteSize())

@@ -153,6 +153,23 @@ class Data:
         inputs, _ = source.chosen(chosen)
         return {name: item.numpy() for name, item in self._named(inputs).items()}
 
+    def held_out(self, samples: int, seed: int, drawn: int) -> tuple[dict[str, Array], Tensors]:
+        """At most `samples` samples of 'train' with their targets, none of which `calibration(drawn, seed)` gives.
+
+        Drawn with `seed`. Raises OptlangError where calibration takes all of them.
+        """
+        source = self._part("train")
+        order = torch.randperm(source.size(), generator=torch.Generator().manual_seed(seed))
+        left = order if self.has("calibration") else order[drawn:]
+        if not len(left):
+            raise OptlangError(
+                f"all {source.size()} training samples are taken for calibration, and none is left to measure with",
+                help="fewer calibration `samples`, or a 'calibration' part from the data factory",
+            )
+        inputs, targets = source.chosen(left[:samples].sort().values)
+        named = {name: item.numpy() for name, item in self._named(inputs).items()}
+        return named, self.task.check_targets(targets, "the targets of 'train'")
+
     def example(self, batch: int) -> dict[str, Tensor]:
         """The first samples of 'train', repeated up to `batch`: real inputs for exporting and timing."""
         inputs = self._named(self._part("train").first(batch)[0])

@@ -68,6 +68,10 @@ SETTINGS = {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
     },
+    "mixed": {
+        "budget": "accuracy", "lose": 0.1, "held_out": 64, "share": None, "calibrator": "minmax", "percentile": None,
+        "bins": None, "samples": 64, "granularity": "auto", "keep": (), "only": (),
+    },
     "weight_only": {"bits": 8, "group": None, "symmetric": True, "keep": (), "only": ()},
     "qat": _TRAINING | {
         "epochs": 1, "freeze": 0.6, "ranges": "running", "calibrator": "minmax", "percentile": None, "bins": None,
@@ -78,8 +82,9 @@ GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "heads", "mag
 GIVES |= {"rewind": "module"}
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat", "constants"), "onnx")
+GIVES |= {"mixed": "onnx"}
 # Those that choose layers by name.
-CHOOSING = ("channels", "heads", "magnitude", "two_four", "dynamic", "static", "weight_only", "qat", "half")
+CHOOSING = ("channels", "heads", "magnitude", "two_four", "dynamic", "static", "mixed", "weight_only", "qat", "half")
 
 pytestmark = pytest.mark.slow
 
@@ -348,18 +353,18 @@ class TestRefusal:
         assert result.model.first.out_channels == 16
         assert result.model.second.out_channels == 8
 
-    @pytest.mark.parametrize("technique", ["dynamic", "static", "qat"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "mixed", "qat"])
     def test_no_layer_that_int8_knows(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="GRU"):
             apply(technique, start("recurrent"), images, tmp_path)
 
-    @pytest.mark.parametrize("technique", ["dynamic", "static", "weight_only"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "mixed", "weight_only"])
     def test_quantizing_twice(self, technique, images, tmp_path):
         once = apply(technique, start("cnn"), images, tmp_path / "once")
         with pytest.raises(Refusal, match="already"):
             apply(technique, once, images, tmp_path / "twice")
 
-    @pytest.mark.parametrize("technique", ["dynamic", "static", "weight_only", "qat"])
+    @pytest.mark.parametrize("technique", ["dynamic", "static", "mixed", "weight_only", "qat"])
     def test_a_model_too_small_to_win(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="larger"):
             apply(technique, start("mlp", width=1), images, tmp_path)
