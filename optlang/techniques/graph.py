@@ -25,9 +25,9 @@ def fold(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
     numbers the folded model must still give the same answers, since norms that are not trained yet would hide a
     mistake. Notes: `graph.folded`, how many. Raises `Refusal` where there is no such norm, with what stands in the way.
     """
-    module, example = _start(subject, context, "folded")
+    module, example = start(subject, context, "folded")
     pairs, why = _followed(module, example)
-    pairs = _proved(pairs, lambda chosen: _same_when_folded(module, example, chosen))
+    pairs = proved(pairs, lambda chosen: _same_when_folded(module, example, chosen))
     if not pairs:
         raise Refusal(
             f"there is no BatchNorm to fold: {why}", help="a norm folds into the convolution or linear layer before it"
@@ -47,9 +47,9 @@ def clean(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
 
     The other layers keep their names. Notes: `graph.removed`, how many. Raises `Refusal` where there are none.
     """
-    module, example = _start(subject, context, "cleaned")
+    module, example = start(subject, context, "cleaned")
     found = _idle(module)
-    names = _proved(found, lambda chosen: _same_when_cleaned(module, example, chosen))
+    names = proved(found, lambda chosen: _same_when_cleaned(module, example, chosen))
     if not names:
         raise Refusal(
             "there is no Dropout and no Identity to take out"
@@ -73,7 +73,7 @@ def channels_last(subject: Subject, settings: Mapping[str, Any], context: Contex
     """
     from torch import nn
 
-    module, _ = _start(subject, context, "laid out")
+    module, _ = start(subject, context, "laid out")
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.modules()):
         raise Refusal("no layer is a two-dimensional convolution: the others have no order of channels and pixels")
     if any(edit.calls == _LAID_OUT for edit in subject.edits):
@@ -107,7 +107,7 @@ def _by_pixel(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tu
 # ---- what they share
 
 
-def _start(subject: Subject, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
+def start(subject: Subject, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy of the module in eval mode that is known to run, and an example."""
     from optlang.techniques.cast import is_half
     from optlang.workload import objects
@@ -119,7 +119,7 @@ def _start(subject: Subject, context: Context, done: str) -> tuple[nn.Module, di
     module = copy.deepcopy(subject.model).eval()
     example = context.data.bind(module).example(4)
     with objects.user_code("the model's forward", context.study):
-        _answers(module, example)
+        answers(module, example)
     return module, example
 
 
@@ -130,7 +130,7 @@ def _edited(
     return Subject("module", module, subject.factory, edits, {**subject.notes, **found})
 
 
-def _answers(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def answers(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
     import torch
 
     from optlang.workload.modules import call
@@ -139,7 +139,7 @@ def _answers(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tens
         return {name: item.clone() for name, item in call(module, example).items()}
 
 
-def _proved(found: Sequence[Any], same: Callable[[Sequence[Any]], bool]) -> list[Any]:
+def proved(found: Sequence[Any], same: Callable[[Sequence[Any]], bool]) -> list[Any]:
     """All of `found` where that gives the same answers, else those that do by themselves and together."""
     if not found or same(found):
         return list(found)
@@ -150,7 +150,7 @@ def _proved(found: Sequence[Any], same: Callable[[Sequence[Any]], bool]) -> list
     return kept
 
 
-def _close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float) -> bool:
+def close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float) -> bool:
     import torch
 
     return list(found) == list(wanted) and all(
@@ -203,7 +203,7 @@ def _followed(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[tu
     hooks = [layer.register_forward_pre_hook(before) for layer in names]
     hooks += [layer.register_forward_hook(after) for layer in names if isinstance(layer, kinds)]
     try:
-        _answers(module, example)
+        answers(module, example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -258,13 +258,13 @@ def _same_when_folded(module: nn.Module, example: Mapping[str, Tensor], pairs: S
             for item in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
                 if item is not None:
                     item.copy_(torch.rand(item.shape, generator=generator) + 0.5)
-    changed = _answers(trial, example)
+    changed = answers(trial, example)
     try:
         for given in (module, trial):
-            wanted = changed if given is trial else _answers(given, example)
+            wanted = changed if given is trial else answers(given, example)
             folded = copy.deepcopy(given)
             _fold(folded, pairs)
-            if not _close(_answers(folded, example), wanted, _TOLERANCE):
+            if not close(answers(folded, example), wanted, _TOLERANCE):
                 return False
     except Exception:  # the model's own code may count on the norm in any way
         return False
@@ -297,6 +297,6 @@ def _same_when_cleaned(module: nn.Module, example: Mapping[str, Tensor], names: 
     cleaned = copy.deepcopy(module)
     _clean(cleaned, names)
     try:
-        return _close(_answers(cleaned, example), _answers(module, example), 0.0)
+        return close(answers(cleaned, example), answers(module, example), 0.0)
     except Exception:  # the model's own code may count on the layer in any way
         return False

@@ -34,6 +34,7 @@ REFUSED |= {("untie", item): "nothing to untie" for item in NETWORKS if item not
 REFUSED |= {("heads", item): "no layer is an nn.MultiheadAttention" for item in NETWORKS if item != "encoder"}
 REFUSED |= {("constants", item): "no constant to fold" for item in NETWORKS if item != "encoder"}
 REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "lstm", "mlp", "rows", "tied")}
+REFUSED |= {("equalize", "lstm"): "Select is before head", ("equalize", "tied"): "weights of second or first"}
 WANTS = OnnxRuntime().wants()
 
 _TRAINING = {
@@ -41,6 +42,7 @@ _TRAINING = {
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
 SETTINGS = {
+    "equalize": {},
     "fold": {},
     "clean": {},
     "untie": {},
@@ -80,6 +82,7 @@ SETTINGS = {
 }
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "heads", "magnitude", "two_four", "half"), "module")
 GIVES |= {"rewind": "module"}
+GIVES |= {"equalize": "module"}
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat", "constants"), "onnx")
 GIVES |= {"mixed": "onnx"}
@@ -322,7 +325,10 @@ class TestEffect:
 class TestRefusal:
     @pytest.mark.parametrize(
         "technique",
-        ["train", "finetune", "channels", "heads", "magnitude", "two_four", "rewind", "half", "fold", "untie"],
+        [
+            "train", "finetune", "channels", "heads", "magnitude", "two_four", "rewind", "half", "fold", "untie",
+            "equalize",
+        ],
     )
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):
