@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from optlang.forms import Arrays, Measurement, OptlangError
@@ -26,14 +26,16 @@ _RATIOS = frozenset({"accuracy"})
 
 def score(
     task: Task, outputs: Arrays, targets: Any, baseline: Arrays | None = None,
-    directions: Mapping[str, Literal["minimize", "maximize"]] | None = None, seed: int = 0,
+    directions: Mapping[str, Literal["minimize", "maximize"]] | None = None, ratios: Collection[str] = (),
+    seed: int = 0,
 ) -> list[Measurement]:
     """All metrics that `task` gives for `outputs` (by name, first axis the sample), with 95 % intervals.
 
     A proportion (every sample 0 or 1) has Wilson's interval, other means and whatever else the task gives the bootstrap
     over samples. With the baseline's outputs on the same samples there are ratios (how many times better; `directions`
-    says which way, where the metric is not a built-in one), their intervals from the same resamples, so paired. `n` is
-    the number of samples. Raises OptlangError for outputs or metrics that are not finite, naming them.
+    says which way, where the metric is not a built-in one), their intervals from the same resamples, so paired.
+    `ratios` are the metrics that are shares, beside the built-in ones. `n` is the number of samples. Raises
+    OptlangError for outputs or metrics that are not finite, naming them.
     """
     check_finite(outputs)
     metrics = task.metrics(dict(outputs), targets)
@@ -42,6 +44,7 @@ def score(
     before = None if baseline is None else task.metrics(dict(baseline), targets)
     others = None if baseline is None else _vectors(task, baseline, targets, n)
     better = {**_KNOWN, **(directions or {})}
+    shares = _RATIOS.union(ratios)
     found = []
     for name, value in metrics.items():
         if not _finite(value):
@@ -56,7 +59,7 @@ def score(
         if before is not None and name in better:
             other = None if others is None else others.get(name)
             ratio = _ratio(value, before[name], vector, other, better[name], seed)
-        unit = "ratio" if name in _RATIOS else ""
+        unit = "ratio" if name in shares else ""
         found.append(Measurement(name, value, unit, n, min(low, value), max(high, value), "", *ratio))
     return found
 

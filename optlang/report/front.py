@@ -65,7 +65,8 @@ class Front:
     """A study's newest run: its front, or what came nearest where nothing met the requirements.
 
     `metrics` are those to show, in order, `states` how many trials (baseline and ladder not counted) ended how, and
-    `best` the member that trades best: the largest gain for at most a point of quality, None where there is none.
+    `best` the member that trades best: the largest gain for at most a point of quality (1 % of what is no ratio), None
+    where there is none.
     """
 
     study: str
@@ -246,23 +247,39 @@ def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:
 
 
 def _best(plan: Mapping[str, Any], members: Sequence[Member]) -> int | None:
-    """The largest gain over the minimized objectives together, for at most a point lost where that is to be had."""
+    """The largest gain over the minimized objectives together, for at most a point lost where that is to be had.
+
+    What may be lost is what the task is judged by: points of a ratio, of anything else a share of the baseline's.
+    """
     goals = [
         "latency.p50" if item["metric"]["metric"] == "latency" else item["metric"]["metric"]
         for item in plan.get("objectives", ())
     ]
+    task = {item["name"] for item in plan.get("metrics", ()) if item.get("task")}
 
     def lost(member: Member) -> float:
-        return max(
-            (figure.lost or 0.0 for name in goals if (figure := member.figures.get(name)) and figure.unit == "ratio"),
-            default=0.0,
-        )
+        judged = [member.figures[name] for name in goals if name in task and name in member.figures]
+        return max((_lost(figure) for figure in judged), default=0.0)
 
     def gain(member: Member) -> float:
-        times = [figure.times for name in goals if (figure := member.figures.get(name)) and figure.times]
+        times = [
+            figure.times for name in goals if name not in task and (figure := member.figures.get(name)) and figure.times
+        ]
         return sum(math.log(value) for value in times)
 
     cheap = [member for member in members if lost(member) <= 0.01]
     if cheap:
         return max(cheap, key=lambda member: (gain(member), -member.trial)).trial
     return min(members, key=lambda member: (lost(member), -gain(member))).trial if members else None
+
+
+def _lost(figure: Figure) -> float:
+    """How much worse than the baseline a figure is: a difference of ratios, a share of anything else."""
+    if figure.lost is not None:
+        worse, before = figure.lost, figure.value + figure.lost
+    elif figure.times:
+        before = figure.value * figure.times
+        worse = figure.value - before
+    else:
+        return 0.0
+    return worse if figure.unit == "ratio" or not before else worse / abs(before)

@@ -109,7 +109,7 @@ _OPENVINO = {
 
 _EAGER = {
     "package": "the package that exported it, since the model is made by its factory and then changed as it was",
-    "imports": "import json\n\nfrom optlang.forms import Artifact, File, TargetSpec\n"
+    "imports": "import json\n\nfrom optlang.forms import Artifact, File, OptlangError, TargetSpec\n"
     "from optlang.runtimes.eager import Eager\n",
     "load": '''    """The session that runs the model; the study's folder holds the Python that makes it."""
     home = HERE
@@ -123,7 +123,10 @@ _EAGER = {
         entry["about"],
     )
     study = Path(manifest["file"] or ".").resolve().parent
-    return Eager().open(artifact, TargetSpec(entry["target"]), {}, study)
+    try:
+        return Eager().open(artifact, TargetSpec(entry["target"]), {}, study)
+    except OptlangError as error:
+        sys.exit(f"error: {error}\\n  the model is made by the Python in {study}, where the study was when it ran")
 ''',
     "run": """    return model.collect(model.run(model.prepare(inputs)))
 """,

@@ -128,10 +128,11 @@ def _table(
     for member, row in zip(members, rows, strict=True):
         mark = "*" if member.trial == best else ""
         table.add_row(f"{mark}{member.trial}", member.words, *row, style="bold" if mark and color else "")
-    note = (
-        "* the best trade-off: the largest gain for at most a point\n" if best is not None and len(members) > 2 else ""
+    shares = any(
+        figure.unit == "ratio" for member in members for metric, _ in kept if (figure := member.figures.get(metric))
     )
-    return printed(table, width, color) + note
+    note = f"* the best trade-off: the largest gain for at most {'a point' if shares else '1 % lost'}\n"
+    return printed(table, width, color) + (note if best is not None and len(members) > 2 else "")
 
 
 def _cell(figure: Figure | None, metric: str, intervals: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from optlang.forms import JSON, Artifact, Factory, Measurement, TargetSpec
 from optlang.measure.latency import Effort
@@ -52,6 +53,7 @@ class TrialJob:
     """One trial: apply `steps` to the baseline's model, build in `folder`, measure beside `baseline`.
 
     `baseline` is None for the baseline itself. `progress` is the file that the worker writes what it is doing to.
+    `directions` say of the task's metrics which way is better, `ratios` which of them are shares.
     """
 
     trial: int
@@ -63,6 +65,8 @@ class TrialJob:
     effort: Effort
     progress: Path
     baseline: Member | None
+    directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
+    ratios: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

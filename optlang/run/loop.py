@@ -255,12 +255,14 @@ class Loop:
         plan = self._plan
         before = (self._step(step, of_baseline=True) for step in steps_of(plan.baseline, {}))
         steps = (*before, *(self._step(step, of_baseline=False) for step in recipe.steps))
+        judged = [metric for metric in plan.metrics if metric.task]
         return TrialJob(
             trial=number, workload=self._workload,
             steps=steps,
             target=recipe.target, runtime=self._runtime(recipe),
             folder=self._home / "artifacts" / self._run / str(number), effort=self._effort, progress=self._progress,
-            baseline=member,
+            baseline=member, directions={metric.name: metric.direction for metric in judged},
+            ratios=frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
         )
 
     def _step(self, step: Applied, of_baseline: bool) -> StepJob:

@@ -62,9 +62,10 @@ def run(
         loop = Loop(plan, folder, home, store, engine, watcher, run_id, unavailable)
         store.record({
             "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,
-            "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text, "file": str(file),
-            "inputs": {item.name: item.value for item in plan.inputs}, "seed": plan.search.seed,
-            "machine": machine.machine(), "versions": machine.versions(), "git": machine.repository(folder),
+            "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
+            "file": str(file.resolve()), "inputs": {item.name: item.value for item in plan.inputs},
+            "seed": plan.search.seed, "machine": machine.machine(), "versions": machine.versions(),
+            "git": machine.repository(folder),
             "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
         })
         why: str = "failed"

@@ -92,7 +92,8 @@ def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[
     if job.baseline is None:
         laboratory.remember(member, timed.outputs)
     scored = quality.score(
-        laboratory.data.task, timed.outputs, laboratory.targets, laboratory.answers(job.baseline or member)
+        laboratory.data.task, timed.outputs, laboratory.targets, laboratory.answers(job.baseline or member),
+        job.directions, job.ratios,
     )
     measured: list[Measurement] = [*scored, *size.weigh(artifact), *timed.measurements, *stepped.counted]
     on_target = tuple(replace(item, target=job.target.name) for item in measured)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from optlang.workload.tensors import flat_outputs, imagined
 _ABOUT = "subject.json"
 _WEIGHTS = "model.safetensors"
 _GRAPH = "model.onnx"
+_SAVE = "save them with torch.save(model.state_dict(), …) or safetensors; whole pickled models are not read"
 # Initial weights are drawn from here, so that a factory gives the same model in every process.
 _INITIAL_SEED = 0
 
@@ -76,16 +78,33 @@ def _read_weights(name: str, study: Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OptlangError(
-            f"{path} holds no plain state dict: {first}",
-            help="save them with torch.save(model.state_dict(), …) or safetensors; whole pickled models are not read",
-        ) from error
+        raise OptlangError(f"{path} holds no plain state dict: {_why(error)}", help=_SAVE) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(item, Tensor) for item in state.values()):
-        raise OptlangError(f"{path} holds no plain state dict", help="save it with torch.save(model.state_dict(), …)")
+    if isinstance(state, Tensor) or not isinstance(state, Mapping):
+        raise OptlangError(f"{path} holds a {type(state).__name__}, not a state dict", help=_SAVE)
+    others = [str(key) for key, item in state.items() if not isinstance(item, Tensor)]
+    if others:
+        inside = next((key for key, item in state.items() if _is_state(item)), None)
+        raise OptlangError(
+            f"{path} holds {_some(others)} beside or instead of tensors, so it is no plain state dict",
+            help=f'take the weights out of it: torch.save(torch.load("{path.name}")["{inside}"], "weights.pt")'
+            if inside is not None else _SAVE,
+        )
     return {str(key): item for key, item in state.items()}
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+
+
+def _why(error: Exception) -> str:
+    """What torch says of a file that it does not read, without its advice to read it all the same."""
+    text = str(error).strip()
+    known = re.search(r"Unsupported (?:global: GLOBAL|class|operand) ([\w.]+)", text)
+    if known:
+        return f"it holds a pickled {known[1]}, and unpickling may run any code"
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -109,11 +128,17 @@ def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
             + _some([f"{name} ({tuple(state[name].shape)}, the model has {tuple(own[name].shape)})" for name in wrong])
         )
     if problems:
-        raise OptlangError(
-            f"{what} do not fit the model; " + "; ".join(problems),
-            help="check the factory's arguments against those that the weights were trained with",
-        )
+        raise OptlangError(f"{what} do not fit the model; " + "; ".join(problems), help=_way_out(missing, unexpected))
     module.load_state_dict(state)
+
+
+def _way_out(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """Wrappers (DataParallel's `module.`, Lightning's `model.`) put their own name before each of the model's."""
+    for name in unexpected:
+        prefix = name.partition(".")[0] + "."
+        if len(unexpected) > 1 and {item.removeprefix(prefix) for item in unexpected} == set(missing):
+            return f"every name begins with `{prefix}`: save the state dict of the model inside that wrapper"
+    return "check the factory's arguments against those that the weights were trained with"
 
 
 def _some(names: Sequence[str]) -> str:

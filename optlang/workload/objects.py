@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
 import threading
 import traceback
@@ -28,6 +29,9 @@ _FOREIGN = frozenset({"site-packages", "dist-packages"})
 _lock = threading.RLock()
 _current: Path | None = None
 _set_aside: dict[Path, dict[str, ModuleType]] = {}
+# How torch tells what a DataLoader's worker raised: the whole traceback in the message.
+_ELSEWHERE = re.compile(r"Caught \w+ in \S+ worker process \d+")
+_FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 # Our own files are never the user's, though a study may lie at the root of a checkout.
 _OWN = Path(__file__).resolve().parents[1]
 
@@ -132,7 +136,7 @@ def told(what: str, error: BaseException, study: Path) -> UserCodeError:
     """The exception as a `UserCodeError`, with the frames that lie in the study's folder."""
     folder = study.resolve()
     lines: list[str] = []
-    for frame in traceback.extract_tb(error.__traceback__):
+    for frame in _frames(error):
         if _is_users(frame.filename, folder):
             lines.append(f"{_shown(frame.filename, folder)}:{frame.lineno}: in {frame.name}")
             if frame.line:
@@ -144,9 +148,23 @@ def told(what: str, error: BaseException, study: Path) -> UserCodeError:
         text = f"{type(error).__name__}: {error.msg}"
     else:
         text = "".join(traceback.format_exception_only(error)).strip()
+        if _ELSEWHERE.search(text):
+            text = text.splitlines()[-1].strip()
     place = next((line for line in reversed(lines) if not line.startswith("    ")), None)
     message = f"{what} raised {text}" + (f" ({place})" if place else "")
-    return UserCodeError(message, details="\n".join(lines))
+    absent = error.name if isinstance(error, ModuleNotFoundError) else None
+    advice = f"install the package that brings {absent} beside optlang" if absent else None
+    return UserCodeError(message, help=advice, details="\n".join(lines))
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where the exception comes from, the traceback of a DataLoader's worker process included, which is text."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    if _ELSEWHERE.search(str(error)):
+        frames += [
+            traceback.FrameSummary(found[1], int(found[2]), found[3]) for found in _FRAME.finditer(str(error))
+        ]
+    return frames
 
 
 def _shown(file: str, folder: Path) -> str:

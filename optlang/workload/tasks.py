@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -261,8 +262,12 @@ class Own(Task):
         return f"{type(self._task).__qualname__} {json.dumps(plain, sort_keys=True)}"
 
     def loss(self, outputs: Outputs, targets: Any) -> Tensor:
-        """What the object's own loss says; it must be one number."""
-        with user_code("the task's loss", self._study):
+        """What the object's own loss says; it must be one number.
+
+        Answers (N, 1) against targets (N,) would be compared all with all: torch's warning of it is an error here.
+        """
+        with user_code("the task's loss", self._study), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")
             value = self._task.loss(_as_given(outputs, lambda item: item), _as_given(targets, lambda item: item))
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = f"a tensor of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from optlang.forms import OptlangError
+from optlang.plan.model import Metric
 from optlang.report.front import load_front, load_tradeoffs
 from optlang.report.studies import choose
 from optlang.report.tables import cells
@@ -14,7 +15,7 @@ from optlang.report.terminal import next_command, render_front, render_tradeoffs
 from optlang.report.words import describe, repeated
 from optlang.store.reader import Reader, connect
 from optlang.store.store import Store
-from tests.store.example_study import end, make_plan, measurement, search_events, session, start
+from tests.store.example_study import METRICS, end, make_plan, measurement, search_events, session, start
 
 
 def read(tmp_path: Path, events: Sequence[dict[str, Any]]) -> Reader:
@@ -113,6 +114,20 @@ def test_the_best_trades_most_gain_for_at_most_a_point(tmp_path: Path) -> None:
         next_command(front, command="python -m optlang", db="a b.duckdb")
         == "'python -m optlang' export digits 1 -o digits-1 --db 'a b.duckdb'"
     )
+
+
+def test_the_best_of_a_regression_loses_a_hundredth_at_most(tmp_path: Path) -> None:
+    goals = [("latency.p50", "minimize"), ("mse", "minimize")]
+    metrics = [*METRICS, Metric(name="mse", dimension="number", direction="minimize", task=True)]
+    plan = make_plan(objectives=goals, metrics=metrics)
+    events = [session(plan=plan)]
+    for trial, latency, mse in ((0, 188e-6, 0.5), (1, 5e-6, 0.6), (2, 20e-6, 0.503), (3, 40e-6, 0.4)):
+        measured = [measurement("latency.p50", latency, ratio=188e-6 / latency), measurement("mse", mse)]
+        events += [start("r1", trial, runtime="onnxruntime"), end("r1", trial, measurements=measured)]
+    front = load_front(read(tmp_path, events))
+    assert {member.trial for member in front.members} == {0, 1, 2, 3}
+    assert front.best == 2
+    assert "at most 1 % lost" in render_front(front)
 
 
 def test_when_nothing_met_the_requirements_the_nearest_are_shown(tmp_path: Path) -> None:

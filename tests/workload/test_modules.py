@@ -78,6 +78,20 @@ class TestWeights:
         with pytest.raises(OptlangError, match="no plain state dict") as error:
             modules.make(Factory("mine.py:net", weights="w.pt"), study)
         assert "state_dict()" in error.value.help
+        assert "pickled torch.nn.modules.linear.Linear" in error.value.message
+        assert "weights_only" not in error.value.message
+
+    def test_a_checkpoint_says_what_it_holds_and_where_the_weights_are(self, study, trained):
+        torch.save({"epoch": 3, "model": trained, "optimizer": {"lr": 0.1}}, study / "w.pt")
+        with pytest.raises(OptlangError, match="holds epoch, model, optimizer") as error:
+            modules.make(Factory("mine.py:net", weights="w.pt"), study)
+        assert '["model"]' in error.value.help
+
+    def test_names_of_a_wrapper_are_told_as_such(self, study, trained):
+        torch.save({f"module.{name}": item for name, item in trained.items()}, study / "w.pt")
+        with pytest.raises(OptlangError, match="missing: weight, bias") as error:
+            modules.make(Factory("mine.py:net", weights="w.pt"), study)
+        assert "begins with `module.`" in error.value.help
 
     def test_missing_unexpected_and_of_another_shape(self, study, trained):
         save_file({"weight": torch.zeros(2, 4), "scale": torch.zeros(1)}, study / "w.safetensors")

@@ -156,6 +156,21 @@ class TestUserCodeError:
         with pytest.raises(objects.UserCodeError, match="No module named 'no_such_package'") as error:
             objects.find("wrong.py:net", folder)
         assert "wrong.py:1" in error.value.details
+        assert "install" in error.value.help
+        assert "no_such_package" in error.value.help
+
+    def test_what_a_dataloaders_worker_raised_has_the_users_lines(self, study):
+        from torch.utils.data import DataLoader
+
+        folder = study("rows.py", (
+            "from torch.utils.data import Dataset\n\nclass Rows(Dataset):\n    def __len__(self):\n        return 4\n\n"
+            "    def __getitem__(self, index):\n        return {'a': 1}['b']\n"
+        ))
+        rows = objects.find("rows.py:Rows", folder)()
+        with pytest.raises(objects.UserCodeError) as error, objects.user_code("reading the data", folder):
+            next(iter(DataLoader(rows, num_workers=1)))
+        assert error.value.message == "reading the data raised KeyError: 'b' (rows.py:8: in __getitem__)"
+        assert error.value.details.startswith("rows.py:8: in __getitem__")
 
     def test_leaving_the_program_is_no_way_out(self, study):
         folder = study("leaving.py", "import sys\n\nsys.exit(0)\n")
