@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Subject
-from optlang.measure import counts
+from optlang.measure import counts, onnx_counts
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.machine import versions
@@ -31,7 +31,10 @@ _MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What the steps came to: the subject, what each step took, and the counts of its last form as a torch module."""
+    """What the steps came to: the subject, what each step took, and what was counted.
+
+    Parameters and macs are those of its last form as a torch module, the zeros those of its last form.
+    """
 
     subject: Subject
     runs: tuple[StepRun, ...]
@@ -144,6 +147,12 @@ def _one(
         raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
     if after.form == "module":
         counted = tuple(counts.count(after.model, context.data.example(1)))
+    elif after.form == "onnx":
+        # What the file holds may have more zeros than the module had: small weights become zero in few bits.
+        zeros = onnx_counts.sparsity(Path(after.model))
+        counted = tuple(
+            replace(item, value=zeros, low=zeros, high=zeros) if item.metric == "sparsity" else item for item in counted
+        )
     return after, counted
 
 

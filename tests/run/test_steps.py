@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from optlang.forms import Factory, QuantWants, Subject, TargetSpec
 from optlang.measure.latency import Effort
@@ -103,6 +105,23 @@ def test_a_technique_that_asks_gets_the_baseline_after_its_steps(workload: Workl
     # Without steps of its own the baseline is what the factory gives.
     subject, _ = after(workload, step("double"), step("back", needs=("baseline",)))
     assert weight(subject) == pytest.approx(start)
+
+
+def test_the_zeros_of_a_file_are_its_own(workload: Workload) -> None:
+    settings = {"bits": 8, "group": None, "symmetric": True, "keep": (), "only": ()}
+    rounded = StepJob("w", "weight_only", "optlang.techniques.weight_only:weight_only", settings, (), 1)
+    data = data_module.load(workload.data, workload.study)
+    clock = steps.Clock("none", never)
+    for _ in ("computed", "from the cache"):
+        done = steps.apply([rounded], workload, data, wants, clock, lambda _: None, [])
+        counted = {item.metric: item.value for item in done.counted}
+        levels = [
+            numpy_helper.to_array(item) for item in onnx.load(done.subject.model).graph.initializer
+            if item.data_type == onnx.TensorProto.INT8
+        ]
+        count = sum(int((item == 0).sum()) for item in levels)
+        assert counted["sparsity"] == count / sum(item.size for item in levels) > 0
+        assert counted["parameters"] > sum(item.size for item in levels)
 
 
 def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: Path) -> None:

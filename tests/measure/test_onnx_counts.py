@@ -1,0 +1,170 @@
+"""Zeros in ONNX files against what the runtime makes of the same weights, and against small graphs counted by hand."""
+
+from pathlib import Path
+
+import numpy
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from optlang.forms import Context, Factory, QuantWants, Subject
+from optlang.measure import counts
+from optlang.measure.onnx_counts import sparsity
+from optlang.techniques.quantize import dynamic, static
+from optlang.techniques.sparse import magnitude
+from optlang.techniques.weight_only import weight_only
+from optlang.workload import data as data_module
+from optlang.workload import modules
+from optlang.workload.onnx_export import export
+
+STUDY = Path(__file__).parents[1] / "fixtures" / "models"
+ZEROED = {"sparsity": 0.6, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": ()}
+WANTS = QuantWants("uint8", "int8", False, True, True)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images"), STUDY)
+
+
+def start(network):
+    factory = Factory(f"networks.py:{network}")
+    return Subject("module", modules.make(factory, STUDY), factory)
+
+
+def pruned(network, images):
+    return magnitude(start(network), ZEROED, Context(images, 1, Path(), STUDY))
+
+
+def zeros_of_the_runtime(path):
+    """Zeros and all of the matrices that ONNX Runtime makes of a file's integers."""
+    model = onnx.load(path)
+    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    stored = {item.name: item for item in model.graph.initializer}
+    # The scale of a group norm has axes too, but one that is longer than 1.
+    nodes = [
+        node for node in nodes
+        if node.input[0] in stored and sum(size > 1 for size in stored[node.input[0]].dims) > 1
+    ]
+    used = [stored[name] for node in nodes for name in node.input]
+    del model.graph.node[:], model.graph.output[:], model.graph.value_info[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend({item.name: item for item in used}.values())
+    model.graph.output.extend(helper.make_empty_tensor_value_info(node.output[0]) for node in nodes)
+    given = {item.name: numpy.zeros([size.dim_value or 1 for size in item.type.tensor_type.shape.dim], numpy.float32)
+             for item in model.graph.input}
+    arrays = onnxruntime.InferenceSession(model.SerializeToString()).run(None, given)
+    return sum(int((item == 0).sum()) for item in arrays), sum(item.size for item in arrays)
+
+
+@pytest.mark.parametrize("network", ["cnn", "unet", "lstm", "tied", "grouped"])
+def test_a_float_file_has_the_zeros_of_its_module(images, tmp_path, network):
+    subject = pruned(network, images)
+    export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)
+    assert sparsity(tmp_path / "float.onnx") == pytest.approx(counts.sparsity(subject.model), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("network", "bits"),
+    [(network, bits) for network in ("cnn", "grouped", "tied") for bits in ("int8", "uint8", "static")]
+    + [("tied", "uint4")],
+)
+def test_integers_are_zero_where_the_runtime_says_so(images, tmp_path, network, bits):
+    subject = pruned(network, images)
+    if bits == "static":
+        settings = {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
+                    "bias_correction": False, "keep": (), "only": ()}
+        result = static(subject, settings, Context(images, 1, tmp_path, STUDY, WANTS))
+    else:
+        four = bits == "uint4"
+        settings = {"bits": 4 if four else 8, "group": 16 if four else None, "symmetric": bits == "int8"}
+        result = weight_only(subject, settings | {"keep": (), "only": ()}, Context(images, 1, tmp_path, STUDY))
+    zeros, total = zeros_of_the_runtime(result.model)
+    assert total == sum(item.numel() for item in subject.model.parameters() if item.ndim > 1)
+    assert sparsity(result.model) == zeros / total
+    # No zero of the module is lost.
+    assert zeros / total >= counts.sparsity(subject.model)
+
+
+def test_dynamic(images, tmp_path):
+    subject = pruned("tied", images)
+    settings = {"operators": "all", "keep": (), "only": ()}
+    result = dynamic(subject, settings, Context(images, 1, tmp_path, STUDY, WANTS))
+    assert "MatMulInteger" in {node.op_type for node in onnx.load(result.model).graph.node}
+    assert sparsity(result.model) == pytest.approx(0.6, abs=1e-3)
+
+
+def test_small_weights_that_become_zero_count(images, tmp_path):
+    subject = start("tied")
+    assert counts.sparsity(subject.model) == 0
+    settings = {"bits": 4, "group": 64, "symmetric": True, "keep": (), "only": ()}
+    result = weight_only(subject, settings, Context(images, 1, tmp_path, STUDY))
+    zeros, total = zeros_of_the_runtime(result.model)
+    assert 0.05 < sparsity(result.model) == zeros / total
+
+
+def saved(path, nodes, arrays):
+    stored = [numpy_helper.from_array(item, name) for name, item in arrays.items()]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [], [], stored)), path)
+    return path
+
+
+LEVELS = numpy.array([[3, 5, 7], [5, 5, 7]], numpy.uint8)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "point", "about", "zeros"),
+    [
+        ("DequantizeLinear", ["w", "s", "z"], numpy.array([3, 5], numpy.uint8), {"axis": 0}, 1 + 2),
+        ("DequantizeLinear", ["w", "s", "z"], numpy.array([3, 5, 7], numpy.uint8), {}, 1 + 2 + 2),
+        ("DequantizeLinear", ["w", "s", "z"], numpy.array(5, numpy.uint8), {}, 3),
+        ("DequantizeLinear", ["w", "s"], None, {}, 0),
+        ("DequantizeLinear", ["w", "s", "z"], numpy.array([[3, 5, 7]], numpy.uint8), {"axis": 0, "block_size": 2}, 5),
+        ("DequantizeLinear", ["w", "s", "z"], numpy.array([[3, 7], [5, 7]], numpy.uint8), {"block_size": 2}, 5),
+        ("MatMulInteger", ["x", "w", "a", "z"], numpy.array([3, 5, 7], numpy.uint8), {}, 5),
+        ("MatMulInteger", ["w", "x", "z", "a"], numpy.array([3, 5], numpy.uint8), {}, 3),
+        ("QLinearConv", ["x", "a", "a", "w", "s", "z", "o", "o"], numpy.array([3, 5], numpy.uint8), {}, 3),
+    ],
+)
+def test_by_hand(tmp_path, operator, inputs, point, about, zeros):
+    nodes = [helper.make_node(operator, inputs, ["y"], **about), helper.make_node("MatMul", ["v", "y"], ["u"])]
+    arrays = {"w": LEVELS, "s": numpy.ones((2, 3), numpy.float32)} | ({} if point is None else {"z": point})
+    assert sparsity(saved(tmp_path / "a.onnx", nodes, arrays)) == pytest.approx(zeros / 6)
+
+
+def test_both_matrices_of_a_quantized_lstm(tmp_path):
+    levels = numpy.array([[[1, 2], [2, 2]], [[4, 5], [5, 4]]], numpy.uint8)
+    inputs = ["x", "w", "r", "", "", "", "", "", "ws", "wz", "rs", "rz"]
+    arrays = {
+        "w": levels, "r": levels, "wz": numpy.array([2, 4], numpy.uint8),
+        "rz": numpy.array([[1, 2], [4, 4]], numpy.uint8), "ws": numpy.ones((2, 2), numpy.float32),
+    }
+    path = saved(tmp_path / "a.onnx", [helper.make_node("DynamicQuantizeLSTM", inputs, ["y"])], arrays)
+    assert sparsity(path) == (3 + 2 + 3 + 2) / 16
+
+
+def test_what_is_no_weight(tmp_path):
+    arrays = {
+        "w": numpy.array([[0, 1, 2]], numpy.float32),  # of one output: a layer's all the same
+        "places": numpy.array([[0, 1], [1, 1]], numpy.float32), "shift": numpy.zeros((5, 1, 1), numpy.float32),
+        "bias": numpy.zeros(7, numpy.float32), "index": numpy.zeros((3, 3), numpy.int64),
+        "never": numpy.zeros((3, 3), bool),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "bias"], ["y"], transB=1), helper.make_node("Add", ["y", "places"], ["z"]),
+        helper.make_node("Mul", ["z", "shift"], ["v"]), helper.make_node("Gather", ["v", "index"], ["u"]),
+    ]
+    assert sparsity(saved(tmp_path / "a.onnx", nodes, arrays)) == (1 + 1) / (3 + 4)
+
+
+def test_a_transposed_weight_and_none(tmp_path):
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["y"]), helper.make_node("Transpose", ["y"], ["t"]),
+        helper.make_node("MatMul", ["x", "t"], ["u"]),
+    ]
+    arrays = {"w": numpy.array([[5], [6]], numpy.uint8), "s": numpy.float32(1), "z": numpy.array(6, numpy.uint8)}
+    assert sparsity(saved(tmp_path / "a.onnx", nodes, arrays)) == 0.5
+    assert sparsity(saved(tmp_path / "b.onnx", [], {})) == 0.0
