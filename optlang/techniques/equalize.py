@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
 from optlang.techniques.graph import answers, close, fold, proved, start
+from optlang.techniques.paths import origin, own_weights, trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,72 +75,25 @@ def equalize(subject: Subject, settings: Mapping[str, Any], context: Context) ->
 
 def _pairs(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[tuple[str, str]], list[str]]:
     """Layers that a homogeneous path joins, in the order of the forward; and why there are not more, for messages."""
-    import torch
     from torch import nn
-    from torch.nn.utils import parametrize
 
-    from optlang.workload.modules import call
-
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    names: dict[nn.Module, str] = {layer: name for name, layer in module.named_modules() if isinstance(layer, kinds)}
-    owners: dict[int, int] = {}
-    for owner in module.modules():
-        for parameter in owner.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    given: list[tuple[nn.Module, Any]] = []
-    made: dict[Any, nn.Module] = {}
-
-    def watch(layer: nn.Module, twin: nn.Module) -> None:
-        def before(_: nn.Module, values: tuple[Any, ...]) -> None:
-            given.append((layer, values[0].grad_fn if values else None))
-
-        def after(_: nn.Module, __: Any, answer: Tensor) -> None:
-            made[answer.grad_fn] = layer
-
-        twin.register_forward_pre_hook(before)
-        twin.register_forward_hook(after)
-
-    traced = copy.deepcopy(module)
-    for layer, twin in zip(module.modules(), list(traced.modules()), strict=True):
-        if layer in names:
-            watch(layer, twin)
-    for item in traced.parameters():
-        item.requires_grad_(item.is_floating_point())
-    with torch.enable_grad():
-        kept = call(traced, example)  # held: autograd's nodes live as long as what they lead to
-    calls = [layer for layer, _ in given]
+    names = {layer: name for name, layer in module.named_modules()}
+    found, own = trace(module, example, (nn.modules.conv._ConvNd, nn.Linear)), own_weights(module)
     pairs: list[tuple[str, str]] = []
     why: list[str] = []
-    for layer, node in given:
-        source, barrier = _source(node, made)
+    for layer, nodes in found.taken:
+        source, barrier = origin(nodes[0] if nodes else None, found, _HOMOGENEOUS)
         if source is None:
             why.append(f"{barrier} is before {names[layer]}")
-        elif calls.count(layer) > 1 or calls.count(source) > 1:
+        elif found.calls(layer) > 1 or found.calls(source) > 1:
             why.append(f"{names[layer]} or {names[source]} is called more than once")
-        elif any(
-            parametrize.is_parametrized(item) or any(owners[id(value)] > 1 for value in item.parameters())
-            for item in (layer, source)
-        ):
+        elif not own(layer) or not own(source):
             why.append(f"the weights of {names[layer]} or {names[source]} are not its own")
         elif _inputs(layer) % _outputs(source) or (_inputs(layer) != _outputs(source) and not _flat(layer)):
             why.append(f"{names[layer]} mixes the channels of {names[source]}")
         else:
             pairs.append((names[source], names[layer]))
-    del kept
     return pairs, why
-
-
-def _source(node: Any, made: Mapping[Any, nn.Module]) -> tuple[nn.Module | None, str]:
-    """The layer whose answer `node` comes from by a homogeneous path; else what ends the path, by autograd's name."""
-    while node is not None and node not in made:
-        name = type(node).__name__
-        if not _HOMOGENEOUS.fullmatch(name):
-            return None, re.sub(r"Backward\d*$", "", name).replace("Hardtanh", "ReLU6 (Hardtanh)")
-        ahead = [item for item, _ in node.next_functions if item is not None]
-        if len(ahead) != 1:
-            return None, "the model's input"
-        node = ahead[0]
-    return (made[node], "") if node is not None else (None, "the model's input")
 
 
 def _same(module: nn.Module, example: Mapping[str, Tensor], pairs: Sequence[tuple[str, str]]) -> bool:

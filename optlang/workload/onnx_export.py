@@ -87,7 +87,7 @@ def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
     try:
         example = data.example(_TRACED)
         # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-        with _plain_attention(), torch.no_grad():
+        with plain_attention(), torch.no_grad():
             with objects.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
             model = _traced(module, example, outputs, path.parent)
@@ -128,7 +128,7 @@ def _tracing() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Without the kernels of their own that attention and encoder layers have in eval mode.
 
     There is no ONNX for them, and they answer padded positions with zeros, as the layers by definition do not.

@@ -35,6 +35,9 @@ REFUSED |= {("heads", item): "no layer is an nn.MultiheadAttention" for item in 
 REFUSED |= {("constants", item): "no constant to fold" for item in NETWORKS if item != "encoder"}
 REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "lstm", "mlp", "rows", "tied")}
 REFUSED |= {("equalize", "lstm"): "Select is before head", ("equalize", "tied"): "weights of second or first"}
+REFUSED |= {("smooth", item): "no LayerNorm and no RMSNorm" for item in NETWORKS if item not in ("rows", "encoder")}
+# Its norms are last: the residuals take what they give too.
+REFUSED |= {("smooth", "encoder"): "something else takes what encoder.layers.0.norm1 gives"}
 WANTS = OnnxRuntime().wants()
 
 _TRAINING = {
@@ -43,6 +46,7 @@ _TRAINING = {
 }
 SETTINGS = {
     "equalize": {},
+    "smooth": {"alpha": 0.5, "samples": 64},
     "fold": {},
     "clean": {},
     "untie": {},
@@ -82,7 +86,7 @@ SETTINGS = {
 }
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "heads", "magnitude", "two_four", "half"), "module")
 GIVES |= {"rewind": "module"}
-GIVES |= {"equalize": "module"}
+GIVES |= {"equalize": "module", "smooth": "module"}
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat", "constants"), "onnx")
 GIVES |= {"mixed": "onnx"}
@@ -327,7 +331,7 @@ class TestRefusal:
         "technique",
         [
             "train", "finetune", "channels", "heads", "magnitude", "two_four", "rewind", "half", "fold", "untie",
-            "equalize",
+            "equalize", "smooth",
         ],
     )
     def test_a_file_is_no_module(self, technique, images, tmp_path):
