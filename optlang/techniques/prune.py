@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, OptlangError, Refusal, Subject
@@ -37,53 +38,100 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     if subject.form != "module":
         raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
     with objects.at_home(context.study):
-        return _smaller(subject, settings, context)
+        cutter = Cutter(subject, settings, context)
+        cut = cutter.cut(float(settings["ratio"]))
+        if not cut.removed:
+            raise cutter.refusal(
+                f"ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer as it is",
+                "a larger ratio",
+            )
+        return cutter.subject(cut)
 
 
-def _smaller(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
-    from optlang.workload import objects
-    from optlang.workload.tensors import describe
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A smaller copy of a model, what `replay` takes to make another, and how many parameters went."""
 
-    data = context.data.bind(subject.model)
-    example = data.example(2)  # one sample would hide layers that take the batch for channels
-    kept = _kept(subject.model, settings)
-    _no_recurrent(subject.model)
-    module = copy.deepcopy(subject.model).eval()
-    with objects.user_code("the model's forward", context.study):
-        shapes = _shapes(module, example)
-    score_of = worth(subject.model, settings, context)
-    score = score_of(module)
-    history = _pruned(module, example, settings, score, kept)
-    blamed = ""
-    if history and _try_shapes(module, example) != shapes:
+    module: nn.Module
+    history: list[JSON]
+    removed: int
+    no_norm: tuple[str, ...]
+
+
+class Cutter:
+    """Removes channels from copies of a subject's module, as often as asked; what they are worth is found once.
+
+    The settings are those of `channels` but the ratio. Used where the user's own modules can be imported
+    (`objects.at_home`). Raises `Refusal` where a layer cannot be pruned.
+    """
+
+    def __init__(self, subject: Subject, settings: Mapping[str, Any], context: Context) -> None:
+        from optlang.workload import objects
+
+        self._subject, self._settings, self._context = subject, settings, context
+        # One sample would hide layers that take the batch for channels.
+        self.example = context.data.bind(subject.model).example(2)
+        self._kept = _kept(subject.model, settings)
+        _no_recurrent(subject.model)
+        with objects.user_code("the model's forward", context.study):
+            self._shapes = _shapes(copy.deepcopy(subject.model).eval(), self.example)
+        self._score_of = worth(subject.model, settings, context)
+        self._blamed: str | None = None
+
+    def cut(self, ratio: float, ratios: Mapping[str, float] | None = None) -> Cut:
+        """The model without `ratio` of its channels; `ratios` are those of layers of their own, by name."""
+        cut = self._once(ratio, ratios)
+        if not cut.history or _try_shapes(cut.module, self.example) == self._shapes:
+            return cut
         # Some layer reaches an output by a way that the graph does not show: look at each of them alone.
-        harmful, blamed = _harmful(subject.model, example, shapes)
-        module = copy.deepcopy(subject.model).eval()
-        score = score_of(module)
-        history = _pruned(module, example, settings, score, kept | harmful)
-        if history and _try_shapes(module, example) != shapes:
+        harmful, self._blamed = _harmful(self._subject.model, self.example, self._shapes)
+        self._kept |= harmful
+        cut = self._once(ratio, ratios)
+        if cut.history and _try_shapes(cut.module, self.example) != self._shapes:
             raise Refusal(
-                "removing channels breaks the model" + (f": {blamed}" if blamed else ""),
+                "removing channels breaks the model" + (f": {self._blamed}" if self._blamed else ""),
                 help=f"keep the layers that its code takes for granted: keep = [{_quoted(sorted(harmful)) or '…'}]",
             )
-    before, after = _counts(subject.model), _counts(module)
-    if not history or after[0] >= before[0]:
-        raise Refusal(
-            f"nothing was removed: ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer "
-            "as it is" + (f" ({blamed})" if blamed else ""),
-            help="a larger ratio, a smaller round_to, fewer layers in keep, or in only all whose channels go together",
+        return cut
+
+    def _once(self, ratio: float, ratios: Mapping[str, float] | None) -> Cut:
+        module = copy.deepcopy(self._subject.model).eval()
+        score = self._score_of(module)
+        history = _pruned(module, self.example, int(self._settings["round_to"]), ratio, ratios or {}, score, self._kept,
+                          self._settings["scope"] == "global")
+        removed = counted(self._subject.model)[0] - counted(module)[0]
+        left = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
+        return Cut(module, history, max(0, removed) if history else 0, left)
+
+    def refusal(self, why: str, instead: str) -> Refusal:
+        """That nothing was removed, and why."""
+        return Refusal(
+            f"nothing was removed: {why}" + (f" ({self._blamed})" if self._blamed else ""),
+            help=f"{instead}, a smaller round_to, fewer layers in keep, or in only all whose channels go together",
         )
-    if settings["recalibrate"]:
-        recalibrate(module, int(settings["recalibrate"]), context)
-    edit = Edit(_REPLAY, {"history": history, "example": describe(example)})
-    removed: dict[str, JSON] = {
-        f"prune.removed_{name}": share_removed(subject, name, new / old)
-        for name, old, new in (("parameters", before[0], after[0]), ("channels", before[1], after[1]))
-    }
-    if isinstance(score, Scale) and score.left:
-        removed["prune.no_norm"] = sorted(score.left)
-    module.zero_grad(set_to_none=True)
-    return Subject("module", module, subject.factory, (*subject.edits, edit), {**subject.notes, **removed})
+
+    def recalibrated(self, cut: Cut) -> Cut:
+        """With the statistics of the norms set anew where the settings ask for it, in place."""
+        if self._settings["recalibrate"]:
+            recalibrate(cut.module, int(self._settings["recalibrate"]), self._context)
+        return cut
+
+    def subject(self, cut: Cut, **notes: JSON) -> Subject:
+        """The cut model as a subject, recalibrated, with what was removed and `notes` noted."""
+        from optlang.workload.tensors import describe
+
+        module, subject = self.recalibrated(cut).module, self._subject
+        edit = Edit(_REPLAY, {"history": cut.history, "example": describe(self.example)})
+        before, after = counted(subject.model), counted(module)
+        removed: dict[str, JSON] = {
+            f"prune.removed_{name}": share_removed(subject, name, new / old)
+            for name, old, new in zip(("parameters", "channels"), before, after, strict=True)
+        }
+        if cut.no_norm:
+            removed["prune.no_norm"] = list(cut.no_norm)
+        module.zero_grad(set_to_none=True)
+        edits = (*subject.edits, edit)
+        return Subject("module", module, subject.factory, edits, {**subject.notes, **removed, **notes})
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -148,7 +196,7 @@ def _try_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, t
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def _counts(module: nn.Module) -> tuple[int, int]:
+def counted(module: nn.Module) -> tuple[int, int]:
     """Parameters, and output channels of convolutions and linear layers."""
     from torch import nn
 
@@ -196,15 +244,20 @@ def _graph(module: nn.Module, example: dict[str, Tensor]) -> Iterator[Any]:
 
 
 def _pruned(
-    module: nn.Module, example: dict[str, Tensor], settings: Mapping[str, Any], score: Worth, kept: set[str]
+    module: nn.Module, example: dict[str, Tensor], round_to: int, ratio: float, ratios: Mapping[str, float],
+    score: Worth, kept: set[str], everywhere: bool,
 ) -> list[JSON]:
-    """Prune `module` in place, apart from the layers in `kept`; the history that `replay` takes."""
+    """Prune `module` in place, apart from the layers in `kept`; the history that `replay` takes.
+
+    `ratios` hold for the groups of the layers that they name, in place of `ratio`; `everywhere` ranks across layers.
+    """
     import torch_pruning
     from torch import nn
 
     from optlang.techniques.attention import NarrowAttention
 
-    round_to, ratio = int(settings["round_to"]), float(settings["ratio"]) - _ROUNDING
+    ratio -= _ROUNDING
+    own = {module.get_submodule(name): item - _ROUNDING for name, item in ratios.items()}
 
     class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
         def _is_atten_group(self, group: Any) -> Any:
@@ -219,8 +272,9 @@ def _pruned(
             groups: int = self._get_channel_groups(self._looked_at)
             size, step = current_channels // groups, round_to // math.gcd(round_to, groups)
             remaining: float = size - n_pruned
-            if remaining == int(size * (1 - ratio)):
-                remaining = size * (1 - ratio)  # a layer's own share, before its fraction was cut off
+            share = 1 - own.get(self._looked_at[0].dep.target.module, ratio)
+            if remaining == int(size * share):
+                remaining = size * share  # a layer's own share, before its fraction was cut off
             multiples = max(1, math.ceil(remaining / step - 0.5 - _ROUNDING))
             return max(0, size - multiples * step)
 
@@ -235,8 +289,8 @@ def _pruned(
                 ignored += _reaching(graph)
             pruner = Pruner(
                 module, example_inputs=example, forward_fn=_forward,
-                importance=score, global_pruning=settings["scope"] == "global",
-                pruning_ratio=ratio, round_to=round_to, ignored_layers=ignored,
+                importance=score, global_pruning=everywhere,
+                pruning_ratio=ratio, pruning_ratio_dict=own, round_to=round_to, ignored_layers=ignored,
                 in_channel_groups={}, out_channel_groups=heads,
             )
             pruner.step()

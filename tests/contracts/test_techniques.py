@@ -25,7 +25,9 @@ NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
 # Enough to see a seed that is not used.
 SEEDED = ("cnn", "residual", "encoder")
 # What a technique cannot do: the refusal names the layer. Every other pair must work.
-REFUSED = {("channels", "lstm"): "lstm is an LSTM", ("distill", "lstm"): "lstm is an LSTM"}
+REFUSED = {("distill", "lstm"): "lstm is an LSTM"}
+BY_CHANNELS = ("channels", "channels_until", "channels_within")
+REFUSED |= dict.fromkeys([(item, "lstm") for item in BY_CHANNELS], "lstm is an LSTM")
 # What there is none of.
 NORMED = ("cnn", "residual", "depthwise", "unet")
 REFUSED |= {("fold", item): "no BatchNorm to fold" for item in NETWORKS if item not in NORMED}
@@ -44,6 +46,9 @@ _TRAINING = {
     "epochs": 2, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
+_CHANNELS = {
+    "importance": "l2", "samples": None, "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0,
+}
 SETTINGS = {
     "equalize": {},
     "smooth": {"alpha": 0.5, "samples": 64},
@@ -58,10 +63,9 @@ SETTINGS = {
         "student": None, "teacher": None, "teachers": None, "width": 0.5, "start": "kept", "alpha": 0.5,
         "temperature": 4.0, "hint": 0.0, "attention": 0.0,
     },
-    "channels": {
-        "ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "round_to": 4, "keep": (), "only": (),
-        "recalibrate": 0,
-    },
+    "channels": {"ratio": 0.5, **_CHANNELS},
+    "channels_until": {"aim": "macs", "share": 0.5, **_CHANNELS},
+    "channels_within": {"limit": "share", "share": 0.5, "time": None, **_CHANNELS},
     "heads": {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "keep": (), "only": ()},
     "magnitude": {
         "sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
@@ -90,8 +94,9 @@ GIVES |= {"equalize": "module", "smooth": "module"}
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat", "constants"), "onnx")
 GIVES |= {"mixed": "onnx"}
+GIVES |= dict.fromkeys(BY_CHANNELS, "module")
 # Those that choose layers by name.
-CHOOSING = ("channels", "heads", "magnitude", "two_four", "dynamic", "static", "mixed", "weight_only", "qat", "half")
+CHOOSING = (*BY_CHANNELS, "heads", "magnitude", "two_four", "dynamic", "static", "mixed", "weight_only", "qat", "half")
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +145,9 @@ def given(technique, network, data, folder):
 
 def apply(technique, subject, data, folder, seed=3, **changed):
     function = objects.find(declared()[technique], STUDY)
-    context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: subject)
+    # As long as there is to multiply: what really takes how long is not in question here.
+    clock = {"latency": lambda item: 1e-9 * macs(item)}
+    context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: subject, **clock)
     return function(subject, SETTINGS[technique] | changed, context)
 
 
@@ -330,7 +337,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         "technique",
         [
-            "train", "finetune", "channels", "heads", "magnitude", "two_four", "rewind", "half", "fold", "untie",
+            "train", "finetune", *BY_CHANNELS, "heads", "magnitude", "two_four", "rewind", "half", "fold", "untie",
             "equalize", "smooth",
         ],
     )
