@@ -170,8 +170,8 @@ def _no_recurrent(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.RNNBase):
             raise Refusal(
-                f"{name} is an {type(layer).__name__}, whose hidden units cannot be removed",
-                help="choose another technique for this model: int8 makes it smaller too",
+                f"{name} is an {type(layer).__name__}, whose hidden units channels cannot remove",
+                help="units removes those, with all their gates; int8 makes the model smaller too",
             )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # The edits that take weights away.
-_REMOVING = ("optlang.techniques.prune:replay", "optlang.techniques.heads:replay")
+_REMOVING = tuple(f"optlang.techniques.{name}:replay" for name in ("prune", "heads", "units"))
 
 
 def rewind(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
@@ -36,7 +36,7 @@ def rewind(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     if not masks and not any(edit.calls in _REMOVING for edit in subject.edits):
         raise Refusal(
             "nothing was pruned before: to set all weights back is to undo the steps before this one",
-            help="magnitude, two_four, channels or heads before rewind",
+            help="magnitude, two_four, channels, heads or units before rewind",
         )
     earlier, what = _earlier(subject, settings, context)
     state, own = earlier.state_dict(), subject.model.state_dict()

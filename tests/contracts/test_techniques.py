@@ -35,6 +35,7 @@ REFUSED |= {("clean", item): "no Dropout and no Identity" for item in NETWORKS}
 REFUSED |= {("untie", item): "nothing to untie" for item in NETWORKS if item not in ("residual", "unet")}
 REFUSED |= {("heads", item): "no layer is an nn.MultiheadAttention" for item in NETWORKS if item != "encoder"}
 REFUSED |= {("constants", item): "no constant to fold" for item in NETWORKS if item != "encoder"}
+REFUSED |= {("units", item): "no layer is an nn.LSTM" for item in NETWORKS if item != "lstm"}
 REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "lstm", "mlp", "rows", "tied")}
 REFUSED |= {("equalize", "lstm"): "Select is before head", ("equalize", "tied"): "weights of second or first"}
 REFUSED |= {("smooth", item): "no LayerNorm and no RMSNorm" for item in NETWORKS if item not in ("rows", "encoder")}
@@ -67,6 +68,7 @@ SETTINGS = {
     "channels_until": {"aim": "macs", "share": 0.5, **_CHANNELS},
     "channels_within": {"limit": "share", "share": 0.5, "time": None, **_CHANNELS},
     "heads": {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "keep": (), "only": ()},
+    "units": {"ratio": 0.5, "importance": "l2", "samples": None, "round_to": 4, "keep": (), "only": ()},
     "magnitude": {
         "sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
     },
@@ -89,14 +91,16 @@ SETTINGS = {
     },
 }
 GIVES = dict.fromkeys(("train", "finetune", "distill", "channels", "heads", "magnitude", "two_four", "half"), "module")
-GIVES |= {"rewind": "module"}
+GIVES |= {"rewind": "module", "units": "module"}
 GIVES |= {"equalize": "module", "smooth": "module"}
 GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat", "constants"), "onnx")
 GIVES |= {"mixed": "onnx"}
 GIVES |= dict.fromkeys(BY_CHANNELS, "module")
 # Those that choose layers by name.
-CHOOSING = (*BY_CHANNELS, "heads", "magnitude", "two_four", "dynamic", "static", "mixed", "weight_only", "qat", "half")
+CHOOSING = (
+    *BY_CHANNELS, "heads", "units", "magnitude", "two_four", "dynamic", "static", "mixed", "weight_only", "qat", "half",
+)
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +157,7 @@ def apply(technique, subject, data, folder, seed=3, **changed):
 
 def choosing(technique):
     """A network that has layers for the technique to choose among, and a "head"."""
-    return "encoder" if technique == "heads" else "residual"
+    return {"heads": "encoder", "units": "lstm"}.get(technique, "residual")
 
 
 def answers(subject, data, count=16):
