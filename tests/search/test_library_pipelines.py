@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,35 @@ class TestLottery:
         assert len(checkpoints) == 2
         assert checkpoints[0]["weights"] == "digits.safetensors"  # type: ignore[index]
         assert [step.settings["to"] for step in recipe.steps if "to" in step.settings] in ([], [None, None])
+
+
+class TestSlim:
+    @pytest.mark.parametrize("most", [0.2, 0.5, 0.8])
+    @pytest.mark.parametrize("rounds", [1, 2, 4])
+    def test_its_rounds_take_equal_numbers_and_together_what_was_asked(self, most: float, rounds: int) -> None:
+        recipe = resolve(plan_of("recommended"), {"way": "slim", "way.slim.most": most, "way.slim.rounds": rounds})
+        assert [step.technique for step in recipe.steps] == ["prune.channels", "training.finetune"] * rounds
+        left = [1.0]
+        for ratio in settings(recipe, "ratio"):
+            assert isinstance(ratio, float)
+            left.append(left[-1] * (1 - ratio))
+        assert left[-1] == pytest.approx(1 - most)
+        assert [before - after for before, after in pairwise(left)] == pytest.approx([most / rounds] * rounds)
+
+
+class TestRecommended:
+    @pytest.mark.parametrize(
+        ("smaller", "precision", "techniques"),
+        [
+            ("none", "none", []),
+            ("taught", "static", ["training.distill", "quant.static"]),
+            ("pruned", "qat", ["prune.channels", "training.finetune"] * 2 + ["quant.qat"]),
+        ],
+    )
+    def test_the_order_of_its_steps(self, smaller: str, precision: str, techniques: list[str]) -> None:
+        inside = "way.recommended"
+        point = {"way": "recommended", f"{inside}.smaller": smaller, f"{inside}.precision": precision}
+        recipe = resolve(plan_of("recommended"), point)
+        assert [step.technique for step in recipe.steps] == techniques
+        assert set(settings(recipe, "epochs")) <= {1}
+        assert settings(recipe, "width") == ([0.5] if smaller == "taught" else [])
