@@ -66,7 +66,7 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
             _as_products(model.graph, left)
         graph = model.graph
         stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
-        places = _places(graph, stored, left, bits, int(settings["group"] or 0))
+        places = _places(graph, stored, left, bits, int(settings.get("group") or 0))
         if not places:
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}",

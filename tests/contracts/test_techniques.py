@@ -97,6 +97,7 @@ GIVES |= dict.fromkeys(("fold", "clean", "untie", "channels_last"), "module")
 GIVES |= dict.fromkeys(("dynamic", "static", "weight_only", "qat", "constants"), "onnx")
 GIVES |= {"mixed": "onnx"}
 GIVES |= dict.fromkeys(BY_CHANNELS, "module")
+MODELS = ("student", "teacher", "teachers", "checkpoint")
 # Those that choose layers by name.
 CHOOSING = (
     *BY_CHANNELS, "heads", "units", "magnitude", "two_four", "dynamic", "static", "mixed", "weight_only", "qat", "half",
@@ -152,7 +153,10 @@ def apply(technique, subject, data, folder, seed=3, **changed):
     # As long as there is to multiply: what really takes how long is not in question here.
     clock = {"latency": lambda item: 1e-9 * macs(item)}
     context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: subject, **clock)
-    return function(subject, SETTINGS[technique] | changed, context)
+    settings = SETTINGS[technique] | changed
+    # A study gives no setting whose `when` does not hold; only a model may be none.
+    there = {name: value for name, value in settings.items() if value is not None or name in MODELS}
+    return function(subject, there, context)
 
 
 def choosing(technique):
