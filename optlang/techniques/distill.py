@@ -35,7 +35,8 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     layers before the answer, through a learned linear map where their widths differ (FitNets: Romero et al., 2015), and
     `attention` times the distance of the attention maps of convolutions (Zagoruyko and Komodakis, 2017).
 
-    The note `distill.parameters` is the student's parameters as a share of all teachers'.
+    The declared temperature of 4 is that of RepDistiller (Tian et al., ICLR 2020). The note `distill.parameters` is the
+    student's parameters as a share of all teachers'.
 
     Raises `Refusal` where nothing would be learned from the teacher, where the answers of the two have other shapes,
     where layers are to be compared with those of several teachers,

@@ -51,8 +51,9 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
     Ranges of the layers' inputs start from `samples` of the calibration (else training) data and, with `ranges`
     running, follow the batches; after the share `freeze` of the training they and the statistics of batch norms stay.
     `distill` is the weight of the float model's answers in the loss. Notes: `quantize.weights`, the share of weights
-    in int8, and `qat.layers`, how many layers were trained in it. Raises `Refusal` where no layer can be quantized, and
-    where training changed nothing or left the finite numbers.
+    in int8, and `qat.layers`, how many layers were trained in it. That ranges and norms stay in the end is the way of
+    torchvision's reference training. Raises `Refusal` where no layer can be quantized, and where training changed
+    nothing or left the finite numbers.
     """
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")

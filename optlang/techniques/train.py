@@ -30,7 +30,9 @@ def finetune(subject: Subject, settings: Mapping[str, Any], context: Context) ->
 def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
     """A copy of the module, trained on 'train' with the task's loss (see `fit.fit`); zeros that are meant stay zero.
 
-    Raises `Refusal` where there is no module, or where `fit` does.
+    The declared defaults: AdamW's learning rate and weight decay are torch's, the cosine is timm's, SGD's momentum that
+    of torchvision's reference training. Warm-up, averaging, smoothing and clipping are off: short trainings of small
+    models rarely want them. Raises `Refusal` where there is no module, or where `fit` does.
     """
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
