@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import Refusal, Subject
+from optlang.forms import JSON, Refusal, Subject
 from optlang.techniques.layers import left_alone
 
 LINEAR = ("MatMul", "Gemm")
@@ -20,6 +20,13 @@ WEIGHTS: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys((*WITH_WEIGHTS, "ConvTranspose"), (1,)), **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2)),
 }
 """Which inputs of an operator hold weights to multiply by; a recurrent layer has those of its inputs and its state."""
+# Inputs that may have two axes and are no weights: scales and zero points, and biases by direction.
+_BESIDE: Mapping[str, tuple[int, ...]] = {
+    "DequantizeLinear": (1, 2), **dict.fromkeys(("LSTM", "GRU", "RNN"), (3,)),
+    "DynamicQuantizeLSTM": (3, 8, 9, 10, 11),
+}
+RECURRENT = "dynamic takes an LSTM, weight_only any recurrent layer; or name in `only` what is all that you want"
+"""The way out where most weights are in recurrent layers, whose activations int8 does not know."""
 # Less than this share of what was asked for is not what a user expects of a technique by that name.
 _MOST = 0.5
 QUANTIZED = (
@@ -114,6 +121,20 @@ def _has_attention(graph: Any) -> bool:
     return any(node.op_type == "MatMul" and scores.intersection(node.input) for node in graph.node)
 
 
+def covered(
+    graph: Any, nodes: Collection[str], left: Collection[str], settings: Mapping[str, Any], help: str
+) -> dict[str, JSON]:
+    """What there is to note where `nodes` become int8: `quantize.float`, the layers that stay in float unasked.
+
+    Raises `Refusal` where most weights of the float `graph` would, as `mostly` does.
+    """
+    done = {
+        node.input[index] for node in graph.node if node.name in nodes for index in WEIGHTS.get(node.op_type, ())
+    }
+    _, others = mostly(graph, done, left, settings, "int8", help)
+    return {"quantize.float": others} if others else {}
+
+
 def mostly(
     graph: Any, done: Collection[str], left: Collection[str], settings: Mapping[str, Any], what: str, help: str
 ) -> tuple[float, list[str]]:
@@ -144,14 +165,16 @@ def mostly(
 
 
 def quantized_share(graph: Any) -> float:
-    """The share of the graph's weights (constants of two axes and more, scales aside) in 8 bits or fewer."""
+    """The share of the graph's weights (constants of two axes and more, scales and biases aside) in 8 bits or fewer."""
     from onnx import TensorProto
 
     kinds = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
     small = total = 0
-    scales = {node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
+    others = {
+        name for node in graph.node for index in _BESIDE.get(node.op_type, ()) for name in node.input[index : index + 1]
+    }
     for item in graph.initializer:
-        if len(item.dims) > 1 and item.name not in scales:
+        if len(item.dims) > 1 and item.name not in others:
             total += math.prod(item.dims)
             small += math.prod(item.dims) if item.data_type in kinds else 0
     return small / total if total else 0.0

@@ -16,9 +16,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.forms import JSON, Context, Refusal, Subject
 from optlang.techniques.fit import Loss, fit
-from optlang.techniques.nodes import WITH_WEIGHTS, census, eligible, layer_of, left_float, load, operators_of
+from optlang.techniques.nodes import (
+    RECURRENT,
+    WITH_WEIGHTS,
+    census,
+    covered,
+    eligible,
+    layer_of,
+    left_float,
+    load,
+    operators_of,
+)
 from optlang.techniques.qdq import finished, ranges_of, wants_of, workshop, write
 from optlang.techniques.zeros import Held, meant
 
@@ -43,6 +53,7 @@ class Prepared:
     inputs: Mapping[str, Sequence[str]]
     norms: frozenset[str]
     ranges: Any
+    notes: Mapping[str, JSON]
 
 
 def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
@@ -51,9 +62,9 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
     Ranges of the layers' inputs start from `samples` of the calibration (else training) data and, with `ranges`
     running, follow the batches; after the share `freeze` of the training they and the statistics of batch norms stay.
     `distill` is the weight of the float model's answers in the loss. Notes: `quantize.weights`, the share of weights
-    in int8, and `qat.layers`, how many layers were trained in it. That ranges and norms stay in the end is the way of
-    torchvision's reference training. Raises `Refusal` where no layer can be quantized, and where training changed
-    nothing or left the finite numbers.
+    in int8, `qat.layers`, how many layers were trained in it, and `quantize.float` as static's. That ranges and norms
+    stay in the end is the way of torchvision's reference training. Raises `Refusal` where static does for want of
+    layers, and where training changed nothing or left the finite numbers.
     """
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
@@ -79,7 +90,7 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
         result = path.with_name("quantized.onnx")
         write(path, result, operators_of(graph), left_float(graph, trained, settings), again.ranges, wants)
         done = finished(result, source, trained, context)
-    return replace(done, notes={**done.notes, "qat.layers": len(weights)})
+    return replace(done, notes={**done.notes, **prepared.notes, "qat.layers": len(weights)})
 
 
 def _prepared(path: Path, subject: Subject, settings: Mapping[str, Any], context: Context) -> Prepared:
@@ -94,6 +105,7 @@ def _prepared(path: Path, subject: Subject, settings: Mapping[str, Any], context
             f"no layer is left to quantize: the model has {census(graph)}{where}",
             help="int8 takes convolutions and linear layers; shorten `keep`, or name more in `only`",
         )
+    notes = covered(graph, chosen, kept, settings, RECURRENT)
     producer = {name: node for node in graph.node for name in node.output}
     inputs: dict[str, list[str]] = {}
     for node in graph.node:
@@ -106,7 +118,7 @@ def _prepared(path: Path, subject: Subject, settings: Mapping[str, Any], context
                 names.append(name)
     norms = frozenset(layer_of(node.name) for node in graph.node if node.op_type == "BatchNormalization")
     samples = context.data.bind([item.name for item in graph.input]).calibration(int(settings["samples"]), context.seed)
-    return Prepared(inputs, norms, ranges_of(path, samples, operators, settings, wants_of(context)))
+    return Prepared(inputs, norms, ranges_of(path, samples, operators, settings, wants_of(context)), notes)
 
 
 def _learned(ranges: Any, name: str, hook: Input) -> None:

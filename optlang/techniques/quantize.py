@@ -11,45 +11,67 @@ from dataclasses import replace
 from typing import Any
 
 from optlang.forms import Context, Refusal, Subject
-from optlang.techniques.nodes import LINEAR, WITH_WEIGHTS, census, eligible, excluded, left_float, load, operators_of
+from optlang.techniques.nodes import (
+    LINEAR,
+    RECURRENT,
+    WEIGHTS,
+    WITH_WEIGHTS,
+    census,
+    covered,
+    eligible,
+    excluded,
+    left_float,
+    load,
+    operators_of,
+)
 from optlang.techniques.qdq import finished, quant_type, ranges_of, wants_of, workshop, write
 
+# What multiplies matrices.
+_PRODUCTS = (*LINEAR, "LSTM")
 _FEWER = "shorten `keep`, or name more in `only`"
+_CONVOLUTIONS = "operators = all takes convolutions too"
 
 
 def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
-    """Weights in int8; activations are quantized as they come. Notes: `quantize.weights`, the share in int8.
+    """Weights in int8; activations are quantized as they come. Linear layers and attention, LSTM, and convolutions.
 
-    Raises `Refusal` where no operator of the chosen kind has weights, or the file does not become smaller.
+    An LSTM becomes com.microsoft's DynamicQuantizeLSTM, which OpenVINO reads too. There is no such operator for a GRU.
+    Notes: `quantize.weights`, the share of the weights in int8; `quantize.float`, the layers that stay in float though
+    nobody asked for it. Raises `Refusal` where no operator of the chosen kind has weights, more than half of the
+    weights would stay in float (unless `only` names the layers), or the file does not become smaller.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     wants = wants_of(context)
-    operators = WITH_WEIGHTS if settings["operators"] == "all" else LINEAR
+    operators = (*WITH_WEIGHTS, "LSTM") if settings["operators"] == "all" else _PRODUCTS
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
-        nodes = eligible(graph, operators, left_float(graph, subject, settings))
+        left = left_float(graph, subject, settings)
+        nodes = eligible(graph, operators, left)
         if not nodes:
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}, and "
-                + ("linear ones" if operators == LINEAR else "linear ones and convolutions") + " were asked for",
-                help="operators = all takes convolutions too" if operators == LINEAR else _FEWER,
+                + ("linear ones and LSTM" if operators == _PRODUCTS else "linear ones, LSTM and convolutions")
+                + " were asked for",
+                help=_CONVOLUTIONS if operators == _PRODUCTS else _FEWER,
             )
+        convolutions = operators == _PRODUCTS and any(node.op_type == "Conv" for node in graph.node)
+        notes = covered(graph, nodes, left, settings, _CONVOLUTIONS if convolutions else RECURRENT)
         kept = excluded(graph, nodes)
         result = prepared.with_name("linear.onnx")
         quantize_dynamic(
-            prepared, result, op_types_to_quantize=list(LINEAR), nodes_to_exclude=kept,
+            prepared, result, op_types_to_quantize=list(_PRODUCTS), nodes_to_exclude=kept,
             per_channel=wants.per_channel, reduce_range=wants.reduced, weight_type=quant_type(wants.weights),
             extra_options={"WeightSymmetric": wants.symmetric_weights, "MatMulConstBOnly": True},
         )
-        if operators == WITH_WEIGHTS:
+        if operators != _PRODUCTS:
             # ConvInteger runs with unsigned weights of one scale only.
             prepared, result = result, prepared.with_name("all.onnx")
             quantize_dynamic(
                 prepared, result, op_types_to_quantize=["Conv"], nodes_to_exclude=kept, weight_type=QuantType.QUInt8,
                 extra_options={"WeightSymmetric": False},
             )
-        return finished(result, source, subject, context)
+        return finished(result, source, replace(subject, notes={**subject.notes, **notes}), context)
 
 
 def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
@@ -58,9 +80,10 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     The declared calibrator is ONNX Runtime's, the bins are those of torch's HistogramObserver, and the percentile is in
     the middle of those that Wu et al. (Integer Quantization for Deep Learning Inference, 2020) compare.
     `granularity` says whether each output channel of a weight has a scale of its own (auto: as the runtime wants it).
-    Notes: `quantize.weights`, the share of the weights in int8; `quantize.corrected`, the number of layers whose bias
-    `bias_correction` corrected. Raises `Refusal` where no operator has weights, no bias can be corrected, or the file
-    does not become smaller.
+    Notes: `quantize.weights`, the share of the weights in int8; `quantize.float`, the layers that stay in float though
+    nobody asked for it (recurrent ones); `quantize.corrected`, the number of layers whose bias `bias_correction`
+    corrected. Raises `Refusal` where no operator has weights, more than half of the weights would stay in float (unless
+    `only` names the layers), no bias can be corrected, or the file does not become smaller.
     """
     wants = wants_of(context)
     if settings["granularity"] != "auto":
@@ -74,6 +97,8 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
                 f"no layer is left to quantize: the model has {census(graph)}",
                 help=f"static int8 takes convolutions and linear layers; {_FEWER}",
             )
+        nodes = eligible(graph, [item for item in operators if item in WEIGHTS], kept)
+        subject = replace(subject, notes={**subject.notes, **covered(graph, nodes, kept, settings, RECURRENT)})
         inputs = [item.name for item in graph.input]
         samples = context.data.bind(inputs).calibration(int(settings["samples"]), context.seed)
         ranges = ranges_of(prepared, samples, operators, settings, wants)

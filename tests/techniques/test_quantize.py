@@ -1,7 +1,5 @@
-"""INT8: the schemes, the calibrators against ONNX Runtime's own, the kept layers, and real accuracy."""
+"""Static int8: the schemes, the settings, the kept layers, and real accuracy."""
 
-import contextlib
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +9,11 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
-from onnxruntime.quantization.calibrate import HistogramCollector
 
 from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
-from optlang.techniques.entropy import EntropyCollector
-from optlang.techniques.mse import SquaredErrorCollector
 from optlang.techniques.nodes import layer_of
 from optlang.techniques.quantize import dynamic, static
-from optlang.techniques.train import train
-from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
@@ -30,11 +23,6 @@ STATIC = {
 }
 # As this machine's processor runs it right: without VNNI the kernels overflow with eight bits.
 WANTS = OnnxRuntime().wants()
-TRAINING = {
-    "epochs": 12, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01,
-    "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
-}
-
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
@@ -45,26 +33,13 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images", {"count": 1200}), STUDY)
+def images(many_images):
+    return many_images
 
 
 def start(network="cnn", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
     return Subject("module", modules.make(factory, STUDY), factory)
-
-
-@pytest.fixture(scope="module")
-def trained(images):
-    made = {}
-
-    def get(network):
-        if network not in made:
-            settings = TRAINING | {"epochs": 30 if network == "rows" else 12}
-            made[network] = train(start(network), settings, Context(images, 1, STUDY, STUDY))
-        return made[network]
-
-    return get
 
 
 def quantized(subject, data, folder, wants=WANTS, seed=1, **changed):
@@ -171,14 +146,6 @@ class TestScheme:
         assert {"QLinearConv"} <= {node.op_type for node in model.graph.node}
         assert 0 <= accuracy(result, images) <= 1
 
-    def test_dynamic_scheme(self, images, tmp_path):
-        context = Context(images, 1, tmp_path, STUDY, WANTS)
-        result = dynamic(start("mlp"), {"operators": "linear", "keep": (), "only": ()}, context)
-        held = constants(onnx.load(result.model))
-        weights = [item for item in held.values() if item.ndim == 2]
-        assert {item.dtype for item in weights} == {numpy.dtype("int8")}
-        assert {item.shape for item in weights} == {(64, 32), (32, 32), (32, 10)}
-
     def test_nobody_said_for_which_runtime(self, images, tmp_path):
         with pytest.raises(Refusal, match="which runtime"):
             quantized(start(), images, tmp_path, wants=None)
@@ -226,13 +193,6 @@ class TestSettings:
         assert {(10, 16), (16, 10)} & set(shapes)
         eight = 16 * 9 + 2 * 16 * 16 * 9
         assert result.notes["quantize.weights"] == pytest.approx(eight / (eight + 2 * 16 * 16 * 9 + 160))
-
-    def test_kept_layers_of_dynamic(self, images, tmp_path):
-        context = Context(images, 1, tmp_path, STUDY, WANTS)
-        result = dynamic(start("mlp"), {"operators": "linear", "keep": ("3",), "only": ()}, context)
-        shapes = {tuple(item.dims): item.data_type for item in onnx.load(result.model).graph.initializer}
-        assert shapes[(32, 32)] == TensorProto.FLOAT
-        assert shapes[(64, 32)] == shapes[(32, 10)] == TensorProto.INT8
 
     @pytest.mark.parametrize(("granularity", "per_channel", "sizes"), [
         ("auto", True, {32, 10}), ("auto", False, {1}), ("channel", False, {32, 10}), ("tensor", True, {1}),
@@ -311,104 +271,3 @@ class TestAccuracy:
         }
         assert "MatMul" in quantized_kinds
         assert not quantized_kinds & {"Softmax", "LayerNormalization", "Relu"}
-
-
-class TestEntropy:
-    @pytest.mark.parametrize("bins", [128, 512, 2048])
-    @pytest.mark.parametrize("shape", ["normal", "relu", "outlier", "few"])
-    def test_the_same_range_as_onnx_runtimes(self, bins, shape):
-        generator = numpy.random.default_rng(1)
-        values = generator.normal(size=5000).astype(numpy.float32)
-        if shape == "relu":
-            values = numpy.maximum(values, 0)
-        elif shape == "outlier":
-            values[0] = 40
-        elif shape == "few":
-            values = values[:5]
-        found = []
-        for kind in (HistogramCollector, EntropyCollector):
-            collector = kind("entropy", False, bins, 128, 99.99, "same")
-            with contextlib.redirect_stdout(io.StringIO()):
-                collector.collect({"t": [values]})
-                collector.collect({"t": [values * 1.5]})
-            histogram = collector.histogram_dict["t"]
-            with numpy.errstate(all="ignore"):
-                found.append(tuple(float(end) for end in collector.get_entropy_threshold(histogram, 128)))
-        assert found[0] == found[1]
-
-
-class TestSquaredError:
-    @pytest.mark.parametrize("shape", ["normal", "relu", "outlier"])
-    @pytest.mark.parametrize("symmetric", [False, True])
-    def test_no_range_of_a_finer_grid_loses_much_less(self, shape, symmetric):
-        generator = numpy.random.default_rng(1)
-        values = generator.normal(size=20000).astype(numpy.float32)
-        if shape == "relu":
-            values = numpy.maximum(values, 0)
-        elif shape == "outlier":
-            values[0] = 20
-        collector = SquaredErrorCollector("entropy", symmetric, 2048, 128, 99.99, "same")
-        with contextlib.redirect_stdout(io.StringIO()):
-            collector.collect({"t": [values]})
-        low, high = map(float, collector.get_entropy_threshold(collector.histogram_dict["t"], 128))
-
-        def lost(low, high):
-            step = (high - low) / 255
-            zero = round(-low / step)
-            back = (numpy.clip(numpy.rint(values / step) + zero, 0, 255) - zero) * step
-            return float(((values - back) ** 2).mean())
-
-        least, most = min(0.0, float(values.min())), float(values.max())
-        if symmetric:
-            least, most = -max(-least, most), max(-least, most)
-        grid = [(share * least, other * most) for share in numpy.linspace(0.1, 1, 40)
-                for other in numpy.linspace(0.1, 1, 40) if not symmetric or share == other]
-        assert lost(low, high) <= 1.05 * min(lost(*pair) for pair in grid)
-        assert lost(low, high) <= 1.01 * lost(least, most)
-        if shape == "outlier":
-            assert lost(low, high) < 0.95 * lost(least, most)
-
-
-@pytest.mark.slow
-class TestBiasCorrection:
-    def test_the_shift_is_the_change_of_the_weights_times_the_mean_input(self, images, tmp_path):
-        subject = start("mlp")
-        wants = replace(WANTS, per_channel=False, reduced=True)
-        result, model = quantized(subject, images, tmp_path / "corrected", wants, samples=1200, bias_correction=True)
-        _, plain = quantized(subject, images, tmp_path / "plain", wants, samples=1200)
-        assert result.notes["quantize.corrected"] == 3
-        pixels = images.arrays("train")[0]["input"].reshape(-1, 64)
-        weight = subject.model[1].weight.detach().numpy()
-        scale = numpy.abs(weight).max() / 64
-        shift = (numpy.rint(weight / scale) * scale - weight) @ pixels.mean(axis=0)
-        found = []
-        for item in (model, plain):
-            held = constants(item)
-            producer = {name: node for node in item.graph.node for name in node.output}
-            node = next(node for node in item.graph.node if node.op_type == "Gemm")
-            bias = producer[node.input[2]]
-            found.append((held[bias.input[0]] * held[bias.input[1]], float(held[bias.input[1]].max())))
-        (corrected, step), (before, _) = found
-        assert numpy.abs((before - corrected) - shift).max() <= 1.01 * step
-        assert numpy.abs(shift).max() > 5 * step
-
-    @pytest.mark.parametrize("network", ["cnn", "residual", "rows"])
-    def test_means_of_the_answers_come_nearer_to_the_float_ones(self, trained, images, tmp_path, network):
-        subject = trained(network)
-        wants = replace(WANTS, per_channel=False, reduced=True)
-        pixels = images.arrays("train")[0]["input"]
-        with torch.no_grad():
-            wanted = subject.model(torch.from_numpy(pixels)).numpy()
-        off = []
-        for corrected in (False, True):
-            result, _ = quantized(
-                subject, images, tmp_path / str(corrected), wants, samples=1200, bias_correction=corrected
-            )
-            session = onnxruntime.InferenceSession(str(result.model), providers=["CPUExecutionProvider"])
-            answers = session.run(None, {session.get_inputs()[0].name: pixels})[0]
-            off.append(float(numpy.abs((answers - wanted).mean(axis=0)).mean()))
-        assert off[1] < off[0]
-
-    def test_nothing_to_correct(self, images, tmp_path):
-        with pytest.raises(Refusal, match="bias can be corrected"):
-            quantized(start("unbiased"), images, tmp_path, bias_correction=True)

@@ -17,7 +17,7 @@ from optlang.workload import data as data_module
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-SETTINGS = {"bits": 8, "group": None, "symmetric": True, "keep": (), "only": ()}
+SETTINGS = {"bits": 8, "symmetric": True, "keep": (), "only": ()}
 # What the file says: without rounding the inputs of layers with small weights, as it does on processors with VNNI.
 OPENVINO = {
     "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "SNIPPETS_MODE": "DISABLE",
