@@ -77,3 +77,24 @@ def test_a_model_of_the_users_own_goes_the_same_way(tmp_path: Path) -> None:
     assert {"eager", "onnxruntime", "openvino"} <= {row["runtime"] for row in found if row["state"] == "complete"}
     assert not [row for row in found if row["state"] == "failed" and "larger" not in row["reason"]]
     assert rows(tmp_path, "FROM front WHERE trial > 0")
+
+
+QUICK = "measure { rounds = 2; front_rounds = 2; front_processes = 1; round_seconds = 2ms; round_calls = 5 }"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["depthwise", "diabetes", "lines", "residual", "rows"])
+def test_the_zoos_studies_go_their_way(name: str, tmp_path: Path) -> None:
+    text = (ROOT / "studies" / f"{name}.opt").read_text()
+    text = re.sub(r"(input \w+: int in [^=]+= )\d+", r"\g<1>1", text)
+    text = re.sub(r"runtime in \{[^}]*\}", "runtime = onnxruntime", text)
+    path = tmp_path / f"{name}.opt"
+    path.write_text(text.replace("  search {", f"  {QUICK}\n\n  search {{"))
+    done = optlang(tmp_path, "run", path, "--trials", "2")
+    # After an epoch or two little may meet the study's requirement.
+    assert done.returncode in (0, 1), done.stderr
+    assert "Next: optlang export" in done.stdout
+    found = rows(tmp_path, "SELECT origin, state, reason FROM results")
+    assert [row["origin"] for row in found].count("sampler") == 2
+    # An LSTM has no slimmer copy for `distill` alone to teach: the ladder says so.
+    assert not [row for row in found if row["state"] == "failed" and "no slimmer copy" not in row["reason"]]
