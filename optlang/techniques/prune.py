@@ -76,6 +76,7 @@ class Cutter:
         with objects.user_code("the model's forward", context.study):
             self._shapes = _shapes(copy.deepcopy(subject.model).eval(), self.example)
         self._score_of = worth(subject.model, settings, context)
+        self._kept |= _fixed(copy.deepcopy(subject.model).eval(), self.example)
         self._blamed: str | None = None
 
     def cut(self, ratio: float, ratios: Mapping[str, float] | None = None) -> Cut:
@@ -102,6 +103,19 @@ class Cutter:
         removed = counted(self._subject.model)[0] - counted(module)[0]
         left = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
         return Cut(module, history, max(0, removed) if history else 0, left)
+
+    def groups(self) -> list[str]:
+        """The groups of coupled channels that may be cut, each by the layer that names it in `ratios`."""
+        from torch_pruning import ops
+
+        module = copy.deepcopy(self._subject.model).eval()
+        with _graph(module, self.example) as graph:
+            kept = [layer for name, layer in module.named_modules() if name in self._kept]
+            ignored = [part for layer in kept for part in layer.modules()]
+            kinds = [ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM]
+            groups = graph.get_all_groups(ignored_layers=ignored, root_module_types=kinds)
+            found = {group[0].dep.target.module for group in groups}
+        return [name for name, layer in module.named_modules() if layer in found]
 
     def refusal(self, why: str, instead: str) -> Refusal:
         """That nothing was removed, and why."""
@@ -243,6 +257,21 @@ def _graph(module: nn.Module, example: dict[str, Tensor]) -> Iterator[Any]:
         )
 
 
+@contextmanager
+def _followed(module: nn.Module) -> Iterator[None]:
+    """Around torch-pruning's work on `module`: what it cannot follow is a `Refusal`."""
+    try:
+        with _traceable(module):
+            yield
+    except OptlangError:
+        raise
+    except Exception as error:
+        raise Refusal(
+            f"the coupled channels of this model cannot be followed: {type(error).__name__}: {error}",
+            help="keep the layers that its code treats in a way of its own",
+        ) from error
+
+
 def _pruned(
     module: nn.Module, example: dict[str, Tensor], round_to: int, ratio: float, ratios: Mapping[str, float],
     score: Worth, kept: set[str], everywhere: bool,
@@ -253,8 +282,6 @@ def _pruned(
     """
     import torch_pruning
     from torch import nn
-
-    from optlang.techniques.attention import NarrowAttention
 
     ratio -= _ROUNDING
     own = {module.get_submodule(name): item - _ROUNDING for name, item in ratios.items()}
@@ -278,33 +305,31 @@ def _pruned(
             multiples = max(1, math.ceil(remaining / step - 0.5 - _ROUNDING))
             return max(0, size - multiples * step)
 
-    ignored = [layer for name, layer in module.named_modules() if name in kept]
-    for layer in module.modules():
-        if isinstance(layer, NarrowAttention):  # heads has chosen its inner width
-            ignored += [layer.q_proj, layer.k_proj, layer.v_proj]
     heads = {layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)}
-    try:
-        with _traceable(module):
-            with _graph(module, example) as graph:
-                ignored += _reaching(graph)
-            pruner = Pruner(
-                module, example_inputs=example, forward_fn=_forward,
-                importance=score, global_pruning=everywhere,
-                pruning_ratio=ratio, pruning_ratio_dict=own, round_to=round_to, ignored_layers=ignored,
-                in_channel_groups={}, out_channel_groups=heads,
-            )
-            pruner.step()
-    except OptlangError:
-        raise
-    except Exception as error:
-        raise Refusal(
-            f"the coupled channels of this model cannot be followed: {type(error).__name__}: {error}",
-            help="keep the layers that its code treats in a way of its own",
-        ) from error
+    with _followed(module):
+        pruner = Pruner(
+            module, example_inputs=example, forward_fn=_forward, importance=score, global_pruning=everywhere,
+            pruning_ratio=ratio, pruning_ratio_dict=own, round_to=round_to,
+            ignored_layers=[layer for name, layer in module.named_modules() if name in kept],
+            in_channel_groups={}, out_channel_groups=heads,
+        )
+        pruner.step()
     history: list[JSON] = [
         [name, bool(outward), [int(index) for index in indices]] for name, outward, indices in pruner.pruning_history()
     ]
     return history
+
+
+def _fixed(module: nn.Module, example: dict[str, Tensor]) -> set[str]:
+    """The layers whose width is the model's answer, or was chosen."""
+    from optlang.techniques.attention import NarrowAttention
+
+    with _followed(module), _graph(module, example) as graph:
+        fixed = _reaching(graph)
+    for layer in module.modules():
+        if isinstance(layer, NarrowAttention):  # heads has chosen its inner width
+            fixed += [layer.q_proj, layer.k_proj, layer.v_proj]
+    return {name for name, layer in module.named_modules() if layer in fixed}
 
 
 def _reaching(graph: Any) -> list[Any]:

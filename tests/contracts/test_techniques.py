@@ -26,7 +26,7 @@ NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
 SEEDED = ("cnn", "residual", "encoder")
 # What a technique cannot do: the refusal names the layer. Every other pair must work.
 REFUSED = {("distill", "lstm"): "lstm is an LSTM"}
-BY_CHANNELS = ("channels", "channels_until", "channels_within")
+BY_CHANNELS = ("channels", "channels_until", "channels_within", "widths")
 REFUSED |= dict.fromkeys([(item, "lstm") for item in BY_CHANNELS], "lstm is an LSTM")
 # What there is none of.
 NORMED = ("cnn", "residual", "depthwise", "unet")
@@ -69,6 +69,7 @@ SETTINGS = {
     "channels": {"ratio": 0.5, **_CHANNELS},
     "channels_until": {"aim": "macs", "share": 0.5, **_CHANNELS},
     "channels_within": {"limit": "share", "share": 0.5, "time": None, **_CHANNELS},
+    "widths": {"aim": "macs", "share": 0.5, "levels": 2, "scored": 64, **_CHANNELS},
     "heads": {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "keep": (), "only": ()},
     "units": {"ratio": 0.5, "importance": "l2", "samples": None, "round_to": 4, "keep": (), "only": ()},
     "magnitude": {
