@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, QuantWants, Refusal, Subject
-from optlang.techniques.nodes import left_float, load, operators_of
+from optlang.techniques.nodes import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.qdq import finished, float_bytes, ranges_of, wants_of, workshop, write
 from optlang.techniques.sensitivity import Layers, answers, scores
 from optlang.workload.compact import compact
@@ -40,20 +40,24 @@ def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     - "latency": as many in float as the runtime runs in at most `share` of the float model's time, found by bisection.
 
     The search by bisection takes for granted that more layers in float are no worse; what it ends with was measured.
-    Notes: `quantize.sqnr`, the score (dB) by layer; `quantize.float`, the layers left in float; `quantize.reached`,
-    what the budget came to; `quantize.weights`, the share of the weights in int8. Raises `Refusal` with the best that
-    was reached where no choice meets the budget, where no layer is left to choose, or the file does not become smaller.
+    Notes: `mixed.sqnr`, the score (dB) by layer; `mixed.float`, the layers put back into float; `mixed.reached`, what
+    the budget came to; `quantize.weights` and `quantize.float`, as `static` has them. Raises `Refusal` with the best
+    that was reached where no choice meets the budget, where no layer is left to choose, where int8 does not know most
+    of the weights, or the file does not become smaller.
     """
     wants = wants_of(context)
     if settings["granularity"] != "auto":
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
-        layers = Layers(graph, left_float(graph, subject, settings))
+        left, operators = left_float(graph, subject, settings), operators_of(graph)
+        layers = Layers(graph, left)
+        products = eligible(graph, [item for item in operators if item in WEIGHTS], left)
+        subject = replace(subject, notes={**subject.notes, **covered(graph, products, left, settings, RECURRENT)})
         names = [item.name for item in graph.input]
         data = context.data.bind(names)
         samples = data.calibration(int(settings["samples"]), context.seed)
-        writer = _Writer(prepared, operators_of(graph), samples, settings, wants)
+        writer = _Writer(prepared, operators, samples, settings, wants)
         about: dict[str, JSON] = {name: _plain(settings[name]) for name in _SCORED if name in settings}
         found = context.memo(
             "sqnr", about, lambda: list(scores(layers, writer.kept_in_float, prepared, samples))
@@ -68,7 +72,7 @@ def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         chosen, reached = _chosen([name for name, _ in ranked], settings, bench)
         result = finished(bench.written(chosen), source, subject, context)
     notes: dict[str, JSON] = {
-        "quantize.sqnr": dict(ranked), "quantize.float": chosen, "quantize.reached": reached,
+        "mixed.sqnr": dict(ranked), "mixed.float": chosen, "mixed.reached": reached,
     }
     return replace(result, notes={**result.notes, **notes})
 

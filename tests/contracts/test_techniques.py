@@ -40,7 +40,7 @@ REFUSED |= {("channels_last", item): "no layer is a" for item in ("encoder", "ls
 REFUSED |= {("equalize", "lstm"): "Select is before head", ("equalize", "tied"): "weights of second or first"}
 REFUSED |= {("smooth", item): "no LayerNorm and no RMSNorm" for item in NETWORKS if item not in ("rows", "encoder")}
 REFUSED |= {(item, "lstm"): r"only \d+% of the weights would be int8: not those of lstm \(LSTM\)"
-            for item in ("static", "qat")}
+            for item in ("static", "mixed", "qat")}
 # Its norms are last: the residuals take what they give too.
 REFUSED |= {("smooth", "encoder"): "something else takes what encoder.layers.0.norm1 gives"}
 WANTS = OnnxRuntime().wants()

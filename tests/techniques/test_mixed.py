@@ -98,7 +98,7 @@ def float_file(subject, data, folder):
 
 class TestScores:
     def test_of_a_layer_alone(self, trained, images, tmp_path):
-        found = run(trained, images, tmp_path / "mixed").notes["quantize.sqnr"]
+        found = run(trained, images, tmp_path / "mixed").notes["mixed.sqnr"]
         assert list(found) == sorted(found, key=found.get)
         values = images.calibration(64, 1)
         with torch.no_grad():
@@ -169,7 +169,7 @@ class TestAccuracy:
         whole = float_file(harmed, images, tmp_path)
         assert accuracy(plain.model, images) < accuracy(whole, images) - 0.05
         assert accuracy(result.model, images) >= accuracy(whole, images) - 0.01
-        assert set(result.notes["quantize.float"]) == {"0", "2"}
+        assert set(result.notes["mixed.float"]) == {"0", "2"}
         stored = {item.name: item for item in onnx.load(result.model).graph.initializer if len(item.dims) > 1}
         eight = [item for item in stored.values() if item.data_type == onnx.TensorProto.INT8]
         assert [list(item.dims) for item in eight] == [[10, 32]]
@@ -183,8 +183,8 @@ class TestAccuracy:
         with torch.no_grad():
             whole = images.task.metrics(harmed.model(torch.from_numpy(values)), labels)["accuracy"]
         left = images.task.metrics(session_answers(result.model, values), labels)["accuracy"]
-        assert result.notes["quantize.reached"] == pytest.approx(whole - left)
-        assert result.notes["quantize.float"] == []
+        assert result.notes["mixed.reached"] == pytest.approx(whole - left)
+        assert result.notes["mixed.float"] == []
 
     def test_no_choice_is_good_enough(self, harmed, images, tmp_path):
         with pytest.raises(Refusal, match=r"at most 1\.00%: the least that was reached is \d+\.\d\d%, with every"):
@@ -200,19 +200,19 @@ class TestAccuracy:
 
         data = data_module.load(Factory("networks.py:images", {"count": 1200, "task": Task()}), STUDY)
         result = run(harmed, data, tmp_path, lose=0.05)
-        assert set(result.notes["quantize.float"]) == {"0", "2"}
-        assert result.notes["quantize.reached"] <= 0.05
+        assert set(result.notes["mixed.float"]) == {"0", "2"}
+        assert result.notes["mixed.reached"] <= 0.05
 
 
 class TestSize:
     def test_what_fits_stays_in_float(self, trained, images, tmp_path):
         result = run(trained, images, tmp_path, budget="size", share=0.4)
         whole = compact(onnx.load(float_file(trained, images, tmp_path))).ByteSize()
-        chosen = result.notes["quantize.float"]
-        assert Path(result.model).stat().st_size == pytest.approx(result.notes["quantize.reached"] * whole, abs=0.5)
-        assert result.notes["quantize.reached"] <= 0.4
+        chosen = result.notes["mixed.float"]
+        assert Path(result.model).stat().st_size == pytest.approx(result.notes["mixed.reached"] * whole, abs=0.5)
+        assert result.notes["mixed.reached"] <= 0.4
         # The second convolution is 91 % of the weights: passed over, and the next one fits.
-        assert list(result.notes["quantize.sqnr"]) == ["0", "2", "7"]
+        assert list(result.notes["mixed.sqnr"]) == ["0", "2", "7"]
         assert chosen == ["0", "7"]
 
     def test_out_of_reach(self, trained, images, tmp_path):
@@ -239,9 +239,9 @@ class TestLatency:
     def test_as_many_in_float_as_there_is_time_for(self, trained, images, tmp_path, share, left):
         timed = []
         result = run(trained, images, tmp_path, budget="latency", share=share, latency=self.clock(timed))
-        assert list(result.notes["quantize.sqnr"]) == ["0", "2", "7"]
-        assert result.notes["quantize.float"] == left
-        assert result.notes["quantize.reached"] <= share
+        assert list(result.notes["mixed.sqnr"]) == ["0", "2", "7"]
+        assert result.notes["mixed.float"] == left
+        assert result.notes["mixed.reached"] <= share
         assert len(timed) <= 3
 
     def test_out_of_reach(self, trained, images, tmp_path):
@@ -256,7 +256,7 @@ class TestLatency:
 
         # All in int8 would take 0.95 of the time, the first in float 0.94, the first two 0.53.
         result = run(trained, images, tmp_path, budget="latency", share=0.9, latency=slower)
-        assert result.notes["quantize.float"] == ["0", "2"]
+        assert result.notes["mixed.float"] == ["0", "2"]
 
     def test_through_the_trials_runtime_and_its_cache(self, tmp_path):
         for name in ("study", "home"):
@@ -283,11 +283,11 @@ class TestLatency:
 
         try:
             found = notes(budget="latency", share=0.99, lose=None, held_out=None)
-            assert 0 < found["quantize.reached"] <= 0.99
+            assert 0 < found["mixed.reached"] <= 0.99
             other = notes(budget="size", share=0.6, lose=None, held_out=None)
         finally:
             laboratory.bench.close()
-        assert other["quantize.sqnr"] == found["quantize.sqnr"]
+        assert other["mixed.sqnr"] == found["mixed.sqnr"]
         assert len(list((workload.home / "cache").rglob("memo.json"))) == 1
 
 
