@@ -61,7 +61,9 @@ def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[
     baseline = baseline_recipe(plan)
     uses = [use for use in plan.targets[0].runtimes if use.label not in unavailable]
     recipes = [("none", _recipe(plan, (), use)) for use in uses]
-    techniques = sorted(used_techniques(plan), key=lambda item: _rank(item.name))
+    # What only makes sense behind another step would fail here, and say nothing of what it is worth.
+    techniques = [item for item in used_techniques(plan) if "not_alone" not in item.traits]
+    techniques.sort(key=lambda item: _rank(item.name))
     for technique in techniques:
         on = [use for use in uses if _fits(technique, plan, use)]
         # What changes weights alone is as large and as fast everywhere: one runtime tells all.

@@ -42,6 +42,12 @@ def test_pruning_is_followed_by_recovery(plan_of: Make) -> None:
     assert rung.point is None
 
 
+def test_what_makes_no_sense_alone_is_not_tried_alone(plan_of: Make) -> None:
+    plan = plan_of("steps { lottery { rounds = 2 } }")
+    alone = {rung.alone for rung in rungs(plan, Space(plan), {})}
+    assert alone == {"none", "training.train", "prune.magnitude"}
+
+
 def test_a_rung_inside_the_space_is_its_point(plan_of: Make) -> None:
     plan = plan_of(STEPS)
     space = Space(plan)
