@@ -11,6 +11,7 @@ from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques import zeros
 from optlang.techniques.layers import left_alone
 from optlang.techniques.prune import share_removed
+from optlang.techniques.sparse import recounted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,6 +61,7 @@ def heads(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         "prune.removed_heads": share_removed(subject, "heads", fewer / whole),
         "prune.removed_parameters": share_removed(subject, "parameters", after / before),
         "prune.heads": counts,
+        **recounted(subject.notes, module),
     }
     if zeros.meant(subject.notes):
         notes[zeros.NOTE] = list(_renamed(zeros.meant(subject.notes), left))

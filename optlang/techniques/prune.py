@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, OptlangError, Refusal, Subject
 from optlang.techniques.layers import left_alone
+from optlang.techniques.sparse import recounted
 from optlang.techniques.statistics import recalibrate
 from optlang.techniques.worth import Scale, Worth, worth
 
@@ -145,6 +146,7 @@ class Cutter:
             removed["prune.no_norm"] = list(cut.no_norm)
         module.zero_grad(set_to_none=True)
         edits = (*subject.edits, edit)
+        removed |= recounted(subject.notes, module)
         return Subject("module", module, subject.factory, edits, {**subject.notes, **removed, **notes})
 
 

@@ -174,6 +174,11 @@ def _scores(
 def _result(
     subject: Subject, module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], changed: Mapping[str, Any]
 ) -> Subject:
+    notes = {**noted(subject, list(changed)), **_zeros(module, layers)}
+    return Subject("module", module, subject.factory, subject.edits, notes)
+
+
+def _zeros(module: nn.Module, layers: Mapping[str, tuple[list[str], Any]]) -> dict[str, JSON]:
     parameters = dict(module.named_parameters())
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -182,9 +187,9 @@ def _result(
         zeros[holders[0]] = zeros.get(holders[0], 0) + int((weight == 0).sum())
         sizes[holders[0]] = sizes.get(holders[0], 0) + weight.numel()
     by_layer: dict[str, JSON] = {name: zeros[name] / sizes[name] for name in zeros}
-    notes: dict[str, JSON] = {
-        **noted(subject, list(changed)),
-        "prune.sparsity": sum(zeros.values()) / sum(sizes.values()),
-        "prune.sparsity_by_layer": by_layer,
-    }
-    return Subject("module", module, subject.factory, subject.edits, notes)
+    return {"prune.sparsity": sum(zeros.values()) / sum(sizes.values()), "prune.sparsity_by_layer": by_layer}
+
+
+def recounted(notes: Mapping[str, JSON], module: nn.Module) -> dict[str, JSON]:
+    """The notes of zeros as they are in `module`, which a later step has cut; none where no step has noted any."""
+    return _zeros(module, _weights(module)) if "prune.sparsity" in notes else {}

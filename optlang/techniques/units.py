@@ -11,6 +11,7 @@ from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.layers import left_alone
 from optlang.techniques.prune import share_removed
+from optlang.techniques.sparse import recounted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,6 +72,7 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         **subject.notes,
         "prune.removed_units": share_removed(subject, "units", _hidden(module) / _hidden(subject.model)),
         "prune.removed_parameters": share_removed(subject, "parameters", _count(module) / _count(subject.model)),
+        **recounted(subject.notes, module),
     }
     return Subject("module", module, subject.factory, (*subject.edits, edit), notes)
 

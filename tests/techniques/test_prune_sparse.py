@@ -9,9 +9,12 @@ from onnx import TensorProto
 from torch.nn.utils import prune as reference
 
 from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
+from optlang.techniques.heads import heads
+from optlang.techniques.prune import channels
 from optlang.techniques.quantize import static
 from optlang.techniques.sparse import magnitude, two_four
 from optlang.techniques.train import finetune
+from optlang.techniques.units import units
 from optlang.workload import data as data_module
 from optlang.workload import modules
 
@@ -134,6 +137,25 @@ class TestMagnitude:
         assert result.notes["prune.sparsity_by_layer"] == {"first": 0.5, "head": 0.5}
         kept = run(start("tied"), images, keep=("second",))
         assert kept.notes["prune.sparsity_by_layer"] == {"first": 0.0, "head": 0.5}
+
+    @pytest.mark.parametrize(
+        ("network", "cut", "settings"),
+        [("cnn", channels, {"scope": "layer", "recalibrate": 0}), ("encoder", heads, {"scope": "layer"}),
+         ("lstm", units, {})],
+    )
+    def test_a_later_cut_counts_again(self, images, network, cut, settings):
+        given = {"ratio": 0.5, "importance": "l2", "round_to": 4, "keep": (), "only": ()} | settings
+        sparse = run(start(network), images, sparsity=0.7)
+        result = cut(sparse, given, Context(images, 1, Path(), STUDY))
+        parameters = {
+            name: item for name, item in result.model.named_parameters() if item.ndim > 1 and name != "place"
+        }
+        zeros = sum(int((item == 0).sum()) for item in parameters.values())
+        assert result.notes["prune.sparsity"] == zeros / sum(item.numel() for item in parameters.values())
+        assert result.notes["prune.sparsity"] != sparse.notes["prune.sparsity"]
+        layer = "encoder.layers.1.self_attn.k_proj" if network == "encoder" else "7" if network == "cnn" else "head"
+        weight = result.model.get_submodule(layer).weight
+        assert result.notes["prune.sparsity_by_layer"][layer] == int((weight == 0).sum()) / weight.numel()
 
     def test_there_already(self, images):
         with pytest.raises(Refusal, match=r"0\.5 is there already"):
