@@ -131,7 +131,13 @@ class _Bench:
                     for name, item in batch.items()
                 }
             result = self.session.collect(self.session.run(self.session.prepare(batch)))
+            given = len(next(iter(batch.values())))
             for name, item in result.items():
+                if item.shape[:1] != (given,):
+                    raise OptlangError(
+                        f"the answer {name} to {given} samples has the shape {item.shape}: its first axis must be the "
+                        "samples"
+                    )
                 # A copy: a runtime may write its next answer to the same memory.
                 pieces.setdefault(name, []).append(numpy.array(item[:size]))
         numpy.savez(command["outputs"], *[numpy.concatenate(items) for items in pieces.values()])

@@ -102,15 +102,19 @@ def _begin_torch() -> None:
 
 
 def _check_metrics(data: Data, module: object, wanted: tuple[str, ...], workload: Workload) -> None:
-    """OptlangError where the task does not give a metric that the study names: better now than after the training."""
+    """OptlangError where the answers are not one a sample, or the task does not give a metric that the study names.
+
+    Better now than after the training.
+    """
     import torch
 
-    from optlang.workload import modules, objects
+    from optlang.workload import modules, objects, tensors
 
     assert isinstance(module, torch.nn.Module)
     inputs, targets = next(iter(data.batches("validation", 32)))
     with torch.inference_mode(), objects.user_code("running the model on the data", workload.study):
         outputs = modules.call(module, inputs)
+    tensors.check_batched(outputs, len(next(iter(inputs.values()))))
     given = data.task.metrics(outputs, targets)
     missing = [name for name in wanted if name not in given]
     if missing:

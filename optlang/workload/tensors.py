@@ -117,6 +117,17 @@ def flat_outputs(value: Any) -> dict[str, Tensor]:
     return found
 
 
+def check_batched(outputs: Mapping[str, Tensor], samples: int) -> None:
+    """Raise OptlangError where an answer to so many samples has another first axis (the state of an LSTM, say)."""
+    for name, item in outputs.items():
+        if item.shape[:1] != (samples,):
+            raise OptlangError(
+                f"the model answers {samples} samples with {name} of the shape {tuple(item.shape)}: the first axis of "
+                "an answer is the samples",
+                help="let forward return what the task needs and nothing else: no hidden state, no loss",
+            )
+
+
 def structured(outputs: Mapping[str, Tensor]) -> Tensors:
     """Outputs by name as the model gave them: what `flat_outputs` made flat, undone."""
     names = list(outputs)

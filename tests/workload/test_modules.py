@@ -11,7 +11,7 @@ from torch import nn
 
 from optlang.forms import Factory, OptlangError, Refusal, Subject
 from optlang.workload import modules, objects
-from optlang.workload.tensors import describe, flat_outputs, imagined, structured
+from optlang.workload.tensors import check_batched, describe, flat_outputs, imagined, structured
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 
@@ -208,3 +208,12 @@ def test_described_inputs_come_back():
     assert torch.equal(made["mask"], inputs["mask"])
     assert made["image"].shape == (2, 3)
     assert made["image"].dtype == torch.float32
+
+
+def test_an_answer_that_is_not_one_a_sample_is_named():
+    cell = nn.LSTM(4, 8, batch_first=True)
+    outputs = modules.call(cell, {"input": torch.zeros(3, 5, 4)})
+    with pytest.raises(OptlangError, match=r"3 samples with output_1_0 of the shape \(1, 3, 8\)") as error:
+        check_batched(outputs, 3)
+    assert "hidden state" in error.value.help
+    check_batched({"output": outputs["output_0"]}, 3)
