@@ -69,14 +69,16 @@ class NarrowAttention(nn.Module):
         q, k, v = self._split(self.q_proj(query)), self._split(self.k_proj(key)), self._split(self.v_proj(value))
         mask = self._mask(attn_mask, key_padding_mask, q)
         dropout = self.dropout if self.training else 0.0
+        # Of the layer, not of the tensor: in an exported graph it is a constant then.
+        scale = (self.q_proj.out_features // self.num_heads) ** -0.5
         weights = None
         if need_weights:
-            scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+            scores = q @ k.transpose(2, 3) * scale
             weights = F.dropout(torch.softmax(scores if mask is None else scores + mask, dim=-1), dropout)
             answers = weights @ v
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
-            answers = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            answers = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         output = self.out_proj(answers.transpose(1, 2).flatten(2))
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
