@@ -31,9 +31,10 @@ class Layers:
 
     def __init__(self, graph: Any, left: Sequence[str]) -> None:
         self._left = list(left)
-        weighted = set(eligible(graph, _PRODUCTS, ()))
+        # What has no name cannot be told to stay in float.
+        weighted = set(eligible(graph, _PRODUCTS, ())) - {""}
         found = {node.name: layer_of(node.name) or node.name for node in graph.node if node.name in weighted}
-        chosen = set(eligible(graph, _PRODUCTS, left))
+        chosen = weighted.intersection(eligible(graph, _PRODUCTS, left))
         # Part of a layer that was left in float by name is no layer to choose.
         self.names = tuple(dict.fromkeys(layer for node, layer in found.items() if node in chosen))
         if not self.names:

@@ -291,6 +291,14 @@ class TestLatency:
         assert len(list((workload.home / "cache").rglob("memo.json"))) == 1
 
 
+class TestGraph:
+    def test_a_file_is_taken_as_the_module_is(self, trained, images, tmp_path):
+        file = Subject("onnx", float_file(trained, images, tmp_path), trained.factory)
+        one, other = (run(item, images, tmp_path / item.form, budget="size", share=0.4) for item in (trained, file))
+        assert one.notes == other.notes
+        assert Path(one.model).read_bytes() == Path(other.model).read_bytes()
+
+
 class TestRefusal:
     def test_no_training_sample_is_left_to_measure_with(self, trained, images, tmp_path):
         with pytest.raises(OptlangError, match="all 1200 training samples are taken for calibration"):

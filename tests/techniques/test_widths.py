@@ -150,6 +150,13 @@ class TestBudget:
         assert result.model.first.out_channels == 16
         assert result.model.second.out_channels < 16
 
+    @pytest.mark.parametrize("importance", ["taylor", "bn_scale"])
+    def test_any_importance(self, images, importance):
+        result = run(start(), images, share=0.6, importance=importance, samples=64)
+        # Only what has a norm behind it has a scale.
+        assert (result.model[0].out_channels == 16) == (importance == "bn_scale")
+        assert size(result) <= 0.6 * size(start())
+
     def test_out_of_reach(self, images):
         with pytest.raises(Refusal, match=r"5\.0% of the macs cannot .* 95% of each layer's leave .* is 7 \("):
             run(start(), images, share=0.05, only=("0",))
