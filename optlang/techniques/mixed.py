@@ -126,8 +126,9 @@ class _Bench:
         whole = time_of(self.subject)
 
         def share(chosen: Sequence[str]) -> float:
-            path = self.written(chosen).with_name("timed.onnx")
-            onnx.save(compact(load(self.written(chosen))), path)
+            written = self.written(chosen)
+            path = written.with_name("timed.onnx")
+            onnx.save(compact(load(written)), path)
             return time_of(replace(self.subject, form="onnx", model=path)) / whole
 
         return share
