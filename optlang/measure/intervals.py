@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optlang.forms import OptlangError
+
 if TYPE_CHECKING:
     import numpy
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 _Z = 1.959963984540054
 _TAILS = (2.5, 97.5)
+_LEAST = 50
+"""Draws that an interval needs at least."""
+_PATIENCE = 4
+"""How many times as many draws are tried where some have no value."""
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -39,18 +45,31 @@ def mean(values: Array, seed: int = 0, resamples: int = 400) -> tuple[float, flo
 
 
 def resampled(
-    statistic: Callable[[Array], float], n: int, seed: int = 0, resamples: int = 300, seconds: float = 2.0,
+    statistic: Callable[[Array], float | None], n: int, seed: int = 0, resamples: int = 300, seconds: float = 2.0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap of `statistic`(indices of samples), ended early (after 50 at least) after `seconds`."""
+    """The percentile bootstrap of `statistic`(indices of samples), ended early (after 50 at least) after `seconds`.
+
+    Draws on which it has no value (None: a recall without a single positive, say) are left out, and as many more are
+    tried. Raises OptlangError where hardly any draw has one.
+    """
     import numpy
 
     generator = numpy.random.default_rng(seed)
     start = time.monotonic()
     found: list[float] = []
-    for _ in range(resamples):
-        found.append(statistic(generator.integers(n, size=n)))
-        if len(found) >= 50 and time.monotonic() - start > seconds:
+    tried = 0
+    while len(found) < resamples and tried < _PATIENCE * resamples:
+        value = statistic(generator.integers(n, size=n))
+        tried += 1
+        if value is not None:
+            found.append(value)
+        if time.monotonic() - start > (seconds if len(found) >= _LEAST else _PATIENCE * seconds) and tried >= _LEAST:
             break
+    if len(found) < min(_LEAST, resamples):
+        raise OptlangError(
+            f"it has a value on {len(found)} of {tried} draws of the {n} samples, too few for an interval",
+            help="a metric must have a value on most samples of the validation data, drawn with replacement",
+        )
     low, high = numpy.percentile(found, _TAILS)
     return float(low), float(high)
 

@@ -54,7 +54,10 @@ def score(
             low, high = _of_vector(vector, seed)
         else:
             again = functools.partial(_again, task, outputs, targets, name)
-            low, high = intervals.resampled(again, n, seed)
+            try:
+                low, high = intervals.resampled(again, n, seed)
+            except OptlangError as error:
+                raise OptlangError(f"the metric {name}: {error.message}", help=error.help) from error
         ratio: tuple[float | None, float | None, float | None] = (None, None, None)
         if before is not None and name in better:
             other = None if others is None else others.get(name)
@@ -117,8 +120,13 @@ def _ratio(
     return ratio, min(low, ratio), max(high, ratio)
 
 
-def _again(task: Task, outputs: Arrays, targets: Any, metric: str, chosen: Array) -> float:
-    return task.metrics({name: item[chosen] for name, item in outputs.items()}, _chosen(targets, chosen))[metric]
+def _again(task: Task, outputs: Arrays, targets: Any, metric: str, chosen: Array) -> float | None:
+    """The metric of the chosen samples; None where they leave it without a value, as a draw without a positive does."""
+    try:
+        found = task.metrics({name: item[chosen] for name, item in outputs.items()}, _chosen(targets, chosen))
+    except OptlangError:
+        return None
+    return found.get(metric)
 
 
 def _chosen(targets: Any, chosen: Array) -> Any:

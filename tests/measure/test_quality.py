@@ -123,3 +123,44 @@ def test_answers_that_are_no_numbers_are_told_by_name(digits, value, word):
     bad[3, 4:6] = value
     with pytest.raises(OptlangError, match=rf"answer output holds {word} \(2 of 3000 values\)"):
         score(Classification(), {"output": bad}, labels)
+
+
+class Recall:
+    """A metric of the user's own that has no value without positives."""
+
+    def loss(self, outputs, targets):
+        return outputs.mean()
+
+    def metrics(self, outputs, targets):
+        if targets.sum() == 0:
+            raise ValueError("only one class is there")
+        return {"recall": ((outputs > 0) & (targets > 0)).sum() / targets.sum()}
+
+
+def test_draws_without_a_value_are_left_out_of_an_interval(tmp_path):
+    rng = numpy.random.default_rng(1)
+    answers = rng.normal(size=40).astype("float32")
+    targets = torch.zeros(40)
+    targets[:4] = 1
+    (recall,) = score(task_of(Recall(), tmp_path), {"output": answers}, targets, ratios=["recall"])
+    share = (answers[:4] > 0).mean()
+    assert (recall.value, recall.unit) == (pytest.approx(share), "ratio")
+    generator = numpy.random.default_rng(0)
+    draws = [generator.integers(40, size=40) for _ in range(400)]
+    with_positives = [item[item < 4] for item in draws if (item < 4).any()][:300]
+    assert len(with_positives) == 300
+    assert any((item >= 4).all() for item in draws[:300])
+    low, high = numpy.percentile([(answers[item] > 0).mean() for item in with_positives], (2.5, 97.5))
+    assert (recall.low, recall.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_a_metric_that_hardly_any_draw_has_is_named(tmp_path):
+    class Distinct(Recall):
+        def metrics(self, outputs, targets):
+            if len(set(outputs.tolist())) < len(outputs):
+                raise ValueError("samples come twice")
+            return {"spread": outputs.std()}
+
+    answers = numpy.arange(30, dtype="float32")
+    with pytest.raises(OptlangError, match="the metric spread: it has a value on 0 of"):
+        score(task_of(Distinct(), tmp_path), {"output": answers}, torch.zeros(30))
