@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from optlang.forms import Measurement, OptlangError
@@ -16,8 +16,11 @@ from optlang.run.machine import cores
 from optlang.run.progress import ProgressWriter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from optlang.run.trial import Laboratory
     from optlang.workload.data import Data
+    from optlang.workload.tensors import Tensors
 
 LARGEST_THREADS = 4
 """Training small models on more threads than this costs more in waiting than it wins."""
@@ -104,23 +107,42 @@ def _begin_torch() -> None:
 def _check_metrics(data: Data, module: object, wanted: tuple[str, ...], workload: Workload) -> None:
     """OptlangError where the answers are not one a sample, or the task does not give a metric that the study names.
 
-    Better now than after the training.
+    Better now than after the training. Where the first samples have no metrics (no positive is among them), all have
+    to.
     """
-    import torch
+    from optlang.workload import tensors
 
-    from optlang.workload import modules, objects, tensors
-
-    assert isinstance(module, torch.nn.Module)
-    inputs, targets = next(iter(data.batches("validation", 32)))
-    with torch.inference_mode(), objects.user_code("running the model on the data", workload.study):
-        outputs = modules.call(module, inputs)
-    tensors.check_batched(outputs, len(next(iter(inputs.values()))))
-    given = data.task.metrics(outputs, targets)
+    answered = _answered(data, module, workload)
+    outputs, targets = next(answered)
+    try:
+        given = data.task.metrics(outputs, targets)
+    except OptlangError:
+        rest = list(answered)
+        if not rest:
+            raise
+        every = [(outputs, targets), *rest]
+        whole = tensors.joined([item for item, _ in every])
+        assert isinstance(whole, dict)
+        given = data.task.metrics(whole, tensors.joined([item for _, item in every]))
     missing = [name for name in wanted if name not in given]
     if missing:
         raise OptlangError(
             f"the task of the data gives no metric `{missing[0]}`", help=f"it gives {', '.join(sorted(given))}"
         )
+
+
+def _answered(data: Data, module: object, workload: Workload) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
+    """The model's answers to 'validation', batch by batch, with the targets."""
+    import torch
+
+    from optlang.workload import modules, objects, tensors
+
+    assert isinstance(module, torch.nn.Module)
+    for inputs, targets in data.batches("validation", 32):
+        with torch.inference_mode(), objects.user_code("running the model on the data", workload.study):
+            outputs = modules.call(module, inputs)
+        tensors.check_batched(outputs, len(next(iter(inputs.values()))))
+        yield outputs, targets
 
 
 def _failure(error: BaseException) -> Failure:
