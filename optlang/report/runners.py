@@ -67,7 +67,7 @@ _ONNXRUNTIME = {
     "package": "pip install onnxruntime numpy",
     "imports": "import onnxruntime\n",
     "load": '''    """The session that runs the model."""
-    return onnxruntime.InferenceSession(HERE / {file!r}, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(HERE / {file!r}, providers=["CPUExecutionProvider"]{skipped})
 ''',
     "run": """    names = [output.name for output in model.get_outputs()]
     return dict(zip(names, model.run(names, inputs)))
@@ -143,7 +143,12 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     main = _main_file([file["name"] for file in entry["files"]])
     if parts is None or main is None:
         return None
-    return _OPENING.format(**{**parts, "load": parts["load"].replace("{file!r}", repr(main))}).rstrip() + "\n"
+    # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
+    plain = not entry["about"].get("convolutions", True)
+    load = parts["load"].replace("{file!r}", repr(main)).replace(
+        "{skipped}", ', disabled_optimizers=["NchwcTransformer"]' if plain else ""
+    )
+    return _OPENING.format(**{**parts, "load": load}).rstrip() + "\n"
 
 
 def _main_file(names: list[str]) -> str | None:

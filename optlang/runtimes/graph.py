@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from optlang.workload.data import Data
 
 NAME = "model.onnx"
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def build(subject: Subject, runtime: str, folder: Path, data: Data, study: Path) -> Artifact:
-    """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None.
+    """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
+    and `about["convolutions"]` whether it has any, whose images a runtime may lay out anew.
 
     Raises `Refusal` for a module that cannot be exported and for other forms.
     """
@@ -46,5 +48,6 @@ def build(subject: Subject, runtime: str, folder: Path, data: Data, study: Path)
     names = [NAME, *modules.external_files(path)]
     return Artifact(
         folder, "onnx", described(folder, names), tuple(item.name for item in inputs),
-        tuple(item.name for item in graph.output), {"batch": batch or None},
+        tuple(item.name for item in graph.output),
+        {"batch": batch or None, "convolutions": any(node.op_type in _CONVOLUTIONS for node in graph.node)},
     )

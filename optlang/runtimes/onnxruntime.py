@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LEVELS = {
     "off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
 }
+_LAYOUT = "NchwcTransformer"
 
 
 class OnnxRuntime:
@@ -63,9 +64,13 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
+        # A layout of images is for convolutions alone; without them it ends the process (ONNX Runtime 1.32) where a
+        # Transformer is in float16.
+        skipped = [] if artifact.about.get("convolutions", True) else [_LAYOUT]
         try:
             session = onnxruntime.InferenceSession(
-                str(artifact.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+                str(artifact.folder / "model.onnx"), options, providers=["CPUExecutionProvider"],
+                disabled_optimizers=skipped,
             )
         except Exception as error:  # its exceptions have no common base of their own
             raise Refusal(f"ONNX Runtime does not load the model: {_first_line(error)}") from error

@@ -49,6 +49,8 @@ _QUIET: tuple[tuple[str, type[Warning]], ...] = (
     (r".*", TracerWarning),
     (r"Exporting a model to ONNX with a batch_size other than 1", UserWarning),
     (r"Constant folding", UserWarning),
+    # Masks are filled in place; whether the graph still says the same is what the check is for.
+    (r"ONNX Preprocess - Removing mutation", UserWarning),
 )
 
 

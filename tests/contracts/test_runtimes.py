@@ -295,6 +295,20 @@ class TestOnnxFiles:
             found = process.outputs(inputs)
         numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
 
+    def test_a_transformer_in_float16_is_loaded_and_answers(self, name, tmp_path):
+        half = objects.find("optlang.techniques.cast:half", STUDY)
+        lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), STUDY)
+        factory = Factory("optlang.zoo.transformer:transformer")
+        subject = Subject("module", modules.make(factory, STUDY), factory)
+        settings = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
+        cast = half(subject, settings, Context(lines, 1, tmp_path, STUDY))
+        member = built(name, cast, lines, tmp_path / "artifact")
+        assert member.artifact.about["convolutions"] is False
+        inputs = samples(member, lines, 3)
+        with BareProcess(member) as process:
+            found = process.outputs(inputs)["output"]
+        numpy.testing.assert_allclose(found, reference(subject, inputs)["output"], atol=0.02)
+
     def test_a_broken_file_is_refused(self, name, images, tmp_path):
         member = built(name, start("mlp"), images, tmp_path / "artifact")
         (member.artifact.folder / "model.onnx").write_bytes(b"no graph at all")
