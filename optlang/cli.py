@@ -6,13 +6,33 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optlang.forms import OptlangError
+from optlang.options import (
+    DEFAULT_DB,
+    CheckFormat,
+    Continue,
+    Db,
+    Home,
+    Ladder,
+    New,
+    Page,
+    PageFormat,
+    Progress,
+    Rows,
+    Seed,
+    Sets,
+    Shown,
+    StudyFile,
+    StudyName,
+    TableFormat,
+    Timeout,
+    Trials,
+)
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
@@ -30,57 +50,6 @@ app = typer.Typer(
 )
 
 WRONG, USAGE, OUTSIDE, INTERRUPTED = 1, 2, 3, 130
-
-
-class CheckFormat(StrEnum):
-    """How problems are shown."""
-
-    full = "full"
-    concise = "concise"
-    json = "json"
-    github = "github"
-
-
-class TableFormat(StrEnum):
-    """How rows are shown."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    jsonl = "jsonl"
-    markdown = "markdown"
-
-
-class Progress(StrEnum):
-    """How a run is shown while it goes on."""
-
-    plain = "plain"
-    rich = "rich"
-
-
-DEFAULT_DB = Path("optlang.duckdb")
-Db = Annotated[Path, typer.Option("--db", metavar="PATH", help="The database of results.")]
-StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A study, for example studies/digits.opt.")]
-StudyName = Annotated[
-    str | None, typer.Argument(metavar="[STUDY]", help="A study's name or file; the newest one if left out.")
-]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set an input of the study; may be repeated.")
-]
-Rows = Annotated[TableFormat, typer.Option("--format", help="How the rows are shown.")]
-Trials = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Searched trials in all; baseline and ladder are not counted.")
-]
-Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, say 10min.")]
-Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the search and of all training.")]
-Shown = Annotated[Progress | None, typer.Option(help="A live picture (in a terminal the default), or lines.")]
-Ladder = Annotated[bool, typer.Option("--ladder", help="Stop once each technique was measured alone.")]
-Continue = Annotated[bool, typer.Option("--continue", help="Join the newest run though the study has changed.")]
-New = Annotated[bool, typer.Option("--new", help="Begin a new run though there is one to go on with.")]
-Home = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", envvar="OPTLANG_HOME", help="Cache and artifacts: .optlang beside the database."),
-]
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -397,3 +366,13 @@ def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="A code, fo
         raise _usage(f"there is no code {code}", f"did you mean {near}?" if near else f"codes begin with {min(found)}")
     sys.stdout.write(entry.text())
     return 0
+
+
+@app.command()
+def doctor(db: Db = DEFAULT_DB, home: Home = None, format: Page = PageFormat.text) -> int:
+    """Show what can run here and what to install: runtimes, packages, processor, cache, disk. Imports none of them."""
+    from optlang.doctor import examine, page
+
+    found = examine(db, home)
+    sys.stdout.write(found.json() if format is PageFormat.json else page(found))
+    return OUTSIDE if found.problems else 0

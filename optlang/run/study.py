@@ -51,7 +51,7 @@ def run(
         "seed": search.seed if options.seed is None else options.seed,
     })})
     folder = file.resolve().parent
-    home = (options.home or db.resolve().parent / ".optlang").resolve()
+    home = machine.home_of(db, options.home)
     home.mkdir(parents=True, exist_ok=True)
     engine = engine or LocalEngine(folder, home / "worker.log")
     with Store(db) as store, closing(engine):

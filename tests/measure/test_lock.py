@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optlang.forms import OutsideError
-from optlang.measure.lock import alone, machine_lock
+from optlang.measure.lock import alone, held, machine_lock
 
 ROOT = Path(__file__).parents[2]
 fcntl = pytest.importorskip("fcntl")
@@ -51,6 +51,20 @@ def test_lock_of_another_process_goes_with_it(tmp_path):
         holder.kill()
     with alone(path):
         assert not is_free(path)
+
+
+def test_asking_takes_nothing_away_and_leaves_nothing(tmp_path):
+    path = tmp_path / "lock"
+    assert not held(path)
+    assert not path.exists()
+    with alone(path):
+        assert held(path)
+        assert not is_free(path)
+    assert not held(path)
+    assert is_free(path)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OutsideError, match="cannot be opened"):
+        held(tmp_path / "link")
 
 
 def test_children_do_not_inherit_it(tmp_path):

@@ -1,0 +1,68 @@
+"""The arguments and options that commands share: what they are called, and what `--help` says of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class CheckFormat(StrEnum):
+    """How problems are shown."""
+
+    full = "full"
+    concise = "concise"
+    json = "json"
+    github = "github"
+
+
+class TableFormat(StrEnum):
+    """How rows are shown."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    jsonl = "jsonl"
+    markdown = "markdown"
+
+
+class PageFormat(StrEnum):
+    """How what is neither a problem nor a row is shown."""
+
+    text = "text"
+    json = "json"
+
+
+class Progress(StrEnum):
+    """How a run is shown while it goes on."""
+
+    plain = "plain"
+    rich = "rich"
+
+
+DEFAULT_DB = Path("optlang.duckdb")
+Db = Annotated[Path, typer.Option("--db", metavar="PATH", help="The database of results.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A study, for example studies/digits.opt.")]
+StudyName = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="A study's name or file; the newest one if left out.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set an input of the study; may be repeated.")
+]
+Rows = Annotated[TableFormat, typer.Option("--format", help="How the rows are shown.")]
+Page = Annotated[PageFormat, typer.Option("--format", help="For people, or one JSON document.")]
+Trials = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Searched trials in all; baseline and ladder are not counted.")
+]
+Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, say 10min.")]
+Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the search and of all training.")]
+Shown = Annotated[Progress | None, typer.Option(help="A live picture (in a terminal the default), or lines.")]
+Ladder = Annotated[bool, typer.Option("--ladder", help="Stop once each technique was measured alone.")]
+Continue = Annotated[bool, typer.Option("--continue", help="Join the newest run though the study has changed.")]
+New = Annotated[bool, typer.Option("--new", help="Begin a new run though there is one to go on with.")]
+Home = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", envvar="OPTLANG_HOME", help="Cache and artifacts: .optlang beside the database."),
+]
