@@ -107,6 +107,10 @@ _OPENVINO = {
 ''',
 }
 
+_NO_ZEROS = """def zeros(model):
+    sys.exit("there are no example inputs here: name a file of inputs, INPUTS.npz")
+"""
+
 _EAGER = {
     "package": "the package that exported it, since the model is made by its factory and then changed as it was",
     "imports": "import json\n\nfrom optlang.forms import Artifact, File, OptlangError, TargetSpec\n"
@@ -130,30 +134,53 @@ _EAGER = {
 ''',
     "run": """    return model.collect(model.run(model.prepare(inputs)))
 """,
-    "zeros": """def zeros(model):
-    sys.exit("there are no example inputs here: name a file of inputs, INPUTS.npz")
+    "zeros": _NO_ZEROS,
+}
+
+_TORCHSCRIPT = {
+    "package": "pip install torch numpy; the Python that made the model is not needed",
+    "imports": "import torch\n",
+    "load": '''    """The graph; its forward takes the inputs in order and gives a tuple of outputs."""
+    model = torch.jit.load(HERE / {file!r}, map_location="cpu").eval()
+    # As it was measured: with the kernels of this machine, which cannot be saved.
+    return torch.jit.optimize_for_inference(model) if {graph!r} == "optimized" else model
+''',
+    "run": """    with torch.inference_mode():
+        found = model(*(torch.from_numpy(inputs[name]) for name in {inputs!r}))
+    # numpy has no bfloat16, and the answers were measured in float32.
+    found = [value.float() if value.is_floating_point() else value for value in found]
+    return {name: value.numpy() for name, value in zip({outputs!r}, found)}
 """,
+    "zeros": _NO_ZEROS,
+}
+
+_PROGRAMS = {
+    "onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER, "torchscript": _TORCHSCRIPT,
 }
 
 
 def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     """The text of `run.py` for an artifact as its manifest describes it; None for runtimes that have none."""
-    name = (runtime or "").rsplit(".", 1)[-1]
-    parts = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER}.get(name)
+    parts = _PROGRAMS.get((runtime or "").rsplit(".", 1)[-1])
     main = _main_file([file["name"] for file in entry["files"]])
     if parts is None or main is None:
         return None
-    # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
-    plain = not entry["about"].get("convolutions", True)
-    load = parts["load"].replace("{file!r}", repr(main)).replace(
-        "{skipped}", ', disabled_optimizers=["NchwcTransformer"]' if plain else ""
-    )
-    return _OPENING.format(**{**parts, "load": load}).rstrip() + "\n"
+    about = entry["about"]
+    known = {
+        "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")),
+        **{f"{{{key}!r}}": repr(tuple(item["name"] for item in entry[key])) for key in ("inputs", "outputs")},
+        # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
+        "{skipped}": "" if about.get("convolutions", True) else ', disabled_optimizers=["NchwcTransformer"]',
+    }
+    filled = dict(parts)
+    for place, value in known.items():
+        filled = {part: text.replace(place, value) for part, text in filled.items()}
+    return _OPENING.format(**filled).rstrip() + "\n"
 
 
 def _main_file(names: list[str]) -> str | None:
     """The file that a runtime is told to load; those beside it are found from there."""
-    for ending in (".onnx", ".xml", ".safetensors"):
+    for ending in (".onnx", ".xml", ".safetensors", ".pt"):
         for name in names:
             if name.endswith(ending):
                 return name

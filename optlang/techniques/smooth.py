@@ -118,7 +118,7 @@ def _peaks(module: nn.Module, groups: Sequence[_Group], samples: int, context: C
 
     from optlang.workload.modules import call
     from optlang.workload.objects import user_code
-    from optlang.workload.onnx_export import plain_attention
+    from optlang.workload.tracing import plain_attention
 
     data = context.data.bind(module)
     given = {name: torch.from_numpy(item) for name, item in data.calibration(samples, context.seed).items()}

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 
 from optlang.forms import Refusal, Subject
-from optlang.workload import modules, objects
+from optlang.workload import modules, objects, tracing
 
 if TYPE_CHECKING:
     import numpy
@@ -31,40 +30,18 @@ if TYPE_CHECKING:
 OPSET = 18
 """The newest one that every runtime here reads and that the exporter writes without converting (it knows up to 20)."""
 
-# The wrapper's attribute: an unlikely name, since it is taken out of all names of the graph afterwards.
-_INNER = "_optlang_inner"
-# Traced with two samples and checked with three: what was traced as a constant then shows.
-_TRACED, _CHECKED = 2, 3
 # Protocol buffers end at 2 GiB; above, weights lie in a file beside.
 _LARGE = 1_900_000_000
-_TOLERANCE = 1e-3
-# Twenty roundings to the eleven bits of a float16: kernels round in places of their own.
-_HALF_TOLERANCE = 2e-2
 
 _QUIET: tuple[tuple[str, type[Warning]], ...] = (
+    *tracing.QUIET,
     (r"You are using the legacy TorchScript-based ONNX export", DeprecationWarning),
     (r"The feature will be removed\. Please remove usage of this function", DeprecationWarning),
-    (r".*torch\.jit\..* is deprecated", DeprecationWarning),
-    # What follows warns of values that became constants; the check with another batch size answers that.
-    (r".*", TracerWarning),
     (r"Exporting a model to ONNX with a batch_size other than 1", UserWarning),
     (r"Constant folding", UserWarning),
     # Masks are filled in place; whether the graph still says the same is what the check is for.
     (r"ONNX Preprocess - Removing mutation", UserWarning),
 )
-
-
-class _Named(nn.Module):
-    """Takes tensors in order, gives tensors in order: the exporter knows nothing of dictionaries."""
-
-    def __init__(self, inner: nn.Module, inputs: tuple[str, ...]) -> None:
-        super().__init__()
-        self._inputs = inputs
-        setattr(self, _INNER, inner)
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        named = dict(zip(self._inputs, values, strict=True))
-        return tuple(modules.call(getattr(self, _INNER), named).values())
 
 
 def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
@@ -83,19 +60,18 @@ def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
             "a model in bfloat16 cannot go through ONNX: its runtimes here have no kernels for it",
             help="dtype = float16 runs there; bfloat16 runs in eager",
         )
-    tolerance = _HALF_TOLERANCE if torch.float16 in types else _TOLERANCE
     training = module.training
     module.eval()
     try:
-        example = data.example(_TRACED)
+        example = data.example(tracing.TRACED)
         # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-        with plain_attention(), torch.no_grad():
+        with tracing.plain_attention(), torch.no_grad():
             with objects.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
             model = _traced(module, example, outputs, path.parent)
             _clean(model)
             _write(model, path)
-            _check(module, data.example(_CHECKED), path, tolerance)
+            _check(module, data.example(tracing.CHECKED), path)
     finally:
         module.train(training)
 
@@ -109,13 +85,13 @@ def _traced(module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str
         file = Path(scratch) / "traced.onnx"
         try:
             torch.onnx.export(
-                _Named(module, names).eval(), tuple(example.values()), str(file), input_names=list(names),
+                tracing.Positional(module, names).eval(), tuple(example.values()), str(file), input_names=list(names),
                 output_names=list(outputs), dynamic_axes=batch, opset_version=OPSET, do_constant_folding=True,
                 dynamo=False,
             )
         except Exception as error:
             raise Refusal(
-                f"the model cannot be exported to ONNX: {_first_line(error)}",
+                f"the model cannot be exported to ONNX: {tracing.first_line(error)}",
                 help="write that part of forward with other operators, or keep to the runtime eager",
             ) from error
         return onnx.load(file)
@@ -127,20 +103,6 @@ def _tracing() -> Iterator[None]:
         for message, category in _QUIET:
             warnings.filterwarnings("ignore", message=message, category=category)
         yield
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Without the kernels of their own that attention and encoder layers have in eval mode.
-
-    There is no ONNX for them, and they answer padded positions with zeros, as the layers by definition do not.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
@@ -157,11 +119,6 @@ def _muted() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nothing)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 # ---- the file
@@ -281,7 +238,7 @@ class _Plain:
 
     def __call__(self, name: str) -> str:
         if name not in self._known:
-            plain = short = name.replace(f"/{_INNER}/", "/").replace(f"{_INNER}.", "")
+            plain = short = name.replace(f"/{tracing.INNER}/", "/").replace(f"{tracing.INNER}.", "")
             count = 0
             while short in self._taken:
                 count += 1
@@ -306,8 +263,7 @@ def _write(model: ModelProto, path: Path) -> None:
 # ---- the proof
 
 
-def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path, tolerance: float) -> None:
-    import numpy
+def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -315,35 +271,12 @@ def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path, toleranc
     options.log_severity_level = 4
     # What the file says, not what an optimizer makes of it.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    wanted = {name: item.numpy() for name, item in modules.call(module, inputs).items()}
-    try:
+
+    def answer(outputs: list[str]) -> list[numpy.ndarray[Any, Any]]:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         known = {item.name for item in session.get_inputs()}
-        answers = session.run(list(wanted), {name: item.numpy() for name, item in inputs.items() if name in known})
-    except Exception as error:
-        raise Refusal(
-            f"the exported graph does not run with {_CHECKED} samples, though it was traced with {_TRACED}: "
-            f"{_first_line(error)}",
-            help="forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))",
-        ) from error
-    for (name, right), answer in zip(wanted.items(), answers, strict=True):
-        if answer.shape != right.shape:
-            raise Refusal(
-                f"the exported graph answers {name} with the shape {answer.shape}, the module with {right.shape}",
-                help="forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))",
-            )
-        if not _close(answer, right, tolerance):
-            raise Refusal(
-                f"the exported graph gives other answers than the module: {name} differs by up to "
-                f"{float(numpy.nanmax(numpy.abs(answer - right))):.3g}",
-                help="forward must not choose by the values of its inputs, and must not draw random numbers",
-            )
+        given = {name: item.numpy() for name, item in inputs.items() if name in known}
+        answers: list[numpy.ndarray[Any, Any]] = session.run(outputs, given)
+        return answers
 
-
-def _close(answer: numpy.ndarray[Any, Any], right: numpy.ndarray[Any, Any], tolerance: float) -> bool:
-    import numpy
-
-    if right.dtype.kind != "f":
-        return bool((answer == right).all())
-    scale = float(numpy.abs(right[numpy.isfinite(right)]).max(initial=0.0))
-    return bool(numpy.allclose(answer, right, rtol=tolerance, atol=tolerance * max(scale, 1e-6), equal_nan=True))
+    tracing.prove(module, inputs, "the exported graph", answer)

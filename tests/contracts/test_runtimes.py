@@ -100,7 +100,7 @@ def quantized(subject, data, folder, wants):
 
 
 def test_the_contract_has_runtimes_to_hold():
-    assert {"eager", "onnxruntime", "openvino"} <= set(RUNTIMES)
+    assert {"eager", "onnxruntime", "openvino", "torchscript"} <= set(RUNTIMES)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -205,7 +205,7 @@ class TestContract:
             "torch": "libtorch", "onnxruntime": "onnxruntime_pybind11", "openvino": "libopenvino",
             "pydantic": "pydantic_core", "onnx": "onnx_cpp2py", "duckdb": "duckdb",
         }
-        own = {"eager": "torch"}.get(name, name)
+        own = {"eager": "torch", "torchscript": "torch"}.get(name, name)
         assert libraries[own] in loaded
         assert [other for other, mark in libraries.items() if other != own and mark in loaded] == []
 

@@ -243,3 +243,36 @@ def test_the_eager_runner_makes_the_model_by_its_factory(tmp_path: Path) -> None
     ran = run(tmp_path / "out")
     assert ran.returncode == 0, ran.stderr
     assert "output: largest difference 0 of 8" in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
+    from optlang.forms import Factory, Subject, TargetSpec
+    from optlang.runtimes.torchscript import TorchScript
+    from optlang.workload import data, modules
+
+    study = Path(__file__).parents[1] / "fixtures" / "models"
+    factory = Factory("networks.py:joined")
+    module = modules.make(factory, study)
+    bound = data.load(Factory("networks.py:images"), study).bind(module)
+    folder = tmp_path / "built"
+    folder.mkdir()
+    built = TorchScript().build(
+        Subject("module", module, factory), TargetSpec("laptop"), {"graph": "optimized"}, folder, bound, study
+    )
+    entry = artifact(
+        tmp_path / "a", {"model.pt": (folder / "model.pt").read_bytes()}, format="torchscript", about=built.about,
+        inputs=list(built.inputs), outputs=list(built.outputs),
+    )
+    inputs = bound.example(3)
+    outputs = {name: item.detach().numpy() for name, item in modules.call(module, inputs).items()}
+    np.savez(tmp_path / "a" / "example_inputs.npz", **{name: item.numpy() for name, item in inputs.items()})
+    np.savez(tmp_path / "a" / "example_outputs.npz", **outputs)
+    export(read(tmp_path, [entry], runtime="torchscript"), "digits", 1, tmp_path / "out")
+    program = (tmp_path / "out" / "run.py").read_text()
+    assert "optlang" not in program
+    assert "networks" not in program
+    ran = run(tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    assert "logits: largest difference" in ran.stdout
+    assert "features float32 (3, 12)" in ran.stdout

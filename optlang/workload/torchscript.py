@@ -1,0 +1,171 @@
+"""Writes a torch module as a TorchScript file, the same bytes each time, and proves that both answer the same.
+
+It knows no runtime's wishes; what a file may be optimized to when it is loaded is for the runtime to know.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from optlang.forms import Refusal
+from optlang.workload import modules, objects, tracing
+
+if TYPE_CHECKING:
+    import numpy
+
+    from optlang.workload.data import Data
+
+_MANGLED = re.compile(r"___torch_mangle_(\d+)")
+# `version` is kept; the id is a hash of the other records, and nothing that loads asks for it.
+_LEFT_OUT = (".debug_pkl", "/.data/serialization_id")
+
+
+def export(module: nn.Module, data: Data, path: Path, study: Path, *, mode: str, fold: bool) -> tuple[str, ...]:
+    """Write `module` to `path` and return its outputs' names; the graph's own are a tuple in that order.
+
+    Its inputs are the data's, in order. `mode` is "trace" or "script"; `fold` lets norms be folded into convolutions,
+    which changes roundings. Raises `Refusal` with the operator or the line where the module cannot be traced or
+    compiled, and where the file's answers to another number of samples are not the module's.
+    """
+    training = module.training
+    module.eval()
+    try:
+        example = data.example(tracing.TRACED)
+        with tracing.plain_attention(), torch.no_grad(), _quiet():
+            # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
+            with objects.user_code("running the model", study):
+                outputs = tuple(modules.call(module, example))
+            graph = _traced(module, example) if mode == "trace" else _scripted(module, example)
+            stored = io.BytesIO()
+            torch.jit.save(torch.jit.freeze(graph.eval(), optimize_numerics=fold), stored)
+            _write(stored, path)
+            _prove(module, data.example(tracing.CHECKED), path)
+        return outputs
+    finally:
+        module.train(training)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message, category in tracing.QUIET:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        yield
+
+
+def _traced(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
+    wrapped = tracing.Positional(module, tuple(example)).eval()
+    try:
+        # Its own check calls again with the same samples; ours takes others.
+        return torch.jit.trace(wrapped, tuple(example.values()), check_trace=False)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise Refusal(
+            f"the model cannot be traced: {tracing.first_line(error)}",
+            help="mode = script compiles the source of forward instead; or keep to the runtime eager",
+        ) from error
+
+
+def _scripted(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
+    """The compiled module in a forward that takes tensors in order and gives a tuple, written for its answer's form."""
+    positional, named = modules.arguments(module, example)
+    names = [f"input_{index}" for index in range(len(example))]
+    words = {name: f"{name}={place}" for name, place in zip(example, names, strict=True)}
+    given = names if positional else [words[name] for name in named]
+    answers = ", ".join(_places(module(*positional, **named), "answer"))
+    source = (
+        f"def forward(self, {', '.join(names)}):\n"
+        f"    answer = self.inner({', '.join(given)})\n"
+        f"    return ({answers},)\n"
+    )
+
+    # A class of its own each time: torch would take up the compiled one again, which has its forward already.
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+    try:
+        compiled = torch.jit.script(Holder().eval())
+        compiled.define(source)
+    except Exception as error:
+        raise Refusal(
+            f"the model's forward cannot be compiled: {tracing.first_line(error)}",
+            help="mode = trace takes down one call instead; or keep to the runtime eager",
+        ) from error
+    return compiled
+
+
+def _places(value: Any, place: str) -> list[str]:
+    """Where the tensors of an answer are, as source, in the order of `tensors.flat_outputs`."""
+    if isinstance(value, Tensor):
+        return [place]
+    if isinstance(value, Mapping):
+        return [found for key, inner in value.items() for found in _places(inner, f"{place}[{json.dumps(key)}]")]
+    if isinstance(value, tuple | list):
+        return [found for index, inner in enumerate(value) for found in _places(inner, f"{place}[{index}]")]
+    return []
+
+
+# ---- the file
+
+
+def _write(stored: io.BytesIO, path: Path) -> None:
+    """The archive without where the source lay on this machine, its classes numbered from zero.
+
+    torch numbers classes of one name through the life of a process, so the second graph has other names than the first.
+    """
+    numbers: dict[str, str] = {}
+
+    def renamed(text: str) -> str:
+        return _MANGLED.sub(lambda found: f"___torch_mangle_{numbers.setdefault(found[1], str(len(numbers)))}", text)
+
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            if name.endswith(_LEFT_OUT):
+                continue
+            content = source.read(name)
+            if name.endswith(".py"):
+                content = renamed(content.decode()).encode()
+            elif name.endswith(".pkl"):
+                content = _renamed_pickle(content, renamed)
+            # Of no date: a ZipInfo's own is the first of January 1980.
+            target.writestr(zipfile.ZipInfo(renamed(name)), content)
+
+
+def _renamed_pickle(content: bytes, renamed: Any) -> bytes:
+    """A pickle with names of classes changed, where they are named and where a text says a type; nothing is loaded."""
+    operations = [(kind.name, value, start) for kind, value, start in pickletools.genops(content) if start is not None]
+    ends = [start for _, _, start in operations[1:]] + [len(content)]
+    pieces = []
+    for (kind, value, start), end in zip(operations, ends, strict=True):
+        piece = content[start:end]
+        if kind == "GLOBAL":
+            piece = renamed(piece.decode()).encode()
+        elif kind == "BINUNICODE":
+            text = renamed(value).encode("utf-8", "surrogatepass")
+            piece = b"X" + len(text).to_bytes(4, "little") + text
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _prove(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
+    def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
+        graph = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        return [
+            (item.float() if item.dtype in (torch.float16, torch.bfloat16) else item).numpy(force=True)
+            for item in graph(*inputs.values())
+        ]
+
+    tracing.prove(module, inputs, "the TorchScript graph", answer)

@@ -1,0 +1,123 @@
+"""What the exporters that trace a module share: tensors in order, and the proof that both give the same answers.
+
+Tracing takes down what one call did. So the call has two samples, and what was taken down must answer three of them as
+the module does: a number of samples that became a constant then shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
+
+from optlang.forms import Refusal
+from optlang.workload import modules
+
+if TYPE_CHECKING:
+    import numpy
+
+INNER = "_optlang_inner"
+"""The wrapper's attribute: an unlikely name, since the ONNX exporter takes it out of all names afterwards."""
+
+TRACED, CHECKED = 2, 3
+"""How many samples a module is traced with, and how many the proof takes."""
+
+QUIET: tuple[tuple[str, type[Warning]], ...] = (
+    (r".*torch\.jit\..* is deprecated", DeprecationWarning),
+    # Of values that became constants; the proof with another batch size answers that.
+    (r".*", TracerWarning),
+)
+"""The warnings of tracing that say nothing to the user, as patterns of their messages."""
+
+_TOLERANCE = 1e-3
+# Twenty roundings to the eleven bits of a float16, or to the eight of a bfloat16: kernels round in places of their own.
+_ROUNDED = {torch.float16: 2e-2, torch.bfloat16: 1.6e-1}
+
+
+class Positional(nn.Module):
+    """Takes tensors in the order of `inputs`, gives a tuple of tensors: tracers know no dictionaries."""
+
+    def __init__(self, inner: nn.Module, inputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self._inputs = inputs
+        setattr(self, INNER, inner)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The answers of `modules.call` in their order, to as many tensors as there are inputs."""
+        named = dict(zip(self._inputs, values, strict=True))
+        return tuple(modules.call(getattr(self, INNER), named).values())
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Without the kernels of their own that attention and encoder layers have in eval mode.
+
+    There is no ONNX for them, and they answer padded positions with zeros, as the layers by definition do not.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message that says something, or else its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def tolerance(module: nn.Module) -> float:
+    """How far an exported graph's answers may be from the module's, as a share of the largest of them."""
+    return max((_ROUNDED.get(item.dtype, _TOLERANCE) for item in module.parameters()), default=_TOLERANCE)
+
+
+def prove(
+    module: nn.Module, inputs: Mapping[str, Tensor], what: str,
+    answer: Callable[[list[str]], list[numpy.ndarray[Any, Any]]],
+) -> None:
+    """Compare what `answer` gives for the names of outputs, in order, with what `module` gives for `inputs`.
+
+    Raises `Refusal`, whose words call the thing `what`: where `answer` raises (by its error), where it gives another
+    shape, and where values differ by more than `tolerance`.
+    """
+    import numpy
+
+    constant = "forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))"
+    share = tolerance(module)
+    wanted = {
+        name: (item.float() if item.dtype in _ROUNDED else item).numpy(force=True)
+        for name, item in modules.call(module, inputs).items()
+    }
+    try:
+        answers = answer(list(wanted))
+    except Exception as error:
+        raise Refusal(
+            f"{what} does not run with {CHECKED} samples, though it was traced with {TRACED}: {first_line(error)}",
+            help=constant,
+        ) from error
+    for (name, right), given in zip(wanted.items(), answers, strict=True):
+        if given.shape != right.shape:
+            raise Refusal(
+                f"{what} answers {name} with the shape {given.shape}, the module with {right.shape}", help=constant
+            )
+        if not _close(given, right, share):
+            raise Refusal(
+                f"{what} gives other answers than the module: {name} differs by up to "
+                f"{float(numpy.nanmax(numpy.abs(given - right))):.3g}",
+                help="forward must not choose by the values of its inputs, and must not draw random numbers",
+            )
+
+
+def _close(answer: numpy.ndarray[Any, Any], right: numpy.ndarray[Any, Any], tolerance: float) -> bool:
+    import numpy
+
+    if right.dtype.kind != "f":
+        return bool((answer == right).all())
+    scale = float(numpy.abs(right[numpy.isfinite(right)]).max(initial=0.0))
+    return bool(numpy.allclose(answer, right, rtol=tolerance, atol=tolerance * max(scale, 1e-6), equal_nan=True))
