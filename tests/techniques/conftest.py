@@ -1,19 +1,26 @@
 """Data and trained networks that several families of techniques are tried on; trained once in a session."""
 
-from pathlib import Path
-
 import pytest
+import torch
+from subjects import STUDY, start
 
-from optlang.forms import Context, Factory, Subject
+from optlang.forms import Context, Factory
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
-from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 TRAINING = {
     "epochs": 12, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01,
     "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small tensors are slower on several threads, and sums on them are in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +34,8 @@ def trained(many_images):
 
     def get(network):
         if network not in made:
-            factory = Factory(f"networks.py:{network}")
-            subject = Subject("module", modules.make(factory, STUDY), factory)
             settings = TRAINING | {"epochs": 30 if network == "rows" else 12}
-            made[network] = train(subject, settings, Context(many_images, 1, STUDY, STUDY))
+            made[network] = train(start(network), settings, Context(many_images, 1, STUDY, STUDY))
         return made[network]
 
     return get

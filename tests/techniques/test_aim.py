@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from subjects import STUDY, start
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.forms import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.forms import Context, Factory, Refusal, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
 from optlang.run.job import RuntimeJob, StepJob, TrialJob, Workload
@@ -15,26 +16,12 @@ from optlang.techniques.prune import channels
 from optlang.workload import data as data_module
 from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def until(subject, data, aim, share, **changed):

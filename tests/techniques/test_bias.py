@@ -1,34 +1,15 @@
 """Biases corrected by what rounded weights do to their layers' means."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy
-import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from integers import WANTS, constants, quantized
+from subjects import start
 
-from optlang.forms import Context, Factory, Refusal, Subject
-from optlang.runtimes.onnxruntime import OnnxRuntime
-from optlang.techniques.quantize import static
-from optlang.workload import modules
-
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-STATIC = {
-    "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
-    "bias_correction": False, "keep": (), "only": (),
-}
-# As this machine's processor runs it right: without VNNI the kernels overflow with eight bits.
-WANTS = OnnxRuntime().wants()
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from optlang.forms import Refusal
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +17,6 @@ def images(many_images):
     return many_images
 
 
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
-
-
-def quantized(subject, data, folder, wants=WANTS, seed=1, **changed):
-    result = static(subject, STATIC | changed, Context(data, seed, folder, STUDY, wants))
-    return result, onnx.load(result.model)
-
-
-def accuracy(subject, data):
-    inputs, labels = data.arrays("validation")
-    values = next(iter(inputs.values()))
-    if subject.form == "module":
-        with torch.no_grad():
-            return data.task.metrics(subject.model(torch.from_numpy(values)), labels)["accuracy"]
-    session = onnxruntime.InferenceSession(str(subject.model), providers=["CPUExecutionProvider"])
-    return data.task.metrics(session.run(None, {session.get_inputs()[0].name: values})[0], labels)["accuracy"]
-
-
-def constants(model):
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
 @pytest.mark.slow

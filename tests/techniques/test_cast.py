@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from subjects import STUDY, start
 from torch import nn
 
 from optlang.forms import Context, Factory, Refusal, Subject, TargetSpec
@@ -19,7 +20,6 @@ from optlang.workload import data as data_module
 from optlang.workload import modules
 from optlang.workload.onnx_export import export
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
 # Half of the distance between neighbors, for numbers about as large as the largest.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -27,22 +27,9 @@ ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def given(module):

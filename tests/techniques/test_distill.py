@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from subjects import STUDY, start
 from torch.nn import functional as F  # noqa: N812
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
@@ -15,7 +16,6 @@ from optlang.workload import data as data_module
 from optlang.workload import modules
 from optlang.workload.tasks import Classification, Regression, Sequence, task_of
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
 TRAINING = {
     "epochs": 2, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
@@ -27,22 +27,9 @@ SETTINGS = TRAINING | {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images", {"count": 200}), STUDY)
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def run(subject, data, teacher=None, seed=1, **changed):

@@ -1,30 +1,21 @@
 """Dynamic int8: what becomes int8 and what does not, LSTM in both runtimes, and what is said of the rest."""
 
-from pathlib import Path
-
 import numpy
 import onnx
 import onnxruntime
 import openvino
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from integers import STATIC, WANTS, constants
+from onnx import TensorProto
+from subjects import STUDY, start
 from torch import nn
 
 from optlang.forms import Context, Factory, Refusal, Subject
-from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.qat import qat
 from optlang.techniques.quantize import dynamic, static
-from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {"operators": "linear", "keep": (), "only": ()}
-STATIC = {
-    "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
-    "bias_correction": False, "keep": (), "only": (),
-}
-WANTS = OnnxRuntime().wants()
-
 pytestmark = pytest.mark.slow
 
 
@@ -33,18 +24,9 @@ def images(many_images):
     return many_images
 
 
-def start(network, **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
-
-
 def run(subject, data, folder, **changed):
     result = dynamic(subject, SETTINGS | changed, Context(data, 1, folder, STUDY, WANTS))
     return result, onnx.load(result.model)
-
-
-def constants(model):
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
 class Recurrent(nn.Module):

@@ -1,12 +1,12 @@
 """Cross-layer equalization: the paper's own formulas, the same answers, what int8 with one scale a tensor gains."""
 
 import copy
-from pathlib import Path
 
 import numpy
 import onnxruntime
 import pytest
 import torch
+from subjects import STUDY, start
 from torch import nn
 
 from optlang.forms import Context, Factory, Refusal, Subject
@@ -15,9 +15,7 @@ from optlang.techniques.equalize import equalize
 from optlang.techniques.quantize import static
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
-from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 TENSOR = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 256, "granularity": "tensor",
     "bias_correction": False, "keep": (), "only": (),
@@ -28,22 +26,9 @@ TRAINING = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images", {"count": 800}), STUDY)
-
-
-def start(network, **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def run(subject, data):

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from subjects import STUDY, start
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
+from optlang.forms import Context, Factory, OptlangError, Refusal
 from optlang.techniques.prune import channels, replay
 from optlang.workload import data as data_module
-from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {
     "ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "round_to": 4, "keep": (), "only": (),
     "recalibrate": 0,
@@ -20,11 +19,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def run(subject, data, seed=1, **changed):

@@ -6,9 +6,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from subjects import STUDY, start
 from torch.nn.utils import prune as reference
 
-from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
+from optlang.forms import Context, Factory, QuantWants, Refusal
 from optlang.techniques.heads import heads
 from optlang.techniques.prune import channels
 from optlang.techniques.quantize import static
@@ -16,9 +17,7 @@ from optlang.techniques.sparse import magnitude, two_four
 from optlang.techniques.train import finetune
 from optlang.techniques.units import units
 from optlang.workload import data as data_module
-from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": 128, "keep": (), "only": ()}
 TRAINING = {
     "epochs": 1, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
@@ -29,11 +28,6 @@ TRAINING = {
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def run(subject, data, seed=1, **changed):

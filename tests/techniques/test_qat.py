@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnxruntime.quantization.quant_utils import compute_scale_zp
+from subjects import STUDY, start
 from torch import nn
 
 from optlang.forms import Context, Factory, QuantWants, Subject
@@ -21,9 +22,7 @@ from optlang.techniques.quantize import static
 from optlang.techniques.train import train
 from optlang.techniques.zeros import noted
 from optlang.workload import data as data_module
-from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 # Without the last bit no processor's kernels overflow, so that the file's answers are the same everywhere.
 WANTS = QuantWants("uint8", "int8", False, True, True, reduced=True)
 TRAINING = {
@@ -37,22 +36,9 @@ QAT = TRAINING | RANGES | {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images", {"count": 800}), STUDY)
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def trained(network, data, **changed):

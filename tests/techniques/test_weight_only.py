@@ -1,7 +1,5 @@
 """Weights alone in 8 or 4 bits: the rounding against others' own, the answers in two runtimes, recurrent layers."""
 
-from pathlib import Path
-
 import numpy
 import onnx
 import onnxruntime
@@ -10,13 +8,13 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
+from subjects import STUDY, start
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.forms import Context, Factory, Refusal
 from optlang.techniques.weight_only import grouped, rounded, weight_only
 from optlang.workload import data as data_module
 from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {"bits": 8, "symmetric": True, "keep": (), "only": ()}
 # What the file says: without rounding the inputs of layers with small weights, as it does on processors with VNNI.
 OPENVINO = {
@@ -29,11 +27,6 @@ FOUR = SETTINGS | {"bits": 4, "group": 32}
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-def start(network, **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

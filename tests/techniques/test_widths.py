@@ -4,17 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from subjects import STUDY, start
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.forms import Context, Factory, Refusal
 from optlang.techniques.aim import channels_until
 from optlang.techniques.prune import channels
 from optlang.techniques.train import train
 from optlang.techniques.widths import ordered, widths
 from optlang.workload import data as data_module
-from optlang.workload import modules
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 CHANNELS = {"importance": "l2", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
 SETTINGS = CHANNELS | {"aim": "macs", "share": 0.5, "levels": 4, "scored": 128}
 TRAINING = {
@@ -23,22 +22,9 @@ TRAINING = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images():
     return data_module.load(Factory("networks.py:images", {"count": 1200}), STUDY)
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
 
 
 def run(subject, data, memo=None, **changed):

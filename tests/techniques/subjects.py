@@ -1,0 +1,13 @@
+"""What the tests of techniques begin with: a network of the fixtures, as a study would make it."""
+
+from pathlib import Path
+
+from optlang.forms import Factory, Subject
+from optlang.workload import modules
+
+STUDY = Path(__file__).parents[1] / "fixtures" / "models"
+
+
+def start(network="cnn", **arguments):
+    factory = Factory(f"networks.py:{network}", arguments)
+    return Subject("module", modules.make(factory, STUDY), factory)
