@@ -222,7 +222,7 @@ def test_a_changed_study_begins_another_run_and_says_so(study: Study, tmp_path: 
 
 
 def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp_path: Path) -> None:
-    path = study("parts.explode { how in {fine, better, broken, killed, stuck, nan} }", trials=6, patience="6s")
+    path = study("parts.explode { how in {fine, better, broken, killed, stuck, nan} }", trials=6, patience="10s")
     done = optlang(tmp_path, "run", path, "--progress", "plain")
     assert done.returncode == 0, done.stderr
     found = {
