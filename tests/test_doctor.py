@@ -72,15 +72,16 @@ def asked_of(folder: Path) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_every_declared_runtime_is_ready_in_the_version_that_is_installed(ask: Ask) -> None:
+def test_every_declared_runtime_is_ready_in_the_version_that_is_installed_or_says_why_not(ask: Ask) -> None:
     code, found = ask()
     assert code == 0
     assert found["problems"] == []
     assert [item["name"] for item in found["runtimes"]] == RUNTIMES
+    assert {item["name"] for item in found["runtimes"] if item["ready"]} >= {"eager", "onnxruntime", "openvino"}
     for item in found["runtimes"]:
-        assert item["ready"], item
-        assert item["reason"] is None
-        assert item["packages"]
+        assert item["ready"] is (item["reason"] is None)
+        assert item["ready"] or item["reason"]
+        assert bool(item["packages"]) is item["ready"]
         assert item["packages"] == {name: metadata.version(name) for name in item["packages"]}
 
 
@@ -90,7 +91,8 @@ def test_the_page_says_what_the_document_says(ask: Ask, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     for item in found["runtimes"]:
         line = next(line for line in text.splitlines() if line.split()[:1] == [item["name"]])
-        assert "ready" in line.split()
+        assert (" not ready " in line) is not item["ready"]
+        assert item["reason"] is None or line.endswith(item["reason"])
         assert all(f"{name} {version}" in line for name, version in item["packages"].items())
     assert f"{len(found['packages'])} packages" in text
     assert found["machine"]["processor"] in text

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from optlang.store.reader import query
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
@@ -62,16 +64,24 @@ def explode(subject, settings, context):
 def nap(subject, settings, context):
     time.sleep(settings["tenths"] / 10)
     return scaled(subject, 1 + settings["number"] / 1e6)
+
+
+def noise():
+    draw = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(96, 1, 8, 8, generator=draw), torch.arange(96) % 10
+    return {"train": (images[:64], labels[:64]), "validation": (images[64:], labels[64:])}
 """
+# Nothing is trained here: the first optimizer of a process costs it a second, and so does scikit-learn.
 STUDY = """\
 optlang 1
 
 import parts
+import python "parts.py" as own
 
 study small "a small study" {{
   model net = zoo.digits_cnn(width = 4)
-  data seen = zoo.digits(seed = 0)
-  baseline {{ train {{ epochs = 1; lr = 1e-2 }} }}
+  data seen = own.noise()
+  baseline {{ parts.nap }}
   target here {{ device = cpu; runtime = onnxruntime }}
   steps {{ {steps} }}
   {more}
@@ -115,10 +125,9 @@ def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str
 
 
 def rows(folder: Path, sql: str) -> list[dict[str, Any]]:
-    done = optlang(folder, "sql", sql, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    answer = query(sql, [folder / "optlang.duckdb"])
+    names = [column.name for column in answer.columns]
+    return [dict(zip(names, row, strict=True)) for row in answer.rows]
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
@@ -200,7 +209,7 @@ def test_a_run_goes_to_its_end_and_on(study: Study, tmp_path: Path) -> None:
     assert fresh.returncode == 0
     assert len(rows(tmp_path, "FROM runs")) == 2
     timeline = rows(tmp_path, "SELECT cached FROM timeline WHERE run = (SELECT arg_max(run, started) FROM runs)")
-    # Another run, the same steps: the baseline's training is not done again.
+    # Another run, the same steps: the baseline's is not done again.
     assert any(row["cached"] for row in timeline)
 
 
@@ -233,7 +242,7 @@ def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp
     assert "ValueError: as asked" in found["broken"][1]
     assert "parts.py:" in found["broken"][1]
     assert "SIGKILL" in found["killed"][1]
-    assert "longer than 6 s" in found["stuck"][1]
+    assert "longer than 10 s" in found["stuck"][1]
     assert "NaN" in found["nan"][1]
     errors = rows(tmp_path, "SELECT error FROM trials WHERE reason LIKE '%as asked%'")
     assert 'raise ValueError("as asked")' in errors[0]["error"]
@@ -316,8 +325,9 @@ def test_reading_goes_on_while_it_runs_and_running_while_it_is_read(
     process = started(tmp_path)
     ended.append(process)
     until(lambda: len(events(tmp_path, "end")) >= 2, process)
-    seen = trials(tmp_path)
-    assert len(seen) >= 2
+    seen = optlang(tmp_path, "sql", "SELECT trial FROM results", "--format", "json")
+    assert seen.returncode == 0, seen.stderr
+    assert len(json.loads(seen.stdout)) >= 2
     assert process.poll() is None
     holder = subprocess.Popen(
         [sys.executable, "-c", "import duckdb, sys; held = duckdb.connect('optlang.duckdb'); sys.stdin.read()"],
@@ -405,7 +415,7 @@ def test_a_run_killed_in_its_baseline_begins_anew(
     study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]
 ) -> None:
     path = study(NAPS.replace("tenths = 5", "tenths = 0"), trials=1)
-    path.write_text(path.read_text().replace("train { epochs = 1;", "parts.nap { tenths = 20 }; train { epochs = 1;"))
+    path.write_text(path.read_text().replace("baseline { parts.nap }", "baseline { parts.nap { tenths = 20 } }"))
     process = started(tmp_path)
     ended.append(process)
     until(running(tmp_path, 0), process)
@@ -421,7 +431,6 @@ def test_a_run_killed_in_its_baseline_begins_anew(
 
 def test_a_baseline_that_failed_is_done_again(study: Study, tmp_path: Path) -> None:
     path = study(NAPS.replace("tenths = 5", "tenths = 0"), trials=1)
-    path.write_text(path.read_text().replace("train { epochs = 1;", "parts.nap; train { epochs = 1;"))
     python = tmp_path / "parts.py"
     right = python.read_text()
     heading = "def nap(subject, settings, context):"

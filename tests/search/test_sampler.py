@@ -45,8 +45,10 @@ class Search:
     def ask(self) -> Asked:
         return self.sampler.ask(len(self.told))
 
-    def step(self, fails: bool = False) -> Asked:
+    def step(self, *, failing: str | None = None) -> Asked:
+        """Asks and tells; every trial on the runtime `failing` fails."""
         asked = self.ask()
+        fails = failing is not None and asked.point["here.runtime"] == failing
         recipe = resolve(self.plan, asked.point)
         self.known.add(recipe.effect)
         made_up = random.Random(recipe.effect)
@@ -115,12 +117,7 @@ class TestContract:
 def test_tpe_stays_out_of_a_corner_that_fails(plan_of: Make) -> None:
     def failures(sampler: str, seed: int) -> int:
         search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 60; seed = {seed}"))
-        count = 0
-        for _ in range(60):
-            bad = search.ask().point["here.runtime"] == "openvino"
-            search.step(fails=bad)
-            count += bad
-        return count
+        return sum(search.step(failing="openvino").point["here.runtime"] == "openvino" for _ in range(60))
 
     taught, blind = (sum(failures(name, seed) for seed in (5, 6, 7)) for name in ("tpe { startup = 8 }", "random"))
     assert taught < 0.6 * blind
