@@ -116,7 +116,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
     """Look at this installation and this machine. `db` and `home` are where a run would keep its results and files."""
     from optlang.measure.lock import held, machine_lock
     from optlang.run import machine
-    from optlang.runtimes import processor
+    from optlang.runtimes import compiler, processor
     from optlang.store.lock import holder
 
     packages = tuple(_packages(_requirements()))
@@ -151,7 +151,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
     folder = machine.home_of(db, home)
     return Examination(
         optlang=_version(DISTRIBUTION), machine=machine.machine(), instructions=processor.instructions(),
-        overflows=processor.overflows(), compiler=machine.compiler(), runtimes=runtimes, packages=packages,
+        overflows=processor.overflows(), compiler=compiler.found(), runtimes=runtimes, packages=packages,
         measuring=measuring, database=Place(str(db), db.stat().st_size if db.is_file() else None), writer=holder(db),
         cache=counted(folder / "cache"), artifacts=counted(folder / "artifacts"),
         free=shutil.disk_usage(_existing(folder)).free, warnings=tuple(warnings), problems=tuple(problems),

@@ -154,8 +154,24 @@ _TORCHSCRIPT = {
     "zeros": _NO_ZEROS,
 }
 
+_AOTINDUCTOR = {
+    **_TORCHSCRIPT,
+    "imports": "import torch\nimport torch._inductor\n",
+    "load": '''    """The compiled model, for the processor that it was built on."""
+    return torch._inductor.aoti_load_package(str(HERE / {file!r}))
+''',
+}
+
+_INDUCTOR = {
+    part: text.replace("optlang.runtimes.eager import Eager", "optlang.runtimes.inductor import Inductor").replace(
+        "Eager()", "Inductor()"
+    )
+    for part, text in _EAGER.items()
+}
+
 _PROGRAMS = {
     "onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER, "torchscript": _TORCHSCRIPT,
+    "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR,
 }
 
 
@@ -180,7 +196,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
 
 def _main_file(names: list[str]) -> str | None:
     """The file that a runtime is told to load; those beside it are found from there."""
-    for ending in (".onnx", ".xml", ".safetensors", ".pt"):
+    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2"):
         for name in names:
             if name.endswith(ending):
                 return name

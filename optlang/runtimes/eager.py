@@ -21,6 +21,7 @@ WEIGHTS = "model.safetensors"
 class Eager:
     """The artifact is the safetensors file; the module is made anew from the factory and its edits."""
 
+    name: ClassVar[str] = "eager"
     imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.modules")
     """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
@@ -43,9 +44,9 @@ class Eager:
         from optlang.workload import modules, objects
 
         if subject.form != "module":
-            raise Refusal(f"eager runs torch modules, not a model in the form {subject.form}")
+            raise Refusal(f"{self.name} runs torch modules, not a model in the form {subject.form}")
         if target.device != "cpu":
-            raise Refusal(f"eager is measured on the CPU only, not on {target.device}")
+            raise Refusal(f"{self.name} is measured on the CPU only, not on {target.device}")
         module: nn.Module = subject.model
         training = module.training
         with torch.no_grad(), objects.user_code("running the model", study):
@@ -72,15 +73,18 @@ class Eager:
         )
         # Knows of weights that share memory: the file holds them once.
         safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
-        return _Open(module.eval().requires_grad_(False), artifact.inputs, threads)
+        return Open(module.eval().requires_grad_(False), artifact.inputs, threads)
 
 
-class _Open:
+class Open:
+    """A module to call; `call` is what `run` calls, at first the module itself."""
+
     def __init__(self, module: nn.Module, inputs: tuple[str, ...], threads: int) -> None:
         import torch
 
         self._torch = torch
         self._module = module
+        self.call: Any = module
         self._inputs = inputs
         self._threads = threads
 
@@ -93,7 +97,7 @@ class _Open:
     def run(self, prepared: tuple[tuple[Tensor, ...], dict[str, Tensor]]) -> Any:
         positional, named = prepared
         with self._torch.inference_mode():
-            return self._module(*positional, **named)
+            return self.call(*positional, **named)
 
     def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
         from optlang.workload.tensors import flat_outputs
@@ -106,4 +110,4 @@ class _Open:
 
     def close(self) -> None:
         self._torch.set_num_threads(self._threads)
-        del self._module
+        del self._module, self.call

@@ -14,6 +14,7 @@ import pytest
 
 from optlang.forms import OptlangError
 from optlang.report.export import export
+from optlang.report.runners import runner
 from optlang.store.reader import Reader, connect
 from optlang.store.store import Store
 from tests.store.example_study import end, measurement, session, start
@@ -243,6 +244,16 @@ def test_the_eager_runner_makes_the_model_by_its_factory(tmp_path: Path) -> None
     ran = run(tmp_path / "out")
     assert ran.returncode == 0, ran.stderr
     assert "output: largest difference 0 of 8" in ran.stdout
+
+
+def test_the_inductor_runner_compiles_what_the_factory_makes() -> None:
+    entry = {"files": [{"name": "model.safetensors"}], "inputs": [], "outputs": [], "about": {}}
+    program = runner("runtime.inductor", entry)
+    assert program is not None
+    compile(program, "run.py", "exec")
+    assert "from optlang.runtimes.inductor import Inductor\n" in program
+    assert "Inductor().open(" in program
+    assert "Eager" not in program
 
 
 @pytest.mark.slow

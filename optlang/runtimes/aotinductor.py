@@ -1,0 +1,169 @@
+"""AOTInductor on the CPU: C++ that torch writes for the model and compiles once, in a file that needs no Python of it.
+
+Inductor's way (Ansel et al., 2024) without its first call: kernels are fused and compiled when the file is built, for
+the processor and the number of threads there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from optlang.forms import Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+
+if TYPE_CHECKING:
+    import numpy
+    from torch import Tensor
+
+    from optlang.workload.data import Data
+
+NAME = "model.pt2"
+
+
+class AOTInductor:
+    """The artifact is `model.pt2`, a shared library with the weights in it: inputs in order, a tuple of outputs.
+
+    Its code takes any number of samples, has the target's number of threads and is for the processor that it was built
+    on. Building takes seconds, the first time on a machine half a minute: what torch compiles for all models lies in
+    its own folder of the system's temporary one (TORCHINDUCTOR_CACHE_DIR names another). It is time of the build, no part
+    of the load time or of a latency. Of the load time some seconds are torch's own loader for Python, which tries the
+    processor's vector instructions first; a C++ program has none of that. The file is not promised to be the same bytes
+    again: torch and the compiler write names of their own.
+    """
+
+    imports: ClassVar[tuple[str, ...]] = ("torch", "torch._inductor.package")
+    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
+
+    def available(self) -> str | None:
+        """None where torch and a C++ compiler are installed."""
+        from optlang.runtimes.compiler import missing
+
+        return missing()
+
+    def wants(self) -> QuantWants:
+        """What torch's own x86 kernels take; no int8 graph is built here: the declaration takes modules only."""
+        return QuantWants("uint8", "int8", False, True, True)
+
+    def build(
+        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+    ) -> Artifact:
+        """Export, compile and write the model, proven with another number of samples than it was exported with.
+
+        Raises `Refusal` for other forms, for what torch.export or Inductor cannot take, and where the file's answers
+        are not the module's.
+        """
+        import torch
+
+        from optlang.runtimes.compiler import quiet
+        from optlang.runtimes.files import described
+        from optlang.workload import modules, objects, tracing
+
+        if subject.form != "module":
+            raise Refusal(f"aotinductor compiles torch modules, not a model in the form {subject.form}")
+        if target.device != "cpu":
+            raise Refusal(f"aotinductor is measured on the CPU only, not on {target.device}")
+        module = subject.model
+        training = module.training
+        module.eval()
+        try:
+            example = data.example(tracing.TRACED)
+            with tracing.plain_attention(), torch.no_grad(), quiet():
+                with objects.user_code("running the model", study):
+                    outputs = tuple(modules.call(module, example))
+                _compile(module, example, folder / NAME, target.threads)
+                _prove(module, data.example(tracing.CHECKED), folder / NAME)
+        finally:
+            module.train(training)
+        return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, outputs)
+
+    def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
+        """The library, loaded; it has the threads that it was built with, torch's own kernels those of the target."""
+        import torch
+
+        from optlang.runtimes.compiler import quiet
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(target.threads)
+        try:
+            with quiet():
+                model = torch._inductor.aoti_load_package(str(artifact.folder / NAME))
+        except (RuntimeError, ValueError) as error:
+            torch.set_num_threads(threads)
+            raise Refusal(f"AOTInductor does not load the model: {str(error).splitlines()[0]}") from error
+        return _Open(model, artifact.inputs, artifact.outputs, threads)
+
+
+def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: int) -> None:
+    import torch
+
+    from optlang.workload import tracing
+
+    wrapped = tracing.Positional(module, tuple(example)).eval()
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        program = torch.export.export(
+            wrapped, tuple(example.values()), dynamic_shapes=(tuple({0: batch} for _ in example),)
+        )
+    except Exception as error:
+        raise Refusal(
+            f"the model cannot be exported for AOTInductor: {tracing.first_line(error)}",
+            help="forward must not choose by the values of its inputs or turn the number of samples into a Python "
+            "number; or keep to the runtime eager",
+        ) from error
+    # Left to itself, Inductor writes the number of threads that this process has now into the code.
+    options = {"cpp.threads": threads, "compile_threads": 1}
+    try:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+    except Exception as error:
+        raise Refusal(
+            f"AOTInductor cannot compile the model: {tracing.first_line(error)}", help="keep to the runtime torchscript"
+        ) from error
+
+
+def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:
+    import torch
+
+    from optlang.workload import tracing
+
+    def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
+        found = torch._inductor.aoti_load_package(str(path))(*inputs.values())
+        return [item.numpy(force=True) for item in _single(found)]
+
+    tracing.prove(module, inputs, "the compiled model", answer)
+
+
+def _single(answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """In float32 what numpy has no type for, or what is measured in float32 everywhere."""
+    import torch
+
+    halves = (torch.bfloat16, torch.float16)
+    return tuple(item.float() if item.dtype in halves else item for item in answers)
+
+
+class _Open:
+    def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int) -> None:
+        import torch
+
+        self._torch = torch
+        self._model = model
+        self._inputs = inputs
+        self._outputs = outputs
+        self._threads = threads
+
+    def prepare(self, batch: Arrays) -> tuple[Tensor, ...]:
+        return tuple(self._torch.tensor(batch[name]) for name in self._inputs)
+
+    def run(self, prepared: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        with self._torch.inference_mode():
+            answers: tuple[Tensor, ...] = self._model(*prepared)
+            return answers
+
+    def collect(self, result: tuple[Tensor, ...]) -> dict[str, numpy.ndarray[Any, Any]]:
+        return {
+            name: item.numpy(force=True) for name, item in zip(self._outputs, _single(result), strict=True)
+        }
+
+    def close(self) -> None:
+        self._torch.set_num_threads(self._threads)
+        del self._model
