@@ -26,10 +26,10 @@ class AOTInductor:
 
     Its code takes any number of samples, has the target's number of threads and is for the processor that it was built
     on. Building takes seconds, the first time on a machine half a minute: what torch compiles for all models lies in
-    its own folder of the system's temporary one (TORCHINDUCTOR_CACHE_DIR names another). It is time of the build, no part
-    of the load time or of a latency. Of the load time some seconds are torch's own loader for Python, which tries the
-    processor's vector instructions first; a C++ program has none of that. The file is not promised to be the same bytes
-    again: torch and the compiler write names of their own.
+    its own folder of the system's temporary one (TORCHINDUCTOR_CACHE_DIR names another). That is time of the build, no
+    part of the load time or of a latency. Of the load time some seconds are torch's own loader for Python, which first
+    tries the processor's vector instructions; a C++ program has none of that. The file is not promised to be the same
+    bytes again: torch and the compiler write names of their own.
     """
 
     imports: ClassVar[tuple[str, ...]] = ("torch", "torch._inductor.package")
@@ -111,7 +111,7 @@ def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: in
             help="forward must not choose by the values of its inputs or turn the number of samples into a Python "
             "number; or keep to the runtime eager",
         ) from error
-    # Left to itself, Inductor writes the number of threads that this process has now into the code.
+    # Left to itself, Inductor writes its loops for the number of threads that this process has now.
     options = {"cpp.threads": threads, "compile_threads": 1}
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
