@@ -30,6 +30,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 SAID = {
     "size_x": "smaller, ×", "size_compressed_x": "smaller after zstd, ×", "sparsity": "share of zeros",
+    "latency_x": "faster, ×", "macs_x": "fewer macs, ×", "epochs": "epochs",
 }
 
 
@@ -45,7 +46,25 @@ class Curve:
 
 
 CURVES: dict[str, Curve] = {
+    "channels": Curve(
+        "macs_x", "importance || ', ' || scope", "ratio", ("macs_x", "size_x", "latency_x"),
+    ),
+    "distill": Curve(
+        "size_x", "printf('%d %% teacher', (100 * alpha)::INTEGER)", "width", ("size_x", "latency_x"),
+    ),
+    "finetune": Curve("epochs", "printf('learning rate %g', lr)", "epochs", ()),
+    "graph": Curve("latency_x", "rewrite", "width", ("latency_x", "size_x")),
+    "half": Curve("size_x", "CASE precision WHEN 'none' THEN 'float32' ELSE 'float16' END", "width",
+                  ("size_x", "latency_x")),
+    "int8": Curve(
+        "size_x", "CASE precision WHEN 'none' THEN 'float32' WHEN 'static' THEN 'static, a scale a ' || granularity "
+        "ELSE precision END", "width", ("size_x", "latency_x"),
+    ),
     "magnitude": Curve("sparsity", "scope || ', ' || schedule", "final", ("sparsity", "size_compressed_x", "size_x")),
+    "qat": Curve(
+        "size_x", "CASE precision WHEN 'none' THEN 'float32' WHEN 'qat' THEN printf('qat, %d epochs', epochs) "
+        "ELSE precision END", "width", ("size_x", "latency_x"),
+    ),
 }
 
 
@@ -106,14 +125,18 @@ def write(name: str, rows: Rows) -> None:
     for row in rows:
         figures = [_figure(column, row[column]) for column in curve.columns]
         accuracy = [f"{100 * row['accuracy']:.1f}", f"{100 * row['accuracy_lost']:.1f}".replace("-", "−")]
-        lines.append(f"| {' | '.join([row['line'], f'{row[curve.along]:.0%}', *figures, *accuracy])} |")
+        lines.append(f"| {' | '.join([row['line'], _knob(row[curve.along]), *figures, *accuracy])} |")
     page.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}")
+
+
+def _knob(value: float) -> str:
+    return f"{value:.0%}" if isinstance(value, float) else str(value)
 
 
 def _figure(column: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.2f}" if not column.endswith("_x") else f"×{value:.1f}"
+    return f"×{value:.1f}" if column.endswith("_x") else f"{value:.2f}"
 
 
 def main() -> None:

@@ -258,6 +258,8 @@ def test_missing_compiler_is_told_with_what_installs_it(monkeypatch, tmp_path):
 
 
 def test_what_does_not_compile_as_a_whole_is_refused_with_a_way_out(images, tmp_path):
+    if (reason := runtime_of("aotinductor").available()) is not None:
+        pytest.skip(reason)
     factory = Factory("networks.py:choosing")
     subject = Subject("module", modules.make(factory, STUDY), factory)
     with pytest.raises(Refusal, match="cannot be exported for AOTInductor: ") as caught:
