@@ -6,7 +6,7 @@ Inference (CVPR 2018): weights and activations in int8, biases in int32, ranges 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from optlang.techniques.nodes import (
     left_float,
     load,
     operators_of,
+    weights_of,
 )
 from optlang.techniques.qdq import finished, quant_type, ranges_of, wants_of, workshop, write
 
@@ -35,6 +36,8 @@ _CONVOLUTIONS = "operators = all takes convolutions too"
 def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
     """Weights in int8; activations are quantized as they come. Linear layers and attention, LSTM, and convolutions.
 
+    `operators` "auto" takes convolutions only where they hold most of the weights: ONNX Runtime's advice is dynamic
+    int8 for Transformers and recurrent nets, since convolutions in integers are rarely faster.
     An LSTM becomes com.microsoft's DynamicQuantizeLSTM, which OpenVINO reads too. There is no such operator for a GRU.
     Notes: `quantize.weights`, the share of the weights in int8; `quantize.float`, the layers that stay in float though
     nobody asked for it. Raises `Refusal` where no operator of the chosen kind has weights, more than half of the
@@ -43,10 +46,13 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     wants = wants_of(context)
-    operators = (*WITH_WEIGHTS, "LSTM") if settings["operators"] == "all" else _PRODUCTS
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
         left = left_float(graph, subject, settings)
+        linear = settings["operators"] == "linear" or (
+            settings["operators"] == "auto" and not _mostly_convolutions(graph, left)
+        )
+        operators = _PRODUCTS if linear else (*WITH_WEIGHTS, "LSTM")
         nodes = eligible(graph, operators, left)
         if not nodes:
             raise Refusal(
@@ -72,6 +78,16 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
                 extra_options={"WeightSymmetric": False},
             )
         return finished(result, source, replace(subject, notes={**subject.notes, **notes}), context)
+
+
+def _mostly_convolutions(graph: Any, left: Collection[str]) -> bool:
+    """Whether convolutions hold more weights than the other layers that become int8; nodes in `left` do not count."""
+    elements = weights_of(graph)
+    held = {True: 0, False: 0}
+    for node in graph.node:
+        if node.op_type in (*_PRODUCTS, "Conv") and node.name not in left:
+            held[node.op_type == "Conv"] += sum(elements.get(node.input[index], 0) for index in WEIGHTS[node.op_type])
+    return held[True] > held[False]
 
 
 def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:

@@ -77,7 +77,7 @@ SETTINGS = {
     },
     "two_four": {"keep": (), "only": ()},
     "rewind": {"checkpoint": None, "to": "start"},
-    "dynamic": {"operators": "all", "keep": (), "only": ()},
+    "dynamic": {"operators": "auto", "keep": (), "only": ()},
     "half": {"dtype": "float16", "sensitive": True, "keep": (), "only": ()},
     "static": {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",

@@ -29,6 +29,17 @@ def run(subject, data, folder, **changed):
     return result, onnx.load(result.model)
 
 
+@pytest.mark.parametrize(
+    ("network", "same"), [("cnn", "all"), ("depthwise", "all"), ("mlp", "linear"), ("lstm", "linear")]
+)
+def test_auto_takes_convolutions_where_they_hold_most_of_the_weights(network, same, images, tmp_path):
+    files = []
+    for operators in ("auto", same):
+        (tmp_path / operators).mkdir()
+        files.append(run(start(network), images, tmp_path / operators, operators=operators)[0].model.read_bytes())
+    assert files[0] == files[1]
+
+
 class Recurrent(nn.Module):
     """Recurrent layers over an image's rows, and a linear one of `wide` outputs of which ten are answers."""
 
