@@ -350,7 +350,7 @@ class TestOptions:
         ("static", {"calibrator": "entropy", "bins": 512}), ("static", {"calibrator": "mse", "bins": 512}),
         ("static", {"calibrator": "percentile", "percentile": 99.9}), ("static", {"granularity": "tensor"}),
         ("static", {"bias_correction": True}), ("weight_only", {"symmetric": False}),
-        ("weight_only", {"bits": 4, "group": 32}), ("dynamic", {"operators": "linear"}),
+        ("weight_only", {"bits": 4, "group": 32}), ("dynamic", {"operators": "all"}),
         ("dynamic", {"keep": ("head",)}),
     ])
     def test_of_int8(self, technique, changed, images, tmp_path):
