@@ -228,7 +228,8 @@ def _requirements(*, extras: bool = False) -> list[Requirement]:
 def _packages(requirements: Iterable[Requirement]) -> Iterator[Package]:
     if importlib.util.find_spec("packaging") is None:
         # Versions are compared with it, and Optuna does not start without.
-        yield Package("packaging", None, False)
+        lines = metadata.requires(DISTRIBUTION) or ()
+        yield Package(next((line for line in lines if line.startswith("packaging")), "packaging"), None, False)
     for item in requirements:
         if item.marker is not None and not item.marker.evaluate():
             continue
