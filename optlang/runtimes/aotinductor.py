@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.forms import Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.forms import Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -82,6 +82,7 @@ class AOTInductor:
         import torch
 
         from optlang.runtimes.compiler import quiet
+        from optlang.runtimes.graphs import Open
 
         threads = torch.get_num_threads()
         torch.set_num_threads(target.threads)
@@ -91,7 +92,7 @@ class AOTInductor:
         except (RuntimeError, ValueError) as error:
             torch.set_num_threads(threads)
             raise Refusal(f"AOTInductor does not load the model: {str(error).splitlines()[0]}") from error
-        return _Open(model, artifact.inputs, artifact.outputs, threads)
+        return Open(model, artifact.inputs, artifact.outputs, threads)
 
 
 def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: int) -> None:
@@ -124,46 +125,11 @@ def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: in
 def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:
     import torch
 
+    from optlang.runtimes.graphs import single
     from optlang.workload import tracing
 
     def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
         found = torch._inductor.aoti_load_package(str(path))(*inputs.values())
-        return [item.numpy(force=True) for item in _single(found)]
+        return [item.numpy(force=True) for item in single(found)]
 
     tracing.prove(module, inputs, "the compiled model", answer)
-
-
-def _single(answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """In float32 what numpy has no type for, or what is measured in float32 everywhere."""
-    import torch
-
-    halves = (torch.bfloat16, torch.float16)
-    return tuple(item.float() if item.dtype in halves else item for item in answers)
-
-
-class _Open:
-    def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int) -> None:
-        import torch
-
-        self._torch = torch
-        self._model = model
-        self._inputs = inputs
-        self._outputs = outputs
-        self._threads = threads
-
-    def prepare(self, batch: Arrays) -> tuple[Tensor, ...]:
-        return tuple(self._torch.tensor(batch[name]) for name in self._inputs)
-
-    def run(self, prepared: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        with self._torch.inference_mode():
-            answers: tuple[Tensor, ...] = self._model(*prepared)
-            return answers
-
-    def collect(self, result: tuple[Tensor, ...]) -> dict[str, numpy.ndarray[Any, Any]]:
-        return {
-            name: item.numpy(force=True) for name, item in zip(self._outputs, _single(result), strict=True)
-        }
-
-    def close(self) -> None:
-        self._torch.set_num_threads(self._threads)
-        del self._model

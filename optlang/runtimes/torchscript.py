@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.forms import Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.forms import Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
 
 if TYPE_CHECKING:
-    import numpy
-    from torch import Tensor
 
     from optlang.workload.data import Data
 
@@ -73,6 +71,8 @@ class TorchScript:
         """The graph on `target.threads` threads (torch's own setting, for the whole process)."""
         import torch
 
+        from optlang.runtimes.graphs import Open
+
         threads = torch.get_num_threads()
         torch.set_num_threads(target.threads)
         try:
@@ -83,7 +83,7 @@ class TorchScript:
         except RuntimeError as error:
             torch.set_num_threads(threads)
             raise Refusal(f"TorchScript does not load the model: {_last_line(error)}") from error
-        return _Open(module, artifact.inputs, artifact.outputs, threads)
+        return Open(module, artifact.inputs, artifact.outputs, threads)
 
 
 def _chosen(settings: Mapping[str, Any]) -> tuple[str, str]:
@@ -106,33 +106,3 @@ def _last_line(error: BaseException) -> str:
     """libtorch's messages may begin with the places in a graph; what is wrong comes last, or alone."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-class _Open:
-    def __init__(self, module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int) -> None:
-        import torch
-
-        self._torch = torch
-        self._module = module
-        self._inputs = inputs
-        self._outputs = outputs
-        self._threads = threads
-
-    def prepare(self, batch: Arrays) -> tuple[Tensor, ...]:
-        return tuple(self._torch.tensor(batch[name]) for name in self._inputs)
-
-    def run(self, prepared: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        with self._torch.inference_mode():
-            answers: tuple[Tensor, ...] = self._module(*prepared)
-            return answers
-
-    def collect(self, result: tuple[Tensor, ...]) -> dict[str, numpy.ndarray[Any, Any]]:
-        torch = self._torch
-        return {
-            name: (item.float() if item.dtype in (torch.bfloat16, torch.float16) else item).numpy(force=True)
-            for name, item in zip(self._outputs, result, strict=True)
-        }
-
-    def close(self) -> None:
-        self._torch.set_num_threads(self._threads)
-        del self._module
