@@ -179,7 +179,7 @@ def test_each_graph_is_loaded_as_it_says(graph, tmp_path):
     before = torch.get_num_threads()
     session = TorchScript().open(artifact, TargetSpec("here", threads=before + 1), settings, tmp_path)
     assert torch.get_num_threads() == before + 1
-    assert ("mkldnn" in str(session._module.graph)) is (graph == "optimized")
+    assert ("mkldnn" in str(session._model.graph)) is (graph == "optimized")
     inputs = data.example(7)
     found = session.collect(session.run(session.prepare({key: item.numpy() for key, item in inputs.items()})))
     with torch.no_grad():
