@@ -73,12 +73,25 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A technique that the runtime carries out itself when it builds: the last word of its name, and its settings.
+
+    The settings are those that the technique declares; one whose condition does not hold is absent.
+    """
+
+    technique: str
+    settings: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """A model in one form, with what was done to it.
 
-    `model` is a `torch.nn.Module` where `form` is "module" and the path of a file where it is "onnx". `edits` rebuild
-    the module's structure from what `factory` gives. `notes` are what the techniques found out about it on the way
-    (say `{"prune.removed": 0.48}`): plain JSON, stored with the trial.
+    `model` is a `torch.nn.Module` where `form` is "module" or "graph" and the path of a file where it is "onnx". A
+    "graph" is a module with `requests`, in their order: what its runtime, whose declaration says that it `performs`
+    them, has still to do to it when it builds. `edits` rebuild the module's structure from what `factory` gives.
+    `notes` are what the techniques found out about it on the way (say `{"prune.removed": 0.48}`): plain JSON, stored
+    with the trial.
     """
 
     form: Form
@@ -86,6 +99,7 @@ class Subject:
     factory: Factory
     edits: tuple[Edit, ...] = ()
     notes: Mapping[str, JSON] = field(default_factory=dict)
+    requests: tuple[Request, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +157,12 @@ class Artifact:
 
 
 class Session(Protocol):
-    """An open artifact. Only `run` is timed: `prepare` and `collect` move data between numpy and the runtime."""
+    """An open artifact. Only `run` is timed: `prepare` and `collect` move data between numpy and the runtime.
+
+    A session whose calls another clock times better than this process's own (a browser's, a GPU's) also has
+    `durations(prepared, seconds, calls, skip) -> list[int]`: the nanoseconds of each call, as long as `seconds` in all
+    and at least `calls` of them, after `skip` calls that do not count.
+    """
 
     def prepare(self, batch: Arrays) -> Any:
         """Turn arrays by input name, first axis the batch, into what `run` takes."""
@@ -228,10 +247,14 @@ class Technique(Protocol):
 
 
 class Runtime(Protocol):
-    """The object that a runtime's `calls` names; facts about it stand in its declaration."""
+    """The object that a runtime's `calls` names; facts about it stand in its declaration.
+
+    A runtime that builds for hardware that may be missing here also has `runs() -> str | None`: None where its
+    artifacts can be opened and run on this machine, else the reason. Of a trial on such a runtime its size is measured.
+    """
 
     def available(self) -> str | None:
-        """None where it can run here, else what to install or which hardware is missing; cheap, imports nothing."""
+        """None where it can build here, else what to install or which hardware is missing; cheap, imports nothing."""
 
     def wants(self) -> QuantWants:
         """What an int8 model must look like to be fast here."""

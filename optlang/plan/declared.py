@@ -104,7 +104,7 @@ class Facts:
         name = declared.qualified
         if name not in self._runtimes:
             node = _declaration(declared)
-            clauses = self._clauses(declared, node, ("needs", "takes", "traits", "excludes"))
+            clauses = self._clauses(declared, node, ("needs", "takes", "traits", "excludes", "performs"))
             self._runtimes[name] = Runtime(
                 name=name,
                 help=node.help.value if node.help else "",
@@ -114,6 +114,7 @@ class Facts:
                 takes=clauses["takes"] or ("module",),
                 traits=clauses["traits"],
                 excludes=clauses["excludes"],
+                performs=clauses["performs"],
             )
         return self._runtimes[name]
 
@@ -225,7 +226,7 @@ class Facts:
         self, declared: Declared, node: tree.Declaration, known: tuple[str, ...]
     ) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = dict.fromkeys(
-            ("needs", "takes", "gives", "traits", "after", "excludes", "shape"), ()
+            ("needs", "takes", "gives", "traits", "after", "excludes", "performs", "shape"), ()
         )
         scope = self.scope_of(declared)
         for fact in node.facts:
@@ -254,7 +255,7 @@ class Facts:
                         help=suggestion(name, words, f"it is one of {listed(words)}"),
                     )
                     continue
-                if fact.keyword in ("after", "excludes") and node.kind == "technique":
+                if fact.keyword == "performs" or (fact.keyword in ("after", "excludes") and node.kind == "technique"):
                     name = self._named(scope, path)
                     if not name:
                         continue

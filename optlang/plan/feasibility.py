@@ -22,6 +22,7 @@ from optlang.plan.model import (
     Maybe,
     Order,
     Repeat,
+    Runtime,
     RuntimeUse,
     SetDomain,
     Step,
@@ -62,7 +63,8 @@ class _Place:
 
 def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> Feasibility:
     """What the declared facts rule out of these steps on this target."""
-    places = list(_places(steps, facts, (), (), (), (), iter(range(10**9))))
+    runtimes = [facts.runtimes[use.runtime] for use in target.runtimes]
+    places = [_anywhere(place, runtimes) for place in _places(steps, facts, (), (), (), (), iter(range(10**9)))]
     involved = _involved(places, target, facts)
     if not involved and all("gpu" not in facts.runtimes[use.runtime].needs for use in target.runtimes):
         return Feasibility(())
@@ -71,6 +73,15 @@ def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Fa
     if study.bound() > (LIMIT if lifted else QUICK):
         return Feasibility((), exact=False) if lifted else _by_pairs(study)
     return study.look()
+
+
+def _anywhere(place: _Place, runtimes: Iterable[Runtime]) -> _Place:
+    """With the forms that it takes and gives on any of the runtimes: some may carry it out themselves."""
+    technique = place.technique
+    if not any(runtime.carries_out(technique.name) for runtime in runtimes):
+        return place
+    wider = {"takes": (*technique.takes, "graph"), "gives": (*technique.gives, "graph")}
+    return replace(place, technique=technique.model_copy(update=wider))
 
 
 def _lifts(place: _Place) -> bool:

@@ -25,7 +25,10 @@ from optlang.plan.model import (
 )
 from optlang.plan.resolve import names_rounds
 
-FORMS = {"module": "a module", "graph": "an exported graph", "onnx": "an ONNX file", "artifact": "an artifact"}
+FORMS = {
+    "module": "a module", "graph": "a module for its runtime to finish", "onnx": "an ONNX file",
+    "artifact": "an artifact",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: Facts)
     """All that keeps these steps and this runtime from going together, in the order of the run."""
     walk = _Walk()
     for step in steps:
-        technique = facts.techniques[step.technique]
+        technique = as_done(facts.techniques[step.technique], facts.runtimes[use.runtime])
         parties: set[frozenset[str | None]] = set()
         for check in (_gpu, _order, _form, _excludes):
             conflict = check(walk, step, technique, target)
@@ -186,6 +189,13 @@ def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> 
 def _names(words: tuple[str, ...], technique: Technique) -> bool:
     # A declaration names a technique, or a module for all of its techniques.
     return technique.name in words or technique.name.rpartition(".")[0] in words
+
+
+def as_done(technique: Technique, runtime: Runtime) -> Technique:
+    """The technique as it is on this runtime: what a runtime carries out itself leaves the module to it."""
+    if not runtime.carries_out(technique.name):
+        return technique
+    return technique.model_copy(update={"takes": ("module", "graph"), "gives": ("graph",)})
 
 
 def risky(first: Technique, second: Technique) -> bool:

@@ -278,7 +278,8 @@ class Technique(Frozen):
 
 
 class Runtime(Frozen):
-    """The declared facts of a runtime; `takes` are the forms that it builds from."""
+    """The declared facts of a runtime; `takes` are the forms that it builds from, `performs` the techniques (or modules
+    of them) that it carries out itself when it builds."""
 
     name: str
     help: str
@@ -288,6 +289,11 @@ class Runtime(Frozen):
     takes: tuple[str, ...] = ()
     traits: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
+    performs: tuple[str, ...] = ()
+
+    def carries_out(self, technique: str) -> bool:
+        """Whether it carries out the technique of this qualified name itself, when it builds."""
+        return technique in self.performs or technique.rpartition(".")[0] in self.performs
 
 
 class Metric(Frozen):

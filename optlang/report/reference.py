@@ -26,6 +26,7 @@ _FACTS = {
     "traits": "traits",
     "after": "comes after",
     "excludes": "excludes",
+    "performs": "carries out itself",
 }
 _NEEDS = {
     "training": "training data",
@@ -37,7 +38,7 @@ _NEEDS = {
 }
 _FORMS = {
     "module": "a PyTorch module",
-    "graph": "an exported program",
+    "graph": "a module for its runtime to finish",
     "onnx": "an ONNX file",
     "artifact": "what only its runtime can run",
 }

@@ -17,7 +17,10 @@ BASELINE = "baseline."
 
 @dataclass(frozen=True, slots=True)
 class StepJob:
-    """One technique to apply: its settings, the object that does it, and what the declaration says it needs."""
+    """One technique to apply: its settings, the object that does it, and what the declaration says it needs.
+
+    `performed` says that the trial's runtime carries it out itself, when it builds.
+    """
 
     path: str
     technique: str
@@ -25,6 +28,7 @@ class StepJob:
     settings: Mapping[str, JSON]
     needs: tuple[str, ...]
     seed: int
+    performed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

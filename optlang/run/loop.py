@@ -19,7 +19,7 @@ from optlang import forms
 from optlang.forms import JSON, Artifact, Measurement, OptlangError, OutsideError, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
-from optlang.plan.model import Plan
+from optlang.plan.model import Plan, Runtime
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
 from optlang.run.history import Done, History
 from optlang.run.job import (
@@ -253,8 +253,9 @@ class Loop:
 
     def _job(self, number: int, recipe: Recipe, member: Member | None) -> TrialJob:
         plan = self._plan
-        before = (self._step(step, of_baseline=True) for step in steps_of(plan.baseline, {}))
-        steps = (*before, *(self._step(step, of_baseline=False) for step in recipe.steps))
+        runtime = plan.runtime(recipe.runtime)
+        before = (self._step(step, None) for step in steps_of(plan.baseline, {}))
+        steps = (*before, *(self._step(step, runtime) for step in recipe.steps))
         judged = [metric for metric in plan.metrics if metric.task]
         return TrialJob(
             trial=number, workload=self._workload,
@@ -265,11 +266,13 @@ class Loop:
             ratios=frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
         )
 
-    def _step(self, step: Applied, of_baseline: bool) -> StepJob:
+    def _step(self, step: Applied, runtime: Runtime | None) -> StepJob:
+        """A step of a trial on `runtime`, or one of the baseline's own."""
         technique = self._plan.technique(step.technique)
-        path = f"{BASELINE}{step.path}" if of_baseline else step.path
+        path = f"{BASELINE}{step.path}" if runtime is None else step.path
         return StepJob(
-            path, technique.name, technique.calls, step.settings, technique.needs, _seed(self._plan.search.seed, path)
+            path, technique.name, technique.calls, step.settings, technique.needs, _seed(self._plan.search.seed, path),
+            performed=runtime is not None and runtime.carries_out(technique.name),
         )
 
     def _runtime(self, recipe: Recipe) -> RuntimeJob:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Subject
+from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Request, Subject
 from optlang.measure import counts, onnx_counts
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
@@ -61,7 +61,7 @@ def apply(
     """
     cache = Cache(workload.home / "cache")
     # Some runtimes have no int8 at all: only a step that needs to know asks.
-    wants = wants_of() if any("runtime" in step.needs for step in steps) else None
+    wants = wants_of() if any("runtime" in step.needs and not step.performed for step in steps) else None
     root = _root_key(workload, data)
     keys: list[str] = []
     for step in steps:
@@ -139,6 +139,9 @@ def _written(path: Path, value: JSON) -> None:
 def _one(
     step: StepJob, subject: Subject, counted: tuple[Measurement, ...], context: Context
 ) -> tuple[Subject, tuple[Measurement, ...]]:
+    if step.performed:
+        request = Request(step.technique.rpartition(".")[2], step.settings)
+        return replace(subject, form="graph", requests=(*subject.requests, request)), counted
     technique, own = objects.find(step.calls, context.study), objects.is_file(step.calls)
     # A technique of the user's own that raises is shown with the user's own lines; ours say what is wrong themselves.
     with objects.user_code(f"the technique {step.technique}", context.study) if own else nullcontext():
@@ -185,7 +188,8 @@ def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants 
     return key_of(
         parent, step.technique, objects.fingerprint(step.calls, workload.study),
         {name: _setting(value, workload.study) for name, value in step.settings.items()}, step.seed,
-        asdict(wants) if wants is not None and "runtime" in step.needs else None,
+        "left to the runtime" if step.performed
+        else asdict(wants) if wants is not None and "runtime" in step.needs else None,
         *([clock.about] if "latency" in step.needs else []),
     )
 

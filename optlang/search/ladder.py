@@ -9,6 +9,7 @@ from itertools import permutations
 from optlang.forms import JSON, TargetSpec
 from optlang.plan.domains import contains
 from optlang.plan.expressions import Environment, Value, holds
+from optlang.plan.flow import as_done
 from optlang.plan.model import (
     BASELINE_RUNTIME,
     RECOVERY,
@@ -129,6 +130,7 @@ def _present(params: tuple[Param, ...], values: Mapping[str, JSON]) -> dict[str,
 
 def _fits(technique: Technique, plan: Plan, use: RuntimeUse) -> bool:
     runtime = plan.runtime(use.runtime)
+    technique = as_done(technique, runtime)
     return (
         "module" in technique.takes
         and (technique.gives[0] if technique.gives else "module") in runtime.takes

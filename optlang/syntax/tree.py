@@ -319,7 +319,7 @@ class Calls(Node):
 class Clause(Node):
     """A fact with names: `takes module, onnx`; `keyword` is its first word."""
 
-    keyword: Literal["needs", "takes", "gives", "traits", "after", "excludes", "shape"]
+    keyword: Literal["needs", "takes", "gives", "traits", "after", "excludes", "performs", "shape"]
     paths: tuple[Path, ...]
 
 

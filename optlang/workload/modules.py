@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import JSON, Edit, Factory, OptlangError, Refusal, Subject
+from optlang.forms import JSON, Edit, Factory, OptlangError, Refusal, Request, Subject
 from optlang.workload import objects
 from optlang.workload.seeds import seeded
 from optlang.workload.tensors import flat_outputs, imagined
@@ -190,7 +190,7 @@ def save(subject: Subject, folder: Path) -> None:
     Raises `Refusal` for forms that have no files of their own kind here, or a state that is not made of tensors.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if subject.form == "module":
+    if subject.form in ("module", "graph"):
         import safetensors.torch
 
         safetensors.torch.save_file(parameters(subject.model), folder / _WEIGHTS)
@@ -203,6 +203,7 @@ def save(subject: Subject, folder: Path) -> None:
         "factory": factory_json(subject.factory),
         "edits": edits_json(subject.edits),
         "notes": dict(subject.notes),
+        "requests": [[item.technique, dict(item.settings)] for item in subject.requests],
     }
     (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
@@ -243,7 +244,8 @@ def load(folder: Path, study: Path) -> Subject:
 
     module = rebuild(factory, edits, study)
     _fill(module, safetensors.torch.load_file(folder / _WEIGHTS), f"the saved weights in {folder}")
-    return Subject("module", module, factory, edits, about["notes"])
+    requests = tuple(Request(*item) for item in about.get("requests", ()))
+    return Subject(about["form"], module, factory, edits, about["notes"], requests)
 
 
 def arguments(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

@@ -124,6 +124,22 @@ def test_the_zeros_of_a_file_are_its_own(workload: Workload) -> None:
         assert counted["parameters"] > sum(item.size for item in levels)
 
 
+def test_what_the_runtime_carries_out_itself_is_handed_to_it(workload: Workload) -> None:
+    # The object of the first is not even looked for; a setting that is absent stays absent.
+    half = StepJob("half", "cast.half", "own.py:nowhere", {"dtype": "float16"}, (), 1, performed=True)
+    static = StepJob("static", "quant.static", "own.py:nowhere", {"samples": 64}, ("runtime",), 1, True)
+    for cached in (False, True):
+        subject, done = after(workload, step("double"), half, static)
+        assert subject.form == "graph"
+        assert [item.technique for item in subject.requests] == ["half", "static"]
+        assert [dict(item.settings) for item in subject.requests] == [{"dtype": "float16"}, {"samples": 64}]
+        assert [item.cached for item in done] == [cached] * 3
+        assert weight(subject) == weight(after(workload, step("double"))[0])
+    # The same technique, done by itself or left to the runtime, is two different steps.
+    _, done = after(workload, step("double"), step("double", path="half"))
+    assert not done[1].cached
+
+
 def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: Path) -> None:
     log = tmp_path / "log"
 

@@ -100,7 +100,7 @@ members = (
     | of(tree.Rule, st.sampled_from(["require", "forbid"]), st.just(NOWHERE), expressions, notes)
     | of(tree.Goal, directions, st.just(NOWHERE), some(paths, 3, 1))
 )
-clauses = st.sampled_from(["needs", "takes", "gives", "traits", "after", "excludes", "shape"])
+clauses = st.sampled_from(["needs", "takes", "gives", "traits", "after", "excludes", "performs", "shape"])
 facts = (
     of(tree.Param, names, names, st.none() | domains, guards, guards, notes) | of(tree.Calls, strings)
     | of(tree.Clause, clauses, some(paths, 3, 1)) | of(tree.Section, st.just("steps"), st.just(NOWHERE), blocks)
