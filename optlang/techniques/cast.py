@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Edit, Refusal, Subject
-from optlang.techniques.layers import left_alone
+from optlang.workload.layers import left_alone
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.forms import JSON, Refusal, Subject
-from optlang.techniques.layers import left_alone
+from optlang.workload.layers import left_alone
 
 LINEAR = ("MatMul", "Gemm")
 WITH_WEIGHTS = ("Conv", *LINEAR)

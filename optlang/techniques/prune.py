@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, OptlangError, Refusal, Subject
-from optlang.techniques.layers import left_alone
 from optlang.techniques.sparse import recounted
 from optlang.techniques.statistics import recalibrate
 from optlang.techniques.worth import Scale, Worth, worth
+from optlang.workload.layers import left_alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

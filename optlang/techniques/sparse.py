@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Refusal, Subject
 from optlang.techniques.gradients import fisher, taylor
-from optlang.techniques.layers import left_alone
 from optlang.techniques.zeros import noted
+from optlang.workload.layers import left_alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

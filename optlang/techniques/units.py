@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques.gradients import fisher, taylor
-from optlang.techniques.layers import left_alone
 from optlang.techniques.prune import share_removed
 from optlang.techniques.sparse import recounted
+from optlang.workload.layers import left_alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

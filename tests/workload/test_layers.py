@@ -3,7 +3,7 @@
 import pytest
 
 from optlang.forms import OptlangError
-from optlang.techniques.layers import chosen, left_alone
+from optlang.workload.layers import chosen, left_alone
 
 NAMES = ("", "stem", "body", "body.conv", "body.norm", "head")
 
