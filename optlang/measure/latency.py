@@ -56,15 +56,15 @@ class Measured:
 
 
 class Bench:
-    """Measures candidates one after another beside a baseline whose process is kept warm.
+    """Measures candidates one after another beside a baseline whose process is kept warm, one a target.
 
     `lock` is the file through which everybody who measures on this machine takes turns (see `lock.machine_lock`).
     """
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
-        self._baseline: BareProcess | None = None
-        self._inputs: dict[str, bytes] = {}
+        self._warmed: dict[str, tuple[BareProcess, dict[str, bytes]]] = {}
+        """By target: a study with several has a baseline on each."""
 
     def measure(
         self, candidate: Member, baseline: Member | None, inputs: Arrays, effort: Effort, *,
@@ -102,26 +102,27 @@ class Bench:
 
     def _warm(self, baseline: Member, inputs: Arrays, fresh: bool) -> BareProcess:
         content = {name: item.tobytes() for name, item in inputs.items()}
-        held = self._baseline
-        if held is not None and (
-            fresh or not held.alive or held.member != baseline or content != self._inputs
-        ):
-            self.close()
-        if self._baseline is None:
-            process = BareProcess(baseline)
-            try:
-                process.warm(inputs)
-            except BaseException:
-                process.close()
-                raise
-            self._baseline, self._inputs = process, content
-        return self._baseline
+        target = baseline.target.name
+        held, known = self._warmed.get(target, (None, {}))
+        if held is not None and not fresh and held.alive and held.member == baseline and content == known:
+            return held
+        if held is not None:
+            del self._warmed[target]
+            held.close()
+        process = BareProcess(baseline)
+        try:
+            process.warm(inputs)
+        except BaseException:
+            process.close()
+            raise
+        self._warmed[target] = (process, content)
+        return process
 
     def close(self) -> None:
-        """End the baseline's process."""
-        if self._baseline is not None:
-            self._baseline.close()
-            self._baseline = None
+        """End the baselines' processes."""
+        while self._warmed:
+            _, (process, _) = self._warmed.popitem()
+            process.close()
 
     def __enter__(self) -> Bench:
         return self

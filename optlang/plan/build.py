@@ -12,7 +12,7 @@ from optlang.plan.cells import Index
 from optlang.plan.checks import CHECKS, Draft
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.factories import Factories
-from optlang.plan.feasibility import feasibility
+from optlang.plan.feasibility import everywhere
 from optlang.plan.flow import Facts as DeclaredFacts
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Around, Knobs, Later
@@ -67,16 +67,15 @@ class StudyBuilder:
         factories = Factories(knobs, self.facts, self.scope, self.folder)
         knobs.models = factories.setting
 
-        made_targets = self._targets(targets)
-        if len(made_targets) == 1:
-            resolver.target = made_targets[0][0].name.text
+        made_targets = self._targets(targets, resolver.metrics)
+        resolver.targets = tuple(node.name.text for node, _ in made_targets)
         model, data = (self._factory(factories, kind) for kind in ("model", "data"))
         baseline = self._section(steps, "baseline", Around(fixed="the baseline"))
         searched = self._section(steps, "steps", Around())
         # Now all knobs are known: what was put off can be read.
         built_targets = [target for target in (make() for _, make in made_targets) if target is not None]
         built_baseline, built_steps = baseline(), searched()
-        built_knobs = knobs.finish(resolver.metrics, resolver.target)
+        built_knobs = knobs.finish(resolver.metrics, resolver.targets)
         forbids = self._rules(resolver, "forbid", Place("`forbid`", knobs=True))
         requires = self._rules(resolver, "require", Place("`require`", metrics=True))
         objectives = self._goals(resolver)
@@ -102,7 +101,7 @@ class StudyBuilder:
         )
         if built_targets and draft.complete:
             facts = DeclaredFacts(steps.used, targets.used)
-            draft.feasible = feasibility(built_steps, built_targets[0], index, facts)
+            draft.feasible = everywhere(built_steps, built_targets, index, facts)
         for check in CHECKS:
             check(draft)
         if not whole or self.diagnostics.failed:
@@ -184,23 +183,26 @@ class StudyBuilder:
                 found[name] = metric
         return found
 
-    def _targets(self, targets: Targets) -> list[tuple[tree.Target, Later[PlanTarget | None]]]:
+    def _targets(self, targets: Targets, metrics: Iterable[str]) -> list[tuple[tree.Target, Later[PlanTarget | None]]]:
         nodes = self._all(tree.Target)
         if not nodes:
             self._missing("target")
-        for other in nodes[1:]:
-            if other.name.text == nodes[0].name.text:
-                duplicate(self.diagnostics, other.name.text, other.name.span, nodes[0].name.span)
-            else:
+        first: dict[str, tree.Target] = {}
+        for node in nodes:
+            name = node.name
+            if name.text in first:
+                duplicate(self.diagnostics, name.text, name.span, first[name.text].name.span)
+                continue
+            first[name.text] = node
+            if len(nodes) > 1 and name.text in {"baseline", *(metric.split(".")[0] for metric in metrics)}:
                 self.diagnostics.error(
-                    "E106",
-                    "a second target in one study is not in this version",
-                    other.name.span,
-                    "the second target",
-                    help="write one study for each target",
+                    "E202",
+                    f"the target `{name.text}` has the name of a metric",
+                    name.span,
+                    f"`{name.text}.latency` would mean two things",
+                    help="give it the name of what it stands for: `phone`, `laptop`",
                 )
-            self.scope.unknown.add(other.name.text)
-        return [(node, targets.read(node)) for node in nodes[:1]]
+        return [(node, targets.read(node)) for node in first.values()]
 
     def _factory(self, factories: Factories, kind: str) -> Factory | None:
         nodes = [item for item in self._all(tree.Make) if item.kind == kind]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from optlang.diagnostics import Diagnostics, Label
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
 from optlang.plan.domains import contains
-from optlang.plan.expressions import Environment, holds
+from optlang.plan.expressions import Environment, MetricRef, holds
 from optlang.plan.feasibility import Feasibility
 from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
@@ -69,10 +69,10 @@ def has_objective(draft: Draft) -> None:
 
 def goals_agree(draft: Draft) -> None:
     """E603 and E202: no metric in two directions, against its own, or twice."""
-    first: dict[str, tuple[tree.Path, Objective]] = {}
+    first: dict[MetricRef, tuple[tree.Path, Objective]] = {}
     for path, objective in draft.objectives:
-        metric = objective.metric.metric
-        better = draft.knobs.resolver.metrics[metric].direction
+        metric = objective.metric
+        better = draft.knobs.resolver.metrics[metric.metric].direction
         if metric in first and first[metric][1].direction != objective.direction:
             draft.diagnostics.error(
                 "E603",
@@ -254,19 +254,22 @@ def can_win(draft: Draft) -> None:
 
     A technique makes it where its traits say so, or where a setting of it is, or may be, the word `float16`.
     """
-    for target in draft.built_targets:
-        if target.device != "cpu":
+    uses = [use for target in draft.built_targets for use in target.runtimes]
+    if any(target.device != "cpu" for target in draft.built_targets):
+        return
+    for step in applies(draft.built_steps):
+        # What a runtime makes of it itself is for that runtime's hardware, which may be another than this.
+        if any(draft.targets.used[use.runtime].carries_out(step.technique) for use in uses):
             continue
-        for step in applies(draft.built_steps):
-            traits = draft.steps.used[step.technique].traits
-            if "float16" in traits or any(_float16(setting, draft.index) for setting in step.settings.values()):
-                draft.diagnostics.warn(
-                    "W509",
-                    f"`{label_of(step.path)}` wins no time here",
-                    draft.steps.spans[step.path],
-                    "float16 is slower than float32 on a CPU, and saves bytes only",
-                    help="use int8 there, or another target; bfloat16 wins only on processors that have it",
-                )
+        traits = draft.steps.used[step.technique].traits
+        if "float16" in traits or any(_float16(setting, draft.index) for setting in step.settings.values()):
+            draft.diagnostics.warn(
+                "W509",
+                f"`{label_of(step.path)}` wins no time here",
+                draft.steps.spans[step.path],
+                "float16 is slower than float32 on a CPU, and saves bytes only",
+                help="use int8 there, or another target; bfloat16 wins only on processors that have it",
+            )
 
 
 def _float16(setting: Setting, index: Index) -> bool:

@@ -19,7 +19,7 @@ from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")
-NEEDS = ("training", "calibration", "runtime", "baseline", "latency", "gpu")
+NEEDS = ("training", "calibration", "runtime", "baseline", "latency", "gpu", "browser")
 SHAPES = ("settings", "weights")
 
 NO_METRIC = ("name", "names", "string", "bool", "model", "models")

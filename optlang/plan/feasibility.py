@@ -61,12 +61,25 @@ class _Place:
     index: int
 
 
+def everywhere(steps: tuple[Step, ...], targets: Iterable[Target], index: Index, facts: Facts) -> Feasibility:
+    """What the facts rule out of these steps on several targets, all of which a trial is measured on."""
+    found = [feasibility(steps, target, index, facts) for target in targets]
+    impossible = {frozenset(cell.values.items()): cell for item in found for cell in item.impossible}
+    never: dict[str, Conflict] = {}
+    for conflict in (conflict for item in found for conflict in item.never):
+        never.setdefault(conflict.path, conflict)
+    return Feasibility(
+        tuple(_smallest(impossible.values())), tuple(never.values()), all(item.exact for item in found)
+    )
+
+
 def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> Feasibility:
     """What the declared facts rule out of these steps on this target."""
     runtimes = [facts.runtimes[use.runtime] for use in target.runtimes]
     places = [_anywhere(place, runtimes) for place in _places(steps, facts, (), (), (), (), iter(range(10**9)))]
     involved = _involved(places, target, facts)
-    if not involved and all("gpu" not in facts.runtimes[use.runtime].needs for use in target.runtimes):
+    at_home = target.device == "cpu" and not any({"gpu", "browser"} & {*runtime.needs} for runtime in runtimes)
+    if not involved and at_home:
         return Feasibility(())
     study = _Study(steps, target, index, facts, involved)
     lifted = any(map(_lifts, involved))
@@ -159,7 +172,7 @@ def _involved(places: list[_Place], target: Target, facts: Facts) -> list[_Place
     found: set[int] = set()
     for place in places:
         technique = place.technique
-        if "gpu" in technique.needs and target.device == "cpu":
+        if "gpu" in technique.needs and target.device != "cuda":
             found.add(place.index)
         if "module" not in technique.takes:
             found.add(place.index)
@@ -287,9 +300,7 @@ class _Study:
         ]
 
     def _use(self, values: Cell) -> RuntimeUse:
-        if self.target.knob is None:
-            return self.target.runtimes[0]
-        return next(use for use in self.target.runtimes if use.label == values[self.target.knob])
+        return self.target.use(values)
 
     def _conflicts(
         self, values: Cell, open_whens: Sequence[Expression], seen: dict[tuple[int, ...], list[Conflict]]

@@ -60,17 +60,14 @@ def label_of(path: str) -> str:
 
 def refusal(plan: Plan, values: Mapping[str, Value]) -> str | None:
     """Why the declared facts rule this point out, or None. Exact where `plan.impossible` had too much to list."""
-    target = plan.targets[0]
-    use = (
-        target.runtimes[0]
-        if target.knob is None
-        else next(item for item in target.runtimes if item.label == values[target.knob])
-    )
     facts = Facts({item.name: item for item in plan.techniques}, {item.name: item for item in plan.runtimes})
     environment = Environment(knob=values.get)
-    taken = applied(plan.steps, values, lambda condition: holds(condition, environment))
-    found = conflicts(list(taken), use, target, facts)
-    return found[0].reason if found else None
+    taken = list(applied(plan.steps, values, lambda condition: holds(condition, environment)))
+    for target in plan.targets:
+        found = conflicts(taken, target.use(values), target, facts)
+        if found:
+            return found[0].reason
+    return None
 
 
 def applied(
@@ -134,7 +131,7 @@ def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: Facts)
 
 
 def _gpu(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
-    if "gpu" not in technique.needs or target.device != "cpu":
+    if "gpu" not in technique.needs or target.device == "cuda":
         return None
     reason = f"{label_of(step.path)} needs a GPU; {target.name} has the device {target.device}"
     return Conflict("E501", reason, step.path)
@@ -169,8 +166,11 @@ def _excludes(walk: _Walk, step: Apply, technique: Technique, target: Target) ->
 
 
 def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> Conflict | None:
-    if "gpu" in runtime.needs and target.device == "cpu":
-        return Conflict("E501", f"{use.label} needs a GPU; {target.name} has the device cpu", use.path)
+    if "gpu" in runtime.needs and target.device != "cuda":
+        return Conflict("E501", f"{use.label} needs a GPU; {target.name} has the device {target.device}", use.path)
+    if ("browser" in runtime.needs) is not (target.device == "browser"):
+        runs = "runs in a browser" if "browser" in runtime.needs else "runs in no browser"
+        return Conflict("E504", f"{use.label} {runs}; {target.name} has the device {target.device}", use.path)
     if walk.form not in runtime.takes:
         takes = " or ".join(FORMS[form] for form in runtime.takes)
         left = walk.left_by

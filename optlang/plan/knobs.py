@@ -6,7 +6,7 @@ what was put off (`Later`): conditions and settings may name any unique suffix o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
@@ -146,7 +146,7 @@ class Knobs:
 
         return Once(read)
 
-    def finish(self, metrics: Iterable[str], target: str | None) -> tuple[Knob, ...]:
+    def finish(self, metrics: Iterable[str], targets: Sequence[str]) -> tuple[Knob, ...]:
         """All knobs with their conditions and columns."""
         conditions = {draft.path: self.condition(draft.path) for draft in self.resolver.knobs}
         # What a pipeline does not do with the settings that it is given is no part of the study.
@@ -154,7 +154,7 @@ class Knobs:
             draft for draft in self.resolver.knobs
             if not (draft.inner and conditions[draft.path] == Const(value=False))
         ]
-        columns = self._columns(drafts, reserved(metrics))
+        columns = self._columns(drafts, reserved(metrics, targets))
         return tuple(
             Knob(
                 path=draft.path,
@@ -213,7 +213,12 @@ def _column(name: str) -> str:
     return name.replace(".", "_").lower()
 
 
-def reserved(metrics: Iterable[str]) -> frozenset[str]:
-    """The columns that knobs cannot have: the fixed ones, the metrics', and the metrics' against the baseline."""
+def reserved(metrics: Iterable[str], targets: Sequence[str]) -> frozenset[str]:
+    """The columns that knobs cannot have: the fixed ones, the metrics', and the metrics' against the baseline.
+
+    Where there are several targets, each of them has the metrics too.
+    """
     names = {_column(name) for name in metrics} | {"latency"}
+    if len(targets) > 1:
+        names |= {f"{_column(target)}_{name}" for target in targets for name in names}
     return frozenset(COLUMNS | names | {f"{name}_x" for name in names} | {f"{name}_lost" for name in names})

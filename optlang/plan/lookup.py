@@ -83,7 +83,7 @@ class Lookup:
     lets: dict[str, tree.Let] = field(default_factory=dict)
     knobs: list[Draft] = field(default_factory=list)
     metrics: dict[str, Metric] = field(default_factory=dict)
-    target: str | None = None
+    targets: tuple[str, ...] = ()
     params: dict[str, Given] = field(default_factory=dict)
     """The parameters of the pipeline whose steps are read."""
     under: str = ""
@@ -164,11 +164,14 @@ class Lookup:
         baseline = len(parts) > 1 and parts[0] == "baseline"
         if baseline:
             parts = parts[1:]
-        if len(parts) > 1 and parts[0] == self.target:
+        target: str | None = None
+        if len(parts) > 1 and parts[0] in self.targets:
+            # Of the only target a metric has one name, with its target or without.
+            target = parts[0] if len(self.targets) > 1 else None
             parts = parts[1:]
         name = ".".join(parts)
         name = "latency.p50" if name == "latency" else name
-        return MetricRef(metric=name, baseline=baseline) if name in self.metrics else None
+        return MetricRef(metric=name, target=target, baseline=baseline) if name in self.metrics else None
 
     def _round(self, path: tree.Path, place: Place) -> RoundRef | None:
         parts = [part.text for part in path.parts]
@@ -203,6 +206,8 @@ class Lookup:
             options += [suffix for knob in self.knobs for suffix in suffixes(knob.path)]
         if place.metrics:
             options += [*self.metrics, "latency"]
+            if len(self.targets) > 1:
+                options += [f"{target}.{name}" for target in self.targets for name in (*self.metrics, "latency")]
             options += [f"baseline.{name}" for name in options]
         wanted = "metric" if place.metrics else "name"
         code = "E602" if place.metrics else "E201"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
@@ -336,6 +336,12 @@ class Target(Frozen):
     batch: Setting
     runtimes: tuple[RuntimeUse, ...]
     knob: str | None
+
+    def use(self, values: Mapping[str, Value]) -> RuntimeUse:
+        """The runtime that the values of the knobs take."""
+        if self.knob is None:
+            return self.runtimes[0]
+        return next(use for use in self.runtimes if use.label == values[self.knob])
 
 
 class Input(Frozen):

@@ -14,14 +14,24 @@ from optlang.plan.settings import poison, settings_of
 from optlang.syntax import tree
 
 PARAMS = (
-    Param(name="device", dimension="name", domain=SetDomain(values=("cpu",)), default="cpu", help="where it runs"),
+    Param(
+        name="device", dimension="name", domain=SetDomain(values=("cpu", "cuda", "browser")), default="cpu",
+        help="where it runs",
+    ),
     Param(
         name="threads", dimension="count", domain=IntDomain(low=1, high=1024), default=1, help="threads of the runtime"
     ),
     Param(name="batch", dimension="count", domain=IntDomain(low=1, high=65536), default=1, help="samples in one call"),
 )
-DEVICES = ("cuda", "gpu", "mps", "android", "ios", "browser", "npu", "xpu")
-"""Devices of other versions: asked for here, they are told apart from misspelled ones."""
+DEVICES = {
+    "gpu": "an NVIDIA GPU is `device = cuda`",
+    "mps": "`device = cpu` is measured on a Mac too",
+    "android": "let this machine stand in for the phone: `device = cpu` with the runtime executorch or litert",
+    "ios": "let this machine stand in for the phone: `device = cpu` with the runtime coreml or executorch",
+    "npu": "`device = cpu` is what this version measures on",
+    "xpu": "`device = cpu` is what this version measures on",
+}
+"""Devices that are not measured on, with what to do: asked for, they are told apart from misspelled ones."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +109,7 @@ class Targets:
             self._not_yet("searching the device", statement.span, "write one study for each device")
             return True
         if isinstance(value, tree.Path) and value.text in DEVICES:
-            self._not_yet(f"the device `{value.text}`", value.span, "`device = cpu` is what this version measures on")
+            self._not_yet(f"the device `{value.text}`", value.span, DEVICES[value.text])
             return True
         return False
 

@@ -85,7 +85,8 @@ def _fill(
     for artifact in artifacts:
         inside = folder if len(artifacts) == 1 else folder / artifact["target"]
         inside.mkdir(exist_ok=True)
-        entries.append(_copy(reader, artifact, row, inside, "" if inside == folder else f"{artifact['target']}/"))
+        entry = _copy(reader, artifact, row, inside, "" if inside == folder else f"{artifact['target']}/")
+        entries.append(entry | {"runtime": _runtime(plan, row["runtime"], artifact["target"])})
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
     steps = reader.query(
         "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position",
@@ -113,10 +114,21 @@ def _fill(
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     for entry in entries:
-        program = runner(row["runtime"], entry)
+        program = runner(entry["runtime"], entry)
         if program is not None:
             (folder / entry["folder"] / "run.py").write_text(program, encoding="utf-8")
     return manifest
+
+
+def _runtime(plan: Mapping[str, Any], labels: str | None, target: str) -> str | None:
+    """The declared name of the runtime that a trial ran in on a target, from what the study calls it there."""
+    taken = (labels or "").split(", ")
+    for item in plan.get("targets", ()):
+        for use in item["runtimes"] if item["name"] == target else ():
+            if use["label"] in taken or f"{target}.{use['label']}" in taken:
+                return str(use["runtime"])
+    # The baseline may be in a runtime that is none of the study's.
+    return next((label.rpartition(".")[2] for label in taken if label.rpartition(".")[0] in ("", target)), None)
 
 
 def _copy(

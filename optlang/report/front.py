@@ -158,35 +158,41 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
     ).dicts():
         steps.setdefault(row["trial"], []).append(row | {"settings": json.loads(row["settings"] or "{}")})
     figures: dict[int, list[dict[str, Any]]] = {}
-    # One target: its figures. Several: the worst, as the study's goals mean it.
     for row in reader.query(
-        "SELECT trial, metric, arg_max({'value': value, 'unit': unit, 'low': low, 'high': high, 'ratio': ratio, "
-        "'ratio_low': ratio_low, 'ratio_high': ratio_high}, pass) AS got FROM measurements WHERE run = ? "
+        "SELECT trial, target, metric, "
+        "arg_max({'value': value, 'unit': unit, 'low': low, 'high': high, 'ratio': ratio, 'ratio_low': ratio_low, "
+        "'ratio_high': ratio_high}, pass) AS got FROM measurements WHERE run = ? "
         "GROUP BY trial, target, metric ORDER BY trial, metric",
         [chosen.run],
     ).dicts():
-        figures.setdefault(row["trial"], []).append(row["got"] | {"metric": row["metric"]})
+        figures.setdefault(row["trial"], []).append(row["got"] | {"metric": row["metric"], "target": row["target"]})
+    several = [item["name"] for item in plan.get("targets", ())] if len(plan.get("targets", ())) > 1 else []
     return [
         Member(
             trial,
             results[trial]["origin"],
             describe(plan, points[trial], steps.get(trial, ())),
-            {item.metric: item for item in _figures(results[trial], figures.get(trial, ()))},
+            {item.metric: item for item in _figures(results[trial], figures.get(trial, ()), several)},
         )
         for trial in trials
     ]
 
 
-def _figures(row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[Figure]:
+def _figures(
+    row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]], targets: Sequence[str]
+) -> list[Figure]:
+    """A figure a metric, the worst of several targets where there are several; then each of `targets` has its own."""
     found = []
-    for name in dict.fromkeys(item["metric"] for item in measured):
+    for target, metric in [(where, name) for where in (None, *targets) for name in _names(measured, where)]:
+        name = metric if target is None else f"{target}.{metric}"
         column = name.replace(".", "_")
         value = _number(row.get(column))
         if value is None:
             continue
         # The view took the worst of several targets: the interval is that one's.
         item = min(
-            (item for item in measured if item["metric"] == name), key=lambda item: abs((item["value"] or 0) - value)
+            (item for item in measured if item["metric"] == metric and target in (None, item["target"])),
+            key=lambda item: abs((item["value"] or 0) - value),
         )
         times, lost = _number(row.get(f"{column}_x")), _number(row.get(f"{column}_lost"))
         low, high = (item["ratio_low"], item["ratio_high"]) if item["ratio"] is not None else (None, None)
@@ -198,6 +204,23 @@ def _figures(row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> l
             figure = replace(figure, lost_low=(value + lost) * (1 - high), lost_high=(value + lost) * (1 - low))
         found.append(figure)
     return found
+
+
+def _names(measured: Sequence[Mapping[str, Any]], target: str | None) -> list[str]:
+    return list(dict.fromkeys(item["metric"] for item in measured if target in (None, item["target"])))
+
+
+def goal(objective: Mapping[str, Any]) -> str:
+    """The metric that an objective of a plan is about, with its target where it names one."""
+    ref = objective["metric"]
+    name = "latency.p50" if ref["metric"] == "latency" else ref["metric"]
+    return f"{ref['target']}.{name}" if ref.get("target") else str(name)
+
+
+def _judged(plan: Mapping[str, Any]) -> list[str]:
+    """The metrics that say how good the answers are, and those of each target."""
+    names = [item["name"] for item in plan.get("metrics", ()) if item.get("task")]
+    return [*names, *(f"{target['name']}.{name}" for target in plan.get("targets", ()) for name in names)]
 
 
 def _number(value: Any) -> float | None:
@@ -218,11 +241,11 @@ def load_plan(reader: Reader, chosen: Chosen) -> Mapping[str, Any]:
 def _place(plan: Mapping[str, Any], member: Member) -> tuple[bool, float, int]:
     """The baseline first, then by the first objective, best first."""
     objective = next(iter(plan.get("objectives", ())), None)
-    name = objective["metric"]["metric"] if objective else ""
-    figure = member.figures.get("latency.p50" if name == "latency" else name)
+    name = goal(objective) if objective else ""
+    figure = member.figures.get(name)
     if objective is None or figure is None:
         return (member.trial != 0, math.inf, member.trial)
-    if figure.times is not None and name.startswith("latency"):
+    if figure.times is not None and "latency" in name.split("."):
         return (member.trial != 0, -figure.times, member.trial)
     return (member.trial != 0, figure.value if objective["direction"] == "minimize" else -figure.value, member.trial)
 
@@ -234,15 +257,14 @@ def _missed(violations: str | None) -> tuple[Missed, ...]:
 def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:
     """Size, latency and what the task is judged by, then whatever else the study asks for."""
     there = {name for member in members for name in member.figures}
-    task = [item["name"] for item in plan.get("metrics", ()) if item.get("task")]
-    goals = [
-        "latency.p50" if name == "latency" else name
-        for name in (item["metric"]["metric"] for item in plan.get("objectives", ()))
-    ]
+    task = _judged(plan)
+    goals = [goal(item) for item in plan.get("objectives", ())]
     quality = [name for name in (*(name for name in goals if name in task), *task) if name in there][:1]
     if "accuracy" in there:
         quality = ["accuracy"]
-    wanted = ["size", "latency.p50", "latency.p95", *quality, *goals]
+    several = len(plan.get("targets", ())) > 1
+    latency = [name for name in goals if "latency" in name.split(".")] if several else []
+    wanted = ["size", *(latency or ["latency.p50", "latency.p95"]), *quality, *goals]
     return tuple(name for name in dict.fromkeys(wanted) if name in there)
 
 
@@ -251,11 +273,8 @@ def _best(plan: Mapping[str, Any], members: Sequence[Member]) -> int | None:
 
     What may be lost is what the task is judged by: points of a ratio, of anything else a share of the baseline's.
     """
-    goals = [
-        "latency.p50" if item["metric"]["metric"] == "latency" else item["metric"]["metric"]
-        for item in plan.get("objectives", ())
-    ]
-    task = {item["name"] for item in plan.get("metrics", ()) if item.get("task")}
+    goals = [goal(item) for item in plan.get("objectives", ())]
+    task = _judged(plan)
 
     def lost(member: Member) -> float:
         judged = [member.figures[name] for name in goals if name in task and name in member.figures]

@@ -34,7 +34,8 @@ _NEEDS = {
     "runtime": "the runtime's int8 scheme",
     "baseline": "the trained baseline",
     "latency": "times on the runtime",
-    "gpu": "a GPU target",
+    "gpu": "a target with a GPU (`device = cuda`)",
+    "browser": "a target that is a browser (`device = browser`)",
 }
 _FORMS = {
     "module": "a PyTorch module",

@@ -18,14 +18,20 @@ def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[
     point: Mapping[str, Any] = trial.get("point") or {}
     # How the baseline was made is the same in every trial.
     done = [_step(step, knobs, point) for step in steps if not str(step["path"]).startswith("baseline.")]
-    runtime = trial.get("runtime") or ""
+    runtimes = [_runtime(label, knobs, point) for label in (trial.get("runtime") or "").split(", ")]
+    work = "baseline" if trial.get("trial") == 0 else ", ".join(repeated(done)) or "as it is"
+    return " · ".join(part for part in (work, ", ".join(runtimes)) if part)
+
+
+def _runtime(label: str, knobs: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """A runtime with its settings that were searched; in a study with several targets the target stands before it."""
+    target, _, name = label.rpartition(".")
     settings = [
         _setting(path.rsplit(".", 1)[1], value, knobs.get(path))
         for path, value in point.items()
-        if path.endswith(f".runtime.{runtime}.{path.rsplit('.', 1)[-1]}")
+        if path.endswith(f"{target}.runtime.{name}.{path.rsplit('.', 1)[-1]}")
     ]
-    work = "baseline" if trial.get("trial") == 0 else ", ".join(repeated(done)) or "as it is"
-    return " · ".join(part for part in (work, " ".join([runtime, *settings])) if part)
+    return " ".join([label, *settings])
 
 
 def _step(step: Mapping[str, Any], knobs: Mapping[str, Any], point: Mapping[str, Any]) -> str:

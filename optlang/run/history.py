@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from optlang.plan.expressions import Value
 from optlang.plan.model import Plan
 from optlang.run.job import Result
 from optlang.search import goals
-from optlang.search.goals import Violation
+from optlang.search.goals import Key, Violation
 from optlang.search.ladder import Rung, baseline_recipe
 from optlang.search.recipe import Point, Recipe, resolve
 from optlang.search.sampler import Told
@@ -38,14 +38,10 @@ class Done:
     recipe: Recipe | None
     measurements: tuple[Measurement, ...]
     violations: tuple[Violation, ...]
-    artifact: Artifact | None
+    artifacts: Mapping[str, Artifact]
+    """By target."""
     sampler_state: Mapping[str, JSON]
     passes: int
-
-    @property
-    def measured(self) -> dict[str, Measurement]:
-        """The measurements by metric."""
-        return goals.by_metric(self.measurements)
 
     @property
     def interrupted(self) -> bool:
@@ -56,9 +52,12 @@ class Done:
 class History:
     """The trials of one run."""
 
-    def __init__(self, plan: Plan, space: Space, rows: Iterable[TrialRow]) -> None:
-        self._plan, self._space = plan, space
+    def __init__(
+        self, plan: Plan, space: Space, rows: Iterable[TrialRow], unavailable: Collection[str] = ()
+    ) -> None:
+        self._plan, self._space, self._unavailable = plan, space, unavailable
         self._trials: dict[int, Done] = {}
+        self._measured: dict[int, tuple[Done, dict[Key, Measurement]]] = {}
         self.known: set[str] = set()
         """The effects of the trials that need not run again; the sampler looks into it."""
         for row in rows:
@@ -76,14 +75,14 @@ class History:
         if result.failure is not None:
             verdict, reason, error = "failed", result.failure.reason, result.failure.text or None
         else:
-            measured = goals.by_metric(result.measurements)
+            measured = goals.by_metric(self._plan, result.measurements)
             reference = measured if origin == "baseline" else self._baseline_measured()
             # The baseline is what requirements are relative to: it stays in the front whatever they say.
             violations = [] if origin == "baseline" else goals.broken(self._plan, measured, reference)
             verdict, reason, error = ("infeasible" if violations else "complete"), _missed(violations), None
         done = Done(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, result.measurements,
-            tuple(violations), result.artifact, state, 1 if result.measurements else 0,
+            tuple(violations), result.artifacts, state, 1 if result.measurements else 0,
         )
         self._keep(done)
         return done
@@ -91,8 +90,15 @@ class History:
     def measured_again(self, number: int, measurements: Sequence[Measurement]) -> None:
         """Newer measurements of a trial: they take the place of the older ones of the same metric."""
         done = self._trials[number]
-        merged = {**done.measured, **goals.by_metric(measurements)}
+        merged = {(item.target, item.metric): item for item in (*done.measurements, *measurements)}
         self._trials[number] = replace(done, measurements=tuple(merged.values()), passes=done.passes + 1)
+
+    def measured(self, done: Done) -> dict[Key, Measurement]:
+        """A trial's measurements by target and metric."""
+        held = self._measured.get(done.number)
+        if held is None or held[0] is not done:
+            held = self._measured[done.number] = (done, goals.by_metric(self._plan, done.measurements))
+        return held[1]
 
     def trial(self, number: int) -> Done:
         """The trial with this number."""
@@ -137,7 +143,7 @@ class History:
         if done.state == "failed":
             # It would fail again: told as pruned and broken, it keeps the sampler away (told as failed it would not).
             return Told(done.point, None, [1.0], done.sampler_state)
-        measured = done.measured
+        measured = self.measured(done)
         constraints = goals.constraints(self._plan, measured, self._baseline_measured())
         return Told(done.point, goals.objective_values(self._plan, measured), constraints, done.sampler_state)
 
@@ -155,7 +161,7 @@ class History:
                 continue
             optimistic = goals.losses(self._plan, {
                 name: replace(item, ratio=item.ratio_high) if item.ratio_high is not None else item
-                for name, item in self._trials[number].measured.items()
+                for name, item in self.measured(self._trials[number]).items()
             })
             if not any(goals.dominates(losses[member], optimistic) for member in members):
                 gap = sum(abs(a - b) / (abs(a) or 1.0) for a, b in zip(losses[number], optimistic, strict=True))
@@ -163,12 +169,16 @@ class History:
         return [number for _, number in sorted(found)[:limit]]
 
     def front_is_settled(self) -> bool:
-        """Whether all of the front but the baseline was measured again."""
-        return all(self._trials[number].passes > 1 for number in self.front() if number != 0)
+        """Whether all of the front but the baseline was measured again, as far as it can be run here."""
+        return all(self._trials[number].passes > 1 for number in self.front() if number != 0 and self.timed(number))
+
+    def timed(self, number: int) -> bool:
+        """Whether the trial's artifacts ran on this machine, on any target."""
+        return any(item.metric == "latency.p50" for item in self._trials[number].measurements)
 
     def _losses(self) -> dict[int, tuple[float, ...]]:
         return {
-            done.number: goals.losses(self._plan, done.measured)
+            done.number: goals.losses(self._plan, self.measured(done))
             for done in self._trials.values()
             if done.state == "complete" and (done.point is not None or done.origin == "baseline")
         }
@@ -176,9 +186,9 @@ class History:
     def _candidates(self) -> list[Done]:
         return [done for done in self._trials.values() if done.origin != "baseline" and done.point is not None]
 
-    def _baseline_measured(self) -> dict[str, Measurement]:
+    def _baseline_measured(self) -> dict[Key, Measurement]:
         baseline = self.baseline
-        return {} if baseline is None else baseline.measured
+        return {} if baseline is None else self.measured(baseline)
 
     def _keep(self, done: Done) -> None:
         self._trials[done.number] = done
@@ -189,7 +199,7 @@ class History:
         point: Point | None = {path: _value(value) for path, value in row.point.items()} if row.in_space else None
         recipe: Recipe | None = None
         if row.origin == "baseline":
-            recipe = baseline_recipe(self._plan)
+            recipe = baseline_recipe(self._plan, self._unavailable)
         if point is not None and not self._space_has(point):
             point = None
         if recipe is None and point is not None:
@@ -197,7 +207,7 @@ class History:
         return Done(
             row.trial, row.origin, row.state, row.reason, row.error, point, row.alone, row.runtime or "", recipe,
             row.measurements, tuple(Violation(str(item["text"]), _number(item["by"])) for item in row.violations),
-            _artifact(row.artifacts), row.sampler_state or {}, row.passes,
+            {str(item["target"]): _artifact(item) for item in row.artifacts}, row.sampler_state or {}, row.passes,
         )
 
     def _space_has(self, point: Point) -> bool:
@@ -219,10 +229,7 @@ def _number(value: JSON) -> float:
     return float(value)
 
 
-def _artifact(rows: Sequence[Mapping[str, Any]]) -> Artifact | None:
-    if not rows:
-        return None
-    row = rows[0]
+def _artifact(row: Mapping[str, Any]) -> Artifact:
     return Artifact(
         Path(row["path"]), row["format"], tuple(File(**file) for file in row["files"]), tuple(row["inputs"] or ()),
         tuple(row["outputs"] or ()), row["about"] or {},

@@ -53,22 +53,32 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialJob:
-    """One trial: apply `steps` to the baseline's model, build in `folder`, measure beside `baseline`.
+class PlaceJob:
+    """A trial on one target: apply `steps` to the model, build for `runtime` in `folder`, measure beside `baseline`.
 
-    `baseline` is None for the baseline itself. `progress` is the file that the worker writes what it is doing to.
-    `directions` say of the task's metrics which way is better, `ratios` which of them are shares.
+    `baseline` is None for the baseline itself, and where the baseline cannot run here.
+    """
+
+    target: TargetSpec
+    runtime: RuntimeJob
+    steps: tuple[StepJob, ...]
+    folder: Path
+    baseline: Member | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialJob:
+    """One trial, on each target of the study.
+
+    `progress` is the file that the worker writes what it is doing to. `directions` say of the task's metrics which way
+    is better, `ratios` which of them are shares.
     """
 
     trial: int
     workload: Workload
-    steps: tuple[StepJob, ...]
-    target: TargetSpec
-    runtime: RuntimeJob
-    folder: Path
+    places: tuple[PlaceJob, ...]
     effort: Effort
     progress: Path
-    baseline: Member | None
     directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
     ratios: frozenset[str] = frozenset()
 
@@ -116,11 +126,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a trial. `failure` is None where all went well; the rest is what is known up to there."""
+    """What became of a trial. `failure` is None where all went well; the rest is what is known up to there.
+
+    `artifacts` are by target.
+    """
 
     steps: tuple[StepRun, ...] = ()
     measurements: tuple[Measurement, ...] = ()
-    artifact: Artifact | None = None
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     notes: Mapping[str, JSON] = field(default_factory=dict)
     failure: Failure | None = None
 

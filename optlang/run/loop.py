@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +26,7 @@ from optlang.run.job import (
     BASELINE,
     Failure,
     FrontJob,
+    PlaceJob,
     PrepareJob,
     Result,
     RuntimeJob,
@@ -37,7 +38,7 @@ from optlang.run.job import (
 from optlang.run.progress import ProgressReader
 from optlang.search import goals
 from optlang.search.ladder import baseline_recipe, locate, rungs
-from optlang.search.recipe import Applied, Point, Recipe, resolve, steps_of
+from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
 from optlang.search.sampler import Sampler
 from optlang.search.space import Exhausted, Space
 from optlang.store.journal import now
@@ -49,6 +50,9 @@ PASSES = 3
 
 NEAR = 4
 """How many trials that are within one interval of the front are measured again beside it."""
+
+DEVICE = "cpu"
+"""What models are trained on, wherever they are measured."""
 
 LOOK = 0.1
 """Seconds between two looks at a worker's progress."""
@@ -92,10 +96,10 @@ class Loop:
         self._plan, self._store, self._engine, self._watcher = plan, store, engine, watcher
         self._run, self._home, self._unavailable = run_id, home, unavailable
         self._space = Space(plan, unavailable)
-        self._history = History(plan, self._space, store.trials(run_id))
+        self._history = History(plan, self._space, store.trials(run_id), unavailable)
         self._workload = Workload(
             forms.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
-            forms.Factory(plan.data.calls, plan.data.arguments), folder, home, plan.targets[0].device,
+            forms.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE,
         )
         measure = plan.measure
         self._effort = Effort(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
@@ -137,8 +141,8 @@ class Loop:
         """Baseline, ladder, searched trials, the front measured again."""
         plan = self._plan
         wanted = plan.search.trials
-        for label, reason in self._unavailable.items():
-            self._watcher.note(f"without {label}: {reason}")
+        for path, reason in self._unavailable.items():
+            self._watcher.note(f"without {spoken(plan, path)}: {reason}")
         self._watcher.plan(plan.study, wanted, self._history.searched)
         missing = [rung for rung in rungs(plan, self._space, self._unavailable) if not self._history.climbed(rung)]
         if self._history.baseline is not None and not missing and (
@@ -235,7 +239,7 @@ class Loop:
         self._cold = False
 
     def _run_baseline(self) -> None:
-        recipe = baseline_recipe(self._plan)
+        recipe = baseline_recipe(self._plan, self._unavailable)
         point = locate(self._plan, self._space, recipe)
         done = self._trial(recipe, "baseline", point, None)
         if done.state != "complete":
@@ -243,27 +247,33 @@ class Loop:
 
     def _check_baseline(self) -> None:
         """OptlangError where the baseline's files, which every trial is timed beside, are gone."""
-        artifact = self._member(0).artifact
-        missing = [file.name for file in artifact.files if not (artifact.folder / file.name).is_file()]
-        if missing:
-            raise OptlangError(
-                f"the baseline's artifact is gone: {artifact.folder / missing[0]}",
-                help="put it back, or begin a new run with --new",
-            )
+        for artifact in self._history.trial(0).artifacts.values():
+            missing = [file.name for file in artifact.files if not (artifact.folder / file.name).is_file()]
+            if missing:
+                raise OptlangError(
+                    f"the baseline's artifact is gone: {artifact.folder / missing[0]}",
+                    help="put it back, or begin a new run with --new",
+                )
 
-    def _job(self, number: int, recipe: Recipe, member: Member | None) -> TrialJob:
-        plan = self._plan
-        runtime = plan.runtime(recipe.runtime)
-        before = (self._step(step, None) for step in steps_of(plan.baseline, {}))
-        steps = (*before, *(self._step(step, runtime) for step in recipe.steps))
-        judged = [metric for metric in plan.metrics if metric.task]
+    def _job(self, number: int, recipe: Recipe, origin: str) -> TrialJob:
+        judged = [metric for metric in self._plan.metrics if metric.task]
         return TrialJob(
             trial=number, workload=self._workload,
-            steps=steps,
-            target=recipe.target, runtime=self._runtime(recipe),
-            folder=self._home / "artifacts" / self._run / str(number), effort=self._effort, progress=self._progress,
-            baseline=member, directions={metric.name: metric.direction for metric in judged},
+            places=tuple(self._place(number, recipe, place, origin) for place in recipe.places),
+            effort=self._effort, progress=self._progress,
+            directions={metric.name: metric.direction for metric in judged},
             ratios=frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
+        )
+
+    def _place(self, number: int, recipe: Recipe, place: Place, origin: str) -> PlaceJob:
+        plan = self._plan
+        runtime = plan.runtime(place.runtime)
+        before = (self._step(step, None) for step in steps_of(plan.baseline, {}))
+        folder = self._home / "artifacts" / self._run / str(number)
+        return PlaceJob(
+            place.target, self._runtime(place), (*before, *(self._step(step, runtime) for step in recipe.steps)),
+            folder if len(plan.targets) == 1 else folder / place.target.name,
+            None if origin == "baseline" else self._reference(place.target),
         )
 
     def _step(self, step: Applied, runtime: Runtime | None) -> StepJob:
@@ -275,9 +285,9 @@ class Loop:
             performed=runtime is not None and runtime.carries_out(technique.name),
         )
 
-    def _runtime(self, recipe: Recipe) -> RuntimeJob:
-        calls = self._plan.runtime(recipe.runtime).calls
-        return RuntimeJob(recipe.runtime, calls, recipe.settings, self._workload.study)
+    def _runtime(self, place: Place) -> RuntimeJob:
+        calls = self._plan.runtime(place.runtime).calls
+        return RuntimeJob(place.runtime, calls, place.settings, self._workload.study)
 
     def _trial(
         self, recipe: Recipe, origin: str, point: Point | None, alone: str | None,
@@ -292,13 +302,13 @@ class Loop:
         self._store.record({
             "event": "start", "run": self._run, "session": self.session, "trial": number, "origin": origin,
             "in_space": point is not None, "point": dict(point or {}), "alone": alone,
-            "steps": [asdict(step) for step in recipe.steps], "target": recipe.target.name, "runtime": recipe.label,
+            "steps": [asdict(step) for step in recipe.steps], "runtime": recipe.label,
+            "target": ", ".join(place.target.name for place in recipe.places),
             "started": now(),
         })
         self._watcher.began(Begun(number, origin, point or {}, [asdict(step) for step in recipe.steps], recipe.label))
         reader = ProgressReader(self._progress)
-        baseline = None if origin == "baseline" else self._reference(recipe.target)
-        job = self._job(number, recipe, baseline)
+        job = self._job(number, recipe, origin)
         try:
             result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
         except WorkerDied as error:
@@ -317,7 +327,7 @@ class Loop:
             # The baseline's own steps are told with the baseline; every other trial found them in the cache.
             "steps": [asdict(step) for step in result.steps if origin == "baseline" or not _of_baseline(step.path)],
             "measurements": [asdict(item) for item in result.measurements],
-            "artifacts": [] if result.artifact is None else [_artifact_event(recipe, result.artifact)],
+            "artifacts": [_artifact_event(target, artifact) for target, artifact in result.artifacts.items()],
             "notes": dict(result.notes), "violations": [asdict(item) for item in done.violations],
             "sampler_state": dict(state or {}),
         })
@@ -338,34 +348,43 @@ class Loop:
         left = max(0, wanted - self._history.searched)
         recent = self._spent[1:] or self._spent
         baseline = self._history.baseline
+        against = self._history.measured(baseline) if baseline else {}
+        measured = self._history.measured(done)
         ratios = {}
-        for item in done.measurements:
-            reference = baseline.measured.get(item.metric) if baseline else None
+        for key, item in measured.items():
+            reference = against.get(key) if against else None
             if item.ratio is not None:
-                ratios[item.metric] = item.ratio
+                ratios[_named(*key)] = item.ratio
             elif reference is not None and item.value > 0 and item.unit in ("B", "s"):
-                ratios[item.metric] = reference.value / item.value
+                ratios[_named(*key)] = reference.value / item.value
         return Ended(
             done.number, done.origin, done.state, done.reason, seconds,
-            {item.metric: item.value for item in done.measurements}, ratios, self._history.front(),
+            {_named(*key): item.value for key, item in measured.items()}, ratios, self._history.front(),
             self._history.searched, wanted, left * sum(recent) / len(recent),
         )
 
     # ---- the front
 
-    def _member(self, number: int) -> Member:
+    def _members(self, number: int) -> dict[str, Member]:
+        """What a trial has to run on each target where it was timed."""
         done = self._history.trial(number)
-        assert done.artifact is not None, f"trial {number} has no artifact"
         assert done.recipe is not None, f"trial {number} lies outside the space"
-        runtime = self._runtime(done.recipe)
-        return Member(
-            member_name(number), done.recipe.label, runtime.calls, done.artifact, done.recipe.target, runtime.settings,
-            runtime.study,
-        )
+        timed = {item.target for item in done.measurements if item.metric == "latency.p50"}
+        found = {}
+        for place in done.recipe.places:
+            name = place.target.name
+            if name in timed:
+                runtime = self._runtime(place)
+                found[name] = Member(
+                    member_name(number), place.label, runtime.calls, done.artifacts[name], place.target,
+                    runtime.settings, runtime.study,
+                )
+        return found
 
-    def _reference(self, target: TargetSpec) -> Member:
+    def _reference(self, target: TargetSpec) -> Member | None:
         """The baseline as a trial is compared with it: with the trial's own threads and samples a call."""
-        return replace(self._member(0), target=target)
+        member = self._members(0).get(target.name)
+        return None if member is None else replace(member, target=target)
 
     def _settle_front(self) -> None:
         """Measure the front again, side by side with what is close to it, until it holds."""
@@ -374,11 +393,14 @@ class Loop:
             front = self._history.front()
             # Later passes are for those that the last one has brought into the front.
             candidates = [*front, *self._history.near(NEAR)] if turn == 1 else front
-            numbers = [number for number in candidates if number != 0 and number not in measured]
+            numbers = [
+                number for number in candidates if number not in (0, *measured) and self._history.timed(number)
+            ]
             if not numbers or (turn == 1 and self._history.front_is_settled()):
                 return
             self._watcher.note(f"measuring the {len(numbers)} best again, side by side with the baseline")
-            again = self._measured_again({number: self._member(number) for number in numbers})
+            members = [(number, member) for number in numbers for member in self._members(number).values()]
+            again = self._measured_again(members)
             if again is None:
                 return
             for number, measurements in sorted(again.items()):
@@ -392,16 +414,19 @@ class Loop:
             if self._over():
                 return
 
-    def _measured_again(self, members: Mapping[int, Member]) -> dict[int, tuple[Measurement, ...]] | None:
+    def _measured_again(self, members: Sequence[tuple[int, Member]]) -> dict[int, tuple[Measurement, ...]] | None:
         """The members' latencies beside the baseline's, those of one target in one cycle; None where that failed."""
         from optlang.run.worker import measure_front
 
         found: dict[int, tuple[Measurement, ...]] = {}
-        for target in dict.fromkeys(member.target for member in members.values()):
+        for target in dict.fromkeys(member.target for _, member in members):
+            reference = self._reference(target)
+            if reference is None:
+                continue
             if self._cold:
                 self._prepare()
-            alike = {number: member for number, member in members.items() if member.target == target}
-            job = FrontJob(self._workload, self._reference(target), alike, self._front_effort, self._progress)
+            alike = {number: member for number, member in members if member.target == target}
+            job = FrontJob(self._workload, reference, alike, self._front_effort, self._progress)
             reader = ProgressReader(self._progress)
             try:
                 again = self._wait(self._engine.submit(measure_front, job, None), reader)
@@ -410,7 +435,8 @@ class Loop:
             if isinstance(again, Failure):
                 self._watcher.note(f"the front could not be measured again: {again.reason}")
                 return found or None
-            found.update(again)
+            for number, measurements in again.items():
+                found[number] = (*found.get(number, ()), *measurements)
         return found
 
 
@@ -423,11 +449,22 @@ def _seed(seed: int, path: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{path}".encode()).digest()[:4], "big")
 
 
-def _artifact_event(recipe: Recipe, artifact: Artifact) -> dict[str, Any]:
+def _named(target: str | None, metric: str) -> str:
+    return metric if target is None else f"{target}.{metric}"
+
+
+def spoken(plan: Plan, path: str) -> str:
+    """The runtime at this path, as the study calls it."""
+    return next(
+        label_of(plan, target, use.label) for target in plan.targets for use in target.runtimes if use.path == path
+    )
+
+
+def _artifact_event(target: str, artifact: Artifact) -> dict[str, Any]:
     files = [asdict(file) for file in artifact.files]
     whole = hashlib.sha256("".join(f"{file.name}:{file.sha256}\n" for file in artifact.files).encode()).hexdigest()
     return {
-        "target": recipe.target.name, "path": str(artifact.folder), "format": artifact.format,
+        "target": target, "path": str(artifact.folder), "format": artifact.format,
         "bytes": sum(file.bytes for file in artifact.files), "sha256": whole, "files": files,
         "inputs": list(artifact.inputs), "outputs": list(artifact.outputs), "about": dict(artifact.about),
     }

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from optlang.forms import OutsideError
-from optlang.plan.model import Plan
+from optlang.plan.expressions import MetricRef
+from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.history import choose_run
 from optlang.run.job import Failure, RuntimeJob
-from optlang.run.loop import InterruptedRun, Loop, Outcome, RunError
+from optlang.run.loop import InterruptedRun, Loop, Outcome, RunError, spoken
+from optlang.run.worker import availability, running
+from optlang.search.goals import metrics_of
 from optlang.store.journal import now
 from optlang.store.store import Store
 from optlang.watch import Watcher
+from optlang.workload import objects
+
+BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity"})
+"""The metrics that are known of what was built, without running it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +63,13 @@ def run(
     home.mkdir(parents=True, exist_ok=True)
     engine = engine or LocalEngine(folder, home / "worker.log")
     with Store(db) as store, closing(engine):
-        unavailable = _unavailable(plan, folder, engine)
+        found = usable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode)
         for line in changed:
             watcher.note(line)
-        loop = Loop(plan, folder, home, store, engine, watcher, run_id, unavailable)
+        loop = Loop(plan, folder, home, store, engine, watcher, run_id, found.unavailable)
+        for path, reason in found.unrun.items():
+            watcher.note(f"{spoken(plan, path)} is built and not run: {reason}")
         store.record({
             "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,
             "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
@@ -86,23 +96,79 @@ def run(
             })
 
 
-def _unavailable(plan: Plan, folder: Path, engine: Engine) -> dict[str, str]:
-    """Labels of the target's runtimes that cannot run here, with the reason."""
-    from optlang.run.worker import availability
-    from optlang.workload import objects
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """Which of a study's runtimes can be used on this machine.
 
-    found = {}
-    for use in plan.targets[0].runtimes:
-        job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, {}, folder)
-        # A runtime of the user's own is the user's code, which runs in workers only.
-        own = objects.is_file(job.calls)
-        reason = engine.submit(availability, job, None).result() if own else availability(job)
-        if isinstance(reason, Failure):
-            raise RunError(reason)
-        if reason is not None:
-            found[use.label] = reason
-    if len(found) == len(plan.targets[0].runtimes):
-        reasons = "; ".join(f"{label}: {reason}" for label, reason in found.items())
-        raise OutsideError(f"no runtime of the target `{plan.targets[0].name}` can run here: {reasons}",
-                           help="install what is named, or give the target another runtime")
-    return found
+    `unavailable` maps the paths of those that cannot to the reason, `unrun` the paths of those that build here and
+    cannot run here.
+    """
+
+    unavailable: Mapping[str, str]
+    unrun: Mapping[str, str]
+
+
+def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
+    """Ask all runtimes of the study; OutsideError where a target has none that serves what the study asks of it."""
+    unavailable: dict[str, str] = {}
+    unrun: dict[str, str] = {}
+    for target in plan.targets:
+        asked = _measured_on(plan, target)
+        for use in target.runtimes:
+            reason = _answer(availability, plan, use, folder, engine)
+            if reason is None:
+                reason = _answer(running, plan, use, folder, engine)
+                if reason is None:
+                    continue
+                if asked is None:
+                    unrun[use.path] = reason
+                    continue
+                reason = f"{reason}, and the study asks for {asked}"
+            unavailable[use.path] = reason
+        if all(use.path in unavailable for use in target.runtimes):
+            reasons = "; ".join(f"{use.label}: {unavailable[use.path]}" for use in target.runtimes)
+            raise OutsideError(
+                f"no runtime of the target `{target.name}` can run here: {reasons}",
+                help="install what is named, or give the target another runtime",
+            )
+    running_ones = [
+        use for target in plan.targets for use in target.runtimes if use.path not in {*unavailable, *unrun}
+    ]
+    wanted = next((ref for ref in _wanted(plan) if ref.metric not in BUILT), None)
+    if not running_ones and wanted is not None:
+        reasons = "; ".join(f"{spoken(plan, path)}: {reason}" for path, reason in unrun.items())
+        raise OutsideError(
+            f"`{wanted.metric}` cannot be measured here: {reasons}",
+            help="ask for size, parameters or macs, or add a target that this machine can run",
+        )
+    return Usable(unavailable, unrun)
+
+
+def _wanted(plan: Plan) -> Iterator[MetricRef]:
+    """All metrics that the study's goals and requirements name."""
+    yield from (objective.metric for objective in plan.objectives)
+    for rule in plan.requires:
+        yield from metrics_of(rule)
+
+
+def _measured_on(plan: Plan, target: Target) -> str | None:
+    """A metric of the study that this target must run for, as a study with several writes it."""
+    for ref in _wanted(plan):
+        if ref.metric in BUILT:
+            continue
+        if ref.target == target.name:
+            return f"{target.name}.{ref.metric}"
+        if len(plan.targets) == 1:
+            return ref.metric
+    return None
+
+
+def _answer(
+    question: Callable[[RuntimeJob], str | Failure | None], plan: Plan, use: RuntimeUse, folder: Path, engine: Engine
+) -> str | None:
+    job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, {}, folder)
+    # A runtime of the user's own is the user's code, which runs in workers only.
+    answer = engine.submit(question, job, None).result() if objects.is_file(job.calls) else question(job)
+    if isinstance(answer, Failure):
+        raise RunError(answer)
+    return answer

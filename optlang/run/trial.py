@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, File, Measurement, Runtime, Subject, TargetSpec
+from optlang.forms import JSON, Artifact, File, Measurement, OptlangError, Refusal, Runtime, Subject, TargetSpec
 from optlang.measure import latency, quality, size
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Member
 from optlang.run import steps
-from optlang.run.job import FrontJob, Result, StepRun, TrialJob, Workload, member_name
+from optlang.run.job import FrontJob, PlaceJob, Result, StepRun, TrialJob, Workload, member_name
 from optlang.workload import objects
 from optlang.workload.data import Data
 
@@ -38,7 +38,7 @@ class Laboratory:
     bench: latency.Bench = field(default_factory=lambda: latency.Bench(machine_lock()))
     validation: dict[str, Array] = field(init=False)
     targets: Any = field(init=False)
-    _answers: tuple[tuple[File, ...], dict[str, Array]] | None = None
+    _answers: dict[tuple[File, ...], dict[str, Array]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.validation, self.targets = self.data.arrays("validation")
@@ -46,15 +46,14 @@ class Laboratory:
     def answers(self, baseline: Member) -> dict[str, Array]:
         """The baseline's answers to the validation data, through its own runtime."""
         files = baseline.artifact.files
-        if self._answers is None or self._answers[0] != files:
+        if files not in self._answers:
             with BareProcess(baseline) as process:
                 self.remember(baseline, process.outputs(self.validation))
-        assert self._answers is not None
-        return self._answers[1]
+        return self._answers[files]
 
     def remember(self, baseline: Member, answers: dict[str, Array]) -> None:
         """Keep the baseline's answers: every other trial is compared with them, sample by sample."""
-        self._answers = (baseline.artifact.files, answers)
+        self._answers[baseline.artifact.files] = answers
 
     def samples(self, target: TargetSpec) -> dict[str, Array]:
         """A batch of real samples, of the target's size, to time with."""
@@ -64,55 +63,114 @@ class Laboratory:
 def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[StepRun]) -> Result:
     """What the trial comes to; raises whatever goes wrong. `done` gets the steps as they are done.
 
-    The artifact is scored through the runtime that it was built for, never through torch in its place.
+    Steps that do not ask what a runtime wants are done once for all targets: the others find them in the cache.
     """
-    runtime: Runtime = objects.find(job.runtime.calls, job.workload.study)()
+    measured: list[Measurement] = []
+    artifacts: dict[str, Artifact] = {}
+    notes: dict[str, JSON] = {}
+    several = len(job.places) > 1
+    for place in job.places:
+        found: list[StepRun] = []
+        try:
+            result = _on_target(job, place, laboratory, report, found)
+        except OptlangError as error:
+            if several:
+                error.message = f"on {place.target.name}: {error.message}"
+            raise
+        finally:
+            _merge(done, found)
+        measured += (replace(item, target=place.target.name) for item in result.measurements)
+        artifacts[place.target.name] = result.artifact
+        notes |= {f"{place.target.name}.{name}" if several else name: value for name, value in result.notes.items()}
+    return Result(tuple(done), tuple(measured), artifacts, notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _OnTarget:
+    measurements: tuple[Measurement, ...]
+    artifact: Artifact
+    notes: Mapping[str, JSON]
+
+
+def _on_target(
+    job: TrialJob, place: PlaceJob, laboratory: Laboratory, report: Report, done: list[StepRun]
+) -> _OnTarget:
+    """The artifact is scored through the runtime that it was built for, never through torch in its place."""
+    study = job.workload.study
+    runtime: Runtime = objects.find(place.runtime.calls, study)()
     try:
         stepped = steps.apply(
-            job.steps, job.workload, laboratory.data, runtime.wants, _clock(job, runtime, laboratory), report, done
+            place.steps, job.workload, laboratory.data, runtime.wants, _clock(job, place, runtime, laboratory), report,
+            done,
         )
-        report({"doing": "build", "runtime": job.runtime.name})
-        shutil.rmtree(job.folder, ignore_errors=True)
-        job.folder.mkdir(parents=True)
+        report({"doing": "build", "runtime": place.runtime.name})
+        shutil.rmtree(place.folder, ignore_errors=True)
+        place.folder.mkdir(parents=True)
         artifact = runtime.build(
-            stepped.subject, job.target, job.runtime.settings, job.folder, laboratory.data, job.workload.study
+            stepped.subject, place.target, place.runtime.settings, place.folder, laboratory.data, study
         )
     finally:
         steps.clear_scratch(job.workload)
-    report({"doing": "measure", "runtime": job.runtime.name})
+    known = [*size.weigh(artifact), *stepped.counted]
+    notes = dict(stepped.subject.notes)
+    missing = runs(runtime)
+    if missing is not None:
+        return _OnTarget(tuple(known), artifact, notes | {"not run": missing})
+    report({"doing": "measure", "runtime": place.runtime.name})
     member = Member(
-        member_name(job.trial), job.runtime.name, job.runtime.calls, artifact, job.target, job.runtime.settings,
-        job.workload.study,
+        member_name(job.trial), place.runtime.name, place.runtime.calls, artifact, place.target,
+        place.runtime.settings, study,
     )
     timed = laboratory.bench.measure(
-        member, job.baseline, laboratory.samples(job.target), job.effort, answer=laboratory.validation
+        member, place.baseline, laboratory.samples(place.target), job.effort, answer=laboratory.validation
     )
     assert timed.outputs is not None
-    _keep_examples(job.folder, laboratory.validation, timed.outputs)
-    if job.baseline is None:
+    _keep_examples(place.folder, laboratory.validation, timed.outputs)
+    if place.baseline is None:
         laboratory.remember(member, timed.outputs)
     scored = quality.score(
-        laboratory.data.task, timed.outputs, laboratory.targets, laboratory.answers(job.baseline or member),
+        laboratory.data.task, timed.outputs, laboratory.targets, laboratory.answers(place.baseline or member),
         job.directions, job.ratios,
     )
-    measured: list[Measurement] = [*scored, *size.weigh(artifact), *timed.measurements, *stepped.counted]
-    on_target = tuple(replace(item, target=job.target.name) for item in measured)
-    return Result(tuple(done), on_target, artifact, dict(stepped.subject.notes))
+    return _OnTarget((*scored, *known, *timed.measurements), artifact, notes)
 
 
-def _clock(job: TrialJob, runtime: Runtime, laboratory: Laboratory) -> steps.Clock:
+def runs(runtime: Runtime) -> str | None:
+    """Why what the runtime builds cannot be run on this machine; None where it can."""
+    asked = getattr(runtime, "runs", None)
+    reason: str | None = None if asked is None else asked()
+    return reason
+
+
+def _merge(done: list[StepRun], found: Sequence[StepRun]) -> None:
+    """Add what was done for one more target. A step has one row a trial, whose seconds are those of all targets."""
+    known = {item.path: index for index, item in enumerate(done)}
+    for item in found:
+        if item.path not in known:
+            done.append(item)
+            continue
+        first = done[known[item.path]]
+        done[known[item.path]] = replace(
+            first, seconds=first.seconds + item.seconds, cached=first.cached and item.cached
+        )
+
+
+def _clock(job: TrialJob, place: PlaceJob, runtime: Runtime, laboratory: Laboratory) -> steps.Clock:
     """What times a subject on the way, as the finished artifact will be timed, for techniques that aim at a latency."""
-    about: JSON = [job.runtime.calls, dict(job.runtime.settings), asdict(job.target)]
+    about: JSON = [place.runtime.calls, dict(place.runtime.settings), asdict(place.target)]
 
     def seconds(subject: Subject) -> float:
         study = job.workload.study
+        missing = runs(runtime)
+        if missing is not None:
+            raise Refusal(f"nothing can be timed on {place.runtime.name} here: {missing}")
         with tempfile.TemporaryDirectory(prefix="optlang-aim-", dir=job.workload.home) as name:
             artifact = runtime.build(
-                subject, job.target, job.runtime.settings, Path(name), laboratory.data, study
+                subject, place.target, place.runtime.settings, Path(name), laboratory.data, study
             )
-            member = Member("on the way", job.runtime.name, job.runtime.calls, artifact, job.target,
-                            job.runtime.settings, study)
-            timed = laboratory.bench.measure(member, job.baseline, laboratory.samples(job.target), job.effort)
+            member = Member("on the way", place.runtime.name, place.runtime.calls, artifact, place.target,
+                            place.runtime.settings, study)
+            timed = laboratory.bench.measure(member, place.baseline, laboratory.samples(place.target), job.effort)
         return next(item.value for item in timed.measurements if item.metric == "latency.p50")
 
     return steps.Clock(about, seconds)

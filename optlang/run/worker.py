@@ -33,11 +33,24 @@ _kept: Laboratory | None = None
 
 
 def availability(job: RuntimeJob) -> str | Failure | None:
-    """Why the runtime cannot run on this machine, None where it can; imports none of the runtime's libraries."""
+    """Why the runtime cannot build on this machine, None where it can; imports none of the runtime's libraries."""
+    return _asked(job, "available")
+
+
+def running(job: RuntimeJob) -> str | Failure | None:
+    """Why what the runtime builds cannot run on this machine, None where it can."""
+    return _asked(job, "runs")
+
+
+def _asked(job: RuntimeJob, question: str) -> str | Failure | None:
     from optlang.workload import objects
 
     try:
-        reason: str | None = objects.find(job.calls, job.study)().available()
+        runtime = objects.find(job.calls, job.study)()
+        # Of the two only `available` is a must.
+        if question != "available" and not hasattr(runtime, question):
+            return None
+        reason: str | None = getattr(runtime, question)()
     except Exception as error:
         return _failure(error)
     return reason

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from optlang.forms import Measurement
 from optlang.plan.expressions import Environment, MetricRef, references, violations
 from optlang.plan.model import Plan, Rule
 
-Measured = Mapping[str, Measurement]
-"""A trial's measurements by metric name."""
+Key: TypeAlias = tuple[str | None, str]
+"""A target, or None for the only one or the worst of several, and a metric."""
+
+Measured: TypeAlias = Mapping[Key, Measurement]
+"""The measurements of one trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +25,34 @@ class Violation:
     by: float
 
 
-def by_metric(measurements: Iterable[Measurement]) -> dict[str, Measurement]:
-    """The latest measurement of each metric."""
-    return {item.metric: item for item in measurements}
+def by_metric(plan: Plan, measurements: Iterable[Measurement]) -> dict[Key, Measurement]:
+    """The latest measurement of each metric on each target, and the worst of all targets.
+
+    The worst ratio to the baseline may be another target's than the worst value: a study that asks for a latency
+    without a target asks for the gain that all of them have.
+    """
+    latest = {(item.target, item.metric): item for item in measurements}
+    more = {item.name for item in plan.metrics if item.direction == "maximize"}
+    found: dict[Key, Measurement] = {}
+    for (target, metric), item in latest.items():
+        found[target, metric] = item
+        other = found.get((None, metric))
+        found[None, metric] = item if other is None else _worse(item, other, more=metric in more)
+    return found
+
+
+def _worse(one: Measurement, other: Measurement, *, more: bool) -> Measurement:
+    worse = one if (one.value < other.value) is more else other
+    ratios = [item for item in (one, other) if item.ratio is not None]
+    if not ratios:
+        return worse
+    ratio = min(ratios, key=lambda item: item.ratio or 0.0)
+    return replace(worse, ratio=ratio.ratio, ratio_low=ratio.ratio_low, ratio_high=ratio.ratio_high)
+
+
+def measured_of(measured: Measured, ref: MetricRef) -> Measurement | None:
+    """What `ref` names in the measurements of one trial (whether it means the baseline's is for the caller)."""
+    return measured.get((ref.target, ref.metric))
 
 
 def objective_values(plan: Plan, measured: Measured) -> list[float]:
@@ -34,7 +63,7 @@ def objective_values(plan: Plan, measured: Measured) -> list[float]:
     """
     values = []
     for objective in plan.objectives:
-        item = measured[objective.metric.metric]
+        item = measured[objective.metric.target, objective.metric.metric]
         paired = item.ratio is not None and item.ratio > 0 and item.metric.startswith("latency.")
         values.append(1 / item.ratio if paired and item.ratio else item.value)
     return values
@@ -66,7 +95,7 @@ def front(points: Mapping[int, Sequence[float]]) -> list[int]:
 def requirement_violations(rule: Rule, measured: Measured, baseline: Measured) -> list[float]:
     """How far the requirement is from being met, one number a conjunct; at most 0 where it holds."""
     def metric(ref: MetricRef) -> float | None:
-        found = (baseline if ref.baseline else measured).get(ref.metric)
+        found = measured_of(baseline if ref.baseline else measured, ref)
         return None if found is None else found.value
 
     return violations(rule.expression, Environment(metric=metric))

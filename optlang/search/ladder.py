@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -29,14 +29,18 @@ from optlang.plan.model import (
     Searched,
     Setting,
     Step,
+    Target,
     Technique,
     applies,
 )
-from optlang.search.recipe import Applied, Point, Recipe, resolve, value_of
+from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
 from optlang.search.space import Space, values_of
 
 # The order in which the field recommends to try them; the trade-off table is printed in it.
 RECOMMENDED = ("graph", "cast", "training", "quant", "prune")
+
+EAGER_DEVICE = "cpu"
+"""Where eager, which is the reference, runs."""
 
 RECOVERED = "prune"
 """The module whose techniques are followed by a fine-tune on the ladder: pruned without one, a model says nothing."""
@@ -52,26 +56,36 @@ class Rung:
     point: Point | None
 
 
-def baseline_recipe(plan: Plan) -> Recipe:
-    """The reference: no step, eager float32, on the study's target."""
-    return Recipe((), _target(plan), "eager", BASELINE_RUNTIME)
+def baseline_recipe(plan: Plan, unavailable: Collection[str] = ()) -> Recipe:
+    """The reference: no step, eager float32; on targets where that does not run, the first runtime that does."""
+    return Recipe((), tuple(_reference(plan, target, unavailable) for target in plan.targets))
+
+
+def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Place:
+    if target.device == EAGER_DEVICE:
+        return Place(_spec(plan, target), label_of(plan, target, "eager"), BASELINE_RUNTIME)
+    return _place(plan, target, next(use for use in target.runtimes if use.path not in unavailable))
 
 
 def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[Rung]:
     """The ladder in the recommended order, without the baseline. Runtimes that cannot run here are left out."""
-    baseline = baseline_recipe(plan)
-    uses = [use for use in plan.targets[0].runtimes if use.label not in unavailable]
-    recipes = [("none", _recipe(plan, (), use)) for use in uses]
+    baseline = baseline_recipe(plan, unavailable)
+    combinations = list(_combinations(plan, unavailable))
+    recipes = [("none", _recipe(plan, (), uses)) for uses in combinations]
     # What only makes sense behind another step would fail here, and say nothing of what it is worth.
     techniques = [item for item in used_techniques(plan) if "not_alone" not in item.traits]
     techniques.sort(key=lambda item: _rank(item.name))
     for technique in techniques:
-        on = [use for use in uses if _fits(technique, plan, use)]
+        suited = [
+            tuple(use if use is not None and _fits(technique, plan, use) else None for use in uses)
+            for uses in combinations
+        ]
+        on = [uses for uses in suited if any(use is not None for use in uses)]
         # What changes weights alone is as large and as fast everywhere: one runtime tells all.
         on = on[:1] if "weights_only" in technique.traits else on
         alone = _alone(plan, technique)
         if alone is not None:
-            recipes += [(technique.name, _recipe(plan, alone, use)) for use in on]
+            recipes += [(technique.name, _recipe(plan, alone, uses)) for uses in on]
     seen = {baseline.effect}
     for name, recipe in recipes:
         if recipe.effect in seen:
@@ -79,6 +93,16 @@ def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[
         seen.add(recipe.effect)
         point = locate(plan, space, recipe)
         yield Rung(name, recipe if point is None else resolve(plan, point), point)
+
+
+def _combinations(plan: Plan, unavailable: Collection[str]) -> Iterator[tuple[RuntimeUse | None, ...]]:
+    """One runtime a target, so that each runtime is there at least once; a target whose turns are over has its first.
+
+    Each technique stands once on each runtime, not on each combination of all targets' runtimes.
+    """
+    usable = [[use for use in target.runtimes if use.path not in unavailable] for target in plan.targets]
+    for turn in range(max(map(len, usable))):
+        yield tuple(uses[turn] if turn < len(uses) else uses[0] for uses in usable)
 
 
 def used_techniques(plan: Plan) -> list[Technique]:
@@ -138,18 +162,22 @@ def _fits(technique: Technique, plan: Plan, use: RuntimeUse) -> bool:
     )
 
 
-def _recipe(plan: Plan, steps: tuple[Applied, ...], use: RuntimeUse) -> Recipe:
+def _recipe(plan: Plan, steps: tuple[Applied, ...], uses: Sequence[RuntimeUse | None]) -> Recipe:
+    pairs = zip(plan.targets, uses, strict=True)
+    return Recipe(steps, tuple(_place(plan, target, use) for target, use in pairs if use is not None))
+
+
+def _place(plan: Plan, target: Target, use: RuntimeUse) -> Place:
     params = {param.name: param for param in plan.runtime(use.runtime).params}
     settings = {
         name: _usual(plan, setting, params[name].default)
         for name, setting in use.settings.items()
     }
     kept = _present(plan.runtime(use.runtime).params, settings)
-    return Recipe(steps, _target(plan), use.label, use.runtime, kept)
+    return Place(_spec(plan, target), label_of(plan, target, use.label), use.runtime, kept)
 
 
-def _target(plan: Plan) -> TargetSpec:
-    target = plan.targets[0]
+def _spec(plan: Plan, target: Target) -> TargetSpec:
     threads, batch = _usual(plan, target.threads, 1), _usual(plan, target.batch, 1)
     assert isinstance(threads, int)
     assert isinstance(batch, int)
@@ -180,22 +208,33 @@ def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:
 
 def locate(plan: Plan, space: Space, recipe: Recipe) -> Point | None:
     """The point of the space that has the recipe's effect; None where there is none."""
-    target = plan.targets[0]
+    places = {place.target.name: place for place in recipe.places}
+    if len(places) < len(plan.targets):
+        return None
+    taken: Values | None = {}
+    for target in plan.targets:
+        taken = None if taken is None else _settled(plan, target, places[target.name], taken)
+    if taken is None:
+        return None
+    for end, values in _match(plan, plan.steps, recipe.steps, 0, taken):
+        if end != len(recipe.steps):
+            continue
+        point = {knob.path: values[knob.path] for knob in plan.knobs if knob.path in values}
+        if space.contains(point) and resolve(plan, point).effect == recipe.effect:
+            return point
+    return None
+
+
+def _settled(plan: Plan, target: Target, place: Place, taken: Values) -> Values | None:
+    """The knobs that make the target what the place says; None where the study has no such runtime or setting."""
     for use in target.runtimes:
-        if use.label != recipe.label or use.runtime != recipe.runtime:
+        if label_of(plan, target, use.label) != place.label or use.runtime != place.runtime:
             continue
-        start: dict[str, Value] = {} if target.knob is None else {target.knob: use.label}
-        taken = _take(plan, use.settings, recipe.settings, start)
-        for setting, value in ((target.threads, recipe.target.threads), (target.batch, recipe.target.batch)):
-            taken = None if taken is None else _bind(plan, setting, value, taken)
-        if taken is None:
-            continue
-        for end, values in _match(plan, plan.steps, recipe.steps, 0, taken):
-            if end != len(recipe.steps):
-                continue
-            point = {knob.path: values[knob.path] for knob in plan.knobs if knob.path in values}
-            if space.contains(point) and resolve(plan, point).effect == recipe.effect:
-                return point
+        start: dict[str, Value] = taken if target.knob is None else {**taken, target.knob: use.label}
+        found = _take(plan, use.settings, place.settings, start)
+        for setting, value in ((target.threads, place.target.threads), (target.batch, place.target.batch)):
+            found = None if found is None else _bind(plan, setting, value, found)
+        return found
     return None
 
 

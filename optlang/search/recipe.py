@@ -22,7 +22,6 @@ from optlang.plan.model import (
     Order,
     Plan,
     Repeat,
-    RuntimeUse,
     Searched,
     Setting,
     Step,
@@ -47,52 +46,66 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """All that a trial does: `steps` in order, then the build for `runtime` and the measurement on `target`."""
+class Place:
+    """Where a model is built for and measured: the target, all knobs decided, and the runtime with its settings.
 
-    steps: tuple[Applied, ...]
+    `label` is what the study calls the runtime, in a study with several targets with the target's name before it.
+    """
+
     target: TargetSpec
     label: str
     runtime: str
     settings: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a trial does: `steps` in order, then the build and the measurement at each of the `places`.
+
+    There is one place a target of the study, in the study's order; on the ladder, a target that the technique does not
+    suit has none.
+    """
+
+    steps: tuple[Applied, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def label(self) -> str:
+        """The labels of all places."""
+        return ", ".join(place.label for place in self.places)
 
     @property
     def effect(self) -> str:
         """A hash that is equal for two recipes that do the same, however they came about."""
         content: JSON = [
             [[step.technique, dict(step.settings)] for step in self.steps],
-            asdict(self.target), self.runtime, dict(self.settings),
+            [[asdict(place.target), place.runtime, dict(place.settings)] for place in self.places],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def resolve(plan: Plan, point: Point) -> Recipe:
     """What `point` does. Absent knobs count as `none`."""
-    target = plan.targets[0]
-    use = runtime_use(target, point)
     walk = _Walk(point)
-    return Recipe(
-        steps=tuple(walk.steps(plan.steps, {})),
-        target=TargetSpec(
-            target.name, target.device, _whole(walk.setting(target.threads, {})), _whole(walk.setting(target.batch, {}))
-        ),
-        label=use.label,
-        runtime=use.runtime,
-        settings=walk.settings(use.settings, {}),
-    )
+    places = tuple(_place(plan, target, point, walk) for target in plan.targets)
+    return Recipe(tuple(walk.steps(plan.steps, {})), places)
+
+
+def label_of(plan: Plan, target: Target, label: str) -> str:
+    """What a runtime is called in tables: by its label, and its target's name where there are several."""
+    return label if len(plan.targets) == 1 else f"{target.name}.{label}"
+
+
+def _place(plan: Plan, target: Target, point: Point, walk: _Walk) -> Place:
+    use = target.use(point)
+    threads, batch = (_whole(walk.setting(item, {})) for item in (target.threads, target.batch))
+    spec = TargetSpec(target.name, target.device, threads, batch)
+    return Place(spec, label_of(plan, target, use.label), use.runtime, walk.settings(use.settings, {}))
 
 
 def steps_of(steps: tuple[Step, ...], point: Point) -> tuple[Applied, ...]:
     """The techniques that `steps` come to at `point` (a baseline's steps have no knobs: give an empty point)."""
     return tuple(_Walk(point).steps(steps, {}))
-
-
-def runtime_use(target: Target, point: Point) -> RuntimeUse:
-    """The runtime that `point` measures on."""
-    if target.knob is None:
-        return target.runtimes[0]
-    label = point[target.knob]
-    return next(use for use in target.runtimes if use.label == label)
 
 
 def value_of(decided: JSON) -> Value:

@@ -49,16 +49,17 @@ class Exhausted(Exception):  # noqa: N818 - the end of a space is an answer
 class Space:
     """The knobs of a plan with their conditions, impossible cells and forbids.
 
-    `unavailable` maps labels of the target's runtimes that cannot run on this machine to the reason.
+    `unavailable` maps the paths of runtimes that cannot be used on this machine (`here.runtime.openvino`) to the
+    reason.
     """
 
     def __init__(self, plan: Plan, unavailable: Mapping[str, str] | None = None) -> None:
         self.plan = plan
         self.knobs = plan.knobs
-        knob = plan.targets[0].knob
         self.cells = plan.impossible + tuple(
-            Impossible(values={knob: label}, reason=reason)
-            for label, reason in (unavailable or {}).items() if knob is not None
+            Impossible(values={target.knob: use.label}, reason=(unavailable or {})[use.path])
+            for target in plan.targets if target.knob is not None
+            for use in target.runtimes if use.path in (unavailable or {})
         )
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
 

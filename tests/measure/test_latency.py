@@ -86,8 +86,8 @@ def test_bench_keeps_the_baseline_and_ends_the_candidates(member_of, inputs, tmp
             assert (found.outputs["file"] == inputs["x"] * 5).all()
             numbers.add(int(found.outputs["pid"][0]))
             assert by_name(found.measurements)["latency.p50"].n == 3
-            held = bench._baseline
-        assert bench._baseline is held
+            held = bench._warmed["here"][0]
+        assert bench._warmed["here"][0] is held
         assert held.alive
         assert len(numbers) == 2
         for number in numbers:
@@ -106,18 +106,18 @@ def test_bench_starts_another_baseline_where_it_changed_or_died(member_of, input
     candidate = member_of_again(baseline, "candidate", factor=2)
     with Bench(tmp_path / "lock") as bench:
         bench.measure(candidate, baseline, one, EFFORT)
-        first = bench._baseline
+        first = bench._warmed["here"][0]
         bench.measure(candidate, member_of_again(baseline, "baseline", factor=3), one, EFFORT)
-        second = bench._baseline
+        second = bench._warmed["here"][0]
         assert first.pid != second.pid
         assert not first.alive
         bench.measure(candidate, second.member, {"x": one["x"] + 1}, EFFORT)
-        third = bench._baseline
+        third = bench._warmed["here"][0]
         assert third.pid != second.pid
         os.kill(third.pid, 9)
         third._process.wait()
         bench.measure(candidate, third.member, {"x": one["x"] + 1}, EFFORT)
-        assert bench._baseline.alive
+        assert bench._warmed["here"][0].alive
 
 
 def test_bench_outlives_a_candidate_that_fails(member_of, inputs, tmp_path):
@@ -135,7 +135,7 @@ def test_bench_outlives_a_candidate_that_fails(member_of, inputs, tmp_path):
 def test_baseline_is_measured_alone(member_of, inputs, tmp_path):
     with Bench(tmp_path / "lock") as bench:
         found = bench.measure(member_of("baseline"), None, {"x": inputs["x"][:1]}, EFFORT, answer=inputs)
-        assert bench._baseline is None
+        assert bench._warmed == {}
     assert {item.ratio for item in found.measurements} == {1.0}
     assert (found.outputs["file"] == inputs["x"] * 2).all()
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from optlang.forms import Factory, QuantWants, Subject, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import steps, trial
-from optlang.run.job import RuntimeJob, StepJob, StepRun, TrialJob, Workload
+from optlang.run.job import PlaceJob, RuntimeJob, StepJob, StepRun, TrialJob, Workload
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.workload import data as data_module
 from optlang.workload import modules
@@ -164,10 +164,9 @@ def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_p
     data = data_module.load(workload.data, workload.study)
     laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
     runtime = RuntimeJob("onnxruntime", "optlang.runtimes.onnxruntime:OnnxRuntime", {"graph": "all"}, workload.study)
-    job = TrialJob(
-        1, workload, (step("timed", needs=("latency",)),), TargetSpec("here"), runtime, tmp_path / "artifact",
-        Effort(2, 1, 0.002, 5), tmp_path / "progress", None,
-    )
+    timed = step("timed", needs=("latency",))
+    place = PlaceJob(TargetSpec("here"), runtime, (timed,), tmp_path / "artifact", None)
+    job = TrialJob(1, workload, (place,), Effort(2, 1, 0.002, 5), tmp_path / "progress")
     done: list[StepRun] = []
     result = trial.carry_out(job, laboratory, lambda _: None, done)
     laboratory.bench.close()

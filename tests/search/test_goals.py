@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def test_front_is_what_comparing_all_pairs_gives(points: dict[int, tuple[int, in
 def test_latency_is_compared_by_its_ratio_to_the_baseline(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }")
     latency = of("latency.p50", 0.004, ratio=4.0)
-    measured = {"latency.p50": latency, "size": of("size", 10), "accuracy": of("accuracy", 0.9)}
+    measured = goals.by_metric(plan, [latency, of("size", 10), of("accuracy", 0.9)])
     assert goals.objective_values(plan, measured) == [0.25, 10, 0.9]
     assert goals.losses(plan, measured) == (0.25, 10, -0.9)
 
@@ -42,14 +43,12 @@ def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
         require latency.p95 <= 2ms and size <= 0.5 * baseline.size
         require sparsity >= 50% or size <= 10B
     """)
-    baseline = {"accuracy": of("accuracy", 0.99), "size": of("size", 100)}
-    good = {
-        "accuracy": of("accuracy", 0.98), "latency.p95": of("latency.p95", 0.001), "size": of("size", 40),
-        "sparsity": of("sparsity", 0.6),
-    }
+    baseline = goals.by_metric(plan, [of("accuracy", 0.99), of("size", 100)])
+    found = [of("accuracy", 0.98), of("latency.p95", 0.001), of("size", 40), of("sparsity", 0.6)]
+    good = goals.by_metric(plan, found)
     assert goals.broken(plan, good, baseline) == []
     assert all(value <= 0 for value in goals.constraints(plan, good, baseline))
-    bad = {**good, "accuracy": of("accuracy", 0.97), "size": of("size", 75), "sparsity": of("sparsity", 0.0)}
+    bad = goals.by_metric(plan, [*found, of("accuracy", 0.97), of("size", 75), of("sparsity", 0.0)])
     found = goals.broken(plan, bad, baseline)
     assert [item.text for item in found] == [rule.text for rule in plan.requires]
     assert [round(item.by, 4) for item in found] == [round(0.01 / 0.98, 4), 0.5, 1.0]
@@ -59,3 +58,22 @@ def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
 def test_a_metric_that_was_not_measured_breaks_its_requirement(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }\nrequire size <= 10B")
     assert goals.constraints(plan, {}, {}) == [1.0]
+
+
+TWO = "target phone { runtime = onnxruntime }\n  target laptop { runtime = openvino }"
+
+
+def test_without_a_target_the_worst_of_several_counts(plan_of: Make) -> None:
+    plan = plan_of(
+        "steps { finetune }\nrequire phone.size <= 10B\nrequire accuracy >= 80%", target=TWO,
+        goals="minimize latency, laptop.size\n  maximize accuracy",
+    )
+    measured = goals.by_metric(plan, [
+        replace(of("latency.p50", 0.001, ratio=2.0), target="phone"), replace(of("size", 12), target="phone"),
+        replace(of("latency.p50", 0.002, ratio=5.0), target="laptop"), replace(of("size", 8), target="laptop"),
+        replace(of("accuracy", 0.9), target="phone"), replace(of("accuracy", 0.7), target="laptop"),
+    ])
+    # The gain that both have, the size of the one that is named, the lower of the two accuracies.
+    assert goals.objective_values(plan, measured) == [1 / 2.0, 8, 0.7]
+    assert measured[None, "latency.p50"].value == 0.002
+    assert [round(item.by, 4) for item in goals.broken(plan, measured, measured)] == [0.2, 0.125]

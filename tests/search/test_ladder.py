@@ -71,5 +71,27 @@ def test_the_baseline_is_located_where_the_space_has_it(plan_of: Make) -> None:
 
 def test_a_missing_runtime_has_no_rung(plan_of: Make) -> None:
     plan = plan_of(STEPS)
-    space = Space(plan, {"openvino": "not installed"})
-    assert {rung.recipe.label for rung in rungs(plan, space, {"openvino": "not installed"})} == {"eager", "onnxruntime"}
+    missing = {"here.runtime.openvino": "not installed"}
+    space = Space(plan, missing)
+    assert {rung.recipe.label for rung in rungs(plan, space, missing)} == {"eager", "onnxruntime"}
+
+
+def test_with_several_targets_each_runtime_is_there_once(plan_of: Make) -> None:
+    plan = plan_of(
+        "steps { maybe static; maybe half }",
+        target="target one { runtime in { eager; onnxruntime; openvino } }\n  target two { runtime = onnxruntime }",
+    )
+    space = Space(plan)
+    found = list(rungs(plan, space, {}))
+    assert baseline_recipe(plan).label == "one.eager, two.eager"
+    bare = [rung for rung in found if rung.alone == "none"]
+    assert [rung.recipe.label for rung in bare] == [
+        "one.eager, two.onnxruntime", "one.onnxruntime, two.onnxruntime", "one.openvino, two.onnxruntime",
+    ]
+    assert all(rung.point is not None for rung in bare)
+    # Where a technique does not suit one target, it is measured on the other; no point of the space is so.
+    static = [rung for rung in found if rung.alone == "quant.static"]
+    assert [rung.recipe.label for rung in static] == [
+        "two.onnxruntime", "one.onnxruntime, two.onnxruntime", "one.openvino, two.onnxruntime",
+    ]
+    assert [rung.point is not None for rung in static] == [False, True, True]

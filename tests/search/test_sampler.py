@@ -107,7 +107,7 @@ class TestContract:
         search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 20; seed = 3"))
         for _ in range(8):
             search.step()
-        narrowed = Sampler(search.plan, Space(search.plan, {"onnxruntime": "gone"}), search.known)
+        narrowed = Sampler(search.plan, Space(search.plan, {"here.runtime.onnxruntime": "gone"}), search.known)
         for told in search.told:
             narrowed.recall(told)
         assert narrowed.ask(8).point["here.runtime"] != "onnxruntime"

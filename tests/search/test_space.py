@@ -71,14 +71,14 @@ def test_impossible_cells_are_never_offered(plan_of: Make) -> None:
 
 
 def test_a_runtime_that_is_missing_leaves_the_space(plan_of: Make) -> None:
-    space = Space(plan_of(DIGITS), {"openvino": "not installed"})
+    space = Space(plan_of(DIGITS), {"here.runtime.openvino": "not installed"})
     assert {point["here.runtime"] for point in every_point(space)} == {"eager", "onnxruntime"}
     assert space.size().points == 13 + (13 * 5 + 7)
 
 
 def test_nothing_left_is_said(plan_of: Make) -> None:
     plan = plan_of(DIGITS)
-    space = Space(plan, dict.fromkeys(("eager", "onnxruntime", "openvino"), "not installed"))
+    space = Space(plan, {f"here.runtime.{name}": "not installed" for name in ("eager", "onnxruntime", "openvino")})
     with pytest.raises(Exhausted):
         space.draw(lambda knob, domain: next(values_of(domain)))
 
