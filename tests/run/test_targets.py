@@ -1,4 +1,4 @@
-"""Studies with several targets: one search, metrics of each, steps that fork, and targets that this machine cannot run."""
+"""Studies with several targets: one search, metrics of each, steps that fork, targets that cannot run here."""
 
 from __future__ import annotations
 
