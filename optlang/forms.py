@@ -161,7 +161,9 @@ class Session(Protocol):
 
     A session whose calls another clock times better than this process's own (a browser's, a GPU's) also has
     `durations(prepared, seconds, calls, skip) -> list[int]`: the nanoseconds of each call, as long as `seconds` in all
-    and at least `calls` of them, after `skip` calls that do not count.
+    and at least `calls` of them, after `skip` calls that do not count. One that runs in another process also has
+    `memory() -> int | None`, the most bytes that process has held, and `loaded`, the seconds that the model took to
+    load in it without the start of the process.
     """
 
     def prepare(self, batch: Arrays) -> Any:

@@ -5,6 +5,7 @@ knows no study, no plan and no statistics: durations go back as they are. Comman
 
 - `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`, `scratch`) → `imported`, `loaded` (seconds)
 - `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds), `memory` (peak resident bytes, or null)
+  (the load time, the memory and the durations are the session's own where it has `loaded`, `memory`, `durations`)
 - `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
 - `outputs` (`inputs`: .npz, `names`, `outputs`: .npz to write, `batch`) → `samples`, `names`
 - `memory` → `memory`;  `close` → the process ends
@@ -66,7 +67,8 @@ class _Bench:
         self._batch = fixed if isinstance(fixed, int) and fixed > 0 else target.batch
         start = time.perf_counter()
         self._session = runtime.open(self._artifact, target, command["settings"], study)
-        return {"imported": imported, "loaded": time.perf_counter() - start}
+        loaded = time.perf_counter() - start
+        return {"imported": imported, "loaded": getattr(self._session, "loaded", loaded)}
 
     @property
     def session(self) -> Session:
@@ -79,38 +81,38 @@ class _Bench:
         if any(len(item) != self._batch for item in inputs.values()):
             raise OptlangError(f"the inputs to time are not {self._batch} samples")
         self._prepared = self.session.prepare(inputs)
-        seconds, calls = float(command["seconds"]), int(command["calls"])
-        start = time.perf_counter()
-        done = 0
-        last = 0.0
-        while done < calls or time.perf_counter() - start < seconds:
-            began = time.perf_counter()
-            self.session.run(self._prepared)
-            last = time.perf_counter() - began
-            done += 1
+        last = self._timed(float(command["seconds"]), int(command["calls"]), 0)[-1:]
         gc.collect()
         gc.freeze()
-        return {"call": last, "memory": _peak()}
+        return {"call": last[0] * 1e-9 if last else 0.0, **self.memory(command)}
 
     def round(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        run, prepared, clock = self.session.run, self._prepared, time.perf_counter_ns
-        if prepared is None:
+        if self._prepared is None:
             raise OptlangError("no inputs to time: `warm` comes first")
-        least, calls = int(float(command["seconds"]) * 1e9), int(command["calls"])
-        durations: list[int] = []
         gc.disable()
         try:
-            for _ in range(int(command["skip"])):
-                run(prepared)
-            start = now = clock()
-            while now - start < least or len(durations) < calls:
-                began = clock()
-                run(prepared)
-                now = clock()
-                durations.append(now - began)
+            durations = self._timed(float(command["seconds"]), int(command["calls"]), int(command["skip"]))
         finally:
             gc.enable()
         return {"durations": durations}
+
+    def _timed(self, seconds: float, calls: int, skip: int) -> list[int]:
+        """The nanoseconds of each call, by the session's own clock where it has one."""
+        own = getattr(self.session, "durations", None)
+        if own is not None:
+            return [int(item) for item in own(self._prepared, seconds, calls, skip)]
+        run, prepared, clock = self.session.run, self._prepared, time.perf_counter_ns
+        least = int(seconds * 1e9)
+        durations: list[int] = []
+        for _ in range(skip):
+            run(prepared)
+        start = now = clock()
+        while now - start < least or len(durations) < calls:
+            began = clock()
+            run(prepared)
+            now = clock()
+            durations.append(now - began)
+        return durations
 
     def outputs(self, command: Mapping[str, Any]) -> dict[str, Any]:
         import numpy
@@ -158,7 +160,8 @@ class _Bench:
             return {name: stored[f"arr_{index}"] for index, name in enumerate(command["names"])}
 
     def memory(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        return {"memory": _peak()}
+        own = getattr(self.session, "memory", None)
+        return {"memory": _peak() if own is None else own()}
 
     def close(self) -> None:
         self._prepared = None

@@ -16,7 +16,7 @@ class Plain:
             raise Refusal("no such operator: Magic", help="use another")
         print("loading", artifact.folder, flush=True)
         os.write(1, b"from below python\\n")
-        return Session(settings)
+        return Elsewhere(settings) if settings.get("elsewhere") else Session(settings)
 
 class Session:
     def __init__(self, settings):
@@ -49,4 +49,15 @@ class Session:
 
     def close(self):
         print("closed")
+
+class Elsewhere(Session):
+    """It runs in another process, whose figures it has."""
+
+    loaded = 0.25
+
+    def durations(self, prepared, seconds, calls, skip):
+        return [1000 + skip] * max(calls, int(seconds * 1e6))
+
+    def memory(self):
+        return self.settings["elsewhere"]
 '''
