@@ -90,7 +90,9 @@ _OPENVINO = {
     "package": "pip install openvino numpy",
     "imports": "import openvino\n",
     "load": '''    """The compiled model."""
-    return openvino.Core().compile_model(HERE / {file!r}, "CPU")
+    # As it was measured: left to itself, it calculates in bfloat16 where the processor has that.
+    config = {"INFERENCE_PRECISION_HINT": {precision!r}, "SNIPPETS_MODE": "DISABLE"}
+    return openvino.Core().compile_model(HERE / {file!r}, "CPU", config)
 ''',
     "run": """    found = model(inputs)
     return {output.get_any_name(): found[output] for output in model.outputs}
@@ -184,6 +186,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     about = entry["about"]
     known = {
         "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")),
+        "{precision!r}": repr(about.get("precision", "f32")),
         **{f"{{{key}!r}}": repr(tuple(item["name"] for item in entry[key])) for key in ("inputs", "outputs")},
         # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
         "{skipped}": "" if about.get("convolutions", True) else ', disabled_optimizers=["NchwcTransformer"]',

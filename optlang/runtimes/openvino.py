@@ -5,8 +5,11 @@ It reads the same `.onnx` as ONNX Runtime: one QDQ file serves both, and is far 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,10 +21,16 @@ if TYPE_CHECKING:
     from optlang.workload.data import Data
 
 _HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVino:
-    """The artifact is `model.onnx`; `settings["hint"]` is what the runtime schedules for."""
+    """The artifact is `model.onnx`, or `model.xml` with `model.bin`.
+
+    `settings["hint"]` is what the runtime schedules for, `settings["precision"]` what it calculates in,
+    `settings["file"]` which file it is ("onnx" or "ir"), and `settings["int8"]` whether NNCF makes it int8 ("none",
+    "nncf", or "accuracy": with as many layers in float as keep to `settings["lose"]`).
+    """
 
     imports: ClassVar[tuple[str, ...]] = ("openvino",)
     """What `open` needs in memory first, so that the load time is the model's and not the library's."""
@@ -39,21 +48,35 @@ class OpenVino:
     def build(
         self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
-        """Write the ONNX file. OpenVINO's converter is not used: it is what reports to its makers, and reading a
-        file does not."""
-        from optlang.runtimes import graph
+        """Write `model.onnx`, or OpenVINO's own `model.xml` and `model.bin`, in int8 by NNCF where that is asked for.
+
+        OpenVINO's converter is not used: it is what reports to its makers, and reading a file does not.
+        """
+        from optlang.runtimes import graph, openvino_files
 
         if target.device != "cpu":
             raise Refusal(f"this runtime is OpenVINO on the CPU; the target's device is {target.device}")
-        return graph.build(subject, "openvino", folder, data, study)
+        own = settings.get("int8", "none") != "none" or settings.get("file", "onnx") == "ir"
+        if not own:
+            artifact = graph.build(subject, "openvino", folder, data, study)
+        else:
+            with tempfile.TemporaryDirectory(prefix="optlang-openvino-") as aside:
+                onnx = graph.build(subject, "openvino", Path(aside), data, study)
+                artifact = openvino_files.build(onnx, subject, settings, folder, data)
+        return replace(artifact, about={**artifact.about, "precision": _precision(settings)})
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """A compiled model with one stream of `target.threads` threads, for the target's batch size."""
-        import openvino
-
+        openvino: Any = importlib.import_module("openvino")
         hint = str(settings.get("hint", "latency"))
         if hint not in _HINTS:
             raise OptlangError(f"openvino has no hint '{hint}'", help=f"one of {', '.join(_HINTS)}")
+        precision = _precision(settings)
+        if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise Refusal(
+                "this processor has no bfloat16 arithmetic",
+                help="leave `precision` of the runtime openvino at float32, or measure on a processor that has it",
+            )
         config = {
             "PERFORMANCE_HINT": _HINTS[hint],
             "INFERENCE_NUM_THREADS": target.threads,
@@ -61,7 +84,7 @@ class OpenVino:
             # The process that measures is pinned from outside; OpenVINO would choose cores of its own.
             "ENABLE_CPU_PINNING": False,
             # On processors with bfloat16 it would calculate in that without being asked; float32 means float32.
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             # Its generated kernels crash OpenVINO 2026.4 while a model of fixed shape is compiled: small products of
             # matrices on one thread, attention of 8 positions. What does without them is as fast, within a twentieth.
             "SNIPPETS_MODE": "DISABLE",
@@ -70,6 +93,13 @@ class OpenVino:
             return _Open(openvino, artifact, target.batch, config)
         except RuntimeError as error:
             raise Refusal(f"OpenVINO does not load the model: {_last_line(error)}") from error
+
+
+def _precision(settings: Mapping[str, Any]) -> str:
+    chosen = str(settings.get("precision", "float32"))
+    if chosen not in _PRECISIONS:
+        raise OptlangError(f"openvino has no precision '{chosen}'", help=f"one of {', '.join(_PRECISIONS)}")
+    return _PRECISIONS[chosen]
 
 
 def _last_line(error: BaseException) -> str:
@@ -86,7 +116,7 @@ class _Open:
 
     def __init__(self, openvino: Any, artifact: Artifact, batch: int, config: Mapping[str, Any]) -> None:
         self._openvino = openvino
-        self._file = str(artifact.folder / "model.onnx")
+        self._file = str(artifact.folder / ("model.onnx" if artifact.format == "onnx" else "model.xml"))
         self._config = dict(config)
         self._outputs = artifact.outputs
         self._core = openvino.Core()

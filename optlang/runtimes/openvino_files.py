@@ -1,0 +1,157 @@
+"""What OpenVINO loads beside `.onnx`: its own files, and int8 by its makers' tool (NNCF). Runs nothing that is timed.
+
+NNCF puts its FakeQuantize where OpenVINO's kernels fuse it. OpenVINO runs the QDQ file that `static` makes just as
+fast, and that file serves other runtimes too. NNCF's accuracy control takes layers back to float until a metric holds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import Artifact, OptlangError, Refusal, Subject
+
+if TYPE_CHECKING:
+    import numpy
+
+    from optlang.workload.data import Data
+
+    Sample = dict[str, numpy.ndarray[Any, Any]]
+
+NAME = "model.xml"
+WEIGHTS = "model.bin"
+WAYS = ("none", "nncf", "accuracy")
+SEED = 0
+"""Which training samples calibrate: the same ones in every trial, since the runtime has no seed of its own."""
+HELD_OUT = 2048
+"""Training samples, none of them for calibration, that the accuracy control measures on, at most."""
+
+_BATCH = 32
+_MADE = re.compile(r"[A-Z]\w*_\d+")
+# While this is in the environment, NNCF reports nothing to its makers.
+_SILENT = "NNCF_CI"
+
+
+def build(onnx: Artifact, subject: Subject, settings: Mapping[str, Any], folder: Path, data: Data) -> Artifact:
+    """Write `model.xml` and `model.bin` into `folder`, from the ONNX file that was made of `subject`.
+
+    Weights keep their precision. Raises `Refusal` where int8 is asked for and the model is no float model any more, or
+    nothing in it was quantized; OptlangError where NNCF is missing.
+    """
+    from optlang.runtimes import graph
+    from optlang.runtimes.files import described
+
+    way = str(settings.get("int8", "none"))
+    if way not in WAYS:
+        raise OptlangError(f"openvino has no int8 '{way}'", help=f"one of {', '.join(WAYS)}")
+    # Converters report to their makers too; reading a file does not.
+    model = _openvino().Core().read_model(str(onnx.folder / graph.NAME))
+    if way != "none":
+        if subject.form != "module":
+            raise Refusal(
+                f"NNCF quantizes a float model; what openvino is given here is in the form {subject.form} already",
+                help="one of the two: the step before, or `int8` of the runtime openvino",
+            )
+        model = _quantized(model, way, settings, data.bind(onnx.inputs))
+    _rename(model)
+    _openvino().save_model(model, str(folder / NAME), compress_to_fp16=False)
+    about = {"batch": onnx.about["batch"], "int8": way}
+    return Artifact(folder, "openvino", described(folder, [NAME, WEIGHTS]), onnx.inputs, onnx.outputs, about)
+
+
+def _openvino() -> Any:
+    # Its own names come and go with its build: none of them is in its types.
+    return importlib.import_module("openvino")
+
+
+def _rename(model: Any) -> None:
+    """Give operators that have no name of their own one that is the same each time, not the next of this process."""
+    for index, item in enumerate(model.get_ordered_ops()):
+        if _MADE.fullmatch(item.get_friendly_name()):
+            item.set_friendly_name(f"{item.get_type_name()}.{index}")
+
+
+def _quantized(model: Any, way: str, settings: Mapping[str, Any], data: Data) -> Any:
+    if importlib.util.find_spec("nncf") is None:
+        raise OptlangError("int8 by OpenVINO's own tool needs NNCF", help='pip install "optlang-dsl[nncf]"')
+    with _quiet_nncf() as nncf:
+        samples = int(settings.get("samples", 300))
+        given = data.calibration(samples, SEED)
+        batches = list(_batches(given))
+        calibration = nncf.Dataset(batches)
+        # All of the batches: NNCF counts in what it is given, not in samples.
+        common = {"target_device": nncf.TargetDevice.CPU, "subset_size": len(batches)}
+        try:
+            if way == "nncf":
+                found = nncf.quantize(model, calibration, **common)
+            else:
+                found = _kept_accurate(nncf, model, calibration, common, settings, data)
+        except (nncf.errors.NNCFError, RuntimeError, ValueError) as error:
+            raise Refusal(f"NNCF cannot quantize the model: {str(error).strip().splitlines()[0]}") from error
+    if not any(item.get_type_name() == "FakeQuantize" for item in found.get_ops()):
+        raise Refusal("NNCF quantized nothing: the model has no layer that OpenVINO runs in int8")
+    return found
+
+
+def _kept_accurate(
+    nncf: Any, model: Any, calibration: Any, common: Mapping[str, Any], settings: Mapping[str, Any], data: Data
+) -> Any:
+    """Int8 with as many layers in float as the metric needs, on training samples that set no range."""
+    inputs, targets = data.held_out(HELD_OUT, SEED, int(settings.get("samples", 300)))
+    quality = _quality(inputs, targets, data)
+    lose = float(settings.get("lose", 0.01))
+    whole, points = quality(_openvino().Core().compile_model(model, "CPU"))
+
+    def measure(compiled: Any, _: Iterable[Any]) -> tuple[float, None]:
+        return quality(compiled)[0], None
+
+    return nncf.quantize_with_accuracy_control(
+        model, calibration, nncf.Dataset(list(_batches(inputs))), measure,
+        # A loss has no scale of its own: what may be lost is a share of it.
+        max_drop=lose if points else lose * abs(whole), drop_type=nncf.DropType.ABSOLUTE, **common,
+    )
+
+
+def _quality(inputs: Sample, targets: Any, data: Data) -> Callable[[Any], tuple[float, bool]]:
+    """What says how good a compiled model is (more is better), and whether that is an accuracy."""
+    import numpy
+
+    def quality(compiled: Any) -> tuple[float, bool]:
+        pieces = [compiled(batch) for batch in _batches(inputs)]
+        outputs = {
+            item.any_name: numpy.concatenate([piece[index] for piece in pieces])
+            for index, item in enumerate(compiled.outputs)
+        }
+        metrics = data.task.metrics(outputs, targets)
+        if "accuracy" in metrics:
+            return float(metrics["accuracy"]), True
+        return -float(data.task.loss(outputs, targets)), False
+
+    return quality
+
+
+def _batches(inputs: Sample) -> Iterator[Sample]:
+    for start in range(0, len(next(iter(inputs.values()))), _BATCH):
+        yield {name: item[start : start + _BATCH] for name, item in inputs.items()}
+
+
+@contextmanager
+def _quiet_nncf() -> Iterator[Any]:
+    before = os.environ.get(_SILENT)
+    os.environ[_SILENT] = "1"
+    try:
+        import nncf
+    finally:
+        if before is None:
+            del os.environ[_SILENT]
+        else:
+            os.environ[_SILENT] = before
+    nncf.set_log_level(logging.ERROR)
+    yield nncf
