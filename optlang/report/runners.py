@@ -164,6 +164,24 @@ _AOTINDUCTOR = {
 ''',
 }
 
+_EXECUTORCH = {
+    "package": "pip install executorch numpy, in the version that manifest.json names under `about`, with its torch",
+    "imports": "import torch\nfrom executorch.runtime import Runtime\n",
+    "load": '''    """The method; it takes the inputs in order, {batch!r} samples at once."""
+    return Runtime.get().load_program(HERE / {file!r}).load_method("forward")
+''',
+    "run": """    count = len(next(iter(inputs.values())))
+    found = []
+    for start in range(0, count, {batch!r}):
+        # The last samples are filled up by the last one.
+        places = [min(place, count - 1) for place in range(start, start + {batch!r})]
+        answers = model.execute([torch.from_numpy(inputs[name][places]) for name in {inputs!r}])
+        found.append([value.float().numpy() if value.is_floating_point() else value.numpy() for value in answers])
+    return {name: np.concatenate(parts)[:count] for name, parts in zip({outputs!r}, zip(*found))}
+""",
+    "zeros": _NO_ZEROS,
+}
+
 _INDUCTOR = {
     part: text.replace("optlang.runtimes.eager import Eager", "optlang.runtimes.inductor import Inductor").replace(
         "Eager()", "Inductor()"
@@ -173,7 +191,7 @@ _INDUCTOR = {
 
 _PROGRAMS = {
     "onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER, "torchscript": _TORCHSCRIPT,
-    "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR,
+    "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR, "executorch": _EXECUTORCH,
 }
 
 
@@ -185,7 +203,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
         return None
     about = entry["about"]
     known = {
-        "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")),
+        "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")), "{batch!r}": repr(about.get("batch")),
         "{precision!r}": repr(about.get("precision", "f32")),
         **{f"{{{key}!r}}": repr(tuple(item["name"] for item in entry[key])) for key in ("inputs", "outputs")},
         # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
@@ -199,7 +217,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
 
 def _main_file(names: list[str]) -> str | None:
     """The file that a runtime is told to load; those beside it are found from there."""
-    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2"):
+    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte"):
         for name in names:
             if name.endswith(ending):
                 return name

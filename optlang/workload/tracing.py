@@ -6,7 +6,7 @@ the module does: a number of samples that became a constant then shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -86,14 +86,8 @@ def prove(
     Raises `Refusal`, whose words call the thing `what`: where `answer` raises (by its error), where it gives another
     shape, and where values differ by more than `tolerance`.
     """
-    import numpy
-
     constant = "forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))"
-    share = tolerance(module)
-    wanted = {
-        name: (item.float() if item.dtype in _ROUNDED else item).numpy(force=True)
-        for name, item in modules.call(module, inputs).items()
-    }
+    wanted = answers_of(module, inputs)
     try:
         answers = answer(list(wanted))
     except Exception as error:
@@ -101,10 +95,31 @@ def prove(
             f"{what} does not run with {CHECKED} samples, though it was traced with {TRACED}: {first_line(error)}",
             help=constant,
         ) from error
+    agree(wanted, answers, what, tolerance(module), constant)
+
+
+def answers_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, numpy.ndarray[Any, Any]]:
+    """What `module` gives for `inputs`, as arrays by name, those of 16 bits in float32."""
+    return {
+        name: (item.float() if item.dtype in _ROUNDED else item).numpy(force=True)
+        for name, item in modules.call(module, inputs).items()
+    }
+
+
+def agree(
+    wanted: Mapping[str, numpy.ndarray[Any, Any]], answers: Sequence[numpy.ndarray[Any, Any]], what: str, share: float,
+    shapes: str | None = None,
+) -> None:
+    """Raise `Refusal` where `answers`, in the order of `wanted`, have other shapes (with the help `shapes`) or values.
+
+    Values may be off by `share` of the largest of them.
+    """
+    import numpy
+
     for (name, right), given in zip(wanted.items(), answers, strict=True):
         if given.shape != right.shape:
             raise Refusal(
-                f"{what} answers {name} with the shape {given.shape}, the module with {right.shape}", help=constant
+                f"{what} answers {name} with the shape {given.shape}, the module with {right.shape}", help=shapes
             )
         if not _close(given, right, share):
             raise Refusal(

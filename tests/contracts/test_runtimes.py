@@ -48,6 +48,8 @@ RUNTIMES = {name: calls for name, (calls, _) in declared().items()}
 # They call a C++ compiler for each model, ten seconds and more: one small model is held to what the others are held to
 # on seven. Their files are not promised to be the same bytes again, since compilers write names of their own.
 COMPILED = ("aotinductor", "inductor")
+# They lower a model for a device, seconds each.
+LOWERED = ("executorch",)
 TAKE_ONNX = [name for name, (_, forms) in declared().items() if "onnx" in forms]
 
 
@@ -110,7 +112,7 @@ def quantized(subject, data, folder, wants):
 
 
 def test_the_contract_has_runtimes_to_hold():
-    assert {"eager", "onnxruntime", "openvino", "torchscript", *COMPILED} <= set(RUNTIMES)
+    assert {"eager", "onnxruntime", "openvino", "torchscript", *COMPILED, *LOWERED} <= set(RUNTIMES)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -134,7 +136,7 @@ class TestDeclared:
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
         reason, imported = answer.stdout.splitlines()
         assert imported == "[]"
-        assert reason == "None" or (name in COMPILED and compiler.found() is None)
+        assert reason == "None" or name in LOWERED or (name in COMPILED and compiler.found() is None)
 
     def test_missing_package_is_told_with_what_installs_it(self, name):
         module, _, attribute = RUNTIMES[name].partition(":")
@@ -152,7 +154,7 @@ class TestDeclared:
         assert wants.symmetric_weights or wants.weights == "uint8"
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name not in COMPILED])
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name not in COMPILED + LOWERED])
 class TestContract:
     @pytest.mark.parametrize("network", NETWORKS)
     def test_outputs_are_the_modules_own_at_any_batch_size(self, name, network, images, tmp_path):
@@ -271,7 +273,9 @@ def test_what_does_not_compile_as_a_whole_is_refused_with_a_way_out(images, tmp_
     assert "runtime eager" in caught.value.help
 
 
-@pytest.mark.parametrize(("name", "settings"), [("aotinductor", {}), ("inductor", {"dynamic": False})])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("aotinductor", {}), ("inductor", {"dynamic": False}), ("executorch", {})]
+)
 def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images, tmp_path):
     import dataclasses
     import shutil
@@ -314,19 +318,19 @@ def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images
     assert [mark for mark in LIBRARIES.values() if mark in loaded and mark != "libtorch"] == []
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
-    if name == "aotinductor":
-        run_exported(member.artifact, inputs, earlier)
+    if name != "inductor":
+        run_exported(name, member.artifact, inputs, earlier)
 
 
-def run_exported(artifact, inputs, outputs):
-    """The program that `optlang export` puts beside the file, in a process that has torch and numpy alone."""
+def run_exported(name, artifact, inputs, outputs):
+    """The program that `optlang export` puts beside the file, in a process that has its runtime and numpy alone."""
     entry = {
         "files": [{"name": item.name} for item in artifact.files], "about": artifact.about,
         "inputs": [{"name": item} for item in artifact.inputs],
         "outputs": [{"name": item} for item in artifact.outputs],
     }
     program = artifact.folder / "run.py"
-    program.write_text(runner("aotinductor", entry))
+    program.write_text(runner(name, entry))
     numpy.savez(artifact.folder / "example_inputs.npz", **inputs)
     numpy.savez(artifact.folder / "example_outputs.npz", **outputs)
     ran = subprocess.run([sys.executable, "-I", program], capture_output=True, text=True, cwd=artifact.folder)

@@ -1,0 +1,150 @@
+"""INT8 for XNNPACK, by its own quantizer: observers where its kernels round, ranges from calibration data.
+
+PT2E is torchao's way: a captured program is annotated, observed while it runs, and rewritten with the operators that
+quantize and dequantize; XNNPACK then takes each layer with those around it as one kernel in integers (Jacob et al.,
+CVPR 2018, is the scheme). It knows no file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import Refusal, Request
+from optlang.workload import exported
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from optlang.workload.data import Data
+
+# Calibration has no seed of its own here: a model is built the same each time.
+_SEED = 0
+_LINEAR = "operators = all takes convolutions too"
+_GROUPS = "static takes convolutions of groups and of one channel too, which XNNPACK has no dynamic ranges for"
+_STATIC = "XNNPACK has int8 for convolutions and linear layers; name in `only` what is all that you want"
+
+
+def refuse_unknown(requests: tuple[Request, ...]) -> None:
+    """`Refusal` for what XNNPACK's quantizer has not: the setting is named, and what is there instead."""
+    for request in requests:
+        settings = request.settings
+        if request.technique not in ("static", "dynamic"):
+            raise Refusal(f"executorch does not carry out {request.technique}", help="static or dynamic")
+        if settings.get("calibrator", "minmax") not in ("minmax", "mse"):
+            raise Refusal(
+                f"torchao has no observer for calibrator = {settings['calibrator']}", help="minmax or mse"
+            )
+        if settings.get("bias_correction"):
+            raise Refusal("XNNPACK's quantizer corrects no biases: bias_correction = false there")
+    if len(requests) > 1:
+        raise Refusal(f"a model is quantized once, not by {' and '.join(item.technique for item in requests)}")
+
+
+def quantized(
+    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Data
+) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
+    """The graph of `program` in int8, and what became of its weights: their share in int8, layers that stay in float.
+
+    Weights are symmetric, by output channel unless `granularity` is "tensor"; activations have a scale and zero point
+    a tensor. In a Transformer products alone are quantized. `calibrator` "mse" is torch's HistogramObserver, which
+    looks for the range with the least squared error. Raises `Refusal` where no layer is left or most weights stay in
+    float.
+    """
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    settings: Mapping[str, Any] = request.settings
+    dynamic = request.technique == "dynamic"
+    graph_module = program.module()
+    prepared = prepare_pt2e(graph_module, _quantizer(graph_module, module, settings, dynamic))
+    _calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
+    converted = convert_pt2e(prepared)
+    found = exported.weights(converted)
+    way_out = _STATIC
+    if dynamic and any(item.kind == "convolution" and not item.quantized for item in found):
+        way_out = _LINEAR if settings["operators"] == "linear" else _GROUPS
+    share = exported.mostly(found, module, settings, "int8", way_out)
+    return converted, share
+
+
+def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any], dynamic: bool) -> Any:
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
+
+    config = _config(settings, dynamic)
+    quantizer = xnnpack_quantizer.XNNPACKQuantizer()
+    if dynamic:
+        # It leaves convolutions before a ReLU to a pattern that it has for static int8 alone; the kernel knows both.
+        pattern = xnnpack_quantizer.QuantPattern("conv_relu", True, False, xnnpack_quantizer.CONV_TARGETS)
+        quantizer.SUPPORTED_PATTERNS = [*quantizer.SUPPORTED_PATTERNS, pattern]
+    products = list(exported.LINEAR)
+    if not dynamic or _with_convolutions(graph_module, module, settings):
+        products += exported.CONVOLUTIONS
+    if dynamic or exported.is_transformer(graph_module.graph):
+        for target in products:
+            quantizer.set_operator_type(target, config)
+    else:
+        quantizer.set_global(config)
+
+    def open_to(node: Any) -> bool:
+        # It is asked about weights too, which are of no layer.
+        if node.op != "call_function":
+            return True
+        return exported.chosen(node, module, settings) and not (dynamic and _grouped(node))
+
+    quantizer.set_filter_function(open_to)
+    return quantizer
+
+
+def _grouped(node: Any) -> bool:
+    """Whether it is a convolution of groups, or of one channel, which XNNPACK takes for one."""
+    if node.target not in exported.CONVOLUTIONS:
+        return False
+    groups = node.args[6] if len(node.args) > 6 else 1
+    return groups != 1 or bool(node.args[1].meta["val"].shape[1] == 1)
+
+
+def _with_convolutions(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]) -> bool:
+    """Whether dynamic takes convolutions: asked for, or (auto) where they hold more weights than linear layers."""
+    if settings["operators"] != "auto":
+        return bool(settings["operators"] == "all")
+    held = {"convolution": 0, "linear": 0}
+    for item in exported.weights(graph_module):
+        if item.kind in held and exported.chosen_layer(item.layer, module, settings):
+            held[item.kind] += item.elements
+    return held["convolution"] > held["linear"]
+
+
+def _config(settings: Mapping[str, Any], dynamic: bool) -> Any:
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+    from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
+    from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
+
+    per_channel = settings.get("granularity", "auto") != "tensor"
+    config = get_symmetric_quantization_config(is_per_channel=per_channel, is_dynamic=dynamic)
+    if dynamic:
+        return config
+    # Their own configuration has one observer and no choice of bins.
+    if settings["calibrator"] == "mse":
+        observer = HistogramObserver.with_args(bins=int(settings["bins"]), eps=2**-12)
+    else:
+        observer = MinMaxObserver.with_args(eps=2**-12)
+    activations = QuantizationSpec(
+        dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False,
+        observer_or_fake_quant_ctr=observer,
+    )
+    return QuantizationConfig(activations, activations, config.weight, config.bias, False)
+
+
+def _calibrate(prepared: Any, example: Mapping[str, Tensor], data: Data, samples: int) -> None:
+    """Run the samples through, as many at once as the program takes; the last ones are filled up by themselves."""
+    import torch
+
+    arrays = data.calibration(samples, _SEED)
+    size = len(next(iter(example.values())))
+    total = len(next(iter(arrays.values())))
+    with torch.no_grad():
+        for start in range(0, total, size):
+            places = [min(place, total - 1) for place in range(start, start + size)]
+            prepared(*(torch.from_numpy(arrays[name][places]) for name in example))

@@ -1,0 +1,165 @@
+"""Captures a module by torch.export, and says which layers its nodes and weights come from. Knows no runtime.
+
+What a phone runs is captured for one number of samples: memory is planned for it before the first call.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optlang.forms import Refusal
+from optlang.workload import tracing
+from optlang.workload.layers import left_alone
+
+# Less than this share of what was asked for is not what a user expects of a technique by that name.
+_MOST = 0.5
+_ATEN = torch.ops.aten
+CONVOLUTIONS = (
+    _ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default, _ATEN.conv1d.padding, _ATEN.conv2d.padding,
+    _ATEN.conv3d.padding, _ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input,
+)
+LINEAR = (_ATEN.linear.default,)
+_PRODUCTS = (_ATEN.matmul.default, _ATEN.mm.default, _ATEN.bmm.default, _ATEN.addmm.default, _ATEN.einsum.default)
+RECURRENT = (
+    _ATEN.lstm.input, _ATEN.gru.input, _ATEN.rnn_tanh.input, _ATEN.rnn_relu.input, _ATEN.lstm_cell.default,
+    _ATEN.gru_cell.default, _ATEN.rnn_tanh_cell.default, _ATEN.rnn_relu_cell.default,
+)
+_ATTENTION = (_ATEN.softmax.int, _ATEN.layer_norm.default, _ATEN.scaled_dot_product_attention.default)
+_KINDS = {
+    **dict.fromkeys(CONVOLUTIONS, "convolution"), **dict.fromkeys(LINEAR, "linear"),
+    **dict.fromkeys(_PRODUCTS, "product"), **dict.fromkeys(RECURRENT, "recurrent"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor that a layer multiplies by: its layer ("" for the model's own forward), kind, elements, and whether a
+    quantizer has made integers of it."""
+
+    layer: str
+    kind: str
+    elements: int
+    quantized: bool
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch.export warns of in torch's own code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
+        # A recurrent layer keeps its weights in a list too, and export restores it.
+        warnings.filterwarnings("ignore", message=r"The tensor attributes .* were assigned", category=UserWarning)
+        yield
+
+
+def program(module: nn.Module, example: Mapping[str, Tensor], what: str) -> Any:
+    """The ExportedProgram of `module` for the samples of `example`; inputs in their order, a tuple of outputs.
+
+    Its program takes from 1 to so many samples where forward allows it. Raises `Refusal`, which says that the model
+    cannot be exported for `what`.
+    """
+    return again(tracing.Positional(module, tuple(example)).eval(), example, what)
+
+
+def again(wrapped: nn.Module, example: Mapping[str, Tensor], what: str) -> Any:
+    """The same of a module that takes its inputs in order: what a quantizer has made of a program."""
+    count = len(next(iter(example.values())))
+    axis = torch.export.Dim.AUTO(min=1, max=count) if count > 1 else torch.export.Dim.STATIC
+    shapes: Any = tuple({0: axis} for _ in example)
+    # *values are one argument of forward.
+    shapes = (shapes,) if isinstance(wrapped, tracing.Positional) else shapes
+    try:
+        return torch.export.export(wrapped, tuple(example.values()), dynamic_shapes=shapes)
+    except Exception as error:
+        raise Refusal(
+            f"the model cannot be exported for {what}: {tracing.first_line(error)}",
+            help="forward must not choose by the values of its inputs; or keep to the runtime onnxruntime",
+        ) from error
+
+
+def layer_of(node: Any) -> str:
+    """The module that a node comes from ("" for the model itself): "layer1.0.conv1"."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed([place for place, _ in stack.values()]), "")
+    # Of a layer that is called again export counts the calls: "relu@1".
+    parts = [part.partition("@")[0] for part in str(path).split(".")]
+    return ".".join(parts[parts.index(tracing.INNER) + 1 :]) if tracing.INNER in parts else ""
+
+
+def chosen(node: Any, module: nn.Module, settings: Mapping[str, Any]) -> bool:
+    """Whether `keep` and `only` of `settings` leave a node open; OptlangError for a pattern that fits no layer."""
+    return chosen_layer(layer_of(node), module, settings)
+
+
+def chosen_layer(layer: str, module: nn.Module, settings: Mapping[str, Any]) -> bool:
+    """The same of a layer's name; nodes of no layer go with `only`'s others."""
+    keep, only = tuple(settings.get("keep", ())), tuple(settings.get("only", ()))
+    if not keep and not only:
+        return True
+    alone = left_alone(keep, only, [name for name, _ in module.named_modules()])
+    return layer not in alone and bool(layer or not only)
+
+
+def is_transformer(graph: Any) -> bool:
+    """Whether there is attention or a norm of tokens: sums, masks and norms in int8 cost tens of points there."""
+    return any(node.target in _ATTENTION for node in graph.nodes)
+
+
+def weights(graph_module: Any) -> list[Weight]:
+    """What the nodes of a graph multiply by, each tensor once, in the graph's order."""
+    found: dict[str, Weight] = {}
+    for node in graph_module.graph.nodes:
+        if node.target not in _KINDS:
+            continue
+        for name, value, quantized in _constants(node):
+            if len(value.shape) > 1:
+                kind = _KINDS[node.target]
+                found.setdefault(name, Weight(layer_of(node), kind, math.prod(value.shape), quantized))
+    return list(found.values())
+
+
+def _constants(node: Any) -> Iterator[tuple[str, Any, bool]]:
+    for item in node.all_input_nodes:
+        source, quantized = item, False
+        while source.op == "call_function" and "dequantize" in str(source.target) and source.args:
+            source, quantized = source.args[0], True
+        if source.op == "get_attr":
+            value = node.graph.owning_module
+            for part in str(source.target).split("."):
+                value = getattr(value, part)
+            yield str(source.target), value, quantized
+
+
+def mostly(
+    found: Sequence[Weight], module: nn.Module, settings: Mapping[str, Any], what: str, help: str
+) -> dict[str, Any]:
+    """The share of `found` that is quantized, and the layers that are not though nobody asked for it.
+
+    Raises `Refusal` where nothing is, or less than half (unless `only` names the layers), naming the largest of them;
+    `what` is what the weights were to become.
+    """
+    asked = [item for item in found if chosen_layer(item.layer, module, settings)]
+    if not any(item.quantized for item in asked):
+        kinds = ", ".join(sorted({item.kind for item in found})) or "none"
+        raise Refusal(f"no layer is left to quantize; the model's kinds of layers with weights: {kinds}", help=help)
+    total = sum(item.elements for item in asked)
+    share = sum(item.elements for item in asked if item.quantized) / total
+    left: dict[str, int] = {}
+    kind = {item.layer: item.kind for item in asked}
+    for item in asked:
+        if not item.quantized:
+            left[item.layer] = left.get(item.layer, 0) + item.elements
+    if share < _MOST and not settings.get("only"):
+        largest = sorted(left, key=lambda layer: -left[layer])[:4]
+        named = ", ".join(f"{layer or 'forward'} ({kind[layer]})" for layer in largest)
+        raise Refusal(f"only {share:.0%} of the weights would be {what}: not those of {named}", help=help)
+    return {"weights": share, "float": sorted(left)}
