@@ -109,6 +109,8 @@ class QuantWants:
     `activations` and `weights` are "uint8" or "int8"; `symmetric_activations` and `symmetric_weights` fix the zero
     point; `per_channel` gives each output channel of a weight a scale of its own; `format` is "qdq" or "operator".
     `reduced` leaves a bit of signed weights unused (−64 to 64), where the kernels would overflow with all eight.
+    `biases` are "int32", or stay "float". `operators` "all" quantizes what each operator takes and gives, wherever
+    there are kernels; "weighted" only what convolutions and linear layers take, where what follows them is fused.
     """
 
     activations: Literal["uint8", "int8"]
@@ -118,6 +120,8 @@ class QuantWants:
     per_channel: bool
     format: Literal["qdq", "operator"] = "qdq"
     reduced: bool = False
+    biases: Literal["int32", "float"] = "int32"
+    operators: Literal["all", "weighted"] = "all"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from optlang.report import tensorrt_runner
+
 _OPENING = '''"""Runs the exported model: `python run.py [INPUTS.npz]` ({package}).
 
 INPUTS.npz holds one array an input, by its name, the first axis being the batch. Without it the example inputs that
@@ -192,6 +194,7 @@ _INDUCTOR = {
 _PROGRAMS = {
     "onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER, "torchscript": _TORCHSCRIPT,
     "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR, "executorch": _EXECUTORCH,
+    "tensorrt": tensorrt_runner.PROGRAM,
 }
 
 
@@ -202,8 +205,12 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     if parts is None or main is None:
         return None
     about = entry["about"]
+    most = [shapes["max"][0] for shapes in (about.get("profile") or {}).values()]
     known = {
         "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")), "{batch!r}": repr(about.get("batch")),
+        "{library}": str(about.get("module")), "{replayed!r}": repr(about.get("cuda_graph")),
+        **{f"{{{key}}}": str(about.get(key)) for key in ("version", "compute")},
+        "{most!r}": repr(most[0] if most else None),
         "{precision!r}": repr(about.get("precision", "f32")),
         **{f"{{{key}!r}}": repr(tuple(item["name"] for item in entry[key])) for key in ("inputs", "outputs")},
         # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
@@ -217,8 +224,14 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
 
 def _main_file(names: list[str]) -> str | None:
     """The file that a runtime is told to load; those beside it are found from there."""
-    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte"):
+    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte", ".engine"):
         for name in names:
             if name.endswith(ending):
                 return name
     return None
+
+
+def builder(entry: Mapping[str, Any]) -> str | None:
+    """The text of `build.sh` for an artifact that knows a command which builds it again; None for others."""
+    command = entry["about"].get("command")
+    return None if command is None else tensorrt_runner.SCRIPT.replace("{command}", command)

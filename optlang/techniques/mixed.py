@@ -50,7 +50,7 @@ def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
-        left, operators = left_float(graph, subject, settings), operators_of(graph)
+        left, operators = left_float(graph, subject, settings), operators_of(graph, wants)
         layers = Layers(graph, left)
         products = eligible(graph, [item for item in operators if item in WEIGHTS], left)
         subject = replace(subject, notes={**subject.notes, **covered(graph, products, left, settings, RECURRENT)})

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import JSON, Refusal, Subject
+from optlang.forms import JSON, QuantWants, Refusal, Subject
 from optlang.workload.layers import left_alone
 
 LINEAR = ("MatMul", "Gemm")
@@ -104,11 +104,13 @@ def census(graph: Any) -> str:
     return ", ".join(kinds[:8]) + (", …" if len(kinds) > 8 else "") if kinds else "no operators"
 
 
-def operators_of(graph: Any) -> list[str]:
-    """What to quantize: every operator that can be, and in a Transformer the products alone."""
+def operators_of(graph: Any, wants: QuantWants) -> list[str]:
+    """What to quantize: every operator that can be, or those with weights; in a Transformer the products alone."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     present = {node.op_type for node in graph.node}
+    if wants.operators == "weighted":
+        return sorted(present.intersection((*WITH_WEIGHTS, "ConvTranspose")))
     known = set(QDQRegistry) | set(QLinearOpsRegistry)
     if present.intersection(_ATTENTION[:3]) or _has_attention(graph):
         known = set(WITH_WEIGHTS)

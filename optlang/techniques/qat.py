@@ -88,7 +88,8 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
             for name in again.inputs.get(layer, ()):
                 _learned(again.ranges, name, hook)
         result = path.with_name("quantized.onnx")
-        write(path, result, operators_of(graph), left_float(graph, trained, settings), again.ranges, wants)
+        kept = left_float(graph, trained, settings)
+        write(path, result, operators_of(graph, wants), kept, again.ranges, wants)
         done = finished(result, source, trained, context)
     return replace(done, notes={**done.notes, **prepared.notes, "qat.layers": len(weights)})
 
@@ -96,7 +97,7 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
 def _prepared(path: Path, subject: Subject, settings: Mapping[str, Any], context: Context) -> Prepared:
     graph = load(path).graph
     kept = left_float(graph, subject, settings)
-    operators = operators_of(graph)
+    operators = operators_of(graph, wants_of(context))
     chosen = set(eligible(graph, [item for item in operators if item in _KERNELS], kept))
     if not chosen:
         layers = sorted({layer_of(node.name) for node in graph.node if node.name} - {""})

@@ -146,7 +146,8 @@ def write(
     loaded = load_model_with_shape_infer(model)
     options = {
         "ActivationSymmetric": wants.symmetric_activations, "WeightSymmetric": wants.symmetric_weights,
-        "MatMulConstBOnly": True,
+        "MatMulConstBOnly": True, "QuantizeBias": wants.biases == "int32",
+        "OpTypesToExcludeOutputQuantization": list(operators) if wants.operators == "weighted" else [],
     }
     weights, activations = quant_type(wants.weights), quant_type(wants.activations)
     quantizer: Any

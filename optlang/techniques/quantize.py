@@ -107,7 +107,7 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
         kept = left_float(graph, subject, settings)
-        operators = operators_of(graph)
+        operators = operators_of(graph, wants)
         if not eligible(graph, WITH_WEIGHTS, kept):
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}",
