@@ -13,6 +13,7 @@ from typing import Any
 
 from optlang.forms import OptlangError
 from optlang.report.front import load_members, load_plan
+from optlang.report.export_readme import readme
 from optlang.report.runners import runner
 from optlang.report.studies import Chosen, check_trial, choose
 from optlang.store.reader import Reader
@@ -86,7 +87,11 @@ def _fill(
         inside = folder if len(artifacts) == 1 else folder / artifact["target"]
         inside.mkdir(exist_ok=True)
         entry = _copy(reader, artifact, row, inside, "" if inside == folder else f"{artifact['target']}/")
-        entries.append(entry | {"runtime": _runtime(plan, row["runtime"], artifact["target"])})
+        name = _runtime(plan, row["runtime"], artifact["target"])
+        program = runner(name, entry)
+        if program is not None:
+            (inside / "run.py").write_text(program, encoding="utf-8")
+        entries.append(entry | {"runtime": name, "program": None if program is None else "run.py"})
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
     steps = reader.query(
         "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position",
@@ -104,6 +109,7 @@ def _fill(
         "point": _decoded(row["point"]),
         "steps": [step | {"settings": _decoded(step["settings"])} for step in steps],
         "notes": _decoded(row["notes"]),
+        "preprocessing": next((about for item in entries if (about := item["about"].get("preprocessing"))), None),
         "artifacts": entries,
         "figures": _measured(reader, chosen, plan, row["trial"]),
         "versions": _decoded(session[0]["versions"]) if session else None,
@@ -111,12 +117,9 @@ def _fill(
         "git": _decoded(session[0]["git"]) if session else None,
         "optlang": session[0]["optlang"] if session else None,
     }
+    (folder / "README.md").write_text(readme(manifest), encoding="utf-8")
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
-    for entry in entries:
-        program = runner(entry["runtime"], entry)
-        if program is not None:
-            (folder / entry["folder"] / "run.py").write_text(program, encoding="utf-8")
     return manifest
 
 

@@ -111,6 +111,7 @@ def _on_target(
         )
     finally:
         steps.clear_scratch(job.workload)
+    artifact = replace(artifact, about={**_told(laboratory, artifact), **artifact.about})
     known = [*size.weigh(artifact), *stepped.counted]
     notes = dict(stepped.subject.notes)
     missing = runs(runtime)
@@ -125,6 +126,7 @@ def _on_target(
         member, place.baseline, laboratory.samples(place.target), job.effort, answer=laboratory.validation
     )
     assert timed.outputs is not None
+    artifact = replace(artifact, about={"outputs": _tensors(timed.outputs, artifact), **artifact.about})
     _keep_examples(place.folder, laboratory.validation, timed.outputs)
     if place.baseline is None:
         laboratory.remember(member, timed.outputs)
@@ -133,6 +135,23 @@ def _on_target(
         job.directions, job.ratios,
     )
     return _OnTarget((*scored, *known, *timed.measurements), artifact, notes)
+
+
+def _told(laboratory: Laboratory, artifact: Artifact) -> dict[str, JSON]:
+    """What whoever deploys an artifact must know of its inputs."""
+    told: dict[str, JSON] = {"inputs": _tensors(laboratory.validation, artifact)}
+    if laboratory.data.preprocessing is not None:
+        told["preprocessing"] = laboratory.data.preprocessing
+    return told
+
+
+def _tensors(arrays: Mapping[str, Array], artifact: Artifact) -> dict[str, JSON]:
+    """Types and shapes by name; the first axis is the number of samples, any that the caller likes or a fixed one."""
+    samples = artifact.about.get("batch") or "samples"
+    return {
+        name: {"dtype": str(item.dtype), "shape": [samples, *map(int, item.shape[1:])]}
+        for name, item in arrays.items()
+    }
 
 
 def runs(runtime: Runtime) -> str | None:

@@ -6,6 +6,7 @@ import copy
 import difflib
 import functools
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import Factory, OptlangError
+from optlang.forms import JSON, Factory, OptlangError
 from optlang.workload import objects
 from optlang.workload.parts import Batch, Part, part_of
 from optlang.workload.seeds import seeded
@@ -24,7 +25,7 @@ from optlang.workload.tensors import Tensors, forward_names, leaves
 if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
-_KEYS = ("train", "validation", "test", "calibration", "task", "fingerprint")
+_KEYS = ("train", "validation", "test", "calibration", "task", "fingerprint", "preprocessing")
 _PARTS = _KEYS[:4]
 _INITIAL_SEED = 0
 
@@ -36,10 +37,13 @@ class Data:
     """
 
     def __init__(
-        self, parts: Mapping[str, Part], task: Task, said: str | None, names: Sequence[str] | None = None
+        self, parts: Mapping[str, Part], task: Task, said: str | None, names: Sequence[str] | None = None,
+        preprocessing: JSON = None,
     ) -> None:
         self.parts = dict(parts)
         self.task = task
+        self.preprocessing = preprocessing
+        """What was done to the raw inputs, in the words of the data's factory: whoever deploys has to do the same."""
         self._said = said
         self._names = tuple(names) if names is not None else None
 
@@ -178,6 +182,17 @@ class Data:
         }
 
 
+def _preprocessing(answer: Mapping[str, Any], what: str) -> JSON:
+    said: JSON = answer.get("preprocessing")
+    try:
+        json.dumps(said)
+    except (TypeError, ValueError) as error:
+        raise OptlangError(
+            f"'preprocessing' of {what} is no plain JSON: {error}", help="a text, or a dictionary of texts and numbers"
+        ) from error
+    return said
+
+
 def load(factory: Factory, study: Path) -> Data:
     """The data that `factory` makes: a mapping with 'train' and 'validation', and what else there is.
 
@@ -207,7 +222,7 @@ def load(factory: Factory, study: Path) -> Data:
     task = task_of(answer.get("task"), study)
     parts = {name: part_of(name, answer[name], study) for name in _PARTS if answer.get(name) is not None}
     said = answer.get("fingerprint")
-    loaded = Data(parts, task, None if said is None else str(said))
+    loaded = Data(parts, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
     for name, part in parts.items():
         _, targets = part.in_memory() or part.first(1)
         task.check_targets(targets, f"the targets of '{name}'")

@@ -219,12 +219,19 @@ def _copy_graph(source: Path, folder: Path) -> None:
 
 
 def external_files(path: Path) -> tuple[str, ...]:
-    """The files of weights beside the ONNX file `path`, by their names relative to it."""
+    """The files of weights beside the ONNX file `path`, by their names relative to it.
+
+    Refusal where one of them lies outside its folder: a file that somebody else made could name any file there is.
+    """
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     graph = onnx.load(path, load_external_data=False).graph
     names = {ExternalDataInfo(item).location for item in graph.initializer if uses_external_data(item)}
+    home = path.parent.resolve()
+    for name in names:
+        if not name or Path(name).is_absolute() or not (home / name).resolve().is_relative_to(home):
+            raise Refusal(f"{path.name} keeps weights outside its folder, in {name or 'a file without a name'}")
     return tuple(sorted(names))
 
 

@@ -45,4 +45,7 @@ def digits(seed: int = 0) -> dict[str, Any]:
     def pair(inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
-    return {"train": pair(train, train_labels), "validation": pair(validation, validation_labels)}
+    return {
+        "train": pair(train, train_labels), "validation": pair(validation, validation_labels),
+        "preprocessing": "grey levels from 0 (paper) to 16 (ink), divided by 16; one channel of 8x8",
+    }

@@ -37,7 +37,9 @@ def artifact(folder: Path, files: Mapping[str, bytes], **more: Any) -> dict[str,
         ],
         "inputs": ["x"],
         "outputs": ["y"],
-        "about": {"inputs": {"x": {"dtype": "float32", "shape": [1, 3]}}},
+        "about": {
+            "inputs": {"x": {"dtype": "float32", "shape": [1, 3]}}, "preprocessing": "pixels divided by 16.",
+        },
     } | more
 
 
@@ -80,7 +82,7 @@ def read(
 def test_the_manifest_says_what_was_exported(tmp_path: Path) -> None:
     entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights", "model.onnx.data": b"more"})
     done = export(read(tmp_path, [entry]), "digits", 1, tmp_path / "out")
-    assert done.files == ("manifest.json", "model.onnx", "model.onnx.data", "run.py")
+    assert done.files == ("README.md", "manifest.json", "model.onnx", "model.onnx.data", "run.py")
     assert (tmp_path / "out" / "model.onnx.data").read_bytes() == b"more"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == json.loads(json.dumps(done.manifest, default=str))
@@ -100,6 +102,11 @@ def test_the_manifest_says_what_was_exported(tmp_path: Path) -> None:
     assert (figures["latency.p95"]["times_better"], figures["size"]["times_better"]) == (5.0, 2.0)
     assert figures["accuracy"]["lost"] == pytest.approx(0.01)
     assert figures["accuracy"]["low"] < figures["accuracy"]["value"] < figures["accuracy"]["high"]
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "Inputs are prepared so: pixels divided by 16." in page
+    assert "- Inputs: `x`, float32 [1, 3]\n- Outputs: `y`\n" in page
+    assert "    python run.py\n" in page
+    assert "| latency.p50 | 20.0 µs |" in page
 
 
 def test_paths_beside_the_database_are_found_from_there(tmp_path: Path) -> None:
@@ -110,7 +117,9 @@ def test_paths_beside_the_database_are_found_from_there(tmp_path: Path) -> None:
 def test_several_targets_have_a_folder_each(tmp_path: Path) -> None:
     entries = [artifact(tmp_path / name, {"model.onnx": name.encode()}, target=name) for name in ("laptop", "phone")]
     done = export(read(tmp_path, entries), None, 1, tmp_path / "out")
-    assert done.files == ("laptop/model.onnx", "laptop/run.py", "manifest.json", "phone/model.onnx", "phone/run.py")
+    assert done.files == (
+        "README.md", "laptop/model.onnx", "laptop/run.py", "manifest.json", "phone/model.onnx", "phone/run.py",
+    )
 
 
 @pytest.mark.parametrize("harm", ["gone", "changed"])

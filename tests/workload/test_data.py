@@ -288,3 +288,10 @@ def test_real_data_from_a_users_file():
     data = load(Factory("networks.py:diabetes"), MODELS)
     assert (data.task.name, data.size("train"), data.size("validation")) == ("regression", 300, 142)
     assert data.arrays("train")[0]["input"].dtype == numpy.float32
+
+
+def test_preprocessing_is_told_to_whoever_deploys(given):
+    assert given(whole()).preprocessing is None
+    assert given(whole(preprocessing={"scale": 1 / 16})).preprocessing == {"scale": 1 / 16}
+    with pytest.raises(OptlangError, match="'preprocessing' of .* is no plain JSON"):
+        given(whole(preprocessing=object()))

@@ -217,3 +217,19 @@ def test_an_answer_that_is_not_one_a_sample_is_named():
         check_batched(outputs, 3)
     assert "hidden state" in error.value.help
     check_batched({"output": outputs["output_0"]}, 3)
+
+
+@pytest.mark.parametrize("place", ["../secret", "/etc/passwd", "link"])
+def test_a_file_of_weights_outside_the_folder_is_refused(place, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"0000")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    weight = onnx.TensorProto(data_type=onnx.TensorProto.FLOAT, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    weight.name = "w"
+    weight.external_data.add(key="location", value=place)
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [], [output], [weight])
+    (folder / "net.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(Refusal, match="keeps weights outside its folder"):
+        modules.external_files(folder / "net.onnx")
