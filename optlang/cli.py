@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from optlang import texts
+from optlang.answers import INTERRUPTED, OUTSIDE, USAGE, WRONG, colored, usage
 from optlang.forms import OptlangError
 from optlang.options import (
     DEFAULT_DB,
-    CheckFormat,
     Continue,
     Db,
     Home,
@@ -49,7 +50,9 @@ app = typer.Typer(
     epilog="Start with: optlang run studies/digits.opt",
 )
 
-WRONG, USAGE, OUTSIDE, INTERRUPTED = 1, 2, 3, 130
+app.command()(texts.check)
+app.command()(texts.fmt)
+app.command()(texts.plan)
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -80,7 +83,7 @@ def _explain(error: OptlangError) -> None:
     if isinstance(error, StudyError):
         from optlang.render import render
 
-        sys.stderr.write(render(error.diagnostics, error.texts, color=_colored(sys.stderr)))
+        sys.stderr.write(render(error.diagnostics, error.texts, color=colored(sys.stderr)))
         return
     sys.stderr.write(f"error: {error.message}\n")
     details = getattr(error, "details", "")
@@ -88,113 +91,6 @@ def _explain(error: OptlangError) -> None:
         sys.stderr.write("".join(f"  {line}\n" for line in str(details).rstrip().splitlines()))
     if error.help:
         sys.stderr.write(f"  = help: {error.help}\n")
-
-
-def _colored(stream: Any) -> bool:
-    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-
-
-def _usage(message: str, hint: str) -> OptlangError:
-    error = OptlangError(message, help=hint)
-    error.exit_code = USAGE
-    return error
-
-
-def _overrides(sets: list[str] | None) -> dict[str, str]:
-    found = {}
-    for item in sets or ():
-        name, equal, value = item.partition("=")
-        if not equal or not name:
-            raise _usage(f"--set {item}: a name, `=` and a value belong together", "for example --set epochs=5")
-        found[name.strip()] = value.strip()
-    return found
-
-
-def _load(file: Path, sets: list[str] | None = None) -> Plan:
-    """The plan of a study; raises StudyError with all of its problems. Warnings are shown."""
-    from optlang.diagnostics import StudyError
-    from optlang.plan.load import load
-    from optlang.render import render
-
-    if not file.is_file():
-        raise _usage(f"there is no file {file}", "name a study, for example studies/digits.opt")
-    loaded = load(file, _overrides(sets))
-    if loaded.failed:
-        raise StudyError(loaded.diagnostics, dict(loaded.texts))
-    if loaded.plan is None:
-        raise _usage(f"{file} declares no study", "a study begins with `study NAME {`; modules are checked, not run")
-    if loaded.diagnostics:
-        sys.stderr.write(render(loaded.diagnostics, loaded.texts, color=_colored(sys.stderr)))
-    return loaded.plan
-
-
-@app.command()
-def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Studies and modules to check.")],
-    format: Annotated[CheckFormat, typer.Option(help="How problems are shown.")] = CheckFormat.full,
-) -> int:
-    """Find every problem of studies and modules; runs none of their code."""
-    from optlang.plan.load import load
-    from optlang.render import render
-
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise _usage(f"there is no file {', '.join(missing)}", "name one or more .opt files")
-    found: list[Any] = []
-    texts: dict[str, str] = {}
-    for file in files:
-        loaded = load(file)
-        found += loaded.diagnostics
-        texts |= loaded.texts
-    found = list(dict.fromkeys(found))
-    sys.stdout.write(render(found, texts, format.value, color=_colored(sys.stdout)))
-    errors = sum(item.severity == "error" for item in found)
-    if format is CheckFormat.full:
-        warnings = len(found) - errors
-        said = [_counted(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
-        sys.stderr.write(f"{_counted(len(files), 'file')} checked: {' and '.join(said) or 'no problems'}\n")
-    return WRONG if errors else 0
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-@app.command()
-def plan(
-    file: StudyFile,
-    json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
-    set_: Sets = None,
-    db: Db = DEFAULT_DB,
-) -> int:
-    """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
-    from optlang.plan.describe import describe, text
-    from optlang.search.space import Space
-
-    study = _load(file, set_)
-    if json:
-        sys.stdout.write(study.model_dump_json(indent=2) + "\n")
-        return 0
-    size = Space(study).size()
-    sys.stdout.write(text(describe(study, size)))
-    seconds = _seconds_a_trial(study.study, db)
-    if seconds is not None:
-        from optlang.report.quantities import in_seconds
-
-        sys.stdout.write(f"\nA trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
-                         f"{in_seconds(seconds * study.search.trials)}.\n")
-    return 0
-
-
-def _seconds_a_trial(study: str, db: Path) -> float | None:
-    """The mean time of a trial of this study, as the database knows it."""
-    if not db.exists():
-        return None
-    from optlang.store.reader import query
-
-    sql = "SELECT avg(seconds) FROM results WHERE study = ? AND origin = 'sampler' AND state <> 'failed'"
-    rows = query(sql, [db], [study]).rows
-    return rows[0][0] if rows else None
 
 
 @app.command()
@@ -208,14 +104,14 @@ def run(
     from optlang.run.study import run as run_study
 
     if continue_ and new:
-        raise _usage("--continue and --new exclude each other", "leave one out")
+        raise usage("--continue and --new exclude each other", "leave one out")
     limit = _seconds(timeout)
-    study = _load(file, set_)
+    study = texts.plan_of(file, set_)
     options = Options(
         trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
         mode="continue" if continue_ else "new" if new else "auto",
     )
-    watcher = _watcher(study, progress is Progress.rich or (progress is None and _colored(sys.stderr)))
+    watcher = _watcher(study, progress is Progress.rich or (progress is None and colored(sys.stderr)))
     try:
         outcome = run_study(study, file.read_text(encoding="utf-8-sig"), file, db, options, watcher)
     finally:
@@ -234,7 +130,7 @@ def _seconds(text: str | None) -> float | None:
     if number is not None:
         unit = quantity(Decimal(number[1]), number[2] or None, False)
     if unit is None or unit.kind != "time":
-        raise _usage(f"--timeout {text}: that is no time", "write it as in a study: 90s, 10min, 2h")
+        raise usage(f"--timeout {text}: that is no time", "write it as in a study: 90s, 10min, 2h")
     return float(str(unit.value))
 
 
@@ -262,10 +158,10 @@ def _ending(study: Plan, outcome: Outcome, db: Path) -> int:
     with connect([db]) as reader:
         if outcome.why == "ladder":
             found = front.load_tradeoffs(reader, study.study)
-            sys.stdout.write(terminal.render_tradeoffs(found, width=_width(), color=_colored(sys.stdout)))
+            sys.stdout.write(terminal.render_tradeoffs(found, width=_width(), color=colored(sys.stdout)))
         else:
             best = front.load_front(reader, study.study)
-            sys.stdout.write(terminal.render_front(best, width=_width(), color=_colored(sys.stdout), db=shown))
+            sys.stdout.write(terminal.render_front(best, width=_width(), color=colored(sys.stdout), db=shown))
     if outcome.why == "interrupted":
         sys.stderr.write("interrupted: all that was finished is kept, and the same command goes on\n")
         return INTERRUPTED
@@ -291,7 +187,7 @@ def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableForm
             return _rows(reader, "front", study, format)
         found = load_front(reader, study)
         shown = str(db) if db != DEFAULT_DB else None
-        sys.stdout.write(render_front(found, width=_width(), color=_colored(sys.stdout), db=shown))
+        sys.stdout.write(render_front(found, width=_width(), color=colored(sys.stdout), db=shown))
         return 0
 
 
@@ -305,7 +201,7 @@ def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = Table
     with connect([db]) as reader:
         if format is not TableFormat.table:
             return _rows(reader, "tradeoffs", study, format)
-        sys.stdout.write(render_tradeoffs(load_tradeoffs(reader, study), width=_width(), color=_colored(sys.stdout)))
+        sys.stdout.write(render_tradeoffs(load_tradeoffs(reader, study), width=_width(), color=colored(sys.stdout)))
         return 0
 
 
@@ -330,7 +226,7 @@ def sql(
     from optlang.store import reader
 
     answer = reader.query(query, db or [DEFAULT_DB])
-    sys.stdout.write(render(answer, format.value, width=_width(), color=_colored(sys.stdout)))
+    sys.stdout.write(render(answer, format.value, width=_width(), color=colored(sys.stdout)))
     return 0
 
 
@@ -363,7 +259,7 @@ def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="A code, fo
     entry = found.get(code.upper())
     if entry is None:
         near = closest(code.upper(), found)
-        raise _usage(f"there is no code {code}", f"did you mean {near}?" if near else f"codes begin with {min(found)}")
+        raise usage(f"there is no code {code}", f"did you mean {near}?" if near else f"codes begin with {min(found)}")
     sys.stdout.write(entry.text())
     return 0
 

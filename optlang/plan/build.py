@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from optlang.plan.steps import Steps
 from optlang.plan.targets import Targets
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
+
+# What may stand between two words of a rule, and the texts that such a thing may be a part of.
+_LAYOUT = re.compile(r'("(?:\\.|[^"\\\n])*")|(?:#[^\n]*|\s+)+')
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -235,7 +239,7 @@ class StudyBuilder:
             expression = resolver.condition(node.expression, place)
             if expression is not None:
                 span = node.expression.span
-                text = self.texts[span.file][span.start : span.end]
+                text = _LAYOUT.sub(lambda found: found[1] or " ", self.texts[span.file][span.start : span.end])
                 because = node.because.value if node.because else None
                 found.append((node, Rule(expression=expression, text=text, because=because)))
         return found

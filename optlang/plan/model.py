@@ -443,8 +443,8 @@ class Plan(Frozen):
         return _named(self.metrics, name)
 
     def comparable(self) -> dict[str, Any]:
-        """What is searched, as JSON by member: where things stand in the text, help and titles do not count, nor how
-        long or how carefully the search goes on (`trials`, `timeout`, `measure`)."""
+        """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
+        count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`)."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched.
         spoken = {item.metric.metric for item in self.objectives}
@@ -453,6 +453,9 @@ class Plan(Frozen):
         content["metrics"] = [metric for metric in content["metrics"] if metric["name"] in spoken]
         for limit in ("trials", "timeout", "trial_timeout"):
             del content["search"][limit]
+        # A rule's expression says what its text does, however that is laid out.
+        for rule in (*content["requires"], *content["forbids"]):
+            del rule["text"]
         kept = _without(content, ("location", "help"))
         assert isinstance(kept, dict)
         return kept

@@ -104,6 +104,14 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     return Parsed(source, file, diagnostics, frozenset(driver.lost), tuple(driver.doubtful))
 
 
+def lexed(source: Source) -> list[tokens.Token]:
+    """The tokens of a text that has no mistakes, with those line ends that end a statement; comments are in between."""
+    parser = _ready().lark.parse_interactive(source.text)
+    ignored = Diagnostics()
+    found = tokens.mended(parser.lexer_thread.lex(parser.parser_state), source, ignored)
+    return tokens.statements(source, found, ignored)
+
+
 def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics) -> bool:
     """Check `optlang 1`; False where the rest is written in a language that is not known here."""
     words = list(islice((token for token in found if token.type != tokens.LINE_END), 2))

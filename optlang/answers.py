@@ -1,0 +1,27 @@
+"""How every command answers: its exit codes, how it is told that it was used wrongly, when it may use colour."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from optlang.forms import OptlangError
+
+WRONG, USAGE, OUTSIDE, INTERRUPTED = 1, 2, 3, 130
+
+
+def usage(message: str, hint: str) -> OptlangError:
+    """The error of a command that was used wrongly (exit code 2), with the way out."""
+    error = OptlangError(message, help=hint)
+    error.exit_code = USAGE
+    return error
+
+
+def colored(stream: Any) -> bool:
+    """Whether a stream is a terminal that may be given colours."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def counted(count: int, word: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,175 @@
+"""The commands about texts: check, fmt and plan. None of them runs anything that a study names, nor imports torch."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optlang.answers import WRONG, colored, counted, usage
+from optlang.options import DEFAULT_DB, CheckFormat, Db, Sets, StudyFile
+
+if TYPE_CHECKING:
+    from optlang.plan.model import Plan
+
+
+def _overrides(sets: list[str] | None) -> dict[str, str]:
+    found = {}
+    for item in sets or ():
+        name, equal, value = item.partition("=")
+        if not equal or not name:
+            raise usage(f"--set {item}: a name, `=` and a value belong together", "for example --set epochs=5")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def plan_of(file: Path, sets: list[str] | None = None) -> Plan:
+    """The plan of a study; raises StudyError with all of its problems. Warnings are shown."""
+    from optlang.diagnostics import StudyError
+    from optlang.plan.load import load
+    from optlang.render import render
+
+    if not file.is_file():
+        raise usage(f"there is no file {file}", "name a study, for example studies/digits.opt")
+    loaded = load(file, _overrides(sets))
+    if loaded.failed:
+        raise StudyError(loaded.diagnostics, dict(loaded.texts))
+    if loaded.plan is None:
+        raise usage(f"{file} declares no study", "a study begins with `study NAME {`; modules are checked, not run")
+    if loaded.diagnostics:
+        sys.stderr.write(render(loaded.diagnostics, loaded.texts, color=colored(sys.stderr)))
+    return loaded.plan
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Studies, modules, folders of them.")],
+    format: Annotated[CheckFormat, typer.Option(help="How problems are shown.")] = CheckFormat.full,
+) -> int:
+    """Find every problem of studies and modules; runs none of their code."""
+    from optlang.plan.load import load
+    from optlang.render import render
+
+    files = opt_files(files)
+    found: list[Any] = []
+    texts: dict[str, str] = {}
+    for file in files:
+        loaded = load(file)
+        found += loaded.diagnostics
+        texts |= loaded.texts
+    found = list(dict.fromkeys(found))
+    sys.stdout.write(render(found, texts, format.value, color=colored(sys.stdout)))
+    errors = sum(item.severity == "error" for item in found)
+    if format is CheckFormat.full:
+        warnings = len(found) - errors
+        said = [counted(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
+        sys.stderr.write(f"{counted(len(files), 'file')} checked: {' and '.join(said) or 'no problems'}\n")
+    return WRONG if errors else 0
+
+
+def opt_files(paths: Sequence[Path]) -> list[Path]:
+    """The files among `paths`, and for each folder the .opt files below it, apart from what lies in hidden folders."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise usage(f"there is no file {', '.join(missing)}", "name one or more .opt files, or folders of them")
+    found: list[Path] = []
+    for path in paths:
+        below = [path] if not path.is_dir() else sorted(
+            file for file in path.rglob("*.opt") if not any(part[0] == "." for part in file.relative_to(path).parts)
+        )
+        if not below:
+            raise usage(f"no .opt file lies in {path}", "name another folder, or a file")
+        found += below
+    return list(dict.fromkeys(found))
+
+
+def fmt(
+    files: Annotated[list[Path], typer.Argument(
+        metavar="FILE...", allow_dash=True, help="Files, folders of them, or - for standard input.",
+    )],
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if a file would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Write nothing; show what would change.")] = False,
+) -> int:
+    """Give files the one layout; comments, words and meaning stay. Files with errors are left alone."""
+    from optlang.render import render
+    from optlang.syntax.format import format_text
+    from optlang.syntax.parse import parse_bytes
+
+    if Path("-") in files and len(files) > 1:
+        raise usage("- stands alone: it reads one text from standard input", "leave it out, or the files")
+    through = files == [Path("-")]
+    wrong = changed = 0
+    paths = files if through else opt_files(files)
+    for path in paths:
+        shown = "<stdin>" if through else str(path)
+        data = sys.stdin.buffer.read() if through else path.read_bytes()
+        parsed = parse_bytes(shown, data)
+        if parsed.file is None or parsed.diagnostics.failed:
+            wrong += 1
+            text = render(parsed.diagnostics.sorted(), {shown: parsed.source.text}, color=colored(sys.stderr))
+            sys.stderr.write(text)
+            continue
+        laid_out = format_text(parsed).encode()
+        changed += laid_out != data
+        if diff:
+            _show_difference(shown, parsed.source.text, laid_out.decode())
+        elif through and not check:
+            sys.stdout.buffer.write(laid_out)
+        elif laid_out != data:
+            sys.stderr.write(f"{'would change' if check else 'changed'} {shown}\n")
+            if not check:
+                path.write_bytes(laid_out)
+    if not through:
+        word = "would change" if check or diff else "changed"
+        left = f", {wrong} left alone for {'their' if wrong > 1 else 'its'} errors" if wrong else ""
+        sys.stderr.write(f"{counted(len(paths), 'file')}: {changed} {word}{left}\n")
+    return WRONG if wrong or (changed and (check or diff)) else 0
+
+
+def _show_difference(shown: str, before: str, after: str) -> None:
+    import difflib
+
+    old, new = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (before, after))
+    for row in difflib.unified_diff(old, new, shown, shown):
+        sys.stdout.write(row if row.endswith("\n") else f"{row}\n\\ No newline at end of file\n")
+
+
+def plan(
+    file: StudyFile,
+    json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
+    set_: Sets = None,
+    db: Db = DEFAULT_DB,
+) -> int:
+    """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
+    from optlang.plan.describe import describe, text
+    from optlang.search.space import Space
+
+    study = plan_of(file, set_)
+    if json:
+        sys.stdout.write(study.model_dump_json(indent=2) + "\n")
+        return 0
+    size = Space(study).size()
+    sys.stdout.write(text(describe(study, size)))
+    seconds = _seconds_a_trial(study.study, db)
+    if seconds is not None:
+        from optlang.report.quantities import in_seconds
+
+        sys.stdout.write(f"\nA trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
+                         f"{in_seconds(seconds * study.search.trials)}.\n")
+    return 0
+
+
+def _seconds_a_trial(study: str, db: Path) -> float | None:
+    """The mean time of a trial of this study, as the database knows it."""
+    if not db.exists():
+        return None
+    from optlang.store.reader import query
+
+    sql = "SELECT avg(seconds) FROM results WHERE study = ? AND origin = 'sampler' AND state <> 'failed'"
+    rows = query(sql, [db], [study]).rows
+    return rows[0][0] if rows else None
+
+
