@@ -50,17 +50,26 @@ class Package:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RuntimeState:
-    """A declared runtime: why it cannot run here (None where it can), and the versions of the packages it runs on."""
+    """A declared runtime: why it cannot build here (None where it can), and the versions of the packages it runs on.
+
+    `unrun` says of one that builds here why what it builds cannot run here.
+    """
 
     name: str
     help: str
     reason: str | None
     packages: dict[str, str]
+    unrun: str | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether it can run here."""
-        return self.reason is None
+        """Whether it builds and runs here."""
+        return self.reason is None and self.unrun is None
+
+    @property
+    def said(self) -> str:
+        """In two words how far it goes here."""
+        return "ready" if self.ready else "builds only" if self.reason is None else "not ready"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -176,18 +185,21 @@ def _declared() -> Iterator[Runtime]:
 
 def _state(runtime: Runtime) -> RuntimeState:
     from optlang.run.job import Failure, RuntimeJob
-    from optlang.run.worker import availability
+    from optlang.run.worker import availability, running
     from optlang.workload import objects
 
     name = runtime.name.rpartition(".")[2]
     folder = resources.stdlib()
-    reason = availability(RuntimeJob(name, runtime.calls, {}, folder))
+    job = RuntimeJob(name, runtime.calls, {}, folder)
+    reason = availability(job)
     if reason is not None:
         return RuntimeState(name, runtime.help, reason.reason if isinstance(reason, Failure) else reason, {})
+    unrun = running(job)
     imported = getattr(objects.find(runtime.calls, folder), "imports", ())
     roots = dict.fromkeys(str(item).partition(".")[0] for item in imported)
     versions = (_brought(root) for root in roots if root != "optlang")
-    return RuntimeState(name, runtime.help, None, {found[0]: found[1] for found in versions if found is not None})
+    packages = {found[0]: found[1] for found in versions if found is not None}
+    return RuntimeState(name, runtime.help, None, packages, unrun.reason if isinstance(unrun, Failure) else unrun)
 
 
 def _brought(module: str) -> tuple[str, str] | None:
@@ -301,8 +313,8 @@ def page(found: Examination) -> str:
     memory = about["memory"]
     sections: list[tuple[str, list[tuple[str, ...]]]] = [
         ("Runtimes", [
-            (item.name, "ready" if item.ready else "not ready",
-             item.reason or ", ".join(f"{name} {version}" for name, version in item.packages.items()))
+            (item.name, item.said,
+             item.reason or item.unrun or ", ".join(f"{name} {version}" for name, version in item.packages.items()))
             for item in found.runtimes
         ]),
         ("Machine", [

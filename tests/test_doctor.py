@@ -79,9 +79,9 @@ def test_every_declared_runtime_is_ready_in_the_version_that_is_installed_or_say
     assert [item["name"] for item in found["runtimes"]] == RUNTIMES
     assert {item["name"] for item in found["runtimes"] if item["ready"]} >= {"eager", "onnxruntime", "openvino"}
     for item in found["runtimes"]:
-        assert item["ready"] is (item["reason"] is None)
-        assert item["ready"] or item["reason"]
-        assert bool(item["packages"]) is item["ready"]
+        assert item["ready"] is (item["reason"] is None and item["unrun"] is None)
+        assert item["ready"] or item["reason"] or item["unrun"]
+        assert bool(item["packages"]) is (item["reason"] is None)
         assert item["packages"] == {name: metadata.version(name) for name in item["packages"]}
 
 
@@ -91,9 +91,10 @@ def test_the_page_says_what_the_document_says(ask: Ask, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     for item in found["runtimes"]:
         line = next(line for line in text.splitlines() if line.split()[:1] == [item["name"]])
-        assert (" not ready " in line) is not item["ready"]
-        assert item["reason"] is None or line.endswith(item["reason"])
-        assert all(f"{name} {version}" in line for name, version in item["packages"].items())
+        assert (" not ready " in line) is (item["reason"] is not None)
+        assert (" builds only " in line) is (item["unrun"] is not None)
+        assert line.endswith(item["reason"] or item["unrun"] or "")
+        assert not item["ready"] or all(f"{name} {version}" in line for name, version in item["packages"].items())
     assert f"{len(found['packages'])} packages" in text
     assert found["machine"]["processor"] in text
 
@@ -111,7 +112,7 @@ def test_a_runtime_without_its_package_says_what_installs_it(tmp_path: Path) -> 
     runtimes = {item["name"]: item for item in found["runtimes"]}
     assert runtimes["openvino"] == {
         "name": "openvino", "help": "OpenVINO on the CPU", "reason": 'pip install "optlang-dsl[openvino]"',
-        "packages": {}, "ready": False,
+        "packages": {}, "unrun": None, "ready": False,
     }
     assert runtimes["onnxruntime"]["ready"]
     assert runtimes["eager"]["ready"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from optlang.forms import OptlangError
-from optlang.report.front import load_members, load_plan
 from optlang.report.export_readme import readme
+from optlang.report.front import load_members, load_plan
 from optlang.report.runners import runner
 from optlang.report.studies import Chosen, check_trial, choose
 from optlang.store.reader import Reader

@@ -14,7 +14,7 @@ def readme(manifest: Mapping[str, Any]) -> str:
     """What the folder holds, how to run it, what goes in and comes out, and what was measured."""
     lines = [
         f"# {manifest['study']}, trial {manifest['trial']}", "",
-        f"How it was made: {manifest['what']}. `manifest.json` has all of it for programs: settings, versions, SHA-256.",
+        f"How it was made: {manifest['what']}. `manifest.json` says it all for programs: settings, versions, hashes.",
         "",
     ]
     if manifest["preprocessing"] is not None:

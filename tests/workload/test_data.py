@@ -293,5 +293,5 @@ def test_real_data_from_a_users_file():
 def test_preprocessing_is_told_to_whoever_deploys(given):
     assert given(whole()).preprocessing is None
     assert given(whole(preprocessing={"scale": 1 / 16})).preprocessing == {"scale": 1 / 16}
-    with pytest.raises(OptlangError, match="'preprocessing' of .* is no plain JSON"):
+    with pytest.raises(OptlangError, match=r"'preprocessing' of .* is no plain JSON"):
         given(whole(preprocessing=object()))
