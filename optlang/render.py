@@ -73,8 +73,19 @@ def _json(diagnostics: Iterable[Diagnostic], places: _Places) -> str:
         rows.append({
             "code": item.code, "severity": item.severity, "message": item.message, "file": item.primary.span.file,
             "line": line, "column": column, "end_line": end_line, "end_column": end_column, "help": item.help,
+            "fix": _fix(item, places),
         })
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def _fix(item: Diagnostic, places: _Places) -> dict[str, object] | None:
+    """What `optlang check --fix` would put in the place of a stretch of the text."""
+    if item.fix is None:
+        return None
+    (line, column), (end_line, end_column) = places.at(item.fix.span), places.end(item.fix.span)
+    return {
+        "line": line, "column": column, "end_line": end_line, "end_column": end_column, "text": item.fix.replacement
+    }
 
 
 def _github(diagnostics: Iterable[Diagnostic], places: _Places) -> str:
@@ -127,9 +138,11 @@ class _Full:
             if self._texts.get(file):
                 rows.append(bar)
                 rows += self._frame(here, item, places, width)
-        if item.help:
+        # A fix that no help speaks of is told in its place.
+        advice = item.help or (f"write `{item.fix.replacement.strip()}`" if item.fix is not None else None)
+        if advice:
             rows.append(bar)
-            first, *more = _printable(item.help, keep="\n").split("\n")
+            first, *more = _printable(advice, keep="\n").split("\n")
             rows.append(f"{self._paint(' ' * width + ' =', 'frame')} {self._paint('help', 'help')}: {first}")
             rows += [f"{' ' * width}         {line}" for line in more]
         return "\n".join(rows) + "\n"

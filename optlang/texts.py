@@ -48,12 +48,14 @@ def plan_of(file: Path, sets: list[str] | None = None) -> Plan:
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Studies, modules, folders of them.")],
     format: Annotated[CheckFormat, typer.Option(help="How problems are shown.")] = CheckFormat.full,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can surely be mended, then check again.")] = False,
 ) -> int:
     """Find every problem of studies and modules; runs none of their code."""
     from optlang.plan.load import load
     from optlang.render import render
 
     files = opt_files(files)
+    mended = _mended(files) if fix else 0
     found: list[Any] = []
     texts: dict[str, str] = {}
     for file in files:
@@ -66,8 +68,16 @@ def check(
     if format is CheckFormat.full:
         warnings = len(found) - errors
         said = [counted(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
-        sys.stderr.write(f"{counted(len(files), 'file')} checked: {' and '.join(said) or 'no problems'}\n")
+        could = sum(item.fix is not None for item in found) if not fix else 0
+        more = f", {could} of them `--fix` can mend" if could else f", {mended} mended" if mended else ""
+        sys.stderr.write(f"{counted(len(files), 'file')} checked: {' and '.join(said) or 'no problems'}{more}\n")
     return WRONG if errors else 0
+
+
+def _mended(files: Sequence[Path]) -> int:
+    from optlang.mend import mend
+
+    return sum(mend(file) for file in files)
 
 
 def opt_files(paths: Sequence[Path]) -> list[Path]:

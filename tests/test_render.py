@@ -174,6 +174,7 @@ def test_json_is_a_list_of_typed_objects() -> None:
     assert found[0] == {
         "code": "E201", "severity": "error", "message": "unknown technique `statc`", "file": "a.opt",
         "line": 4, "column": 3, "end_line": 4, "end_column": 8, "help": "did you mean `static`?",
+        "fix": {"line": 4, "column": 3, "end_line": 4, "end_column": 8, "text": "static"},
     }
     assert found[1]["help"] is None
     assert json.loads(render([], {}, "json")) == []

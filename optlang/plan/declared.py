@@ -13,7 +13,7 @@ from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Expression, KnobRef, references
 from optlang.plan.lookup import FIXED, Draft, Place
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Runtime, SetDomain, Technique
-from optlang.plan.names import Declared, Scope, closest, duplicate, listed, second, suggestion
+from optlang.plan.names import Declared, Scope, closest, duplicate, listed, only, second, suggestion
 from optlang.plan.units import SAID, TYPES, show
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
@@ -253,6 +253,7 @@ class Facts:
                         f"unknown word `{name}` after `{fact.keyword}`",
                         path.span,
                         help=suggestion(name, words, f"it is one of {listed(words)}"),
+                        fix=only(path.span, name, words),
                     )
                     continue
                 if fact.keyword == "performs" or (fact.keyword in ("after", "excludes") and node.kind == "technique"):
@@ -273,7 +274,8 @@ class Facts:
         if not scope.silent(path):
             options = [*scope.names("technique"), *scope.library, *scope.modules]
             self.diagnostics.error(
-                "E201", f"unknown technique or module `{path.text}`", path.span, help=suggestion(path.text, options)
+                "E201", f"unknown technique or module `{path.text}`", path.span, help=suggestion(path.text, options),
+                fix=only(path.span, path.text, options),
             )
         return ""
 
@@ -288,6 +290,7 @@ def declare(resolver: Resolver, node: tree.Param | tree.Input) -> Param | None:
             f"unknown type `{node.type.text}`",
             node.type.span,
             help=f"did you mean `{meant}`?" if meant else f"types are {listed(TYPES, 20)}",
+            fix=only(node.type.span, node.type.text, TYPES),
         )
         return None
     help_text = node.help.value if node.help else ""
@@ -355,6 +358,7 @@ def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metr
             f"a metric cannot be of type `{node.type.text}`",
             node.type.span,
             help=suggestion(node.type.text, types, f"it is one of {listed(types)}"),
+            fix=only(node.type.span, node.type.text, types),
         )
         return None
     name = node.path.text

@@ -15,7 +15,7 @@ from optlang.plan.declared import Facts
 from optlang.plan.knobs import Around, Guard, Knobs, Later
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Dimension, Factory, Fixed, Models, ModelUse, Param, Plain, Searched, Setting
-from optlang.plan.names import SORTS, Declared, PythonModule, Scope, Sort, closest, duplicate, listed, suggestion
+from optlang.plan.names import SORTS, Declared, PythonModule, Scope, Sort, closest, duplicate, listed, only, suggestion
 from optlang.plan.python_files import find_object, inside
 from optlang.plan.units import Kind, value_of
 from optlang.plan.values import Resolver
@@ -170,6 +170,7 @@ class Factories:
                 f"unknown {where.sort} `{path.text}`",
                 path.span,
                 "not declared in this study or the standard library",
+                fix=only(path.span, path.text, self.scope.names(where.sort)),
                 help=suggestion(
                     path.text,
                     self.scope.names(where.sort),
@@ -261,6 +262,7 @@ class Factories:
                     f"`{path.text}` has no parameter `{name}`",
                     item.name.span,
                     "not declared",
+                    fix=only(item.name.span, name, params),
                     help=f"did you mean `{meant}`?"
                     if meant
                     else f"it has {listed(params)}"
@@ -320,6 +322,7 @@ class Factories:
                         f"`{name.text}` has no argument `{key}`",
                         item.name.span,
                         "not one of its arguments",
+                        fix=only(item.name.span, key, known),
                         help=f"did you mean `{meant}`?"
                         if meant
                         else f"it takes {listed(known)}"

@@ -8,7 +8,7 @@ from optlang.diagnostics import Span
 from optlang.plan.expressions import Value
 from optlang.plan.knobs import Around, Knobs
 from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search
-from optlang.plan.names import suggestion
+from optlang.plan.names import only, suggestion
 from optlang.plan.settings import settings_of
 from optlang.syntax import tree
 
@@ -119,6 +119,7 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
             value.span,
             "not a sampler",
             help=suggestion(value.text, SAMPLERS, "samplers are `auto`, `tpe`, `nsga2` and `random`"),
+            fix=only(value.span, value.text, SAMPLERS),
         )
         return None
     params = SAMPLERS[value.text]

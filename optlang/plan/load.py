@@ -14,7 +14,7 @@ from optlang.plan import pipelines
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
-from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, duplicate, suggestion
+from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, duplicate, only, suggestion
 from optlang.plan.python_files import file_of, find_object, inside
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
@@ -190,6 +190,7 @@ class _Loading:
                     path.span,
                     f"no file {file.as_posix()}",
                     help=suggestion(path.text, names, "an import reads an .opt file beside this one"),
+                    fix=only(path.span, path.text, names),
                 )
             return module
         resolved = file.resolve()
@@ -257,6 +258,7 @@ class _Loading:
                             name.span,
                             "not declared there",
                             help=suggestion(name.text, module.declared),
+                            fix=only(name.span, name.text, module.declared),
                         )
                 return
         if outermost:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from optlang.diagnostics import Diagnostics, Label, Span
 from optlang.plan.expressions import MetricRef, RoundRef
 from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, Setting
-from optlang.plan.names import Scope, listed, suggestion
+from optlang.plan.names import Scope, listed, only, suggestion
 from optlang.plan.units import Constant
 from optlang.syntax import tree
 
@@ -217,6 +217,7 @@ class Lookup:
             node.span,
             "nothing here has this name",
             help=suggestion(node.text, options, self._known_names(place)),
+            fix=only(node.span, node.text, options),
         )
 
     def _known_names(self, place: Place) -> str:

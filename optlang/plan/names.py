@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.diagnostics import Diagnostics, Fix, Label, Span
+from optlang.diagnostics import closest as nearest
 from optlang.syntax import tree
 
 Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let"]
@@ -190,6 +191,15 @@ def suggestion(word: str, options: Iterable[str], otherwise: str | None = None) 
     """A help that says what was meant, or `otherwise`."""
     meant = closest(word, options)
     return f"did you mean `{meant}`?" if meant is not None else otherwise
+
+
+def only(span: Span, word: str, options: Iterable[str]) -> Fix | None:
+    """The fix of a slip: what `suggestion` says, where nothing else is near enough to have been meant."""
+    known = list(dict.fromkeys(options))
+    near = [option for option in known if option.rpartition(".")[2] == word] or [
+        option for option in known if nearest(word, [option]) is not None
+    ]
+    return Fix(span, near[0]) if len(near) == 1 and closest(word, known) == near[0] else None
 
 
 def listed(options: Iterable[str], limit: int = 12) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal, DivisionByZero, InvalidOperation
 
-from optlang.diagnostics import Label, Span
+from optlang.diagnostics import Fix, Label, Span
 from optlang.plan.domains import values_of
 from optlang.plan.expressions import (
     Binary,
@@ -26,7 +26,7 @@ from optlang.plan.expressions import (
 )
 from optlang.plan.lookup import Draft, Given, Lookup, Place
 from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched, SetDomain
-from optlang.plan.names import closest, listed, suggestion
+from optlang.plan.names import closest, listed, only, suggestion
 from optlang.plan.units import (
     NUMERIC,
     SAID,
@@ -182,7 +182,9 @@ class Expressions(Lookup):
         constant = quantity(node.value, node.unit, node.whole)
         if constant is None:
             assert node.unit is not None
-            same = next((unit for unit in UNITS if unit.lower() == node.unit.lower()), None)
+            alike = [unit for unit in UNITS if unit.lower() == node.unit.lower()]
+            same = alike[0] if alike else None
+            unit_span = Span(node.span.file, node.span.end - len(node.unit), node.span.end)
             meant = same or closest(node.unit, UNITS)
             self.diagnostics.error(
                 "E303",
@@ -190,6 +192,7 @@ class Expressions(Lookup):
                 node.span,
                 "not a unit of the language",
                 help=f"did you mean `{meant}`?" if meant else f"units are {listed(UNITS, 20)}",
+                fix=Fix(unit_span, alike[0]) if len(alike) == 1 else only(unit_span, node.unit, UNITS),
             )
             return None
         return known(constant)
@@ -283,6 +286,7 @@ class Expressions(Lookup):
                 "not one of its values",
                 labels=(Label(knob.span, "its values"),),
                 help=suggestion(node.text, options, f"it is one of {listed(options)}"),
+                fix=only(node.span, node.text, options),
             )
         return None
 

@@ -11,7 +11,7 @@ from optlang.plan.expressions import Member as MemberOf
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Fixed, Models, Param, Searched, Setting
-from optlang.plan.names import Scope, closest, duplicate, listed
+from optlang.plan.names import Scope, closest, duplicate, listed, only
 from optlang.syntax import tree
 
 MODELS = ("model", "models")
@@ -70,6 +70,7 @@ def settings_of(
                 f"{said} has no parameter `{name.text}`",
                 name.span,
                 "not declared",
+                fix=only(name.span, name.text, declared),
                 help=f"did you mean `{meant}`?"
                 if meant
                 else f"it has {listed(declared)}"

@@ -29,7 +29,7 @@ from optlang.plan.model import (
     Step,
     Technique,
 )
-from optlang.plan.names import SORTS, Declared, Scope, duplicate, suggestion
+from optlang.plan.names import SORTS, Declared, Scope, duplicate, only, suggestion
 from optlang.plan.pipelines import expand
 from optlang.plan.settings import poison, settings_of
 from optlang.plan.units import SAID
@@ -213,6 +213,7 @@ class Steps:
                 path.span,
                 "not declared in this study or the standard library",
                 help=suggestion(path.text, self.scope.names("technique", "pipeline"), "docs/library.md names them all"),
+                fix=only(path.span, path.text, self.scope.names("technique", "pipeline")),
             )
         return None
 

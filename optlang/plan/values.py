@@ -11,7 +11,7 @@ from optlang.plan.domains import contains, show_domain, subset, values_of
 from optlang.plan.expressions import Scalar
 from optlang.plan.lookup import FIXED, Given, Place
 from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, Searched, SetDomain
-from optlang.plan.names import listed, suggestion
+from optlang.plan.names import listed, only, suggestion
 from optlang.plan.resolve import Expressions, Typed, known, text_of
 from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, scalar, show, value_of
 from optlang.syntax import tree
@@ -115,6 +115,7 @@ class Resolver(Expressions):
             node.span,
             "outside what is declared",
             help=suggestion(node.text, options, f"it is one of {listed(options)}"),
+            fix=only(node.span, node.text, options),
         )
 
     def _suits(self, span: Span, typed: Typed, param: Param) -> bool:

@@ -41,12 +41,12 @@ def is_split(number: Token, word: Token) -> bool:
 
 def report(
     source: Source, token: Token, previous: Token | None, fitting: Sequence[str], slip: tuple[Token, str] | None,
-    joined: Token | None, keywords: Mapping[str, str], diagnostics: Diagnostics,
+    joined: Token | None, keywords: Mapping[str, str], diagnostics: Diagnostics, fix: Fix | None,
 ) -> None:
     """Say that `token` does not fit after `previous`, what would, and what was probably meant (E101).
 
     `slip` is a misspelt keyword with its terminal, `joined` what stands at the end of the line before and makes this
-    one go on with it.
+    one go on with it, `fix` what was surely meant.
     """
     spelling = {kind: text for text, kind in keywords.items()}
     kinds = set(fitting)
@@ -69,7 +69,7 @@ def report(
     special = _advice(token, previous, kinds)
     if special is None and joined is not None:
         special = f"the line before ends in `{joined.value}`, so this line goes on with it"
-    diagnostics.error("E101", f"unexpected {what}", span, label, help=special or advice)
+    diagnostics.error("E101", f"unexpected {what}", span, label, help=special or advice, fix=fix)
 
 
 def _advice(token: Token, previous: Token | None, kinds: set[str]) -> str | None:

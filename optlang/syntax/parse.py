@@ -21,7 +21,7 @@ from lark.lexer import TerminalDef
 from lark.parse_tree_builder import ParseTreeBuilder
 
 from optlang import resources
-from optlang.diagnostics import Diagnostic, Diagnostics, Span
+from optlang.diagnostics import Diagnostic, Diagnostics, Fix, Span
 from optlang.syntax import build, recovery, tokens, tree
 from optlang.syntax.source import Source, decode
 
@@ -122,6 +122,7 @@ def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics
             "E104", "the file names no edition of the language", source.span(first.start_pos if first else 0, end),
             f"`optlang {EDITION}` stands before this" if first else "the file is empty",
             help=f"write `optlang {EDITION}` on the first line",
+            fix=Fix(source.span(0, 0), f"optlang {EDITION}\n\n") if first else None,
         )
         return True
     number = words[1] if len(words) > 1 else first

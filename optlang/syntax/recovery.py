@@ -12,11 +12,11 @@ from lark.parsers.lalr_analysis import Shift
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 from lark.parsers.lalr_parser_state import ParserState
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics import Diagnostics, Fix, Span
 from optlang.syntax import expected
 from optlang.syntax.build import begin
 from optlang.syntax.source import Source
-from optlang.syntax.tokens import LINE_END, MOST, RESERVED, Token
+from optlang.syntax.tokens import LINE_END, MOST, RESERVED, Token, spaced
 
 END = "$END"
 _OPENERS = frozenset({"LBRACE", "LPAR", "LSQB"})
@@ -100,7 +100,8 @@ class Driver:
         # What was already told about as a character or a bracket is one mistake, not two.
         if not any(item.primary.span.start == token.start_pos for item in self._diagnostics.found):
             joined, keywords = self._joined(index), self._keywords
-            expected.report(self._source, token, previous, fitting, slip, joined, keywords, self._diagnostics)
+            fix = self._fix(index, previous, fitting)
+            expected.report(self._source, token, previous, fitting, slip, joined, keywords, self._diagnostics, fix)
         if slip is not None:
             wrong, keyword = slip
             if wrong is not token:
@@ -161,6 +162,19 @@ class Driver:
                 if _takes(below, keyword) and self._runs(below, index):
                     return previous, keyword
         return None
+
+    def _fix(self, index: int, previous: Token | None, fitting: set[str]) -> Fix | None:
+        """What was surely meant: a sign that is written for another, or a unit that stands apart from its number."""
+        token, text = self._tokens[index], self._source.text
+        if previous is not None and expected.is_split(previous, token):
+            between = text[previous.end_pos : token.start_pos]
+            return Fix(self._source.span(previous.end_pos, token.start_pos), "") if not between.strip(" \t") else None
+        kinds = [kind for kind in _CONFUSED.get(token.type, ()) if kind in fitting and self._fits_with(kind, index + 1)]
+        if token.type not in ("COLON", "EQUAL", "COMPARE") or not kinds:
+            return None
+        # Where a value follows, `:` stands for `=`; `in` would need a domain.
+        start, end = token.start_pos, token.end_pos
+        return Fix(self._source.span(start, end), spaced(_SPELLING[kinds[0]], text, start, end))
 
     def _mend(self, index: int, fitting: set[str]) -> int | None:
         """Replace, insert or leave out one token, if the rest of the statement then fits; where to go on."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import lark
 
-from optlang.diagnostics import Diagnostics, Label
+from optlang.diagnostics import Diagnostics, Fix, Label
 from optlang.syntax.source import Source
 
 RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", "or", "not", "in", "log", "step"])
@@ -81,8 +81,10 @@ def _mend(token: Token, source: Source, tokens: list[Token], diagnostics: Diagno
             tokens.append(Token.at("LBRACE", "{", brace, brace + 1))
     elif kind == "QUOTED_TEXT":
         inner = text[1:-1].replace("\\", "\\\\").replace('"', '\\"')
-        diagnostics.error("E103", "texts stand between double quotes", span, help=f'write `"{inner}"`')
-        tokens.append(Token.at("STRING", f'"{inner}"', start, end))
+        text = f'"{inner}"'
+        fix = Fix(span, text)
+        diagnostics.error("E103", "texts stand between double quotes", span, help=f"write `{text}`", fix=fix)
+        tokens.append(Token.at("STRING", text, start, end))
     elif kind == "STRANGE_WORD":
         if before is not None and before.end_pos == start and before.type in ("NAME", "NUMBER", "QUANTITY"):
             start, text = before.start_pos, before.value + text
@@ -94,7 +96,8 @@ def _mend(token: Token, source: Source, tokens: list[Token], diagnostics: Diagno
         tokens.append(Token.at("NAME", text, start, end))
     elif kind == "LOGIC":
         word, terminal = _LOGIC[text[0]]
-        diagnostics.error("E103", f"unexpected character `{text}`", span, help=f"did you mean `{word}`?")
+        diagnostics.error("E103", f"unexpected character `{text}`", span, help=f"did you mean `{word}`?",
+                          fix=Fix(span, spaced(word, source.text, start, end)))
         tokens.append(Token.at(terminal, word, start, end))
     elif text == "'":
         diagnostics.error("E103", "texts stand between double quotes", span, "and this one is not closed")
@@ -105,10 +108,23 @@ def _mend(token: Token, source: Source, tokens: list[Token], diagnostics: Diagno
             advice = f"a unit follows its number without a space: `{before.value}%`"
         elif text == ".":
             advice = "a range is written `1 .. 3`, a number `0.5`"
-        diagnostics.error("E103", f"unexpected character {shown}", span, "nothing is written with it", help=advice)
+        joined = None
+        if advice is not None and text == "%" and before is not None:
+            joined = Fix(source.span(before.end_pos, start), "")
+        diagnostics.error(
+            "E103", f"unexpected character {shown}", span, "nothing is written with it", help=advice, fix=joined
+        )
         if advice is not None and text == "%":
             assert before is not None
             tokens[-1] = Token.at("QUANTITY", f"{before.value}%", before.start_pos, end)
+
+
+def spaced(word: str, text: str, start: int, end: int) -> str:
+    """A word or sign for what stands from `start` to `end`, with spaces where a word would grow into its neighbours."""
+    if not word.isalpha():
+        return word
+    before = " " if start and not text[start - 1].isspace() else ""
+    return before + word + (" " if end < len(text) and not text[end].isspace() else "")
 
 
 def matched(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> tuple[list[Token], list[Token]]:

@@ -1,0 +1,100 @@
+"""`optlang check --fix`: each fixture's fixes, that a file is never made worse, and what the formats say of a fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optlang.cli import command
+from optlang.diagnostics import Fix, Span
+from optlang.mend import apart, applied, mend
+from optlang.plan.load import load
+
+FIXTURES = Path(__file__).parent / "fixtures" / "err"
+# Fixtures that the fixes mend wholly: what stood in the text, and what stands there then.
+MENDED = {
+    "E101_misspelt_keyword": ("minimise latency", "minimize latency"),
+    "E101_misspelt_maybe": ("mayb static", "maybe static"),
+    "E101_colon_for_equals": ("device : cpu", "device = cpu"),
+    "E101_assignment_in_condition": ("accuracy = baseline", "accuracy == baseline"),
+    "E101_unit_apart": ("2 ms", "2ms"),
+    "E103_percent_apart": ("1 %", "1%"),
+    "E103_single_quotes": ("'a wrong study'", '"a wrong study"'),
+    "E103_other_languages_and": ("&&", "and"),
+    "E104_missing": ("study small", "optlang 1\n\nstudy small"),
+    "E201_technique": ("maybe statc", "maybe static"),
+    "E205_parameter": ("sampels", "samples"),
+}
+
+
+def errors(path: Path) -> int:
+    return sum(item.severity == "error" for item in load(path).diagnostics)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for path in FIXTURES.iterdir():
+        if path.suffix in (".opt", ".py"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_what_is_certain_is_mended(name: str, folder: Path) -> None:
+    path = Path(f"{name}.opt")
+    before, (wrong, right) = path.read_text(encoding="utf-8"), MENDED[name]
+    assert command(["check", "--fix", str(path)]) == 0
+    assert path.read_text(encoding="utf-8") == before.replace(wrong, right)
+
+
+def test_what_is_a_guess_stays(folder: Path) -> None:
+    path = Path("E303_unit.opt")
+    assert command(["check", "--fix", str(path)]) == 1
+    assert "latency <= 2msec and size <= 4MB" in path.read_text(encoding="utf-8")
+
+
+def test_no_file_is_made_worse(folder: Path) -> None:
+    for path in sorted(Path().glob("[EW]*.opt")):
+        before, count = path.read_bytes(), errors(path)
+        written = mend(path)
+        assert (written > 0) == (path.read_bytes() != before), path
+        assert errors(path) < count if written else errors(path) == count, path
+
+
+def test_what_could_have_been_meant_twice_is_left(folder: Path) -> None:
+    path = Path("two.opt")
+    path.write_text("optlang 1\n\ntechnique t {\n  calls \"models.py:net\"\n  param a: int = 1\n  takes modul\n}\n")
+    assert mend(path) == 1
+    text = path.read_text().replace("param a: int", "param aa1: int = 1\n  param aa2: int") + (
+        "\nstudy s {\n  steps { t { aa3 = 1 } }\n}\n"
+    )
+    path.write_text(text)
+    mend(path)
+    assert "aa3" in path.read_text()
+
+
+def test_fixes_that_overlap_are_not_both_applied() -> None:
+    fixes = [Fix(Span("t", start, end), word) for start, end, word in ((4, 6, "b"), (0, 3, "a"), (5, 9, "c"))]
+    assert [fix.replacement for fix in apart(fixes)] == ["a", "b"]
+    assert applied("012 45 789", apart(fixes)) == "a b 789"
+
+
+def test_json_tells_the_fix_and_the_summary_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["check", "E201_technique.opt", "--format", "json"]) == 1
+    fix = json.loads(capsys.readouterr().out)[0]["fix"]
+    assert fix == {"line": 7, "column": 17, "end_line": 7, "end_column": 22, "text": "static"}
+    assert command(["check", "E201_technique.opt"]) == 1
+    assert "1 error, 1 of them `--fix` can mend" in capsys.readouterr().err
+    assert command(["check", "E201_technique.opt", "--fix"]) == 0
+    assert "no problems, 1 mended" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_and_line_ends_stay(folder: Path) -> None:
+    path = Path("E201_technique.opt")
+    whole = b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n")
+    path.write_bytes(whole)
+    assert mend(path) == 1
+    assert path.read_bytes() == whole.replace(b"maybe statc", b"maybe static")
