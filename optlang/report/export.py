@@ -14,7 +14,7 @@ from typing import Any
 from optlang.forms import OptlangError
 from optlang.report.export_readme import readme
 from optlang.report.front import load_members, load_plan
-from optlang.report.runners import runner
+from optlang.report.runners import builder, runner
 from optlang.report.studies import Chosen, check_trial, choose
 from optlang.store.reader import Reader
 
@@ -30,6 +30,8 @@ class Exported:
 
 def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overwrite: bool = False) -> Exported:
     """Copy a trial's artifact into `folder`, with `manifest.json` and, where the runtime has one, `run.py`.
+
+    Where it knows a command that builds it again, `build.sh` says that, and the files it begins with come along.
 
     With several targets each has a folder of its own inside. OptlangError: no such study or trial, a trial without an
     artifact (with the reason), files that are gone or are no longer what was measured, or a folder that holds something
@@ -91,6 +93,10 @@ def _fill(
         program = runner(name, entry)
         if program is not None:
             (inside / "run.py").write_text(program, encoding="utf-8")
+        script = builder(entry)
+        if script is not None:
+            (inside / "build.sh").write_text(script, encoding="utf-8")
+            (inside / "build.sh").chmod(0o755)
         entries.append(entry | {"runtime": name, "program": None if program is None else "run.py"})
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
     steps = reader.query(
@@ -144,7 +150,8 @@ def _copy(
         source = next((place for place in places if place.exists()), places[0])
     about = _decoded(artifact["about"]) or {}
     files = _decoded(artifact["files"]) or []
-    for file in files:
+    # What lies beside is not loaded, and whoever builds the artifact again elsewhere begins with it.
+    for file in [*files, *about.get("beside", ())]:
         path = source / file["name"]
         target = folder / file["name"]
         if not target.resolve().is_relative_to(folder.resolve()):

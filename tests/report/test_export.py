@@ -163,6 +163,24 @@ def test_a_file_outside_the_artifact_is_refused(tmp_path: Path) -> None:
         export(connect([tmp_path / "x.duckdb"]), "digits", 1, tmp_path / "x.duckdb")
 
 
+def test_what_lies_beside_comes_along_with_the_command_that_builds_from_it(tmp_path: Path) -> None:
+    graph = b"the graph"
+    beside = [{"name": "model.onnx", "bytes": len(graph), "sha256": hashlib.sha256(graph).hexdigest()}]
+    about = {"beside": beside, "command": "trtexec --onnx=model.onnx", "module": "tensorrt", "profile": {}}
+    entry = artifact(tmp_path / "a", {"model.engine": b"the engine"}, about=about, format="tensorrt")
+    (tmp_path / "a" / "model.onnx").write_bytes(graph)
+    reader = read(tmp_path, [entry], runtime="tensorrt")
+    exported = export(reader, "digits", 1, tmp_path / "out")
+    assert set(exported.files) >= {"build.sh", "manifest.json", "model.engine", "model.onnx", "run.py"}
+    assert [item["name"] for item in exported.manifest["artifacts"][0]["files"]] == ["model.engine"]
+    script = tmp_path / "out" / "build.sh"
+    assert 'exec trtexec --onnx=model.onnx "$@"' in script.read_text()
+    assert os.access(script, os.X_OK)
+    (tmp_path / "a" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(OptlangError, match=r"no longer what was measured: .*model.onnx has changed"):
+        export(reader, "digits", 1, tmp_path / "again")
+
+
 def test_trials_that_cannot_be_exported_say_why(tmp_path: Path) -> None:
     reader = read(tmp_path, [], state="failed", reason="the loss became NaN in epoch 2")
     with pytest.raises(OptlangError, match="failed: the loss became NaN in epoch 2"):
