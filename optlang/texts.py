@@ -150,6 +150,8 @@ def _show_difference(shown: str, before: str, after: str) -> None:
 def plan(
     file: StudyFile,
     json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="The pipeline with its knobs as a picture, for Graphviz.")] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="The same picture as a Mermaid flowchart.")] = False,
     set_: Sets = None,
     db: Db = DEFAULT_DB,
 ) -> int:
@@ -157,9 +159,17 @@ def plan(
     from optlang.plan.describe import describe, text
     from optlang.search.space import Space
 
+    if json + dot + mermaid > 1:
+        raise usage("--json, --dot and --mermaid exclude each other", "ask once for each")
     study = plan_of(file, set_)
     if json:
         sys.stdout.write(study.model_dump_json(indent=2) + "\n")
+        return 0
+    if dot or mermaid:
+        from optlang.plan import picture
+
+        drawn = picture.picture(study)
+        sys.stdout.write(picture.dot(drawn) if dot else picture.mermaid(drawn))
         return 0
     size = Space(study).size()
     sys.stdout.write(text(describe(study, size)))

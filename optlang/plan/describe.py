@@ -92,7 +92,7 @@ class Description:
 
 def describe(plan: Plan, size: Counted) -> Description:
     """The plan in words; `size` is what its space was counted to be."""
-    words = _Words(plan)
+    words = Words(plan)
     return Description(
         study=plan.study,
         title=plan.title,
@@ -129,6 +129,7 @@ def _trial(plan: Plan) -> tuple[str, ...]:
     made = effort(plan, plan.steps)
     lines = [f"{_counted(made.steps, 'technique')}, {_counted(made.epochs, 'epoch')} of training"]
     lines.append("one build, one measurement of " + f"{_plural(plan.measure.rounds, 'round')} beside the baseline")
+    lines.append("what a step makes is kept: a trial that begins as one before it goes on from there")
     if plan.baseline:
         first: Effort = effort(plan, plan.baseline)
         lines.append(f"before the first trial, once: the baseline, {_counted(first.epochs, 'epoch')} of training")
@@ -157,7 +158,7 @@ def _search(plan: Plan) -> str:
     return ", ".join(parts)
 
 
-class _Words:
+class Words:
     """Says the parts of one plan, with its knobs by their columns."""
 
     def __init__(self, plan: Plan) -> None:

@@ -37,7 +37,7 @@ target
   here: device cpu, threads 1, batch 1
     eager
     onnxruntime { graph = all }
-    openvino { hint = latency }
+    openvino { hint = latency; precision = float32; int8 = none; file = onnx }
 
 space
   at most 8 points of the finite knobs; lr is continuous
@@ -60,6 +60,7 @@ goals
 a trial
   0 to 3 techniques, 0 epochs of training
   one build, one measurement of 5 rounds beside the baseline
+  what a step makes is kept: a trial that begins as one before it goes on from there
 
 search
   sampler auto, 10 trials, at most 10min a trial, seed 1
