@@ -64,7 +64,22 @@ def score(
             ratio = _ratio(value, before[name], vector, other, better[name], seed)
         unit = "ratio" if name in shares else ""
         found.append(Measurement(name, value, unit, n, min(low, value), max(high, value), "", *ratio))
+    if baseline is not None and "agreement" not in metrics:
+        found += _agreement(task, outputs, baseline, targets, n, seed)
     return found
+
+
+def _agreement(
+    task: Task, outputs: Arrays, baseline: Arrays, targets: Any, n: int, seed: int
+) -> list[Measurement]:
+    """On which share of the samples the answer is the baseline's, right or wrong; nothing of tasks without classes."""
+    same = task.agreement(dict(outputs), dict(baseline), targets)
+    if same is None:
+        return []
+    value = float(same.mean())
+    # Several answers of one sample are not independent of each other: of those there is no interval.
+    low, high = _of_vector(same, seed) if len(same) == n else (value, value)
+    return [Measurement("agreement", value, "ratio", n, min(low, value), max(high, value))]
 
 
 def check_finite(outputs: Arrays) -> None:

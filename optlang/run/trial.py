@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -106,13 +107,17 @@ def _on_target(
         report({"doing": "build", "runtime": place.runtime.name})
         shutil.rmtree(place.folder, ignore_errors=True)
         place.folder.mkdir(parents=True)
+        began = time.perf_counter()
         artifact = runtime.build(
             stepped.subject, place.target, place.runtime.settings, place.folder, laboratory.data, study
         )
+        seconds = time.perf_counter() - began
     finally:
         steps.clear_scratch(job.workload)
     artifact = replace(artifact, about={**_told(laboratory, artifact), **artifact.about})
-    known = [*size.weigh(artifact), *stepped.counted]
+    # One figure of one build: it has no interval.
+    built = Measurement("build_time", seconds, "s", 1, seconds, seconds)
+    known = [*size.weigh(artifact), built, *stepped.counted]
     notes = dict(stepped.subject.notes)
     missing = runs(runtime)
     if missing is not None:

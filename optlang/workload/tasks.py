@@ -48,6 +48,10 @@ class Task(abc.ABC):
         """For metrics that are means: the values they are means of (for intervals); None where there are none."""
         return None
 
+    def agreement(self, outputs: Outputs, others: Outputs, targets: Any) -> Vector | None:
+        """On which samples two models answer the same (1) or not (0); None where answers are no classes."""
+        return None
+
     def check_targets(self, targets: Tensors, what: str) -> Tensors:
         """`targets` in the type the task wants; OptlangError where they cannot be its targets."""
         return targets
@@ -177,6 +181,13 @@ class Classification(Task):
         if not counted.any():
             raise OptlangError("no label counts: all of them are to be skipped")
         return {"accuracy": right.double().numpy(), "loss": losses.double().numpy()}
+
+    def agreement(self, outputs: Outputs, others: Outputs, targets: Any) -> Vector | None:
+        """1 where both say the same class, else 0: one number for each label that counts."""
+        scores, labels = self.pair(outputs, targets)
+        counted = (_plain(labels) != IGNORED).flatten()
+        first, second = (_plain(item).argmax(dim=1).flatten() for item in (scores, self.pair(others, targets)[0]))
+        return (first == second)[counted].double().numpy()
 
 
 class Sequence(Classification):

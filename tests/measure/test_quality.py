@@ -51,10 +51,16 @@ def test_ratios_are_paired_and_say_how_many_times_better(digits):
     before = task.metrics({"output": weak}, labels)
     assert found["accuracy"].ratio == pytest.approx(found["accuracy"].value / before["accuracy"])
     assert found["loss"].ratio == pytest.approx(before["loss"] / found["loss"].value)
+    agreement = found.pop("agreement")
     for item in found.values():
         assert 1 < item.ratio_low < item.ratio < item.ratio_high
     same = by_name(score(task, {"output": good}, labels, {"output": good}))
+    assert same.pop("agreement").value == 1
     assert all((item.ratio, item.ratio_low, item.ratio_high) == (1, 1, 1) for item in same.values())
+    # Whether the two answer the same has nothing to do with who is right.
+    alike = int((good.argmax(1) == weak.argmax(1)).sum())
+    expected = binomtest(alike, 300).proportion_ci(method="wilson")
+    assert (agreement.value, agreement.low, agreement.high) == pytest.approx((alike / 300, expected.low, expected.high))
 
 
 def test_pairing_sees_what_two_intervals_alone_would_not(digits):
