@@ -184,6 +184,28 @@ _EXECUTORCH = {
     "zeros": _NO_ZEROS,
 }
 
+_COREML = {
+    "package": "pip install coremltools numpy, on a Mac",
+    "imports": "import coremltools\n",
+    "load": '''    """The package, compiled by this Mac."""
+    if sys.platform != "darwin":
+        sys.exit("Core ML runs on macOS only")
+    return coremltools.models.MLModel(str(HERE / {file!r}), compute_units=coremltools.ComputeUnit.{units})
+''',
+    "run": """    found = []
+    count = len(next(iter(inputs.values())))
+    for start in range(0, count, {batch!r}):
+        # The last samples are filled up by the last one; Core ML's integers have 32 bits.
+        places = [min(place, count - 1) for place in range(start, start + {batch!r})]
+        given = {name: inputs[name][places] for name in {inputs!r}}
+        given = {name: item.astype("int32") if item.dtype.kind in "iub" else item for name, item in given.items()}
+        answers = model.predict(given)
+        found.append([np.asarray(answers[name]) for name in {outputs!r}])
+    return {name: np.concatenate(parts)[:count] for name, parts in zip({outputs!r}, zip(*found))}
+""",
+    "zeros": _NO_ZEROS,
+}
+
 _INDUCTOR = {
     part: text.replace("optlang.runtimes.eager import Eager", "optlang.runtimes.inductor import Inductor").replace(
         "Eager()", "Inductor()"
@@ -194,6 +216,7 @@ _INDUCTOR = {
 _PROGRAMS = {
     "onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER, "torchscript": _TORCHSCRIPT,
     "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR, "executorch": _EXECUTORCH,
+    "coreml": _COREML,
     "tensorrt": tensorrt_runner.PROGRAM,
 }
 
@@ -209,7 +232,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     known = {
         "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")), "{batch!r}": repr(about.get("batch")),
         "{library}": str(about.get("module")), "{replayed!r}": repr(about.get("cuda_graph")),
-        **{f"{{{key}}}": str(about.get(key)) for key in ("version", "compute")},
+        **{f"{{{key}}}": str(about.get(key)) for key in ("version", "compute", "units")},
         "{most!r}": repr(most[0] if most else None),
         "{precision!r}": repr(about.get("precision", "f32")),
         **{f"{{{key}!r}}": repr(tuple(item["name"] for item in entry[key])) for key in ("inputs", "outputs")},
@@ -224,6 +247,9 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
 
 def _main_file(names: list[str]) -> str | None:
     """The file that a runtime is told to load; those beside it are found from there."""
+    packages = [name.partition(".mlpackage/")[0] + ".mlpackage" for name in names if ".mlpackage/" in name]
+    if packages:
+        return packages[0]
     for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte", ".engine"):
         for name in names:
             if name.endswith(ending):

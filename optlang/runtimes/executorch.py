@@ -7,10 +7,7 @@ the file, the rest are calls of ExecuTorch's own operators, and all memory is pl
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 NAME = "model.pte"
 # XNNPACK's integers round in other places than the operators that stand for them do.
 _ROUNDED = 0.1
-_QUIET = ("torchao", "torch.utils._pytree", "torch.__trace", "executorch")
 
 
 class ExecuTorch:
@@ -76,7 +72,7 @@ class ExecuTorch:
         about: dict[str, JSON] = {}
         try:
             example = data.example(target.batch)
-            with tracing.plain_attention(), torch.no_grad(), quiet():
+            with tracing.plain_attention(), torch.no_grad(), exported.quiet():
                 # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
                 with objects.user_code("running the model", study):
                     wanted = tracing.answers_of(module, example)
@@ -102,7 +98,9 @@ class ExecuTorch:
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The method `forward`, loaded; XNNPACK's threads are the target's, in the pool that the process has."""
-        with quiet():
+        from optlang.workload import exported
+
+        with exported.quiet():
             from executorch.extension.pybindings import portable_lib
 
             # Before anything is loaded: XNNPACK asks for the pool when it makes a graph ready.
@@ -134,24 +132,6 @@ class _Open:
 
     def close(self) -> None:
         del self._execute, self._method
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what torch, torchao and ExecuTorch say of their own code and of kernels for other machines."""
-    from optlang.workload import exported
-
-    levels = {name: logging.getLogger(name).level for name in _QUIET}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with exported.quiet(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"This API is experimental")
-            warnings.filterwarnings("ignore", message=r"(read|open)_\w+ is deprecated", category=DeprecationWarning)
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _lowered(program: Any) -> Any:

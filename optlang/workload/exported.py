@@ -5,6 +5,7 @@ What a phone runs is captured for one number of samples: memory is planned for i
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from optlang.workload.layers import left_alone
 
 # Less than this share of what was asked for is not what a user expects of a technique by that name.
 _MOST = 0.5
+_QUIET = ("torchao", "torch.utils._pytree", "torch.__trace", "executorch")
 _ATEN = torch.ops.aten
 CONVOLUTIONS = (
     _ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default, _ATEN.conv1d.padding, _ATEN.conv2d.padding,
@@ -52,28 +54,38 @@ class Weight:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch.export warns of in torch's own code."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-        # A recurrent layer keeps its weights in a list too, and export restores it.
-        warnings.filterwarnings("ignore", message=r"The tensor attributes .* were assigned", category=UserWarning)
-        yield
+    """Without what torch.export, and the tools that go on from there, say of their own code and of other machines."""
+    levels = {name: logging.getLogger(name).level for name in _QUIET}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
+            # A recurrent layer keeps its weights in a list too, and export restores it.
+            warnings.filterwarnings("ignore", message=r"The tensor attributes .* were assigned", category=UserWarning)
+            # ExecuTorch, as soon as it is imported: coremltools does so too where it is installed.
+            warnings.filterwarnings("ignore", message=r"This API is experimental")
+            warnings.filterwarnings("ignore", message=r"(read|open)_\w+ is deprecated", category=DeprecationWarning)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
-def program(module: nn.Module, example: Mapping[str, Tensor], what: str) -> Any:
+def program(module: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False) -> Any:
     """The ExportedProgram of `module` for the samples of `example`; inputs in their order, a tuple of outputs.
 
-    Its program takes from 1 to so many samples where forward allows it. Raises `Refusal`, which says that the model
-    cannot be exported for `what`.
+    It takes from 1 to so many samples where forward allows it, and just as many where it is `fixed`. Raises `Refusal`,
+    which says that the model cannot be exported for `what`.
     """
-    return again(tracing.Positional(module, tuple(example)).eval(), example, what)
+    return again(tracing.Positional(module, tuple(example)).eval(), example, what, fixed=fixed)
 
 
-def again(wrapped: nn.Module, example: Mapping[str, Tensor], what: str) -> Any:
+def again(wrapped: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False) -> Any:
     """The same of a module that takes its inputs in order: what a quantizer has made of a program."""
     count = len(next(iter(example.values())))
-    axis = torch.export.Dim.AUTO(min=1, max=count) if count > 1 else torch.export.Dim.STATIC
+    axis = torch.export.Dim.AUTO(min=1, max=count) if count > 1 and not fixed else torch.export.Dim.STATIC
     shapes: Any = tuple({0: axis} for _ in example)
     # *values are one argument of forward.
     shapes = (shapes,) if isinstance(wrapped, tracing.Positional) else shapes

@@ -51,7 +51,7 @@ COMPILED = ("aotinductor", "inductor")
 # They lower a model for a device, seconds each.
 LOWERED = ("executorch",)
 # They build for hardware that may not be here: their own tests hold them to it.
-ELSEWHERE = ("tensorrt",)
+ELSEWHERE = ("tensorrt", "coreml")
 TAKE_ONNX = [name for name, (_, forms) in declared().items() if "onnx" in forms and name not in ELSEWHERE]
 
 
