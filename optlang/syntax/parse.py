@@ -104,6 +104,11 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     return Parsed(source, file, diagnostics, frozenset(driver.lost), tuple(driver.doubtful))
 
 
+def keywords() -> frozenset[str]:
+    """All words that the grammar gives a meaning somewhere."""
+    return frozenset(_ready().keywords)
+
+
 def lexed(source: Source) -> list[tokens.Token]:
     """The tokens of a text that has no mistakes, with those line ends that end a statement; comments are in between."""
     parser = _ready().lark.parse_interactive(source.text)

@@ -1,0 +1,51 @@
+"""The language for Pygments, which Sphinx, MkDocs and `rich` colour code by; found by the names `optlang` and `opt`."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from pygments.lexer import RegexLexer, bygroups
+from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Whitespace
+
+from optlang.editor import words
+
+
+class OptlangLexer(RegexLexer):  # type: ignore[misc]  # Pygments has no types
+    """Tokens by the words of the grammar; what the language has no sign for is an error token."""
+
+    name = "optlang"
+    aliases: ClassVar[list[str]] = ["optlang", "opt"]
+    filenames: ClassVar[list[str]] = ["*.opt"]
+    mimetypes: ClassVar[list[str]] = ["text/x-optlang"]
+    url = "https://pypi.org/project/optlang-dsl/"
+    flags = re.MULTILINE
+    tokens: ClassVar = {
+        "root": [
+            (rf"^([ \t]*)({words.any_of(words.FIRST)}){words.BEFORE_A_NAME}",
+             bygroups(Whitespace, Keyword.Declaration)),
+            (rf"([{{;])([ \t]*)({words.any_of(words.FIRST)}){words.BEFORE_A_NAME}",
+             bygroups(Punctuation, Whitespace, Keyword.Declaration)),
+            (r"\s+", Whitespace),
+            (r"#.*$", Comment.Single),
+            (r'"', String.Double, "text"),
+            (rf"({words.NUMBER})({words.UNIT})", bygroups(Number, Keyword.Type)),
+            (rf"{words.NUMBER}(?![A-Za-z0-9_%])", Number),
+            (words.any_of(words.CONSTANTS), Keyword.Constant),
+            (words.any_of(words.LOGIC), Operator.Word),
+            (words.any_of(words.FLOW), Keyword),
+            (rf"(:)(\s*)({words.any_of(words.TYPE_NAMES)})", bygroups(Punctuation, Whitespace, Keyword.Type)),
+            (rf"(?<=\s){words.any_of(words.INSIDE)}(?=\s+[A-Za-z_\"{{]|\s*$)(?!\s+in\b)", Keyword.Reserved),
+            (rf"{words.NAME}(?=\()", Name.Function),
+            (rf"{words.NAME}(?=\s*(?:=(?!=)|in\b))", Name.Attribute),
+            (words.NAME, Name),
+            (words.OPERATOR, Operator),
+            (r"[{}()\[\],;:.]", Punctuation),
+        ],
+        "text": [
+            (r'[^"\\\n]+', String.Double),
+            (r'\\[nt"\\]', String.Escape),
+            (r'"', String.Double, "#pop"),
+            (r"$", String.Double, "#pop"),
+        ],
+    }
