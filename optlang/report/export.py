@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.forms import OptlangError
+from optlang.report import web
 from optlang.report.export_readme import readme
 from optlang.report.front import load_members, load_plan
 from optlang.report.runners import builder, runner
@@ -29,7 +30,7 @@ class Exported:
 
 
 def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overwrite: bool = False) -> Exported:
-    """Copy a trial's artifact into `folder`, with `manifest.json` and, where the runtime has one, `run.py`.
+    """Copy a trial's artifact into `folder`, with `manifest.json` and what runs it: `run.py`, or a page for browsers.
 
     Where it knows a command that builds it again, `build.sh` says that, and the files it begins with come along.
 
@@ -91,13 +92,17 @@ def _fill(
         entry = _copy(reader, artifact, row, inside, "" if inside == folder else f"{artifact['target']}/")
         name = _runtime(plan, row["runtime"], artifact["target"])
         program = runner(name, entry)
-        if program is not None:
-            (inside / "run.py").write_text(program, encoding="utf-8")
+        programs = {} if program is None else {"run.py": program}
+        if (name or "").rpartition(".")[2] == web.RUNTIME:
+            programs = web.pages(entry, inside)
+        for file, text in programs.items():
+            (inside / file).write_text(text, encoding="utf-8")
         script = builder(entry)
         if script is not None:
             (inside / "build.sh").write_text(script, encoding="utf-8")
             (inside / "build.sh").chmod(0o755)
-        entries.append(entry | {"runtime": name, "program": None if program is None else "run.py"})
+        main = next((file for file in ("run.py", web.SERVER) if file in programs), None)
+        entries.append(entry | {"runtime": name, "program": main})
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
     steps = reader.query(
         "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position",

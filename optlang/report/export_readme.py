@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optlang.report.quantities import quantity
+from optlang.report.web import SERVER
 
 _SHOWN = ("size", "latency.p50", "latency.p95", "accuracy", "agreement", "memory.peak", "load_time")
 
@@ -36,7 +37,7 @@ def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterat
     if entry["program"] is not None:
         yield f"    python {entry['folder']}{entry['program']}"
         yield ""
-        yield (
+        yield _served() if entry["program"] == SERVER else (
             "runs it on the example inputs that lie beside it, and compares the answers with those that were measured. "
             "Its first lines say which package it needs; `load` and `run` in it are what an application needs."
         )
@@ -50,6 +51,14 @@ def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterat
             low, high = (quantity(item[key], unit) if item[key] is not None else "" for key in ("low", "high"))
             yield f"| {item['metric']} | {quantity(item['value'], unit)} | {low} to {high} | {_against(item)} |"
         yield ""
+
+
+def _served() -> str:
+    return (
+        "says the address of a page for browsers of this machine that runs it on the example inputs, and compares the "
+        "answers with those that were measured. Its first lines say which package it needs; `load` and `run` in "
+        "`run.mjs` are what a site needs, and the two headers that `serve.py` sends where it is to have threads."
+    )
 
 
 def _tensor(item: Mapping[str, Any]) -> str:

@@ -50,8 +50,9 @@ RUNTIMES = {name: calls for name, (calls, _) in declared().items()}
 COMPILED = ("aotinductor", "inductor")
 # They lower a model for a device, seconds each.
 LOWERED = ("executorch",)
-# They build for hardware that may not be here: their own tests hold them to it.
-ELSEWHERE = ("tensorrt", "coreml")
+# They build for what may not be here: their own tests hold them to it.
+ELSEWHERE = ("tensorrt", "coreml", "ort_web")
+DEVICES = {"ort_web": "browser"}
 TAKE_ONNX = [name for name, (_, forms) in declared().items() if "onnx" in forms and name not in ELSEWHERE]
 
 
@@ -120,9 +121,10 @@ def test_the_contract_has_runtimes_to_hold():
 @pytest.mark.parametrize("name", RUNTIMES)
 class TestDeclared:
     def test_other_forms_are_refused(self, name, images, tmp_path):
+        target = TargetSpec("here", device=DEVICES.get(name, "cpu"))
         with pytest.raises(Refusal, match="graph"):
             runtime_of(name).build(
-                Subject("graph", None, Factory("networks.py:cnn")), TARGET, {}, tmp_path, images, STUDY
+                Subject("graph", None, Factory("networks.py:cnn")), target, {}, tmp_path, images, STUDY
             )
 
     def test_other_devices_are_refused(self, name, images, tmp_path):
