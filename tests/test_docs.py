@@ -20,7 +20,7 @@ from optlang.report.reference import PAGES
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", DOCS / "guide.md", DOCS / "language.md", DOCS / "questions.md",
-           *sorted((DOCS / "techniques").glob("*.md"))]
+           DOCS / "targets.md", *sorted((DOCS / "techniques").glob("*.md"))]
 
 BLOCK = re.compile(r"(?:<!-- example: (?P<file>\S+) -->\n)?^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S)
 
