@@ -1,0 +1,128 @@
+"""How fast the language answers: to parse, check and lay out long studies, and to begin.
+
+    python benchmarks/language.py
+
+Prints medians in milliseconds. The studies have 100, 1,000 and 10,000 lines: the steps of a digit classifier's study,
+again and again, with fixed settings but for one choice in a hundred lines, as generated files look. `begin` is a new
+process that checks the shortest of them, with the saved table of the grammar and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from optlang.plan.load import library, load
+from optlang.syntax.format import format_text
+from optlang.syntax.parse import TABLE, parse
+from optlang.syntax.source import Source
+
+HEAD = """\
+optlang 1
+
+study long {
+  model cnn    = zoo.digits_cnn(width = 32)
+  data  digits = zoo.digits(seed = 0)
+
+  target laptop {
+    threads = 1
+    runtime = onnxruntime
+  }
+
+  steps {
+"""
+FOOT = """\
+  }
+
+  minimize latency, size
+  maximize accuracy
+
+  search { trials = 4 }
+}
+"""
+ROUND = """\
+    prune{n} = channels {{
+      ratio = {ratio}%
+      scope = layer
+    }}
+    recover{n} = finetune {{
+      epochs   = 3
+      lr       = 1e-3
+      schedule = cosine
+    }}
+"""
+CHOICE = """\
+    way{n} in {{
+      none
+      finetune {{ epochs in [1, 2] }}
+    }}
+"""
+
+
+def study(lines: int) -> str:
+    """A study of about so many lines."""
+    parts, count, n = [HEAD], 25, 0
+    while count < lines:
+        n += 1
+        part = CHOICE if n % 12 == 0 else ROUND
+        parts.append(part.format(n=n, ratio=10 + n % 50))
+        count += part.count("\n")
+    return "".join(parts) + FOOT
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """The median time of a call in milliseconds, after one that is not counted."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def begun(path: Path, repeats: int, environment: dict[str, str]) -> float:
+    """The median time in milliseconds of a process that checks `path`."""
+    command = [sys.executable, "-m", "optlang", "check", str(path)]
+    return timed(lambda: subprocess.run(command, env=environment, check=True, capture_output=True), repeats)
+
+
+def main() -> None:
+    """Print a line a size, then the start."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    library()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "long.opt"
+        print(f"{'lines':>8} {'parse':>9} {'check':>9} {'fmt':>9}  ms")
+        for lines in (10_000, 1_000, 100):
+            text = study(lines)
+            path.write_text(text, encoding="utf-8")
+            source = Source("long.opt", text)
+            assert not load(path).failed
+            figures = [
+                timed(lambda source=source: parse(source), repeats), timed(lambda: load(path), repeats),
+                timed(lambda source=source: format_text(parse(source)), repeats),
+            ]
+            print(f"{text.count(chr(10)):>8,} " + " ".join(f"{figure:9.1f}" for figure in figures))
+        environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+        saved = begun(path, repeats, environment)
+        aside = TABLE.with_suffix(".aside")
+        TABLE.rename(aside)
+        try:
+            made = begun(path, repeats, environment)
+        finally:
+            aside.rename(TABLE)
+        print(f"   begin {saved:9.1f} with the saved table, {made:.1f} without  ms")
+
+
+if __name__ == "__main__":
+    main()
