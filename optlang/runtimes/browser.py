@@ -203,14 +203,13 @@ class Page:
         found = program()
         if found is None:
             raise OptlangError("there is no browser here", help=missing())
-        # Chromium has no sandbox for root, and does not start with it.
-        root = hasattr(os, "getuid") and os.getuid() == 0
-        flags = [*_QUIET, *(["--no-sandbox"] if root else [])]
-        flags += [*(_SOFTWARE if software else _WEBGPU)] if webgpu else []
+        # Playwright leaves the sandbox out unless asked for it; for root Chromium has none, and does not start with it.
+        sandbox = not (hasattr(os, "getuid") and os.getuid() == 0)
+        flags = [*_QUIET, *((_SOFTWARE if software else _WEBGPU) if webgpu else ())]
         self._playwright = sync_playwright().start()
         try:
             self._browser = self._playwright.chromium.launch(
-                executable_path=str(found), headless=True, args=flags, timeout=_START
+                executable_path=str(found), headless=True, args=flags, timeout=_START, chromium_sandbox=sandbox
             )
             self._page = self._browser.new_page()
         except Error as error:

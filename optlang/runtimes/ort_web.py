@@ -161,6 +161,7 @@ class _Open:
         from optlang.runtimes.browser import Page, Server
 
         self._outputs = artifact.outputs
+        self._provider = provider
         self._number = 0
         self._gone: list[int] = []
         files = _files(provider)
@@ -249,7 +250,8 @@ class _Open:
         }
 
     def memory(self) -> int | None:
-        return self._page.memory()
+        # With WebGPU the model lies in a process that the browser shares among all pages, and on its card.
+        return self._page.memory() if self._provider == "wasm" else None
 
     def close(self) -> None:
         self._page.close()

@@ -180,6 +180,9 @@ def test_webgpu_on_the_processor_is_refused_unless_it_is_asked_for(images, tmp_p
     inputs = contract.samples(member, images, 3)
     with BareProcess(member) as process:
         found = process.outputs(inputs)["output"]
+        process.warm({name: item[:1] for name, item in inputs.items()}, 0.0, 1)
+        # The page's own process does not hold the model.
+        assert process.memory is None
     numpy.testing.assert_allclose(found, contract.reference(subject, inputs)["output"], rtol=1e-3, atol=1e-4)
 
 
@@ -251,3 +254,16 @@ def test_errors_of_the_page_are_told(tmp_path):
     finally:
         server.close()
     assert set(ISOLATION) >= {"Cross-Origin-Opener-Policy", "Cross-Origin-Embedder-Policy"}
+
+
+def test_a_browser_starts_in_its_sandbox_for_all_but_root(monkeypatch):
+    if not hasattr(os, "getuid") or os.getuid() != 0:
+        pytest.skip("only root can see that the sandbox was asked for: the browser refuses it")
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    server = Server()
+    try:
+        with pytest.raises(OptlangError, match="does not start: ") as caught:
+            Page(server)
+    finally:
+        server.close()
+    assert "OPTLANG_BROWSER" in caught.value.help
