@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.server
 import mimetypes
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -215,7 +216,7 @@ class Page:
         except Error as error:
             self._playwright.stop()
             raise OptlangError(
-                f"the browser {found} does not start: {first_line(error)}",
+                f"the browser {found} does not start: {_why(error)}",
                 help=f"try it by hand with --headless, or name another with {VARIABLE}",
             ) from error
 
@@ -280,6 +281,12 @@ def first_line(error: BaseException) -> str:
     """Playwright's messages say the function first, and end with what the browser printed."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].partition(": ")[2].removeprefix("Error: ") or lines[0]
+
+
+def _why(error: BaseException) -> str:
+    """The last that the browser itself said was wrong, else what Playwright says."""
+    said = re.findall(r"\[err\] \[[^\]]*:(?:ERROR|FATAL):[^\]]*\] (.+)", str(error))
+    return said[-1] if said else first_line(error)
 
 
 def _peak(number: int) -> int | None:
