@@ -167,7 +167,8 @@ class Session(Protocol):
     `durations(prepared, seconds, calls, skip) -> list[int]`: the nanoseconds of each call, as long as `seconds` in all
     and at least `calls` of them, after `skip` calls that do not count. One that runs in another process also has
     `memory() -> int | None`, the most bytes that process has held, and `loaded`, the seconds that the model took to
-    load in it without the start of the process.
+    load in it without the start of the process. One that compiles the model before its first call has `compiled`, the
+    seconds that took, which are no part of the load time.
     """
 
     def prepare(self, batch: Arrays) -> Any:

@@ -45,6 +45,7 @@ class Timings:
     rounds: list[list[Array]] = field(default_factory=list)
     load_times: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
+    compile_times: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], 
     for process in running:
         timing = timings[process.member.name]
         timing.load_times.append(process.load_time)
+        if process.compile_time is not None:
+            timing.compile_times.append(process.compile_time)
         if process.memory is not None:
             timing.memory.append(process.memory)
         timing.rounds.append([])
@@ -169,11 +172,11 @@ def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], 
 
 
 def measurements(timing: Timings, baseline: Timings, target: str, seed: int = 0) -> list[Measurement]:
-    """Latency, throughput, load time and peak memory of a member, with its ratios to the baseline's paired rounds.
+    """Latency, throughput, load and compile time and peak memory of a member; ratios to the baseline's paired rounds.
 
     A round's percentile is that round's figure; a value is the median over rounds and processes, a ratio the median of
     the paired ratios. Both intervals come from resampling processes and rounds. `n` is the number of rounds, for load
-    time and memory the number of processes.
+    and compile times and memory the number of processes. What compiles nothing has no compile time.
     """
     found = [_timed(name, timing, baseline, share, target, seed) for name, share in _PERCENTILES.items()]
     mean = _timed("latency.mean", timing, baseline, None, target, seed)
@@ -186,6 +189,8 @@ def measurements(timing: Timings, baseline: Timings, target: str, seed: int = 0)
         )
     )
     found.append(_by_process("load_time", "s", timing.load_times, baseline.load_times, target))
+    if timing.compile_times:
+        found.append(_by_process("compile_time", "s", timing.compile_times, baseline.compile_times, target))
     if timing.memory:
         found.append(_by_process("memory.peak", "B", timing.memory, baseline.memory, target))
     return found

@@ -68,7 +68,8 @@ class Member:
 class BareProcess:
     """One artifact, open in a process of its own that holds its runtime and nothing else.
 
-    `load_time` and `memory` (bytes, None where the system does not say) are known after `warm`. Every method raises
+    `load_time`, `compile_time` (None where the runtime compiles nothing) and `memory` (bytes, None where the system
+    does not say) are known after `warm`. Every method raises
     `ProcessDied` where the process ends, `ProcessTimeout` where it hangs, `Refusal` where the runtime refuses the
     model, and `RunError` for every other exception in it; after the first two it is closed.
     """
@@ -76,6 +77,7 @@ class BareProcess:
     def __init__(self, member: Member, timeout: float = _OPEN_TIMEOUT) -> None:
         self.member = member
         self.load_time = 0.0
+        self.compile_time: float | None = None
         self.import_time = 0.0
         self.memory: int | None = None
         self._call = 0.0
@@ -110,6 +112,7 @@ class BareProcess:
             self.close()
             raise
         self.load_time, self.import_time = opened["loaded"], opened["imported"]
+        self.compile_time = opened["compiled"]
 
     def _started(self) -> subprocess.Popen[bytes]:
         member = self.member

@@ -38,6 +38,7 @@ MEASURED = frozenset(
         "throughput",
         "memory.peak",
         "load_time",
+        "compile_time",
         "parameters",
         "macs",
         "sparsity",

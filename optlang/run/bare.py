@@ -3,7 +3,8 @@
 It holds the artifact's runtime and nothing else that is heavy, since what else is loaded slows small models down. It
 knows no study, no plan and no statistics: durations go back as they are. Commands are objects with `do`:
 
-- `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`, `scratch`) → `imported`, `loaded` (seconds)
+- `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`, `scratch`) → `imported`, `loaded`, `compiled`
+  (seconds; `compiled`, which `loaded` is without, is null where nothing is compiled)
 - `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds), `memory` (peak resident bytes, or null)
   (the load time, the memory and the durations are the session's own where it has `loaded`, `memory`, `durations`)
 - `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
@@ -68,7 +69,10 @@ class _Bench:
         start = time.perf_counter()
         self._session = runtime.open(self._artifact, target, command["settings"], study)
         loaded = time.perf_counter() - start
-        return {"imported": imported, "loaded": getattr(self._session, "loaded", loaded)}
+        compiled = getattr(self._session, "compiled", None)
+        if compiled is not None:
+            loaded -= compiled
+        return {"imported": imported, "loaded": getattr(self._session, "loaded", loaded), "compiled": compiled}
 
     @property
     def session(self) -> Session:

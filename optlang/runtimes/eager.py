@@ -77,7 +77,8 @@ class Eager:
 
 
 class Open:
-    """A module to call; `call` is what `run` calls, at first the module itself."""
+    """A module to call; `call` is what `run` calls, at first the module itself, and `compiled` the seconds that its
+    compilation took (None where it was not compiled)."""
 
     def __init__(self, module: nn.Module, inputs: tuple[str, ...], threads: int) -> None:
         import torch
@@ -85,6 +86,7 @@ class Open:
         self._torch = torch
         self._module = module
         self.call: Any = module
+        self.compiled: float | None = None
         self._inputs = inputs
         self._threads = threads
 

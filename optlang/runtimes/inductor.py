@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,9 +24,9 @@ class Inductor(Eager):
     `settings["mode"]` is torch.compile's ("max_autotune" times several kernels for each product of matrices);
     `settings["dynamic"]` compiles one program for any number of samples, otherwise it is for the target's batch alone
     and other numbers are cut into such. The whole of forward must compile: what torch would leave to Python in silence
-    is refused. The load time holds the compilation, half a minute the first time on a machine and seconds later; what
-    was compiled before is found again in torch's own folder of the system's temporary one (TORCHINDUCTOR_CACHE_DIR
-    names another). Latencies begin after it.
+    is refused. Compilation is measured apart, as `compile_time`: half a minute the first time on a machine and seconds
+    later; what was compiled before is found again in torch's own folder of the system's temporary one
+    (TORCHINDUCTOR_CACHE_DIR names another).
     """
 
     name: ClassVar[str] = "inductor"
@@ -76,6 +77,7 @@ class Inductor(Eager):
         session.call = torch.compile(
             session.call, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True
         )
+        start = time.perf_counter()
         try:
             with quiet(), torch._inductor.config.patch(compile_threads=1):
                 session.run(prepared)
@@ -86,4 +88,5 @@ class Inductor(Eager):
                 f"torch.compile does not take the whole of forward: {lines[0] if lines else type(error).__name__}",
                 help="write that part of forward with torch's own operators, or keep to the runtime eager",
             ) from error
+        session.compiled = time.perf_counter() - start
         return session

@@ -54,6 +54,7 @@ class Elsewhere(Session):
     """It runs in another process, whose figures it has."""
 
     loaded = 0.25
+    compiled = 1.5
 
     def durations(self, prepared, seconds, calls, skip):
         return [1000 + skip] * max(calls, int(seconds * 1e6))

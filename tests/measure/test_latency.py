@@ -73,7 +73,13 @@ def test_load_time_and_memory_are_the_processes():
     assert found["load_time"].n == 2
     assert (found["memory.peak"].value, found["memory.peak"].unit) == (1500, "B")
     unknown = replace(timings(1.0), memory=[])
-    assert "memory.peak" not in by_name(measurements(unknown, unknown, "here"))
+    assert {"memory.peak", "compile_time"}.isdisjoint(by_name(measurements(unknown, unknown, "here")))
+
+
+def test_compile_time_is_of_those_that_compile():
+    compiled = replace(timings(1.0), compile_times=[3.0, 1.0])
+    found = by_name(measurements(compiled, timings(2.0), "here"))["compile_time"]
+    assert (found.value, found.low, found.high, found.unit, found.n, found.ratio) == (2.0, 1.0, 3.0, "s", 2, None)
 
 
 def test_bench_keeps_the_baseline_and_ends_the_candidates(member_of, inputs, tmp_path):

@@ -59,7 +59,7 @@ def test_rounds_are_as_long_as_asked(member_of, inputs):
 def test_a_session_with_a_clock_of_its_own_is_timed_by_it(member_of, inputs):
     with BareProcess(member_of(elsewhere=12_345)) as process:
         process.warm({"x": inputs["x"][:1]}, seconds=0.0, calls=1)
-        assert (process.load_time, process.memory) == (0.25, 12_345)
+        assert (process.load_time, process.compile_time, process.memory) == (0.25, 1.5, 12_345)
         numpy.testing.assert_allclose(process.round(seconds=0.0, calls=7, skip=2), [1.002e-6] * 7)
         assert len(process.round(seconds=1e-4, calls=7)) == 100
 
