@@ -206,6 +206,32 @@ _COREML = {
     "zeros": _NO_ZEROS,
 }
 
+_LITERT = {
+    "package": "pip install ai-edge-litert numpy",
+    "imports": "from ai_edge_litert.interpreter import Interpreter\n",
+    "load": '''    """The interpreter; it takes {batch!r} samples at once."""
+    model = Interpreter(model_path=str(HERE / {file!r}))
+    model.allocate_tensors()
+    return model
+''',
+    "run": """    count = len(next(iter(inputs.values())))
+    found = []
+    for start in range(0, count, {batch!r}):
+        # The last samples are filled up by the last one.
+        places = [min(place, count - 1) for place in range(start, start + {batch!r})]
+        for item in model.get_input_details():
+            model.set_tensor(item["index"], inputs[item["name"]][places].astype(item["dtype"]))
+        model.invoke()
+        answers = {item["name"]: model.get_tensor(item["index"]) for item in model.get_output_details()}
+        found.append([answers[name] for name in {outputs!r}])
+    return {name: np.concatenate(parts)[:count] for name, parts in zip({outputs!r}, zip(*found))}
+""",
+    "zeros": '''def zeros(model):
+    """Inputs of the right types and shapes."""
+    return {item["name"]: np.zeros(item["shape"], item["dtype"]) for item in model.get_input_details()}
+''',
+}
+
 _INDUCTOR = {
     part: text.replace("optlang.runtimes.eager import Eager", "optlang.runtimes.inductor import Inductor").replace(
         "Eager()", "Inductor()"
@@ -217,7 +243,7 @@ _PROGRAMS = {
     "onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER, "torchscript": _TORCHSCRIPT,
     "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR, "executorch": _EXECUTORCH,
     "coreml": _COREML,
-    "tensorrt": tensorrt_runner.PROGRAM,
+    "tensorrt": tensorrt_runner.PROGRAM, "litert": _LITERT,
 }
 
 
@@ -250,7 +276,7 @@ def _main_file(names: list[str]) -> str | None:
     packages = [name.partition(".mlpackage/")[0] + ".mlpackage" for name in names if ".mlpackage/" in name]
     if packages:
         return packages[0]
-    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte", ".engine"):
+    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte", ".engine", ".tflite"):
         for name in names:
             if name.endswith(ending):
                 return name

@@ -49,7 +49,7 @@ RUNTIMES = {name: calls for name, (calls, _) in declared().items()}
 # on seven. Their files are not promised to be the same bytes again, since compilers write names of their own.
 COMPILED = ("aotinductor", "inductor")
 # They lower a model for a device, seconds each.
-LOWERED = ("executorch",)
+LOWERED = ("executorch", "litert")
 # They build for what may not be here: their own tests hold them to it.
 ELSEWHERE = ("tensorrt", "coreml", "ort_web")
 DEVICES = {"ort_web": "browser"}
@@ -278,7 +278,7 @@ def test_what_does_not_compile_as_a_whole_is_refused_with_a_way_out(images, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("aotinductor", {}), ("inductor", {"dynamic": False}), ("executorch", {})]
+    ("name", "settings"), [("aotinductor", {}), ("inductor", {"dynamic": False}), ("executorch", {}), ("litert", {})]
 )
 def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images, tmp_path):
     import dataclasses
@@ -314,6 +314,7 @@ def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images
         # Nothing is compiled any more: not one call takes as long as the quickest compilation.
         assert (process.round(seconds=0.0, calls=25, skip=1) < 0.5).all()
         assert process.load_time > 0
+        assert (process.compile_time or 0.0) > 0 if name == "inductor" else process.compile_time is None
         later = process.outputs(inputs)
         assert all((earlier[key] == later[key]).all() for key in earlier)
         maps = Path(f"/proc/{process.pid}/maps")

@@ -1,0 +1,181 @@
+"""INT8 and 16 bits for LiteRT, by ai-edge-quantizer, which rewrites a float file by a recipe. Knows no session.
+
+Static int8 is the scheme of Jacob et al. (CVPR 2018) with symmetric weights by output channel and asymmetric int8
+activations; the inputs and outputs of the file stay float32, with operators that quantize and dequantize them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import Refusal, Request
+from optlang.runtimes import tflite
+from optlang.workload import exported
+
+if TYPE_CHECKING:
+    import numpy
+    from torch import nn
+
+    Array = numpy.ndarray[Any, Any]
+
+SIGNATURE = "serving_default"
+_KNOWN = ("static", "dynamic", "weight_only", "half")
+# XNNPACK has no int8 kernel for these: the graph would fall apart around the interpreter's own, many times slower.
+_SLOW = ("HARD_SWISH",)
+_CONVOLUTIONS = "operators = all takes convolutions too"
+_FEWER = "LiteRT has kernels for convolutions, linear layers and products; name in `only` what is all that you want"
+
+
+def refuse_unknown(requests: Sequence[Request]) -> None:
+    """`Refusal` for what the quantizer or LiteRT's kernels have not: names the setting and what is there instead."""
+    for request in requests:
+        settings = request.settings
+        if request.technique not in _KNOWN:
+            raise Refusal(f"litert does not carry out {request.technique}", help=f"one of {', '.join(_KNOWN)}")
+        if settings.get("calibrator", "minmax") != "minmax":
+            raise Refusal(
+                f"ai-edge-quantizer has no calibrator = {settings['calibrator']} for activations", help="minmax"
+            )
+        if settings.get("bias_correction"):
+            raise Refusal("ai-edge-quantizer corrects no biases: bias_correction = false on litert")
+        if settings.get("symmetric") is False:
+            raise Refusal("LiteRT's kernels take symmetric weights alone: symmetric = true on litert")
+        if settings.get("bits", 8) != 8:
+            raise Refusal(
+                "LiteRT keeps 4-bit weights by channel or with activations in 8 bits, not in groups beside floats",
+                help="bits = 8 on litert",
+            )
+        if settings.get("dtype", "float16") != "float16":
+            raise Refusal(f"LiteRT has no kernels for {settings['dtype']} weights", help="dtype = float16 on litert")
+    if len(requests) > 1:
+        raise Refusal(f"a model is quantized once, not by {' and '.join(item.technique for item in requests)}")
+
+
+def quantized(
+    content: bytes, graph: tflite.Graph, module: nn.Module, request: Request, samples: Sequence[Mapping[str, Array]]
+) -> tuple[bytes, dict[str, Any]]:
+    """The file in fewer bits, and what became of its weights: their share, and the layers that stay in float.
+
+    `samples` are inputs by the file's own names, a batch each; ranges are the least and the largest value seen, where
+    the quantizer by itself takes a moving average that hangs on their order. In a Transformer products alone are
+    quantized. Raises `Refusal` where no layer is left, or most weights stay in float.
+    """
+    settings = request.settings
+    if not any(item.weights is not None for item in _wanted(graph, module, request)):
+        exported.mostly(graph.weights(content), module, settings, "int8", _FEWER)
+    with quiet():
+        try:
+            answer = _rewritten(content, graph, module, request, samples)
+        except Exception as error:
+            raise Refusal(f"ai-edge-quantizer does not take the model: {type(error).__name__}: {error}") from error
+    sensitive = request.technique == "half" and settings["sensitive"]
+    found = graph.weights(answer, _last(graph) if sensitive else None)
+    left = request.technique == "dynamic" and any(
+        item.kind == "convolution" and not item.quantized for item in found
+    )
+    what = "float16" if request.technique == "half" else "int8"
+    return answer, exported.mostly(found, module, settings, what, _CONVOLUTIONS if left else _FEWER)
+
+
+def _rewritten(
+    content: bytes, graph: tflite.Graph, module: nn.Module, request: Request, samples: Sequence[Mapping[str, Array]]
+) -> bytes:
+    from ai_edge_quantizer import calibrator, quantizer
+    from ai_edge_quantizer.utils import qsv_utils
+
+    work = quantizer.Quantizer(content)
+    _recipe(work, graph, module, request)
+    ranges = None
+    if work.need_calibration:
+        seen = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        seen.calibrate({SIGNATURE: list(samples)}, work._recipe_manager)
+        ranges = seen.get_model_qsvs()
+    result = work.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model or b"")
+
+
+def _recipe(work: Any, graph: tflite.Graph, module: nn.Module, request: Request) -> None:
+    """Everything that is supported, then without what shall stay in float, which the later line of a recipe says."""
+    from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
+    from ai_edge_quantizer.quantizer import AlgorithmName
+
+    settings, every = request.settings, TFLOperationName.ALL_SUPPORTED
+    tensor = settings.get("granularity") == "tensor"
+    granularity = QuantGranularity.TENSORWISE if tensor else QuantGranularity.CHANNELWISE
+    if request.technique == "static":
+        work.add_static_config(".*", every, 8, 8, granularity)
+    elif request.technique == "dynamic":
+        work.add_dynamic_config(".*", every, 8)
+    elif request.technique == "weight_only":
+        work.add_weight_only_config(".*", every, 8)
+    else:
+        work.add_weight_only_config(
+            ".*", every, 16, QuantGranularity.TENSORWISE, AlgorithmName.FLOAT_CASTING
+        )
+    for operation in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+        work.update_quantization_recipe(".*", operation, None, AlgorithmName.NO_QUANTIZE)
+    wanted = {item.scope for item in _wanted(graph, module, request)}
+    for item in graph.operators:
+        if item.scope not in wanted:
+            work.update_quantization_recipe(f"^{re.escape(item.scope)}$", every, None, AlgorithmName.NO_QUANTIZE)
+
+
+def _wanted(graph: tflite.Graph, module: nn.Module, request: Request) -> Iterator[tflite.Operator]:
+    settings = request.settings
+    chosen = [item for item in graph.operators if exported.chosen_layer(item.layer, module, settings)]
+    multiplying = [item for item in chosen if item.kind in tflite.PLACES]
+    if request.technique == "static":
+        quick = [item for item in chosen if item.kind not in _SLOW]
+        return iter(multiplying if _products_alone(graph, module) else quick)
+    if request.technique == "dynamic" and not _with_convolutions(multiplying, settings):
+        return (item for item in multiplying if item.kind in tflite.LINEAR)
+    if request.technique == "half" and settings["sensitive"]:
+        # Norms are folded away or have no weights to multiply by; of the list of torch.amp the last layer is left.
+        last = _last(graph)
+        return (item for item in multiplying if item.weights != last)
+    return iter(multiplying)
+
+
+def _last(graph: tflite.Graph) -> str | None:
+    return next((item.weights for item in reversed(graph.operators) if item.weights is not None), None)
+
+
+def _products_alone(graph: tflite.Graph, module: nn.Module) -> bool:
+    """Whether there is attention, a norm of tokens or a recurrent layer: sums, masks, norms and gates in int8 cost tens
+    of points there, or more bytes and time than they save. A softmax at the very end is a classifier's.
+    """
+    from torch import nn
+
+    return any(isinstance(item, (nn.RNNBase, nn.RNNCellBase)) for item in module.modules()) or any(
+        item.kind == "RSQRT" or (item.kind == "SOFTMAX" and item is not graph.operators[-1]) for item in graph.operators
+    )
+
+
+def _with_convolutions(multiplying: Sequence[tflite.Operator], settings: Mapping[str, Any]) -> bool:
+    """Whether dynamic takes convolutions: asked for, or (auto) where they hold more weights than linear layers."""
+    if settings["operators"] != "auto":
+        return bool(settings["operators"] == "all")
+    held = {True: 0, False: 0}
+    for item in multiplying:
+        held["CONV" in item.kind] += item.elements
+    return held[True] > held[False]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the quantizer's bars of progress, and its words about its own way to calibrate."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*experimental_preserve_all_tensors", category=UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
