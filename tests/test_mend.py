@@ -20,6 +20,8 @@ MENDED = {
     "E101_colon_for_equals": ("device : cpu", "device = cpu"),
     "E101_assignment_in_condition": ("accuracy = baseline", "accuracy == baseline"),
     "E101_unit_apart": ("2 ms", "2ms"),
+    "E302_set_after_equals": ("calibrator = {minmax, entropy}", "calibrator in {minmax, entropy}"),
+    "E302_value_after_in": ("calibrator in minmax", "calibrator = minmax"),
     "E103_percent_apart": ("1 %", "1%"),
     "E103_single_quotes": ("'a wrong study'", '"a wrong study"'),
     "E103_other_languages_and": ("&&", "and"),
@@ -48,6 +50,14 @@ def test_what_is_certain_is_mended(name: str, folder: Path) -> None:
     before, (wrong, right) = path.read_text(encoding="utf-8"), MENDED[name]
     assert command(["check", "--fix", str(path)]) == 0
     assert path.read_text(encoding="utf-8") == before.replace(wrong, right)
+
+
+def test_a_word_does_not_grow_into_its_neighbours(folder: Path) -> None:
+    path = Path("E302_set_after_equals.opt")
+    tight = path.read_text(encoding="utf-8").replace("calibrator = {", "calibrator={")
+    path.write_text(tight, encoding="utf-8")
+    assert mend(path) == 0
+    assert path.read_text(encoding="utf-8") == tight
 
 
 def test_what_is_a_guess_stays(folder: Path) -> None:

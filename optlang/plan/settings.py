@@ -99,7 +99,7 @@ def settings_of(
             written[name.text] = (name.span, _nothing)
             continue
         path = around.at(name.text)
-        domain = resolver.domain(statement.domain, param)
+        domain = resolver.domain(statement.domain, param, sign=statement.keyword)
         if domain is None:
             resolver.scope.unknown.add(name.text)
             written[name.text] = (name.span, _nothing)
@@ -201,7 +201,7 @@ def _fixed(knobs: Knobs, statement: tree.Fix, param: Param, around: Around) -> L
             "settings of what?",
             help="take the braces away",
         )
-    return lambda: resolver.setting(statement.value, param, place)
+    return lambda: resolver.setting(statement.value, param, place, statement.keyword)
 
 
 def _searched(path: str) -> Callable[[], Setting | None]:

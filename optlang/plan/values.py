@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from optlang.diagnostics import Label, Span
+from optlang.diagnostics import Fix, Label, Span
 from optlang.plan.domains import contains, show_domain, subset, values_of
 from optlang.plan.expressions import Scalar
 from optlang.plan.lookup import FIXED, Given, Place
@@ -26,8 +26,13 @@ class Resolver(Expressions):
         setting = self.setting(node, param, place)
         return setting if isinstance(setting, Fixed) else None
 
-    def setting(self, node: tree.Domain, param: Param, place: Place) -> Fixed | Searched | Computed | None:
-        """`name = node` for a declared parameter: its value, or the expression that gives it."""
+    def setting(
+        self, node: tree.Domain, param: Param, place: Place, sign: Span | None = None
+    ) -> Fixed | Searched | Computed | None:
+        """`name = node` for a declared parameter: its value, or the expression that gives it.
+
+        `sign` is where `=` stands.
+        """
         if isinstance(node, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
                 "E302",
@@ -35,6 +40,7 @@ class Resolver(Expressions):
                 node.span,
                 "a domain",
                 help=f"`in` searches: `{param.name} in …`",
+                fix=Fix(sign, "in") if sign is not None else None,
             )
             return None
         if isinstance(node, tree.Path) and node.text in self.params:
@@ -139,8 +145,13 @@ class Resolver(Expressions):
         self._type(span, f"`{param.name}` is a whole number", help=f"write `{nearest:f}`")
         return False
 
-    def domain(self, node: tree.Domain, param: Param, place: Place = FIXED) -> Domain | None:
-        """What `param` may be by `in node`: E4xx where that is no domain, E406 where more than is declared."""
+    def domain(
+        self, node: tree.Domain, param: Param, place: Place = FIXED, sign: Span | None = None
+    ) -> Domain | None:
+        """What `param` may be by `in node`: E4xx where that is no domain, E406 where more than is declared.
+
+        `sign` is where `in` stands.
+        """
         node = self.unfold(node)
         found: Domain | None
         match node:
@@ -171,6 +182,7 @@ class Resolver(Expressions):
                         node.span,
                         "one value",
                         help=f"`=` fixes it; `{param.name} in {{{text_of(node)}, …}}` searches among several",
+                        fix=Fix(sign, "=") if sign is not None else None,
                     )
                 return None
         if found is not None and param.domain is not None and not subset(found, param.domain):

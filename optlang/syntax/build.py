@@ -187,12 +187,13 @@ class Builder:
 
     def fix(self, values: Values, span: Span) -> tree.Fix:
         block = values[3] if len(values) > 3 and isinstance(values[3], tree.Block) else None
-        return tree.Fix(span, self._name(values[0]), values[2], block, _after(values, "WHEN"))
+        sign = self._sign(values[1])
+        return tree.Fix(span, self._name(values[0]), values[2], block, _after(values, "WHEN"), sign)
 
     argument_fixed = fix
 
     def vary(self, values: Values, span: Span) -> tree.Vary:
-        return tree.Vary(span, self._name(values[0]), values[2], _after(values, "WHEN"))
+        return tree.Vary(span, self._name(values[0]), values[2], _after(values, "WHEN"), self._sign(values[1]))
 
     argument_searched = vary
 
@@ -268,6 +269,10 @@ class Builder:
 
     def _at(self, token: Token) -> Span:
         return Span(self._source.file, token.start_pos, token.end_pos)
+
+    def _sign(self, token: Token) -> Span | None:
+        around = self._source.text[token.start_pos - 1 : token.end_pos + 1]
+        return self._at(token) if around.strip() == around[1:-1] else None
 
     def _name(self, token: Token) -> tree.Name:
         return tree.Name(self._at(token), token.value)

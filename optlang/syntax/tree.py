@@ -140,21 +140,26 @@ Domain: TypeAlias = "Range | Block | AnyValue | AnyOrder | Expression"
 
 @dataclass(frozen=True, slots=True)
 class Fix(Node):
-    """`name = value`, `name = value { … }`, `name = { … }`; a wrong `name = 1 .. 3` is kept, to be told of `in`."""
+    """`name = value`, `name = value { … }`, `name = { … }`; a wrong `name = 1 .. 3` is kept, to be told of `in`.
+
+    `keyword` is where `=` stands, None where it touches what is beside it and no word could take its place.
+    """
 
     name: Name
     value: Domain
     block: Block | None = None
     when: Expression | None = None
+    keyword: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Vary(Node):
-    """`name in domain`."""
+    """`name in domain`; `keyword` is where `in` stands, as in `Fix`."""
 
     name: Name
     domain: Domain
     when: Expression | None = None
+    keyword: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
