@@ -68,8 +68,8 @@ if __name__ == "__main__":
 _ONNXRUNTIME = {
     "package": "pip install onnxruntime numpy",
     "imports": "import onnxruntime\n",
-    "load": '''    """The session that runs the model."""
-    return onnxruntime.InferenceSession(HERE / {file!r}, providers=["CPUExecutionProvider"]{skipped})
+    "load": '''    """The session that runs the model, as it was measured."""
+{session}    return onnxruntime.InferenceSession(HERE / {file!r}{options}, providers={providers}{skipped})
 ''',
     "run": """    names = [output.name for output in model.get_outputs()]
     return dict(zip(names, model.run(names, inputs)))
@@ -256,6 +256,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     about = entry["about"]
     most = [shapes["max"][0] for shapes in (about.get("profile") or {}).values()]
     known = {
+        **_session(about),
         "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")), "{batch!r}": repr(about.get("batch")),
         "{library}": str(about.get("module")), "{replayed!r}": repr(about.get("cuda_graph")),
         **{f"{{{key}}}": str(about.get(key)) for key in ("version", "compute", "units")},
@@ -271,12 +272,40 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     return _OPENING.format(**filled).rstrip() + "\n"
 
 
+def _session(about: Mapping[str, Any]) -> dict[str, str]:
+    """What ONNX Runtime's session was measured with, as lines of the program; nothing where that is not known."""
+    cpu, cuda = "CPUExecutionProvider", ("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})
+    known = about.get("session")
+    if known is None:
+        return {"{session}": "", "{options}": "", "{providers}": repr([cpu])}
+    parallel = known["execution"] == "parallel"
+    level = "ORT_DISABLE_ALL" if known["graph"] == "off" else f"ORT_ENABLE_{known['graph'].upper()}"
+    given = [
+        f"graph_optimization_level = onnxruntime.GraphOptimizationLevel.{level}",
+        f"intra_op_num_threads = {known['threads']}",
+        f"inter_op_num_threads = {known['inter_threads'] if parallel else 1}",
+        f"execution_mode = onnxruntime.ExecutionMode.ORT_{'PARALLEL' if parallel else 'SEQUENTIAL'}",
+        f"enable_cpu_mem_arena = {known['arena']}",
+    ]
+    lines = ["options = onnxruntime.SessionOptions()", *(f"options.{line}" for line in given)]
+    if not known["spinning"]:
+        lines += [
+            f'options.add_session_config_entry("session.{pool}.allow_spinning", "0")'
+            for pool in ("intra_op", "inter_op")
+        ]
+    first: dict[str, list[Any]] = {"cpu": [], "cuda": [cuda], "tensorrt": ["TensorrtExecutionProvider", cuda]}
+    return {
+        "{session}": "".join(f"    {line}\n" for line in lines), "{options}": ", options",
+        "{providers}": repr([*first[known["provider"]], cpu]),
+    }
+
+
 def _main_file(names: list[str]) -> str | None:
     """The file that a runtime is told to load; those beside it are found from there."""
     packages = [name.partition(".mlpackage/")[0] + ".mlpackage" for name in names if ".mlpackage/" in name]
     if packages:
         return packages[0]
-    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte", ".engine", ".tflite"):
+    for ending in (".onnx", ".xml", ".safetensors", ".pt", ".pt2", ".pte", ".engine", ".ort", ".tflite"):
         for name in names:
             if name.endswith(ending):
                 return name

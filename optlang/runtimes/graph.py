@@ -14,11 +14,16 @@ NAME = "model.onnx"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
-def build(subject: Subject, runtime: str, folder: Path, data: Data, study: Path) -> Artifact:
+def build(
+    subject: Subject, runtime: str, folder: Path, data: Data, study: Path, *, opset: int | None = None,
+    exporter: str = "script",
+) -> Artifact:
     """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
     and `about["convolutions"]` whether it has any, whose images a runtime may lay out anew.
 
-    Raises `Refusal` for a module that cannot be exported and for other forms.
+    `opset` None leaves a file as it is and exports a module in the exporter's own; a file in another one is converted.
+    Whatever comes out has passed ONNX's checker. Raises `Refusal` for a module that cannot be exported, for a file that
+    cannot be converted or that an `exporter` is named for, and for other forms.
     """
     import shutil
 
@@ -29,13 +34,24 @@ def build(subject: Subject, runtime: str, folder: Path, data: Data, study: Path)
 
     path = folder / NAME
     if subject.form == "module":
-        onnx_export.export(subject, data, path, study)
+        onnx_export.export(subject, data, path, study, opset=opset or onnx_export.OPSET, exporter=exporter)
     elif subject.form == "onnx":
         source = Path(subject.model)
         shutil.copyfile(source, path)
         for name in modules.external_files(source):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.parent / name, folder / name)
+        if exporter != "script":
+            raise Refusal(
+                f"the model comes as an ONNX file, and exporter = {exporter} exports modules",
+                help="quantized files are written through exporter = script",
+            )
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            raise Refusal(f"the file is no valid ONNX: {str(error).strip().splitlines()[0]}") from error
+        if opset is not None:
+            _convert(path, opset, data)
     else:
         raise Refusal(f"{runtime} runs torch modules and ONNX files, not a model in the form {subject.form}")
     graph = onnx.load(path, load_external_data=False).graph
@@ -51,3 +67,19 @@ def build(subject: Subject, runtime: str, folder: Path, data: Data, study: Path)
         tuple(item.name for item in graph.output),
         {"batch": batch or None, "convolutions": any(node.op_type in _CONVOLUTIONS for node in graph.node)},
     )
+
+
+def _convert(path: Path, opset: int, data: Data) -> None:
+    import onnx
+
+    from optlang.workload import modules, opsets
+
+    graph = onnx.load(path, load_external_data=False).graph
+    stored = {item.name for item in graph.initializer}
+    first = next((item for item in graph.input if item.name not in stored), None)
+    fixed = first is not None and first.type.tensor_type.shape.dim[0].dim_value
+    beside = modules.external_files(path)
+    example = data.bind([item.name for item in graph.input if item.name not in stored]).example(fixed or 2)
+    opsets.convert(path, opset, {name: item.numpy() for name, item in example.items()})
+    for name in set(beside) - set(modules.external_files(path)):
+        (path.parent / name).unlink()

@@ -6,6 +6,8 @@ It knows no runtime's wishes and no quantization.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import Refusal, Subject
+from optlang.forms import OutsideError, Refusal, Subject
 from optlang.workload import modules, objects, tracing
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from optlang.workload.data import Data
 
 OPSET = 18
-"""The newest one that every runtime here reads and that the exporter writes without converting (it knows up to 20)."""
+"""The newest one that every runtime here reads and that both exporters write without converting (script up to 20)."""
 
 # Protocol buffers end at 2 GiB; above, weights lie in a file beside.
 _LARGE = 1_900_000_000
@@ -44,13 +46,19 @@ _QUIET: tuple[tuple[str, type[Warning]], ...] = (
 )
 
 
-def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
+def export(
+    subject: Subject, data: Data, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "script"
+) -> None:
     """Write the module of `subject` to `path`; weights of more than 2 GB go to `path`.data beside it.
 
     Inputs are named as the data name them, outputs as `modules.call` names them; the first axis of each is the batch.
-    The torch.export-based exporter takes a hundred times as long for the same graph, so the older one is used. Raises
-    `Refusal` with the operator where there is no ONNX for it, and where the graph's answers are not the module's.
+    `exporter` "script" traces a call, "dynamo" takes torch.export's graph: that needs the package onnxscript, takes
+    many times as long for mostly the same graph, and names nodes by itself, not by the layers they come from. Raises
+    `Refusal` with the operator where there is no ONNX for it, where `opset` is not what comes out, and where the
+    graph's answers are not the module's.
     """
+    if exporter == "dynamo" and importlib.util.find_spec("onnxscript") is None:
+        raise OutsideError("exporter = dynamo needs onnxscript", help='pip install "optlang-dsl[dynamo]"')
     if subject.form != "module":
         raise Refusal(f"a model in the form {subject.form} cannot be exported to ONNX, only a torch module")
     module: nn.Module = subject.model
@@ -68,7 +76,7 @@ def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
         with tracing.plain_attention(), torch.no_grad():
             with objects.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
-            model = _traced(module, example, outputs, path.parent)
+            model = _exported(module, example, outputs, path.parent, opset, exporter)
             _clean(model)
             _write(model, path)
             _check(module, data.example(tracing.CHECKED), path)
@@ -76,25 +84,62 @@ def export(subject: Subject, data: Data, path: Path, study: Path) -> None:
         module.train(training)
 
 
-def _traced(module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str, ...], folder: Path) -> ModelProto:
+def _exported(
+    module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str, ...], folder: Path, opset: int, exporter: str
+) -> ModelProto:
     import onnx
 
     names = tuple(example)
-    batch = {name: {0: "batch"} for name in (*names, *outputs)}
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, _tracing():
-        file = Path(scratch) / "traced.onnx"
+    how: dict[str, Any]
+    if exporter == "dynamo":
+        batch = torch.export.Dim("batch", min=1)
+        how = {"dynamo": True, "dynamic_shapes": (tuple({0: batch} for _ in names),), "verbose": False}
+    else:
+        axes = {name: {0: "batch"} for name in (*names, *outputs)}
+        how = {"dynamo": False, "dynamic_axes": axes, "do_constant_folding": True}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _tracing(), _unlogged(exporter == "dynamo"):
+        file = Path(scratch) / "exported.onnx"
         try:
             torch.onnx.export(
                 tracing.Positional(module, names).eval(), tuple(example.values()), str(file), input_names=list(names),
-                output_names=list(outputs), dynamic_axes=batch, opset_version=OPSET, do_constant_folding=True,
-                dynamo=False,
+                output_names=list(outputs), opset_version=opset, **how,
             )
         except Exception as error:
+            other = "exporter = script takes other parts of Python; or " if exporter == "dynamo" else ""
             raise Refusal(
                 f"the model cannot be exported to ONNX: {tracing.first_line(error)}",
-                help="write that part of forward with other operators, or keep to the runtime eager",
+                help=f"{other}write that part of forward with other operators, or keep to the runtime eager",
             ) from error
-        return onnx.load(file)
+        # Weights beside the file come along.
+        model = onnx.load(file)
+    written = opset_of(model)
+    if written != opset:
+        # It says so in its log alone, and gives the opset that it has.
+        raise Refusal(
+            f"the exporter gives opset {written}, and not {opset}", help=f"opset = {written}, or exporter = script"
+        )
+    return model
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
+
+
+@contextmanager
+def _unlogged(wanted: bool) -> Iterator[None]:
+    """Without what the exporter warns of and logs on its way; what matters of it is asked of its result."""
+    if not wanted:
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -1,0 +1,58 @@
+"""An ONNX file in another opset, by ONNX's own converter, proven to answer as before. Knows no runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import Refusal
+from optlang.workload import tracing
+from optlang.workload.onnx_export import opset_of
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray[Any, Any]
+
+
+def convert(path: Path, opset: int, inputs: Mapping[str, Array]) -> None:
+    """Write the file again in `opset`, where it is in another one; weights beside it become its own.
+
+    Raises `Refusal` where ONNX has no way for an operator, and where the answers to `inputs` become others.
+    """
+    import numpy
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(path)
+    before = opset_of(model)
+    if before == opset:
+        return
+    advice = f"opset = {before}; a module is exported in any of them"
+    wanted = _answers(path, inputs)
+    try:
+        converted = version_converter.convert_version(model, opset)
+        onnx.checker.check_model(converted, full_check=True)
+    except Exception as error:  # the converter and the checker have no common base
+        raise Refusal(
+            f"the file has opset {before}, and ONNX does not convert it to {opset}: {tracing.first_line(error)}",
+            help=advice,
+        ) from error
+    onnx.save(converted, path)
+    for name, item in _answers(path, inputs).items():
+        if not numpy.allclose(item, wanted[name], rtol=1e-4, atol=1e-5):
+            raise Refusal(f"converted from opset {before} to {opset}, the file answers {name} otherwise", help=advice)
+
+
+def _answers(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_outputs()]
+    given = {item.name: inputs[item.name] for item in session.get_inputs()}
+    return dict(zip(names, session.run(names, given), strict=True))
