@@ -239,9 +239,32 @@ _INDUCTOR = {
     for part, text in _EAGER.items()
 }
 
+_INDUCTOR_INT8 = {
+    "package": "pip install torch torchao numpy, and a C++ compiler; the Python that made the model is not needed",
+    "imports": "import torch\nimport torch._inductor.config\n\n"
+    "# Importing it tells torch which patterns become integer kernels.\n"
+    "from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401\n",
+    "load": '''    """The program, which is compiled when it is called first; it takes the inputs in order."""
+    torch._inductor.config.freezing = True
+    model = torch.export.load(HERE / {file!r}).module(check_guards=False)
+    return torch.compile(model, dynamic={dynamic!r}, fullgraph=True)
+''',
+    "run": """    count = len(next(iter(inputs.values())))
+    batch = {batch!r} or count
+    found = []
+    for start in range(0, count, batch):
+        # The last samples are filled up by the last one.
+        places = [min(place, count - 1) for place in range(start, start + batch)]
+        with torch.no_grad():
+            found.append(model(*(torch.from_numpy(inputs[name][places]) for name in {inputs!r})))
+    return {name: torch.cat(parts)[:count].numpy() for name, parts in zip({outputs!r}, zip(*found))}
+""",
+    "zeros": _NO_ZEROS,
+}
+
 _PROGRAMS = {
     "onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "eager": _EAGER, "torchscript": _TORCHSCRIPT,
-    "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR, "executorch": _EXECUTORCH,
+    "aotinductor": _AOTINDUCTOR, "inductor": _INDUCTOR, "inductor pt2": _INDUCTOR_INT8, "executorch": _EXECUTORCH,
     "coreml": _COREML,
     "tensorrt": tensorrt_runner.PROGRAM, "litert": _LITERT,
 }
@@ -249,7 +272,8 @@ _PROGRAMS = {
 
 def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     """The text of `run.py` for an artifact as its manifest describes it; None for runtimes that have none."""
-    parts = _PROGRAMS.get((runtime or "").rsplit(".", 1)[-1])
+    name = (runtime or "").rsplit(".", 1)[-1]
+    parts = _PROGRAMS.get(f"{name} {entry.get('format')}", _PROGRAMS.get(name))
     main = _main_file([file["name"] for file in entry["files"]])
     if parts is None or main is None:
         return None
@@ -258,6 +282,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     known = {
         **_session(about),
         "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")), "{batch!r}": repr(about.get("batch")),
+        "{dynamic!r}": repr(about.get("dynamic")),
         "{library}": str(about.get("module")), "{replayed!r}": repr(about.get("cuda_graph")),
         **{f"{{{key}}}": str(about.get(key)) for key in ("version", "compute", "units")},
         "{most!r}": repr(most[0] if most else None),

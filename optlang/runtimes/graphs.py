@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,13 +17,26 @@ _HALVES = (torch.bfloat16, torch.float16)
 
 
 class Open:
-    """`model` is called with the inputs in order; closing gives the process its `threads` back."""
+    """`model` is called with the inputs in order; closing gives the process its `threads` back.
 
-    def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int) -> None:
+    `without_grad` is how gradients are switched off, `ended` what is called in the end; `loaded` and `compiled` are the
+    seconds that these took, of graphs that are compiled before their first call.
+    """
+
+    def __init__(
+        self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int, *,
+        without_grad: Callable[[], Any] = torch.inference_mode, ended: Callable[[], None] | None = None,
+        loaded: float | None = None, compiled: float | None = None,
+    ) -> None:
         self._model = model
         self._inputs = inputs
         self._outputs = outputs
         self._threads = threads
+        self._without_grad = without_grad
+        self._ended = ended
+        self.compiled = compiled
+        if loaded is not None:
+            self.loaded = loaded
 
     def prepare(self, batch: Arrays) -> tuple[Tensor, ...]:
         """The inputs in order, as tensors of their own."""
@@ -30,7 +44,7 @@ class Open:
 
     def run(self, prepared: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Call the graph once."""
-        with torch.inference_mode():
+        with self._without_grad():
             answers: tuple[Tensor, ...] = self._model(*prepared)
             return answers
 
@@ -42,6 +56,8 @@ class Open:
         """Let the graph go, on as many threads as there were before."""
         torch.set_num_threads(self._threads)
         del self._model
+        if self._ended is not None:
+            self._ended()
 
 
 def single(answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,10 +1,10 @@
-"""torch.compile on the CPU: the module as it is, compiled by Inductor when it is loaded."""
+"""torch.compile on the CPU: the module as it is, or in int8, compiled by Inductor when it is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +14,7 @@ from optlang.runtimes.eager import Eager, Open
 if TYPE_CHECKING:
     from optlang.workload.data import Data
 
+NAME, _FORMAT = "model.pt2", "pt2"
 # torch's "reduce-overhead" is left out: all it sets is CUDA graphs, and on the CPU it changes nothing.
 _MODES = {"default": "default", "max_autotune": "max-autotune-no-cudagraphs"}
 
@@ -27,6 +28,12 @@ class Inductor(Eager):
     is refused. Compilation is measured apart, as `compile_time`: half a minute the first time on a machine and seconds
     later; what was compiled before is found again in torch's own folder of the system's temporary one
     (TORCHINDUCTOR_CACHE_DIR names another).
+
+    `static` and `dynamic` int8 are torchao's. Then the artifact is `model.pt2`, the quantized program, which `open`
+    compiles with its weights as constants. It is saved as torch.export saves it, not as requests to replay on a new
+    module: loading takes tenths of a second and no data, no float weights lie beside the integers, the answers hang on
+    no second calibration, and the file needs none of the model's Python. Of its parts torch would pickle the example
+    inputs alone; they are left out, and a file with any pickle is refused.
     """
 
     name: ClassVar[str] = "inductor"
@@ -47,13 +54,21 @@ class Inductor(Eager):
     def build(
         self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
-        """Write eager's file; what inputs look like goes into `about`, for `open` to compile for them."""
-        artifact = super().build(subject, target, settings, folder, data, study)
+        """Write eager's file, or the program in int8; what inputs look like goes into `about`, for `open` to compile
+        for them.
+
+        Raises `Refusal` for other forms and devices; of int8 for what torch.export cannot capture, for settings that
+        torchao's quantizer has not, and where most weights stay in float or the file does not become smaller.
+        """
         from optlang.workload.tensors import describe
 
         mode, dynamic = str(settings.get("mode", "default")), bool(settings.get("dynamic", False))
         if mode not in _MODES:
             raise OptlangError(f"inductor has no mode '{mode}'", help=f"one of {', '.join(_MODES)}")
+        if subject.form == "graph" and subject.requests and target.device == "cpu":
+            artifact = _in_integers(subject, target, dynamic, folder, data, study)
+        else:
+            artifact = super().build(subject, target, settings, folder, data, study)
         about = {
             **artifact.about, "mode": mode, "dynamic": dynamic, "example": describe(data.example(target.batch)),
             "batch": None if dynamic else target.batch,
@@ -64,9 +79,10 @@ class Inductor(Eager):
         """The module on `target.threads` threads, compiled for the target's batch. Raises `Refusal` where it cannot."""
         import torch
 
-        from optlang.runtimes.compiler import quiet
         from optlang.workload import objects, tensors
 
+        if artifact.format == _FORMAT:
+            return _open_integers(artifact, target)
         session = super().open(artifact, target, settings, study)
         assert isinstance(session, Open)
         about: Mapping[str, Any] = artifact.about
@@ -77,16 +93,129 @@ class Inductor(Eager):
         session.call = torch.compile(
             session.call, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True
         )
-        start = time.perf_counter()
         try:
-            with quiet(), torch._inductor.config.patch(compile_threads=1):
-                session.run(prepared)
-        except Exception as error:
+            session.compiled = _first_call(lambda: session.run(prepared))
+        except Refusal:
             session.close()
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise Refusal(
-                f"torch.compile does not take the whole of forward: {lines[0] if lines else type(error).__name__}",
-                help="write that part of forward with torch's own operators, or keep to the runtime eager",
-            ) from error
-        session.compiled = time.perf_counter() - start
+            raise
         return session
+
+
+def _first_call(call: Callable[[], Any]) -> float:
+    """The seconds that a call takes which compiles; `Refusal` where torch does not compile the whole of it."""
+    import torch
+
+    from optlang.runtimes.compiler import quiet
+    from optlang.workload import tracing
+
+    start = time.perf_counter()
+    try:
+        with quiet(), torch._inductor.config.patch(compile_threads=1):
+            call()
+    except Exception as error:
+        raise Refusal(
+            f"torch.compile does not take the whole of forward: {tracing.first_line(error)}",
+            help="write that part of forward with torch's own operators, or keep to the runtime eager",
+        ) from error
+    return time.perf_counter() - start
+
+
+def _in_integers(
+    subject: Subject, target: TargetSpec, dynamic: bool, folder: Path, data: Data, study: Path
+) -> Artifact:
+    """Write the program that torchao's quantizer makes of the module, and read it again: both give the same answers."""
+    import torch
+
+    from optlang.runtimes import programs, x86
+    from optlang.runtimes.files import described
+    from optlang.workload import exported, modules, objects, tracing
+
+    x86.refuse_unknown(subject.requests)
+    (request,) = subject.requests
+    module = subject.model
+    training = module.training
+    module.eval()
+    try:
+        example = data.example(max(target.batch, tracing.TRACED) if dynamic else target.batch)
+        shapes: dict[str, Any] = {"batch": torch.export.Dim("batch", min=1)} if dynamic else {"fixed": True}
+        with tracing.plain_attention(), torch.no_grad(), exported.quiet():
+            # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
+            with objects.user_code("running the model", study):
+                outputs = tuple(modules.call(module, example))
+            program = exported.program(module, example, "Inductor", **shapes)
+            graph, int8 = x86.quantized(program, module, example, request, data)
+            programs.write(exported.again(graph, example, "Inductor", **shapes), folder / NAME)
+            _check_smaller(folder / NAME, module)
+            given = data.example(tracing.CHECKED) if dynamic else example
+            right, found = graph(*given.values()), programs.read(folder / NAME)(*given.values())
+            wanted = {name: item.numpy() for name, item in zip(outputs, right, strict=True)}
+            tracing.agree(wanted, [item.numpy() for item in found], "the file", tracing.tolerance(module))
+    finally:
+        module.train(training)
+    return Artifact(folder, _FORMAT, described(folder, [NAME]), data.input_names, outputs, {"int8": int8})
+
+
+def _check_smaller(path: Path, module: Any) -> None:
+    import safetensors.torch
+
+    from optlang.workload import modules
+
+    size, float32 = path.stat().st_size, len(safetensors.torch.save(modules.parameters(module)))
+    if size >= float32:
+        raise Refusal(
+            f"int8 makes this model larger: {size} bytes against {float32} in float32",
+            help="its graph and its scales cost more than its few weights save",
+        )
+
+
+def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
+    """The program, compiled with its weights as constants; `Refusal` where a layer would run in float after all."""
+    import importlib
+
+    import torch
+    import torch._inductor
+
+    from optlang.runtimes import graphs, programs, x86
+    from optlang.workload import exported, tensors
+
+    about: Mapping[str, Any] = artifact.about
+    with exported.quiet():
+        importlib.import_module(x86.QUANTIZER)
+        start = time.perf_counter()
+        model = programs.read(artifact.folder / NAME)
+    loaded = time.perf_counter() - start
+    given = tuple(tensors.imagined(about["example"]).values())
+    threads, before = torch.get_num_threads(), x86.kernels()
+    torch.set_num_threads(target.threads)
+    # For the whole process, as the threads are: torch asks for it before it looks at torch.compile's options, and again
+    # where another number of samples is compiled.
+    freezing = torch._inductor.config.patch(freezing=True)
+    freezing.__enter__()
+
+    def ended() -> None:
+        freezing.__exit__(None, None, None)
+        torch.set_num_threads(threads)
+
+    try:
+        compiled: Any = torch.compile(model, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True)
+        # oneDNN's packing of int8 weights is not known to inference mode.
+        with torch.no_grad():
+            seconds = _first_call(lambda: compiled(*given))
+            if about["dynamic"]:
+                # torch makes one program of a single sample, and another of all other numbers.
+                other = tuple(item[:1] if len(item) > 1 else torch.cat([item, item]) for item in given)
+                seconds += _first_call(lambda: compiled(*other))
+        made = x86.kernels() - before
+        if made < about["int8"]["kernels"]:
+            raise Refusal(
+                f"Inductor makes int8 kernels of {made} layers and leaves {about['int8']['kernels'] - made} in float, "
+                "behind integers that it turns into floats in each call",
+                help="keep those layers in float, or the runtime onnxruntime",
+            )
+    except Refusal:
+        ended()
+        raise
+    return graphs.Open(
+        compiled, artifact.inputs, artifact.outputs, threads, without_grad=torch.no_grad, ended=ended, loaded=loaded,
+        compiled=seconds,
+    )

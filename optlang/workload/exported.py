@@ -73,19 +73,24 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def program(module: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False) -> Any:
+def program(
+    module: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False, batch: Any = None
+) -> Any:
     """The ExportedProgram of `module` for the samples of `example`; inputs in their order, a tuple of outputs.
 
-    It takes from 1 to so many samples where forward allows it, and just as many where it is `fixed`. Raises `Refusal`,
-    which says that the model cannot be exported for `what`.
+    It takes from 1 to so many samples where forward allows it, just as many where it is `fixed`, and as many as the
+    torch.export.Dim `batch` says. Raises `Refusal`, which says that the model cannot be exported for `what`.
     """
-    return again(tracing.Positional(module, tuple(example)).eval(), example, what, fixed=fixed)
+    return again(tracing.Positional(module, tuple(example)).eval(), example, what, fixed=fixed, batch=batch)
 
 
-def again(wrapped: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False) -> Any:
+def again(
+    wrapped: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False, batch: Any = None
+) -> Any:
     """The same of a module that takes its inputs in order: what a quantizer has made of a program."""
     count = len(next(iter(example.values())))
     axis = torch.export.Dim.AUTO(min=1, max=count) if count > 1 and not fixed else torch.export.Dim.STATIC
+    axis = axis if batch is None else batch
     shapes: Any = tuple({0: axis} for _ in example)
     # *values are one argument of forward.
     shapes = (shapes,) if isinstance(wrapped, tracing.Positional) else shapes
