@@ -77,7 +77,7 @@ def saved(graph, folder, **changes):
     model = helper.make_model(
         helper.make_graph(
             nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], stored,
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)], stored,
         ),
         opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)], ir_version=9,
     )
