@@ -245,8 +245,13 @@ class Words:
         for use in target.runtimes:
             name = use.runtime.rpartition(".")[2]
             said = name if name == use.label else f"{use.label} = {name}"
-            dimensions = {param.name: param.dimension for param in self._plan.runtime(use.runtime).params}
-            yield StepLine(1, said + self._said(use.settings, dimensions))
+            params = {param.name: param for param in self._plan.runtime(use.runtime).params}
+            # Runtimes have many settings, and a study is about few of them: the rest are as declared.
+            told = {
+                key: setting for key, setting in use.settings.items()
+                if not isinstance(setting, Fixed) or setting.value != params[key].default
+            }
+            yield StepLine(1, said + self._said(told, {key: param.dimension for key, param in params.items()}))
 
     def _settings(self, settings: Mapping[str, Setting], technique: str) -> str:
         return self._said(settings, {param.name: param.dimension for param in self._plan.technique(technique).params})

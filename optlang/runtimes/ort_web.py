@@ -55,7 +55,7 @@ class OrtWeb:
         """Unsigned activations and symmetric signed weights by channel.
 
         WebAssembly's products of 16 bits are added in 32, so that nothing overflows and weights use all eight bits.
-        Other kinds of int8 are as fast there, within a twentieth: what is natively the fastest is taken here too.
+        Other kinds of int8 are as fast there, within a tenth: what is natively the fastest is taken here too.
         """
         return QuantWants("uint8", "int8", False, True, True)
 

@@ -36,8 +36,8 @@ pipeline
 target
   here: device cpu, threads 1, batch 1
     eager
-    onnxruntime { graph = all }
-    openvino { hint = latency; precision = float32; int8 = none; file = onnx }
+    onnxruntime
+    openvino
 
 space
   at most 8 points of the finite knobs; lr is continuous

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from optlang.forms import Context, Factory, Refusal, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
-from optlang.run.job import RuntimeJob, StepJob, TrialJob, Workload
+from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
 from optlang.techniques.aim import channels_until, channels_within
 from optlang.techniques.prune import channels
 from optlang.workload import data as data_module
@@ -148,10 +148,9 @@ class TestWithin:
             "fast", "channels_within", "optlang.techniques.aim:channels_within",
             CHANNELS | {"limit": "share", "share": 0.6, "round_to": 8}, ("training", "latency"), 1,
         )
-        job = TrialJob(
-            1, workload, (step,), TargetSpec("here", batch=32), RuntimeJob("onnxruntime", calls, {"graph": "all"},
-            workload.study), tmp_path / "artifact", Effort(3, 1, 0.01, 10), tmp_path / "progress", None,
-        )
+        runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
+        place = PlaceJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
+        job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
         try:
             result = trial.carry_out(job, laboratory, lambda _: None, [])
         finally:

@@ -18,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from optlang.forms import Context, Factory, OptlangError, QuantWants, Refusal, Subject, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
-from optlang.run.job import RuntimeJob, StepJob, TrialJob, Workload
+from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
 from optlang.techniques.mixed import mixed
 from optlang.techniques.nodes import load
 from optlang.techniques.qdq import Reader
@@ -267,10 +267,8 @@ class TestLatency:
             # As a study gives them: what a condition rules out is not there.
             settings = {name: item for name, item in (SETTINGS | budget).items() if item is not None}
             step = StepJob("mixed", "mixed", "optlang.techniques.mixed:mixed", settings, needs, 1)
-            job = TrialJob(
-                1, workload, (step,), TargetSpec("here", batch=32), runtime, tmp_path / "artifact",
-                Effort(3, 1, 0.01, 10), tmp_path / "progress", None,
-            )
+            place = PlaceJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
+            job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
             return trial.carry_out(job, laboratory, lambda _: None, []).notes
 
         try:
