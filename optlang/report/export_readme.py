@@ -29,8 +29,8 @@ def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterat
     runtime = str(entry["runtime"] or entry["format"]).rpartition(".")[2]
     yield f"## {entry['target']}: {runtime}"
     yield ""
-    names = ", ".join(f"`{entry['folder']}{file['name']}`" for file in entry["files"])
-    yield f"- The model: {names}"
+    names = dict.fromkeys(f"`{entry['folder']}{_whole(file['name'])}`" for file in entry["files"])
+    yield f"- The model: {', '.join(names)}"
     for key in ("inputs", "outputs"):
         yield f"- {key.capitalize()}: {'; '.join(map(_tensor, entry[key]))}"
     yield ""
@@ -59,6 +59,12 @@ def _served() -> str:
         "answers with those that were measured. Its first lines say which package it needs; `load` and `run` in "
         "`run.mjs` are what a site needs, and the two headers that `serve.py` sends where it is to have threads."
     )
+
+
+def _whole(name: str) -> str:
+    """A package is a folder, and one thing to whoever uses it."""
+    first = name.split("/")[0]
+    return first if first.endswith(".mlpackage") else name
 
 
 def _tensor(item: Mapping[str, Any]) -> str:
