@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optlang import texts
+from optlang import lsp, texts
 from optlang.answers import INTERRUPTED, OUTSIDE, USAGE, WRONG, colored, usage
 from optlang.forms import OptlangError
 from optlang.options import (
@@ -53,6 +53,7 @@ app = typer.Typer(
 app.command()(texts.check)
 app.command()(texts.fmt)
 app.command()(texts.plan)
+app.command()(lsp.lsp)
 
 
 def command(arguments: Sequence[str]) -> int:

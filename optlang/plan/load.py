@@ -18,7 +18,7 @@ from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, d
 from optlang.plan.python_files import file_of, find_object, inside
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
-from optlang.syntax.parse import Parsed, parse_file
+from optlang.syntax.parse import Parsed, parse_bytes, parse_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,18 @@ class Loaded:
 
     `plan` is None where there is an error, or where the file is a module without a study. `diagnostics` stand in the
     order of the text; `texts` holds the text of every file that they speak of; `folder` is the study's.
+
+    `parsed` is the file itself. `scope` and `facts` say what can be named in it, and read declarations; both are None
+    where nothing of the file can be read.
     """
 
     plan: Plan | None
     diagnostics: tuple[Diagnostic, ...]
     texts: dict[str, str]
     folder: Path
+    parsed: Parsed
+    scope: Scope | None = None
+    facts: Facts | None = None
 
     @property
     def failed(self) -> bool:
@@ -40,12 +46,15 @@ class Loaded:
         return any(item.severity == "error" for item in self.diagnostics)
 
 
-def load(path: Path, overrides: Mapping[str, str] | None = None) -> Loaded:
+def load(
+    path: Path, overrides: Mapping[str, str] | None = None, unsaved: Mapping[Path, str] | None = None
+) -> Loaded:
     """Read the study at `path`; `overrides` are `--set NAME=VALUE`, written as in the language.
 
+    `unsaved` holds texts that go before what lies on disk (or does not yet), by the resolved paths of their files.
     Runs no code of the user's. Raises OutsideError where the file cannot be read.
     """
-    return _Loading(path.parent).load(path, overrides or {})
+    return _Loading(path.parent, unsaved or {}).load(path, overrides or {})
 
 
 @cache
@@ -78,6 +87,7 @@ class _Loading:
     """One run of `load`: all files that were read, and all problems."""
 
     folder: Path
+    unsaved: Mapping[Path, str] = field(default_factory=dict)
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     texts: dict[str, str] = field(default_factory=dict)
     scopes: dict[str, Scope] = field(default_factory=dict)
@@ -89,6 +99,8 @@ class _Loading:
     def load(self, path: Path, overrides: Mapping[str, str]) -> Loaded:
         """Read the file and build its plan."""
         plan: Plan | None = None
+        scope: Scope | None = None
+        facts: Facts | None = None
         parsed = self._parse(path)
         if parsed.file is not None:
             broken = parsed.diagnostics.failed
@@ -127,7 +139,8 @@ class _Loading:
             for label in (item.primary, *item.labels):
                 if label.span.file not in self.texts:
                     self.texts[label.span.file] = library()[1][label.span.file]
-        return Loaded(None if self.diagnostics.failed else plan, found, self.texts, self.folder)
+        made = None if self.diagnostics.failed else plan
+        return Loaded(made, found, self.texts, self.folder, parsed, scope, facts)
 
     def _declaration(self, declared: Declared, facts: Facts) -> None:
         """Find what is wrong in a declaration of the user's own."""
@@ -139,7 +152,10 @@ class _Loading:
     def _parse(self, path: Path) -> Parsed:
         shown = path.as_posix()
         try:
-            parsed = parse_file(path, shown)
+            text = self.unsaved.get(path.resolve()) if self.unsaved else None
+            # Half of a character, which an editor may send, makes bytes that are told of as no text.
+            data = text.encode("utf-8", "surrogatepass") if text is not None else None
+            parsed = parse_file(path, shown) if data is None else parse_bytes(shown, data)
         except OSError as error:
             raise OutsideError(
                 f"cannot read {shown}: {error.strerror}", help="give the path of an .opt file"
@@ -180,7 +196,7 @@ class _Loading:
     def _module(self, path: tree.Path, folder: Path, around: tuple[Path, ...]) -> Module | None:
         """The module that an import names: a file beside the importing one, else the standard library's."""
         file = folder.joinpath(*(part.text for part in path.parts)).with_suffix(".opt")
-        if not file.is_file():
+        if not file.is_file() and file.resolve() not in self.unsaved:
             module = library()[0].get(path.text)
             if module is None:
                 names = [item.stem for item in sorted(folder.glob("*.opt"))] + list(library()[0])

@@ -1,0 +1,205 @@
+"""The files that an editor has open: their texts, what checking them found, and what they offer. Knows no protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optlang import resources
+from optlang.diagnostics import Diagnostic, Fix, Label, Span
+from optlang.editor import context, rename, rooms
+from optlang.editor.labels import Labels, labels_of
+from optlang.editor.offers import Entry, Offers
+from optlang.editor.positions import Positions
+from optlang.forms import OptlangError
+from optlang.mend import apart
+from optlang.plan.load import Loaded, load
+from optlang.syntax.format import format_text
+
+_REST = re.compile(r"(?:\.[A-Za-z_]\w*)+")
+"""What goes on with a word that the cursor stands in the middle of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What one text of a file came to. `labels` are of the tree, as far as there is one."""
+
+    text: str
+    loaded: Loaded
+    labels: Sequence[Labels]
+
+
+@dataclass(slots=True, eq=False)
+class Document:
+    """One open file. `text` is what the editor shows; what was checked may be an older text of it."""
+
+    path: Path
+    text: str
+    encoding: str
+    _checked: Checked | None = None
+    _offers: Offers | None = None
+    _positions: Positions | None = None
+
+    @property
+    def shown(self) -> str:
+        """What messages call the file."""
+        return self.path.as_posix()
+
+    @property
+    def positions(self) -> Positions:
+        """The places of the text."""
+        if self._positions is None or self._positions.text is not self.text:
+            self._positions = Positions(self.text, self.encoding)
+        return self._positions
+
+
+@dataclass(slots=True, eq=False)
+class Documents:
+    """All open files, by their paths."""
+
+    encoding: str = "utf-16"
+    open: dict[Path, Document] = field(default_factory=dict)
+
+    def put(self, path: Path, text: str) -> Document:
+        """Take over what the editor shows of a file."""
+        document = self.open.get(path)
+        if document is None:
+            document = self.open[path] = Document(path, text, self.encoding)
+        document.text = text
+        return document
+
+    def unsaved(self) -> dict[Path, str]:
+        """The texts of all open files, by their resolved paths."""
+        return {path.resolve(): document.text for path, document in list(self.open.items())}
+
+    def readers(self, path: Path) -> list[Document]:
+        """The open files that were last seen to read this one, itself first."""
+        shown = path.as_posix()
+        others = [
+            item for item in self.open.values()
+            if item.path != path and (item._checked is None or shown in item._checked.loaded.texts)
+        ]
+        return [*([self.open[path]] if path in self.open else []), *others]
+
+    # ---- checking
+
+    def check(self, document: Document) -> Checked:
+        """Read the file as it stands in the editor."""
+        unsaved = self.unsaved()
+        text = unsaved[document.path.resolve()] = document.text
+        loaded = load(document.path, unsaved=unsaved)
+        labels: Sequence[Labels] = ()
+        if loaded.parsed.file is not None and loaded.scope is not None and loaded.facts is not None:
+            labels = labels_of(loaded.parsed.file, loaded.scope)
+            document._offers = Offers(loaded.scope, loaded.facts, loaded.texts, labels, document.path.parent)
+        document._checked = Checked(text, loaded, labels)
+        return document._checked
+
+    def current(self, document: Document) -> Checked:
+        """What the present text came to."""
+        known = document._checked
+        return known if known is not None and known.text == document.text else self.check(document)
+
+    # ---- what stands at a place
+
+    def entries(self, document: Document, offset: int) -> tuple[context.Context, list[Entry]]:
+        """What may be written at an offset, by what is set there already: reads no more than the file's tokens."""
+        around = context.around(document.text, offset)
+        if document._offers is None:
+            self.check(document)
+        offers = document._offers
+        if around.dead or offers is None:
+            return around, []
+        room = rooms.room_of(around, offers.scope, offers.facts)
+        found = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
+        # What is set already is not offered again; the word under the cursor may be the one that sets it.
+        taken = room.written - {around.word}
+        kept = [item for item in found.values() if item.sort != "parameter" or item.label not in taken]
+        return around, kept[::-1]
+
+    def entry(self, document: Document, offset: int) -> tuple[Span, Entry] | None:
+        """What the word at an offset is, by what may stand there; None where nothing is known of it."""
+        around = context.around(document.text, offset)
+        if document._offers is None:
+            self.check(document)
+        offers = document._offers
+        if offers is None or not around.word or around.dead:
+            return None
+        room = rooms.room_of(around, offers.scope, offers.facts)
+        listed = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
+        rest = _REST.match(document.text, around.end)
+        whole = around.end if rest is None else rest.end()
+        for end in (whole, around.end):
+            entry = listed.get(document.text[around.start : end])
+            if entry is not None:
+                return Span(document.shown, around.start, end), entry
+        return None
+
+    def described(self, document: Document, offset: int) -> tuple[Span, str] | None:
+        """What the word at an offset is, in Markdown."""
+        known = self.entry(document, offset)
+        if known is not None:
+            return known[0], self.help(document, known[1])
+        checked = self.current(document)
+        found = rename.label_at(checked.labels, document.shown, offset)
+        for part in checked.labels if found is not None else ():
+            for knob in part.knobs:
+                if found is not None and knob.chain[-1].span == found[0].span:
+                    return found[1], f"**{found[0].text}**: knob `{knob.path}`"
+        return (found[1], f"**{found[0].text}**: a label") if found is not None else None
+
+    def help(self, document: Document, entry: Entry) -> str:
+        """All that is known of an entry, in Markdown."""
+        return document._offers.whole(entry) if document._offers is not None else ""
+
+    def definition(self, document: Document, offset: int) -> Span | None:
+        """Where the word at an offset is declared."""
+        checked = self.current(document)
+        found = rename.label_at(checked.labels, document.shown, offset)
+        if found is not None and found[0].span != found[1]:
+            return found[0].span
+        known = self.entry(document, offset)
+        return known[1].span if known is not None else found[0].span if found is not None else None
+
+    # ---- edits
+
+    def rename(self, document: Document, offset: int, name: str) -> list[Fix]:
+        """The edits that rename the label at an offset; OptlangError, with its reason, where that cannot be."""
+        checked = self.current(document)
+        found = rename.label_at(checked.labels, document.shown, offset)
+        if found is None:
+            raise OptlangError("nothing here has a name that could be changed")
+
+        def read(text: str) -> Loaded:
+            return load(document.path, unsaved={**self.unsaved(), document.path.resolve(): text})
+
+        return rename.renamed(checked.loaded, checked.labels, found[0], name, read)
+
+    def label(self, document: Document, offset: int) -> Span | None:
+        """The name of a label at an offset, which can be changed."""
+        found = rename.label_at(self.current(document).labels, document.shown, offset)
+        return found[1] if found is not None and not found[0].fixed else None
+
+    def laid_out(self, document: Document) -> str | None:
+        """The text in its one layout; None where it has mistakes of syntax."""
+        parsed = self.current(document).loaded.parsed
+        return format_text(parsed) if parsed.file is not None and not parsed.diagnostics.failed else None
+
+    def fixes(self, document: Document) -> list[Fix]:
+        """All fixes of the file that can be applied together."""
+        found = self.current(document).loaded.diagnostics
+        return apart(item.fix for item in found if item.fix is not None and item.fix.span.file == document.shown)
+
+    def place_of(self, file: str) -> Path:
+        """The file that a span names: the standard library's are beside the package."""
+        path = Path(file)
+        return resources.stdlib() / path.name if path.parts[:1] == ("stdlib",) and len(path.parts) == 2 else path
+
+
+def placed(item: Diagnostic, shown: str) -> tuple[Span, Iterator[Label]]:
+    """Where a problem is shown, and what else is to be pointed at: in this file where anything of it stands there."""
+    here = [label for label in (item.primary, *item.labels) if label.span.file == shown]
+    first = here[0] if here else item.primary
+    return first.span, (label for label in (item.primary, *item.labels) if label is not first)

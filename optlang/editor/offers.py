@@ -1,0 +1,326 @@
+"""What may be written where the cursor stands, with what its declaration says of it: the source of completion, of hover
+and of going to a definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from optlang.diagnostics import Span
+from optlang.editor.context import Context
+from optlang.editor.labels import Knob, Labels
+from optlang.editor.rooms import Room, find, params_of
+from optlang.plan.declared import FORMS, NEEDS, SHAPES, Facts
+from optlang.plan.domains import show_domain, values_of
+from optlang.plan.limits import SAMPLERS
+from optlang.plan.model import Param
+from optlang.plan.names import Declared, Scope, Sort
+from optlang.plan.python_files import objects
+from optlang.plan.units import SAID, TYPES, show
+from optlang.syntax import tree
+
+Sorted = Literal[
+    "keyword", "step", "runtime", "model", "target", "module", "parameter", "value", "metric", "knob", "type",
+]
+
+_FILE = {
+    "study": "what is searched, and what for", "import": "another file, or Python beside this one",
+    "from": "names of another file", "technique": "a step of your own", "pipeline": "steps with parameters",
+    "runtime": "a runtime of your own", "model": "a factory of models", "data": "a factory of data",
+    "target": "where models run", "metric": "a metric of your own task", "let": "a name for a value or a domain",
+    "optlang": "the edition of the language, on the first line",
+}
+_STUDY = {
+    "input": "what `--set` may change", "let": "a name for a value or a domain", "metric": "a metric of your own task",
+    "model": "the model that is made smaller and faster", "data": "what it is trained and judged on",
+    "baseline": "how the reference model is made, once", "target": "where trials are measured",
+    "steps": "what is searched", "forbid": "takes points from the space, by their knobs",
+    "require": "makes trials infeasible, by their metrics", "minimize": "goals", "maximize": "goals",
+    "search": "how many trials, how long, from which seed", "measure": "how latency is measured",
+    "because": "the reason of the rule before",
+}
+_FACTS = {
+    "param": "a parameter with its type, domain, default and help", "calls": "the object that does it",
+    "needs": "what it must be given", "takes": "the forms of model that it takes", "gives": "the form that it gives",
+    "traits": "what is true of what it leaves", "after": "what it comes after",
+    "excludes": "what it cannot stand beside",
+    "performs": "the techniques that it carries out itself", "shape": "whether settings alone say the shape",
+    "steps": "the steps of a pipeline",
+}
+_FACTS_OF = {
+    "technique": ("param", "calls", "needs", "takes", "gives", "traits", "after", "excludes", "shape"),
+    "runtime": ("param", "calls", "needs", "takes", "traits", "excludes", "performs"),
+    "pipeline": ("param", "steps"), "model": ("param", "calls"), "data": ("param", "calls"),
+}
+_STEPS = {"maybe": "in or out", "repeat": "a block several times", "when": "only if a condition holds"}
+_WORDS = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "shape": SHAPES}
+_CONDITION = ("and", "or", "not", "in", "none", "true", "false")
+_OPERATORS = ("=", "in", "==", "!=", "<", ">", "<=", ">=", "..", "and", "or", "not", "+", "-", "*", "/", ",", "when")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that may be written: its text, one line about it, the whole of what is known, where it is declared."""
+
+    label: str
+    sort: Sorted
+    detail: str = ""
+    help: str = ""
+    span: Span | None = None
+    known: Declared | None = None
+    """The declaration whose parameters are still to be shown: reading all of them for a list would be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a file offers: what can be named in it and the facts about that."""
+
+    scope: Scope
+    facts: Facts
+    texts: dict[str, str]
+    labels: Sequence[Labels]
+    folder: Path
+
+    def at(self, context: Context, room: Room) -> Iterator[Entry]:
+        """All that may be written at a place; what is set already is among it."""
+        words = context.words
+        if context.dead:
+            return
+        if words and words[0] in ("import", "from"):
+            yield from self._imports(words)
+        elif room.kind == "words":
+            yield from self._values_of(room.of)
+        elif words and (words[0] in ("forbid", "require") or "when" in words):
+            yield from self._condition(words, metrics=words[0] == "require")
+        elif words and words[-1] == ":":
+            yield from (Entry(name, "type", SAID[TYPES[name]]) for name in TYPES)
+        else:
+            yield from self._statement(words, room, context.word)
+
+    def _statement(self, words: Sequence[str], room: Room, typed: str) -> Iterator[Entry]:
+        match room.kind:
+            case "file" | "study":
+                yield from self._member(words, room.kind, typed)
+            case "declaration":
+                yield from self._fact(words, room.section)
+            case "steps" | "choice":
+                yield from self._steps(words, choice=room.kind == "choice")
+            case "runtimes":
+                if not words or words[-1] == "=":
+                    yield from self._declared("runtime", sort="runtime")
+            case "values" if room.param is not None:
+                yield from self._of_param(room.param, searched=True)
+            case "settings" | "call" | "target" | "search":
+                yield from self._setting(words, room)
+
+    # ---- one room each
+
+    def _member(self, words: Sequence[str], kind: str, typed: str) -> Iterator[Entry]:
+        if not words:
+            yield from _keywords(_FILE if kind == "file" else _STUDY)
+        elif words[0] in ("minimize", "maximize"):
+            yield from self._metrics(baseline=False)
+        elif words[0] in ("model", "data") and words[-1] == "=":
+            yield from self._declared("model" if words[0] == "model" else "data", sort="model")
+            yield from self._python(typed)
+        elif words[0] == "target" and words[-1] == "=":
+            yield from self._declared("target", sort="target")
+        elif len(words) > 2 and words[-1] in ("=", "in", ".."):
+            yield from self._names()
+
+    def _fact(self, words: Sequence[str], section: str) -> Iterator[Entry]:
+        if not words:
+            yield from _keywords({name: _FACTS[name] for name in _FACTS_OF[section]})
+        elif words[0] in _WORDS:
+            yield from (Entry(name, "value", f"after `{words[0]}`") for name in _WORDS[words[0]])
+        elif words[0] in ("after", "excludes", "performs"):
+            yield from self._declared("technique", sort="step")
+            yield from (Entry(name, "module", "all techniques of the module") for name in self.scope.library)
+
+    def _steps(self, words: Sequence[str], *, choice: bool) -> Iterator[Entry]:
+        begins = not words or words[-1] in ("maybe", "=")
+        if begins and (not words or words[0] != "repeat"):
+            yield from self._declared("technique", "pipeline", "let", sort="step")
+            yield from self._names()
+            if not words:
+                yield from _keywords(_STEPS)
+            if choice:
+                yield Entry("none", "value", "does nothing")
+        elif words[-1] == "in" and words[0] != "repeat":
+            yield Entry("any order", "keyword", "the steps in an order that is searched")
+            yield from self._names()
+        elif words[-1] in ("=", "in", ".."):
+            yield from self._names()
+        elif words[-1] not in _OPERATORS:
+            yield Entry("when", "keyword", _STEPS["when"])
+
+    def _setting(self, words: Sequence[str], room: Room) -> Iterator[Entry]:
+        param = room.find(words[0]) if words else None
+        if not words:
+            yield from (_parameter(param, room.span(param.name)) for param in room.params)
+        elif param is None:
+            return
+        elif words[-1] not in _OPERATORS:
+            if len(words) == 1:
+                yield from (Entry(sign, "keyword", said) for sign, said in (("=", "fixes"), ("in", "searches")))
+        elif param.name == "runtime" and room.kind == "target":
+            yield from self._declared("runtime", sort="runtime")
+        elif param.name == "sampler" and room.kind == "search":
+            yield from (Entry(name, "value", param.help) for name in SAMPLERS)
+        elif param.dimension in ("model", "models"):
+            yield from self._declared("model", sort="model")
+            yield from self._of_param(param, searched=False)
+        else:
+            yield from self._of_param(param, searched=words[-1] == "in")
+
+    def _imports(self, words: Sequence[str]) -> Iterator[Entry]:
+        if words[0] == "from" and "import" in words:
+            found = self.scope.module_of(words[1])
+            yield from (self._entry(item, item.name, "value") for item in found.declared.values()) if found else ()
+        elif len(words) == 1:
+            files = sorted(self.folder.glob("*.opt"))
+            yield from (Entry(file.stem, "module", file.name, span=Span(file.as_posix(), 0, 0)) for file in files)
+            for module in self.scope.library.values():
+                yield Entry(module.name, "module", "standard library", span=Span(module.file, 0, 0))
+            if words[0] == "import":
+                yield Entry("python", "keyword", "a Python file beside this one, or an installed module")
+
+    def _condition(self, words: Sequence[str], *, metrics: bool) -> Iterator[Entry]:
+        if len(words) > 2 and words[-1] in ("==", "!=") and words[-2].replace(".", "").isidentifier():
+            yield from self._values_of(words[-2])
+        yield from (Entry(word, "keyword") for word in _CONDITION)
+        yield from self._names()
+        if metrics:
+            yield from self._metrics(baseline=True)
+        else:
+            yield from (self._knob(knob, path) for part in self.labels for path, knob in _shortest(part.knobs))
+
+    # ---- what is named
+
+    def _declared(self, *sorts: Sort, sort: Sorted) -> Iterator[Entry]:
+        for name in dict.fromkeys(self.scope.names(*sorts)):
+            declared = find(self.scope, name)
+            if declared is not None and declared.sort in sorts:
+                yield self._entry(declared, name, sort)
+
+    def _entry(self, declared: Declared, name: str, sort: Sorted) -> Entry:
+        node = declared.node
+        said = getattr(node, "help", None)
+        detail = said.value if said is not None else declared.sort
+        place = node.path.span if isinstance(node, tree.Metric) else node.name.span
+        return Entry(name, sort, detail, span=place, known=declared)
+
+    def _python(self, typed: str) -> Iterator[Entry]:
+        for alias, module in self.scope.python.items():
+            yield Entry(alias, "module", f'Python: "{module.calls}"', span=module.source.span)
+            if typed.startswith(f"{alias}.") and module.text is not None:
+                try:
+                    found = objects(module.text)
+                except SyntaxError:
+                    continue
+                yield from (Entry(f"{alias}.{name}", "model", f'of "{module.calls}"') for name in found)
+
+    def _names(self) -> Iterator[Entry]:
+        for part in self.labels:
+            for name, label in part.names.items():
+                yield Entry(name, "value", "a name of this file", span=label.span)
+
+    def _metrics(self, *, baseline: bool) -> Iterator[Entry]:
+        found = {"latency": Entry("latency", "metric", "latency.p50")}
+        for module in (*self.scope.library.values(), self.scope.own):
+            for item in module.declared.values():
+                if item.sort == "metric":
+                    found[item.name] = self._entry(item, item.name, "metric")
+        targets = {name: label for part in self.labels for name, label in part.targets.items()}
+        yield from found.values()
+        if len(targets) > 1:
+            for target, label in targets.items():
+                yield Entry(target, "target", "a target", span=label.span)
+                yield from (
+                    Entry(f"{target}.{name}", "metric", f"{item.detail}, on {target}", span=item.span)
+                    for name, item in found.items()
+                )
+        if baseline:
+            yield from (
+                Entry(f"baseline.{name}", "metric", f"{item.detail}, of the reference model", span=item.span)
+                for name, item in found.items()
+            )
+
+    def _knob(self, knob: Knob, path: str) -> Entry:
+        text = self.texts.get(knob.domain.file, "")[knob.domain.start : knob.domain.end]
+        line = " ".join(text.split())
+        return Entry(path, "knob", f"knob {knob.path}", line[:200], knob.chain[-1].span)
+
+    def _values_of(self, path: str) -> Iterator[Entry]:
+        for part in self.labels:
+            knob = part.knob(path)
+            if knob is None:
+                continue
+            for name, label in knob.values.items():
+                yield Entry(name, "value", f"of {knob.path}", span=label.span)
+            words = self.texts.get(knob.domain.file, "")[knob.domain.start : knob.domain.end]
+            if not knob.values and words.startswith("{"):
+                yield from (Entry(word.strip(), "value", f"of {knob.path}") for word in words[1:-1].split(","))
+
+    def _of_param(self, param: Param, *, searched: bool) -> Iterator[Entry]:
+        if searched:
+            yield Entry("any", "keyword", f"all that is declared: {_domain(param)}")
+        options = values_of(param.domain) if param.dimension in ("name", "bool") and param.domain is not None else None
+        default = show(param.default, param.dimension) if not param.required else None
+        shown = [show(value, param.dimension) for value in options or ()]
+        if default is not None and default not in shown:
+            shown.append(default)
+        for text in shown:
+            yield Entry(text, "value", "the default" if text == default else f"of `{param.name}`", param.help)
+        yield from self._names()
+
+    def whole(self, entry: Entry) -> str:
+        """All that is known of an entry, in Markdown."""
+        lines = [f"**{entry.label}**" + (f": {entry.detail}" if entry.detail else "")]
+        if entry.help:
+            lines += ["", entry.help]
+        if entry.known is not None:
+            params = params_of(entry.known, self.facts)
+            lines += ["", *(f"- `{signature(param)}` {param.help}" for param in params)] if params else []
+            node = entry.known.node
+            clauses = [fact for fact in getattr(node, "facts", ()) if isinstance(fact, tree.Clause)]
+            for clause in clauses:
+                lines += ["", f"{clause.keyword} {', '.join(path.text for path in clause.paths)}"]
+        return "\n".join(lines)
+
+
+def signature(param: Param) -> str:
+    """A parameter as it is declared: `ratio: ratio in 1% .. 95% = 50%`."""
+    spelled = next(name for name, dimension in TYPES.items() if dimension == param.dimension)
+    domain = f" in {_domain(param)}" if param.domain is not None and param.dimension != "bool" else ""
+    default = f" = {show(param.default, param.dimension)}" if not param.required else ""
+    return f"{param.name}: {spelled}{domain}{default}"
+
+
+def _domain(param: Param) -> str:
+    return show_domain(param.domain, param.dimension) if param.domain is not None else SAID[param.dimension]
+
+
+def _parameter(param: Param, span: Span | None) -> Entry:
+    return Entry(param.name, "parameter", signature(param), param.help, span)
+
+
+def _keywords(said: dict[str, str]) -> Iterator[Entry]:
+    return (Entry(word, "keyword", text) for word, text in said.items())
+
+
+def _shortest(knobs: Iterable[Knob]) -> Iterator[tuple[str, Knob]]:
+    """The knobs by the shortest ending of their paths that is theirs alone, and by their whole paths."""
+    ends: dict[str, set[str]] = {}
+    listed = list(knobs)
+    for knob in listed:
+        parts = knob.path.split(".")
+        for at in range(len(parts)):
+            ends.setdefault(".".join(parts[at:]), set()).add(knob.path)
+    for knob in listed:
+        parts = knob.path.split(".")
+        tails = [".".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]
+        shortest = next(tail for tail in tails if len(ends[tail]) == 1 or tail == knob.path)
+        yield from ((tail, knob) for tail in dict.fromkeys((shortest, knob.path)))

@@ -1,0 +1,148 @@
+"""Which part of a study the cursor stands in, and what may be set there: from brackets to declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from optlang.diagnostics import Span
+from optlang.editor.context import Context, Frame
+from optlang.plan.declared import Facts
+from optlang.plan.limits import MEASURE, SAMPLERS, SEARCH
+from optlang.plan.model import Param
+from optlang.plan.names import Declared, Scope
+from optlang.plan.targets import PARAMS
+from optlang.syntax import tree
+
+Kind = Literal[
+    "file", "study", "declaration", "steps", "choice", "settings", "call", "values", "target", "runtimes", "search",
+    "words", "unknown",
+]
+RUNTIME = Param(name="runtime", dimension="name", domain=None, required=True, help="what runs the model")
+SAMPLER = Param(name="sampler", dimension="name", domain=None, default="auto", help="how points are drawn")
+UNKNOWN: Kind = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A place by what may stand in it.
+
+    `params` are what can be set, `declared` is what declares them, and `written` what is set there already. In a set of
+    values `param` is whose values they are; `words` is the set of a condition's `x in {…}`, and `of` the `x`.
+    """
+
+    kind: Kind
+    params: tuple[Param, ...] = ()
+    declared: Declared | None = None
+    param: Param | None = None
+    of: str = ""
+    section: str = ""
+    written: frozenset[str] = frozenset()
+
+    def span(self, name: str) -> Span | None:
+        """Where the parameter of this name is declared; None where that is in no text."""
+        node = self.declared.node if self.declared is not None else None
+        facts = node.facts if isinstance(node, tree.Declaration) else ()
+        found = (fact.name.span for fact in facts if isinstance(fact, tree.Param) and fact.name.text == name)
+        return next(found, None)
+
+    def find(self, name: str) -> Param | None:
+        """What can be set here under this name."""
+        return next((param for param in self.params if param.name == name), None)
+
+
+def room_of(context: Context, scope: Scope, facts: Facts) -> Room:
+    """The room that the cursor stands in."""
+    room = Room("file")
+    for frame in context.frames:
+        room = replace(_inside(room, frame, scope, facts), written=frozenset(frame.written))
+    return room
+
+
+def find(scope: Scope, name: str) -> Declared | None:
+    """What a name, with its module's or without, stands for."""
+    nowhere = Span(scope.own.file, 0, 0)
+    return scope.find(tree.Path(nowhere, tuple(tree.Name(nowhere, part) for part in name.split("."))))
+
+
+def params_of(declared: Declared, facts: Facts) -> tuple[Param, ...]:
+    """What can be set of a declared thing."""
+    match declared.sort:
+        case "technique":
+            return facts.technique(declared).params
+        case "runtime":
+            return facts.runtime(declared).params
+        case "model" | "data":
+            return facts.maker(declared).params
+        case "pipeline":
+            pipeline = facts.pipeline(declared)
+            return pipeline.params if pipeline is not None else ()
+    return ()
+
+
+def _inside(room: Room, frame: Frame, scope: Scope, facts: Facts) -> Room:
+    head = frame.head
+    if not head:
+        return Room(room.kind if frame.opener == "(" else UNKNOWN)
+    condition = _condition(head, frame.opener)
+    if condition is not None:
+        return condition
+    if frame.opener == "(" and head[-1].replace(".", "").isidentifier():
+        return _settable("call", head[-1], scope, facts)
+    match room.kind:
+        case "file" | "study":
+            return _member(head, room.kind)
+        case "declaration":
+            return Room("steps") if head[0] == "steps" else Room(UNKNOWN)
+        case "steps" | "choice":
+            return _step(head, scope, facts)
+        case "settings" | "call" | "values":
+            param = room.find(head[0]) or room.param
+            return Room("values", param=param, declared=room.declared) if param is not None else Room(UNKNOWN)
+        case "target" | "runtimes":
+            return _target(room, head, scope, facts)
+        case "search":
+            if head[:2] == ["sampler", "="] and len(head) == 3:
+                return Room("settings", SAMPLERS.get(head[2], ()))
+    return Room(UNKNOWN)
+
+
+def _condition(head: Sequence[str], opener: str) -> Room | None:
+    """The set of `x in {a, b}` in a condition; None elsewhere."""
+    inside = "when" in head or head[0] in ("forbid", "require")
+    return Room("words", of=head[-2]) if inside and opener in "{[" and len(head) > 2 and head[-1] == "in" else None
+
+
+def _member(head: Sequence[str], kind: Kind) -> Room:
+    if kind == "file" and head[0] in ("study", "technique", "pipeline", "runtime", "model", "data"):
+        return Room("study") if head[0] == "study" else Room("declaration", section=head[0])
+    if head[0] in ("steps", "baseline", "let"):
+        return Room("steps")
+    if head[0] == "target":
+        return Room("target", (*PARAMS, RUNTIME))
+    if head[0] == "search":
+        return Room("search", (SAMPLER, *SEARCH), section="search")
+    return Room("search", MEASURE, section="measure") if head[0] == "measure" else Room(UNKNOWN)
+
+
+def _step(head: Sequence[str], scope: Scope, facts: Facts) -> Room:
+    words = list(head[1:] if head[0] == "maybe" else head)
+    words = words[: words.index("when")] if "when" in words[1:] else words
+    if not words or words[0] in ("repeat", "when") or words[-1] in ("=", "order"):
+        return Room("steps")
+    return Room("choice") if words[-1] == "in" else _settable("settings", words[-1], scope, facts)
+
+
+def _target(room: Room, head: Sequence[str], scope: Scope, facts: Facts) -> Room:
+    if room.kind == "runtimes" or (head[0] == "runtime" and len(head) > 2):
+        return _settable("settings", head[-1], scope, facts)
+    if head[0] == "runtime":
+        return Room("runtimes")
+    param = room.find(head[0])
+    return Room("values", param=param) if param is not None else Room(UNKNOWN)
+
+
+def _settable(kind: Kind, name: str, scope: Scope, facts: Facts) -> Room:
+    declared = find(scope, name)
+    return Room(kind, params_of(declared, facts), declared) if declared is not None else Room(UNKNOWN)

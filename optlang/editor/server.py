@@ -1,0 +1,328 @@
+"""The language server: the Language Server Protocol over standard input and output, by pygls.
+
+Texts come whole with each change. Checking is put off until typing rests, and runs beside what the editor asks;
+completion and hover answer from the last check and the tokens of the present text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+from pygls.lsp.server import LanguageServer
+from pygls.uris import from_fs_path, to_fs_path
+
+from optlang.diagnostics import Diagnostic, Fix, Span
+from optlang.editor.document import Document, Documents, placed
+from optlang.editor.offers import Entry, Sorted
+from optlang.editor.positions import Positions
+from optlang.forms import OptlangError
+
+REST = 0.15
+"""Seconds without a change after which a file is checked."""
+
+REQUEST_FAILED = -32803
+"""The protocol's code for a request that is right and cannot be met (LSP 3.17)."""
+
+_FIX_ALL = "source.fixAll.optlang"
+_KINDS: dict[Sorted, types.CompletionItemKind] = {
+    "keyword": types.CompletionItemKind.Keyword, "step": types.CompletionItemKind.Function,
+    "runtime": types.CompletionItemKind.Class, "model": types.CompletionItemKind.Constructor,
+    "target": types.CompletionItemKind.Interface, "module": types.CompletionItemKind.Module,
+    "parameter": types.CompletionItemKind.Property, "value": types.CompletionItemKind.EnumMember,
+    "metric": types.CompletionItemKind.Field, "knob": types.CompletionItemKind.Variable,
+    "type": types.CompletionItemKind.TypeParameter,
+}
+
+
+class _At(Protocol):
+    """What is asked about a place in a file."""
+
+    text_document: types.TextDocumentIdentifier
+    position: types.Position
+
+
+class Server(LanguageServer):
+    """A server for one editor."""
+
+    def __init__(self) -> None:
+        version = metadata.version("optlang-dsl")
+        super().__init__("optlang", version, text_document_sync_kind=types.TextDocumentSyncKind.Full)
+        self.documents = Documents()
+        self.ended = False
+        self._uris: dict[Path, str] = {}
+        self._told: dict[Path, set[str]] = defaultdict(set)
+        self._offered: dict[str, tuple[Document, Entry]] = {}
+        self._waiting: dict[Path, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- files and places
+
+    def document(self, uri: str) -> Document:
+        """The open file of an address; what has no file yet counts as lying in the editor's folder."""
+        held = self.workspace.get_text_document(uri)
+        known = next((path for path, known in self._uris.items() if known == uri), None)
+        if known is None:
+            place = to_fs_path(uri)
+            known = Path(place) if place else self._folder() / f"{uri.rpartition(':')[2].strip('/') or 'unnamed'}.opt"
+            self._uris[known] = uri
+        encoding = self.workspace.position_encoding
+        self.documents.encoding = str(getattr(encoding, "value", encoding))
+        return self.documents.put(known, held.source)
+
+    def _folder(self) -> Path:
+        return Path(self.workspace.root_path) if self.workspace.root_path else Path.cwd()
+
+    def uri(self, path: Path) -> str:
+        """The address of a file, as the editor wrote it where it did."""
+        return self._uris.get(path) or from_fs_path(str(path.resolve())) or path.as_uri()
+
+    def location(self, span: Span, texts: dict[str, str]) -> types.Location:
+        """Where a span stands, in whatever file."""
+        path = self.documents.place_of(span.file)
+        document = self.documents.open.get(path)
+        text = document.text if document is not None else texts.get(span.file)
+        if text is None:
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
+        return types.Location(self.uri(path), _range(Positions(text, self.documents.encoding), span))
+
+    def edit(self, document: Document, fixes: Sequence[Fix]) -> types.WorkspaceEdit:
+        """Edits of one file."""
+        edits = [types.TextEdit(_range(document.positions, fix.span), fix.replacement) for fix in fixes]
+        return types.WorkspaceEdit(changes={self.uri(document.path): edits})
+
+    # ---- checking
+
+    def changed(self, document: Document) -> None:
+        """Check a file, and those that read it, when typing rests."""
+        waiting = self._waiting.pop(document.path, None)
+        if waiting is not None:
+            waiting.cancel()
+        loop = asyncio.get_running_loop()
+        self._waiting[document.path] = loop.call_later(REST, self._begin, document.path)
+
+    def _begin(self, path: Path) -> None:
+        self._waiting.pop(path, None)
+        task = asyncio.get_running_loop().create_task(self._check(path))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _check(self, path: Path) -> None:
+        for document in self.documents.readers(path):
+            try:
+                checked = await asyncio.to_thread(self.documents.check, document)
+            except OptlangError as error:
+                self.window_show_message(types.ShowMessageParams(types.MessageType.Error, error.message))
+                continue
+            # While that ran the text may have become another one, which is checked in its turn.
+            if self.documents.open.get(document.path) is document and checked.text == document.text:
+                self._tell(document, checked.loaded.diagnostics, checked.loaded.texts)
+
+    def _tell(self, document: Document, found: Sequence[Diagnostic], texts: dict[str, str]) -> None:
+        told: dict[str, list[types.Diagnostic]] = {self.uri(document.path): []}
+        for item in found:
+            span, _ = placed(item, document.shown)
+            path = self.documents.place_of(span.file)
+            # What is wrong in another open file is told when that is checked.
+            if span.file == document.shown or path not in self.documents.open:
+                told.setdefault(self.uri(path), []).append(self._diagnostic(item, document, texts))
+        for gone in self._told[document.path] - told.keys():
+            told[gone] = []
+        self._told[document.path] = {uri for uri, items in told.items() if items}
+        for uri, items in told.items():
+            self.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, items))
+
+    def _diagnostic(self, item: Diagnostic, document: Document, texts: dict[str, str]) -> types.Diagnostic:
+        span, others = placed(item, document.shown)
+        said = item.message + (f": {item.primary.text}" if item.primary.text else "")
+        unused = item.code == "W208"
+        return types.Diagnostic(
+            range=self.location(span, texts).range,
+            message=said + (f"\nhelp: {item.help}" if item.help else ""),
+            severity=types.DiagnosticSeverity.Error if item.severity == "error" else types.DiagnosticSeverity.Warning,
+            code=item.code,
+            source="optlang",
+            tags=[types.DiagnosticTag.Unnecessary] if unused else None,
+            related_information=[
+                types.DiagnosticRelatedInformation(self.location(label.span, texts), label.text or item.message)
+                for label in others
+            ],
+        )
+
+    def closed(self, document: Document) -> None:
+        """Forget a file, and take back what was said of it and of others for it."""
+        waiting = self._waiting.pop(document.path, None)
+        if waiting is not None:
+            waiting.cancel()
+        self.documents.open.pop(document.path, None)
+        for uri in self._told.pop(document.path, set()) | {self.uri(document.path)}:
+            self.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, []))
+        self._uris.pop(document.path, None)
+        for other in self.documents.readers(document.path):
+            self.changed(other)
+
+    # ---- answers
+
+    def items(self, document: Document, offset: int) -> list[types.CompletionItem]:
+        """What may be written at an offset."""
+        around, entries = self.documents.entries(document, offset)
+        self._offered = {entry.label: (document, entry) for entry in entries}
+        place = _range(document.positions, Span(document.shown, around.start, around.end))
+        return [
+            types.CompletionItem(
+                label=entry.label, kind=_KINDS[entry.sort], detail=entry.detail or None,
+                documentation=entry.help or None, sort_text=f"{index:05}",
+                text_edit=types.TextEdit(place, entry.label),
+            )
+            for index, entry in enumerate(entries)
+        ]
+
+    def resolved(self, item: types.CompletionItem) -> types.CompletionItem:
+        """An item of the last list, with all that is known of it."""
+        known = self._offered.get(item.label)
+        if known is not None:
+            item.documentation = _markdown(self.documents.help(*known))
+        return item
+
+    def hover(self, document: Document, offset: int) -> types.Hover | None:
+        """What the word at an offset is."""
+        found = self.documents.described(document, offset)
+        return types.Hover(_markdown(found[1]), _range(document.positions, found[0])) if found is not None else None
+
+    def actions(self, document: Document, first: int, last: int) -> list[types.CodeAction]:
+        """The fixes that problems between two offsets carry, and all of the file's together."""
+        loaded = self.documents.current(document).loaded
+        made = []
+        for item in loaded.diagnostics:
+            fix, span = item.fix, placed(item, document.shown)[0]
+            if fix is None or fix.span.file != document.shown or span.start > last or span.end < first:
+                continue
+            made.append(types.CodeAction(
+                _title(fix, document.text), types.CodeActionKind.QuickFix,
+                [self._diagnostic(item, document, loaded.texts)], is_preferred=True, edit=self.edit(document, [fix]),
+            ))
+        fixes = self.documents.fixes(document)
+        if fixes:
+            edit = self.edit(document, fixes)
+            made.append(types.CodeAction("mend all that can surely be mended", _FIX_ALL, edit=edit))
+        return made
+
+
+def _markdown(text: str) -> types.MarkupContent:
+    return types.MarkupContent(types.MarkupKind.Markdown, text)
+
+
+def _range(positions: Positions, span: Span) -> types.Range:
+    return types.Range(types.Position(*positions.at(span.start)), types.Position(*positions.at(span.end)))
+
+
+def _title(fix: Fix, text: str) -> str:
+    before, after = text[fix.span.start : fix.span.end].strip(), fix.replacement.strip()
+    if before and after:
+        return f"write `{after}` for `{before}`"
+    return f"insert `{after}`" if after else f"take `{before}` away" if before else "take the space away"
+
+
+def made() -> Server:
+    """A server with its answers to everything that it is asked."""
+    server = Server()
+
+    def at(params: _At) -> tuple[Document, int]:
+        document = server.document(params.text_document.uri)
+        return document, document.positions.offset(params.position.line, params.position.character)
+
+    @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
+    def opened(params: types.DidOpenTextDocumentParams) -> None:
+        server.changed(server.document(params.text_document.uri))
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
+    def changed(params: types.DidChangeTextDocumentParams) -> None:
+        server.changed(server.document(params.text_document.uri))
+
+    @server.feature(types.TEXT_DOCUMENT_DID_SAVE)
+    def saved(params: types.DidSaveTextDocumentParams) -> None:
+        server.changed(server.document(params.text_document.uri))
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
+    def closed(params: types.DidCloseTextDocumentParams) -> None:
+        path = next((path for path, uri in server._uris.items() if uri == params.text_document.uri), None)
+        if path is not None and path in server.documents.open:
+            server.closed(server.documents.open[path])
+
+    @server.feature(
+        types.TEXT_DOCUMENT_COMPLETION,
+        types.CompletionOptions(trigger_characters=[".", "=", "{", ":"], resolve_provider=True),
+    )
+    def complete(params: types.CompletionParams) -> types.CompletionList:
+        return types.CompletionList(is_incomplete=False, items=server.items(*at(params)))
+
+    @server.feature(types.COMPLETION_ITEM_RESOLVE)
+    def resolve(item: types.CompletionItem) -> types.CompletionItem:
+        return server.resolved(item)
+
+    @server.feature(types.TEXT_DOCUMENT_HOVER)
+    def hover(params: types.HoverParams) -> types.Hover | None:
+        return server.hover(*at(params))
+
+    @server.feature(types.TEXT_DOCUMENT_DEFINITION)
+    def define(params: types.DefinitionParams) -> types.Location | None:
+        document, offset = at(params)
+        span = server.documents.definition(document, offset)
+        return server.location(span, server.documents.current(document).loaded.texts) if span is not None else None
+
+    @server.feature(types.TEXT_DOCUMENT_FORMATTING)
+    def lay_out(params: types.DocumentFormattingParams) -> list[types.TextEdit] | None:
+        document = server.document(params.text_document.uri)
+        text = server.documents.laid_out(document)
+        if text is None or text == document.text:
+            return None if text is None else []
+        return [types.TextEdit(_range(document.positions, Span(document.shown, 0, len(document.text))), text)]
+
+    @server.feature(
+        types.TEXT_DOCUMENT_CODE_ACTION,
+        types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.QuickFix, _FIX_ALL]),
+    )
+    def mend(params: types.CodeActionParams) -> list[types.CodeAction]:
+        document = server.document(params.text_document.uri)
+        first, last = (
+            document.positions.offset(place.line, place.character) for place in (params.range.start, params.range.end)
+        )
+        return server.actions(document, first, last)
+
+    @server.feature(types.TEXT_DOCUMENT_PREPARE_RENAME)
+    def may_rename(params: types.PrepareRenameParams) -> types.PrepareRenamePlaceholder | None:
+        document, offset = at(params)
+        span = server.documents.label(document, offset)
+        if span is None:
+            return None
+        return types.PrepareRenamePlaceholder(
+            range=_range(document.positions, span), placeholder=document.text[span.start : span.end]
+        )
+
+    @server.feature(types.TEXT_DOCUMENT_RENAME, types.RenameOptions(prepare_provider=True))
+    def rename(params: types.RenameParams) -> types.WorkspaceEdit:
+        document, offset = at(params)
+        try:
+            return server.edit(document, server.documents.rename(document, offset, params.new_name))
+        except OptlangError as error:
+            said = error.message + (f" ({error.help})" if error.help else "")
+            raise JsonRpcException(said, REQUEST_FAILED) from error
+
+    @server.feature(types.SHUTDOWN)
+    def end(*_: object) -> None:
+        server.ended = True
+
+    return server
+
+
+def serve() -> bool:
+    """Answer one editor over standard input and output until it ends; whether it said so before it went."""
+    server = made()
+    server.start_io()
+    return server.ended
