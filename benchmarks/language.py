@@ -1,10 +1,12 @@
-"""How fast the language answers: to parse, check and lay out long studies, and to begin.
+"""How fast the language answers: to parse, check and lay out long studies, in an editor, and to begin.
 
     python benchmarks/language.py
 
 Prints medians in milliseconds. The studies have 100, 1,000 and 10,000 lines: the steps of a digit classifier's study,
-again and again, with fixed settings but for one choice in a hundred lines, as generated files look. `begin` is a new
-process that checks the shortest of them, with the saved table of the grammar and without.
+again and again, with fixed settings but for one choice in a hundred lines, as generated files look. `offer` and `hover`
+are what the language server does for one completion and one hover at the end of the steps of an open file that was
+checked, `name` is renaming its last step. `begin` is a new process that checks the shortest of them, with the saved
+table of the grammar and without.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from optlang.editor.document import Documents
 from optlang.plan.load import library, load
 from optlang.syntax.format import format_text
 from optlang.syntax.parse import TABLE, parse
@@ -88,6 +91,22 @@ def timed(work: Callable[[], object], repeats: int) -> float:
     return 1000 * statistics.median(times)
 
 
+def edited(path: Path, text: str, repeats: int) -> list[float]:
+    """The median times in milliseconds of a completion, a hover and a rename near the end of an open file."""
+    documents = Documents()
+    document = documents.put(path, text)
+    documents.check(document)
+    within = text.rindex("epochs")
+    assert any(entry.label == "epochs" for entry in documents.entries(document, within)[1])
+    assert documents.described(document, within) is not None
+    label = text.rindex("recover")
+    return [
+        timed(lambda: documents.entries(document, within), repeats),
+        timed(lambda: documents.described(document, within), repeats),
+        timed(lambda: documents.rename(document, label, "afterwards"), repeats),
+    ]
+
+
 def begun(path: Path, repeats: int, environment: dict[str, str]) -> float:
     """The median time in milliseconds of a process that checks `path`."""
     command = [sys.executable, "-m", "optlang", "check", str(path)]
@@ -102,7 +121,7 @@ def main() -> None:
     library()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long.opt"
-        print(f"{'lines':>8} {'parse':>9} {'check':>9} {'fmt':>9}  ms")
+        print(f"{'lines':>8} {'parse':>9} {'check':>9} {'fmt':>9} {'offer':>9} {'hover':>9} {'name':>9}  ms")
         for lines in (10_000, 1_000, 100):
             text = study(lines)
             path.write_text(text, encoding="utf-8")
@@ -110,7 +129,7 @@ def main() -> None:
             assert not load(path).failed
             figures = [
                 timed(lambda source=source: parse(source), repeats), timed(lambda: load(path), repeats),
-                timed(lambda source=source: format_text(parse(source)), repeats),
+                timed(lambda source=source: format_text(parse(source)), repeats), *edited(path, text, repeats),
             ]
             print(f"{text.count(chr(10)):>8,} " + " ".join(f"{figure:9.1f}" for figure in figures))
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
