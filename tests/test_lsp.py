@@ -59,9 +59,11 @@ class Client:
                 stdout=subprocess.PIPE, stderr=log,
             )
         self.folder, self.number, self.versions = folder, 0, dict[str, int]()
-        self.told: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
         general = {"positionEncodings": encodings} if encodings else {}
-        self.can = self.ask("initialize", processId=None, rootUri=folder.as_uri(), capabilities={"general": general})
+        workspace = {"didChangeWatchedFiles": {"dynamicRegistration": True}}
+        able = {"general": general, "workspace": workspace}
+        self.can = self.ask("initialize", processId=None, rootUri=folder.as_uri(), capabilities=able)
         self.tell("initialized")
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -78,8 +80,9 @@ class Client:
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
         message: dict[str, Any] = json.loads(self.process.stdout.read(length))
-        if message.get("method"):
-            self.told.append(message)
+        if "method" in message and "id" in message:
+            self.asked.append(message)
+            self._send({"id": message["id"], "result": None})
         return message
 
     def tell(self, method: str, **params: Any) -> None:
@@ -89,7 +92,7 @@ class Client:
         """The result of a request; the error, with its code, where it was refused."""
         self.number += 1
         self._send({"id": self.number, "method": method, "params": params or None})
-        while (message := self._read()).get("id") != self.number:
+        while (message := self._read()).get("id") != self.number or "method" in message:
             pass
         return message.get("error") or message.get("result")
 
@@ -272,9 +275,14 @@ def test_an_offer_says_type_domain_default_and_help(client: Client) -> None:
 
 
 def test_python_beside_a_study_is_offered_and_never_run(client: Client) -> None:
-    (client.folder / "mine.py").write_text("raise SystemExit('was run')\ndef net(width=8): ...\n")
-    text = 'optlang 1\nimport python "mine.py" as mine\nstudy x {\n  model a = mine.|\n}'
-    assert client.offered(text)["mine.net"]["textEdit"]["newText"] == "mine.net"
+    (client.folder / "mine.py").write_text("raise SystemExit('was run')\ndef net(width=8, depth=2): ...\n")
+    head = 'optlang 1\nimport python "mine.py" as mine\nstudy x {\n  model a = mine.'
+    assert client.offered(f"{head}|\n}}")["mine.net"]["detail"] == "(width, depth)"
+    assert client.offered(f"{head}net(width = 1, |)\n}}").keys() == {"depth", "weights"}
+    text = f"{head}net()\n}}"
+    found = client.at("definition", client.open(text, "python.opt"), text, "mine.ne|t")
+    assert (found["uri"], found["range"]["start"]) == (
+        (client.folder / "mine.py").as_uri(), {"line": 1, "character": 4})
 
 
 @pytest.mark.parametrize(("mark", "wanted"), [
@@ -282,7 +290,8 @@ def test_python_beside_a_study_is_offered_and_never_run(client: Client) -> None:
     ("rat|io in", ["ratio: ratio in 1% .. 95% = 50%", "share of each layer"]),
     ("zoo.digits_|cnn", ["`width: int"]), ("z|oo.digits()", ["seed"]),
     ("onnx|runtime }", ["ONNX Runtime"]), ("maximize accu|racy", ["right answers"]),
-    ("forbid thin.pr|une", ["thin.prune.ratio", "20% .. 60% step 20%"]), ("pre|cision in {\n", ["knob `precision`"]),
+    ("forbid thin.pr|une", ["knob thin.prune.ratio", "in [20%, 40%, 60%]"]),
+    ("pre|cision in {\n", ["knob precision", "in {none, light, dynamic}"]),
 ])
 def test_hover_says_what_a_word_is(client: Client, mark: str, wanted: list[str]) -> None:
     uri = client.open(STUDY, "hover.opt")
@@ -348,6 +357,20 @@ def test_what_is_wrong_in_a_module_is_told_there_and_taken_back(client: Client) 
     assert found["code"] == "E201"
     client.tell("textDocument/didClose", textDocument={"uri": uri})
     assert client.problems(there) == []
+
+
+def test_a_change_of_python_on_disk_is_seen(client: Client) -> None:
+    place = client.folder / "late.py"
+    text = STUDY.replace("zoo.digits_cnn()", "late.net()").replace(
+        "study small", 'import python "late.py" as late\nstudy x'
+    )
+    uri = client.open(text, "late.opt")
+    assert [item["code"] for item in client.problems(uri)] == ["E203"]
+    (watched,) = client.asked[0]["params"]["registrations"]
+    assert watched["method"] == "workspace/didChangeWatchedFiles"
+    place.write_text("def net(): ...\n")
+    client.tell("workspace/didChangeWatchedFiles", changes=[{"uri": place.as_uri(), "type": 1}])
+    assert client.problems(uri) == []
 
 
 def test_layout_is_that_of_fmt_and_a_file_with_mistakes_is_left_alone(client: Client) -> None:

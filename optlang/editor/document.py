@@ -93,7 +93,10 @@ class Documents:
         labels: Sequence[Labels] = ()
         if loaded.parsed.file is not None and loaded.scope is not None and loaded.facts is not None:
             labels = labels_of(loaded.parsed.file, loaded.scope)
-            document._offers = Offers(loaded.scope, loaded.facts, loaded.texts, labels, document.path.parent)
+            plan, before = loaded.plan, document._offers
+            knobs = {knob.path: knob for knob in plan.knobs} if plan is not None else before.knobs if before else {}
+            folder = document.path.parent
+            document._offers = Offers(loaded.scope, loaded.facts, loaded.texts, labels, folder, knobs)
         document._checked = Checked(text, loaded, labels)
         return document._checked
 
@@ -146,8 +149,8 @@ class Documents:
         found = rename.label_at(checked.labels, document.shown, offset)
         for part in checked.labels if found is not None else ():
             for knob in part.knobs:
-                if found is not None and knob.chain[-1].span == found[0].span:
-                    return found[1], f"**{found[0].text}**: knob `{knob.path}`"
+                if found is not None and knob.chain[-1].span == found[0].span and document._offers is not None:
+                    return found[1], document._offers.whole(document._offers.knob(knob, found[0].text))
         return (found[1], f"**{found[0].text}**: a label") if found is not None else None
 
     def help(self, document: Document, entry: Entry) -> str:

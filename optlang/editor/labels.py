@@ -58,14 +58,17 @@ class _Named:
 
 @dataclass(slots=True, eq=False)
 class Labels:
-    """The knobs of a study, or of a pipeline's own steps, and what names them."""
+    """The knobs of a study, or of a pipeline's own steps, and what names them; `owner` is the study's or its name."""
 
+    owner: str = ""
     knobs: list[Knob] = field(default_factory=list)
     names: dict[str, Label] = field(default_factory=dict)
     """Inputs, `let`s and parameters, which go before endings of paths."""
     targets: dict[str, Label] = field(default_factory=dict)
     labels: list[Label] = field(default_factory=list)
+    repeats: list[Label] = field(default_factory=list)
     _named: list[_Named] = field(default_factory=list)
+    _set: list[tuple[Span, Label]] = field(default_factory=list)
 
     def knob(self, text: str) -> Knob | None:
         """The knob of this path, or the only one whose path ends so."""
@@ -75,6 +78,7 @@ class Labels:
 
     def uses(self) -> Iterator[tuple[Span, Label]]:
         """Every place that names a label, with the label."""
+        yield from self._set
         for item in dict.fromkeys(self._named):
             yield from self._resolved(item)
 
@@ -121,6 +125,7 @@ class _Walk:
     _open: tuple[str, ...] = ()
 
     def study(self, node: tree.Study) -> Labels:
+        self.made.owner = node.name.text
         for member in node.members:
             if isinstance(member, tree.Input | tree.Let):
                 self._name(member.name)
@@ -137,6 +142,7 @@ class _Walk:
         return self.made
 
     def declaration(self, node: tree.Declaration) -> Labels:
+        self.made.owner = node.name.text
         for fact in node.facts:
             if isinstance(fact, tree.Param) and node.kind == "pipeline":
                 self._name(fact.name)
@@ -271,6 +277,7 @@ class _Walk:
     def _repeat(self, node: tree.Repeat, chain: Chain) -> Label:
         self._expressions(node.count)
         label = self._label(Label(node.name.text, node.name.span))
+        self.made.repeats.append(label)
         inside = (*chain, label)
         if not node.fixed:
             self.made.knobs.append(Knob(inside, node.count.span))
@@ -280,22 +287,25 @@ class _Walk:
         return label
 
     def _settings(self, block: tree.Block, chain: Chain, declared: Declared | None) -> None:
-        words = _words(declared)
+        words, params = _words(declared), _params(declared)
         for item in block.statements:
-            if isinstance(item, tree.Fix):
-                if getattr(item.value, "text", None) not in words.get(item.name.text, ()):
-                    self._setting(item, chain)
-            elif isinstance(item, tree.Vary):
-                self._searched(item, chain)
+            if not isinstance(item, tree.Fix | tree.Vary):
+                continue
+            label = params.get(item.name.text)
+            if label is not None:
+                self.made._set.append((item.name.span, label))
+            inside = (*chain, label or Label(item.name.text, item.name.span, fixed=True))
+            if isinstance(item, tree.Vary):
+                self._searched(item, inside)
+            elif getattr(item.value, "text", None) not in words.get(item.name.text, ()):
+                self._setting(item, inside)
 
     def _searched(self, node: tree.Vary, chain: Chain) -> None:
-        name = Label(node.name.text, node.name.span, fixed=True)
-        self.made.knobs.append(Knob((*chain, name), node.domain.span))
+        self.made.knobs.append(Knob(chain, node.domain.span))
         self._expressions(node.domain)
 
-    def _setting(self, node: tree.Fix, chain: Chain) -> None:
+    def _setting(self, node: tree.Fix, inside: Chain) -> None:
         self._expressions(node.value)
-        inside = (*chain, Label(node.name.text, node.name.span, fixed=True))
         items = node.value.items if isinstance(node.value, tree.ListOf) else (node.value,)
         counts: dict[str, int] = {}
         for item in items:
@@ -309,7 +319,8 @@ class _Walk:
                 below = (*inside, Label(numbered, last.span, fixed=True))
             for argument in item.arguments:
                 if isinstance(argument, tree.Vary):
-                    self._searched(argument, below)
+                    name = Label(argument.name.text, argument.name.span, fixed=True)
+                    self._searched(argument, (*below, name))
 
     # ---- targets
 
@@ -326,7 +337,7 @@ class _Walk:
             name = Label(item.name.text, item.name.span, fixed=True)
             if item.name.text != "runtime":
                 if isinstance(item, tree.Vary):
-                    self._searched(item, (label,))
+                    self._searched(item, (label, name))
                 else:
                     self._expressions(item.value)
             elif isinstance(item, tree.Fix) and item.block is not None:
@@ -345,3 +356,10 @@ def _words(declared: Declared | None) -> dict[str, frozenset[str]]:
             items = [item.value for item in fact.domain.statements if isinstance(item, tree.Element)]
             found[fact.name.text] = frozenset(item.text for item in items if isinstance(item, tree.Path))
     return found
+
+
+def _params(declared: Declared | None) -> dict[str, Label]:
+    """The parameters of a pipeline, which the language alone names; a technique's are known to its Python too."""
+    node = declared.node if declared is not None and declared.sort == "pipeline" else None
+    facts = node.facts if isinstance(node, tree.Declaration) else ()
+    return {fact.name.text: Label(fact.name.text, fact.name.span) for fact in facts if isinstance(fact, tree.Param)}

@@ -3,21 +3,23 @@ and of going to a definition."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from optlang.diagnostics import Span
 from optlang.editor.context import Context
 from optlang.editor.labels import Knob, Labels
-from optlang.editor.rooms import Room, find, params_of
+from optlang.editor.rooms import WEIGHTS, Room, find, params_of
 from optlang.plan.declared import FORMS, NEEDS, SHAPES, Facts
 from optlang.plan.domains import show_domain, values_of
 from optlang.plan.limits import SAMPLERS
+from optlang.plan.model import Knob as PlanKnob
 from optlang.plan.model import Param
-from optlang.plan.names import Declared, Scope, Sort
-from optlang.plan.python_files import objects
+from optlang.plan.names import Declared, PythonModule, Scope, Sort
+from optlang.plan.python_files import Signature, inside, objects
 from optlang.plan.units import SAID, TYPES, show
 from optlang.syntax import tree
 
@@ -56,7 +58,7 @@ _FACTS_OF = {
 }
 _STEPS = {"maybe": "in or out", "repeat": "a block several times", "when": "only if a condition holds"}
 _WORDS = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "shape": SHAPES}
-_CONDITION = ("and", "or", "not", "in", "none", "true", "false")
+_CONDITION = ("and", "or", "not", "in", "none", "true", "false", "because")
 _OPERATORS = ("=", "in", "==", "!=", "<", ">", "<=", ">=", "..", "and", "or", "not", "+", "-", "*", "/", ",", "when")
 
 
@@ -82,11 +84,19 @@ class Offers:
     texts: dict[str, str]
     labels: Sequence[Labels]
     folder: Path
+    knobs: Mapping[str, PlanKnob] = field(default_factory=dict)
+    """The knobs of the last plan that there was, by their paths: they know domains that other files declare."""
 
     def at(self, context: Context, room: Room) -> Iterator[Entry]:
         """All that may be written at a place; what is set already is among it."""
         words = context.words
         if context.dead:
+            return
+        owner = context.frames[0].head[1:2] if context.frames else []
+        here = [part for part in self.labels if [part.owner] == owner]
+        if here and len(self.labels) > len(here):
+            # What another study or pipeline of the file names is not known here.
+            yield from replace(self, labels=here).at(context, room)
             return
         if words and words[0] in ("import", "from"):
             yield from self._imports(words)
@@ -112,6 +122,8 @@ class Offers:
                     yield from self._declared("runtime", sort="runtime")
             case "values" if room.param is not None:
                 yield from self._of_param(room.param, searched=True)
+            case "call" if room.declared is None:
+                yield from self._arguments(room, words)
             case "settings" | "call" | "target" | "search":
                 yield from self._setting(words, room)
 
@@ -195,7 +207,7 @@ class Offers:
         if metrics:
             yield from self._metrics(baseline=True)
         else:
-            yield from (self._knob(knob, path) for part in self.labels for path, knob in _shortest(part.knobs))
+            yield from (self.knob(knob, path) for part in self.labels for path, knob in _shortest(part.knobs))
 
     # ---- what is named
 
@@ -215,17 +227,39 @@ class Offers:
     def _python(self, typed: str) -> Iterator[Entry]:
         for alias, module in self.scope.python.items():
             yield Entry(alias, "module", f'Python: "{module.calls}"', span=module.source.span)
-            if typed.startswith(f"{alias}.") and module.text is not None:
-                try:
-                    found = objects(module.text)
-                except SyntaxError:
-                    continue
-                yield from (Entry(f"{alias}.{name}", "model", f'of "{module.calls}"') for name in found)
+            if typed.startswith(f"{alias}."):
+                for name, signature in _objects(module).items():
+                    given = ", ".join(signature.arguments) if signature is not None else "…"
+                    place = self._defined(module, name)
+                    yield Entry(f"{alias}.{name}", "model", f"({given})", f'of "{module.calls}"', place)
+
+    def _defined(self, module: PythonModule, name: str) -> Span:
+        """Where a module of the user's defines a name; where it is imported, of an installed one."""
+        found = re.search(rf"^[ \t]*(?:async )?(?:def|class)[ \t]+({name})\b", module.text or "", re.MULTILINE)
+        place = inside(self.folder, module.calls)
+        if found is None or place is None or not place.is_file():
+            return module.source.span
+        return Span(place.as_posix(), *found.span(1))
+
+    def _arguments(self, room: Room, words: Sequence[str]) -> Iterator[Entry]:
+        alias, _, name = room.of.partition(".")
+        module = self.scope.python.get(alias)
+        signature = _objects(module).get(name) if module is not None else None
+        if words:
+            yield from self._names() if words[-1] in _OPERATORS else ()
+        elif signature is not None and module is not None:
+            for argument in signature.arguments:
+                if argument not in room.written:
+                    yield Entry(argument, "parameter", f"an argument of {name}", span=self._defined(module, name))
+            yield Entry("weights", "parameter", WEIGHTS.help)
 
     def _names(self) -> Iterator[Entry]:
         for part in self.labels:
             for name, label in part.names.items():
                 yield Entry(name, "value", "a name of this file", span=label.span)
+            for label in part.repeats:
+                yield Entry(f"{label.text}.round", "knob", "the number of the round, from 1", span=label.span)
+        yield from self._declared("let", sort="value")
 
     def _metrics(self, *, baseline: bool) -> Iterator[Entry]:
         found = {"latency": Entry("latency", "metric", "latency.p50")}
@@ -248,10 +282,14 @@ class Offers:
                 for name, item in found.items()
             )
 
-    def _knob(self, knob: Knob, path: str) -> Entry:
-        text = self.texts.get(knob.domain.file, "")[knob.domain.start : knob.domain.end]
-        line = " ".join(text.split())
-        return Entry(path, "knob", f"knob {knob.path}", line[:200], knob.chain[-1].span)
+    def knob(self, knob: Knob, path: str) -> Entry:
+        """A knob, written as `path`."""
+        known = self.knobs.get(knob.path)
+        if known is not None:
+            said = f"in {show_domain(known.domain, known.dimension)}" + (f": {known.help}" if known.help else "")
+        else:
+            said = "in " + " ".join(self.texts.get(knob.domain.file, "")[knob.domain.start : knob.domain.end].split())
+        return Entry(path, "knob", f"knob {knob.path}", said, knob.chain[-1].span)
 
     def _values_of(self, path: str) -> Iterator[Entry]:
         for part in self.labels:
@@ -260,9 +298,10 @@ class Offers:
                 continue
             for name, label in knob.values.items():
                 yield Entry(name, "value", f"of {knob.path}", span=label.span)
-            words = self.texts.get(knob.domain.file, "")[knob.domain.start : knob.domain.end]
-            if not knob.values and words.startswith("{"):
-                yield from (Entry(word.strip(), "value", f"of {knob.path}") for word in words[1:-1].split(","))
+            known = self.knobs.get(knob.path)
+            options = values_of(known.domain) if known is not None and known.dimension == "name" else None
+            if known is not None:
+                yield from (Entry(str(item), "value", f"of {knob.path}", known.help) for item in options or ())
 
     def _of_param(self, param: Param, *, searched: bool) -> Iterator[Entry]:
         if searched:
@@ -297,6 +336,14 @@ def signature(param: Param) -> str:
     domain = f" in {_domain(param)}" if param.domain is not None and param.dimension != "bool" else ""
     default = f" = {show(param.default, param.dimension)}" if not param.required else ""
     return f"{param.name}: {spelled}{domain}{default}"
+
+
+def _objects(module: PythonModule) -> dict[str, Signature | None]:
+    """What a Python file defines; nothing where it cannot be read, which checking says."""
+    try:
+        return objects(module.text or "")
+    except SyntaxError:
+        return {}
 
 
 def _domain(param: Param) -> str:

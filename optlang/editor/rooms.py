@@ -19,6 +19,9 @@ Kind = Literal[
     "file", "study", "declaration", "steps", "choice", "settings", "call", "values", "target", "runtimes", "search",
     "words", "unknown",
 ]
+WEIGHTS = Param(
+    name="weights", dimension="string", domain=None, default=None, help="a file of weights, which optlang reads"
+)
 RUNTIME = Param(name="runtime", dimension="name", domain=None, required=True, help="what runs the model")
 SAMPLER = Param(name="sampler", dimension="name", domain=None, default="auto", help="how points are drawn")
 UNKNOWN: Kind = "unknown"
@@ -29,7 +32,8 @@ class Room:
     """A place by what may stand in it.
 
     `params` are what can be set, `declared` is what declares them, and `written` what is set there already. In a set of
-    values `param` is whose values they are; `words` is the set of a condition's `x in {…}`, and `of` the `x`.
+    values `param` is whose values they are. `words` is the set of a condition's `x in {…}`, where `of` is the `x`; of a
+    `call` of what nothing declares it is the name.
     """
 
     kind: Kind
@@ -145,4 +149,7 @@ def _target(room: Room, head: Sequence[str], scope: Scope, facts: Facts) -> Room
 
 def _settable(kind: Kind, name: str, scope: Scope, facts: Facts) -> Room:
     declared = find(scope, name)
-    return Room(kind, params_of(declared, facts), declared) if declared is not None else Room(UNKNOWN)
+    if declared is None:
+        return Room(kind, of=name) if kind == "call" else Room(UNKNOWN)
+    given = (WEIGHTS,) if declared.sort == "model" else ()
+    return Room(kind, (*params_of(declared, facts), *given), declared)

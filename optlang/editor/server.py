@@ -249,6 +249,21 @@ def made() -> Server:
     def saved(params: types.DidSaveTextDocumentParams) -> None:
         server.changed(server.document(params.text_document.uri))
 
+    @server.feature(types.INITIALIZED)
+    def began(_: types.InitializedParams) -> None:
+        workspace = server.client_capabilities.workspace
+        watching = workspace.did_change_watched_files if workspace is not None else None
+        if watching is not None and watching.dynamic_registration:
+            # Studies read modules and Python that no editor has open.
+            watched = types.DidChangeWatchedFilesRegistrationOptions([types.FileSystemWatcher("**/*.{opt,py}")])
+            registration = types.Registration("files", types.WORKSPACE_DID_CHANGE_WATCHED_FILES, watched)
+            server.client_register_capability(types.RegistrationParams([registration]))
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WATCHED_FILES)
+    def touched(_: types.DidChangeWatchedFilesParams) -> None:
+        for document in list(server.documents.open.values()):
+            server.changed(document)
+
     @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
     def closed(params: types.DidCloseTextDocumentParams) -> None:
         path = next((path for path, uri in server._uris.items() if uri == params.text_document.uri), None)
