@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from optlang import resources
+from optlang.cli import command
 from optlang.diagnostics import Fix, Span
 from optlang.mend import applied
 
@@ -193,6 +195,22 @@ def test_problems_are_told_while_typing_with_places_behind_an_emoji(client: Clie
     assert all(item["source"] == "optlang" for item in found.values())
     client.change(uri, STUDY)
     assert client.problems(uri) == []
+
+
+def test_fixes_of_the_kind_that_is_asked_for(client: Client) -> None:
+    text = STUDY.replace("static {", "sttic {")
+    uri = client.open(text, "kinds.opt")
+    area = {"start": place(text, 0), "end": place(text, len(text))}
+    for kind, wanted in (("source.fixAll", ["source.fixAll.optlang"]), ("quickfix", ["quickfix"]), ("refactor", [])):
+        found = client.ask("textDocument/codeAction", textDocument={"uri": uri}, range=area,
+                           context={"diagnostics": [], "only": [kind]})
+        assert [item["kind"] for item in found] == wanted
+
+
+def test_places_that_name_a_label(client: Client) -> None:
+    uri = client.open(STUDY, "places.opt")
+    found = client.at("references", uri, STUDY, "precision == li|ght", context={"includeDeclaration": True})
+    assert [cut(STUDY, item["range"]) for item in found] == ["light"] * 3
 
 
 def test_labels_of_a_problem_are_related_places(client: Client) -> None:
@@ -442,3 +460,29 @@ def test_an_editor_that_counts_otherwise_is_understood(tmp_path: Path) -> None:
 def test_an_editor_that_goes_without_a_word_is_not_waited_for(tmp_path: Path) -> None:
     client = Client(tmp_path)
     assert client.gone() == 1
+
+
+def test_nothing_heavy_is_loaded_and_pygls_by_this_command_alone(tmp_path: Path) -> None:
+    heavy = ("torch", "numpy", "optuna", "duckdb", "onnx", "onnxruntime")
+    program = f"""
+        import sys
+        import optlang.lsp, optlang.cli
+        assert "pygls" not in sys.modules
+        from optlang.editor.server import made
+        server = made()
+        document = server.documents.put(__import__("pathlib").Path("study.opt"), {STUDY!r})
+        assert not server.documents.check(document).loaded.diagnostics
+        assert server.items(document, 200) is not None
+        print(*[name for name in {heavy} if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert done.stdout.split() == []
+
+
+def test_without_pygls_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("optlang.lsp.find_spec", lambda name: None)
+    assert command(["lsp"]) == 3
+    assert 'pip install "optlang-dsl[lsp]"' in capsys.readouterr().err

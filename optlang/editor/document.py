@@ -63,7 +63,8 @@ class Documents:
     open: dict[Path, Document] = field(default_factory=dict)
 
     def put(self, path: Path, text: str) -> Document:
-        """Take over what the editor shows of a file."""
+        """Take over what the editor shows of a file; a byte order mark is none of its characters."""
+        text = text.removeprefix("\ufeff")
         document = self.open.get(path)
         if document is None:
             document = self.open[path] = Document(path, text, self.encoding)
@@ -75,12 +76,8 @@ class Documents:
         return {path.resolve(): document.text for path, document in list(self.open.items())}
 
     def readers(self, path: Path) -> list[Document]:
-        """The open files that were last seen to read this one, itself first."""
-        shown = path.as_posix()
-        others = [
-            item for item in self.open.values()
-            if item.path != path and (item._checked is None or shown in item._checked.loaded.texts)
-        ]
+        """The open files that may read this one, itself first: all that import something, were it missing till now."""
+        others = [item for item in self.open.values() if item.path != path and _imports(item._checked)]
         return [*([self.open[path]] if path in self.open else []), *others]
 
     # ---- checking
@@ -185,6 +182,12 @@ class Documents:
         found = rename.label_at(self.current(document).labels, document.shown, offset)
         return found[1] if found is not None and not found[0].fixed else None
 
+    def places(self, document: Document, offset: int) -> list[Span]:
+        """Where the label at an offset stands and is named in the file."""
+        labels = self.current(document).labels
+        found = rename.label_at(labels, document.shown, offset)
+        return rename.places(labels, found[0]) if found is not None else []
+
     def laid_out(self, document: Document) -> str | None:
         """The text in its one layout; None where it has mistakes of syntax."""
         parsed = self.current(document).loaded.parsed
@@ -199,6 +202,11 @@ class Documents:
         """The file that a span names: the standard library's are beside the package."""
         path = Path(file)
         return resources.stdlib() / path.name if path.parts[:1] == ("stdlib",) and len(path.parts) == 2 else path
+
+
+def _imports(checked: Checked | None) -> bool:
+    file = checked.loaded.parsed.file if checked is not None else None
+    return file is None or bool(file.imports)
 
 
 def placed(item: Diagnostic, shown: str) -> tuple[Span, Iterator[Label]]:

@@ -49,6 +49,8 @@ def renamed(loaded: Loaded, labels: Sequence[Labels], label: Label, name: str, c
         raise OptlangError(f"`{label.text}` stands in {label.span.file}", help="rename it there")
     if loaded.failed:
         raise OptlangError("the file has errors, so what a name means cannot be told", help="mend them first")
+    if name == label.text:
+        return []
     edits = [Fix(span, name) for span in places(labels, label)]
     if label.bare is not None:
         # A step that is called as its technique gets a label of its own.

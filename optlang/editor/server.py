@@ -222,6 +222,12 @@ def _range(positions: Positions, span: Span) -> types.Range:
     return types.Range(types.Position(*positions.at(span.start)), types.Position(*positions.at(span.end)))
 
 
+def _within(kind: object, wanted: object) -> bool:
+    """Whether a kind of action is the wanted one, or a kind of it."""
+    one, other = (str(getattr(item, "value", item)) for item in (kind, wanted))
+    return one == other or one.startswith(f"{other}.")
+
+
 def _title(fix: Fix, text: str) -> str:
     before, after = text[fix.span.start : fix.span.end].strip(), fix.replacement.strip()
     if before and after:
@@ -308,7 +314,15 @@ def made() -> Server:
         first, last = (
             document.positions.offset(place.line, place.character) for place in (params.range.start, params.range.end)
         )
-        return server.actions(document, first, last)
+        only = params.context.only
+        found = server.actions(document, first, last)
+        return found if only is None else [item for item in found if any(_within(item.kind, kind) for kind in only)]
+
+    @server.feature(types.TEXT_DOCUMENT_REFERENCES)
+    def refer(params: types.ReferenceParams) -> list[types.Location]:
+        document, offset = at(params)
+        texts = server.documents.current(document).loaded.texts
+        return [server.location(span, texts) for span in server.documents.places(document, offset)]
 
     @server.feature(types.TEXT_DOCUMENT_PREPARE_RENAME)
     def may_rename(params: types.PrepareRenameParams) -> types.PrepareRenamePlaceholder | None:
