@@ -128,7 +128,9 @@ def _rule(rule: Rule) -> str:
 def _trial(plan: Plan) -> tuple[str, ...]:
     made = effort(plan, plan.steps)
     lines = [f"{_counted(made.steps, 'technique')}, {_counted(made.epochs, 'epoch')} of training"]
-    lines.append("one build, one measurement of " + f"{_plural(plan.measure.rounds, 'round')} beside the baseline")
+    on_each = "" if len(plan.targets) == 1 else f"on each of {len(plan.targets)} targets "
+    rounds = _plural(plan.measure.rounds, "round")
+    lines.append(f"{on_each}one build, one measurement of {rounds} beside the baseline")
     lines.append("what a step makes is kept: a trial that begins as one before it goes on from there")
     if plan.baseline:
         first: Effort = effort(plan, plan.baseline)

@@ -40,4 +40,5 @@ def recurrent(cell: str = "lstm", width: int = 64, layers: int = 1) -> Reader:
 def digit_rows(seed: int = 0) -> dict[str, Any]:
     """The digits of `digits`, same split, as series: (N, 8, 8), a row a step, from the top."""
     given = digits(seed)
-    return {name: (images.squeeze(1), labels) for name, (images, labels) in given.items()}
+    rows = {name: (given[name][0].squeeze(1), given[name][1]) for name in ("train", "validation")}
+    return {**rows, "preprocessing": "grey levels from 0 (paper) to 16 (ink), divided by 16; eight rows from the top"}
