@@ -475,8 +475,10 @@ def test_nothing_heavy_is_loaded_and_pygls_by_this_command_alone(tmp_path: Path)
         assert server.items(document, 200) is not None
         print(*[name for name in {heavy} if name in sys.modules])
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.stdout.split() == []
 
 

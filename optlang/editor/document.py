@@ -14,7 +14,7 @@ from optlang.editor.labels import Labels, labels_of
 from optlang.editor.offers import Entry, Offers
 from optlang.editor.positions import Positions
 from optlang.forms import OptlangError
-from optlang.mend import apart
+from optlang.mend import apart, applied
 from optlang.plan.load import Loaded, load
 from optlang.syntax.format import format_text
 
@@ -172,10 +172,26 @@ class Documents:
         if found is None:
             raise OptlangError("nothing here has a name that could be changed")
 
-        def read(text: str) -> Loaded:
-            return load(document.path, unsaved={**self.unsaved(), document.path.resolve(): text})
+        def read(text: str, path: Path = document.path) -> Loaded:
+            return load(path, unsaved={**self.unsaved(), document.path.resolve(): text})
 
-        return rename.renamed(checked.loaded, checked.labels, found[0], name, read)
+        edits = rename.renamed(checked.loaded, checked.labels, found[0], name, read)
+        after = applied(checked.loaded.parsed.source.text, edits)
+        for other in self._importers(document):
+            if not read(checked.text, other).failed and read(after, other).failed:
+                raise OptlangError(f"{other.name} names `{found[0].text}` too, and would be wrong")
+        return edits
+
+    def _importers(self, document: Document) -> list[Path]:
+        """The files beside this one that may import it."""
+        word = re.compile(rf"^\s*(?:from|import)\s+{re.escape(document.path.stem)}\b", re.MULTILINE)
+        unsaved, found = self.unsaved(), []
+        for path in sorted(document.path.parent.glob("*.opt")):
+            if path != document.path:
+                text = unsaved.get(path.resolve())
+                if word.search(text if text is not None else path.read_text(encoding="utf-8", errors="replace")):
+                    found.append(path)
+        return found
 
     def label(self, document: Document, offset: int) -> Span | None:
         """The name of a label at an offset, which can be changed."""
