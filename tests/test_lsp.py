@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ class Client:
                 [sys.executable, "-m", "optlang", "lsp"], cwd=folder, env=environment, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=log,
             )
+        # A server that never answers ends the test, not the day.
+        self.guard = threading.Timer(120, self.process.kill)
+        self.guard.daemon = True
+        self.guard.start()
         self.folder, self.number, self.versions = folder, 0, dict[str, int]()
         self.asked: list[dict[str, Any]] = []
         general = {"positionEncodings": encodings} if encodings else {}
@@ -143,7 +148,10 @@ class Client:
         assert self.process.stdout is not None
         with self.process.stdin, self.process.stdout:
             pass
-        return self.process.wait(10)
+        try:
+            return self.process.wait(10)
+        finally:
+            self.guard.cancel()
 
 
 def place(text: str, offset: int) -> dict[str, int]:
