@@ -121,7 +121,7 @@ def main() -> None:
     eager = rows[0]
     for row in browser:
         row |= {f"{name}_x": eager[name] / row[name] for name in ("one", "many", "size")}
-    every = [*rows, *browser[1:]]
+    every = [*rows, *browser]
     lines = [line(row) for row in every]
     found = aims(every)
     print(printed(lines), *found, sep="\n")
