@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import OptlangError, Refusal, Request
+from optlang.runtimes import pt2e
 from optlang.runtimes.processor import overflows
 from optlang.workload import exported
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 QUANTIZER = "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
 """Importing it tells Inductor the patterns that become integer kernels: what compiles such a program needs it."""
-# Calibration has no seed of its own here: a model is built the same each time.
-_SEED = 0
 _KERNELS = ("qconv_weight_prepack_matcher_count", "qlinear_weight_prepack_matcher_count")
 _WAY_OUT = (
     "Inductor has int8 for convolutions of images and rows and for linear layers whose weight is used once; name in "
@@ -78,7 +77,7 @@ def quantized(
     settings: Mapping[str, Any] = request.settings
     dynamic = request.technique == "dynamic"
     prepared = prepare_pt2e(program.module(check_guards=False), _quantizer(module, settings, dynamic))
-    _calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
+    pt2e.calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
     converted = convert_pt2e(prepared)
     found = exported.weights(converted)
     left = dynamic and any(item.kind == "convolution" and not item.quantized for item in found)
@@ -172,36 +171,12 @@ def _own_sources(graph: Any) -> Iterator[None]:
 
 def _config(settings: Mapping[str, Any], dynamic: bool) -> Any:
     import torch
-    from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
-    from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import get_default_x86_inductor_quantization_config
 
     config = get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=overflows())
     if dynamic:
         return config
-    # Their own configuration has one observer and no choice of bins.
-    if settings["calibrator"] == "mse":
-        observer = HistogramObserver.with_args(bins=int(settings["bins"]), eps=2**-12)
-    else:
-        observer = MinMaxObserver.with_args(eps=2**-12)
-    activations = QuantizationSpec(
-        dtype=torch.uint8, quant_min=0, quant_max=127 if overflows() else 255, qscheme=torch.per_tensor_affine,
-        is_dynamic=False, observer_or_fake_quant_ctr=observer,
-    )
-    return QuantizationConfig(activations, activations, config.weight, config.bias, False)
-
-
-def _calibrate(prepared: Any, example: Mapping[str, Tensor], data: Data, samples: int) -> None:
-    """Run the samples through, as many at once as the program takes; the last ones are filled up by themselves."""
-    import torch
-
-    arrays = data.calibration(samples, _SEED)
-    size = len(next(iter(example.values())))
-    total = len(next(iter(arrays.values())))
-    with torch.no_grad():
-        for start in range(0, total, size):
-            places = [min(place, total - 1) for place in range(start, start + size)]
-            prepared(*(torch.from_numpy(arrays[name][places]) for name in example))
+    return pt2e.static(config, settings, torch.uint8, 0, 127 if overflows() else 255)
 
 
 def _drop_unused(graph_module: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Refusal, Request
+from optlang.runtimes import pt2e
 from optlang.workload import exported
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from optlang.workload.data import Data
 
-# Calibration has no seed of its own here: a model is built the same each time.
-_SEED = 0
 _LINEAR = "operators = all takes convolutions too"
 _GROUPS = "static takes convolutions of groups and of one channel too, which XNNPACK has no dynamic ranges for"
 _STATIC = "XNNPACK has int8 for convolutions and linear layers; name in `only` what is all that you want"
@@ -58,7 +57,7 @@ def quantized(
     dynamic = request.technique == "dynamic"
     graph_module = program.module()
     prepared = prepare_pt2e(graph_module, _quantizer(graph_module, module, settings, dynamic))
-    _calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
+    pt2e.calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
     converted = convert_pt2e(prepared)
     found = exported.weights(converted)
     way_out = _STATIC
@@ -118,33 +117,9 @@ def _with_convolutions(graph_module: Any, module: nn.Module, settings: Mapping[s
 def _config(settings: Mapping[str, Any], dynamic: bool) -> Any:
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
-    from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
-    from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
 
     per_channel = settings.get("granularity", "auto") != "tensor"
     config = get_symmetric_quantization_config(is_per_channel=per_channel, is_dynamic=dynamic)
     if dynamic:
         return config
-    # Their own configuration has one observer and no choice of bins.
-    if settings["calibrator"] == "mse":
-        observer = HistogramObserver.with_args(bins=int(settings["bins"]), eps=2**-12)
-    else:
-        observer = MinMaxObserver.with_args(eps=2**-12)
-    activations = QuantizationSpec(
-        dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False,
-        observer_or_fake_quant_ctr=observer,
-    )
-    return QuantizationConfig(activations, activations, config.weight, config.bias, False)
-
-
-def _calibrate(prepared: Any, example: Mapping[str, Tensor], data: Data, samples: int) -> None:
-    """Run the samples through, as many at once as the program takes; the last ones are filled up by themselves."""
-    import torch
-
-    arrays = data.calibration(samples, _SEED)
-    size = len(next(iter(example.values())))
-    total = len(next(iter(arrays.values())))
-    with torch.no_grad():
-        for start in range(0, total, size):
-            places = [min(place, total - 1) for place in range(start, start + size)]
-            prepared(*(torch.from_numpy(arrays[name][places]) for name in example))
+    return pt2e.static(config, settings, torch.int8, -128, 127)
