@@ -9,7 +9,6 @@ import torch
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.runtimes.executorch import ExecuTorch
-from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
@@ -20,21 +19,9 @@ DYNAMIC = {"operators": "auto", "keep": (), "only": ()}
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(importlib.util.find_spec("executorch") is None, reason="executorch is not installed"),
 ]
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

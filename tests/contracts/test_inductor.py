@@ -15,7 +15,6 @@ from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subj
 from optlang.report.runners import runner
 from optlang.runtimes import programs
 from optlang.runtimes.inductor import Inductor
-from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
@@ -26,22 +25,10 @@ DYNAMIC = {"operators": "auto", "keep": (), "only": ()}
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed"),
     pytest.mark.skipif(Inductor().available() is not None, reason="no C++ compiler or Python's headers"),
 ]
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def named(network, **arguments):

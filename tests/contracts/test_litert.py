@@ -10,7 +10,6 @@ from torch import nn
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.runtimes.litert import LiteRT
-from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
@@ -23,21 +22,9 @@ HALF = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(importlib.util.find_spec("litert_torch") is None, reason="litert-torch is not installed"),
 ]
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
