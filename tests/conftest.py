@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import fcntl
+import os
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from textwrap import dedent
 
@@ -25,6 +27,28 @@ study sample "a study for tests" {{
 
 TARGET = "target here { device = cpu; runtime in { eager; onnxruntime; openvino } }"
 GOALS = "minimize latency, size\n  maximize accuracy"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Under `pytest -n`, a test that is marked `alone` waits until no other runs, and all others wait for it.
+
+    Everybody passes the gate first, so that who waits to be alone is not overtaken for ever. The locks are the
+    kernel's: a worker that dies leaves them.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    # The workers' base folders have one folder above them in common, which is this run's.
+    shared = Path(item.config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
+    with (shared / "gate").open("w") as gate, (shared / "room").open("w") as room:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        # Unlocked and not only closed: processes that a test forked hold the file too.
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def test_each_is_checked_without_a_warning_and_says_what_it_shows(path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_readmes_first_command_finds_what_it_promises(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     line = next(line for line in readme.splitlines() if "optlang run" in line and "-m venv" in line)
