@@ -19,8 +19,11 @@ from optlang.report.reference import PAGES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", DOCS / "guide.md", DOCS / "language.md", DOCS / "questions.md",
-           DOCS / "targets.md", *sorted((DOCS / "techniques").glob("*.md"))]
+WRITTEN = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "editors/vscode/README.md")),
+    *(DOCS / name for name in ("guide.md", "language.md", "questions.md", "targets.md", "editors.md")),
+    *sorted((DOCS / "techniques").glob("*.md")),
+]
 
 BLOCK = re.compile(r"(?:<!-- example: (?P<file>\S+) -->\n)?^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S)
 
