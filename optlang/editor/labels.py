@@ -207,8 +207,14 @@ class _Walk:
     # ---- steps
 
     def _block(self, block: tree.Block, chain: Chain) -> dict[str, Label]:
-        labels = [self._statement(item, chain) for item in block.statements]
-        return {label.text: label for label in labels if label is not None}
+        found: dict[str, Label] = {}
+        for item in block.statements:
+            if isinstance(item, tree.Guard):
+                self._expressions(item.condition)
+                found |= self._block(item.block, chain)
+            elif (label := self._statement(item, chain)) is not None:
+                found[label.text] = label
+        return found
 
     def _statement(self, node: tree.Statement, chain: Chain) -> Label | None:
         match node:
@@ -219,9 +225,8 @@ class _Walk:
                 return label
             case tree.Maybe(statement=inner):
                 return self._statement(inner, chain)
-            case tree.Guard(condition=condition, block=block):
-                self._expressions(condition)
-                self._block(block, chain)
+            case tree.Guard():
+                # Behind a `maybe`, which is wrong there.
                 return None
         self._expressions(node.when)
         match node:
@@ -294,6 +299,7 @@ class _Walk:
             label = params.get(item.name.text)
             if label is not None:
                 self.made._set.append((item.name.span, label))
+            self._expressions(item.when)
             inside = (*chain, label or Label(item.name.text, item.name.span, fixed=True))
             if isinstance(item, tree.Vary):
                 self._searched(item, inside)
@@ -335,6 +341,7 @@ class _Walk:
                     found[item.name.text] = item
         for item in found.values():
             name = Label(item.name.text, item.name.span, fixed=True)
+            self._expressions(item.when)
             if item.name.text != "runtime":
                 if isinstance(item, tree.Vary):
                     self._searched(item, (label, name))

@@ -120,6 +120,8 @@ class Offers:
             case "runtimes":
                 if not words or words[-1] == "=":
                     yield from self._declared("runtime", sort="runtime")
+                elif words[-1] not in _OPERATORS:
+                    yield Entry("when", "keyword", _STEPS["when"])
             case "values" if room.param is not None:
                 yield from self._of_param(room.param, searched=True)
             case "call" if room.declared is None:

@@ -100,7 +100,8 @@ def _inside(room: Room, frame: Frame, scope: Scope, facts: Facts) -> Room:
         case "declaration":
             return Room("steps") if head[0] == "steps" else Room(UNKNOWN)
         case "steps" | "choice":
-            return _step(head, scope, facts)
+            # The branches of a choice may stand behind a condition that several have.
+            return Room(room.kind) if head[0] == "when" else _step(head, scope, facts)
         case "settings" | "call" | "values":
             param = room.find(head[0]) or room.param
             return Room("values", param=param, declared=room.declared) if param is not None else Room(UNKNOWN)
@@ -139,6 +140,8 @@ def _step(head: Sequence[str], scope: Scope, facts: Facts) -> Room:
 
 
 def _target(room: Room, head: Sequence[str], scope: Scope, facts: Facts) -> Room:
+    if room.kind == "runtimes" and head[0] == "when":
+        return room
     if room.kind == "runtimes" or (head[0] == "runtime" and len(head) > 2):
         return _settable("settings", head[-1], scope, facts)
     if head[0] == "runtime":

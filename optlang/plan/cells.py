@@ -29,6 +29,11 @@ def named(expression: Expression | None) -> set[str]:
     return {item.path for item in references(expression) if isinstance(item, KnobRef)}
 
 
+def deciding(knob: Knob) -> set[str]:
+    """The paths of the knobs that decide whether this one is there, and which of its values are."""
+    return {path for condition in knob.conditions() for path in named(condition)}
+
+
 class Index:
     """The knobs of a study by their paths, in the order of the text."""
 
@@ -45,7 +50,7 @@ class Index:
             path = waiting.pop()
             if path not in found:
                 found.add(path)
-                waiting += [item for item in named(self.by_path[path].condition) if item in self.by_path]
+                waiting += [item for item in deciding(self.by_path[path]) if item in self.by_path]
         return [self.by_path[path] for path in sorted(found, key=self._order.__getitem__)]
 
 
@@ -71,6 +76,9 @@ def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | N
         if tried is None:
             raise TooManyError
         listed.append((knob, tried))
+    within = {knob.path for knob in knobs}
+    # A branch whose condition hangs on what is not looked at may be there.
+    open_ = {knob.path for knob in knobs if any(not named(item) <= within for item in knob.only.values())}
     current: dict[str, Value] = {}
     environment = Environment(knob=current.get)
 
@@ -81,9 +89,11 @@ def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | N
         knob, tried = listed[index]
         present = knob.condition is None or holds(knob.condition, environment)
         for value in tried if present else (None,):
+            if present and knob.path not in open_ and not knob.open(value, environment):
+                continue
             current[knob.path] = value
             yield from walk(index + 1)
-        del current[knob.path]
+        current.pop(knob.path, None)
 
     return walk(0)
 
@@ -116,7 +126,8 @@ def ruled_out(values: Assignment, impossible: Sequence[Impossible]) -> bool:
 
 def most(index: Index, impossible: Sequence[Impossible]) -> int | None:
     """How many points there are at most, forbids left aside; None where a knob is continuous or there are too many."""
-    structural = {path for knob in index.knobs for path in named(knob.condition)}
+    structural = {path for knob in index.knobs for path in deciding(knob)}
+    structural |= {knob.path for knob in index.knobs if knob.only}
     structural |= {path for item in impossible for path in item.values}
     inner = index.closed(structural)
     within = {knob.path for knob in inner}

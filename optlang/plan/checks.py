@@ -169,11 +169,14 @@ WAY_OUT = {
 
 
 def something_left(draft: Draft) -> None:
-    """E604: forbids and facts leave at least one point."""
-    if draft.feasible is None or not draft.complete or draft.feasible.never or not draft.forbids:
+    """E604: forbids, conditions on branches and facts leave at least one point."""
+    if draft.feasible is None or not draft.complete or draft.feasible.never:
+        return
+    partly = [knob for knob in draft.index.knobs if knob.only]
+    if not draft.forbids and not partly:
         return
     impossible = draft.feasible.impossible
-    wanted = {path for item in impossible for path in item.values}
+    wanted = {path for item in impossible for path in item.values} | {knob.path for knob in partly}
     usable: list[tuple[tree.Rule, Rule]] = []
     for node, rule in draft.forbids:
         knobs = draft.index.closed(named(rule.expression))
@@ -188,14 +191,19 @@ def something_left(draft: Draft) -> None:
                 return
     except (TooManyError, ZeroDivisionError):
         return
-    first = usable[0][0] if usable else draft.forbids[0][0]
+    sometimes = "its branches are not always there"
+    choices = {knob.path for knob in partly}
+    labels = [Label(node.expression.span, "forbidden too") for node, _ in usable]
+    labels += [Label(item.span, sometimes) for item in draft.knobs.resolver.knobs if item.path in choices]
     draft.diagnostics.error(
         "E604",
         "nothing is left to try",
-        first.expression.span,
-        "with what is forbidden and what cannot go together, no point remains",
-        labels=tuple(Label(node.expression.span, "forbidden too") for node, _ in usable[1:]),
-        help="forbid less; `optlang plan` lists what cannot go together",
+        labels[0].span,
+        "with what is forbidden and what cannot go together, no point remains" if usable else sometimes,
+        labels=tuple(labels[1:]),
+        help="forbid less; `optlang plan` lists what cannot go together"
+        if usable
+        else "give the choice a branch that is always there: `none`",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,9 @@ def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) ->
     path = around.at(node.name.text)
     labels: dict[str, Span] = {}
     kept: list[tuple[str, tree.Statement]] = []
-    for item in block.statements:
+    whens: dict[str, tuple[tree.Expression, ...]] = {}
+    items = list(branches_of(block))
+    for item, conditions in items:
         label = _branch_label(reader, item)
         if label is None:
             continue
@@ -36,12 +39,13 @@ def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) ->
             continue
         labels[label[0]] = label[1]
         reader.spans[f"{path}.{label[0]}"] = label[1]
+        whens[label[0]] = conditions
         kept.append((label[0], item))
     if not kept:
-        if not block.statements:
+        if not items:
             reader.diagnostics.error("E505", "a choice without branches", block.span, "nothing to choose from")
         return None
-    if len(kept) == 1 and len(block.statements) == 1:
+    if len(kept) == 1 and len(items) == 1:
         reader.diagnostics.error(
             "E505",
             f"a choice with one branch, `{kept[0][0]}`",
@@ -52,7 +56,8 @@ def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) ->
     guard = reader.knobs.when(node.when, around)
     outer = around.under(guard) if guard else around
     domain = SetDomain(values=tuple(label for label, _ in kept))
-    reader.knobs.add(path, "choice", domain, "name", node.name.span, outer)
+    only = {label: reader.knobs.branch(nodes, outer) for label, nodes in whens.items()}
+    reader.knobs.add(path, "choice", domain, "name", node.name.span, outer, only=given(only))
     branches = [
         (
             label,
@@ -74,41 +79,43 @@ def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) ->
     return build
 
 
+def branches_of(
+    block: tree.Block, around: tuple[tree.Expression, ...] = ()
+) -> Iterator[tuple[tree.Statement, tuple[tree.Expression, ...]]]:
+    """The branches of a choice without their conditions, and those of each; a `when` block holds several branches."""
+    for item in block.statements:
+        match item:
+            case tree.Guard(condition=condition, block=inner):
+                yield from branches_of(inner, (*around, condition))
+            case tree.Maybe():
+                yield item, around
+            case _:
+                yield replace(item, when=None), (*around, item.when) if item.when is not None else around
+
+
+def given(only: Mapping[str, Guard | None]) -> dict[str, Guard]:
+    """The conditions of those branches that have one."""
+    return {label: guard for label, guard in only.items() if guard is not None}
+
+
 def _branch_label(reader: Steps, item: tree.Statement) -> tuple[str, Span] | None:
     if isinstance(item, tree.Element):
         if isinstance(item.value, tree.Path):
             last = item.value.parts[-1]
-            return _unconditional(reader, item.when, last)
+            return last.text, last.span
         reader.no_step(item.value)
         return None
     if isinstance(item, tree.Fix | tree.Vary | tree.Repeat):
-        return _unconditional(reader, item.when, item.name)
-    if isinstance(item, tree.Maybe):
-        reader.diagnostics.error(
-            "E505",
-            "`maybe` cannot stand in a choice",
-            item.keyword,
-            "already a choice",
-            help="add `none` to the choice, and take `maybe` away",
-        )
-        return None
-    _condition_on_branch(reader, item.condition)
-    return None
-
-
-def _unconditional(reader: Steps, when: tree.Expression | None, name: tree.Name) -> tuple[str, Span]:
-    if when is not None:
-        _condition_on_branch(reader, when)
-    return name.text, name.span
-
-
-def _condition_on_branch(reader: Steps, when: tree.Expression) -> None:
+        return item.name.text, item.name.span
+    assert isinstance(item, tree.Maybe)
     reader.diagnostics.error(
-        "E106",
-        "a condition on one branch of a choice is not in this version",
-        when.span,
-        help="say with `forbid` when the branch is not to be taken",
+        "E505",
+        "`maybe` cannot stand in a choice",
+        item.keyword,
+        "already a choice",
+        help="add `none` to the choice, and take `maybe` away",
     )
+    return None
 
 
 def _branch(reader: Steps, label: str, item: tree.Statement, around: Around) -> Later[tuple[Step, ...]]:
@@ -127,11 +134,7 @@ def _branch(reader: Steps, label: str, item: tree.Statement, around: Around) -> 
     )
     if isinstance(inner, tree.Block):
         return reader.block(inner.statements, around.below(label))
-    made = reader.statement(
-        replace(item, when=None) if isinstance(item, tree.Element | tree.Fix | tree.Vary | tree.Repeat) else item,
-        around,
-        {},
-    )
+    made = reader.statement(item, around, {})
 
     def build() -> tuple[Step, ...]:
         step = made() if made is not None else None

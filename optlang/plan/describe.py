@@ -29,6 +29,7 @@ from optlang.plan.model import (
     Repeat,
     Rule,
     Searched,
+    SetDomain,
     Setting,
     Step,
     Target,
@@ -170,7 +171,18 @@ class Words:
 
     def knob(self, knob: Knob) -> KnobLine:
         condition = self.say(knob.condition) if knob.condition is not None else ""
-        return KnobLine(knob.column, knob.path, show_domain(knob.domain, knob.dimension), condition, knob.help)
+        return KnobLine(knob.column, knob.path, self.domain(knob), condition, knob.help)
+
+    def domain(self, knob: Knob) -> str:
+        """What the knob may be, with the conditions of branches that are there only sometimes."""
+        if not knob.only or not isinstance(knob.domain, SetDomain):
+            return show_domain(knob.domain, knob.dimension)
+        return "{" + ", ".join(f"{label}{self.when(knob.path, str(label))}" for label in knob.domain.values) + "}"
+
+    def when(self, path: str, label: str, room: str = " ") -> str:
+        """` when …` for a branch of the knob at `path` that is there only sometimes, else nothing."""
+        condition = self._knobs[path].only.get(label)
+        return f"{room}when {self.say(condition)}" if condition is not None else ""
 
     def metric(self, ref: MetricRef) -> str:
         return ".".join(part for part in ("baseline" if ref.baseline else "", ref.target or "", ref.metric) if part)
@@ -205,7 +217,9 @@ class Words:
             case Choice(branches=branches):
                 yield StepLine(depth, f"{label}: one of" + when)
                 for branch in branches:
-                    yield from self._branch(branch.name, branch.steps, depth + 1)
+                    first, *more = self._branch(branch.name, branch.steps, depth + 1)
+                    yield StepLine(first.depth, first.text + self.when(step.path, branch.name, "   "))
+                    yield from more
             case Maybe(steps=inner):
                 lines = list(self.steps(inner, depth))
                 yield StepLine(depth, "maybe " + lines[0].text + when)
@@ -253,7 +267,8 @@ class Words:
                 key: setting for key, setting in use.settings.items()
                 if not isinstance(setting, Fixed) or setting.value != params[key].default
             }
-            yield StepLine(1, said + self._said(told, {key: param.dimension for key, param in params.items()}))
+            when = self.when(target.knob, use.label, "   ") if target.knob is not None else ""
+            yield StepLine(1, said + self._said(told, {key: param.dimension for key, param in params.items()}) + when)
 
     def _settings(self, settings: Mapping[str, Setting], technique: str) -> str:
         return self._said(settings, {param.name: param.dimension for param in self._plan.technique(technique).params})

@@ -78,6 +78,7 @@ class Member(Frozen):
     options: tuple[Scalar | None, ...]
 
 
+Reference: TypeAlias = "KnobRef | RoundRef | MetricRef"
 Expression: TypeAlias = Annotated[
     Const | KnobRef | RoundRef | MetricRef | Unary | Binary | Member, Field(discriminator="kind")
 ]
@@ -187,7 +188,21 @@ def violations(expression: Expression, environment: Environment) -> list[float]:
             return [0.0 if holds(expression, environment) else 1.0]
 
 
-def references(expression: Expression) -> Iterator[KnobRef | RoundRef | MetricRef]:
+def replaced(expression: Expression, by: Callable[[Reference], Expression]) -> Expression:
+    """The expression with something else for each knob, round and metric that it names."""
+    match expression:
+        case KnobRef() | RoundRef() | MetricRef():
+            return by(expression)
+        case Unary(operand=operand):
+            return expression.model_copy(update={"operand": replaced(operand, by)})
+        case Binary(left=left, right=right):
+            return expression.model_copy(update={"left": replaced(left, by), "right": replaced(right, by)})
+        case Member(value=value):
+            return expression.model_copy(update={"value": replaced(value, by)})
+    return expression
+
+
+def references(expression: Expression) -> Iterator[Reference]:
     """All knobs, rounds and metrics that `expression` names, in the order of the text."""
     match expression:
         case KnobRef() | RoundRef() | MetricRef():

@@ -6,12 +6,12 @@ what was put off (`Later`): conditions and settings may name any unique suffix o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from optlang.diagnostics import Diagnostics, Span
-from optlang.plan.expressions import Const, Expression, conjunction
+from optlang.plan.expressions import Const, Expression, KnobRef, Reference, RoundRef, conjunction, replaced
 from optlang.plan.lookup import Draft, Place, Role, suffixes
 from optlang.plan.model import Dimension, Domain, Knob, Location, Param, Setting, Step
 from optlang.plan.resolve import names_rounds
@@ -92,6 +92,7 @@ class Knobs:
     applied: Span | None = None
     """Where the study applies the pipeline whose steps are read, or None."""
     guards: dict[str, tuple[Guard, ...]] = field(default_factory=dict)
+    only: dict[str, Mapping[str, Guard]] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
 
     @property
@@ -109,14 +110,16 @@ class Knobs:
         around: Around,
         help: str = "",
         *guards: Guard,
+        only: Mapping[str, Guard] | None = None,
     ) -> bool:
-        """Enter a knob; False, with E206, where none can be."""
+        """Enter a knob; False, with E206, where none can be. `only` has the conditions of its branches."""
         if around.fixed is not None:
             self.searched(self.applied or span, around.fixed)
             return False
         drafts = self.resolver.knobs
         drafts.append(Draft(path, role, domain, dimension, span, len(drafts), help, self.applied is not None))
         self.guards[path] = (*around.guards, *guards)
+        self.only[path] = only or {}
         return True
 
     def searched(self, span: Span, where: str) -> None:
@@ -146,6 +149,37 @@ class Knobs:
 
         return Once(read)
 
+    def branch(self, nodes: Sequence[tree.Expression], around: Around) -> Guard | None:
+        """The conditions of one branch of a choice; they cannot ask for the round, since a choice is made for all."""
+        guards = [guard for node in nodes if (guard := self.when(node, around)) is not None]
+        if not guards:
+            return None
+
+        def read() -> Expression | None:
+            found = [guard() for guard in guards]
+            if Const(value=False) in found:
+                return Const(value=False)
+            joined = conjunction(*found)
+            if joined is None:
+                return None
+            return replaced(joined, lambda ref: self._of_all_rounds(ref, nodes[0].span))
+
+        return Once(read)
+
+    def _of_all_rounds(self, ref: Reference, span: Span) -> Expression:
+        if not isinstance(ref, RoundRef):
+            return ref
+        if ref.which == "rounds" and any(draft.path == ref.path for draft in self.resolver.knobs):
+            return KnobRef(path=ref.path)
+        self.diagnostics.error(
+            "E206",
+            "a branch is taken in all rounds or in none",
+            span,
+            "another in each round" if ref.which == "round" else "the same number always",
+            help="put the condition behind a step: `BRANCH = { STEP when CONDITION }`",
+        )
+        return ref
+
     def finish(self, metrics: Iterable[str], targets: Sequence[str]) -> tuple[Knob, ...]:
         """All knobs with their conditions and columns."""
         conditions = {draft.path: self.condition(draft.path) for draft in self.resolver.knobs}
@@ -163,6 +197,11 @@ class Knobs:
                 domain=draft.domain,
                 dimension=draft.dimension,
                 condition=conditions[draft.path],
+                only={
+                    label: condition
+                    for label, guard in self.only[draft.path].items()
+                    if (condition := guard()) is not None
+                },
                 help=draft.help,
                 location=self.locate(draft.span),
             )

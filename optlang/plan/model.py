@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
 
-from optlang.plan.expressions import Expression, Frozen, MetricRef, Scalar, Value, references
+from optlang.plan.expressions import Environment, Expression, Frozen, MetricRef, Scalar, Value, holds, references
 
 Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model", "models"]
 """What a value means: `count` is an integer, `time` in seconds, `bytes` in bytes, `ratio` between 0 and 1 as a rule."""
@@ -86,9 +86,10 @@ class Knob(Frozen):
 
     `path` is its full path of labels, `column` the shortest suffix that is unique in the study (with dots). `role` says
     what takes its value: a setting, which branch of a choice, whether a `maybe` is in, how many rounds, which order,
-    or which runtime. `condition` names earlier knobs only; the knob is absent where it is false. `branch_names` apart,
-    the domain of a choice is a SetDomain of its branches' names, `none` written as the text "none"; of a `maybe` the
-    set false, true; of a repeat integers.
+    or which runtime. `condition` names earlier knobs only; the knob is absent where it is false. The
+    domain of a choice is a SetDomain of its branches' names, `none` written as the text "none"; of a `maybe` the
+    set false, true; of a repeat integers. `only` has the branches of a choice (the runtimes of a target) that can be
+    taken only where a condition on earlier knobs holds.
     """
 
     path: str
@@ -97,8 +98,18 @@ class Knob(Frozen):
     domain: Domain
     dimension: Dimension
     condition: Expression | None = None
+    only: dict[str, Expression] = Field(default_factory=dict)
     help: str = ""
     location: Location | None = None
+
+    def conditions(self) -> tuple[Expression, ...]:
+        """All that decides whether the knob is there, and which of its values are."""
+        return (*([self.condition] if self.condition is not None else []), *self.only.values())
+
+    def open(self, value: Value, environment: Environment) -> bool:
+        """Whether the value can be taken at a point where the knob is there."""
+        condition = self.only.get(value) if isinstance(value, str) else None
+        return condition is None or holds(condition, environment)
 
 
 # ---- settings and steps
@@ -456,6 +467,10 @@ class Plan(Frozen):
         # A rule's expression says what its text does, however that is laid out.
         for rule in (*content["requires"], *content["forbids"]):
             del rule["text"]
+        # A knob all of whose branches are always there is what it was before branches could have conditions.
+        for knob in content["knobs"]:
+            if not knob["only"]:
+                del knob["only"]
         kept = _without(content, ("location", "help"))
         assert isinstance(kept, dict)
         return kept

@@ -110,7 +110,12 @@ class _Drawing:
                 return self._node("step", (said, *self._searched(settings)), ends)
             case Choice(branches=branches):
                 asked = self._node("knob", [f"{label}: one of"], ends)
-                return [end for branch in branches for end in self._steps(branch.steps, _said(asked, branch.name))]
+                return [
+                    end for branch in branches
+                    for end in self._steps(
+                        branch.steps, _said(asked, branch.name + self._words.when(step.path, branch.name))
+                    )
+                ]
             case Maybe(steps=steps):
                 asked = self._node("knob", [f"maybe {label}"], ends)
                 return self._steps(steps, _said(asked, "in")) + _said(asked, "out")
@@ -144,7 +149,8 @@ class _Drawing:
         for use in target.runtimes:
             name = use.runtime.rpartition(".")[2]
             said = name if name == use.label else f"{use.label} = {name}"
-            made += self._node("step", (said, *self._searched(use.settings)), ends)
+            when = self._words.when(target.knob, use.label) if target.knob is not None else ""
+            made += self._node("step", (said, *self._searched(use.settings)), _said(ends, when.strip()))
         return made
 
     def _searched(self, settings: dict[str, Setting]) -> Iterator[str]:

@@ -130,7 +130,7 @@ def _inner(reader: Steps, declared: Declared, given: dict[str, Given], around: A
         reader.diagnostics, scope, knobs=outer.resolver.knobs, metrics=outer.resolver.metrics, params=given,
         under=around.path,
     )
-    knobs = Knobs(resolver, outer.locate, guards=outer.guards, applied=outer.applied or at)
+    knobs = Knobs(resolver, outer.locate, guards=outer.guards, only=outer.only, applied=outer.applied or at)
     knobs.models = Factories(knobs, reader.facts, scope, reader.folder).setting
     return Steps(
         knobs, reader.facts, scope, reader.folder, used=reader.used, open=(*reader.open, declared.qualified)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.plan.choices import branches_of, given
 from optlang.plan.declared import Facts
 from optlang.plan.expressions import Binary, Const, KnobRef
 from optlang.plan.knobs import Around, Knobs, Later
@@ -189,7 +190,9 @@ class Targets:
     def _choice(self, block: tree.Block, path: str, span: Span, around: Around) -> list[Later[RuntimeUse | None]]:
         kept: list[tuple[str, tree.Path, tree.Block | None]] = []
         labels: dict[str, Span] = {}
-        for item in block.statements:
+        whens: dict[str, tuple[tree.Expression, ...]] = {}
+        items = list(branches_of(block))
+        for item, conditions in items:
             value = item.value if isinstance(item, tree.Element | tree.Fix) else None
             if (
                 not isinstance(item, tree.Element | tree.Fix)
@@ -213,10 +216,6 @@ class Targets:
                         help=f"runtimes are {listed(name for name in self.scope.names('runtime') if '.' not in name)}",
                     )
                 continue
-            if item.when is not None:
-                self._not_yet(
-                    "a condition on one runtime", item.when.span, "say with `forbid` when it is not to be taken"
-                )
             name = item.name if isinstance(item, tree.Fix) else value.parts[-1]
             if name.text in labels:
                 self.diagnostics.error(
@@ -230,12 +229,13 @@ class Targets:
                 continue
             labels[name.text] = name.span
             self.spans[f"{path}.{name.text}"] = name.span
+            whens[name.text] = conditions
             kept.append((name.text, value, item.block))
         if not kept:
-            if not block.statements:
+            if not items:
                 self.diagnostics.error("E505", "a choice without runtimes", block.span, "nothing to choose from")
             return []
-        if len(kept) == 1 and len(block.statements) == 1:
+        if len(kept) == 1 and len(items) == 1:
             self.diagnostics.error(
                 "E505",
                 f"a choice with one branch, `{kept[0][0]}`",
@@ -243,7 +243,9 @@ class Targets:
                 "nothing to choose from",
                 help=f"fix it: `runtime = {kept[0][0]}`",
             )
-        self.knobs.add(path, "runtime", SetDomain(values=tuple(label for label, _, _ in kept)), "name", span, around)
+        only = given({label: self.knobs.branch(nodes, around) for label, nodes in whens.items()})
+        domain = SetDomain(values=tuple(label for label, _, _ in kept))
+        self.knobs.add(path, "runtime", domain, "name", span, around, only=only)
         made = []
         for label, value, settings in kept:
             condition = Binary(operator="==", left=KnobRef(path=path), right=Const(value=label))

@@ -8,7 +8,7 @@ from itertools import permutations
 
 from optlang.forms import JSON, TargetSpec
 from optlang.plan.domains import contains
-from optlang.plan.expressions import Environment, Value, holds
+from optlang.plan.expressions import Const, Environment, Value, holds
 from optlang.plan.flow import as_done
 from optlang.plan.model import (
     BASELINE_RUNTIME,
@@ -64,7 +64,7 @@ def baseline_recipe(plan: Plan, unavailable: Collection[str] = ()) -> Recipe:
 def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Place:
     if target.device == EAGER_DEVICE:
         return Place(_spec(plan, target), label_of(plan, target, "eager"), BASELINE_RUNTIME)
-    return _place(plan, target, next(use for use in target.runtimes if use.path not in unavailable))
+    return _place(plan, target, _usable(plan, target, unavailable)[0])
 
 
 def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[Rung]:
@@ -100,9 +100,18 @@ def _combinations(plan: Plan, unavailable: Collection[str]) -> Iterator[tuple[Ru
 
     Each technique stands once on each runtime, not on each combination of all targets' runtimes.
     """
-    usable = [[use for use in target.runtimes if use.path not in unavailable] for target in plan.targets]
+    usable = [_usable(plan, target, unavailable) for target in plan.targets]
     for turn in range(max(map(len, usable))):
         yield tuple(uses[turn] if turn < len(uses) else uses[0] for uses in usable)
+
+
+def _usable(plan: Plan, target: Target, unavailable: Collection[str]) -> list[RuntimeUse]:
+    """The runtimes that can run here, without those that an input takes away."""
+    only = next((knob.only for knob in plan.knobs if knob.path == target.knob), {})
+    return [
+        use for use in target.runtimes
+        if use.path not in unavailable and only.get(use.label) != Const(value=False)
+    ]
 
 
 def used_techniques(plan: Plan) -> list[Technique]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TypeAlias
 
 from optlang.plan.domains import contains, size
-from optlang.plan.expressions import Environment, KnobRef, Value, holds, references, show_value
+from optlang.plan.expressions import Environment, Expression, KnobRef, Value, holds, references, show, show_value
 from optlang.plan.model import (
     Domain,
     FloatDomain,
@@ -28,6 +28,9 @@ Ask: TypeAlias = Callable[[Knob, Domain], Value]
 
 COUNTED_AT_MOST = 100_000
 """Combinations of the deciding knobs up to which the space is counted exactly and looked ahead into."""
+
+FEW = 1000
+"""Values up to which a knob that decides about branches is looked ahead into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +64,37 @@ class Space:
             for target in plan.targets if target.knob is not None
             for use in target.runtimes if use.path in (unavailable or {})
         )
+        self._partly = tuple(knob for knob in plan.knobs if knob.only)
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
+        # What decides whether a choice has branches is looked ahead into as well.
+        wanted = {path for knob in self._partly for path in (knob.path, *_named(knob.conditions()))}
+        self._ahead = self._in_cells | {
+            knob.path for knob in plan.knobs if knob.path in wanted and (size(knob.domain) or FEW + 1) <= FEW
+        }
 
     def draw(self, ask: Ask) -> Point:
         """A point, knob by knob in the order of the text; raises `Exhausted` where the facts leave nothing.
 
-        Values that could only end in an impossible cell are not offered.
+        Branches that are not there, and values that could only end in an impossible cell or a choice without branches,
+        are not offered. Where a continuous knob has left nothing, the point is drawn all the same, to be refused as a
+        whole (see `forbidden`).
         """
         point: dict[str, Value] = {}
+        looked = False
         for index, knob in enumerate(self.knobs):
             if knob.condition is not None and not holds(knob.condition, Environment(knob=point.get)):
                 continue
-            domain = knob.domain
-            if knob.path in self._in_cells:
-                open_ = frozenset(later.path for later in self.knobs[index + 1:] if later.path not in self._in_cells)
+            domain = _there(knob, point)
+            if knob.path in self._ahead:
+                open_ = frozenset(later.path for later in self.knobs[index + 1:] if later.path not in self._ahead)
                 left = tuple(
                     value for value in values_of(domain) if self._extends({**point, knob.path: value}, index + 1, open_)
                 )
-                if not left:
+                if not left and not looked and not knob.conditions():
                     raise Exhausted
-                domain = _narrowed(domain, left)
+                # Looking ahead takes what is not decided yet for granted: what it promised may not come.
+                domain = _narrowed(domain, left) if left else domain
+                looked = True
             point[knob.path] = ask(knob, domain)
         return point
 
@@ -90,13 +104,15 @@ class Space:
             return False
         for later in range(index, len(self.knobs)):
             knob = self.knobs[later]
-            if knob.path not in self._in_cells:
+            if knob.path not in self._ahead:
                 continue
             present = _presence(knob, point, undecided)
             if present is not True and self._extends(point, later + 1, undecided):
                 return True
             return present is not False and any(
-                self._extends({**point, knob.path: value}, later + 1, undecided) for value in values_of(knob.domain)
+                self._extends({**point, knob.path: value}, later + 1, undecided)
+                for value in values_of(knob.domain)
+                if _value_presence(knob, value, point, undecided) is not False
             )
         return True
 
@@ -108,6 +124,10 @@ class Space:
 
     def forbidden(self, point: Point) -> str | None:
         """Why this point must not run (the forbid's own words), None where it may."""
+        for knob in self._partly:
+            if knob.path in point and not knob.open(point[knob.path], Environment(knob=point.get)):
+                label = str(point[knob.path])
+                return f"{knob.column} is {label} only where {show(knob.only[label])}"
         cell = self._impossible(point)
         if cell is not None:
             return cell.reason
@@ -128,11 +148,9 @@ class Space:
     def size(self) -> Size:
         """Counts the points that may run: conditions, impossible cells and forbids respected."""
         continuous = tuple(knob.column for knob in self.knobs if isinstance(knob.domain, FloatDomain))
-        deciding = set(self._in_cells)
-        for condition in (knob.condition for knob in self.knobs):
-            deciding |= {ref.path for ref in references(condition) if isinstance(ref, KnobRef)} if condition else set()
-        for rule in self.plan.forbids:
-            deciding |= {ref.path for ref in references(rule.expression) if isinstance(ref, KnobRef)}
+        deciding = self._in_cells | {knob.path for knob in self._partly}
+        deciding |= _named(condition for knob in self.knobs for condition in knob.conditions())
+        deciding |= _named(rule.expression for rule in self.plan.forbids)
         enumerable = {
             knob.path for knob in self.knobs if knob.path in deciding and not isinstance(knob.domain, FloatDomain)
         }
@@ -154,7 +172,7 @@ class Space:
                 free *= size(knob.domain) or 1
                 continue
             total = 0
-            for value in values_of(knob.domain):
+            for value in values_of(_there(knob, point)):
                 counted = self._count({**point, knob.path: value}, later + 1, deciding, budget)
                 if counted is None:
                     return None
@@ -204,18 +222,39 @@ def _narrowed(domain: Domain, left: tuple[Value, ...]) -> Domain:
     return SetDomain(values=scalars) if isinstance(domain, SetDomain) else ListDomain(values=scalars)
 
 
+def _named(conditions: Iterable[Expression]) -> set[str]:
+    """The paths of the knobs that the conditions name."""
+    return {ref.path for item in conditions for ref in references(item) if isinstance(ref, KnobRef)}
+
+
+def _there(knob: Knob, point: Point) -> Domain:
+    """The knob's domain less the branches that are not there at `point`; all of it where none is."""
+    if not knob.only:
+        return knob.domain
+    environment = Environment(knob=point.get)
+    left = tuple(value for value in values_of(knob.domain) if knob.open(value, environment))
+    return _narrowed(knob.domain, left) if left else knob.domain
+
+
 def _presence(knob: Knob, point: Point, undecided: Collection[str]) -> bool | None:
     """Whether the knob is there at `point`; None where that hangs on a knob that is not decided yet."""
-    if knob.condition is None:
-        return True
+    return True if knob.condition is None else _told(knob.condition, point, undecided)
 
+
+def _value_presence(knob: Knob, value: Value, point: Point, undecided: Collection[str]) -> bool | None:
+    """The same of one of its values."""
+    condition = knob.only.get(value) if isinstance(value, str) else None
+    return True if condition is None else _told(condition, point, undecided)
+
+
+def _told(condition: Expression, point: Point, undecided: Collection[str]) -> bool | None:
     def value(path: str) -> Value:
         if path in undecided and path not in point:
             raise LookupError(path)
         return point.get(path)
 
     try:
-        return holds(knob.condition, Environment(knob=value))
+        return holds(condition, Environment(knob=value))
     except LookupError:
         return None
 

@@ -21,6 +21,10 @@ STEPS = {
     "a condition on a setting": (
         "steps { maybe channels { ratio in {10%, 20%} }; maybe static; maybe finetune when ratio == 20% }"
     ),
+    "branches sometimes": (
+        "steps { repeat r in 0 .. 2 { channels }; a in { none; finetune when r >= 1 }; "
+        "b in { none when a == none; static when r != 1; dynamic } }"
+    ),
     "nested": "steps { a in { none; b in { static; c = { channels; dynamic } } }; maybe finetune }",
     "many": "steps { precision in { none; static }; " + "; ".join(f"maybe m{i} = finetune" for i in range(14)) + " }",
 }

@@ -52,11 +52,11 @@ def test_json_and_back_loses_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_conditions_name_earlier_knobs_only(path: Path) -> None:
-    from optlang.plan.cells import named
+    from optlang.plan.cells import deciding
 
     before: set[str] = set()
     for knob in plan_of(path).knobs:
-        assert named(knob.condition) <= before
+        assert deciding(knob) <= before
         before.add(knob.path)
 
 

@@ -95,3 +95,23 @@ def test_with_several_targets_each_runtime_is_there_once(plan_of: Make) -> None:
         "two.onnxruntime", "one.onnxruntime, two.onnxruntime", "one.openvino, two.onnxruntime",
     ]
     assert [rung.point is not None for rung in static] == [False, True, True]
+
+
+def test_a_branch_that_is_not_there_is_no_point_of_a_rung(plan_of: Make) -> None:
+    members = """
+        input quick: bool = false "no quantization"
+        steps {
+          maybe channels
+          precision in { none; dynamic when channels; static }
+        }
+    """
+    target = "target here { runtime in { onnxruntime; eager when not quick } }"
+    plan = plan_of(members, target=target)
+    points = {(rung.alone, rung.recipe.label): rung.point for rung in rungs(plan, Space(plan), {})}
+    # On the ladder `dynamic` stands without `channels`: the study has no such point.
+    assert points["quant.dynamic", "onnxruntime"] is None
+    assert points["quant.static", "onnxruntime"] == {
+        "here.runtime": "onnxruntime", "channels": False, "precision": "static"
+    }
+    quick = plan_of(members, target=target, overrides={"quick": "true"})
+    assert {rung.recipe.label for rung in rungs(quick, Space(quick), {})} == {"onnxruntime"}

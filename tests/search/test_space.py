@@ -128,3 +128,71 @@ def test_order_knob_permutes_the_steps(plan_of: Make) -> None:
     # Both orders of one step alone are one effect: nothing, either one, and the two orders of both, on each runtime.
     assert len(effects) == 5 * 3
     assert space.size().points == 8 * 3
+
+
+BRANCHES = """
+steps {
+  repeat rounds in 0 .. 2 {
+    channels { ratio in [10%, 20%] }
+    extra in { none when rounds == 1; train { epochs in [1, 2] } when rounds >= 2; finetune }
+  }
+  more in { long = finetune when ratio == 10%; short = train when rounds == 0 }
+  precision in { none; when rounds >= 1 { static { samples in [64, 256] }; dynamic when rounds < 2 } }
+}
+"""
+SOMETIMES = "target here { threads in [1, 2]; runtime in { onnxruntime; openvino when threads == 2; eager } }"
+
+
+def test_a_branch_is_there_only_where_its_condition_holds(plan_of: Make) -> None:
+    plan = plan_of(BRANCHES, target=SOMETIMES)
+    space = Space(plan)
+    points = list(every_point(space))
+    taken = {(point["rounds"], point["precision"]) for point in points}
+    assert taken == {(0, "none"), (1, "none"), (1, "static"), (1, "dynamic"), (2, "none"), (2, "static")}
+    assert {(point["here.threads"], point["here.runtime"]) for point in points if point["precision"] == "static"} == {
+        (1, "onnxruntime"), (2, "onnxruntime"), (2, "openvino")
+    }
+    # With a ratio of 20% `more` has no branch: that is seen before, and never drawn.
+    assert all(point.get("rounds.channels.ratio", 0.1) == 0.1 for point in points)
+    assert all(space.forbidden(point) is None for point in points)
+    # With 0, 1, 2 rounds there are 1, 2, 3 ways on 5 places; with static in 2 sizes and dynamic on 3 of them.
+    assert space.size().exact
+    assert space.size().points == len(points) == (1 + 2 + 3) * 5 + (2 * (2 + 1) + 3 * 2) * 3
+
+
+def test_a_point_with_a_branch_that_is_not_there_is_none(plan_of: Make) -> None:
+    plan = plan_of(BRANCHES, target=SOMETIMES)
+    space = Space(plan)
+    point = next(dict(p) for p in every_point(space) if p["rounds"] == 0 and p["here.threads"] == 1)
+    assert space.contains(point)
+    wrong = {**point, "here.runtime": "openvino"}
+    assert not space.contains(wrong)
+    assert space.forbidden(wrong) == "runtime is openvino only where here.threads == 2"
+
+
+def test_a_continuous_knob_may_leave_a_choice_without_branches(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          finetune { lr in 1e-4 .. 1e-2 log }
+          precision in { static when lr >= 1e-3; dynamic when lr >= 2e-3 }
+        }
+    """, target="target here { runtime = onnxruntime }")
+    space = Space(plan)
+    assert not space.size().exact
+    for lr, left in ((5e-4, set()), (1.5e-3, {"static"}), (3e-3, {"static", "dynamic"})):
+        points = [
+            {"finetune.lr": lr, "precision": label} for label in ("static", "dynamic")
+        ]
+        assert {str(point["precision"]) for point in points if space.forbidden(point) is None} == left
+        drawn = space.draw(lambda knob, domain, lr=lr: lr if knob.column == "lr" else next(values_of(domain)))
+        assert (space.forbidden(drawn) is None) is bool(left)
+
+
+def test_branches_that_an_input_takes_away(plan_of: Make) -> None:
+    members = """
+        input quick: bool = false "no quantization"
+        steps { precision in { none; static when not quick; dynamic when not quick } }
+    """
+    target = "target here { runtime = onnxruntime }"
+    assert Space(plan_of(members, target=target)).size().points == 3
+    assert Space(plan_of(members, target=target, overrides={"quick": "true"})).size().points == 1
