@@ -124,10 +124,11 @@ def ruled_out(values: Assignment, impossible: Sequence[Impossible]) -> bool:
     return any(all(values.get(path) == value for path, value in item.values.items()) for item in impossible)
 
 
-def most(index: Index, impossible: Sequence[Impossible]) -> int | None:
-    """How many points there are at most, forbids left aside; None where a knob is continuous or there are too many."""
+def most(index: Index, impossible: Sequence[Impossible], forbids: Sequence[Expression] = ()) -> int | None:
+    """How many points there are at most, less those of `forbids`; None for continuous knobs or too many points."""
     structural = {path for knob in index.knobs for path in deciding(knob)}
     structural |= {knob.path for knob in index.knobs if knob.only}
+    structural |= {path for rule in forbids for path in named(rule)}
     structural |= {path for item in impossible for path in item.values}
     inner = index.closed(structural)
     within = {knob.path for knob in inner}
@@ -145,7 +146,7 @@ def most(index: Index, impossible: Sequence[Impossible]) -> int | None:
         for count, values in enumerate(assignments(inner)):
             if count >= LIMIT:
                 return None
-            if ruled_out(values, impossible):
+            if ruled_out(values, impossible) or any(holds(rule, Environment(knob=values.get)) for rule in forbids):
                 continue
             points = 1
             for knob, size in sizes:

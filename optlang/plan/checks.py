@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 
 from optlang.diagnostics import Diagnostics, Label
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
-from optlang.plan.domains import contains
+from optlang.plan.domains import contains, size
 from optlang.plan.expressions import Environment, MetricRef, holds
 from optlang.plan.feasibility import Feasibility
 from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Knobs
+from optlang.plan.limits import GP_OBJECTIVES, GRID_POINTS
 from optlang.plan.model import (
     Fixed,
     Objective,
@@ -104,6 +106,55 @@ def few_objectives(draft: Draft) -> None:
             draft.objectives[6][0].span,
             "the seventh",
             help="turn some of them into requirements: `require size <= 4MB`",
+        )
+
+
+def few_for_processes(draft: Draft) -> None:
+    """E605: the hypervolume that `gp` weighs is divided into boxes, whose number explodes with the objectives."""
+    written = _written(draft, "sampler")
+    if written is None or draft.search is None or draft.search.sampler.name != "gp":
+        return
+    if GP_OBJECTIVES < len(draft.objectives) <= 6:
+        draft.diagnostics.error(
+            "E605",
+            f"`gp` takes {GP_OBJECTIVES} objectives at most",
+            written.span,
+            "for this many its draws cost more than trials",
+            labels=(Label(draft.objectives[GP_OBJECTIVES][0].span, "one more than that"),),
+            help="take `tpe` or `nsga3`, or turn objectives into requirements: `require size <= 4MB`",
+        )
+
+
+def grid_ends(draft: Draft) -> None:
+    """E605: a grid has finite knobs only, and not more points than can ever be tried."""
+    search = draft.search
+    written = _written(draft, "sampler")
+    if search is None or written is None or search.sampler.name != "grid" or draft.diagnostics.failed:
+        return
+    endless = next((knob for knob in draft.index.knobs if size(knob.domain) is None), None)
+    if endless is not None:
+        span = next(knob.span for knob in draft.knobs.resolver.knobs if knob.path == endless.path)
+        draft.diagnostics.error(
+            "E605",
+            f"a grid has no end where a knob is continuous: `{endless.column}`",
+            written.span,
+            "all points are to be tried",
+            labels=(Label(span, "it has no last value"),),
+            help="list its values or give it a step: `in [10%, 25%, 50%]`, `in 10% .. 50% step 10%`",
+        )
+        return
+    impossible = draft.feasible.impossible if draft.feasible is not None else ()
+    points = most(draft.index, impossible, [rule.expression for _, rule in draft.forbids])
+    counted = points if points is not None else prod(
+        (size(knob.domain) or 1) + (knob.condition is not None) for knob in draft.index.knobs
+    )
+    if counted > GRID_POINTS:
+        draft.diagnostics.error(
+            "E605",
+            f"a grid of {'up to ' if points is None else ''}{counted:,} points is never tried whole",
+            written.span,
+            f"{GRID_POINTS:,} points at most",
+            help="take another sampler (`tpe`, or `qmc` to spread trials evenly), or wider steps and fewer knobs",
         )
 
 
@@ -233,7 +284,7 @@ def conditions_hold_somewhere(draft: Draft) -> None:
 
 def enough_points(draft: Draft) -> None:
     """W606: no more trials are asked for than the space has points."""
-    written = _trials(draft)
+    written = _written(draft, "trials")
     if draft.search is None or written is None or draft.diagnostics.failed or draft.feasible is None:
         return
     points = most(draft.index, draft.feasible.impossible) if draft.feasible.exact else None
@@ -248,11 +299,12 @@ def enough_points(draft: Draft) -> None:
         )
 
 
-def _trials(draft: Draft) -> tree.Fix | None:
+def _written(draft: Draft, name: str) -> tree.Fix | None:
+    """Where the study says this of its search."""
     for member in draft.study.members:
         if isinstance(member, tree.Section) and member.kind == "search":
             for statement in member.block.statements:
-                if isinstance(statement, tree.Fix) and statement.name.text == "trials":
+                if isinstance(statement, tree.Fix) and statement.name.text == name:
                     return statement
     return None
 
@@ -293,6 +345,8 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     has_objective,
     goals_agree,
     few_objectives,
+    few_for_processes,
+    grid_ends,
     all_used,
     can_be_taken,
     something_left,

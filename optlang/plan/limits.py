@@ -37,13 +37,25 @@ MEASURE = (
     _time("round_seconds", 0.001, 0.05, "the least time that one round lasts"),
     _count("round_calls", 1, 1_000_000, 20, "the fewest calls in one round"),
 )
+STARTUP = _count("startup", 1, 100_000, 10, "trials that are drawn at random first")
+POPULATION = _count("population", 2, 10_000, 24, "trials in one generation")
 SAMPLERS: dict[str, tuple[Param, ...]] = {
     "auto": (),
     "random": (),
-    "tpe": (_count("startup", 1, 100_000, 10, "trials that are drawn at random first"),),
-    "nsga2": (_count("population", 2, 10_000, 24, "trials in one generation"),),
+    "tpe": (STARTUP,),
+    "nsga2": (POPULATION,),
+    "nsga3": (POPULATION,),
+    "gp": (STARTUP,),
+    "grid": (),
+    "qmc": (),
 }
-LATER_SAMPLERS = ("nsga3", "gp", "grid", "qmc")
+LISTED = ", ".join(f"`{name}`" for name in SAMPLERS)
+GP_OBJECTIVES = 4
+"""How many objectives Gaussian processes may have: Optuna warns of the cost of dividing the hypervolume of more."""
+
+GRID_POINTS = 10_000
+"""How many points a grid may have: more would not be tried in any time that a study has."""
+
 LATER = {
     "workers": "this version runs one trial after another",
     "warm_start": "runs go on by themselves where they stopped",
@@ -104,21 +116,13 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
     if not isinstance(value, tree.Path):
         diagnostics.error("E302", "a sampler is expected", value.span, "not a sampler", help="write `sampler = tpe`")
         return None
-    if value.text in LATER_SAMPLERS:
-        diagnostics.error(
-            "E106",
-            f"the sampler `{value.text}` is not in this version",
-            value.span,
-            help="use `tpe`, `nsga2` or `random`, or leave it to `auto`",
-        )
-        return None
     if value.text not in SAMPLERS:
         diagnostics.error(
             "E201",
             f"unknown sampler `{value.text}`",
             value.span,
             "not a sampler",
-            help=suggestion(value.text, SAMPLERS, "samplers are `auto`, `tpe`, `nsga2` and `random`"),
+            help=suggestion(value.text, SAMPLERS, f"samplers are {LISTED}"),
             fix=only(value.span, value.text, SAMPLERS),
         )
         return None

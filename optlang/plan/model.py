@@ -393,7 +393,7 @@ class Objective(Frozen):
 class Sampler(Frozen):
     """How points are drawn; settings are the sampler's own (`startup`, `population`)."""
 
-    name: Literal["auto", "tpe", "nsga2", "random"]
+    name: Literal["auto", "tpe", "gp", "nsga2", "nsga3", "grid", "qmc", "random"]
     settings: dict[str, Value] = Field(default_factory=dict)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
+from math import prod
 from typing import TypeAlias
 
 from optlang.plan.domains import contains, size
@@ -148,40 +149,46 @@ class Space:
     def size(self) -> Size:
         """Counts the points that may run: conditions, impossible cells and forbids respected."""
         continuous = tuple(knob.column for knob in self.knobs if isinstance(knob.domain, FloatDomain))
-        deciding = self._in_cells | {knob.path for knob in self._partly}
-        deciding |= _named(condition for knob in self.knobs for condition in knob.conditions())
-        deciding |= _named(rule.expression for rule in self.plan.forbids)
-        enumerable = {
-            knob.path for knob in self.knobs if knob.path in deciding and not isinstance(knob.domain, FloatDomain)
-        }
+        deciding = self._deciding()
         if any(knob.path in deciding and isinstance(knob.domain, FloatDomain) for knob in self.knobs):
             return Size(self._upper_bound(), False, continuous)
-        budget = [COUNTED_AT_MOST]
-        counted = self._count({}, 0, enumerable, budget)
-        if counted is None:
-            return Size(self._upper_bound(), False, continuous)
-        return Size(counted, True, continuous)
+        total = 0
+        for count, (point, free) in enumerate(self._combinations({}, 0, deciding, ())):
+            if count == COUNTED_AT_MOST:
+                return Size(self._upper_bound(), False, continuous)
+            if not self.forbidden(point):
+                total += prod(size(knob.domain) or 1 for knob in free)
+        return Size(total, True, continuous)
 
-    def _count(self, point: dict[str, Value], index: int, deciding: Collection[str], budget: list[int]) -> int | None:
-        free = 1
+    def points(self) -> Iterator[Point]:
+        """All points that may run, in the order of the text; a continuous knob has no values to list (ValueError)."""
+        for point, free in self._combinations({}, 0, self._deciding(), ()):
+            if self.forbidden(point):
+                continue
+            for values in product(*(tuple(values_of(knob.domain)) for knob in free)):
+                whole = {**point, **{knob.path: value for knob, value in zip(free, values, strict=True)}}
+                yield {knob.path: whole[knob.path] for knob in self.knobs if knob.path in whole}
+
+    def _deciding(self) -> frozenset[str]:
+        """The knobs that decide which others there are, or whether a point may run."""
+        deciding = self._in_cells | {knob.path for knob in self._partly}
+        deciding |= _named(condition for knob in self.knobs for condition in knob.conditions())
+        return deciding | _named(rule.expression for rule in self.plan.forbids)
+
+    def _combinations(
+        self, point: dict[str, Value], index: int, deciding: Collection[str], free: tuple[Knob, ...]
+    ) -> Iterator[tuple[dict[str, Value], tuple[Knob, ...]]]:
+        """Each combination of the deciding knobs, with the other knobs that are there."""
         for later in range(index, len(self.knobs)):
             knob = self.knobs[later]
             if not _presence(knob, point, ()):
                 continue
-            if knob.path not in deciding:
-                free *= size(knob.domain) or 1
-                continue
-            total = 0
-            for value in values_of(_there(knob, point)):
-                counted = self._count({**point, knob.path: value}, later + 1, deciding, budget)
-                if counted is None:
-                    return None
-                total += counted
-            return free * total
-        budget[0] -= 1
-        if budget[0] < 0:
-            return None
-        return 0 if self.forbidden(point) else free
+            if knob.path in deciding:
+                for value in values_of(_there(knob, point)):
+                    yield from self._combinations({**point, knob.path: value}, later + 1, deciding, free)
+                return
+            free = (*free, knob)
+        yield point, free
 
     def _upper_bound(self) -> int:
         bound = 1

@@ -7,13 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from optlang.plan.model import Plan
+from optlang.forms import OptlangError
+from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, Plan, SetDomain
+from optlang.search.genes import gene_of, value_at
 from optlang.search.recipe import resolve
 from optlang.search.sampler import Asked, Sampler, Told
-from optlang.search.space import Exhausted, Space
+from optlang.search.space import Exhausted, Space, values_of
 
 Make = Callable[..., Plan]
-SAMPLERS = ["tpe { startup = 4 }", "nsga2 { population = 4 }", "random", "auto"]
+SAMPLERS = [
+    "tpe { startup = 4 }", "gp { startup = 4 }", "nsga2 { population = 4 }", "nsga3 { population = 4 }", "qmc",
+    "random", "auto",
+]
 
 STEPS = """
 steps {
@@ -111,6 +116,93 @@ class TestContract:
         for told in search.told:
             narrowed.recall(told)
         assert narrowed.ask(8).point["here.runtime"] != "onnxruntime"
+
+
+@pytest.mark.parametrize("sampler", ["gp { startup = 4 }", "nsga2 { population = 4 }", "nsga3 { population = 4 }"])
+@pytest.mark.parametrize("goals", ["minimize size", "minimize latency, size, macs\n  maximize accuracy"])
+def test_one_objective_or_four(plan_of: Make, sampler: str, goals: str) -> None:
+    search = Search(plan_of(STEPS, goals=goals, search=f"sampler = {sampler}; trials = 20; seed = 3"))
+    for _ in range(14):
+        assert search.space.contains(search.step().point)
+
+
+@pytest.mark.parametrize("sampler", ["gp { startup = 6 }", "nsga2 { population = 6 }", "nsga3 { population = 6 }"])
+def test_what_fails_is_not_drawn_as_often_as_what_works(plan_of: Make, sampler: str) -> None:
+    search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 40; seed = 3"))
+    runtimes = [search.step(failing="openvino").point["here.runtime"] for _ in range(30)]
+    assert runtimes[10:].count("openvino") <= 4
+
+
+class TestGrid:
+    def test_every_point_once_in_an_order_of_the_seed(self, plan_of: Make) -> None:
+        def drawn(seed: int) -> list[str]:
+            search = Search(plan_of(SMALL, search=f"sampler = grid; trials = 20; seed = {seed}"))
+            points = [search.space.explain(search.step().point) for _ in range(18)]
+            with pytest.raises(Exhausted):
+                search.ask()
+            return points
+
+        assert drawn(1) == drawn(1) != drawn(2)
+        assert len(set(drawn(1))) == 18
+        assert set(drawn(1)) == set(drawn(2))
+
+    def test_a_resumed_grid_goes_on_where_it_was(self, plan_of: Make) -> None:
+        search = Search(plan_of(SMALL, search="sampler = grid; trials = 20; seed = 3"))
+        for _ in range(7):
+            search.step()
+        other = search.resumed()
+        assert [search.step().point for _ in range(5)] == [other.step().point for _ in range(5)]
+
+    def test_what_is_missing_here_moves_no_other_point(self, plan_of: Make) -> None:
+        plan = plan_of(SMALL, search="sampler = grid; trials = 20; seed = 3")
+        search = Search(plan)
+        whole = [search.step().point for _ in range(18)]
+        without = Sampler(plan, Space(plan, {"here.runtime.openvino": "gone"}), set())
+        left = [point for point in whole if point["here.runtime"] != "openvino"]
+        assert [without.ask(number).point for number in range(len(left))] == left
+
+    def test_a_plan_that_no_checker_saw_is_refused(self, plan_of: Make) -> None:
+        plan = plan_of(STEPS)
+        grid = plan.search.model_copy(update={"sampler": plan.search.sampler.model_copy(update={"name": "grid"})})
+        with pytest.raises(OptlangError, match="continuous"):
+            Sampler(plan.model_copy(update={"search": grid}), Space(plan), set())
+
+
+def test_points_are_those_that_the_space_counts(plan_of: Make) -> None:
+    space = Space(plan_of(SMALL))
+    points = list(space.points())
+    assert len(points) == space.size().points == len({space.explain(point) for point in points})
+    assert all(space.contains(point) for point in points)
+
+
+def test_a_sequence_spreads_conditional_knobs_too(plan_of: Make) -> None:
+    plan = plan_of("steps { maybe channels { ratio in 10% .. 50% } }", search="sampler = qmc; trials = 64; seed = 3")
+    search = Search(plan)
+    ratios = [point["channels.ratio"] for _ in range(64) if "channels.ratio" in (point := search.step().point)]
+    counts = [sum(low <= float(str(ratio)) < low + 0.1 for ratio in ratios) for low in (0.1, 0.2, 0.3, 0.4)]
+    # The points with `channels` that are new: half of 64, each quarter of the ratios with about a quarter of these.
+    assert min(counts) >= 6
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        SetDomain(values=("layer", True, 3)), ListDomain(values=(0.1, 0.2, 0.5)), IntDomain(low=3, high=11),
+        IntDomain(low=1, high=4096, log=True), OrderDomain(labels=("a", "b", "c")),
+    ],
+)
+def test_genes_give_back_their_values(domain: Domain) -> None:
+    for value in values_of(domain):
+        assert value_at(domain, gene_of(domain, value)) == value
+    assert {value_at(domain, gene) for gene in (0.0, 1.0)} <= set(values_of(domain))
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_genes_of_real_numbers(log: bool) -> None:
+    domain = FloatDomain(low=1e-4, high=1e-1, log=log)
+    for value in (1e-4, 3e-3, 1e-1):
+        assert value_at(domain, gene_of(domain, value)) == pytest.approx(value)
+    assert 1e-4 <= float(str(value_at(domain, 0.0))) <= float(str(value_at(domain, 1.0))) <= 1e-1
 
 
 @pytest.mark.slow

@@ -1,0 +1,220 @@
+"""Bayesian optimization with Gaussian processes by Optuna, on the genes of points that may run.
+
+One process an objective and a requirement (Matern 5/2, a length a knob), and the expected improvement of the front's
+hypervolume (Daulton et al., 2020) times the chance to meet the requirements (Gardner et al., 2014). Optuna models only
+knobs that every trial has, and looks for its next point in the whole box. Here every knob is a dimension, one that is
+not there has a value of its own (imputation: Lévesque et al., 2017), and the next point is looked for by local search
+among those that may run and were not run (as SMAC does: Hutter et al., 2011), so that no forbid and no fact is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from optlang.forms import OptlangError
+from optlang.plan.domains import size
+from optlang.plan.model import Knob, Plan
+from optlang.search import goals
+from optlang.search.genes import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
+from optlang.search.recipe import Point, resolve
+from optlang.search.space import Exhausted, Space
+from optlang.search.told import TRIES, Asked, Told
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DRAWN, STARTS, NEIGHBORS, ROUNDS = 500, 10, 12, 4
+"""Points drawn at random to begin with; of the best of these and of the front so many are walked on from, each to its
+best neighbor, for so many rounds."""
+
+STEP = 0.2
+"""How far a neighbor lies along an ordered domain (standard deviation; SMAC's)."""
+
+
+class Gaussian:
+    """Gaussian processes after `startup` random draws that could be measured."""
+
+    tries = TRIES
+
+    def __init__(self, plan: Plan, space: Space, known: set[str], startup: int) -> None:
+        self._plan, self._space, self._known, self._startup = plan, space, known, startup
+        self._knobs = tuple(knob for knob in plan.knobs if size(knob.domain) != 1)
+        self._told: list[Told] = []
+
+    def add(self, told: Told) -> None:
+        """Take in what became of a point."""
+        self._told.append(told)
+
+    def draw(self, seed: int, attempt: int) -> Asked:
+        """The point of the greatest expected improvement, or a random one before `startup` and after a refusal."""
+        random = Random(seed)
+        measured = [told for told in self._told if told.values is not None]
+        if attempt > 0 or len(measured) < max(2, self._startup) or not self._knobs:
+            return Asked(self.drawn(random), {})
+        return Asked(self._best(measured, seed, random), {})
+
+    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+        """Nothing is learned from it."""
+        return False
+
+    def drawn(self, random: Random) -> Point:
+        """A random point, which may be forbidden."""
+        return self._space.draw(lambda knob, domain: value_at(domain, random.random()))
+
+    def _best(self, measured: Sequence[Told], seed: int, random: Random) -> Point:
+        search = _Search(self, measured, random)
+        optuna, sampler = _sampler(seed, search)
+        study = optuna.create_study(directions=[objective.direction for objective in self._plan.objectives])
+        distributions = {
+            knob.path: optuna.distributions.CategoricalDistribution(tuple(range(size(knob.domain) or 1)))
+            if unordered(knob.domain) else optuna.distributions.FloatDistribution(0.0, 1.0)
+            for knob in self._knobs
+        }
+        for told, values, violations in self._examples(measured):
+            row = self.row(told.point)
+            params = {
+                path: int(value) if unordered(knob.domain) else value
+                for (path, value), knob in zip(zip(distributions, row, strict=True), self._knobs, strict=True)
+            }
+            study.add_trial(optuna.trial.create_trial(
+                values=values, params=params, distributions=distributions,
+                system_attrs={f"constraints:{index}": value for index, value in enumerate(violations)},
+            ))
+        study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        number = study.ask().number
+        sampler.sample_relative(study, study.get_trials(deepcopy=False)[number], distributions)
+        if search.found is None:
+            raise OptlangError(
+                f"Optuna {optuna.__version__} looks for its next point in another way than `gp` knows",
+                help="install optuna 5.0, or use another sampler",
+            )
+        return search.found
+
+    def _examples(self, measured: Sequence[Told]) -> list[tuple[Told, list[float], list[float]]]:
+        """What the processes are fitted to: objectives and violations, one more for whether the trial failed.
+
+        A failure has no values of its own: it is given the means, which say nothing, and the violation.
+        """
+        failed = [told for told in self._told if told.values is None]
+        rows = [(told, [float(value) for value in told.values or ()], [float(v) for v in told.violations])
+                for told in measured]
+        if not failed:
+            return rows
+        means = [sum(column) / len(rows) for column in zip(*(values for _, values, _ in rows), strict=True)]
+        offs = [sum(column) / len(rows) for column in zip(*(broken for _, _, broken in rows), strict=True)]
+        return [(told, values, [*broken, -1.0]) for told, values, broken in rows] + [
+            (told, means, [*offs, 1.0]) for told in failed
+        ]
+
+    def row(self, point: Point) -> list[float]:
+        """The point in the processes' own coordinates: an index for unordered knobs, a gene for all others."""
+        found = []
+        for knob in self._knobs:
+            if unordered(knob.domain):
+                found.append(float(position(knob.domain, point[knob.path])) if knob.path in point else 0.0)
+            else:
+                found.append(gene_of(knob.domain, point[knob.path]) if knob.path in point else ABSENT)
+        return found
+
+    def front(self, measured: Sequence[Told]) -> list[Point]:
+        """The points of the front, or all where none meets the requirements."""
+        signs = [-1 if item.direction == "maximize" else 1 for item in self._plan.objectives]
+        feasible = {
+            index: [sign * value for sign, value in zip(signs, told.values or (), strict=True)]
+            for index, told in enumerate(measured) if all(value <= 0 for value in told.violations)
+        }
+        return [measured[index].point for index in goals.front(feasible)] or [told.point for told in measured]
+
+    def new(self, point: Point) -> bool:
+        """Whether it may run and was not run."""
+        return self._space.forbidden(point) is None and resolve(self._plan, point).effect not in self._known
+
+    def random_point(self, random: Random) -> Point | None:
+        """A point that may run, or None where this draw is none."""
+        try:
+            point = self.drawn(random)
+        except Exhausted:
+            return None
+        return point if self._space.forbidden(point) is None else None
+
+    def neighbor(self, point: Point, random: Random) -> Point | None:
+        """The point with one of its knobs changed; what appears with that is drawn at random."""
+        genes = genes_of(self._plan.knobs, point, {knob.path: random.random() for knob in self._plan.knobs})
+        there = [knob for knob in self._knobs if knob.path in point]
+        if not there:
+            return None
+        knob = random.choice(there)
+        genes[knob.path] = _moved(knob, genes[knob.path], random)
+        try:
+            near = point_of(self._space, genes)
+        except Exhausted:
+            return None
+        return near if near != point and self._space.forbidden(near) is None else None
+
+
+class _Search:
+    """Looks for the point with the greatest value of an acquisition function."""
+
+    def __init__(self, owner: Gaussian, measured: Sequence[Told], random: Random) -> None:
+        self._owner, self._measured, self._random = owner, measured, random
+        self.found: Point | None = None
+
+    def __call__(self, acquisition: Any) -> np.ndarray:
+        """The normalized parameters of the best point, which it leaves in `found`."""
+        import numpy as np
+
+        owner, random = self._owner, self._random
+        drawn = [point for _ in range(DRAWN) if (point := owner.random_point(random)) is not None]
+        front = owner.front(self._measured)
+        near = [
+            other for point in random.sample(front, min(STARTS, len(front))) for _ in range(NEIGHBORS)
+            if (other := owner.neighbor(point, random)) is not None
+        ]
+        ranked = self._ranked(acquisition, [*drawn, *near])
+        for _ in range(ROUNDS):
+            near = [
+                other for _, point in ranked[:STARTS] for _ in range(NEIGHBORS)
+                if (other := owner.neighbor(point, random)) is not None
+            ]
+            best = ranked[0][0] if ranked else None
+            ranked = sorted([*ranked[:5 * STARTS], *self._ranked(acquisition, near)], key=lambda item: -item[0])
+            if not ranked or ranked[0][0] == best:
+                break
+        self.found = next((point for _, point in ranked if owner.new(point)), None) or owner.drawn(random)
+        return np.array(owner.row(self.found))
+
+    def _ranked(self, acquisition: Any, points: Sequence[Point]) -> list[tuple[float, Point]]:
+        import numpy as np
+
+        if not points:
+            return []
+        values = acquisition.eval_acqf_no_grad(np.array([self._owner.row(point) for point in points]))
+        return sorted(zip(values.tolist(), points, strict=True), key=lambda item: -item[0])
+
+
+def _moved(knob: Knob, gene: float, random: Random) -> float:
+    """Another gene: any other value of an unordered knob, a near one of an ordered knob."""
+    count = size(knob.domain)
+    if count is None:
+        return min(1.0, max(0.0, random.gauss(gene, STEP)))
+    index = min(count - 1, int(gene * count))
+    others = [other for other in range(count) if other != index] if count <= 10_000 else [random.randrange(count)]
+    if not unordered(knob.domain):
+        aim = round(random.gauss(index, max(1.0, STEP * count)))
+        others = [min(count - 1, max(0, aim if aim != index else index + random.choice((-1, 1))))]
+    return (random.choice(others) + 0.5) / count
+
+
+def _sampler(seed: int, search: _Search) -> tuple[Any, Any]:
+    """Optuna, and its sampler with our search in the place of its own."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    class Constrained(optuna.samplers.GPSampler):
+        def _optimize_acqf(self, acqf: Any, best_params: Any) -> Any:
+            return search(acqf)
+
+    return optuna, Constrained(seed=seed, n_startup_trials=0)

@@ -1,0 +1,97 @@
+"""NSGA-II (Deb et al., 2002) and NSGA-III (Deb and Jain, 2014) by Optuna, on the genes of points.
+
+By itself Optuna crosses only knobs that every trial has, and draws all others at random. On genes every knob is crossed
+and mutated, and one that is not there in a parent is carried along. Crossover (uniform) and mutation (one gene in all
+on average) are Optuna's defaults.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from optlang.plan.model import Plan
+from optlang.search.genes import genes_of, point_of
+from optlang.search.space import Space
+from optlang.search.told import TRIES, Asked, Told, seed_of
+
+PATIENCE = 20
+"""After so many refused children in a row the parents have nothing new to give: genes are drawn at random."""
+
+_GENES, _GENERATION = "genes", "generation"
+
+
+class Genetic:
+    """NSGA-II or NSGA-III with so many trials in a generation.
+
+    What it did not draw itself (the baseline, the ladder, earlier trials) belongs to the first generation.
+    """
+
+    tries = TRIES
+
+    def __init__(self, plan: Plan, space: Space, name: str, population: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._plan, self._space = plan, space
+        self._kind: Any = {"nsga2": optuna.samplers.NSGAIISampler, "nsga3": optuna.samplers.NSGAIIISampler}[name]
+        self._population = population
+        self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
+        self._distributions = {knob.path: optuna.distributions.FloatDistribution(0.0, 1.0) for knob in plan.knobs}
+        self._chosen = 0
+
+    def add(self, told: Told) -> None:
+        """Take in what became of a point; one that failed has no children."""
+        import optuna
+
+        if told.values is None:
+            return
+        kept = told.state.get(_GENES)
+        generation = told.state.get(_GENERATION, 0)
+        genes = genes_of(self._plan.knobs, told.point, kept if isinstance(kept, Mapping) else None)  # type: ignore[arg-type]
+        constraints = {f"constraints:{index}": float(value) for index, value in enumerate(told.violations)}
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                values=list(told.values), params=genes, distributions=dict(self._distributions),
+                system_attrs={self._kind._get_generation_key(): generation, **constraints},
+            )
+        )
+        self._choose_parents()
+
+    def _choose_parents(self) -> None:
+        """Once a generation is whole: Optuna remembers them then, so that nothing that comes later changes them.
+
+        NSGA-III draws where it chooses, which must follow from the generation alone, and both order parents otherwise
+        when they choose them than ever after.
+        """
+        sampler = self._sampler(seed_of(self._plan.search.seed, "parents", self._chosen + 1))
+        if len(sampler.get_population(self._study, self._chosen)) >= self._population:
+            self._chosen += 1
+            sampler.get_parent_population(self._study, self._chosen)
+
+    def draw(self, seed: int, attempt: int) -> Asked:
+        """The child of this attempt, or a point of the first generation."""
+        import optuna
+
+        sampler = self._sampler(seed)
+        self._study.sampler = optuna.samplers.RandomSampler(seed=seed) if attempt >= PATIENCE else sampler
+        trial = self._study.ask(dict(self._distributions))
+        generation = sampler.get_trial_generation(self._study, self._study.get_trials(deepcopy=False)[trial.number])
+        genes: dict[str, Any] = trial.params
+        # The result comes back through `add`, as a trial of its own.
+        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        point = point_of(self._space, genes)
+        absent = {path: gene for path, gene in genes.items() if path not in point}
+        return Asked(point, {_GENERATION: generation, _GENES: absent})
+
+    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+        """Nothing is learned from it."""
+        return False
+
+    def _sampler(self, seed: int) -> Any:
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return self._kind(seed=seed, population_size=self._population)

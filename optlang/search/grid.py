@@ -1,0 +1,52 @@
+"""All points of a finite space, each once, in an order that follows from the seed."""
+
+from __future__ import annotations
+
+import json
+
+from optlang.forms import OptlangError
+from optlang.plan.limits import GRID_POINTS
+from optlang.plan.model import Plan
+from optlang.search.recipe import Point
+from optlang.search.space import Exhausted, Space
+from optlang.search.told import Asked, Told, seed_of
+
+
+class Grid:
+    """The points that may run. OptlangError where a knob is continuous, or there are more than `GRID_POINTS`.
+
+    A point's place in the order is its own, not the list's: what is missing on this machine moves no other.
+    """
+
+    tries = GRID_POINTS + 1
+
+    def __init__(self, plan: Plan, space: Space) -> None:
+        size = space.size()
+        if size.continuous:
+            raise OptlangError(f"a grid has no end: `{size.continuous[0]}` is continuous", help="give it a step")
+        if not size.exact or size.points > GRID_POINTS:
+            raise OptlangError(
+                f"a grid of {'' if size.exact else 'up to '}{size.points:,} points is more than {GRID_POINTS:,}",
+                help="take another sampler, or wider steps",
+            )
+        self._seed = plan.search.seed
+        self._points = sorted(space.points(), key=self._place)
+        self._next = 0
+
+    def _place(self, point: Point) -> tuple[int, str]:
+        text = json.dumps(point, sort_keys=True)
+        return seed_of(self._seed, text), text
+
+    def add(self, told: Told) -> None:
+        """The search knows what was run: it asks for the next point then."""
+
+    def draw(self, seed: int, attempt: int) -> Asked:
+        """The next point. A later process begins at the first again, and passes over what was run."""
+        if self._next == len(self._points):
+            raise Exhausted
+        self._next += 1
+        return Asked(self._points[self._next - 1], {})
+
+    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+        """It has gone on already."""
+        return False

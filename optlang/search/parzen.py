@@ -1,0 +1,172 @@
+"""TPE and random draws by Optuna, knob by knob, as the text has them: conditional knobs are asked for where they are.
+
+TPE: Bergstra et al., 2011; several objectives: Ozaki et al., 2022; knobs that come and go together are modelled
+together (Optuna's `group`, with `multivariate`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+from optlang.plan.domains import size
+from optlang.plan.expressions import Value
+from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
+from optlang.search.space import Space, values_of
+from optlang.search.told import TRIES, Asked, Told
+
+if TYPE_CHECKING:
+    import optuna
+
+PATIENCE = 20
+"""After so many refused draws in a row TPE's own favorites are spent: the rest are drawn at random."""
+
+# Optuna's own attributes of the trial.
+_SYSTEM = "system"
+
+
+class Parzen:
+    """TPE after `startup` random draws; random draws alone where `startup` is None."""
+
+    tries = TRIES
+
+    def __init__(self, plan: Plan, space: Space, startup: int | None) -> None:
+        import optuna
+
+        # The loop speaks for the study; Optuna's own log lines and notes on experimental options say nothing to a user.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._space, self._startup = space, startup
+        # Trials of a runtime that is missing today still tell about what does not hang on it.
+        self._whole = Space(plan)
+        self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
+        self._asked: optuna.Trial | None = None
+
+    def add(self, told: Told) -> None:
+        """Take in what became of a point."""
+        import optuna
+
+        self._close(optuna.trial.TrialState.FAIL)
+        params: dict[str, Any] = {}
+        distributions: dict[str, Any] = {}
+
+        def replay(knob: Knob, domain: Domain) -> Value:
+            value = told.point[knob.path]
+            distribution = _distribution(domain)
+            if distribution is not None:
+                name = _name(knob, domain)
+                params[name], distributions[name] = _coded(domain, value), distribution
+            return value
+
+        self._whole.draw(replay)
+        system = told.state.get(_SYSTEM, {})
+        assert isinstance(system, Mapping)
+        constraints = {f"constraints:{index}": float(value) for index, value in enumerate(told.violations)}
+        complete = told.values is not None
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED,
+                values=list(told.values) if told.values is not None else None,
+                params=params, distributions=distributions, system_attrs={**system, **constraints},
+            )
+        )
+
+    def draw(self, seed: int, attempt: int) -> Asked:
+        """The point of this attempt."""
+        import optuna
+
+        self._close(optuna.trial.TrialState.FAIL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = self._sampler(seed, attempt >= PATIENCE)
+        trial = self._asked = self._study.ask()
+        point = self._space.draw(partial(_suggest, trial))
+        return Asked(point, {_SYSTEM: dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs)})
+
+    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+        """A forbidden point teaches TPE where not to look; that a point was run already teaches it nothing."""
+        import optuna
+
+        if forbidden:
+            assert self._asked is not None
+            self._asked.set_constraint("0", 1.0)
+            self._close(optuna.trial.TrialState.PRUNED)
+        return forbidden
+
+    def _close(self, state: optuna.trial.TrialState) -> None:
+        # A result comes back through `add`, as a trial of its own; the one that was asked for is closed as failed,
+        # which samplers leave out of account.
+        if self._asked is not None:
+            self._study.tell(self._asked, state=state)
+            self._asked = None
+
+    def _sampler(self, seed: int, at_random: bool) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        if self._startup is None or at_random:
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=self._startup, multivariate=True, group=True, constant_liar=False
+        )
+
+
+def _name(knob: Knob, domain: Domain) -> str:
+    """The knob's name with its domain's hash: to Optuna another domain is another parameter."""
+    text = json.dumps(domain.model_dump(mode="json"), sort_keys=True)
+    return f"{knob.path}#{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _distribution(domain: Domain) -> optuna.distributions.BaseDistribution | None:
+    """None where there is nothing to choose."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if size(domain) == 1:
+        return None
+    match domain:
+        case SetDomain(values=values):
+            # By index: Optuna keeps choices of mixed types apart only by their Python type.
+            return CategoricalDistribution(tuple(range(len(values))))
+        case ListDomain(values=values):
+            return IntDistribution(0, len(values) - 1)
+        case IntDomain(low=low, high=high, log=log):
+            return IntDistribution(low, high, log=log)
+        case FloatDomain(low=low, high=high, log=log):
+            return FloatDistribution(low, high, log=log)
+        case OrderDomain():
+            return CategoricalDistribution(tuple(range(size(domain) or 1)))
+    raise AssertionError(domain)
+
+
+def _coded(domain: Domain, value: Value) -> Any:
+    """The value as Optuna holds it."""
+    match domain:
+        case SetDomain(values=values) | ListDomain(values=values):
+            return next(index for index, item in enumerate(values) if item == value and type(item) is type(value))
+        case OrderDomain(labels=labels):
+            return list(permutations(labels)).index(tuple(map(str, value)) if isinstance(value, tuple) else ())
+    return value
+
+
+def _decoded(domain: Domain, coded: int) -> Value:
+    return list(values_of(domain))[coded]
+
+
+def _suggest(trial: optuna.trial.Trial, knob: Knob, domain: Domain) -> Value:
+    name = _name(knob, domain)
+    count = size(domain)
+    if count == 1:
+        return next(values_of(domain))
+    match domain:
+        case SetDomain() | OrderDomain():
+            return _decoded(domain, trial.suggest_categorical(name, tuple(range(count or 1))))
+        case ListDomain():
+            return _decoded(domain, trial.suggest_int(name, 0, (count or 1) - 1))
+        case IntDomain(low=low, high=high, log=log):
+            return trial.suggest_int(name, low, high, log=log)
+        case FloatDomain(low=low, high=high, log=log):
+            return trial.suggest_float(name, low, high, log=log)
+    raise AssertionError(domain)
