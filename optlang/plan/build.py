@@ -61,8 +61,9 @@ class StudyBuilder:
         """The plan; None where an error stands in its way (what is wrong is among the diagnostics)."""
         resolver = Resolver(self.diagnostics, self.scope)
         knobs = Knobs(resolver, self.locate)
-        self._claim_names()
-        resolver.lets = {item.name.text: item for item in self._all(tree.Let)}
+        self._claim_names(resolver)
+        # Of two with one name the first counts.
+        resolver.lets = {item.name.text: item for item in reversed(self._all(tree.Let))}
         inputs = Inputs(resolver, self.texts, self.overrides)
         declared_inputs = inputs.read(self._all(tree.Input))
         resolver.metrics = self._metrics()
@@ -157,11 +158,12 @@ class StudyBuilder:
 
         return again
 
-    def _claim_names(self) -> None:
+    def _claim_names(self, resolver: Resolver) -> None:
         members: Iterable[Any] = self._all(tree.Input) + self._all(tree.Let)
         for item in sorted(members, key=lambda member: member.span.start):
             if item.name.text in self.names:
                 duplicate(self.diagnostics, item.name.text, item.name.span, self.names[item.name.text])
+                resolver.doubled += 1
             self.names.setdefault(item.name.text, item.name.span)
 
     def _metrics(self) -> dict[str, Metric]:
@@ -196,6 +198,7 @@ class StudyBuilder:
             name = node.name
             if name.text in first:
                 duplicate(self.diagnostics, name.text, name.span, first[name.text].name.span)
+                targets.knobs.resolver.doubled += 1
                 continue
             first[name.text] = node
             if len(nodes) > 1 and name.text in {"baseline", *(metric.split(".")[0] for metric in metrics)}:

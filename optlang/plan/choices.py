@@ -41,6 +41,7 @@ def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) ->
         reader.spans[f"{path}.{label[0]}"] = label[1]
         whens[label[0]] = conditions
         kept.append((label[0], item))
+    doubtful = len(kept) < len(items)
     if not kept:
         if not items:
             reader.diagnostics.error("E505", "a choice without branches", block.span, "nothing to choose from")
@@ -57,7 +58,8 @@ def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) ->
     outer = around.under(guard) if guard else around
     domain = SetDomain(values=tuple(label for label, _ in kept))
     only = {label: reader.knobs.branch(nodes, outer) for label, nodes in whens.items()}
-    reader.knobs.add(path, "choice", domain, "name", node.name.span, outer, only=given(only))
+    if reader.knobs.add(path, "choice", domain, "name", node.name.span, outer, only=given(only)):
+        reader.resolver.knobs[-1].doubtful = doubtful
     branches = [
         (
             label,

@@ -97,7 +97,8 @@ class Factories:
         if isinstance(value, tree.Path) and value.text == "none" and not param.required:
             return lambda: Fixed(value=None)
         several = param.dimension == "models"
-        items = value.items if isinstance(value, tree.ListOf) and several else (value,)
+        written = value.items if isinstance(value, tree.ListOf) and several else (value,)
+        items = tuple(self.resolver.unfold(item) for item in written)
         inside = around.below(param.name)
         place = FIXED if around.fixed is not None else Place(f"`{param.name}`", knobs=True, rounds=around.rounds)
         made: list[Call] = []
@@ -165,6 +166,7 @@ class Factories:
                 "E201", f"`{path.text}` is {SORTS[declared.sort]}, and {SORTS[where.sort]} is expected", path.span
             )
         elif not self.scope.silent(path):
+            self.scope.missed(path.text, [*self.scope.names(where.sort), *self.scope.python, *self.resolver.lets])
             self.diagnostics.error(
                 "E201",
                 f"unknown {where.sort} `{path.text}`",

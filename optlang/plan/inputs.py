@@ -67,6 +67,9 @@ class Inputs:
                 )
                 self.resolver.scope.unknown.add(name)
                 continue
+            if name in self.resolver.inputs:
+                # Named twice, which was told: the first counts.
+                continue
             self.spans[name] = node.name.span
             self.resolver.inputs[name] = Named(constant_of(value, param.dimension), param.dimension)
             found.append(Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help))

@@ -14,7 +14,7 @@ from optlang.plan import pipelines
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
-from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, duplicate, only, suggestion
+from optlang.plan.names import Declared, Module, PythonModule, Scope, closest, collect, duplicate, only, suggestion
 from optlang.plan.python_files import file_of, find_object, inside
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
@@ -268,6 +268,8 @@ class _Loading:
                         continue
                     scope.unknown.add(name.text)
                     if module is not None:
+                        # The rest of the file may name it as it should be named.
+                        scope.unknown |= {closest(name.text, module.declared) or name.text}
                         self.diagnostics.error(
                             "E201",
                             f"`{item.path.text}` declares no `{name.text}`",

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from optlang.diagnostics import Diagnostics, Label, Span
 from optlang.plan.expressions import MetricRef, RoundRef
 from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, Setting
-from optlang.plan.names import Scope, listed, only, suggestion
+from optlang.plan.names import Scope, closest, listed, only, suggestion
 from optlang.plan.units import Constant
 from optlang.syntax import tree
 
@@ -32,6 +32,8 @@ class Draft:
     help: str = ""
     inner: bool = False
     """Whether it stands in a pipeline's own steps."""
+    doubtful: bool = False
+    """Whether something is wrong with its values, so that others may have been meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Lookup:
     knobs: list[Draft] = field(default_factory=list)
     metrics: dict[str, Metric] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    doubled: int = 0
+    """How many names came twice: for each, one that is not known may be what the second was to be called."""
     params: dict[str, Given] = field(default_factory=dict)
     """The parameters of the pipeline whose steps are read."""
     under: str = ""
@@ -209,6 +213,9 @@ class Lookup:
             if len(self.targets) > 1:
                 options += [f"{target}.{name}" for target in self.targets for name in (*self.metrics, "latency")]
             options += [f"baseline.{name}" for name in options]
+        if self._excused(node, place, options):
+            return
+        self.scope.missed(node.text, options)
         wanted = "metric" if place.metrics else "name"
         code = "E602" if place.metrics else "E201"
         self.diagnostics.error(
@@ -219,6 +226,16 @@ class Lookup:
             help=suggestion(node.text, options, self._known_names(place)),
             fix=only(node.span, node.text, options),
         )
+
+    def _excused(self, node: tree.Path, place: Place, options: list[str]) -> bool:
+        first = node.parts[0].text
+        several = len(node.parts) > 1
+        near = closest(first, self.targets if several else options)
+        if not self.doubled or near is not None or (several and not place.metrics):
+            return False
+        self.doubled -= 1
+        self.scope.unknown.add(first)
+        return True
 
     def _known_names(self, place: Place) -> str:
         if place.metrics:

@@ -110,6 +110,12 @@ class Scope:
                     found += [item.name, f"{module.name}.{item.name}"]
         return found
 
+    def missed(self, word: str, options: Iterable[str]) -> None:
+        """Count what `word` was probably to name as used: the slip is told, and not that nothing names it."""
+        meant = closest(word, options)
+        if meant is not None:
+            self.used |= {meant, meant.partition(".")[0]}
+
     def silent(self, path: tree.Path) -> bool:
         """Whether something was already said about a part of `path`."""
         return any(part.text in self.unknown for part in path.parts)

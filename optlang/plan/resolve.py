@@ -84,7 +84,7 @@ class Expressions(Lookup):
             return Typed(KnobRef(path=knob.path), knob.dimension, knob=knob)
         if knob is not None:
             self._misplaced(node, "a knob", "a metric" if place.metrics else "a fixed value", place)
-        elif metric is not None:
+        elif metric is not None and not self.silent(node):
             self._misplaced(node, "a metric", "a knob" if place.knobs else "a fixed value", place)
         else:
             self._unknown(node, place)
@@ -278,7 +278,7 @@ class Expressions(Lookup):
         named = node.text in self.params or node.text in self.inputs or self.let(node) is not None
         if named or self.knob(node, place, quiet=True) is not None:
             return self.expression(node, place)
-        if not self.silent(node):
+        if not self.silent(node) and not knob.doubtful:
             self.diagnostics.error(
                 "E201",
                 f"`{knob.path}` is never `{node.text}`",

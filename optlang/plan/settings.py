@@ -34,9 +34,17 @@ def settings_of(
     declared = {param.name: param for param in params}
     written: dict[str, tuple[Span, Later[Setting | None]]] = {}
     misspelt: set[str] = set()
+    unread = False
+    before: tree.Statement | None = None
 
     for statement in block.statements if block is not None else ():
+        loose = isinstance(before, tree.Vary) and _is_number(before.domain) and isinstance(statement, tree.Element)
+        before = statement
+        if loose and isinstance(statement, tree.Element) and _is_number(statement.value):
+            # `ratio in 10%, 20%`: the domain without its braces is told of already.
+            continue
         if not isinstance(statement, tree.Fix | tree.Vary):
+            unread = True
             diagnostics.error(
                 "E302",
                 f"a setting of {said} is expected",
@@ -60,6 +68,7 @@ def settings_of(
             continue
         param = declared.get(name.text)
         if param is None:
+            unread = True
             resolver.scope.unknown.add(name.text)
             meant = closest(name.text, declared)
             if meant is not None:
@@ -138,7 +147,9 @@ def settings_of(
             if param.when is not None:
                 when = holds_when(param, found)
                 if when == Const(value=False):
-                    if param.name in written and knobs.applied is None:
+                    # What it depends on may be what could not be read.
+                    sure = not unread and all(name in found for name in _named(param.when))
+                    if param.name in written and knobs.applied is None and sure:
                         diagnostics.warn(
                             "W409",
                             f"`{param.name}` is never used here",
@@ -162,6 +173,14 @@ def holds_when(param: Param, settings: dict[str, Setting]) -> Expression | None:
     if any(True for _ in references(condition)):
         return condition
     return None if evaluate(condition, Environment()) else Const(value=False)
+
+
+def _named(expression: Expression) -> set[str]:
+    return {item.path for item in references(expression) if isinstance(item, KnobRef)}
+
+
+def _is_number(node: tree.Domain) -> bool:
+    return isinstance(node, tree.Number) or (isinstance(node, tree.Unary) and isinstance(node.operand, tree.Number))
 
 
 def _substituted(expression: Expression, settings: dict[str, Setting]) -> Expression:

@@ -115,6 +115,9 @@ class Steps:
         if isinstance(node.value, tree.Block):
             self._claim(labels, node.name.text, node.name.span, around)
             return self._group(node.name.text, node.value, node.when, node.span, around)
+        if isinstance(node.value, tree.Call):
+            self.no_step(node.value)
+            return None
         self.diagnostics.error(
             "E510",
             f"`{node.name.text}` is a setting, and a step is expected",
@@ -207,6 +210,7 @@ class Steps:
         elif path.text in self.resolver.inputs or self.resolver.let(path) is not None:
             self.diagnostics.error("E510", f"`{path.text}` is a value, and a step is expected", path.span, "not a step")
         elif not self.scope.silent(path):
+            self.scope.missed(path.text, self.scope.names("technique", "pipeline"))
             self.diagnostics.error(
                 "E201",
                 f"unknown technique `{path.text}`",

@@ -123,6 +123,7 @@ class Targets:
         if node.base is not None:
             base = self.scope.find(node.base)
             if base is None and not self.scope.silent(node.base):
+                self.scope.missed(node.base.text, self.scope.names("target"))
                 self.diagnostics.error(
                     "E201",
                     f"unknown target `{node.base.text}`",
@@ -271,6 +272,7 @@ class Targets:
                 )
             elif not self.scope.silent(path):
                 names = self.scope.names("runtime")
+                self.scope.missed(path.text, names)
                 known = listed(name for name in names if "." not in name)
                 self.diagnostics.error(
                     "E201",

@@ -27,6 +27,7 @@ from optlang.syntax.source import Source, decode
 
 EDITION = 1
 _OWN = frozenset({"E101", "E102", "E103", "E104", "E105"})
+_GUESSED = frozenset({"`&", "`|"})
 TABLE = Path(__file__).with_name("table.json")
 _MAKING = frozenset({"edit_terminals", "postlex", "strict"})
 
@@ -98,10 +99,34 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
         return Parsed(source, None, diagnostics)
     for token in stray:
         span = source.span(token.start_pos, token.end_pos)
-        # A bracket too many is often what a mistake before it left behind.
-        if not any(item.severity == "error" and item.primary.span.start < span.start for item in diagnostics.found):
+        if not _left_behind(source, token, diagnostics):
             diagnostics.error("E101", f"unexpected `{token.value}`", span, "nothing is open here that it could close")
+    # One `&` may have been any sign.
+    signs = [item.primary.span for item in strange.found if item.message[-3:-1] in _GUESSED]
+    driver.doubtful += [_line_of(source, span) for span in signs]
     return Parsed(source, file, diagnostics, frozenset(driver.lost), tuple(driver.doubtful))
+
+
+def _left_behind(source: Source, token: tokens.Token, diagnostics: Diagnostics) -> bool:
+    """Whether a bracket too many is what a mistake left: one on its line, or among those that it would have closed."""
+    line, column = source.lines.at(token.start_pos)
+    first = line
+    if not source.lines.line(line)[: column - 1].strip():
+        # The lines above that are indented deeper, and the one that would have opened the block.
+        while first > 1 and _indent(source, first) >= (column - 1 if first == line else column):
+            first -= 1
+    start = source.lines.start(first)
+    return any(start <= item.primary.span.start < token.start_pos for item in diagnostics.found)
+
+
+def _indent(source: Source, line: int) -> int:
+    text = source.lines.line(line)
+    return len(text) - len(text.lstrip()) if text.strip() else len(source.text)
+
+
+def _line_of(source: Source, span: Span) -> Span:
+    line = source.lines.at(span.start)[0]
+    return source.span(source.lines.start(line), source.lines.start(line) + len(source.lines.line(line)))
 
 
 def keywords() -> frozenset[str]:

@@ -23,7 +23,7 @@ _OPENERS = frozenset({"LBRACE", "LPAR", "LSQB"})
 _CLOSERS = frozenset({"RBRACE", "RPAR", "RSQB"})
 # Tokens that may have been left out, in the order in which they are tried.
 _LEFT_OUT = ("COMMA", "EQUAL", "IN", "COLON", LINE_END)
-_SPELLING = {"COMMA": ",", "EQUAL": "=", "IN": "in", "COLON": ":", "COMPARE": "==", LINE_END: ";"}
+_SPELLING = {"COMMA": ",", "EQUAL": "=", "IN": "in", "COLON": ":", "COMPARE": "==", "RANGE": "..", LINE_END: ";"}
 # Tokens that are written for one another.
 _CONFUSED = {
     "COLON": ("EQUAL", "IN"),
@@ -32,6 +32,12 @@ _CONFUSED = {
     "COMMA": (LINE_END,),
     "DOT": ("COMMA",),
     LINE_END: ("COMMA",),
+}
+# What betrays that the sign before the last value was meant as another: both terminals, and what is said.
+_MEANT = {
+    "step": ("MINUS", "RANGE", "a range is written `10% .. 30% step 10%`"),
+    "log": ("MINUS", "RANGE", "a range is written `1e-4 .. 1e-2 log`"),
+    "..": ("EQUAL", "IN", "`=` fixes one value, `in` searches"),
 }
 # How far a repair is tried out, in tokens, where the line does not end before.
 _FAR = 60
@@ -95,6 +101,8 @@ class Driver:
             return self._give_up(index)
         token = self._tokens[index]
         previous = self._tokens[index - 1] if index else None
+        if self._resigned(index):
+            return index
         fitting = self._parser.accepts()
         slip = self._slip(index, fitting)
         # What was already told about as a character or a bracket is one mistake, not two.
@@ -116,6 +124,28 @@ class Driver:
                 return index + 1
         mended = self._mend(index, fitting)
         return mended if mended is not None else self._skip(index)
+
+    def _resigned(self, index: int) -> bool:
+        """Whether the sign before the value that the token at `index` follows was meant as another: it is mended."""
+        values = self._state.value_stack
+        sign, meant, advice = _MEANT.get(self._tokens[index].value, ("", "", ""))
+        if len(values) < 2 or not isinstance(values[-2], Token) or values[-2].type != sign:
+            return False
+        wrong, value = values[-2:]
+        if not isinstance(value, Token):
+            return False
+        trial = self._trial()
+        del trial.state_stack[-2:]
+        if not all(_takes(trial, kind) for kind in (meant, value.type)) or not self._runs(trial, index):
+            return False
+        span, spelling = self._source.span(wrong.start_pos, wrong.end_pos), _SPELLING[meant]
+        fix = Fix(span, spaced(spelling, self._source.text, span.start, span.end))
+        label = f"expected `{spelling}`"
+        self._diagnostics.error("E101", f"unexpected `{wrong.value}`", span, label, help=advice, fix=fix)
+        self._pop()
+        self._pop()
+        self._feed(Token.at(meant, spelling, span.start, span.end), meant)
+        return self._feed(value)
 
     def _doubt(self, index: int, end: int) -> None:
         """Note that the lines from the token at `index` to before `end` may have been meant otherwise than read."""

@@ -163,8 +163,10 @@ class _Matching:
     def run(self, tokens: list[Token]) -> tuple[list[Token], list[Token]]:
         stray: list[Token] = []
         indent, first = 0, True
-        for token in tokens:
+        for index, token in enumerate(tokens):
             if token.type == LINE_END:
+                if token.value == ";":
+                    self._end_lists(tokens, index)
                 first = first or token.value == "\n"
                 self._out.append(token)
                 continue
@@ -189,6 +191,20 @@ class _Matching:
         while self._opened:
             self._close(None)
         return self._out, stray
+
+    def _end_lists(self, tokens: list[Token], index: int) -> None:
+        """Close the parentheses and lists that are open at a `;` and not closed on its line: it ends a statement."""
+        if not self._opened or self._opened[-1][0].type == "LBRACE":
+            return
+        depth = 0
+        for token in tokens[index:]:
+            depth += (token.type in _CLOSER) - (token.type in _CLOSERS)
+            if token.value == "\n" or depth < 0:
+                if token.type == _CLOSER[self._opened[-1][0].type]:
+                    return
+                break
+        while self._opened and self._opened[-1][0].type != "LBRACE":
+            self._close(tokens[index])
 
     def _may_hold(self, token: Token, indent: int) -> bool:
         """Whether the innermost open bracket may still be open where `token` begins a line."""
