@@ -15,6 +15,7 @@ from optlang.catalogue import ENTRIES, Entry
 from optlang.plan.declared import MEASURED
 from optlang.plan.load import library
 from optlang.plan.names import Declared
+from optlang.report.ebnf import grammar_page
 from optlang.syntax import tree
 
 _MADE = "<!-- Made by `python -m optlang.report.reference docs`: do not edit. -->"
@@ -209,7 +210,9 @@ def _entry(entry: Entry) -> Iterator[str]:
     yield ""
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"library.md": library_page, "errors.md": errors_page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "library.md": library_page, "errors.md": errors_page, "language/grammar.md": grammar_page,
+}
 """The generated pages, by their file's name in the docs."""
 
 
@@ -220,6 +223,7 @@ def main(arguments: list[str]) -> int:
         return 2
     for name, write in PAGES.items():
         path = Path(arguments[0]) / name
+        path.parent.mkdir(exist_ok=True)
         path.write_text(write(), encoding="utf-8")
         sys.stdout.write(f"{path}\n")
     return 0
