@@ -40,8 +40,9 @@ ENTRIES = (
     ),
     Entry(
         "E605", "not for this sampler",
-        "The sampler cannot take this study's objectives or knobs: no sampler takes more than six objectives, `gp` "
-        "four; a grid tries every point, so it needs knobs that are not continuous, and at most 10,000 points.",
+        "No sampler can take this study's objectives or knobs, or the one it names cannot: none takes more than six "
+        "objectives, `gp` four, or an order of more than seven steps; a grid tries every point, so it needs knobs that "
+        "are not continuous, and at most 10,000 points.",
         "a grid without an end would be a search in the order of the grid; and with more than six objectives "
         "nearly every trial is on the front.",
         "minimize size, size.compressed, latency, loss, parameters, macs\nmaximize accuracy",

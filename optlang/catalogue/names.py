@@ -15,7 +15,8 @@ ENTRIES = (
     Entry(
         "E202", "duplicate name",
         "A name is given twice in the same place: two settings of one block, two branches of a choice, two "
-        "inputs. Both places are labelled. Steps take their technique's name unless they are given one of their own.",
+        "inputs, two studies of a file. Both places are labelled. "
+        "Steps take their technique's name unless they are given one of their own.",
         "one of the two would silently win.",
         "steps { static { samples = 64; samples = 128 } }",
         "steps { static { samples in [64, 128] } }",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import factorial
 from typing import TYPE_CHECKING
 
 from optlang.diagnostics import Label, Span
@@ -168,22 +169,7 @@ def order(reader: Steps, node: tree.Vary, members_of: tree.AnyOrder, around: Aro
     path = around.at(node.name.text)
     guard = reader.knobs.when(node.when, around)
     outer = around.under(guard) if guard else around
-    members: list[tuple[str, tree.Statement]] = []
-    for item in members_of.block.statements:
-        label = label_of(item)
-        if label is None:
-            if isinstance(item, tree.Guard):
-                reader.diagnostics.error(
-                    "E106",
-                    "a `when` block in an order is not in this version",
-                    item.span,
-                    help="put the condition behind each statement",
-                )
-            else:
-                assert isinstance(item, tree.Element)
-                reader.no_step(item.value)
-            continue
-        members.append((label, item))
+    members = list(_members(reader, members_of.block, outer, ()))
     if len(members) < 2:
         reader.diagnostics.error(
             "E505",
@@ -195,22 +181,23 @@ def order(reader: Steps, node: tree.Vary, members_of: tree.AnyOrder, around: Aro
         return None
     if len(members) > 7:
         reader.diagnostics.error(
-            "E106",
-            "an order of more than 7 steps is not in this version",
+            "E605",
+            f"{len(members)} steps have {factorial(len(members)):,} orders",
             members_of.span,
-            help="fix the order of some of them, in groups",
+            "no sampler learns from so many",
+            help="at most 7 steps are put in order: fix the order of some of them, in groups `NAME = { … }`",
         )
         return None
-    domain = OrderDomain(labels=tuple(dict.fromkeys(label for label, _ in members)))
+    domain = OrderDomain(labels=tuple(dict.fromkeys(label for label, _, _ in members)))
     reader.knobs.add(path, "order", domain, "names", node.name.span, outer)
     labels: dict[str, Span] = {}
     inside = replace(outer, path=path)
-    made = [(label, reader.statement(item, inside, labels)) for label, item in members]
+    made = [(label, guards, reader.statement(item, inside.under(*guards), labels)) for label, item, guards in members]
 
     def build() -> Step | None:
         if around.fixed is not None:
             return None
-        found = [(label, make()) for label, make in made if make is not None]
+        found = [(label, _under(make(), guards)) for label, guards, make in made if make is not None]
         return Order(
             path=path,
             members=tuple(Branch(name=label, steps=(step,) if step is not None else ()) for label, step in found),
@@ -219,6 +206,32 @@ def order(reader: Steps, node: tree.Vary, members_of: tree.AnyOrder, around: Aro
         )
 
     return build
+
+
+def _members(
+    reader: Steps, block: tree.Block, around: Around, guards: tuple[Guard, ...]
+) -> Iterator[tuple[str, tree.Statement, tuple[Guard, ...]]]:
+    """The steps of an order with their labels, and the conditions of the `when` blocks that they stand in."""
+    for item in block.statements:
+        if isinstance(item, tree.Guard):
+            guard = reader.knobs.when(item.condition, around)
+            assert guard is not None
+            yield from _members(reader, item.block, around, (*guards, guard))
+            continue
+        label = label_of(item)
+        if label is not None:
+            yield label, item, guards
+        elif isinstance(item, tree.Element):
+            reader.no_step(item.value)
+
+
+def _under(step: Step | None, guards: tuple[Guard, ...]) -> Step | None:
+    """The step, there only where the conditions hold."""
+    for guard in reversed(guards):
+        when = guard()
+        if step is not None and when is not None:
+            step = Group(path="", steps=(step,), when=when, location=step.location)
+    return step
 
 
 def _is(path: str, label: str) -> Guard:

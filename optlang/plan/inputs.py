@@ -41,10 +41,11 @@ class Inputs:
             name = node.name.text
             if node.type.text in ("model", "models"):
                 self.diagnostics.error(
-                    "E106",
-                    f"an input of type `{node.type.text}` is not in this version",
+                    "E302",
+                    "an input is a value, and a model is made by a call",
                     node.type.span,
-                    help="name the model in the study",
+                    "no value",
+                    help="name it in the study, `let NAME = FACTORY(width = width)`, and let inputs be its arguments",
                 )
                 self.resolver.scope.unknown.add(name)
                 continue

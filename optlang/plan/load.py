@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from optlang import resources
-from optlang.diagnostics import Diagnostic, Diagnostics, Lines, Span
+from optlang.diagnostics import Diagnostic, Diagnostics, Label, Lines, Span
 from optlang.forms import OutsideError
 from optlang.plan import pipelines
 from optlang.plan.build import StudyBuilder
@@ -112,10 +112,12 @@ class _Loading:
             self._metrics(scope, studies)
             for other in studies[1:]:
                 self.diagnostics.error(
-                    "E106",
-                    "a second study in one file is not in this version",
+                    "E202",
+                    "a file holds one study",
                     other.name.span,
-                    help="give it a file of its own",
+                    "the second",
+                    labels=(Label(studies[0].name.span, "the first"),),
+                    help="give it a file of its own, and what both need a third, which they import",
                 )
             if studies:
                 builder = StudyBuilder(

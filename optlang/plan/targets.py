@@ -64,7 +64,13 @@ class Targets:
                     runtime = statement
                     continue
                 if name.text == "shape":
-                    self._not_yet("`shape`, the shape of the input,", name.span, "the shape of the data is used")
+                    self.diagnostics.error(
+                        "E205",
+                        "a target has no `shape`",
+                        name.span,
+                        "inputs come from the data",
+                        help="the shape is that of the data's samples; `batch` says how many of them one call takes",
+                    )
                     continue
                 if name.text == "device" and self._device(statement):
                     continue
@@ -107,7 +113,13 @@ class Targets:
     def _device(self, statement: tree.Fix | tree.Vary) -> bool:
         value = statement.value if isinstance(statement, tree.Fix) else statement.domain
         if isinstance(statement, tree.Vary):
-            self._not_yet("searching the device", statement.span, "write one study for each device")
+            self.diagnostics.error(
+                "E206",
+                "the device of a target is fixed",
+                statement.span,
+                "a knob",
+                help="write a target for each device: every trial is built and measured on all of them",
+            )
             return True
         if isinstance(value, tree.Path) and value.text in DEVICES:
             self._not_yet(f"the device `{value.text}`", value.span, DEVICES[value.text])

@@ -196,3 +196,22 @@ def test_branches_that_an_input_takes_away(plan_of: Make) -> None:
     target = "target here { runtime = onnxruntime }"
     assert Space(plan_of(members, target=target)).size().points == 3
     assert Space(plan_of(members, target=target, overrides={"quick": "true"})).size().points == 1
+
+
+def test_a_when_block_in_an_order_takes_its_steps_away(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          repeat rounds in 0 .. 1 { channels }
+          polish in any order { finetune; when rounds >= 1 { train; long = train { epochs = 20 } } }
+        }
+    """, target="target here { runtime = onnxruntime }")
+    space = Space(plan)
+    effects: dict[int, set[str]] = {0: set(), 1: set()}
+    for point in every_point(space):
+        rounds = point["rounds"]
+        assert isinstance(rounds, int)
+        recipe = resolve(plan, point)
+        assert len(recipe.steps) == (1 if rounds == 0 else 4)
+        effects[rounds].add(recipe.effect)
+    # Orders that differ in steps that are not there have one effect, and are run once.
+    assert {rounds: len(found) for rounds, found in effects.items()} == {0: 1, 1: 6}
