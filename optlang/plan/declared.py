@@ -176,6 +176,9 @@ class Facts:
                 continue
             first[fact.name.text] = fact.name.span
             param = declare(resolver, fact)
+            if param is None:
+                # Who names it is not told a second time.
+                resolver.scope.unknown.add(fact.name.text)
             if param is not None:
                 read.append((fact, param))
                 # A model has no domain, but whether it is given can be asked: `when teacher != none`.
