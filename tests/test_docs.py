@@ -133,3 +133,27 @@ def test_the_guides_own_studies_run(study: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Next: optlang export" in done.stdout
     assert "failed" not in done.stdout
+
+
+@pytest.mark.slow
+def test_ten_minutes_end_with_an_artifact_that_answers_without_torch(folder: Path) -> None:
+    def done(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        ran = subprocess.run(
+            [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    done("train.py")
+    # INT8 alone: the study as it stands trains for a minute.
+    study = (folder / "shrink.opt").read_text()
+    (folder / "shrink.opt").write_text(re.sub(r"    maybe thin = \{.*?\n    \}\n", "", study, flags=re.S))
+    done("-m", "optlang", "run", "shrink.opt", "--ladder")
+    shown = done("-m", "optlang", "sql", "SELECT max(trial) FROM results", "--format", "csv")
+    done("-m", "optlang", "export", "shrink", shown.split()[-1], "-o", "small")
+    blocked = "import sys; sys.path.insert(0, ''); sys.modules['torch'] = sys.modules['optlang'] = None\n"
+    program = (folder / "answer.py").read_text().partition("assert ")[0]
+    answers = [line.split() for line in done("-I", "-c", blocked + program).splitlines()]
+    assert len(answers) >= 8
+    assert all(found == expected for found, _, expected in answers)
