@@ -95,17 +95,55 @@ class StudyError(OptlangError):
         self.texts = texts
 
 
+MOST = 100
+"""How many mistakes of a run are told; whoever has more needs another kind of help, and soon."""
+
+MOST_PARTS = 100_000
+"""How many parts a file may come to once its names stand for what they mean: ten lines can say 2**60 of them."""
+
+
+class TooMuchError(Exception):
+    """Nothing more is to be read; `said` is the problem that says why."""
+
+    def __init__(self, message: str, span: Span, label: str = "", help: str | None = None) -> None:
+        super().__init__(message)
+        self.said = Diagnostic("E105", message, Label(span, label), help=help)
+
+
+@dataclass(slots=True)
+class Budget:
+    """Counts the parts that names were unfolded to, over all files of one run."""
+
+    spent: int = 0
+
+    def spend(self, span: Span, parts: int = 1) -> None:
+        """Count parts that stand for what is at `span`; raises TooMuchError beyond MOST_PARTS."""
+        self.spent += parts
+        if self.spent > MOST_PARTS:
+            raise TooMuchError(
+                "this comes to more than can be searched once its names are written out", span,
+                f"more than {MOST_PARTS:,} parts up to here", "apply fewer pipelines and names inside one another",
+            )
+
+
 @dataclass(slots=True)
 class Diagnostics:
-    """Collects problems while a file is read; checks add to it and go on."""
+    """Collects problems while a file is read; checks add to it and go on.
+
+    Where `most` is set, an error beyond so many raises TooMuchError, and further warnings are not kept.
+    """
 
     found: list[Diagnostic] = field(default_factory=list)
+    most: int | None = None
+    budget: Budget = field(default_factory=Budget)
 
     def error(
         self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,
         labels: tuple[Label, ...] = (), fix: Fix | None = None,
     ) -> None:
         """Add an error at `span`."""
+        if self.most is not None and len(self.found) >= self.most:
+            raise TooMuchError(f"more than {self.most} mistakes", span, "nothing is told from here on")
         self.found.append(Diagnostic(code, message, Label(span, label), "error", labels, help, fix))
 
     def warn(
@@ -113,6 +151,8 @@ class Diagnostics:
         labels: tuple[Label, ...] = (), fix: Fix | None = None,
     ) -> None:
         """Add a warning at `span`."""
+        if self.most is not None and len(self.found) >= self.most:
+            return
         self.found.append(Diagnostic(code, message, Label(span, label), "warning", labels, help, fix))
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optlang.diagnostics import Fix
 from optlang.plan.load import Loaded, load
+from optlang.syntax.source import read
 
 _MOST_ROUNDS = 20
 """A mistake that is mended may uncover another one; each round must leave fewer errors."""
@@ -26,7 +27,7 @@ def mend(path: Path) -> int:
         fixes = apart(item.fix for item in found.diagnostics if item.fix is not None and item.fix.span.file == shown)
         if not fixes:
             break
-        before = path.read_bytes()
+        before = read(path)
         mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
         path.write_bytes(mark + applied(found.texts[shown], fixes).encode())
         after = load(path)

@@ -33,7 +33,7 @@ def plan_of(file: Path, sets: list[str] | None = None) -> Plan:
     from optlang.plan.load import load
     from optlang.render import render
 
-    if not file.is_file():
+    if not _exists(file) or not file.is_file():
         raise usage(f"there is no file {file}", "name a study, for example studies/digits.opt")
     loaded = load(file, _overrides(sets))
     if loaded.failed:
@@ -82,18 +82,40 @@ def _mended(files: Sequence[Path]) -> int:
 
 def opt_files(paths: Sequence[Path]) -> list[Path]:
     """The files among `paths`, and for each folder the .opt files below it, apart from what lies in hidden folders."""
-    missing = [str(path) for path in paths if not path.exists()]
+    missing = [str(path) for path in paths if not _exists(path)]
     if missing:
         raise usage(f"there is no file {', '.join(missing)}", "name one or more .opt files, or folders of them")
     found: list[Path] = []
     for path in paths:
         below = [path] if not path.is_dir() else sorted(
-            file for file in path.rglob("*.opt") if not any(part[0] == "." for part in file.relative_to(path).parts)
+            file for file in path.rglob("*.opt")
+            if file.is_file() and not any(part[0] == "." for part in file.relative_to(path).parts)
         )
         if not below:
             raise usage(f"no .opt file lies in {path}", "name another folder, or a file")
         found += below
     return list(dict.fromkeys(found))
+
+
+def read_or_refuse(path: Path) -> bytes:
+    """What a file holds; raises OutsideError where it cannot be read."""
+    from optlang.forms import OutsideError
+    from optlang.syntax.source import read
+
+    try:
+        return read(path)
+    except OSError as error:
+        raise OutsideError(
+            f"cannot read {path}: {error.strerror or error}", help="give the path of an .opt file"
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # No file can have such a name.
+        return False
 
 
 def fmt(
@@ -107,6 +129,7 @@ def fmt(
     from optlang.render import render
     from optlang.syntax.format import format_text
     from optlang.syntax.parse import parse_bytes
+    from optlang.syntax.source import LARGEST
 
     if Path("-") in files and len(files) > 1:
         raise usage("- stands alone: it reads one text from standard input", "leave it out, or the files")
@@ -115,7 +138,7 @@ def fmt(
     paths = files if through else opt_files(files)
     for path in paths:
         shown = "<stdin>" if through else str(path)
-        data = sys.stdin.buffer.read() if through else path.read_bytes()
+        data = sys.stdin.buffer.read(LARGEST + 1) if through else read_or_refuse(path)
         parsed = parse_bytes(shown, data)
         if parsed.file is None or parsed.diagnostics.failed:
             wrong += 1

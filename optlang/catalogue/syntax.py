@@ -40,8 +40,9 @@ ENTRIES = (
     ),
     Entry(
         "E105", "not text, too large or too deep",
-        "The file is not UTF-8, has more than a mebibyte, opens more than 50 brackets inside one another, or "
-        "nests more than 100 operators in one expression.",
+        "The file is not UTF-8, holds a character that hides what is read, has more than a mebibyte, 100,000 words and "
+        "signs, or 20,000 characters in a line, opens more than 50 brackets inside one another, nests more than 100 "
+        "operators in one expression, or says more than can be read once its names and pipelines are written out.",
         "such a file is a mistake, or somebody else's attempt to keep the reader busy.",
         "forbid " + "(" * 51 + "static" + ")" * 51,
         "forbid static",

@@ -111,7 +111,8 @@ class Inputs:
         items = parsed.file.items if parsed.file is not None else ()
         if parsed.diagnostics.failed or len(items) != 1 or not isinstance(items[0], tree.Let) or "\n" in text:
             return "write the value as in a study: `5`, `30%`, `2ms`, `minmax`", None
-        scratch = Resolver(Diagnostics(), Scope(self.resolver.scope.own, self.resolver.scope.library))
+        scope = Scope(self.resolver.scope.own, self.resolver.scope.library)
+        scratch = Resolver(Diagnostics(budget=self.diagnostics.budget), scope)
         fixed = scratch.constant(
             items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param
         )

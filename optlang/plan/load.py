@@ -8,17 +8,20 @@ from functools import cache
 from pathlib import Path
 
 from optlang import resources
-from optlang.diagnostics import Diagnostic, Diagnostics, Label, Lines, Span
+from optlang.diagnostics import MOST, Diagnostic, Diagnostics, Label, Lines, Span, TooMuchError
 from optlang.forms import OutsideError
 from optlang.plan import pipelines
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
 from optlang.plan.names import Declared, Module, PythonModule, Scope, closest, collect, duplicate, only, suggestion
-from optlang.plan.python_files import file_of, find_object, inside
+from optlang.plan.python_files import exists, file_of, find_object, inside, text_of
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 from optlang.syntax.parse import Parsed, parse_bytes, parse_file
+
+DEEPEST = 50
+"""How deep files may import one another: each is read within the one that imports it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +91,46 @@ class _Loading:
 
     folder: Path
     unsaved: Mapping[Path, str] = field(default_factory=dict)
-    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    diagnostics: Diagnostics = field(default_factory=lambda: Diagnostics(most=MOST))
     texts: dict[str, str] = field(default_factory=dict)
     scopes: dict[str, Scope] = field(default_factory=dict)
     lines: dict[str, Lines] = field(default_factory=dict)
     imported: list[_Import] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    scope: Scope | None = None
+    facts: Facts | None = None
     _read: dict[Path, Scope | None] = field(default_factory=dict)
 
     def load(self, path: Path, overrides: Mapping[str, str]) -> Loaded:
         """Read the file and build its plan."""
-        plan: Plan | None = None
-        scope: Scope | None = None
-        facts: Facts | None = None
         parsed = self._parse(path)
+        plan: Plan | None = None
+        try:
+            plan = self._plan(path, parsed, overrides)
+        except TooMuchError as error:
+            self.diagnostics.found.append(error.said)
+        except RecursionError:
+            whole = Span(path.as_posix(), 0, 0)
+            self.diagnostics.found.append(Diagnostic(
+                "E105", "what this file says nests deeper than can be followed", Label(whole, "somewhere in it"),
+                help="a name in it may lead back to itself, or lead through too many others: write inner parts out",
+            ))
+        self.diagnostics.found = parsed.sound(self.diagnostics.found)
+        found = self.diagnostics.sorted()
+        for item in found:
+            for label in (item.primary, *item.labels):
+                if label.span.file not in self.texts:
+                    self.texts[label.span.file] = library()[1][label.span.file]
+        made = None if self.diagnostics.failed else plan
+        return Loaded(made, found, self.texts, self.folder, parsed, self.scope, self.facts)
+
+    def _plan(self, path: Path, parsed: Parsed, overrides: Mapping[str, str]) -> Plan | None:
+        """The plan of the study in the file, None where there is none."""
+        plan: Plan | None = None
         if parsed.file is not None:
             broken = parsed.diagnostics.failed
-            scope = self._scope(path, parsed, parsed.file, (path.resolve(),))
-            facts = Facts(self.diagnostics, self._scope_of, self._check_calls, self.broken)
+            scope = self.scope = self._scope(path, parsed, parsed.file, (path.resolve(),))
+            facts = self.facts = Facts(self.diagnostics, self._scope_of, self._check_calls, self.broken)
             for declared in scope.own.declared.values():
                 self._declaration(declared, facts)
             studies = [item for item in parsed.file.items if isinstance(item, tree.Study)]
@@ -135,14 +160,7 @@ class _Loading:
                 plan = builder.build()
             if not broken and studies:
                 self._unused(scope)
-        self.diagnostics.found = parsed.sound(self.diagnostics.found)
-        found = self.diagnostics.sorted()
-        for item in found:
-            for label in (item.primary, *item.labels):
-                if label.span.file not in self.texts:
-                    self.texts[label.span.file] = library()[1][label.span.file]
-        made = None if self.diagnostics.failed else plan
-        return Loaded(made, found, self.texts, self.folder, parsed, scope, facts)
+        return plan
 
     def _declaration(self, declared: Declared, facts: Facts) -> None:
         """Find what is wrong in a declaration of the user's own."""
@@ -160,7 +178,7 @@ class _Loading:
             parsed = parse_file(path, shown) if data is None else parse_bytes(shown, data)
         except OSError as error:
             raise OutsideError(
-                f"cannot read {shown}: {error.strerror}", help="give the path of an .opt file"
+                f"cannot read {shown}: {error.strerror or error}", help="give the path of an .opt file"
             ) from error
         self.texts[shown] = parsed.source.text
         self.diagnostics.found += parsed.diagnostics.found
@@ -198,7 +216,7 @@ class _Loading:
     def _module(self, path: tree.Path, folder: Path, around: tuple[Path, ...]) -> Module | None:
         """The module that an import names: a file beside the importing one, else the standard library's."""
         file = folder.joinpath(*(part.text for part in path.parts)).with_suffix(".opt")
-        if not file.is_file() and file.resolve() not in self.unsaved:
+        if not exists(file) and not (self.unsaved and file.resolve() in self.unsaved):
             module = library()[0].get(path.text)
             if module is None:
                 names = [item.stem for item in sorted(folder.glob("*.opt"))] + list(library()[0])
@@ -222,6 +240,11 @@ class _Loading:
                 help="put what both need into a third file",
             )
             return None
+        if len(around) >= DEEPEST:
+            raise TooMuchError(
+                f"files import one another more than {DEEPEST} levels deep", path.span, "one level too many",
+                "import the module that declares what is used, not one that imports it",
+            )
         if resolved not in self._read:
             parsed = self._parse(file)
             self._read[resolved] = None
@@ -309,7 +332,7 @@ class _Loading:
                     help="move the file beside the study, or install it and import it by its module's name",
                 )
                 return None
-            if not place.is_file():
+            if not exists(place):
                 files = [file.name for file in sorted(folder.glob("*.py"))]
                 self.diagnostics.error(
                     "E203",
@@ -331,7 +354,14 @@ class _Loading:
                 )
                 return None
             place = installed
-        return place.read_text(encoding="utf-8", errors="replace")
+        try:
+            return text_of(place)
+        except (OSError, UnicodeError, SyntaxError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self.diagnostics.error(
+                "E701", f"`{source}` cannot be read", span, reason or "no text", help="correct it, or name another file"
+            )
+            return None
 
     # ---- declarations of the user's own files
 

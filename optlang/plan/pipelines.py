@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.diagnostics import Diagnostics, Label, Span, TooMuchError
 from optlang.plan.choices import label_of
 from optlang.plan.declared import Facts
 from optlang.plan.domains import values_of
@@ -27,6 +27,9 @@ from optlang.syntax import tree
 
 if TYPE_CHECKING:
     from optlang.plan.steps import Steps
+
+DEEPEST = 16
+"""How deep pipelines may apply one another: each level is read within the one around it."""
 
 _EXAMPLES: dict[Dimension, Value] = {
     "count": 1, "ratio": 0.5, "number": 1.0, "time": 1.0, "bytes": 1, "bool": True, "names": (), "name": "name",
@@ -49,6 +52,11 @@ def expand(
             help="a pipeline is steps one after another: `repeat` is what does them again",
         )
         return None
+    if len(reader.open) >= DEEPEST:
+        raise TooMuchError(
+            f"pipelines apply one another more than {DEEPEST} levels deep", at, "one level too many",
+            "write the inner steps where they are applied",
+        )
     pipeline = reader.facts.pipeline(declared)
     if pipeline is None or declared.qualified in reader.facts.broken:
         return None
@@ -143,7 +151,7 @@ def _settled(resolver: Resolver, written: tree.Fix, param: Param) -> Fixed | Non
         name in resolver.params and resolver.params[name].fixed is None for name in _paths(written.value)
     ):
         return None
-    kept, resolver.diagnostics = resolver.diagnostics, Diagnostics()
+    kept, resolver.diagnostics = resolver.diagnostics, Diagnostics(budget=resolver.diagnostics.budget)
     try:
         return resolver.constant(written.value, param, FIXED)
     finally:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import sys
+import warnings
 from dataclasses import dataclass
+from importlib.util import decode_source
 from pathlib import Path
 
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.names import closest, listed
+
+LARGEST = 1024 * 1024
+"""How many bytes a Python file may have that is read for its functions; torch's longest has half of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +28,19 @@ class Signature:
 def objects(text: str) -> dict[str, Signature | None]:
     """What a module defines at its top level; None for what cannot be known without running it.
 
-    Raises SyntaxError where the text is no Python.
+    Raises SyntaxError where the text is no Python, or nests deeper than Python's own parser follows.
     """
     found: dict[str, Signature | None] = {}
-    for node in _top(ast.parse(text).body):
+    try:
+        with warnings.catch_warnings():
+            # What Python thinks of the style of somebody's file is no matter here.
+            warnings.simplefilter("ignore")
+            body = _top(ast.parse(text).body)
+    except (RecursionError, MemoryError):
+        raise SyntaxError("nested too deeply for Python's parser", ("", 1, 0, "")) from None
+    except ValueError as error:
+        raise SyntaxError(str(error), ("", 1, 0, "")) from None
+    for node in body:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 found[name] = None if node.decorator_list else _signature(node.args, bound=False)
@@ -78,14 +92,39 @@ def file_of(module: str, paths: list[str] | None = None) -> Path | None:
     for folder in paths if paths is not None else sys.path:
         place = Path(folder or ".").joinpath(*parts)
         for candidate in (place.with_name(place.name + ".py"), place / "__init__.py"):
-            if candidate.is_file():
+            if exists(candidate):
                 return candidate
     return None
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file; a name that can be no file's, or a link that leads back to itself, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def text_of(path: Path) -> str:
+    """The text of a Python file, in the encoding that it names.
+
+    Raises OSError where it cannot be read, ValueError where it is too large, UnicodeError or SyntaxError where it is no
+    text in its encoding.
+    """
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST:,} bytes")
+    return decode_source(data)
+
+
 def inside(folder: Path, name: str) -> Path | None:
     """The file `name` of the study's folder; None where it would lie outside."""
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError):
+        # A name that no file can have, or a link that leads back to itself.
+        return folder / "no file"
     return path if path.is_relative_to(folder.resolve()) else None
 
 

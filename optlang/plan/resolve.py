@@ -41,6 +41,7 @@ from optlang.plan.units import (
     value_of,
 )
 from optlang.syntax import tree
+from optlang.syntax.build import LARGEST_EXPONENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class Expressions(Lookup):
 
     def expression(self, node: tree.Expression, place: Place) -> Typed | None:
         """The expression with its kind; None where a part of it is wrong, which is then reported."""
+        self.diagnostics.budget.spend(node.span)
         match node:
             case tree.Number():
                 return self._number(node)
@@ -338,6 +340,9 @@ class Expressions(Lookup):
             value = {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__}[node.operator](b)
         except (DivisionByZero, InvalidOperation):
             self._type(node.span, "this divides by zero")
+            return None
+        if value and abs(value.adjusted()) > LARGEST_EXPONENT:
+            self._type(node.span, f"this comes to {value:.0e}, and numbers end at 1e{LARGEST_EXPONENT}")
             return None
         return known(Constant(value, kind, left.whole and right.whole and value == value.to_integral_value()))
 

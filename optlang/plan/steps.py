@@ -36,6 +36,9 @@ from optlang.plan.units import SAID
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
+STEP = 20
+"""How many parts of the budget a step costs: it takes about as long to read as so many names and numbers."""
+
 COUNT = Param(name="the count", dimension="count", domain=None, required=True)
 
 
@@ -86,6 +89,7 @@ class Steps:
 
     def statement(self, node: tree.Statement, around: Around, labels: dict[str, Span]) -> Made | None:
         """One statement among steps."""
+        self.diagnostics.budget.spend(node.span, STEP)
         match node:
             case tree.Element():
                 return self._element(node, around, labels)

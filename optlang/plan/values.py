@@ -221,10 +221,11 @@ class Resolver(Expressions):
         if not self._alike(read) or not all(self._suits(at, known(item), param) for at, item in read):
             return None
         values: list[Scalar] = []
+        seen: set[Scalar] = set()
         for at, constant in read:
             assert isinstance(constant.value, bool | Decimal | str)
             value = scalar(constant.value, param.dimension)
-            if value in values:
+            if value in seen:
                 self.diagnostics.error(
                     "E405",
                     f"`{show(value, param.dimension)}` is listed twice",
@@ -235,6 +236,7 @@ class Resolver(Expressions):
                 )
                 return None
             values.append(value)
+            seen.add(value)
         return ListDomain(values=tuple(values)) if ordered else SetDomain(values=tuple(values))
 
     def _value(self, item: tree.Expression | tree.Statement, param: Param, place: Place) -> Typed | None:
@@ -361,7 +363,10 @@ class Resolver(Expressions):
             )
             return None
         if count > 100_000:
-            self.diagnostics.error("E403", "more than 100,000 values", node.span, "too small a step")
+            self.diagnostics.error(
+                "E403", "more than 100,000 values", node.span, "too small a step",
+                help="choose a larger one, or leave `step` away for all values",
+            )
             return None
         return ListDomain(values=tuple(scalar(low + step * index, param.dimension) for index in range(int(count) + 1)))
 

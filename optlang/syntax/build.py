@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar, cast
 
 from lark import Tree
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics import MOST, Diagnostics, Span
 from optlang.syntax import tree
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import Token
 
 DEEPEST = 100
 """How deep expressions may nest, or how many operators may follow one another."""
+
+LARGEST_EXPONENT = 300
+"""Numbers beyond ten to this power, times any unit, would be no number of the machine."""
 
 _NUMBER = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![eE][+-]?[0-9]))([A-Za-z%]*)")
 _ESCAPE = re.compile(r"\\(.)")
@@ -257,7 +260,20 @@ class Builder:
         match = _NUMBER.fullmatch(values[0].value)
         assert match, values
         digits, unit = match.groups()
-        return tree.Number(span, Decimal(digits), unit or None, not set(digits) & set(".eE"))
+        whole = not set(digits) & set(".eE")
+        try:
+            value = Decimal(digits)
+        except InvalidOperation:
+            # The exponent has more digits than exact arithmetic takes.
+            value = Decimal("Infinity")
+        if not value.is_finite() or (value and abs(value.adjusted()) > LARGEST_EXPONENT):
+            if len(self._diagnostics.found) < MOST:
+                self._diagnostics.error(
+                    "E103", "this number is too large, or too near to 0", span,
+                    f"numbers lie between 1e-{LARGEST_EXPONENT} and 1e{LARGEST_EXPONENT}",
+                )
+            value, whole = Decimal(1), True
+        return tree.Number(span, value, unit or None, whole)
 
     def string(self, values: Values, span: Span) -> tree.String:
         return self._string(values[0])
@@ -279,7 +295,7 @@ class Builder:
 
     def _string(self, token: Token) -> tree.String:
         def resolved(match: re.Match[str]) -> str:
-            if match[1] not in _ESCAPES:
+            if match[1] not in _ESCAPES and len(self._diagnostics.found) < MOST:
                 at = token.start_pos + 1 + match.start()
                 self._diagnostics.error(
                     "E103", f"unknown escape `{match[0]}`", Span(self._source.file, at, at + 2),

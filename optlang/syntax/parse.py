@@ -21,9 +21,9 @@ from lark.lexer import TerminalDef
 from lark.parse_tree_builder import ParseTreeBuilder
 
 from optlang import resources
-from optlang.diagnostics import Diagnostic, Diagnostics, Fix, Span
+from optlang.diagnostics import Diagnostic, Diagnostics, Fix, Span, TooMuchError
 from optlang.syntax import build, recovery, tokens, tree
-from optlang.syntax.source import Source, decode
+from optlang.syntax.source import Source, decode, read
 
 EDITION = 1
 _OWN = frozenset({"E101", "E102", "E103", "E104", "E105"})
@@ -62,7 +62,7 @@ class Parsed:
 
 def parse_file(path: Path, shown: str | None = None) -> Parsed:
     """Parse the file at `path`, called `shown` in messages; raises OSError where it cannot be read."""
-    return parse_bytes(shown if shown is not None else str(path), path.read_bytes())
+    return parse_bytes(shown if shown is not None else str(path), read(path))
 
 
 def parse_bytes(file: str, data: bytes) -> Parsed:
@@ -78,7 +78,11 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     language = _ready()
     parser = language.lark.parse_interactive(source.text)
     strange = Diagnostics()
-    found = tokens.mended(parser.lexer_thread.lex(parser.parser_state), source, strange)
+    try:
+        found = tokens.mended(parser.lexer_thread.lex(parser.parser_state), source, strange)
+    except TooMuchError as error:
+        diagnostics.found += [*strange.found, error.said]
+        return Parsed(source, None, diagnostics)
     if not _edition(source, found, diagnostics):
         return Parsed(source, None, diagnostics)
     diagnostics.found += strange.found

@@ -12,11 +12,11 @@ from lark.parsers.lalr_analysis import Shift
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 from lark.parsers.lalr_parser_state import ParserState
 
-from optlang.diagnostics import Diagnostics, Fix, Span
+from optlang.diagnostics import MOST, Diagnostics, Fix, Span
 from optlang.syntax import expected
 from optlang.syntax.build import begin
 from optlang.syntax.source import Source
-from optlang.syntax.tokens import LINE_END, MOST, RESERVED, Token, spaced
+from optlang.syntax.tokens import LINE_END, RESERVED, Token, spaced
 
 END = "$END"
 _OPENERS = frozenset({"LBRACE", "LPAR", "LSQB"})

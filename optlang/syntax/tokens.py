@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import lark
 
-from optlang.diagnostics import Diagnostics, Fix, Label
+from optlang.diagnostics import MOST, Diagnostics, Fix, Label, TooMuchError
 from optlang.syntax.source import Source
 
 RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", "or", "not", "in", "log", "step"])
@@ -15,8 +15,8 @@ RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", 
 DEEPEST = 50
 """How many brackets may be open at once."""
 
-MOST = 100
-"""How many mistakes of a file are told; whoever has more needs another kind of help, and soon."""
+MOST_TOKENS = 100_000
+"""How many words, signs and line ends a file may have: some ten thousand lines, which are read in about a second."""
 
 LINE_END = "_NL"
 _CLOSER = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
@@ -53,13 +53,25 @@ class Token(lark.Token):
 
 
 def mended(lexed: Iterable[lark.Token], source: Source, diagnostics: Diagnostics) -> list[Token]:
-    """All tokens; a character or string that is none is E103, and the most likely token takes its place."""
+    """All tokens; a character or string that is none is E103, and the most likely token takes its place.
+
+    Raises TooMuchError where there are more than can be read in a moment.
+    """
     tokens: list[Token] = []
-    for found in lexed:
+    for count, found in enumerate(lexed):
+        if count == MOST_TOKENS:
+            at = found.start_pos or 0
+            raise TooMuchError(
+                f"the file has more than {MOST_TOKENS:,} words and signs", source.span(at, at),
+                "nothing is read from here on", "split it: `import` reads what stands in another file",
+            )
+        if len(diagnostics.found) >= MOST:
+            at = found.start_pos or 0
+            raise TooMuchError(f"more than {MOST} mistakes", source.span(at, at), "nothing is read from here on")
         token = Token.new_borrow_pos(found.type, found.value, found)
         if token.type not in STRAYS:
             tokens.append(token)
-        elif len(diagnostics.found) < MOST:
+        else:
             _mend(token, source, tokens, diagnostics)
     return tokens
 

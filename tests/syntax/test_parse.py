@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from optlang import resources
+from optlang.diagnostics import MOST
 from optlang.render import render
 from optlang.syntax import parse as parsing
 from optlang.syntax import tree
 from optlang.syntax.parse import Parsed, parse, parse_file
 from optlang.syntax.source import Source
-from optlang.syntax.tokens import MOST, RESERVED
+from optlang.syntax.tokens import RESERVED
 
 GRAMMAR = (resources.grammar() / "optlang.lark").read_text(encoding="utf-8")
 
