@@ -73,6 +73,16 @@ class RuntimeState:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Brought:
+    """A module for studies that another distribution brings; `file` is None where its entry point leads to none."""
+
+    name: str
+    distribution: str
+    version: str
+    file: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Place:
     """A file or a folder; `bytes` is None where there is nothing, `whole` tells a sum from as far as it was counted."""
 
@@ -103,6 +113,7 @@ class Examination:
     overflows: bool
     compiler: str | None
     runtimes: tuple[RuntimeState, ...]
+    modules: tuple[Brought, ...]
     packages: tuple[Package, ...]
     measuring: bool
     database: Place
@@ -152,6 +163,8 @@ def examine(db: Path, home: Path | None = None) -> Examination:
     except FileNotFoundError as error:
         problems.append(Fault(str(error), f"pip install --force-reinstall {DISTRIBUTION}"))
     warnings += _misfits(runtimes)
+    modules = tuple(_modules())
+    warnings += _unreachable(modules)
     measuring = False
     try:
         measuring = held(machine_lock())
@@ -160,8 +173,9 @@ def examine(db: Path, home: Path | None = None) -> Examination:
     folder = machine.home_of(db, home)
     return Examination(
         optlang=_version(DISTRIBUTION), machine=machine.machine(), instructions=processor.instructions(),
-        overflows=processor.overflows(), compiler=compiler.found(), runtimes=runtimes, packages=packages,
-        measuring=measuring, database=Place(str(db), db.stat().st_size if db.is_file() else None), writer=holder(db),
+        overflows=processor.overflows(), compiler=compiler.found(), runtimes=runtimes, modules=modules,
+        packages=packages, measuring=measuring,
+        database=Place(str(db), db.stat().st_size if db.is_file() else None), writer=holder(db),
         cache=counted(folder / "cache"), artifacts=counted(folder / "artifacts"),
         free=shutil.disk_usage(_existing(folder)).free, warnings=tuple(warnings), problems=tuple(problems),
     )
@@ -221,6 +235,29 @@ def _misfits(runtimes: Iterable[RuntimeState]) -> Iterator[Fault]:
             if requirement is not None and not _fits(requirement, version):
                 said = _text(requirement)
                 yield Fault(f"{runtime.name} asks for {said}, {version} is installed", f'pip install "{said}"')
+
+
+def _modules() -> Iterator[Brought]:
+    from optlang.plan.plugins import plugins
+
+    for item in plugins():
+        file = str(item.file) if item.file is not None else None
+        yield Brought(item.name, item.distribution, item.version, file)
+
+
+def _unreachable(modules: tuple[Brought, ...]) -> Iterator[Fault]:
+    """Modules that no study can import: of a name that another has, or without their file."""
+    own = {path.stem for path in resources.stdlib().glob("*.opt")}
+    for item in modules:
+        others = [other.distribution for other in modules if other.name == item.name and other is not item]
+        if item.name in own:
+            others.append("the standard library")
+        if others:
+            message = f"{item.distribution} brings a module `{item.name}`, and so does {others[0]}"
+            yield Fault(message, f"pip uninstall {item.distribution}")
+        elif item.file is None:
+            message = f"{item.distribution} brings a module `{item.name}`, whose file is not there"
+            yield Fault(message, f"pip install --force-reinstall {item.distribution}")
 
 
 # ---- packages
@@ -316,6 +353,10 @@ def page(found: Examination) -> str:
             (item.name, item.said,
              item.reason or item.unrun or ", ".join(f"{name} {version}" for name, version in item.packages.items()))
             for item in found.runtimes
+        ]),
+        ("Modules", [
+            (item.name, f"{item.distribution} {item.version}", item.file or "its file is not there")
+            for item in found.modules
         ]),
         ("Machine", [
             ("processor", str(about["processor"])),

@@ -10,7 +10,7 @@ from pathlib import Path
 from optlang import resources
 from optlang.diagnostics import MOST, Diagnostic, Diagnostics, Label, Lines, Span, TooMuchError
 from optlang.forms import OutsideError
-from optlang.plan import pipelines
+from optlang.plan import pipelines, plugins
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
@@ -99,6 +99,8 @@ class _Loading:
     broken: set[str] = field(default_factory=set)
     scope: Scope | None = None
     facts: Facts | None = None
+    brought: dict[Path, str] = field(default_factory=dict)
+    """The files that installed distributions bring, with the names of their modules."""
     _read: dict[Path, Scope | None] = field(default_factory=dict)
 
     def load(self, path: Path, overrides: Mapping[str, str]) -> Loaded:
@@ -198,7 +200,8 @@ class _Loading:
 
     def _scope(self, path: Path, parsed: Parsed, file: tree.File, around: tuple[Path, ...]) -> Scope:
         modules, _ = library()
-        stem = path.stem if path.stem not in modules else f"{path.stem}_opt"
+        stem = self.brought.get(path, path.stem)
+        stem = stem if stem not in modules else f"{stem}_opt"
         own = Module(stem, path.as_posix(), own=True)
         collect(own, file, self.diagnostics)
         scope = self.scopes[own.file] = Scope(own, modules, unknown=set(parsed.lost))
@@ -214,12 +217,20 @@ class _Loading:
         return scope
 
     def _module(self, path: tree.Path, folder: Path, around: tuple[Path, ...]) -> Module | None:
-        """The module that an import names: a file beside the importing one, else the standard library's."""
+        """The module that an import names: a file beside the importing one, the library's, or a distribution's."""
         file = folder.joinpath(*(part.text for part in path.parts)).with_suffix(".opt")
         if not exists(file) and not (self.unsaved and file.resolve() in self.unsaved):
             module = library()[0].get(path.text)
+            told = len(self.diagnostics.found)
+            brought = plugins.claimed(path.text, path.span, self.diagnostics, library=module is not None)
+            if brought is not None:
+                self.brought[brought] = path.text
+                return self._module_of(brought, path, around)
+            if len(self.diagnostics.found) > told:
+                return None
             if module is None:
                 names = [item.stem for item in sorted(folder.glob("*.opt"))] + list(library()[0])
+                names += [plugin.name for plugin in plugins.plugins()]
                 self.diagnostics.error(
                     "E203",
                     f"there is no module `{path.text}`",
@@ -229,6 +240,10 @@ class _Loading:
                     fix=only(path.span, path.text, names),
                 )
             return module
+        return self._module_of(file, path, around)
+
+    def _module_of(self, file: Path, path: tree.Path, around: tuple[Path, ...]) -> Module | None:
+        """What the file declares, read once; E204 where it stands in a circle with what imports it."""
         resolved = file.resolve()
         if resolved in around:
             chain = [item.stem for item in around[around.index(resolved) :]] + [resolved.stem]
@@ -322,6 +337,15 @@ class _Loading:
     def _python_text(self, source: str, folder: Path, span: Span) -> str | None:
         """The text of a Python file or module; None, with E203 or E703, where there is none."""
         if source.endswith(".py") or "/" in source or "\\" in source:
+            if any(folder.is_relative_to(file.parent) for file in self.brought):
+                self.diagnostics.error(
+                    "E703",
+                    f"`{source}` is a file, and this module is an installed one's",
+                    span,
+                    "not in the study's folder",
+                    help='name the installed Python module: `"package.module:object"`',
+                )
+                return None
             place = inside(folder, source)
             if place is None:
                 self.diagnostics.error(
