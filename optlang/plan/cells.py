@@ -79,6 +79,8 @@ def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | N
     within = {knob.path for knob in knobs}
     # A branch whose condition hangs on what is not looked at may be there.
     open_ = {knob.path for knob in knobs if any(not named(item) <= within for item in knob.only.values())}
+    # So may a knob: what is left out of the question (a continuous one) does not make it absent.
+    loose = {knob.path for knob in knobs if not named(knob.condition) <= within}
     current: dict[str, Value] = {}
     environment = Environment(knob=current.get)
 
@@ -87,7 +89,7 @@ def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | N
             yield dict(current)
             return
         knob, tried = listed[index]
-        present = knob.condition is None or holds(knob.condition, environment)
+        present = knob.condition is None or knob.path in loose or holds(knob.condition, environment)
         for value in tried if present else (None,):
             if present and knob.path not in open_ and not knob.open(value, environment):
                 continue

@@ -1,6 +1,7 @@
 """What the declared facts rule out of a study: the smallest combinations of values that cannot go together, and why.
 
-Exact up to `cells.LIMIT` combinations of the knobs involved; beyond that `flow.refusal` decides at each point.
+Exact up to `cells.LIMIT` combinations of the knobs involved; beyond that, and where a condition on a
+continuous knob decides, `flow.refusal` is asked of each point that is drawn.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from optlang.plan.model import (
     Knob,
     Maybe,
     Order,
+    Plan,
     Repeat,
     Runtime,
     RuntimeUse,
@@ -75,17 +77,30 @@ def everywhere(steps: tuple[Step, ...], targets: Iterable[Target], index: Index,
 
 def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> Feasibility:
     """What the declared facts rule out of these steps on this target."""
+    study = _study(steps, target, index, facts)
+    if study is None:
+        return Feasibility(())
+    lifted = study.lifted()
+    if study.bound() > (LIMIT if lifted else QUICK):
+        return Feasibility((), exact=False) if lifted else _by_pairs(study)
+    return study.look()
+
+
+def listed(plan: Plan) -> bool:
+    """Whether `plan.impossible` holds all that the facts rule out; else `flow.refusal` must be asked of each point."""
+    facts, index = Facts.of(plan), Index(plan.knobs)
+    return all(study is None or study.listed() for study in (
+        _study(plan.steps, target, index, facts) for target in plan.targets
+    ))
+
+
+def _study(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> _Study | None:
+    """The steps that can be in the way of anything on this target; None where nothing can."""
     runtimes = [facts.runtimes[use.runtime] for use in target.runtimes]
     places = [_anywhere(place, runtimes) for place in _places(steps, facts, (), (), (), (), iter(range(10**9)))]
     involved = _involved(places, target, facts)
     at_home = target.device == "cpu" and not any({"gpu", "browser"} & {*runtime.needs} for runtime in runtimes)
-    if not involved and at_home:
-        return Feasibility(())
-    study = _Study(steps, target, index, facts, involved)
-    lifted = any(map(_lifts, involved))
-    if study.bound() > (LIMIT if lifted else QUICK):
-        return Feasibility((), exact=False) if lifted else _by_pairs(study)
-    return study.look()
+    return _Study(steps, target, index, facts, involved) if involved or not at_home else None
 
 
 def _anywhere(place: _Place, runtimes: Iterable[Runtime]) -> _Place:
@@ -107,15 +122,7 @@ def _by_pairs(study: _Study) -> Feasibility:
     """The same, two steps at a time: all there is to find where no third step can lift what two have together."""
     found: dict[str, Impossible] = {}
     never: dict[Conflict, None] = {}
-    involved = study.involved
-    pairs = [[place] for place in involved]
-    pairs += [
-        [first, second]
-        for first, second in combinations(involved, 2)
-        if _together(first, second) and _clash(first, second)
-    ]
-    for pair in pairs:
-        part_of = replace(study, involved=pair)
+    for part_of in study.pairs():
         if part_of.bound() > LIMIT:
             return Feasibility((), exact=False)
         part = part_of.look()
@@ -258,6 +265,27 @@ class _Study:
         if len(knobs) > DEEPEST:
             return 1 << 62
         return bound(knob for knob in knobs if knob.path not in tried) * prod(map(len, tried.values()))
+
+    def lifted(self) -> bool:
+        """Whether a third step may lift what two have together."""
+        return any(map(_lifts, self.involved))
+
+    def pairs(self) -> Iterator[_Study]:
+        """The same study of each step alone, and of each two that can be in each other's way."""
+        for place in self.involved:
+            yield replace(self, involved=[place])
+        for first, second in combinations(self.involved, 2):
+            if _together(first, second) and _clash(first, second):
+                yield replace(self, involved=[first, second])
+
+    def listed(self) -> bool:
+        """Whether all that cannot go together is listed: no condition is unknown, and there is not too much to see."""
+        if self.variables()[1]:
+            return False
+        lifted = self.lifted()
+        if self.bound() <= (LIMIT if lifted else QUICK):
+            return True
+        return not lifted and all(part.bound() <= LIMIT for part in self.pairs())
 
     def look(self) -> Feasibility:
         """Walk all combinations."""

@@ -52,6 +52,11 @@ class Facts:
     techniques: Mapping[str, Technique]
     runtimes: Mapping[str, Runtime]
 
+    @classmethod
+    def of(cls, plan: Plan) -> Facts:
+        """Those that the plan holds."""
+        return cls({item.name: item for item in plan.techniques}, {item.name: item for item in plan.runtimes})
+
 
 def label_of(path: str) -> str:
     """The last label of a path, which is how it is spoken of."""
@@ -60,7 +65,7 @@ def label_of(path: str) -> str:
 
 def refusal(plan: Plan, values: Mapping[str, Value]) -> str | None:
     """Why the declared facts rule this point out, or None. Exact where `plan.impossible` had too much to list."""
-    facts = Facts({item.name: item for item in plan.techniques}, {item.name: item for item in plan.runtimes})
+    facts = Facts.of(plan)
     environment = Environment(knob=values.get)
     taken = list(applied(plan.steps, values, lambda condition: holds(condition, environment)))
     for target in plan.targets:

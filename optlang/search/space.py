@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 from optlang.plan.domains import contains, size
 from optlang.plan.expressions import Environment, Expression, KnobRef, Value, holds, references, show, show_value
+from optlang.plan.feasibility import listed
+from optlang.plan.flow import refusal
 from optlang.plan.model import (
     Domain,
     FloatDomain,
@@ -38,7 +40,8 @@ FEW = 1000
 class Size:
     """How many points a space has: the combinations of its finite knobs, and which knobs are continuous besides.
 
-    `exact` is False where there are too many combinations of deciding knobs to count; `points` is then an upper bound.
+    `exact` is False where there are too many combinations of deciding knobs to count, or to list what the facts rule
+    out of them; `points` is then an upper bound.
     """
 
     points: int
@@ -66,6 +69,7 @@ class Space:
             for use in target.runtimes if use.path in (unavailable or {})
         )
         self._partly = tuple(knob for knob in plan.knobs if knob.only)
+        self._listed = listed(plan)
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
         # What decides whether a choice has branches is looked ahead into as well.
         wanted = {path for knob in self._partly for path in (knob.path, *_named(knob.conditions()))}
@@ -124,7 +128,13 @@ class Space:
         return None
 
     def forbidden(self, point: Point) -> str | None:
-        """Why this point must not run (the forbid's own words), None where it may."""
+        """Why this whole point must not run (the forbid's own words), None where it may."""
+        reason = self._ruled_out(point)
+        # What was too much to list beforehand is decided here, point by point.
+        return reason if reason is not None or self._listed else refusal(self.plan, point)
+
+    def _ruled_out(self, point: Point) -> str | None:
+        """The same, of what the deciding knobs alone tell."""
         for knob in self._partly:
             if knob.path in point and not knob.open(point[knob.path], Environment(knob=point.get)):
                 label = str(point[knob.path])
@@ -156,18 +166,19 @@ class Space:
         for count, (point, free) in enumerate(self._combinations({}, 0, deciding, ())):
             if count == COUNTED_AT_MOST:
                 return Size(self._upper_bound(), False, continuous)
-            if not self.forbidden(point):
+            if self._ruled_out(point) is None:
                 total += prod(size(knob.domain) or 1 for knob in free)
-        return Size(total, True, continuous)
+        return Size(total, self._listed, continuous)
 
     def points(self) -> Iterator[Point]:
         """All points that may run, in the order of the text; a continuous knob has no values to list (ValueError)."""
         for point, free in self._combinations({}, 0, self._deciding(), ()):
-            if self.forbidden(point):
+            if self._ruled_out(point) is not None:
                 continue
             for values in product(*(tuple(values_of(knob.domain)) for knob in free)):
                 whole = {**point, **{knob.path: value for knob, value in zip(free, values, strict=True)}}
-                yield {knob.path: whole[knob.path] for knob in self.knobs if knob.path in whole}
+                if self._listed or refusal(self.plan, whole) is None:
+                    yield {knob.path: whole[knob.path] for knob in self.knobs if knob.path in whole}
 
     def _deciding(self) -> frozenset[str]:
         """The knobs that decide which others there are, or whether a point may run."""
