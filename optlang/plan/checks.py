@@ -9,13 +9,14 @@ from math import prod
 from optlang.diagnostics import Diagnostics, Label
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
 from optlang.plan.domains import contains, size
-from optlang.plan.expressions import Environment, MetricRef, holds
+from optlang.plan.expressions import Const, Environment, Expression, If, KnobRef, MetricRef, holds, outcomes
 from optlang.plan.feasibility import Feasibility
 from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Knobs
 from optlang.plan.limits import GP_OBJECTIVES, GRID_POINTS
 from optlang.plan.model import (
+    Computed,
     Fixed,
     Objective,
     Rule,
@@ -337,6 +338,17 @@ def _float16(setting: Setting, index: Index) -> bool:
         case Fixed(value=value):
             return value == "float16"
         case Searched(knob=path) if path in index.by_path:
+            return contains(index.by_path[path].domain, "float16")
+        case Computed(expression=If() as expression):
+            return any(_comes_to_float16(item, index) for item in outcomes(expression))
+    return False
+
+
+def _comes_to_float16(expression: Expression, index: Index) -> bool:
+    match expression:
+        case Const(value=value):
+            return value == "float16"
+        case KnobRef(path=path) if path in index.by_path:
             return contains(index.by_path[path].domain, "float16")
     return False
 

@@ -12,11 +12,12 @@ from typing import Protocol
 
 from optlang.plan.domains import show_domain
 from optlang.plan.effort import Effort, Span, effort
-from optlang.plan.expressions import Binary, Const, Expression, KnobRef, Member, MetricRef, RoundRef, Unary, Value
+from optlang.plan.expressions import Binary, Const, Expression, If, KnobRef, Member, MetricRef, RoundRef, Unary, Value
 from optlang.plan.flow import label_of
 from optlang.plan.model import (
     Apply,
     Choice,
+    Computed,
     Dimension,
     Fixed,
     Group,
@@ -213,7 +214,7 @@ class Words:
             case Apply(technique=technique):
                 name = technique.rpartition(".")[2]
                 said = name if label == name else f"{label} = {name}"
-                yield StepLine(depth, said + self._settings(step.settings, technique) + when)
+                yield StepLine(depth, said + self._settings(step, technique) + when)
             case Choice(branches=branches):
                 yield StepLine(depth, f"{label}: one of" + when)
                 for branch in branches:
@@ -268,12 +269,14 @@ class Words:
                 if not isinstance(setting, Fixed) or setting.value != params[key].default
             }
             when = self.when(target.knob, use.label, "   ") if target.knob is not None else ""
-            yield StepLine(1, said + self._said(told, {key: param.dimension for key, param in params.items()}) + when)
+            dimensions = {key: param.dimension for key, param in params.items()}
+            yield StepLine(1, said + self._said(told, use.path, dimensions) + when)
 
-    def _settings(self, settings: Mapping[str, Setting], technique: str) -> str:
-        return self._said(settings, {param.name: param.dimension for param in self._plan.technique(technique).params})
+    def _settings(self, step: Apply, technique: str) -> str:
+        dimensions = {param.name: param.dimension for param in self._plan.technique(technique).params}
+        return self._said(step.settings, step.path, dimensions)
 
-    def _said(self, settings: Mapping[str, Setting], dimensions: Mapping[str, Dimension]) -> str:
+    def _said(self, settings: Mapping[str, Setting], at: str, dimensions: Mapping[str, Dimension]) -> str:
         parts = []
         for name, setting in settings.items():
             if setting.when is not None and isinstance(setting, Fixed):
@@ -281,8 +284,17 @@ class Words:
             if isinstance(setting, Fixed) and setting.value in ((), None):
                 continue
             sign = "in" if isinstance(setting, Searched) else "="
-            parts.append(f"{name} {sign} {self._setting(setting, dimensions[name])}")
+            said = self.searched_when(setting, f"{at}.{name}")
+            parts.append(f"{name} in {said}" if said else f"{name} {sign} {self._setting(setting, dimensions[name])}")
         return f" {{ {'; '.join(parts)} }}" if parts else ""
+
+    def searched_when(self, setting: Setting, path: str) -> str:
+        """`DOMAIN when …, else …` for a setting that is the knob at `path` under a condition, else nothing."""
+        match setting:
+            case Computed(expression=If(condition=condition, then=KnobRef(path=knob), otherwise=rest)) if knob == path:
+                domain = show_domain(self._knobs[path].domain, setting.dimension)
+                return f"{domain} when {self.say(condition)}, else {self._say(rest, setting.dimension)}"
+        return ""
 
     def _setting(self, setting: Setting, dimension: Dimension) -> str:
         match setting:
@@ -293,7 +305,12 @@ class Words:
             case Models(models=models, several=several):
                 said = ", ".join(map(self._model, models))
                 return f"[{said}]" if several else said
-        return self.say(setting.expression)
+        return self.computed(setting)
+
+    def computed(self, setting: Computed) -> str:
+        """What a setting follows from; the values of one under a condition have its unit."""
+        dimension = setting.dimension if isinstance(setting.expression, If) else "plain"
+        return self._say(setting.expression, dimension)
 
     def _model(self, use: ModelUse) -> str:
         parts = []
@@ -338,11 +355,16 @@ class Words:
                 if operator in ("and", "or", "+") and isinstance(left, Binary) and left.operator == operator:
                     return f"{self._say(left, inner)} {operator} {self._wrapped(right, inner)}"
                 return f"{self._wrapped(left, inner)} {operator} {self._wrapped(right, inner)}"
+            case If(condition=condition, then=then, otherwise=otherwise):
+                first, rest = (self._wrapped(item, dimension) for item in (then, otherwise))
+                return f"{first} when {self.say(condition)}, else {rest}"
         raise AssertionError(expression)
 
     def _wrapped(self, expression: Expression, dimension: Dimension | str) -> str:
         text = self._say(expression, dimension)
-        loose = isinstance(expression, Binary) and expression.operator in ("and", "or", "+", "-")
+        loose = isinstance(expression, If) or (
+            isinstance(expression, Binary) and expression.operator in ("and", "or", "+", "-")
+        )
         return f"({text})" if loose else text
 
     def _dimension(self, expression: Expression) -> str:

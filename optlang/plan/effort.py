@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from optlang.plan.domains import values_of
-from optlang.plan.expressions import Binary, Const, Expression, KnobRef, RoundRef, Unary
+from optlang.plan.expressions import Binary, Const, Expression, If, KnobRef, RoundRef, Unary
 from optlang.plan.model import (
     Apply,
     Choice,
@@ -124,6 +124,9 @@ class _Walk:
                 return Span(-inner.high, -inner.low)
             case Binary(operator="+" | "-" | "*" | "/" as operator, left=left, right=right):
                 return _combined(operator, self._expression(left), self._expression(right))
+            case If(then=then, otherwise=otherwise):
+                either = (self._expression(then), self._expression(otherwise))
+                return Span(min(item.low for item in either), max(item.high for item in either))
         return Span(0, inf)
 
 

@@ -78,9 +78,18 @@ class Member(Frozen):
     options: tuple[Scalar | None, ...]
 
 
+class If(Frozen):
+    """`then` where a condition holds, else `otherwise`: a setting that is written for some points only."""
+
+    kind: Literal["if"] = "if"
+    condition: Expression
+    then: Expression
+    otherwise: Expression
+
+
 Reference: TypeAlias = "KnobRef | RoundRef | MetricRef"
 Expression: TypeAlias = Annotated[
-    Const | KnobRef | RoundRef | MetricRef | Unary | Binary | Member, Field(discriminator="kind")
+    Const | KnobRef | RoundRef | MetricRef | Unary | Binary | Member | If, Field(discriminator="kind")
 ]
 
 
@@ -115,6 +124,8 @@ def evaluate(expression: Expression, environment: Environment) -> Value:
             return None if value is None else -_number(value)
         case Member(value=value, options=options):
             return _plain(evaluate(value, environment)) in [_plain(option) for option in options]
+        case If(condition=condition, then=then, otherwise=otherwise):
+            return evaluate(then if holds(condition, environment) else otherwise, environment)
         case Binary():
             return _binary(expression, environment)
     raise AssertionError(expression)
@@ -199,6 +210,9 @@ def replaced(expression: Expression, by: Callable[[Reference], Expression]) -> E
             return expression.model_copy(update={"left": replaced(left, by), "right": replaced(right, by)})
         case Member(value=value):
             return expression.model_copy(update={"value": replaced(value, by)})
+        case If(condition=condition, then=then, otherwise=otherwise):
+            parts = {"condition": condition, "then": then, "otherwise": otherwise}
+            return expression.model_copy(update={name: replaced(part, by) for name, part in parts.items()})
     return expression
 
 
@@ -214,6 +228,19 @@ def references(expression: Expression) -> Iterator[Reference]:
             yield from references(right)
         case Member(value=value):
             yield from references(value)
+        case If(condition=condition, then=then, otherwise=otherwise):
+            yield from references(then)
+            yield from references(condition)
+            yield from references(otherwise)
+
+
+def outcomes(expression: Expression) -> Iterator[Expression]:
+    """What an expression may come to by its conditions; itself where it has none."""
+    if isinstance(expression, If):
+        yield from outcomes(expression.then)
+        yield from outcomes(expression.otherwise)
+    else:
+        yield expression
 
 
 def conjunction(*conditions: Expression | None) -> Expression | None:
@@ -244,12 +271,14 @@ def show(expression: Expression) -> str:
             return f"{_wrapped(value)} in {{{', '.join(show_value(option) for option in options)}}}"
         case Binary(operator=operator, left=left, right=right):
             return f"{_wrapped(left)} {operator} {_wrapped(right)}"
+        case If(condition=condition, then=then, otherwise=otherwise):
+            return f"{_wrapped(then)} when {show(condition)}, else {_wrapped(otherwise)}"
     raise AssertionError(expression)
 
 
 def _wrapped(expression: Expression) -> str:
     text = show(expression)
-    return f"({text})" if isinstance(expression, Binary | Member) else text
+    return f"({text})" if isinstance(expression, Binary | Member | If) else text
 
 
 def show_value(value: Value) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from optlang.diagnostics import Diagnostics, Span
-from optlang.plan.expressions import Const, Expression, KnobRef, Reference, RoundRef, conjunction, replaced
-from optlang.plan.lookup import Draft, Place, Role, suffixes
+from optlang.plan.expressions import Const, Expression, KnobRef, Reference, RoundRef, conjunction, references, replaced
+from optlang.plan.lookup import Draft, Given, Place, Role, suffixes
 from optlang.plan.model import Dimension, Domain, Knob, Location, Param, Setting, Step
 from optlang.plan.resolve import names_rounds
 from optlang.plan.values import Resolver
@@ -132,14 +132,23 @@ class Knobs:
             help="fix it with `=`; what is searched stands in `steps` and in a target",
         )
 
-    def when(self, node: tree.Expression | None, around: Around) -> Guard | None:
-        """The condition `when node`, read when all knobs are known; it may name only those that are known now."""
+    def when(
+        self, node: tree.Expression | None, around: Around, siblings: dict[str, Given] | None = None
+    ) -> Guard | None:
+        """The condition `when node`, read when all knobs are known; it may name only those that are known now.
+
+        `siblings` are other settings of the same step, which it may name too.
+        """
         if node is None:
             return None
         place = Place("`when`", knobs=True, rounds=around.rounds, before=len(self.resolver.knobs))
 
         def read() -> Expression | None:
-            expression = self.resolver.condition(node, place)
+            resolver = self.resolver if siblings is None else self.resolver.beside(siblings)
+            expression = resolver.condition(node, place)
+            if around.fixed is not None and expression is not None and _names_knobs(expression):
+                self.searched(node.span, around.fixed)
+                return None
             if expression == Const(value=True):
                 # Inputs alone decide it: then it says nothing of the points.
                 return None
@@ -246,6 +255,10 @@ class Knobs:
             columns[draft.path] = options[0] if options else draft.path
             used.add(_column(columns[draft.path]))
         return columns
+
+
+def _names_knobs(expression: Expression) -> bool:
+    return any(isinstance(ref, KnobRef) for ref in references(expression))
 
 
 def _column(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from optlang.diagnostics import Span
 from optlang.plan.expressions import Value
@@ -72,6 +73,7 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
     sampler: Sampler | None = Sampler(name="auto")
     kept: list[tree.Statement] = []
     for statement in _statements(sections, second):
+        statement = _always(knobs, "`search`", statement)
         name = statement.name.text if isinstance(statement, tree.Fix | tree.Vary) else ""
         if name in LATER:
             knobs.diagnostics.error("E106", f"`{name}` is not in this version", statement.span, help=LATER[name])
@@ -87,8 +89,23 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
 
 def measure_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Measure | None:
     """How latency is measured; None where a setting is wrong."""
-    values = _values(knobs, "`measure`", MEASURE, sections, _statements(sections, second))
+    statements = [_always(knobs, "`measure`", statement) for statement in _statements(sections, second)]
+    values = _values(knobs, "`measure`", MEASURE, sections, statements)
     return Measure(**values) if values is not None else None  # type: ignore[arg-type]
+
+
+def _always(knobs: Knobs, said: str, statement: tree.Statement) -> tree.Statement:
+    """The statement without a condition, and an error where it has one: it is read once, before there is a point."""
+    if not isinstance(statement, tree.Fix | tree.Vary) or statement.when is None:
+        return statement
+    knobs.diagnostics.error(
+        "E206",
+        f"a setting of {said} has no condition",
+        statement.when.span,
+        "one value for all points",
+        help="take an input for the value, and set it for the run: `input quick: int = 40`, then `--set quick=10`",
+    )
+    return replace(statement, when=None)
 
 
 def _statements(sections: list[tree.Section], second: Second) -> list[tree.Statement]:
@@ -127,6 +144,9 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
         )
         return None
     params = SAMPLERS[value.text]
-    settings = settings_of(knobs, f"`{value.text}`", params, statement.block, Around(fixed="a sampler"), value.span)()
+    said, block = f"`{value.text}`", statement.block
+    if block is not None:
+        block = replace(block, statements=tuple(_always(knobs, said, item) for item in block.statements))
+    settings = settings_of(knobs, said, params, block, Around(fixed="a sampler"), value.span)()
     values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
     return Sampler(name=value.text, settings=values)  # type: ignore[arg-type]

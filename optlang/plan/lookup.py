@@ -6,8 +6,8 @@ Knows no values and no kinds: what an expression is worth is resolve.py's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, TypeAlias
 
 from optlang.diagnostics import Diagnostics, Label, Span
 from optlang.plan.expressions import MetricRef, RoundRef
@@ -96,6 +96,10 @@ class Lookup:
     _open: list[str] = field(default_factory=list)
     _by_label: dict[str, list[Draft]] = field(default_factory=dict)
     _entered: int = 0
+
+    def beside(self, siblings: dict[str, Given]) -> Self:
+        """The same names, and before them those of `siblings`: the other settings of one step."""
+        return replace(self, params={**self.params, **siblings}, _open=[], _by_label={}, _entered=0)
 
     def let(self, path: tree.Path) -> tree.Domain | None:
         """What a `let` of the study or of a module stands for."""

@@ -107,7 +107,7 @@ class _Drawing:
             case Apply(technique=technique, settings=settings):
                 name = technique.rpartition(".")[2]
                 said = name if name == label else f"{label} = {name}"
-                return self._node("step", (said, *self._searched(settings)), ends)
+                return self._node("step", (said, *self._searched(settings, step.path)), ends)
             case Choice(branches=branches):
                 asked = self._node("knob", [f"{label}: one of"], ends)
                 return [
@@ -142,7 +142,7 @@ class _Drawing:
         self._picture.edges += [Edge(start, asked[0][0], words, back=True) for start, words in ends]
 
     def _target(self, target: Target, ends: _Ends) -> _Ends:
-        searched = self._searched({"threads": target.threads, "batch": target.batch})
+        searched = self._searched({"threads": target.threads, "batch": target.batch}, target.name)
         words = (f"{target.name}: {target.device}", *searched)
         ends = self._node("knob" if target.knob is not None else "step", words, ends)
         made = []
@@ -150,20 +150,23 @@ class _Drawing:
             name = use.runtime.rpartition(".")[2]
             said = name if name == use.label else f"{use.label} = {name}"
             when = self._words.when(target.knob, use.label) if target.knob is not None else ""
-            made += self._node("step", (said, *self._searched(use.settings)), _said(ends, when.strip()))
+            made += self._node("step", (said, *self._searched(use.settings, use.path)), _said(ends, when.strip()))
         return made
 
-    def _searched(self, settings: dict[str, Setting]) -> Iterator[str]:
-        """A line for each setting that is a knob or follows from one; arguments of models by their names."""
+    def _searched(self, settings: dict[str, Setting], at: str) -> Iterator[str]:
+        """A line for each setting of the step at `at` that is a knob or follows from one; models' arguments too."""
         for name, setting in settings.items():
             if isinstance(setting, Searched):
                 yield self._domain(name, self._knobs[setting.knob])
+            elif said := self._words.searched_when(setting, f"{at}.{name}"):
+                self._passed.pop(f"{at}.{name}", None)
+                yield f"{name} in {said}"
             elif isinstance(setting, Computed):
                 # The parameter of a pipeline has no step of its own to stand at.
                 for ref in references(setting.expression):
                     if isinstance(ref, KnobRef) and ref.path in self._passed:
                         yield self._domain(label_of(ref.path), self._passed.pop(ref.path))
-                yield f"{name} = {self._words.say(setting.expression)}"
+                yield f"{name} = {self._words.computed(setting)}"
             elif isinstance(setting, Models):
                 for use in setting.models:
                     for key, item in use.arguments.items():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from optlang.diagnostics import Diagnostics, Label, Span, TooMuchError
 from optlang.plan.choices import label_of
+from optlang.plan.conditions import MODELS
 from optlang.plan.declared import Facts
 from optlang.plan.domains import values_of
 from optlang.plan.expressions import Value
@@ -21,7 +22,7 @@ from optlang.plan.knobs import Around, Knobs, Later, Once
 from optlang.plan.lookup import FIXED, Given
 from optlang.plan.model import Dimension, Fixed, FloatDomain, IntDomain, Location, Param, Step
 from optlang.plan.names import Declared, Scope, duplicate
-from optlang.plan.settings import MODELS, settings_of
+from optlang.plan.settings import settings_of
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
 
@@ -61,10 +62,10 @@ def expand(
     if pipeline is None or declared.qualified in reader.facts.broken:
         return None
     settings = Once(settings_of(reader.knobs, f"`{declared.name}`", pipeline.params, block, around, at))
-    written = {
-        item.name.text: item for item in (block.statements if block is not None else ()) if isinstance(item, tree.Fix)
-    }
-    named = {item.name.text for item in (block.statements if block is not None else ()) if isinstance(item, tree.Vary)}
+    statements = block.statements if block is not None else ()
+    written = {item.name.text: item for item in statements if isinstance(item, tree.Fix) and item.when is None}
+    # What is searched, or said under a condition, is not known before the knobs are.
+    named = {item.name.text for item in statements if isinstance(item, tree.Fix | tree.Vary)} - written.keys()
     given: dict[str, Given] = {}
     for param in pipeline.params:
         default = None if param.required else Fixed(value=param.default)

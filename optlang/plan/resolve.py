@@ -262,7 +262,10 @@ class Expressions(Lookup):
                 continue
             if one.text in self.params:
                 typed = self.expression(one, place)
-                knob = typed.knob if typed is not None else None
+                if typed is None:
+                    # What the other word means depends on it.
+                    return None, None
+                knob = typed.knob
             elif one.text in self.inputs or self.let(one) is not None:
                 continue
             else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from optlang.diagnostics import Span
+from optlang.plan.conditions import MODELS, Conditions
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, Unary, evaluate, references
 from optlang.plan.expressions import Member as MemberOf
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
@@ -14,7 +15,6 @@ from optlang.plan.model import Computed, Fixed, Models, Param, Searched, Setting
 from optlang.plan.names import Scope, closest, duplicate, listed, only
 from optlang.syntax import tree
 
-MODELS = ("model", "models")
 UNSEARCHED = {
     "names": 'fix it with `=`: `["head", "*.norm"]`',
     "string": "fix it with `=`: one text",
@@ -34,6 +34,7 @@ def settings_of(
     declared = {param.name: param for param in params}
     written: dict[str, tuple[Span, Later[Setting | None]]] = {}
     misspelt: set[str] = set()
+    conditions = Conditions(knobs, declared, block, around, written)
     unread = False
     before: tree.Statement | None = None
 
@@ -56,15 +57,11 @@ def settings_of(
             )
             continue
         name = statement.name
-        if statement.when is not None:
-            diagnostics.error(
-                "E106",
-                "a condition on one setting is not in this version",
-                statement.when.span,
-                help="write the step twice, in two branches or behind two conditions",
-            )
         if name.text in written:
-            duplicate(diagnostics, name.text, name.span, written[name.text][0], "keep one of them")
+            advice = "keep one of them"
+            if statement.when is not None:
+                advice = "two values on two conditions are two branches: write the step once in each"
+            duplicate(diagnostics, name.text, name.span, written[name.text][0], advice)
             continue
         param = declared.get(name.text)
         if param is None:
@@ -90,12 +87,14 @@ def settings_of(
         guards: list[Guard] = []
         if param.when is not None:
             guards.append(Once(lambda param=param: holds_when(param, build_siblings())))  # type: ignore[misc]
+        condition = conditions.read(statement, param)
         if isinstance(statement, tree.Fix) and param.dimension in MODELS:
             assert knobs.models is not None
             written[name.text] = (name.span, knobs.models(statement, param, around, tuple(guards)))
             continue
         if isinstance(statement, tree.Fix):
-            written[name.text] = (name.span, _fixed(knobs, statement, param, around))
+            made = _fixed(knobs, statement, param, around)
+            written[name.text] = (name.span, Once(conditions.under(made, condition, param)))
             continue
         if param.dimension in UNSEARCHED and param.domain is None:
             diagnostics.error(
@@ -113,8 +112,9 @@ def settings_of(
             resolver.scope.unknown.add(name.text)
             written[name.text] = (name.span, _nothing)
             continue
+        guards += [condition] if condition is not None else []
         added = knobs.add(path, "value", domain, param.dimension, name.span, around, param.help, *guards)
-        written[name.text] = (name.span, _searched(path) if added else _nothing)
+        written[name.text] = (name.span, conditions.under(_searched(path), condition, param) if added else _nothing)
 
     def resolve() -> dict[str, Setting]:
         found: dict[str, Setting] = {}

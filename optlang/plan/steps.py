@@ -18,6 +18,7 @@ from optlang.plan.knobs import Around, Knobs, Later, Made, always
 from optlang.plan.lookup import FIXED
 from optlang.plan.model import (
     Apply,
+    Computed,
     Domain,
     Group,
     IntDomain,
@@ -337,6 +338,15 @@ class Steps:
                 return None
             if min(_ints(next(item.domain for item in self.resolver.knobs if item.path == knob))) == 0:
                 inside = inside.under(always(Binary(operator=">=", left=KnobRef(path=knob), right=Const(value=1))))
+        elif node.fixed and isinstance(counted, Computed):
+            self.diagnostics.error(
+                "E507",
+                f"`{node.name.text}` would be repeated as often as something else says",
+                node.count.span,
+                "follows from knobs, or from a condition",
+                help="where the pipeline is applied, give the count a fixed value, or search it: `NAME in 1 .. 3`",
+            )
+            return None
         elif node.fixed:
             count = self._count(node)
         else:

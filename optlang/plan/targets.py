@@ -59,7 +59,8 @@ class Targets:
             if isinstance(statement, tree.Fix | tree.Vary):
                 name = statement.name
                 if statement.when is not None:
-                    self._not_yet("a condition in a target", statement.when.span)
+                    self._conditional(name.text, statement.when.span)
+                    statement = replace(statement, when=None)
                 if name.text == "runtime":
                     runtime = statement
                     continue
@@ -125,6 +126,16 @@ class Targets:
             self._not_yet(f"the device `{value.text}`", value.span, DEVICES[value.text])
             return True
         return False
+
+    def _conditional(self, name: str, span: Span) -> None:
+        advice = f"search it for all points, and `forbid {name} == VALUE and …` what is not wanted"
+        if name == "device":
+            advice = "write a target for each device: every trial is built and measured on all of them"
+        if name == "runtime":
+            advice = "its runtimes may have conditions: `runtime in { eager; onnxruntime when … }`"
+        self.diagnostics.error(
+            "E302", f"the {name} of a target has no condition", span, "every trial is measured with it", help=advice
+        )
 
     def _not_yet(self, what: str, span: Span, advice: str | None = None) -> None:
         self.diagnostics.error("E106", f"{what} is not in this version", span, help=advice)

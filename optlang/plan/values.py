@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from optlang.diagnostics import Fix, Label, Span
 from optlang.plan.domains import contains, show_domain, subset, values_of
-from optlang.plan.expressions import Scalar
+from optlang.plan.expressions import Const, If, KnobRef, Scalar, outcomes
 from optlang.plan.lookup import FIXED, Given, Place
 from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, Searched, SetDomain
 from optlang.plan.names import listed, only, suggestion
@@ -60,6 +60,8 @@ class Resolver(Expressions):
         if not self._suits(node.span, typed, param):
             return None
         if typed.constant is None:
+            if isinstance(typed.expression, If) and not self._outcomes_suit(node.span, typed.expression, param):
+                return None
             return Computed(expression=typed.expression, dimension=param.dimension)
         if isinstance(typed.constant.value, tuple) and any(
             isinstance(item.value, Decimal) for item in typed.constant.value
@@ -79,6 +81,27 @@ class Resolver(Expressions):
             )
             return None
         return Fixed(value=value)
+
+    def _outcomes_suit(self, span: Span, expression: If, param: Param) -> bool:
+        # A pipeline's parameter that is set under a condition: each of its values must be one of this parameter's.
+        for outcome in outcomes(expression) if param.domain is not None else ():
+            assert param.domain is not None
+            wrong = ""
+            if isinstance(outcome, Const) and not contains(param.domain, outcome.value):
+                wrong = show(outcome.value, param.dimension)
+            elif isinstance(outcome, KnobRef):
+                knob = next(item for item in self.knobs if item.path == outcome.path)
+                wrong = "" if subset(knob.domain, param.domain) else show_domain(knob.domain, knob.dimension)
+            if wrong:
+                self.diagnostics.error(
+                    "E406",
+                    f"`{param.name}` is declared narrower than this",
+                    span,
+                    f"{wrong} where its condition says so",
+                    help=f"it is declared as {show_domain(param.domain, param.dimension)}",
+                )
+                return False
+        return True
 
     def _passed(self, node: tree.Path, given: Given, param: Param) -> Searched | None:
         # A pipeline's parameter that the study searches is the knob, wherever the pipeline hands it on as it is.

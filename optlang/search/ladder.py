@@ -8,7 +8,7 @@ from itertools import permutations
 
 from optlang.forms import JSON, TargetSpec
 from optlang.plan.domains import contains
-from optlang.plan.expressions import Const, Environment, Value, holds
+from optlang.plan.expressions import Const, Environment, If, KnobRef, Value, holds, outcomes
 from optlang.plan.flow import as_done
 from optlang.plan.model import (
     BASELINE_RUNTIME,
@@ -228,7 +228,7 @@ def locate(plan: Plan, space: Space, recipe: Recipe) -> Point | None:
     for end, values in _match(plan, plan.steps, recipe.steps, 0, taken):
         if end != len(recipe.steps):
             continue
-        point = {knob.path: values[knob.path] for knob in plan.knobs if knob.path in values}
+        point = _present_knobs(plan, values)
         if space.contains(point) and resolve(plan, point).effect == recipe.effect:
             return point
     return None
@@ -262,8 +262,29 @@ def _bind(plan: Plan, setting: Setting, wanted: JSON, values: Values) -> Values 
                 return values if values[path] == value else None
             domain = next(knob.domain for knob in plan.knobs if knob.path == path)
             return {**values, path: value} if contains(domain, value) else None
+        case Computed(expression=If() as expression):
+            return _bind_outcome(plan, expression, value, values)
     # What is computed follows from the knobs: the whole recipe is compared at the end.
     return values
+
+
+def _bind_outcome(plan: Plan, expression: If, value: Value, values: Values) -> Values:
+    # Where the condition is false, the knob is taken away again when the whole point is known.
+    for outcome in outcomes(expression):
+        if isinstance(outcome, KnobRef) and outcome.path not in values:
+            domain = next(knob.domain for knob in plan.knobs if knob.path == outcome.path)
+            if contains(domain, value):
+                return {**values, outcome.path: value}
+    return values
+
+
+def _present_knobs(plan: Plan, values: Values) -> Point:
+    """The knobs that have a value and are there, at the values of those before them."""
+    point: Values = {}
+    for knob in plan.knobs:
+        if knob.path in values and (knob.condition is None or holds(knob.condition, Environment(knob=point.get))):
+            point[knob.path] = values[knob.path]
+    return point
 
 
 def _bind_models(plan: Plan, setting: Models, wanted: JSON, values: Values) -> Values | None:
