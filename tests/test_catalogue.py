@@ -20,6 +20,10 @@ RAISED = frozenset(
     for path in (SOURCES / room).glob("*.py")
     for code in re.findall(r'"([EW]\d{3})"', path.read_text(encoding="utf-8"))
 )
+INSTALLED = frozenset({"E704"})
+"""Problems of installed distributions, which no text shows: tests/plan/test_plugins.py installs some that have them."""
+
+SHOWN = [entry for entry in ENTRIES if entry.code in RAISED - INSTALLED]
 DEFAULTS = {
     "model": "model net = zoo.digits_cnn(width = 8)",
     "data": "data seen = zoo.digits()",
@@ -77,12 +81,12 @@ def test_an_entry_says_all(entry: Entry) -> None:
     assert max(map(len, prose.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.code in RAISED], ids=lambda entry: entry.code)
+@pytest.mark.parametrize("entry", SHOWN, ids=lambda entry: entry.code)
 def test_the_wrong_example_has_the_problem(entry: Entry, tmp_path: Path) -> None:
     assert entry.code in codes_of(entry.wrong, tmp_path)
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.code in RAISED], ids=lambda entry: entry.code)
+@pytest.mark.parametrize("entry", SHOWN, ids=lambda entry: entry.code)
 def test_the_right_example_has_no_problem(entry: Entry, tmp_path: Path) -> None:
     path = tmp_path / "main.opt"
     path.write_text(file_of(entry.right), encoding="utf-8")
