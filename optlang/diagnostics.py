@@ -130,12 +130,14 @@ class Budget:
 class Diagnostics:
     """Collects problems while a file is read; checks add to it and go on.
 
-    Where `most` is set, an error beyond so many raises TooMuchError, and further warnings are not kept.
+    Where `most` is set, an error beyond so many raises TooMuchError, and further warnings are only counted.
     """
 
     found: list[Diagnostic] = field(default_factory=list)
     most: int | None = None
     budget: Budget = field(default_factory=Budget)
+    dropped: dict[tuple[str, Span], None] = field(default_factory=dict)
+    """The codes and places of the warnings that were not kept."""
 
     def error(
         self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,
@@ -152,6 +154,7 @@ class Diagnostics:
     ) -> None:
         """Add a warning at `span`."""
         if self.most is not None and len(self.found) >= self.most:
+            self.dropped[code, span] = None
             return
         self.found.append(Diagnostic(code, message, Label(span, label), "warning", labels, help, fix))
 

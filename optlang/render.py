@@ -62,7 +62,7 @@ def _concise(diagnostics: Iterable[Diagnostic], places: _Places) -> str:
     for item in diagnostics:
         line, column = places.at(item.primary.span)
         message = _printable(f"{item.severity}[{item.code}] {item.message}")
-        rows.append(f"{item.primary.span.file}:{line}:{column}: {message}\n")
+        rows.append(f"{_printable(item.primary.span.file)}:{line}:{column}: {message}\n")
     return "".join(rows)
 
 

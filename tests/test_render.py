@@ -168,6 +168,12 @@ def test_concise_is_one_line_each() -> None:
     )
 
 
+def test_a_new_line_in_a_file_name_ends_no_line() -> None:
+    found = unknown(primary=Label(at("statc", file="a\nb.opt")))
+    line = "a\\u000ab.opt:4:3: error[E201] unknown technique `statc`\n"
+    assert render([found], {"a\nb.opt": TEXT}, "concise") == line
+
+
 def test_json_is_a_list_of_typed_objects() -> None:
     fix = Fix(at("statc"), "static")
     found = json.loads(render([unknown(fix=fix), unknown(help=None)], {"a.opt": TEXT}, "json"))

@@ -117,6 +117,7 @@ class _Loading:
                 "E105", "what this file says nests deeper than can be followed", Label(whole, "somewhere in it"),
                 help="a name in it may lead back to itself, or lead through too many others: write inner parts out",
             ))
+        self._count_dropped()
         self.diagnostics.found = parsed.sound(self.diagnostics.found)
         found = self.diagnostics.sorted()
         for item in found:
@@ -125,6 +126,16 @@ class _Loading:
                     self.texts[label.span.file] = library()[1][label.span.file]
         made = None if self.diagnostics.failed else plan
         return Loaded(made, found, self.texts, self.folder, parsed, self.scope, self.facts)
+
+    def _count_dropped(self) -> None:
+        """Say how many warnings were left out, where the first of them would have stood."""
+        dropped = self.diagnostics.dropped
+        if dropped:
+            code, span = next(iter(dropped))
+            message = f"{len(dropped)} more warning{'s' if len(dropped) != 1 else ''}, left out here"
+            self.diagnostics.found.append(Diagnostic(
+                code, message, Label(span, "the first of them"), "warning", help="mend what is told, and check again"
+            ))
 
     def _plan(self, path: Path, parsed: Parsed, overrides: Mapping[str, str]) -> Plan | None:
         """The plan of the study in the file, None where there is none."""
@@ -240,6 +251,15 @@ class _Loading:
                     fix=only(path.span, path.text, names),
                 )
             return module
+        if not file.resolve().is_relative_to(folder.resolve()):
+            self.diagnostics.error(
+                "E203",
+                f"`{path.text}` lies outside the folder of what imports it",
+                path.span,
+                "a link that leads out of it",
+                help="put the file itself beside the one that imports it",
+            )
+            return None
         return self._module_of(file, path, around)
 
     def _module_of(self, file: Path, path: tree.Path, around: tuple[Path, ...]) -> Module | None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from optlang.diagnostics import MOST
+from optlang.plan.load import load
+
 resource = pytest.importorskip("resource")
 
 SECONDS = 10
@@ -112,6 +115,8 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     "imports_a_pipe": (HEAD + "import pipe\n", "E203"),
     "imports_a_folder": (HEAD + "import folder\n", "E203"),
     "imports_a_loop": (HEAD + "import loop\n", "E203"),
+    "imports_a_link_out": (HEAD + "import outside\n", "E203"),
+    "by_zero_in_a_condition": (study("static when 1 / z > 2", members="let z = 0"), "E302"),
     "imports_too_deep": (HEAD + "import m0\n", "E105"),
     "imports_too_large": (HEAD + "import sparse\n", "E105"),
     "python_outside": (HEAD + 'import python "../x.py" as m\n', "E703"),
@@ -130,6 +135,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str],
     os.mkfifo(folder / "pipe.opt")
     (folder / "folder.opt").mkdir()
     (folder / "loop.opt").symlink_to("loop.opt")
+    (tmp_path_factory.mktemp("elsewhere") / "it.opt").write_text(HEAD)
+    (folder / "outside.opt").symlink_to(next(folder.parent.glob("elsewhere*/it.opt")))
     for index in range(200):
         (folder / f"m{index}.opt").write_text(f"optlang 1\nimport m{index + 1}\n")
     for name in ("sparse.opt", "large.py"):
@@ -165,3 +172,13 @@ def test_what_is_no_file_is_refused(command: list[str], name: str, tmp_path: Pat
     )
     assert done.returncode in (2, 3)
     assert done.stderr.startswith("error: ")
+
+
+def test_the_warnings_left_out_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "many.opt"
+    path.write_text(study("magnitude", members="\n".join(f"let a{index} = 1" for index in range(137))))
+    warnings = load(path).diagnostics
+    assert len(warnings) == MOST + 1
+    kept = sum("left out" not in item.message for item in warnings)
+    assert kept == MOST
+    assert warnings[-1].message == "38 more warnings, left out here"
