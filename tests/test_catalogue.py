@@ -64,8 +64,13 @@ def test_codes_are_unique_and_in_order() -> None:
     assert codes == sorted(codes, key=lambda code: code[1:])
 
 
-def test_every_code_that_is_raised_is_explained() -> None:
-    assert {entry.code for entry in ENTRIES} >= RAISED
+def test_what_is_raised_is_explained_and_what_is_explained_is_raised() -> None:
+    assert {entry.code for entry in ENTRIES} == RAISED
+
+
+def test_every_code_has_a_wrong_file_with_the_exact_answer() -> None:
+    shown = {path.name[:4] for path in (Path(__file__).parent / "fixtures" / "err").glob("*.txt")}
+    assert {entry.code for entry in ENTRIES} - INSTALLED <= shown
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.code)
@@ -82,8 +87,8 @@ def test_an_entry_says_all(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize("entry", SHOWN, ids=lambda entry: entry.code)
-def test_the_wrong_example_has_the_problem(entry: Entry, tmp_path: Path) -> None:
-    assert entry.code in codes_of(entry.wrong, tmp_path)
+def test_the_wrong_example_has_the_problem_and_no_other(entry: Entry, tmp_path: Path) -> None:
+    assert codes_of(entry.wrong, tmp_path) == {entry.code}
 
 
 @pytest.mark.parametrize("entry", SHOWN, ids=lambda entry: entry.code)

@@ -26,7 +26,7 @@ ENTRIES = (
         "The file or module that an import names does not exist. `import parts` reads `parts.opt` beside the study, "
         '`import python "models.py" as mine` a Python file beside it or an installed module.',
         "everything that it was to bring would be unknown.",
-        'optlang 1\nimport prats\n\nstudy small { maximize accuracy }',
+        'optlang 1\nimport prats\n\nlet half = 50%',
         'optlang 1\nimport prune as p\n\nlet half = 50%',
     ),
     Entry(
