@@ -1,4 +1,4 @@
-"""Removes hidden units of recurrent layers, and does so again on a fresh model. Knows no training and no runtime."""
+"""Chooses the hidden units of recurrent layers that go, and proves the cut. Knows no training and no runtime."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.prune import share_removed
+from optlang.techniques.recurrent import cut, directions, ends, layer_called, recurrent, silence
 from optlang.techniques.sparse import recounted
 from optlang.workload.layers import left_alone
 
@@ -19,25 +20,23 @@ if TYPE_CHECKING:
 _REPLAY = "optlang.techniques.units:replay"
 # Keeps 10 * (1 - 0.8) = 1.9999999999999996 from counting as one unit.
 _ROUNDING = 1e-9
-# Of the gates of a layer, the one that proposes the new state: without it a unit's state stays what it was, zero.
-_PROPOSING = {"LSTM": 2, "GRU": 2, "RNN": 0}
 _TOLERANCE = 1e-4
 
 
 def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
-    """Remove the hidden units that matter least from each `nn.LSTM`, `nn.GRU` and `nn.RNN` of one direction.
+    """Remove the hidden units that matter least from each `nn.LSTM`, `nn.GRU` and `nn.RNN`, of one direction or two.
 
     A unit goes with its rows in all gates, its column in the matrix of the state, and its column in what takes the
     layer's answers: the next level, or the linear and recurrent layers behind, which a run on examples finds. All
-    levels of a layer keep as many, the nearest multiple of `round_to`. `importance` is the sum over these weights of
-    their squares ("l2"), of |weight times gradient| ("taylor": Molchanov et al., CVPR 2019) or of half of both squared
-    ("fisher", see `gradients.fisher`), or chance ("random"); removing what is coupled together follows intrinsic sparse
-    structures (Wen et al., ICLR 2018). The answers are those of the whole layer with these units' outputs at zero, and
-    are compared with them on examples. Notes: `prune.removed_units` and `prune.removed_parameters`, the shares removed
-    since the model was made.
+    levels and both directions of a layer keep as many, each its own: the nearest multiple of `round_to`. `importance`
+    is the sum over these weights of their squares ("l2"), of |weight times gradient| ("taylor": Molchanov et al., CVPR
+    2019) or of half of both squared ("fisher", see `gradients.fisher`), or chance ("random"); removing what is coupled
+    together follows intrinsic sparse structures (Wen et al., ICLR 2018). The answers are those of the whole layer with
+    these units' outputs at zero, and are compared with them on examples. Notes: `prune.removed_units` and
+    `prune.removed_parameters`, the shares removed since the model was made.
 
-    Raises `Refusal` where there is no such layer, where nothing would go, or where something else than linear and
-    recurrent layers takes a layer's answers.
+    Raises `Refusal` where there is no such layer, where nothing would go, where something else than linear and
+    recurrent layers takes a layer's answers, or where one takes the sum of its two directions.
     """
     import torch
 
@@ -53,14 +52,17 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     with torch.no_grad(), user_code("the model's forward", context.study):
         call(module, example)
     for name in chosen:
-        count = _left(_layer(module, name).hidden_size, settings)
+        layer = layer_called(module, name)
+        count = _left(layer.hidden_size, settings)
         if count is None:
             continue
         takers = _takers(module, name, count, example, context)
         kept = _kept(module, name, takers, count, settings, context)
-        cut: dict[str, JSON] = {"layer": name, "kept": kept, "takers": takers}
-        module = _proved(module, cut, example, context)
-        cuts.append(cut)
+        made: dict[str, JSON] = {"layer": name, "kept": kept, "takers": list(takers)}
+        if layer.bidirectional or any(len(blocks) > 1 for blocks in takers.values()):
+            made["sides"] = takers
+        module = _proved(module, made, example, context)
+        cuts.append(made)
     if not cuts:
         raise Refusal(
             f"nothing was removed: ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer "
@@ -79,17 +81,9 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
     """Keep the same units of `module`, a fresh model of the shape that it had before."""
-    for cut in arguments["cuts"]:
-        module = _cut(module, cut["layer"], cut["kept"], cut["takers"])
+    for about in arguments["cuts"]:
+        module = cut(module, about["layer"], about["kept"], about["takers"], about.get("sides", {}))
     return module
-
-
-def _layer(module: nn.Module, name: str) -> nn.RNNBase:
-    from torch import nn
-
-    layer = module.get_submodule(name)
-    assert isinstance(layer, nn.RNNBase), name
-    return layer
 
 
 def _own_class(layer: nn.Module) -> bool:
@@ -99,15 +93,9 @@ def _own_class(layer: nn.Module) -> bool:
     return type(layer) not in (nn.Linear, nn.LSTM, nn.GRU, nn.RNN)
 
 
-def _recurrent(module: nn.Module) -> dict[str, nn.RNNBase]:
-    from torch import nn
-
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase)}
-
-
 def _open(module: nn.Module, settings: Mapping[str, Any]) -> list[str]:
     """The layers that `keep` and `only` leave open, in the order of the model."""
-    found = _recurrent(module)
+    found = recurrent(module)
     if not found:
         raise Refusal(
             "no layer is an nn.LSTM, nn.GRU or nn.RNN, whose hidden units could be removed",
@@ -120,8 +108,7 @@ def _open(module: nn.Module, settings: Mapping[str, Any]) -> list[str]:
     for name in chosen:
         layer = found[name]
         why = (
-            "reads in both directions" if layer.bidirectional
-            else "projects its state (proj_size)" if layer.proj_size
+            "projects its state (proj_size)" if layer.proj_size
             else "is a class of its own" if _own_class(layer)
             else ""
         )
@@ -143,33 +130,35 @@ def _left(size: int, settings: Mapping[str, Any]) -> int | None:
 
 def _takers(
     module: nn.Module, name: str, count: int, example: Mapping[str, Tensor], context: Context
-) -> list[str]:
-    """The linear and recurrent layers that take the answers of the layer `name`.
+) -> dict[str, list[int]]:
+    """The linear and recurrent layers that take the answers of the layer `name`, with the directions that each takes.
 
-    They are those that get numbers of an unwonted width when the layer is narrow; each is given what is missing as
-    zeros, so that the model runs on.
+    They are those that take whole blocks of hidden size, and get narrower ones when the layer is narrow; each is given
+    what is missing as zeros, so that the model runs on.
     """
     import torch
     from torch import nn
 
-    size, levels = _layer(module, name).hidden_size, _layer(module, name).num_layers
-    narrow = _cut(copy.deepcopy(module), name, [list(range(count))] * levels, [])
-    found: list[str] = []
+    layer = layer_called(module, name)
+    size, ways = layer.hidden_size, directions(layer)
+    narrow = cut(copy.deepcopy(module), name, [list(range(count))] * len(ends(layer)), [], {})
+    found: dict[str, int] = {}
 
-    def filled(taker: str) -> Any:
+    def filled(taker: str, blocks: int) -> Any:
         def fill(_: nn.Module, given: tuple[Any, ...]) -> Any:
             first = given[0]
-            if not isinstance(first, torch.Tensor) or first.shape[-1] != count:
+            if not isinstance(first, torch.Tensor) or first.shape[-1] != blocks * count:
                 return None
-            found.append(taker)
-            return torch.nn.functional.pad(first, (0, size - count)), *given[1:]
+            found[taker] = blocks
+            return torch.nn.functional.pad(first, (0, blocks * (size - count))), *given[1:]
 
         return fill
 
-    for taker, layer in narrow.named_modules():
-        width = layer.in_features if isinstance(layer, nn.Linear) else getattr(layer, "input_size", None)
-        if taker != name and isinstance(layer, nn.Linear | nn.RNNBase) and width == size:
-            layer.register_forward_pre_hook(filled(taker))
+    for taker, other in narrow.named_modules():
+        width = other.in_features if isinstance(other, nn.Linear) else getattr(other, "input_size", 0)
+        # Several blocks: both directions, the states at several times, or one of them more than once.
+        if taker != name and isinstance(other, nn.Linear | nn.RNNBase) and width and width % size == 0:
+            other.register_forward_pre_hook(filled(taker, width // size))
     _run(narrow, example, name, context)
     shared = _shared(module)
     for taker in found:
@@ -177,7 +166,49 @@ def _takers(
             raise Refusal(_elsewhere(name, f"{taker} is a class of its own"), help=f'keep = ["{name}"]')
         if taker in shared:
             raise Refusal(_elsewhere(name, f"{taker} shares its weights with others"), help=f'keep = ["{name}"]')
-    return list(dict.fromkeys(found))
+    if ways == 1:
+        return {taker: [0] * blocks for taker, blocks in found.items()}
+    return _sides(module, name, found, example, context)
+
+
+def _sides(
+    module: nn.Module, name: str, takers: Mapping[str, int], example: Mapping[str, Tensor], context: Context
+) -> dict[str, list[int]]:
+    """Which direction each block of a taker's inputs is: the one without which they are zero."""
+    import torch
+
+    layer = layer_called(module, name)
+    size, places = layer.hidden_size, len(ends(layer))
+    # By the direction that is silent, by taker: whether anything is in each block, over all calls.
+    heard: list[dict[str, Tensor]] = []
+    for silent in (0, 1):
+        whole = copy.deepcopy(module)
+        silence(layer_called(whole, name), [
+            [] if place == places - 2 + silent else list(range(size)) for place in range(places)
+        ])
+        spoken = {taker: torch.zeros(blocks, dtype=torch.bool) for taker, blocks in takers.items()}
+
+        def listening(found: Tensor) -> Any:
+            def listen(_: nn.Module, given: tuple[Any, ...]) -> None:
+                found.logical_or_(given[0].reshape(-1, len(found), size).ne(0).any(2).any(0))
+
+            return listen
+
+        for taker, found in spoken.items():
+            whole.get_submodule(taker).register_forward_pre_hook(listening(found))
+        _run(whole, example, name, context)
+        heard.append(spoken)
+    sides: dict[str, list[int]] = {}
+    for taker in takers:
+        without = torch.stack([spoken[taker] for spoken in heard])
+        # Exactly one direction in each block.
+        if not bool(without[0].ne(without[1]).all()):
+            raise Refusal(
+                _elsewhere(name, f"{taker} takes numbers that its two directions make together"),
+                help=f'keep = ["{name}"]',
+            )
+        sides[taker] = without[0].int().tolist()
+    return sides
 
 
 def _shared(module: nn.Module) -> set[str]:
@@ -209,14 +240,14 @@ def _run(module: nn.Module, example: Mapping[str, Tensor], name: str, context: C
 
 
 def _proved(
-    module: nn.Module, cut: Mapping[str, Any], example: Mapping[str, Tensor], context: Context
+    module: nn.Module, about: Mapping[str, Any], example: Mapping[str, Tensor], context: Context
 ) -> nn.Module:
     """The module with the cut made, whose answers are those of the whole one with these units silent."""
-    name = cut["layer"]
+    name = about["layer"]
     whole = copy.deepcopy(module)
-    silence(_layer(whole, name), cut["kept"])
+    silence(layer_called(whole, name), about["kept"])
     wanted = _run(whole, example, name, context)
-    module = _cut(module, name, cut["kept"], cut["takers"])
+    module = replay(module, {"cuts": [about]}, example)
     found = _run(module, example, name, context)
     for key, item in wanted.items():
         other = found.get(key)
@@ -230,46 +261,33 @@ def _proved(
     return module
 
 
-def silence(layer: nn.RNNBase, kept: Sequence[Sequence[int]]) -> None:
-    """Make the outputs and states of all other units zero, in place: what begins at zero and adds nothing stays there.
-
-    Without the gate that proposes the new state an LSTM's cell, a GRU's and a plain layer's state stay zero.
-    """
-    import torch
-
-    size, gate = layer.hidden_size, _PROPOSING[type(layer).__name__]
-    with torch.no_grad():
-        for level, chosen in enumerate(kept):
-            rows = [gate * size + index for index in range(size) if index not in set(chosen)]
-            for own, item in layer.named_parameters():
-                if own.endswith(f"_l{level}"):
-                    item[rows] = 0.0
-
-
 def _kept(
-    module: nn.Module, name: str, takers: Sequence[str], count: int, settings: Mapping[str, Any], context: Context
+    module: nn.Module, name: str, takers: Mapping[str, Sequence[int]], count: int, settings: Mapping[str, Any],
+    context: Context,
 ) -> list[list[int]]:
-    """The units that stay, level by level, in order."""
+    """The units that stay, by level and direction, in order."""
     import torch
 
-    layer = _layer(module, name)
-    levels, size = layer.num_layers, layer.hidden_size
+    layer = layer_called(module, name)
+    size, ways, own = layer.hidden_size, directions(layer), ends(layer)
     if settings["importance"] == "random":
         generator = torch.Generator().manual_seed(context.seed)
-        scores = [torch.rand(size, generator=generator) for _ in range(levels)]
+        scores = [torch.rand(size, generator=generator) for _ in own]
     else:
         worth = _worth(module, settings, context)
         prefix = f"{name}." if name else ""
-        own = {key.removeprefix(prefix): item for key, item in worth.items() if key.startswith(prefix)}
         scores = []
-        for level in range(levels):
-            inputs, state = own[f"weight_ih_l{level}"], own[f"weight_hh_l{level}"]
+        for place, end in enumerate(own):
+            inputs, state = worth[f"{prefix}weight_ih_{end}"], worth[f"{prefix}weight_hh_{end}"]
             # Rows of all gates; the column through which the unit speaks to the state.
             total = inputs.sum(1).reshape(-1, size).sum(0) + state.sum(1).reshape(-1, size).sum(0) + state.sum(0)
-            if level + 1 < levels:
-                total = total + own[f"weight_ih_l{level + 1}"].sum(0)
-            else:
-                total = sum((worth[f"{taker}.{_input(module, taker)}"].sum(0) for taker in takers), total)
+            side, first = place % ways, (place // ways + 1) * ways
+            for behind in own[first : first + ways]:
+                total = total + worth[f"{prefix}weight_ih_{behind}"].sum(0).reshape(ways, size)[side]
+            for taker, sides in takers.items() if first == len(own) else ():
+                for weight in _inputs(module, taker):
+                    blocks = worth[weight].sum(0).reshape(-1, size)
+                    total = total + sum(block for block, at in zip(blocks, sides, strict=True) if at == side)
             scores.append(total)
     return [sorted(item.topk(count).indices.tolist()) for item in scores]
 
@@ -283,81 +301,19 @@ def _worth(module: nn.Module, settings: Mapping[str, Any], context: Context) -> 
     return score(module, weights, int(settings["samples"]), context)
 
 
-def _input(module: nn.Module, taker: str) -> str:
+def _inputs(module: nn.Module, taker: str) -> list[str]:
+    """The names of the matrices that multiply what the layer takes."""
     from torch import nn
 
-    return "weight" if isinstance(module.get_submodule(taker), nn.Linear) else "weight_ih_l0"
-
-
-def _cut(module: nn.Module, name: str, kept: Sequence[Sequence[int]], takers: Sequence[str]) -> nn.Module:
-    """Replace the layer by a narrower one, and narrow the first matrices of what takes its answers; in place."""
-    import torch
-    from torch import nn
-
-    layer = _layer(module, name)
-    size = layer.hidden_size
-    gates = len(layer.get_parameter("weight_hh_l0")) // size
-    parts: dict[str, Tensor] = {}
-    for level, chosen in enumerate(kept):
-        rows = torch.cat([torch.tensor(chosen) + gate * size for gate in range(gates)])
-        for own, item in layer.named_parameters():
-            if not own.endswith(f"_l{level}"):
-                continue
-            part = item.detach()[rows]
-            if own.startswith("weight_hh"):
-                part = part[:, list(chosen)]
-            elif own.startswith("weight_ih") and level:
-                part = part[:, list(kept[level - 1])]
-            parts[own] = part
-    module = _put(module, name, _remade(layer, layer.input_size, len(kept[0]), parts))
-    for taker in takers:
-        old = module.get_submodule(taker)
-        if isinstance(old, nn.Linear):
-            weight = old.weight.detach()[:, list(kept[-1])].clone()
-            old.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
-            old.in_features = weight.shape[1]
-        else:
-            again = _layer(module, taker)
-            parts = {own: item.detach() for own, item in again.named_parameters()}
-            parts["weight_ih_l0"] = parts["weight_ih_l0"][:, list(kept[-1])]
-            module = _put(module, taker, _remade(again, len(kept[-1]), again.hidden_size, parts))
-    return module
-
-
-def _remade(layer: nn.RNNBase, inputs: int, hidden: int, parts: Mapping[str, Tensor]) -> nn.RNNBase:
-    """A layer of the same kind with these weights."""
-    import torch
-    from torch import nn
-
-    kind: Any = type(layer)
-    about = {"nonlinearity": layer.nonlinearity} if isinstance(layer, nn.RNN) else {}
-    with torch.random.fork_rng(devices=[]):  # what is drawn for it is written over
-        made: nn.RNNBase = kind(
-            inputs, hidden, layer.num_layers, bias=layer.bias, batch_first=layer.batch_first, dropout=layer.dropout,
-            **about,
-        )
-    first = next(layer.parameters())
-    made = made.to(first.device, first.dtype).train(layer.training)
-    made.load_state_dict(dict(parts))
-    for (_, item), (_, old) in zip(made.named_parameters(), layer.named_parameters(), strict=True):
-        item.requires_grad_(old.requires_grad)
-    return made
-
-
-def _put(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """The module with `layer` in the place of the one called `name`, and wherever else that one is used."""
-    if not name:
-        return layer
-    old = module.get_submodule(name)
-    for holder in list(module.modules()):
-        for own, child in list(holder.named_children()):
-            if child is old:
-                setattr(holder, own, layer)
-    return module
+    layer = module.get_submodule(taker)
+    names = ["weight"] if isinstance(layer, nn.Linear) else [
+        f"weight_ih_{end}" for end in ends(layer_called(module, taker))[: directions(layer_called(module, taker))]
+    ]
+    return [f"{taker}.{own}" for own in names]
 
 
 def _hidden(module: nn.Module) -> int:
-    return sum(layer.hidden_size * layer.num_layers for layer in _recurrent(module).values())
+    return sum(layer.hidden_size * len(ends(layer)) for layer in recurrent(module).values())
 
 
 def _count(module: nn.Module) -> int:

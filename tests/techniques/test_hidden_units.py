@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -69,19 +70,29 @@ def step(kind, x, h, c, w, u, b, v):
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+def one_way(layer, x, end, chosen):
+    """Outputs (N, L, hidden) of one direction of one level, all units but `chosen` set to zero after each step."""
+    weights = [getattr(layer, f"{name}_{end}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    mask = torch.zeros(layer.hidden_size)
+    mask[list(chosen)] = 1
+    h = c = torch.zeros(len(x), layer.hidden_size)
+    found = []
+    for place in range(x.shape[1]):
+        h, c = step(layer, x[:, place], h, c, *weights)
+        h = h * mask
+        found.append(h)
+    return torch.stack(found, 1)
+
+
 def by_hand(layer, x, kept):
-    """Outputs (N, L, hidden) of the last level, all units but `kept` set to zero after each step."""
-    for level, chosen in enumerate(kept):
-        weights = [getattr(layer, f"{name}_l{level}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        mask = torch.zeros(layer.hidden_size)
-        mask[list(chosen)] = 1
-        h = c = torch.zeros(len(x), layer.hidden_size)
-        found = []
-        for place in range(x.shape[1]):
-            h, c = step(layer, x[:, place], h, c, *weights)
-            h = h * mask
-            found.append(h)
-        x = torch.stack(found, 1)
+    """Outputs (N, L, hidden) of the last level, or (N, L, 2 hidden) of a layer of two directions; `kept` in each."""
+    if not layer.bidirectional:
+        for level, chosen in enumerate(kept):
+            x = one_way(layer, x, f"l{level}", chosen)
+        return x
+    for level, (ahead, back) in enumerate(zip(kept[::2], kept[1::2], strict=True)):
+        backward = one_way(layer, x.flip(1), f"l{level}_reverse", back).flip(1)
+        x = torch.cat([one_way(layer, x, f"l{level}", ahead), backward], 2)
     return x
 
 
@@ -150,6 +161,81 @@ class TestAnswers:
         assert torch.allclose(result.model(x), model.head(torch.relu(second)) + model.skip(first.mean(1)), atol=1e-5)
         assert (result.model.second.input_size, result.model.skip.in_features) == (8, 8)
 
+    @pytest.mark.parametrize(("kind", "levels"), [(nn.LSTM, 1), (nn.LSTM, 3), (nn.GRU, 2), (nn.RNN, 2)])
+    def test_both_directions_as_by_hand(self, images, kind, levels):
+        subject = own(lambda: BothWays(kind, levels, "states"))
+        result = run(subject, images)
+        cut = cut_of(result)
+        assert (cut["takers"], cut["sides"]) == (["head"], {"head": [0, 1]})
+        assert [len(chosen) for chosen in cut["kept"]] == [8] * 2 * levels
+        model, x = subject.model, images.example(5)["input"]
+        assert cut["kept"][-1] != cut["kept"][-2]
+        wanted = model.head(by_hand(model.cell, x[:, 0], cut["kept"]).mean(1))
+        assert torch.allclose(result.model(x), wanted, atol=1e-5)
+        small = own(lambda: BothWays(kind, levels, "states", hidden=8)).model
+        assert count(result.model) == count(small)
+        assert macs(result.model, {"image": x}) == macs(small, {"image": x})
+        assert result.notes["prune.removed_units"] == 0.5
+
+    @pytest.mark.parametrize(
+        ("way", "sides"), [("turned", [1, 0]), ("ahead", [0]), ("back", [1]), ("twice", [0, 1, 0])]
+    )
+    def test_directions_in_any_order(self, images, way, sides):
+        subject = own(lambda: BothWays(nn.GRU, 2, way))
+        cut = cut_of(result := run(subject, images))
+        assert cut["sides"] == {"head": sides}
+        model, x = subject.model, images.example(5)["input"]
+        ahead, back = by_hand(model.cell, x[:, 0], cut["kept"]).chunk(2, 2)
+        wanted = torch.cat([(ahead[:, -1], back[:, 0])[side] for side in sides], 1)
+        assert torch.allclose(result.model(x), model.head(wanted), atol=1e-5)
+        assert result.model.head.in_features == 8 * len(sides)
+
+    @pytest.mark.parametrize("both", [True, False])
+    def test_the_states_of_all_times_side_by_side(self, images, both):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.cell = nn.LSTM(8, 12, batch_first=True, bidirectional=both)
+                self.head = nn.Linear(8 * (24 if both else 12), 10)
+
+            def forward(self, image):
+                return self.head(self.cell(image[:, 0])[0].flatten(1))
+
+        subject = own(Net)
+        cut = cut_of(result := run(subject, images, round_to=1))
+        assert cut["sides"] == {"head": [0, 1] * 8 if both else [0] * 8}
+        model, x = subject.model, images.example(5)["input"]
+        assert torch.allclose(
+            result.model(x), model.head(by_hand(model.cell, x[:, 0], cut["kept"]).flatten(1)), atol=1e-5
+        )
+        head = (model.head.weight.detach() ** 2).sum(0).reshape(8, -1, 12).sum(0)
+        for end, chosen, behind in zip(("l0", "l0_reverse"), cut["kept"], head, strict=False):
+            w, u = (getattr(model.cell, f"weight_{way}_{end}").detach() ** 2 for way in ("ih", "hh"))
+            score = w.sum(1).reshape(4, 12).sum(0) + u.sum(1).reshape(4, 12).sum(0) + u.sum(0) + behind
+            assert chosen == score.topk(6).indices.sort().values.tolist()
+
+    @pytest.mark.parametrize("both", [True, False])
+    def test_both_directions_before_another(self, images, both):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first = nn.GRU(8, 12, batch_first=True, bidirectional=True)
+                self.second = nn.LSTM(24, 16, batch_first=True, bidirectional=both)
+                self.head = nn.Linear(32 if both else 16, 10)
+
+            def forward(self, image):
+                return self.head(self.second(self.first(image[:, 0])[0])[0].mean(1))
+
+        subject = own(Net)
+        result = run(subject, images, round_to=1)
+        one, two = result.edits[0].arguments["cuts"]
+        assert (one["takers"], one["sides"]) == (["second"], {"second": [0, 1]})
+        assert ("sides" in two) == both
+        model, x = subject.model, images.example(5)["input"]
+        first = by_hand(model.first, x[:, 0], one["kept"])
+        assert torch.allclose(result.model(x), model.head(by_hand(model.second, first, two["kept"]).mean(1)), atol=1e-5)
+        assert (result.model.second.input_size, result.model.head.in_features) == (12, 16 if both else 8)
+
     def test_frozen_stays_frozen(self, rows):
         subject = reader(width=16)
         subject.model.cell.weight_hh_l0.requires_grad_(False)
@@ -177,6 +263,25 @@ class TestChoice:
             scores[1][unit] = float(w2[gates].sum() + u2[gates].sum() + u2[:, unit].sum()) + last
         wanted = [sorted(sorted(range(12), key=score.__getitem__)[-8:]) for score in scores]
         assert cut_of(run(subject, rows, ratio=0.33))["kept"] == wanted
+
+    def test_the_least_of_each_direction_by_hand(self, images):
+        subject = own(lambda: BothWays(nn.LSTM, 2, "turned"))
+        cell, head = subject.model.cell, subject.model.head.weight.detach() ** 2
+        squares = {name: item.detach() ** 2 for name, item in cell.named_parameters()}
+        wanted = []
+        for end, side in (("l0", 0), ("l0_reverse", 1), ("l1", 0), ("l1_reverse", 1)):
+            w, u = squares[f"weight_ih_{end}"], squares[f"weight_hh_{end}"]
+            scores = []
+            for unit in range(16):
+                gates = [unit, 16 + unit, 32 + unit, 48 + unit]
+                column = 16 * side + unit
+                behind = (
+                    squares["weight_ih_l1"][:, column].sum() + squares["weight_ih_l1_reverse"][:, column].sum()
+                    if end.startswith("l0") else head[:, 16 * (1 - side) + unit].sum()  # its head takes them turned
+                )
+                scores.append(float(w[gates].sum() + u[gates].sum() + u[:, unit].sum() + behind))
+            wanted.append(sorted(sorted(range(16), key=scores.__getitem__)[-8:]))
+        assert cut_of(run(subject, images))["kept"] == wanted
 
     @pytest.mark.parametrize("importance", ["taylor", "fisher"])
     def test_gradients_by_hand(self, rows, importance):
@@ -230,6 +335,22 @@ class TestAfterwards:
         x = rows.example(4)["input"]
         assert torch.equal(loaded.model(x), twice.model(x))
 
+    def test_both_directions_twice_from_disk_and_as_onnx(self, images, tmp_path):
+        factory = Factory("networks.py:both_ways", {})
+        subject = Subject("module", modules.make(factory, STUDY), factory)
+        context = Context(images, 1, tmp_path, STUDY)
+        twice = run(finetune(run(subject, images, importance="taylor"), TRAINING, context), images, importance="random")
+        assert (twice.model.cell.hidden_size, twice.model.head.in_features) == (4, 8)
+        modules.save(twice, tmp_path / "saved")
+        loaded = modules.load(tmp_path / "saved", STUDY)
+        x = images.example(4)["input"]
+        assert torch.equal(loaded.model(x), twice.model(x))
+        written = tmp_path / "model.onnx"
+        export(loaded, images.bind(loaded.model), written, STUDY)
+        session = onnxruntime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        assert torch.allclose(torch.from_numpy(found), twice.model(x), atol=1e-5)
+
     def test_learns_on_goes_back_and_exports(self, rows, tmp_path):
         context = Context(rows, 1, tmp_path, STUDY)
         cut = run(reader(), rows)
@@ -238,6 +359,24 @@ class TestAfterwards:
         pairs = zip(back.model.parameters(), cut.model.parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
         export(trained, rows.bind(trained.model), tmp_path / "model.onnx", STUDY)  # compares the answers itself
+
+
+class BothWays(nn.Module):
+    """A layer of two directions, of whose answers the head takes what `way` says."""
+
+    def __init__(self, kind, levels, way, hidden=16):
+        super().__init__()
+        self.way = way
+        self.cell = kind(8, hidden, levels, batch_first=True, bidirectional=True)
+        self.head = nn.Linear({"ahead": 1, "back": 1, "sum": 1, "twice": 3}.get(way, 2) * hidden, 10)
+
+    def forward(self, image):
+        states, last = self.cell(image[:, 0])
+        ahead, back = (last[0] if isinstance(last, tuple) else last)[-2:]
+        return self.head({
+            "states": lambda: states.mean(1), "turned": lambda: torch.cat([back, ahead], 1), "ahead": lambda: ahead,
+            "back": lambda: back, "sum": lambda: ahead + back, "twice": lambda: torch.cat([ahead, back, ahead], 1),
+        }[self.way]())
 
 
 class Refused(nn.Module):
@@ -272,12 +411,14 @@ class TestRefusal:
             run(own(lambda: Refused(way)), images)
         assert error.value.help == 'keep = ["cell"]'
 
-    @pytest.mark.parametrize(
-        ("about", "why"), [({"bidirectional": True}, "both directions"), ({"proj_size": 4}, "proj_size")]
-    )
-    def test_other_kinds(self, images, about, why):
-        with pytest.raises(Refusal, match=f"cell is an LSTM that .*{why}"):
-            run(own(lambda: Refused("out", **about)), images)
+    def test_other_kinds(self, images):
+        with pytest.raises(Refusal, match=r"cell is an LSTM that .*proj_size"):
+            run(own(lambda: Refused("out", proj_size=4)), images)
+
+    def test_the_sum_of_both_directions(self, images):
+        with pytest.raises(Refusal, match="head takes numbers that its two directions make together") as error:
+            run(own(lambda: BothWays(nn.LSTM, 1, "sum")), images)
+        assert error.value.help == 'keep = ["cell"]'
 
     def test_nothing_to_remove(self, rows):
         with pytest.raises(Refusal, match="round_to 64"):
