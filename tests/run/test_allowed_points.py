@@ -35,8 +35,8 @@ TECHNIQUES = (
 RUNTIMES = ("eager", "torchscript", "onnxruntime", "openvino")
 # What only the model itself, or how far a step before it went, can tell.
 OF_THE_MODEL = re.compile(
-    r"makes this model larger|no slimmer copy|already|nothing (to|is|was)|no (layer|module|constant|BatchNorm|Dropout|channel|weight)"
-    r"|found no|not even|has no|leaves? no"
+    r"makes this model larger|no slimmer copy|already|nothing (to|is|was)|found no|not even|has no|leaves? no"
+    r"|no (layer|module|constant|BatchNorm|Dropout|channel|weight)"
 )
 
 
@@ -77,7 +77,8 @@ def carry_out(plan: Plan, recipe: Recipe, workload: Workload, folder: Path) -> N
     artifact = runtime.build(done.subject, place.target, place.settings, folder, data, workload.study)
     session = runtime.open(artifact, place.target, place.settings, workload.study)
     try:
-        answer = session.collect(session.run(session.prepare({name: item.numpy() for name, item in data.example(1).items()})))
+        inputs = {name: item.numpy() for name, item in data.example(1).items()}
+        answer = session.collect(session.run(session.prepare(inputs)))
     finally:
         session.close()
     assert all(len(item) == 1 for item in answer.values())
