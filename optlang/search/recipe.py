@@ -8,12 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
-from optlang.forms import JSON, TargetSpec
-from optlang.plan.expressions import Environment, Expression, RoundRef, Scalar, Value, evaluate, holds
+from optlang.forms import JSON, OptlangError, TargetSpec
+from optlang.plan.domains import contains, show_domain
+from optlang.plan.expressions import (
+    Environment,
+    Expression,
+    RoundRef,
+    Scalar,
+    Value,
+    evaluate,
+    holds,
+    show,
+    show_value,
+)
 from optlang.plan.model import (
     Apply,
     Choice,
     Computed,
+    Domain,
     Fixed,
     Group,
     Maybe,
@@ -84,11 +96,31 @@ class Recipe:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+class NoValueError(OptlangError):
+    """What a setting is computed from gives no value at a point, or none that the parameter may have."""
+
+
 def resolve(plan: Plan, point: Point) -> Recipe:
-    """What `point` does. Absent knobs count as `none`."""
+    """What `point` does. Absent knobs count as `none`. Raises NoValueError."""
     walk = _Walk(point)
     places = tuple(_place(plan, target, point, walk) for target in plan.targets)
-    return Recipe(tuple(walk.steps(plan.steps, {})), places)
+    steps = tuple(walk.steps(plan.steps, {}))
+    for step in steps:
+        for param in plan.technique(step.technique).params:
+            value = step.settings.get(param.name)
+            if (step.path, param.name) in walk.computed and param.domain and not _fits(param.domain, value):
+                raise NoValueError(
+                    f"`{param.name}` of {step.path} comes to {show_value(value_of(value))}, where "
+                    f"{show_domain(param.domain, param.dimension)} is allowed"
+                )
+    return Recipe(steps, places)
+
+
+def _fits(domain: Domain, value: JSON) -> bool:
+    """Whether a computed value lies in the domain, but for what arithmetic with fractions is off."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return True
+    return any(contains(domain, item) for item in (value, float(f"{value:.9g}")))
 
 
 def label_of(plan: Plan, target: Target, label: str) -> str:
@@ -138,6 +170,8 @@ class _Walk:
 
     def __init__(self, point: Point) -> None:
         self._point = point
+        # The settings that were computed, by the paths of their steps.
+        self.computed: set[tuple[str, str]] = set()
 
     def _environment(self, rounds: Mapping[str, _Round]) -> Environment:
         def round_of(ref: RoundRef) -> int:
@@ -147,7 +181,12 @@ class _Walk:
         return Environment(knob=self._point.get, rounds=round_of)
 
     def _holds(self, condition: Expression | None, rounds: Mapping[str, _Round]) -> bool:
-        return condition is None or holds(condition, self._environment(rounds))
+        if condition is None:
+            return True
+        try:
+            return holds(condition, self._environment(rounds))
+        except ZeroDivisionError:
+            raise NoValueError(f"`{show(condition)}` divides by zero") from None
 
     def setting(self, setting: Setting, rounds: Mapping[str, _Round]) -> JSON:
         match setting:
@@ -159,7 +198,10 @@ class _Walk:
             case Searched(knob=knob):
                 return self._point[knob]
             case Computed(expression=expression, dimension=dimension):
-                value = evaluate(expression, self._environment(rounds))
+                try:
+                    value = evaluate(expression, self._environment(rounds))
+                except ZeroDivisionError:
+                    raise NoValueError(f"`{show(expression)}` divides by zero") from None
                 return round(value) if dimension == "count" and isinstance(value, float) else value
         raise AssertionError(setting)
 
@@ -182,7 +224,9 @@ class _Walk:
     def _step(self, step: Step, rounds: Mapping[str, _Round]) -> Iterator[Applied]:
         match step:
             case Apply():
-                yield Applied(_numbered(step.path, rounds), step.technique, self.settings(step.settings, rounds))
+                path = _numbered(step.path, rounds)
+                self.computed |= {(path, name) for name, item in step.settings.items() if isinstance(item, Computed)}
+                yield Applied(path, step.technique, self.settings(step.settings, rounds))
             case Choice():
                 taken = self._point[step.path]
                 branch = next(branch for branch in step.branches if branch.name == taken)

@@ -13,6 +13,7 @@ from optlang.plan.expressions import Environment, Expression, KnobRef, Value, ho
 from optlang.plan.feasibility import listed
 from optlang.plan.flow import refusal
 from optlang.plan.model import (
+    Computed,
     Domain,
     FloatDomain,
     Impossible,
@@ -23,8 +24,9 @@ from optlang.plan.model import (
     Plan,
     Rule,
     SetDomain,
+    applies,
 )
-from optlang.search.recipe import Point
+from optlang.search.recipe import NoValueError, Point, resolve
 
 Ask: TypeAlias = Callable[[Knob, Domain], Value]
 """Gives a value of the domain for a knob. The domain is the knob's own, less what the facts rule out at this point."""
@@ -70,6 +72,9 @@ class Space:
         )
         self._partly = tuple(knob for knob in plan.knobs if knob.only)
         self._listed = listed(plan)
+        self._computes = any(
+            isinstance(item, Computed) for step in applies(plan.steps) for item in step.settings.values()
+        )
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
         # What decides whether a choice has branches is looked ahead into as well.
         wanted = {path for knob in self._partly for path in (knob.path, *_named(knob.conditions()))}
@@ -130,8 +135,17 @@ class Space:
     def forbidden(self, point: Point) -> str | None:
         """Why this whole point must not run (the forbid's own words), None where it may."""
         reason = self._ruled_out(point)
-        # What was too much to list beforehand is decided here, point by point.
-        return reason if reason is not None or self._listed else refusal(self.plan, point)
+        return reason if reason is not None else self._refused(point)
+
+    def _refused(self, point: Point) -> str | None:
+        """What can be told of a whole point only: facts that were too much to list, and settings without a value."""
+        reason = None if self._listed else refusal(self.plan, point)
+        if reason is None and self._computes:
+            try:
+                resolve(self.plan, point)
+            except NoValueError as error:
+                return error.message
+        return reason
 
     def _ruled_out(self, point: Point) -> str | None:
         """The same, of what the deciding knobs alone tell."""
@@ -143,8 +157,11 @@ class Space:
         if cell is not None:
             return cell.reason
         for rule in self.plan.forbids:
-            if holds(rule.expression, Environment(knob=point.get)):
-                return rule_words(rule)
+            try:
+                if holds(rule.expression, Environment(knob=point.get)):
+                    return rule_words(rule)
+            except ZeroDivisionError:
+                return f"`{show(rule.expression)}` divides by zero"
         return None
 
     def contains(self, point: Point) -> bool:
@@ -177,7 +194,7 @@ class Space:
                 continue
             for values in product(*(tuple(values_of(knob.domain)) for knob in free)):
                 whole = {**point, **{knob.path: value for knob, value in zip(free, values, strict=True)}}
-                if self._listed or refusal(self.plan, whole) is None:
+                if self._refused(whole) is None:
                     yield {knob.path: whole[knob.path] for knob in self.knobs if knob.path in whole}
 
     def _deciding(self) -> frozenset[str]:

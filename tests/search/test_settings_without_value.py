@@ -1,0 +1,47 @@
+"""What a setting is computed from may give nothing at a point: such points are refused with the reason, not tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from optlang.plan.model import Plan
+from optlang.search.recipe import NoValueError, resolve
+from optlang.search.space import Space
+
+Make = Callable[..., Plan]
+
+
+def study(plan_of: Make, sparsity: str, rest: str = "") -> Plan:
+    return plan_of(
+        f"steps {{ repeat r in 1 .. 3 {{ magnitude {{ sparsity = {sparsity} }} }} }}\n{rest}",
+        target="target here { runtime = eager }",
+    )
+
+
+def test_a_value_outside_what_is_declared(plan_of: Make) -> None:
+    plan = study(plan_of, "40% * r.round")
+    space = Space(plan)
+    assert list(space.points()) == [{"r": 1}, {"r": 2}]
+    reason = "`sparsity` of r[3].magnitude comes to 1.2000000000000002, where 1% .. 99% is allowed"
+    assert space.forbidden({"r": 3}) == reason
+    assert not space.contains({"r": 3})
+    with pytest.raises(NoValueError, match=r"r\[3\]\.magnitude"):
+        resolve(plan, {"r": 3})
+
+
+def test_a_division_by_zero(plan_of: Make) -> None:
+    space = Space(study(plan_of, "10% / (r.round - 3)"))
+    assert space.forbidden({"r": 3}) == "`0.1 / (r.round - 3)` divides by zero"
+
+
+def test_a_forbid_that_divides_by_zero(plan_of: Make) -> None:
+    space = Space(study(plan_of, "10%", "forbid 1 / (r - 2) > 5"))
+    assert space.forbidden({"r": 2}) == "`(1 / (r - 2)) > 5` divides by zero"
+    assert list(space.points()) == [{"r": 1}, {"r": 3}]
+
+
+def test_fractions_are_not_taken_to_the_letter(plan_of: Make) -> None:
+    # 0.33 * 3 is 0.9900000000000001.
+    assert len(list(Space(study(plan_of, "33% * r.round")).points())) == 3
