@@ -15,6 +15,8 @@ from optlang.plan.load import load
 
 resource = pytest.importorskip("resource")
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 10
 """Generous: each case takes well under one on a machine that is not busy."""
 MEMORY = 700 * 2**20
