@@ -108,7 +108,7 @@ def ever(expression: Expression, index: Index) -> bool | None:
                 return None
             if holds(expression, Environment(knob=values.get)):
                 return True
-    except (TooManyError, LookupError, ZeroDivisionError):
+    except (TooManyError, LookupError):
         return None
     return False
 

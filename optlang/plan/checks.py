@@ -241,7 +241,7 @@ def something_left(draft: Draft) -> None:
             forbidden = any(holds(rule.expression, environment) for _, rule in usable)
             if count >= LIMIT or not (forbidden or ruled_out(values, impossible)):
                 return
-    except (TooManyError, ZeroDivisionError):
+    except TooManyError:
         return
     sometimes = "its branches are not always there"
     choices = {knob.path for knob in partly}

@@ -165,8 +165,11 @@ def _binary(expression: Binary, environment: Environment) -> Value:
 
 
 def holds(expression: Expression, environment: Environment) -> bool:
-    """Whether a condition is true."""
-    return bool(evaluate(expression, environment))
+    """Whether a condition is true; one that divides by zero has no value, and does not hold."""
+    try:
+        return bool(evaluate(expression, environment))
+    except ZeroDivisionError:
+        return False
 
 
 # The smallest scale a violation is measured against, so that `x <= 0` does not divide by zero.

@@ -181,12 +181,7 @@ class _Walk:
         return Environment(knob=self._point.get, rounds=round_of)
 
     def _holds(self, condition: Expression | None, rounds: Mapping[str, _Round]) -> bool:
-        if condition is None:
-            return True
-        try:
-            return holds(condition, self._environment(rounds))
-        except ZeroDivisionError:
-            raise NoValueError(f"`{show(condition)}` divides by zero") from None
+        return condition is None or holds(condition, self._environment(rounds))
 
     def setting(self, setting: Setting, rounds: Mapping[str, _Round]) -> JSON:
         match setting:

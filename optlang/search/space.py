@@ -9,7 +9,17 @@ from math import prod
 from typing import TypeAlias
 
 from optlang.plan.domains import contains, size
-from optlang.plan.expressions import Environment, Expression, KnobRef, Value, holds, references, show, show_value
+from optlang.plan.expressions import (
+    Environment,
+    Expression,
+    KnobRef,
+    Value,
+    evaluate,
+    holds,
+    references,
+    show,
+    show_value,
+)
 from optlang.plan.feasibility import listed
 from optlang.plan.flow import refusal
 from optlang.plan.model import (
@@ -158,7 +168,7 @@ class Space:
             return cell.reason
         for rule in self.plan.forbids:
             try:
-                if holds(rule.expression, Environment(knob=point.get)):
+                if evaluate(rule.expression, Environment(knob=point.get)):
                     return rule_words(rule)
             except ZeroDivisionError:
                 return f"`{show(rule.expression)}` divides by zero"

@@ -45,3 +45,14 @@ def test_a_forbid_that_divides_by_zero(plan_of: Make) -> None:
 def test_fractions_are_not_taken_to_the_letter(plan_of: Make) -> None:
     # 0.33 * 3 is 0.9900000000000001.
     assert len(list(Space(study(plan_of, "33% * r.round")).points())) == 3
+
+
+def test_a_when_that_divides_by_zero_does_not_hold(plan_of: Make) -> None:
+    space = Space(plan_of(
+        "steps { repeat r in 0 .. 3 { finetune { epochs = 1 } }; maybe two_four when 1 / (r - 2) > 0 }",
+        target="target here { runtime = eager }",
+    ))
+    assert space.size().points == 5
+    assert [point for point in space.points() if "two_four" in point] == [
+        {"r": 3, "two_four": False}, {"r": 3, "two_four": True},
+    ]
