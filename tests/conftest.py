@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from textwrap import dedent
@@ -38,9 +39,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
-    # The workers' base folders have one folder above them in common, which is this run's.
-    shared = Path(item.config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
-    with (shared / "gate").open("w") as gate, (shared / "room").open("w") as room:
+    # Another run of the tests on this machine is no less a disturbance than this run's other worker.
+    locks = Path(tempfile.gettempdir()) / f"optlang-tests-{os.getuid()}"
+    with locks.with_suffix(".gate").open("w") as gate, locks.with_suffix(".room").open("w") as room:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         # Unlocked and not only closed: processes that a test forked hold the file too.

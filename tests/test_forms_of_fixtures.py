@@ -27,7 +27,9 @@ def test_no_form_loses_a_code_or_a_place(monkeypatch: pytest.MonkeyPatch) -> Non
             expected.append((span.file, line, item.code))
         rows = json.loads(render(found.diagnostics, found.texts, "json"))
         assert [(row["file"], row["line"], row["code"]) for row in rows] == expected, path.name
-        for style, pattern in (("concise", CONCISE), ("github", GITHUB)):
-            text = render(found.diagnostics, found.texts, style)  # type: ignore[arg-type]
+        for style, text, pattern in (
+            ("concise", render(found.diagnostics, found.texts, "concise"), CONCISE),
+            ("github", render(found.diagnostics, found.texts, "github"), GITHUB),
+        ):
             read = [(file, int(line), code) for file, line, code in pattern.findall(text)]
             assert read == expected, (path.name, style)

@@ -8,20 +8,19 @@ from math import prod
 
 from optlang.diagnostics import Diagnostics, Label
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
+from optlang.plan.conditions import worth
 from optlang.plan.domains import contains, size
-from optlang.plan.expressions import Const, Environment, Expression, If, KnobRef, MetricRef, holds, outcomes
+from optlang.plan.expressions import Const, Environment, KnobRef, MetricRef, holds, outcomes
 from optlang.plan.feasibility import Feasibility
 from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
 from optlang.plan.knobs import Knobs
 from optlang.plan.limits import GP_OBJECTIVES, GRID_POINTS
 from optlang.plan.model import (
-    Computed,
-    Fixed,
+    Models,
     Objective,
     Rule,
     Search,
-    Searched,
     Setting,
     Step,
     Target,
@@ -334,22 +333,15 @@ def can_win(draft: Draft) -> None:
 
 
 def _float16(setting: Setting, index: Index) -> bool:
-    match setting:
-        case Fixed(value=value):
-            return value == "float16"
-        case Searched(knob=path) if path in index.by_path:
-            return contains(index.by_path[path].domain, "float16")
-        case Computed(expression=If() as expression):
-            return any(_comes_to_float16(item, index) for item in outcomes(expression))
-    return False
-
-
-def _comes_to_float16(expression: Expression, index: Index) -> bool:
-    match expression:
-        case Const(value=value):
-            return value == "float16"
-        case KnobRef(path=path) if path in index.by_path:
-            return contains(index.by_path[path].domain, "float16")
+    """Whether the setting may come to float16."""
+    if isinstance(setting, Models):
+        return False
+    for item in outcomes(worth(setting)):
+        match item:
+            case Const(value="float16"):
+                return True
+            case KnobRef(path=path) if path in index.by_path and contains(index.by_path[path].domain, "float16"):
+                return True
     return False
 
 

@@ -126,14 +126,15 @@ class Conditions:
             if when == NEVER:
                 return Fixed(value=param.default)
             return Computed(
-                expression=If(condition=when, then=_worth(setting), otherwise=Const(value=param.default)),
+                expression=If(condition=when, then=worth(setting), otherwise=Const(value=param.default)),
                 dimension=param.dimension,
             )
 
         return build
 
 
-def _worth(setting: Setting) -> Expression:
+def worth(setting: Setting) -> Expression:
+    """The value of a setting as an expression; a model has none."""
     match setting:
         case Fixed(value=value):
             return Const(value=value)

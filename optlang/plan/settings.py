@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from optlang.diagnostics import Span
-from optlang.plan.conditions import MODELS, Conditions
+from optlang.plan.conditions import MODELS, Conditions, worth
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, Unary, evaluate, references
 from optlang.plan.expressions import Member as MemberOf
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
 from optlang.plan.lookup import FIXED, Place
-from optlang.plan.model import Computed, Fixed, Models, Param, Searched, Setting
+from optlang.plan.model import Fixed, Models, Param, Searched, Setting
 from optlang.plan.names import Scope, closest, duplicate, listed, only
 from optlang.syntax import tree
 
@@ -186,16 +186,10 @@ def _is_number(node: tree.Domain) -> bool:
 def _substituted(expression: Expression, settings: dict[str, Setting]) -> Expression:
     match expression:
         case KnobRef(path=name):
-            match settings.get(name):
-                case Fixed(value=value):
-                    return Const(value=value)
-                case Searched(knob=knob):
-                    return KnobRef(path=knob)
-                case Computed(expression=inner):
-                    return inner
-                case Models():
-                    return Const(value="a model")
-            return Const(value=None)
+            setting = settings.get(name)
+            if isinstance(setting, Models):
+                return Const(value="a model")
+            return worth(setting) if setting is not None else Const(value=None)
         case Unary(operand=operand):
             return expression.model_copy(update={"operand": _substituted(operand, settings)})
         case Binary(left=left, right=right):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from optlang.forms import JSON, Artifact, File, Measurement, OptlangError
-from optlang.plan.expressions import Value
 from optlang.plan.model import Plan
 from optlang.run.job import Result
 from optlang.search import goals
@@ -18,6 +17,7 @@ from optlang.search.ladder import Rung, baseline_recipe
 from optlang.search.recipe import Point, Recipe, resolve
 from optlang.search.sampler import Told
 from optlang.search.space import Space
+from optlang.search.told import value_of
 from optlang.store.store import Store, TrialRow
 
 INTERRUPTED = "interrupted"
@@ -196,7 +196,7 @@ class History:
             self.known.add(done.recipe.effect)
 
     def _read(self, row: TrialRow) -> Done:
-        point: Point | None = {path: _value(value) for path, value in row.point.items()} if row.in_space else None
+        point: Point | None = {path: value_of(value) for path, value in row.point.items()} if row.in_space else None
         recipe: Recipe | None = None
         if row.origin == "baseline":
             recipe = baseline_recipe(self._plan, self._unavailable)
@@ -218,10 +218,6 @@ class History:
 def _missed(violations: Sequence[Violation]) -> str | None:
     """In one line which requirements were missed, and by how much."""
     return "; ".join(f"{item.text} missed by {item.by:.1%}" for item in violations) or None
-
-
-def _value(value: Any) -> Value:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _number(value: JSON) -> float:

@@ -47,9 +47,9 @@ class Genetic:
 
         if told.values is None:
             return
-        kept = told.state.get(_GENES)
+        kept: Any = told.state.get(_GENES)  # what `draw` put there; another's trials have none
         generation = told.state.get(_GENERATION, 0)
-        genes = genes_of(self._plan.knobs, told.point, kept if isinstance(kept, Mapping) else None)  # type: ignore[arg-type]
+        genes = genes_of(self._plan.knobs, told.point, kept if isinstance(kept, Mapping) else None)
         constraints = {f"constraints:{index}": float(value) for index, value in enumerate(told.violations)}
         self._study.add_trial(
             optuna.trial.create_trial(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from optlang.forms import JSON
 from optlang.plan.expressions import Value
@@ -63,9 +63,9 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def value_of(value: JSON) -> Value:
-    """A knob's value as JSON holds it: an order comes back as a tuple."""
-    return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
+def value_of(value: Any) -> Value:
+    """A knob's value, of what JSON made of it: an order comes back as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def count_of(settings: Mapping[str, Value], name: str, default: int) -> int:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "language" / "declarations.md").read_text()
 DOCUMENTED = PAGE[PAGE.index("## A module for others"):]
 MODULE, STUDY = re.findall(r"```text\n(.*?)```", DOCUMENTED, re.DOTALL)
-VALUE = re.search(r'^coarse = "(.*)"$', DOCUMENTED, re.MULTILINE)[1]  # type: ignore[index]
+VALUE, = re.findall(r'^coarse = "(.*)"$', DOCUMENTED, re.MULTILINE)
 
 
 def install(site: Path, distribution: str, package: str, text: str, *, name: str = "coarse", value: str) -> None:

@@ -8,9 +8,11 @@ from random import Random
 import pytest
 
 from optlang.plan.cells import ruled_out
+from optlang.plan.expressions import Value
 from optlang.plan.feasibility import listed
 from optlang.plan.flow import refusal
 from optlang.plan.model import Domain, FloatDomain, Knob, Plan
+from optlang.search.recipe import Point
 from optlang.search.sampler import Sampler
 from optlang.search.space import Space, values_of
 
@@ -28,15 +30,15 @@ STUDIES = {
 }
 
 
-def drawn(space: Space, seed: int) -> dict[str, object]:
+def drawn(space: Space, seed: int) -> Point:
     random = Random(seed)
 
-    def ask(knob: Knob, domain: Domain) -> object:
+    def ask(knob: Knob, domain: Domain) -> Value:
         if isinstance(domain, FloatDomain):
             return random.uniform(domain.low, domain.high)
         return random.choice(list(values_of(domain)))
 
-    return dict(space.draw(ask))  # type: ignore[arg-type]
+    return space.draw(ask)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -49,8 +51,8 @@ def test_what_is_not_listed_is_refused_at_the_draw(name: str, plan_of: Callable[
     clashes = [point for point in points if not ruled_out(point, plan.impossible) and refusal(plan, point)]
     assert clashes
     for point in points:
-        assert space.contains(point) is (refusal(plan, point) is None), point  # type: ignore[arg-type]
-    assert {space.forbidden(point) for point in clashes} <= {  # type: ignore[arg-type]
+        assert space.contains(point) is (refusal(plan, point) is None), point
+    assert {space.forbidden(point) for point in clashes} <= {
         "late takes a module; q leaves an ONNX file", "eager runs a module; q leaves an ONNX file",
         "finetune comes before q", "q comes after late; here it runs before it",
     }

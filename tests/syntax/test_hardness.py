@@ -13,6 +13,7 @@ import pytest
 from optlang.diagnostics import MOST
 from optlang.plan.load import load
 
+# What a child may allocate is limited by the system, which Windows does not do in this way.
 resource = pytest.importorskip("resource")
 
 pytestmark = pytest.mark.slow
