@@ -1,17 +1,20 @@
-"""One measurement at a time on a machine: a lock that waits, and that the system lets go when its holder dies."""
+"""One measurement at a time on a machine: a lock that waits, and that the system releases when its holder dies."""
 
 from __future__ import annotations
 
 import contextlib
 import getpass
 import os
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, lock_descriptor, unlock_descriptor
+
 from optlang.forms import OutsideError
+
+_POLL = 0.01
+"""Seconds between two attempts to take the lock: short next to a measurement."""
 
 
 def machine_lock() -> Path:
@@ -25,63 +28,45 @@ def machine_lock() -> Path:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` (made if absent), after waiting for whoever holds it. OutsideError if it cannot be."""
+    """Hold the lock file `path` (made if absent), after waiting for its holder. OutsideError if it cannot be locked."""
+    # No fallback to a file that merely exists: a killed holder would leave it, and block everybody.
+    lock = FileLock(path, mode=0o600, poll_interval=_POLL, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _open(path, os.O_RDWR | os.O_CREAT)
+        lock.acquire()
     except OSError as error:
         raise _closed(path, error) from error
-    # Closing lets go, and so does the end of the process however it comes; children do not inherit it.
-    with os.fdopen(descriptor, "r+b") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            while True:
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-                    break
-                except OSError:
-                    time.sleep(0.05)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def held(path: Path) -> bool:
-    """Whether somebody holds the lock file `path` now. Never waits, makes no file. OutsideError if it cannot be asked.
+    """Whether a process holds the lock file `path` now. Never waits, creates no file.
 
-    It is asked by taking the lock for a moment, shared where the system has that: whoever waits does not notice.
+    It takes the lock for some microseconds to find out. OutsideError if it cannot be asked.
     """
     try:
-        descriptor = _open(path, os.O_RDWR)
+        # In a folder that others may write to, a link could lead anywhere.
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         return False
     except OSError as error:
         raise _closed(path, error) from error
-    with os.fdopen(descriptor, "r+b") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+    try:
+        if not lock_descriptor(descriptor, blocking=False):
             return True
+        unlock_descriptor(descriptor)
+    except OSError as error:
+        raise _closed(path, error) from error
+    finally:
+        os.close(descriptor)
     return False
-
-
-def _open(path: Path, flags: int) -> int:
-    # In a folder that others may write to, a link could lead anywhere.
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def _closed(path: Path, error: OSError) -> OutsideError:
     return OutsideError(
-        f"the lock {path} for measuring cannot be opened: {error.strerror}",
+        f"the lock {path} for measuring cannot be opened: {error.strerror or error}",
         help="measurements take turns through it: make its folder writable, or remove what is there",
     )

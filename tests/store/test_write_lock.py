@@ -1,9 +1,12 @@
 """One process writes to a database at a time; a dead one holds nothing."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +97,43 @@ def test_a_child_that_outlives_the_holder_blocks_nobody(tmp_path: Path) -> None:
         WriteLock(tmp_path / "x.duckdb").release()
 
 
-def test_a_folder_that_does_not_exist_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OutsideError, match="No such file or directory"):
+def test_a_folder_that_does_not_exist_is_reported_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(OutsideError, match=r"there is no folder .*nowhere"):
         WriteLock(tmp_path / "nowhere" / "x.duckdb")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EIO])
+def test_a_disk_that_cannot_lock_is_an_error_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    # As a network drive without a lock service answers.
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    db = tmp_path / "x.duckdb"
+    with pytest.raises(OutsideError, match=f"cannot be locked: {os.strerror(code)}") as caught:
+        WriteLock(db)
+    assert "local disk" in str(caught.value.help)
+    lock_path(db).touch()
+    with pytest.raises(OutsideError, match="cannot be locked"):
+        holder(db)
+
+
+def test_asking_does_not_turn_a_run_away(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    lock_path(db).touch()
+    with lock_path(db).open("rb") as asked:
+        fcntl.flock(asked, fcntl.LOCK_EX)
+        threading.Timer(0.1, fcntl.flock, (asked, fcntl.LOCK_UN)).start()
+        WriteLock(db).release()
+
+
+def test_the_file_that_a_killed_run_left_blocks_nobody(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    lock_path(db).write_text(" 1\n")
+    assert holder(db) is None
+    lock = WriteLock(db)
+    assert lock_path(db).read_text() == f" {os.getpid()}\n"
+    lock.release()
