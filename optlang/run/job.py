@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 from optlang.forms import JSON, Artifact, Factory, Measurement, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
+from optlang.run.scratch import FOLDER
 
 BASELINE = "baseline."
 """What the paths of the baseline's own steps begin with."""
@@ -43,13 +45,22 @@ class RuntimeJob:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every trial of a run shares: the model and data, the study's folder, and where optlang keeps its files."""
+    """What every trial of a run shares: the model and data, the study's folder, and where optlang keeps its files.
+
+    `session` names the run's session in this process, which has temporary files of its own.
+    """
 
     model: Factory
     data: Factory
     study: Path
     home: Path
     device: str
+    session: str = "alone"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder for temporary files of this process, in this session: never shared, not even with a worker."""
+        return self.home / FOLDER / self.session / str(os.getpid())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import hashlib
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from optlang.run.job import (
     member_name,
 )
 from optlang.run.progress import ProgressReader
+from optlang.run.scratch import Scratch
 from optlang.search import goals
 from optlang.search.ladder import baseline_recipe, locate, rungs
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
@@ -53,6 +53,9 @@ NEAR = 4
 
 DEVICE = "cpu"
 """What models are trained on, wherever they are measured."""
+
+WORKER_LOG = "worker.log"
+"""What the worker of this session prints, the user's own Python included; its end is kept with a trial that fails."""
 
 LOOK = 0.1
 """Seconds between two looks at a worker's progress."""
@@ -89,32 +92,29 @@ class RunError(OptlangError):
 
 class Loop:
     def __init__(
-        self, plan: Plan, folder: Path, home: Path, store: Store, engine: Engine, watcher: Watcher, run_id: str,
-        unavailable: Mapping[str, str],
+        self, plan: Plan, folder: Path, home: Path, scratch: Scratch, store: Store, engine: Engine, watcher: Watcher,
+        run_id: str, unavailable: Mapping[str, str],
     ) -> None:
-        self.session = uuid.uuid4().hex
+        self.session = scratch.session
         self._plan, self._store, self._engine, self._watcher = plan, store, engine, watcher
         self._run, self._home, self._unavailable = run_id, home, unavailable
         self._space = Space(plan, unavailable)
         self._history = History(plan, self._space, store.trials(run_id), unavailable)
         self._workload = Workload(
             forms.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
-            forms.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE,
+            forms.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
         )
         measure = plan.measure
         self._effort = Effort(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
         self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
-        self._progress = home / f"progress-{self.session}.jsonl"
+        self._scratch = scratch
+        self._progress = scratch.folder / "progress.jsonl"
         self._stop: Literal["", "soon", "now"] = ""
         self._said = False
         self._began = time.monotonic()
         self._cold = True
         self._spent: list[float] = []
         self._trouble: str | None = None
-
-    def tidy(self) -> None:
-        """Remove what only the running of this session needed."""
-        self._progress.unlink(missing_ok=True)
 
     # ---- Ctrl-C
 
@@ -339,7 +339,7 @@ class Loop:
 
     def _log_tail(self) -> str:
         try:
-            return (self._home / "worker.log").read_text(errors="replace")[-4000:]
+            return (self._scratch.folder / WORKER_LOG).read_text(errors="replace")[-4000:]
         except OSError:
             return ""
 

@@ -87,7 +87,7 @@ def apply(
         report({"doing": step.technique, "path": step.path})
         context = Context(
             # The folder is not removed here: what the technique wrote is copied into the cache first.
-            data=data, seed=step.seed, folder=Path(tempfile.mkdtemp(prefix="step-", dir=_scratch(workload))),
+            data=data, seed=step.seed, folder=Path(tempfile.mkdtemp(prefix="step-", dir=scratch(workload))),
             study=workload.study, wants=wants if "runtime" in step.needs else None, device=workload.device,
             report=_epochs(step, report), baseline=baseline if "baseline" in step.needs else None,
             latency=clock.seconds if "latency" in step.needs else None,
@@ -160,14 +160,14 @@ def _one(
 
 
 def clear_scratch(workload: Workload) -> None:
-    """Remove what the techniques of this trial wrote on the way."""
-    shutil.rmtree(_scratch(workload), ignore_errors=True)
+    """Remove the temporary files of this process: those of the trial that it has just carried out."""
+    shutil.rmtree(workload.scratch, ignore_errors=True)
 
 
-def _scratch(workload: Workload) -> Path:
-    folder = workload.home / "scratch"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def scratch(workload: Workload) -> Path:
+    """The folder for temporary files of this process, made where it is absent."""
+    workload.scratch.mkdir(parents=True, exist_ok=True)
+    return workload.scratch
 
 
 def _read(cache: Cache, key: str, study: Path) -> tuple[Subject, tuple[Measurement, ...]]:

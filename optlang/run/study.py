@@ -15,7 +15,8 @@ from optlang.run import machine
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.history import choose_run
 from optlang.run.job import Failure, RuntimeJob
-from optlang.run.loop import InterruptedRun, Loop, Outcome, RunError, spoken
+from optlang.run.loop import WORKER_LOG, InterruptedRun, Loop, Outcome, RunError, spoken
+from optlang.run.scratch import Scratch
 from optlang.run.worker import availability, running
 from optlang.search.goals import metrics_of
 from optlang.store.journal import now
@@ -61,13 +62,14 @@ def run(
     folder = file.resolve().parent
     home = machine.home_of(db, options.home)
     home.mkdir(parents=True, exist_ok=True)
-    engine = engine or LocalEngine(folder, home / "worker.log")
-    with Store(db) as store, closing(engine):
+    with Store(db) as store, Scratch(home) as scratch, closing(
+        engine or LocalEngine(folder, scratch.folder / WORKER_LOG)
+    ) as engine:
         found = usable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode)
         for line in changed:
             watcher.note(line)
-        loop = Loop(plan, folder, home, store, engine, watcher, run_id, found.unavailable)
+        loop = Loop(plan, folder, home, scratch, store, engine, watcher, run_id, found.unavailable)
         for path, reason in found.unrun.items():
             watcher.note(f"{spoken(plan, path)} is built and not run: {reason}")
         store.record({
@@ -89,7 +91,6 @@ def run(
             return loop.outcome("interrupted")
         finally:
             engine.close()
-            loop.tidy()
             store.record({
                 "event": "finish", "run": run_id, "session": loop.session, "finished": now(),
                 "why": "complete" if why == "ladder" else why,

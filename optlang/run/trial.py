@@ -188,7 +188,7 @@ def _clock(job: TrialJob, place: PlaceJob, runtime: Runtime, laboratory: Laborat
         missing = runs(runtime)
         if missing is not None:
             raise Refusal(f"nothing can be timed on {place.runtime.name} here: {missing}")
-        with tempfile.TemporaryDirectory(prefix="optlang-aim-", dir=job.workload.home) as name:
+        with tempfile.TemporaryDirectory(prefix="aim-", dir=steps.scratch(job.workload)) as name:
             artifact = runtime.build(
                 subject, place.target, place.runtime.settings, Path(name), laboratory.data, study
             )

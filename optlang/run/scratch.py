@@ -1,0 +1,66 @@
+"""The folder for temporary files of one session: nobody else writes to it, and it goes when the session ends."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock
+
+from optlang.measure.lock import held
+
+FOLDER = "scratch"
+"""Where the folders of all sessions lie, in the folder of cache and artifacts."""
+
+
+class Scratch:
+    """A session's name and its folder, which is locked as long as the session lives.
+
+    Two databases in one folder share the cache and the artifacts' folder, and never this. What a killed session left
+    is removed by the next one.
+    """
+
+    def __init__(self, home: Path) -> None:
+        """Make a session's folder below `home`."""
+        self.session = uuid.uuid4().hex
+        parent = home / FOLDER
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        # Locked before it exists, so that no other session takes it for one that was left behind.
+        self._lock = FileLock(_lock_of(parent / self.session), thread_local=False, fallback_to_soft=False)
+        self._lock.acquire()
+        self.folder = parent / self.session
+        self.folder.mkdir()
+
+    def close(self) -> None:
+        """Remove the folder and all that is in it."""
+        _remove(self.folder)
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _lock_of(folder).unlink(missing_ok=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of sessions that are over."""
+    for path in list(parent.iterdir()):
+        folder = path.with_suffix("") if path.suffix == ".lock" else path
+        if not held(_lock_of(folder)):
+            _remove(folder)
