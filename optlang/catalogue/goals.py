@@ -55,4 +55,19 @@ ENTRIES = (
         "steps { maybe static }\nsearch { trials = 4000 }",
         "steps { maybe static { samples in 1 .. 65536 } }\nsearch { trials = 40 }",
     ),
+    Entry(
+        "E607", "requirement that cannot be met",
+        "A `require` compares a metric with what it can never be: a ratio lies between 0% and 100%, what is measured "
+        "is never negative. 95 without a unit is 9500%.",
+        "the whole search would run, and every trial would miss it.",
+        "require accuracy >= 95",
+        "require accuracy >= 95%",
+    ),
+    Entry(
+        "W608", "requirement that is always met",
+        "A `require`, or a part of one, is met whatever is measured; or a part of an `or` never is.",
+        "it looks like a limit, and limits nothing.",
+        "require sparsity >= 0%",
+        "require sparsity >= 30%",
+    ),
 )

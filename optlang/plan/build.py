@@ -98,6 +98,7 @@ class StudyBuilder:
             built_steps=built_steps,
             built_targets=tuple(built_targets),
             forbids=forbids,
+            requires=requires,
             objectives=objectives,
             search=search,
             inputs=inputs,

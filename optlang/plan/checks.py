@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from math import prod
 
 from optlang.diagnostics import Diagnostics, Label
+from optlang.plan import requirements
+from optlang.plan.bounds import Space, decided
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
 from optlang.plan.conditions import worth
 from optlang.plan.domains import contains, size
-from optlang.plan.expressions import Const, Environment, KnobRef, MetricRef, holds, outcomes
+from optlang.plan.expressions import Const, Environment, Expression, KnobRef, MetricRef, holds, outcomes
 from optlang.plan.feasibility import Feasibility
 from optlang.plan.flow import label_of
 from optlang.plan.inputs import Inputs
@@ -44,6 +46,7 @@ class Draft:
     built_steps: tuple[Step, ...]
     built_targets: tuple[Target, ...]
     forbids: list[tuple[tree.Rule, Rule]]
+    requires: list[tuple[tree.Rule, Rule]]
     objectives: list[tuple[tree.Path, Objective]]
     search: Search | None
     inputs: Inputs
@@ -262,8 +265,9 @@ def conditions_hold_somewhere(draft: Draft) -> None:
     """W409: every `when` and every `forbid` is true of some point."""
     if draft.diagnostics.failed:
         return
+    space = Space(knobs=draft.index.by_path)
     for condition in draft.knobs.conditions:
-        if ever(condition.expression, draft.index) is False:
+        if _never(condition.expression, draft.index, space):
             draft.diagnostics.warn(
                 "W409",
                 "this condition is never true",
@@ -272,7 +276,7 @@ def conditions_hold_somewhere(draft: Draft) -> None:
                 help="compare with a value that the knob can have, or take it away",
             )
     for node, rule in draft.forbids:
-        if ever(rule.expression, draft.index) is False:
+        if _never(rule.expression, draft.index, space):
             draft.diagnostics.warn(
                 "W409",
                 "this forbids nothing",
@@ -280,6 +284,16 @@ def conditions_hold_somewhere(draft: Draft) -> None:
                 "never true",
                 help="compare with a value that the knob can have, or take it away",
             )
+
+
+def _never(expression: Expression, index: Index, space: Space) -> bool:
+    """Whether no point makes a condition true; continuous knobs are asked for their bounds alone."""
+    return decided(expression, space) is False or ever(expression, index) is False
+
+
+def requirements_decide(draft: Draft) -> None:
+    """E603, E607 and W608: a requirement can be met, can be missed, and goes with the others."""
+    requirements.check(draft.knobs.resolver, draft.requires, draft.diagnostics)
 
 
 def enough_points(draft: Draft) -> None:
@@ -355,6 +369,7 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     can_be_taken,
     something_left,
     conditions_hold_somewhere,
+    requirements_decide,
     enough_points,
     can_win,
 )

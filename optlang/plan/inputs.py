@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -72,7 +73,8 @@ class Inputs:
                 # Named twice, which was told: the first counts.
                 continue
             self.spans[name] = node.name.span
-            self.resolver.inputs[name] = Named(constant_of(value, param.dimension), param.dimension)
+            bare = self._bare(node, self.overrides.get(name))
+            self.resolver.inputs[name] = Named(constant_of(value, param.dimension), param.dimension, bare)
             found.append(Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help))
         declared = [node.name.text for node in nodes]
         for name, value_text in self.overrides.items():
@@ -89,6 +91,17 @@ class Inputs:
                     ),
                 )
         return tuple(found)
+
+    @staticmethod
+    def _bare(node: tree.Input, override: str | None) -> Span | None:
+        """Where the input's value stands, if it is a number without a unit."""
+        if override is not None:
+            name = node.name.text
+            start = len(name) + 1
+            bare = re.fullmatch(r"\d+(\.\d+)?", override) is not None
+            return Span(f"--set {name}", start, start + len(override)) if bare else None
+        default = node.default
+        return default.span if isinstance(default, tree.Number) and default.unit is None else None
 
     def _override(self, param: Param, text: str) -> Value:
         """The value of `--set NAME=text`; E304 where the input cannot have it, and then the default."""

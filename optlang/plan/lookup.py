@@ -59,6 +59,8 @@ class Named:
 
     constant: Constant
     dimension: Dimension
+    bare: Span | None = None
+    """Where the value stands, if it is a number that was written without a unit."""
 
 
 @dataclass(slots=True, eq=False)

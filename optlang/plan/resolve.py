@@ -5,7 +5,7 @@ Knows what operators do to kinds, not where steps and settings may stand; names 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 
 from optlang.diagnostics import Fix, Label, Span
@@ -54,9 +54,19 @@ class Typed:
     knob: Draft | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """A comparison of metrics as it was read: where it stands, and what it became in the plan's expression."""
+
+    node: tree.Binary
+    expression: Binary
+
+
 @dataclass(slots=True, eq=False)
 class Expressions(Lookup):
     """Reads expressions in one scope. What it cannot read it reports once, and returns None."""
+
+    compared: list[Compared] = field(default_factory=list)
 
     def _path(self, node: tree.Path, place: Place) -> Typed | None:
         text = node.text
@@ -251,7 +261,7 @@ class Expressions(Lookup):
         if left is None or right is None:
             return None
         if operator in ("==", "!=", "<=", ">=", "<", ">"):
-            return self._comparison(node, left, right)
+            return self._comparison(node, left, right, place)
         return self._arithmetic(node, left, right)
 
     def _sides(self, left: tree.Expression, right: tree.Expression, place: Place) -> tuple[Typed | None, Typed | None]:
@@ -295,7 +305,7 @@ class Expressions(Lookup):
             )
         return None
 
-    def _comparison(self, node: tree.Binary, left: Typed, right: Typed) -> Typed | None:
+    def _comparison(self, node: tree.Binary, left: Typed, right: Typed, place: Place) -> Typed | None:
         order = node.operator not in ("==", "!=")
         kind = common(left.kind, right.kind)
         if "none" in (left.kind, right.kind):
@@ -315,6 +325,8 @@ class Expressions(Lookup):
         if left.constant is not None and right.constant is not None and (left.knob or right.knob):
             # A parameter that the study fixes decides it now.
             return known(Constant(holds(compared, Environment()), "bool"))
+        if place.metrics:
+            self.compared.append(Compared(node, compared))
         return Typed(compared, "bool")
 
     def _arithmetic(self, node: tree.Binary, left: Typed, right: Typed) -> Typed | None:
