@@ -28,6 +28,12 @@ _SUBJECT, _COUNTS, _MEMO = "subject", "counts.json", "memo.json"
 # The libraries that a step's result depends on; a newer runtime does not make trained weights stale.
 _MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
 
+# Code that every step's result depends on besides its technique: its data, its counts, and the files it is saved to.
+_SHARED = (
+    "optlang.workload.data:load", "optlang.measure.counts:count", "optlang.measure.onnx_counts:sparsity",
+    "optlang.workload.modules:save",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
@@ -181,6 +187,7 @@ def _root_key(workload: Workload, data: Data) -> str:
     return key_of(
         "model", _factory(workload.model, workload.study), data.fingerprint,
         objects.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
+        [objects.fingerprint(calls, workload.study) for calls in _SHARED],
     )
 
 

@@ -5,7 +5,6 @@ It knows modules and files, not what the objects do.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import hashlib
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from optlang.forms import OptlangError
+from optlang.plan import sources
 
 # Folders below the study's that hold other people's code.
 _FOREIGN = frozenset({"site-packages", "dist-packages"})
@@ -248,88 +248,47 @@ def _import_file(path: Path, folder: Path) -> ModuleType:
 def fingerprint(calls: str, study: Path) -> str:
     """What the code that `calls` names means, as a hash; found by reading, nothing is imported or run.
 
-    For a file: the syntax trees (comments and layout do not count) of it and of every module that it imports from the
-    study's folder. For an installed object: its module's own syntax tree and the version of its distribution; for one
-    of our own, which may stand in a checkout whose version does not change, all modules beside it.
+    It covers the syntax trees (comments and layout do not count) of its module and of every module that this one
+    imports, however many imports away: from the study's folder for a file, from its own package for an installed
+    object. Of a package in site-packages only the module and the version of its distribution count, since its files do
+    not change without it. Raises `UserCodeError` for a file that is not Python.
     """
     place, _ = split(calls)
+    try:
+        return _fingerprint(calls, place, study.resolve())
+    except SyntaxError as error:
+        path = Path(error.filename or place)
+        raise UserCodeError(f"{path.name} is not Python: {error}", details=f"{path}:{error.lineno}") from error
+
+
+def _fingerprint(calls: str, place: str, folder: Path) -> str:
     digest = hashlib.sha256(calls.encode())
     if place.endswith(".py"):
-        folder = study.resolve()
-        for path in sorted(_reached(user_file(place, study), folder)):
-            digest.update(f"\0{path.relative_to(folder).as_posix()}\0{_meaning(path)}".encode())
-    else:
-        source = _source(place, study)
-        digest.update(f"\0{place}\0{_meaning(source) if source else ''}\0{_version(place.partition('.')[0])}".encode())
-        if source is not None and source.resolve().is_relative_to(_OWN):
-            digest.update(_beside(source.parent).encode())
+        digest.update(_meaning(sources.reached(user_file(place, folder), folder), folder).encode())
+        return digest.hexdigest()
+    source = _source(place, folder)
+    digest.update(f"\0{place}\0{_version(place.partition('.')[0])}".encode())
+    if source is not None:
+        package = place.partition(".")[0]
+        # A checkout changes, and its version does not.
+        kept = not source.resolve().is_relative_to(_OWN) and bool(_FOREIGN.intersection(source.parts))
+        root = source.parents[len(place.split(".")) - (source.name != "__init__.py")]
+        files = {source} if kept else sources.reached(source, root, package)
+        digest.update(_meaning(files, root.resolve()).encode())
     return digest.hexdigest()
 
 
-def _tree(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        raise UserCodeError(
-            f"{path.name} is not Python: {error}", details=f"{path}:{line}" if line else str(path)
-        ) from error
+def _meaning(files: set[Path], root: Path) -> str:
+    named = sorted((path.resolve(), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return _meaning_of(tuple(named), root)
 
 
-def _meaning(path: Path) -> str:
-    return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()
-
-
-@functools.cache
-def _beside(folder: Path) -> str:
-    """What all modules of one of our own packages mean together."""
-    return " ".join(_meaning(path) for path in sorted(folder.glob("*.py")))
-
-
-def _reached(first: Path, folder: Path) -> set[Path]:
-    reached: set[Path] = set()
-    waiting = [first]
-    while waiting:
-        path = waiting.pop()
-        if path in reached:
-            continue
-        reached.add(path)
-        for name in _imports(_tree(path), path, folder):
-            waiting.extend(_files(name, folder))
-    return reached
-
-
-def _imports(tree: ast.Module, path: Path, folder: Path) -> Iterator[str]:
-    """Dotted names, seen from the study's folder, that the module may import."""
-    package = path.relative_to(folder).parts[:-1]
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import(names=names):
-                for alias in names:
-                    yield alias.name
-            case ast.ImportFrom(module=module, names=names, level=level):
-                base = [*package[: len(package) - level + 1]] if level else []
-                stem = ".".join([*base, *([module] if module else [])])
-                if stem:
-                    yield stem
-                for alias in names:
-                    yield f"{stem}.{alias.name}" if stem else alias.name
-            case ast.Call(func=ast.Name(id="__import__" | "import_module"), args=[ast.Constant(value=str(name)), *_]):
-                yield name
-            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
-                yield name
-
-
-def _files(name: str, folder: Path) -> Iterator[Path]:
-    place = folder
-    for part in name.split("."):
-        if (place / f"{part}.py").is_file():
-            yield (place / f"{part}.py").resolve()
-        place = place / part
-        if not place.is_dir():
-            return
-        if (place / "__init__.py").is_file():
-            yield (place / "__init__.py").resolve()
+@functools.lru_cache(maxsize=256)
+def _meaning_of(files: tuple[tuple[Path, int, int], ...], root: Path) -> str:
+    digest = hashlib.sha256()
+    for path, _time, _size in files:
+        digest.update(f"\0{path.relative_to(root).as_posix()}\0{sources.meaning(path)}".encode())
+    return digest.hexdigest()
 
 
 def _source(module: str, study: Path) -> Path | None:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from optlang.forms import OptlangError
+from optlang.plan import sources
 from optlang.workload import objects
+
+OPTLANG = Path(objects.__file__).parents[1]
 
 
 @pytest.fixture
@@ -250,18 +253,42 @@ class TestFingerprint:
         with pytest.raises(objects.UserCodeError, match="not Python"):
             objects.fingerprint("wrong.py:net", folder)
 
-    def test_of_our_own_what_lies_beside_counts(self, tmp_path, monkeypatch):
-        package = tmp_path / "optlang" / "made"
+    def test_of_a_checkout_what_a_module_imports_counts(self, tmp_path, monkeypatch):
+        package = tmp_path / "made" / "deep"
         package.mkdir(parents=True)
-        (package / "one.py").write_text("VALUE = 1\n")
+        (tmp_path / "made" / "__init__.py").write_text("")
+        (package / "one.py").write_text(
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import made.checked\nfrom made import near\n"
+        )
+        (tmp_path / "made" / "near.py").write_text("def f():\n    from made.deep.far import VALUE\n    return VALUE\n")
+        for name in ("deep/far", "deep/beside", "checked"):
+            (tmp_path / "made" / f"{name}.py").write_text("VALUE = 1\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+        def after(name: str, text: str) -> str:
+            (tmp_path / "made" / f"{name}.py").write_text(text)
+            return objects.fingerprint("made.deep.one:VALUE", tmp_path / "study")
+
+        first = after("deep/far", "VALUE = 1\n")
+        assert after("deep/far", "VALUE = 1  # the same\n") == first
+        assert after("deep/beside", "VALUE = 2\n") == first, "it is not imported"
+        assert after("checked", "VALUE = 2\n") == first, "it is imported for type checkers alone"
+        assert after("deep/far", "VALUE = 2\n") != first, "two imports away"
+
+    def test_of_an_installed_package_its_version_counts(self, tmp_path, monkeypatch):
+        package = tmp_path / "site-packages" / "made"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("from made import other\n")
         (package / "other.py").write_text("VALUE = 1\n")
-        monkeypatch.setattr(objects, "_OWN", tmp_path / "optlang")
-        monkeypatch.setattr(objects, "_source", lambda place, study: package / f"{place}.py")
-        monkeypatch.setattr(objects, "_version", lambda name: "1")
-        found = []
-        for text in ("VALUE = 1\n", "VALUE = 1  # the same\n", "VALUE = 2\n"):
-            (package / "other.py").write_text(text)
-            objects._beside.cache_clear()
-            found.append(objects.fingerprint("one:VALUE", tmp_path))
-        objects._beside.cache_clear()
-        assert found[0] == found[1] != found[2]
+        monkeypatch.syspath_prepend(tmp_path / "site-packages")
+        first = objects.fingerprint("made:VALUE", tmp_path)
+        (package / "other.py").write_text("VALUE = 2\n")
+        assert objects.fingerprint("made:VALUE", tmp_path) == first, "thousands of files are not read for this"
+        monkeypatch.setattr(objects, "_version", lambda name: f"{name} 2")
+        assert objects.fingerprint("made:VALUE", tmp_path) != first
+
+    def test_each_technique_follows_what_it_shares_with_others(self, tmp_path):
+        reached = sources.reached(OPTLANG / "techniques" / "qat.py", OPTLANG.parent, "optlang")
+        names = {path.relative_to(OPTLANG).as_posix() for path in reached}
+        assert {"techniques/qat.py", "techniques/fit.py", "workload/modules.py", "forms.py"} <= names
+        assert not {name for name in names if name.startswith(("run/", "store/", "report/", "search/"))}
