@@ -344,7 +344,7 @@ def _existing(path: Path) -> Path:
 
 def page(found: Examination) -> str:
     """What `optlang doctor` prints: a line a fact, what is wrong last."""
-    from optlang.report.quantities import in_bytes
+    from optlang.plan.quantities import in_bytes
 
     about = found.machine
     memory = about["memory"]
@@ -407,7 +407,7 @@ def _bfloat16(found: Examination) -> str:
 
 
 def _place(place: Place) -> str:
-    from optlang.report.quantities import in_bytes
+    from optlang.plan.quantities import in_bytes
 
     if place.bytes is None:
         return f"{place.path}, nothing there yet"

@@ -198,7 +198,7 @@ def plan(
     sys.stdout.write(text(describe(study, size)))
     seconds = _seconds_a_trial(study.study, db)
     if seconds is not None:
-        from optlang.report.quantities import in_seconds
+        from optlang.plan.quantities import in_seconds
 
         sys.stdout.write(f"\nA trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
                          f"{in_seconds(seconds * study.search.trials)}.\n")

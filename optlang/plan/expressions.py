@@ -180,7 +180,7 @@ def violations(expression: Expression, environment: Environment) -> list[float]:
     """How far a requirement is from being met: one number a conjunct, at most 0 where it holds.
 
     `a <= b` gives (a - b) / max(|b|, FLOOR); `or` the least of its sides' worst, `and` both lists. A condition that is
-    no comparison gives 0 or 1. A metric without a value violates by 1.
+    no comparison gives 0 or 1. A side without a value (not measured, or a division by zero) violates by 1.
     """
     match expression:
         case Binary(operator="and"):
@@ -189,7 +189,10 @@ def violations(expression: Expression, environment: Environment) -> list[float]:
             sides = (violations(expression.left, environment), violations(expression.right, environment))
             return [min(max(side) for side in sides)]
         case Binary(operator="<" | "<=" | ">" | ">="):
-            left, right = evaluate(expression.left, environment), evaluate(expression.right, environment)
+            try:
+                left, right = evaluate(expression.left, environment), evaluate(expression.right, environment)
+            except ZeroDivisionError:
+                return [1.0]
             if left is None or right is None:
                 return [1.0]
             a, b = _number(left), _number(right)

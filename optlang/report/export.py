@@ -116,6 +116,7 @@ def _fill(
         "what": member.words,
         "state": row["state"],
         "reason": row["reason"],
+        "missed": _decoded(row["violations"]) or [],
         "runtime": row["runtime"],
         "point": _decoded(row["point"]),
         "steps": [step | {"settings": _decoded(step["settings"])} for step in steps],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optlang.report.quantities import quantity
+from optlang.plan.quantities import quantity
 from optlang.report.web import SERVER
 
 _SHOWN = ("size", "latency.p50", "latency.p95", "accuracy", "agreement", "memory.peak", "load_time")
@@ -18,6 +18,8 @@ def readme(manifest: Mapping[str, Any]) -> str:
         f"How it was made: {manifest['what']}. `manifest.json` says it all for programs: settings, versions, hashes.",
         "",
     ]
+    if manifest["state"] == "infeasible" and manifest["reason"]:
+        lines += [f"It does not meet the study's requirements: {manifest['reason']}.", ""]
     if manifest["preprocessing"] is not None:
         lines += [f"Inputs are prepared so: {_said(manifest['preprocessing'])}.", ""]
     for entry in manifest["artifacts"]:

@@ -46,10 +46,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A requirement that a trial did not meet: its text, and how far off it was (a share of the bound)."""
+    """A requirement that a trial did not meet: its text, how far off it was (a share of the bound, to compare trials
+    by), and what people read of it: value, limit and difference in the metric's unit."""
 
     text: str
     by: float
+    said: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,11 @@ def _place(plan: Mapping[str, Any], member: Member) -> tuple[bool, float, int]:
 
 
 def _missed(violations: str | None) -> tuple[Missed, ...]:
-    return tuple(Missed(item["text"], float(item["by"] or 0)) for item in json.loads(violations or "[]"))
+    return tuple(
+        # What an earlier version stored has no sentence.
+        Missed(item["text"], float(item["by"] or 0), item.get("said") or f"{item['text']} is missed")
+        for item in json.loads(violations or "[]")
+    )
 
 
 def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:

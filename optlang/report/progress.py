@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optlang.forms import JSON
-from optlang.report.quantities import in_bytes, in_percent, in_seconds, times
+from optlang.plan.quantities import in_bytes, in_percent, in_seconds, times
 from optlang.watch import Begun, Ended
 
 Words: TypeAlias = Callable[[Begun], str]
@@ -155,5 +155,5 @@ def outcome(ended: Ended) -> str:
     if "accuracy" in ended.figures:
         parts.append(in_percent(ended.figures["accuracy"]))
     if ended.state == "infeasible":
-        parts.append("(misses a requirement)")
+        parts.append(f"infeasible: {ended.reason}")
     return "  ".join(parts)

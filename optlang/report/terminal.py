@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from optlang.report.front import Figure, Front, Member, Near, Tradeoffs
-from optlang.report.quantities import in_percent, points, quantity, times
+from optlang.plan.quantities import points, quantity, times
+from optlang.report.front import Figure, Front, Member, Tradeoffs
 from optlang.report.tables import cells, printed
 
 if TYPE_CHECKING:
@@ -142,20 +142,15 @@ def _cell(figure: Figure | None, metric: str, intervals: bool) -> str:
 
 
 def _nearest(front: Front, width: int | None, color: bool) -> str:
-    def missed(near: Near) -> str:
-        return "\n".join(
-            f"{_line(item.text)}: {'by very little' if item.by < 0.0005 else in_percent(item.by) + ' off'}"
-            for item in near.missed
-            if item.by > 0
-        )
-
-    table = _frame(
-        ["trial", "what it is", *map(_heading, front.metrics), "what it missed"], left=(1, len(front.metrics) + 2)
-    )
+    table = _frame(["trial", "what it is", *map(_heading, front.metrics)], left=(1,))
+    lines = []
     for near in front.nearest:
         row = [figure_text(near.member.figures.get(metric)) for metric in front.metrics]
-        table.add_row(str(near.member.trial), near.member.words, *row, missed(near))
-    return f"No trial met all requirements. The nearest:\n\n{printed(table, width, color)}"
+        table.add_row(str(near.member.trial), near.member.words, *row)
+        missed = "; ".join(_line(item.said) for item in near.missed if item.by > 0)
+        lines.append(f"Trial {near.member.trial}: {missed}\n")
+    shown = printed(table, width, color)
+    return f"No trial met all requirements. The nearest:\n\n{shown}\n{printed(''.join(lines), width, color)}"
 
 
 def render_tradeoffs(tradeoffs: Tradeoffs, *, width: int | None = None, color: bool = False) -> str:

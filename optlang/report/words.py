@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optlang.report.quantities import digits, in_bytes, in_seconds
+from optlang.plan.quantities import digits, in_bytes, in_seconds
 
 
 def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from optlang.forms import JSON, Artifact, File, Measurement, OptlangError
 from optlang.plan.model import Plan
+from optlang.plan.shortfall import Shortfall
 from optlang.run.job import Result
 from optlang.search import goals
 from optlang.search.goals import Key, Violation
@@ -206,7 +207,7 @@ class History:
             recipe = resolve(self._plan, point)
         return Done(
             row.trial, row.origin, row.state, row.reason, row.error, point, row.alone, row.runtime or "", recipe,
-            row.measurements, tuple(Violation(str(item["text"]), _number(item["by"])) for item in row.violations),
+            row.measurements, tuple(map(_violation, row.violations)),
             {str(item["target"]): _artifact(item) for item in row.artifacts}, row.sampler_state or {}, row.passes,
         )
 
@@ -217,12 +218,12 @@ class History:
 
 def _missed(violations: Sequence[Violation]) -> str | None:
     """In one line which requirements were missed, and by how much."""
-    return "; ".join(f"{item.text} missed by {item.by:.1%}" for item in violations) or None
+    return "; ".join(item.said for item in violations) or None
 
 
-def _number(value: JSON) -> float:
-    assert isinstance(value, int | float)
-    return float(value)
+def _violation(row: Mapping[str, Any]) -> Violation:
+    missed = tuple(Shortfall(**item) for item in row.get("missed", ()))
+    return Violation(row["text"], float(row["by"]), row.get("said", ""), missed)
 
 
 def _artifact(row: Mapping[str, Any]) -> Artifact:

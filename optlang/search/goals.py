@@ -9,6 +9,7 @@ from typing import TypeAlias
 from optlang.forms import Measurement
 from optlang.plan.expressions import Environment, MetricRef, references, violations
 from optlang.plan.model import Plan, Rule
+from optlang.plan.shortfall import Shortfall, shortfalls
 
 Key: TypeAlias = tuple[str | None, str]
 """A target, or None for the only one or the worst of several, and a metric."""
@@ -19,10 +20,16 @@ Measured: TypeAlias = Mapping[Key, Measurement]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A requirement that a trial does not meet, and by how much (a share of the bound; 0.05 is 5 % off)."""
+    """A requirement that a trial does not meet.
+
+    `by` is how far off it is for the sampler and for what is nearest (a share of the bound; 0.05 is 5 % off), `said`
+    what people read of it, `missed` the comparisons in it that are not met.
+    """
 
     text: str
     by: float
+    said: str = ""
+    missed: tuple[Shortfall, ...] = ()
 
 
 def by_metric(plan: Plan, measurements: Iterable[Measurement]) -> dict[Key, Measurement]:
@@ -92,13 +99,17 @@ def front(points: Mapping[int, Sequence[float]]) -> list[int]:
     ]
 
 
-def requirement_violations(rule: Rule, measured: Measured, baseline: Measured) -> list[float]:
-    """How far the requirement is from being met, one number a conjunct; at most 0 where it holds."""
+def _environment(measured: Measured, baseline: Measured) -> Environment:
     def metric(ref: MetricRef) -> float | None:
         found = measured_of(baseline if ref.baseline else measured, ref)
         return None if found is None else found.value
 
-    return violations(rule.expression, Environment(metric=metric))
+    return Environment(metric=metric)
+
+
+def requirement_violations(rule: Rule, measured: Measured, baseline: Measured) -> list[float]:
+    """How far the requirement is from being met, one number a conjunct; at most 0 where it holds."""
+    return violations(rule.expression, _environment(measured, baseline))
 
 
 def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation]:
@@ -107,7 +118,10 @@ def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation
     for rule in plan.requires:
         worst = max(requirement_violations(rule, measured, baseline))
         if worst > 0:
-            found.append(Violation(rule.text, worst))
+            missed, said = shortfalls(
+                rule.expression, _environment(measured, baseline), lambda name: plan.metric(name).dimension
+            )
+            found.append(Violation(rule.text, worst, said, tuple(missed)))
     return found
 
 

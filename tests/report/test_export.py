@@ -109,6 +109,18 @@ def test_the_manifest_says_what_was_exported(tmp_path: Path) -> None:
     assert "| latency.p50 | 20.0 µs |" in page
 
 
+def test_an_export_says_which_requirements_it_does_not_meet(tmp_path: Path) -> None:
+    entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"})
+    said = "accuracy 98.0 % is below the limit 98.5 % (baseline.accuracy - 0.5%) by 0.5 points"
+    numbers = {"what": "accuracy", "value": 0.98, "limit": 0.985, "unit": "ratio", "text": said}
+    missed = [{"text": "accuracy >= baseline.accuracy - 0.5%", "by": 0.0051, "said": said, "missed": [numbers]}]
+    reader = read(tmp_path, [entry], state="infeasible", reason=said, violations=missed)
+    manifest = export(reader, "digits", 1, tmp_path / "out").manifest
+    assert (manifest["reason"], manifest["missed"]) == (said, missed)
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert f"It does not meet the study's requirements: {said}." in page
+
+
 def test_paths_beside_the_database_are_found_from_there(tmp_path: Path) -> None:
     entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"}) | {"path": ".optlang/a"}
     assert "model.onnx" in export(read(tmp_path, [entry]), None, 1, tmp_path / "out").files

@@ -134,8 +134,8 @@ def test_when_nothing_met_the_requirements_the_nearest_are_shown(tmp_path: Path)
     events = SMALL[:3]
     for trial, by in ((1, 0.04), (2, 0.012), (3, 0.0)):
         violations = [
-            {"text": "accuracy >= baseline.accuracy - 1%", "by": by},
-            {"text": "latency.p95 <= 2ms", "by": -0.5 if by else 0.3},
+            {"text": "accuracy >= baseline.accuracy - 1%", "by": by, "said": f"accuracy {by} below"},
+            {"text": "latency.p95 <= 2ms", "by": -0.5 if by else 0.3, "said": "latency.p95 above the limit 2.00 ms"},
         ]
         events += [
             start("r1", trial),
@@ -145,8 +145,8 @@ def test_when_nothing_met_the_requirements_the_nearest_are_shown(tmp_path: Path)
     assert [near.member.trial for near in front.nearest] == [2, 1, 3]
     text = render_front(front)
     assert "No trial met all requirements. The nearest:" in text
-    assert "accuracy >= baseline.accuracy - 1%: 1.2 % off" in text
-    assert "latency.p95 <= 2ms: 30.0 % off" in text
+    assert "Trial 2: accuracy 0.012 below\nTrial 1: accuracy 0.04 below\n" in text
+    assert "Trial 3: latency.p95 above the limit 2.00 ms\n" in text
     assert text.endswith("Next: optlang export digits 2 -o digits-2\n"), "a night's work is never answered with nothing"
 
 

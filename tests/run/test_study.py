@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from optlang.plan.quantities import in_bytes
 from optlang.store.reader import query
 
 ROOT = Path(__file__).parents[2]
@@ -253,10 +254,13 @@ def test_nothing_that_meets_the_requirements_shows_the_nearest(study: Study, tmp
     path = study(NAPS.replace("5", "0"), more="require size <= 100B", trials=2)
     done = optlang(tmp_path, "run", path, "--progress", "plain")
     assert done.returncode == 1
-    assert "size <= 100B" in done.stdout
     assert "optlang export small" in done.stdout
     states = {state for number, _, state, _ in trials(tmp_path) if number}
     assert states == {"infeasible"}
+    for row in rows(tmp_path, "SELECT trial, reason, size FROM results WHERE trial > 0"):
+        value, over = row["size"], row["size"] - 100
+        assert row["reason"] == f"size {in_bytes(value)} is above the limit 100 B by {in_bytes(over)}"
+        assert row["reason"] in done.stdout
 
 
 def test_a_kill_loses_the_running_trial_at_most(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from optlang.report.quantities import in_bytes, in_percent, in_seconds, points, quantity, times
+from optlang.plan.quantities import in_bytes, in_percent, in_seconds, points, quantity, times
 
 
 @pytest.mark.parametrize(
