@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from optlang.forms import OptlangError
-from optlang.report import web
+from optlang.plan import sources
+from optlang.report import checked, web
 from optlang.report.export_readme import readme
 from optlang.report.front import load_members, load_plan
 from optlang.report.runners import builder, runner
@@ -58,8 +59,13 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
         files = tuple(sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file()))
         # What else lies in the folder is the user's.
         for name in files:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (aside / name).replace(folder / name)
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.parent.resolve().is_relative_to(folder):
+                raise OptlangError(
+                    f"{place.parent} is a link that leads out of {folder}", help="name another folder with -o"
+                )
+            (aside / name).replace(place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Exported(folder, files, manifest)
@@ -87,9 +93,11 @@ def _fill(
     member = load_members(reader, chosen, plan, [row["trial"]])[0]
     entries = []
     for artifact in artifacts:
-        inside = folder if len(artifacts) == 1 else folder / artifact["target"]
+        target = checked.folder(artifact["target"])
+        inside = folder if len(artifacts) == 1 else folder / target
         inside.mkdir(exist_ok=True)
-        entry = _copy(reader, artifact, row, inside, "" if inside == folder else f"{artifact['target']}/")
+        entry = _copy(reader, artifact, row, inside, "" if inside == folder else f"{target}/")
+        _copy_python(entry["about"], chosen, inside)
         name = _runtime(plan, row["runtime"], artifact["target"])
         program = runner(name, entry)
         programs = {} if program is None else {"run.py": program}
@@ -158,10 +166,8 @@ def _copy(
     files = _decoded(artifact["files"]) or []
     # What lies beside is not loaded, and whoever builds the artifact again elsewhere begins with it.
     for file in [*files, *about.get("beside", ())]:
-        path = source / file["name"]
-        target = folder / file["name"]
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise OptlangError(f"the artifact names a file outside its folder: {file['name']}")
+        name = checked.file(file["name"])
+        path, target = source / name, folder / name
         if not path.is_file():
             raise OptlangError(f"the artifact of trial {row['trial']} is gone: there is no {path}", help=_AGAIN)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +192,32 @@ def _copy(
         "examples": [path.name for path in examples],
     }
 
+
+def _copy_python(about: Mapping[str, Any], chosen: Chosen, folder: Path) -> None:
+    """Copy the user's own Python that makes the model, and what it imports from the study's folder.
+
+    An export is run by its own copy, not by whatever lies at a path that the database names.
+    """
+    if "factory" not in about or not chosen.file:
+        return
+    study = Path(chosen.file).resolve().parent
+    for item in (about["factory"], *about.get("edits", ())):
+        calls = checked.calls(item["calls"])
+        first = study / calls.rpartition(":")[0]
+        if first.suffix != ".py" or not first.is_file():
+            continue
+        try:
+            files = sources.reached(first, study)
+        except SyntaxError as error:
+            raise OptlangError(f"{first} is not Python now: {error}", help="restore it as it was at the run") from error
+        for path in files:
+            target = folder / PYTHON / path.relative_to(study)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+PYTHON = "python"
+"""The folder, in an export, of the user's own Python."""
 
 _AGAIN = (
     "run the study with --new to build its artifacts again; those of kept trials lie in .optlang/ beside the database"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from optlang.report import tensorrt_runner
+from optlang.report import checked, tensorrt_runner
 
 _OPENING = '''"""Runs the exported model: `python run.py [INPUTS.npz]` ({package}).
 
@@ -117,9 +117,12 @@ _NO_ZEROS = """def zeros(model):
 
 _EAGER = {
     "package": "the package that exported it, since the model is made by its factory and then changed as it was",
-    "imports": "import json\n\nfrom optlang.forms import Artifact, File, OptlangError, TargetSpec\n"
+    "imports": "import json\nimport os\n\nfrom optlang.forms import Artifact, File, OptlangError, TargetSpec\n"
     "from optlang.runtimes.eager import Eager\n",
-    "load": '''    """The session that runs the model; the study's folder holds the Python that makes it."""
+    "load": '''    """The session that runs the model; the folder `python` holds the user's own Python that makes it.
+
+    Where that reads files of its own, name the study's folder in OPTLANG_STUDY: the Python is then taken from there.
+    """
     home = HERE
     while not (home / "manifest.json").is_file():
         home = home.parent
@@ -130,11 +133,11 @@ _EAGER = {
         tuple(item["name"] for item in entry["inputs"]), tuple(item["name"] for item in entry["outputs"]),
         entry["about"],
     )
-    study = Path(manifest["file"] or ".").resolve().parent
+    study = Path(os.environ.get("OPTLANG_STUDY") or HERE / "python").resolve()
     try:
         return Eager().open(artifact, TargetSpec(entry["target"]), {}, study)
     except OptlangError as error:
-        sys.exit(f"error: {error}\\n  the model is made by the Python in {study}, where the study was when it ran")
+        sys.exit(f"error: {error}\\n  the model is made by the Python in {study}; OPTLANG_STUDY names another folder")
 ''',
     "run": """    return model.collect(model.run(model.prepare(inputs)))
 """,
@@ -270,6 +273,16 @@ _PROGRAMS = {
 }
 
 
+# What an artifact says of itself and where it stands in a program: its key, what it must be, and how it is written.
+_MARKS: dict[str, tuple[str, Callable[[Any, str], Any], Callable[[Any], str]]] = {
+    "{library}": ("module", checked.word, str), "{version}": ("version", checked.word, str),
+    "{compute}": ("compute", checked.word, str), "{units}": ("units", checked.word, str),
+    "{graph!r}": ("graph", checked.word, repr), "{batch!r}": ("batch", checked.count, repr),
+    "{precision!r}": ("precision", checked.word, lambda value: repr(value or "f32")),
+    "{dynamic!r}": ("dynamic", checked.truth, repr), "{replayed!r}": ("cuda_graph", checked.truth, repr),
+}
+
+
 def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     """The text of `run.py` for an artifact as its manifest describes it; None for runtimes that have none."""
     name = (runtime or "").rsplit(".", 1)[-1]
@@ -281,12 +294,12 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     most = [shapes["max"][0] for shapes in (about.get("profile") or {}).values()]
     known = {
         **_session(about),
-        "{file!r}": repr(main), "{graph!r}": repr(about.get("graph")), "{batch!r}": repr(about.get("batch")),
-        "{dynamic!r}": repr(about.get("dynamic")),
-        "{library}": str(about.get("module")), "{replayed!r}": repr(about.get("cuda_graph")),
-        **{f"{{{key}}}": str(about.get(key)) for key in ("version", "compute", "units")},
-        "{most!r}": repr(most[0] if most else None),
-        "{precision!r}": repr(about.get("precision", "f32")),
+        "{file!r}": repr(main), "{most!r}": repr(checked.count(most[0], "most samples") if most else None),
+        **{
+            mark: shown(check(value, key) if (value := about.get(key)) is not None else None)
+            for mark, (key, check, shown) in _MARKS.items()
+            if any(mark in text for text in parts.values())
+        },
         **{f"{{{key}!r}}": repr(tuple(item["name"] for item in entry[key])) for key in ("inputs", "outputs")},
         # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
         "{skipped}": "" if about.get("convolutions", True) else ', disabled_optimizers=["NchwcTransformer"]',
@@ -304,13 +317,14 @@ def _session(about: Mapping[str, Any]) -> dict[str, str]:
     if known is None:
         return {"{session}": "", "{options}": "", "{providers}": repr([cpu])}
     parallel = known["execution"] == "parallel"
-    level = "ORT_DISABLE_ALL" if known["graph"] == "off" else f"ORT_ENABLE_{known['graph'].upper()}"
+    graph = checked.word(known["graph"], "graph")
+    level = "ORT_DISABLE_ALL" if graph == "off" else f"ORT_ENABLE_{graph.upper()}"
     given = [
         f"graph_optimization_level = onnxruntime.GraphOptimizationLevel.{level}",
-        f"intra_op_num_threads = {known['threads']}",
-        f"inter_op_num_threads = {known['inter_threads'] if parallel else 1}",
+        f"intra_op_num_threads = {checked.count(known['threads'], 'threads')}",
+        f"inter_op_num_threads = {checked.count(known['inter_threads'], 'threads') if parallel else 1}",
         f"execution_mode = onnxruntime.ExecutionMode.ORT_{'PARALLEL' if parallel else 'SEQUENTIAL'}",
-        f"enable_cpu_mem_arena = {known['arena']}",
+        f"enable_cpu_mem_arena = {checked.truth(known['arena'], 'arena')}",
     ]
     lines = ["options = onnxruntime.SessionOptions()", *(f"options.{line}" for line in given)]
     if not known["spinning"]:
@@ -321,7 +335,7 @@ def _session(about: Mapping[str, Any]) -> dict[str, str]:
     first: dict[str, list[Any]] = {"cpu": [], "cuda": [cuda], "tensorrt": ["TensorrtExecutionProvider", cuda]}
     return {
         "{session}": "".join(f"    {line}\n" for line in lines), "{options}": ", options",
-        "{providers}": repr([*first[known["provider"]], cpu]),
+        "{providers}": repr([*first[checked.one_of(known["provider"], first, "a provider")], cpu]),
     }
 
 
@@ -340,4 +354,4 @@ def _main_file(names: list[str]) -> str | None:
 def builder(entry: Mapping[str, Any]) -> str | None:
     """The text of `build.sh` for an artifact that knows a command which builds it again; None for others."""
     command = entry["about"].get("command")
-    return None if command is None else tensorrt_runner.SCRIPT.replace("{command}", command)
+    return None if command is None else tensorrt_runner.SCRIPT.replace("{command}", checked.command(command))

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optlang.report import checked
+
 RUNTIME = "ort_web"
 SERVER = "serve.py"
 _TEMPLATES = Path(__file__).parent / "pages"
@@ -25,7 +27,7 @@ _FILES = {
 def pages(entry: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The texts of `index.html`, `run.mjs`, `serve.py` and, where examples lie in `folder`, of `examples.json`."""
     about = entry["about"]
-    provider = about.get("provider", "wasm")
+    provider = checked.one_of(about.get("provider", "wasm"), _FILES, "a provider")
     library, compiled = _FILES[provider]
     model, *beside = sorted((file["name"] for file in entry["files"]), key=lambda name: not name.endswith(".onnx"))
     version = str(about.get("onnxruntime-web", "unknown"))
@@ -33,7 +35,8 @@ def pages(entry: Mapping[str, Any], folder: Path) -> dict[str, str]:
         "version": version if re.fullmatch(r"[\w.+-]+", version) else "unknown",
         "needed": f"{library}, {compiled}.mjs, {compiled}.wasm",
         "library": library, "model": json.dumps(model), "beside": json.dumps(beside),
-        "threads": str(int(about.get("threads", 1))), "provider": json.dumps(provider), "title": "The exported model",
+        "threads": str(checked.count(about.get("threads", 1), "threads")), "provider": json.dumps(provider),
+        "title": "The exported model",
     }
     texts = {
         name: re.sub("«([a-z]+)»", lambda found: known[found[1]], (_TEMPLATES / name).read_text(encoding="utf-8"))

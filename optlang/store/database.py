@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -114,19 +115,30 @@ def bring_forward(connection: duckdb.DuckDBPyConnection, db: Path) -> bool:
         raise newer(db, version)
     if version == len(SCRIPTS):
         return False
-    connection.begin()
-    try:
+    with transaction(connection):
         for script in SCRIPTS[version:]:
             connection.execute((Path(__file__).parent / script).read_text(encoding="utf-8"))
         if version == 0:
             connection.execute("INSERT INTO optlang VALUES (?, NULL, 0, NULL)", [len(SCRIPTS)])
         else:
             connection.execute("UPDATE optlang SET version = ?, views = NULL", [len(SCRIPTS)])
+    return True
+
+
+@contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All or nothing of what is executed inside; an error passes through as it is."""
+    import duckdb
+
+    connection.begin()
+    try:
+        yield
         connection.commit()
     except BaseException:
-        connection.rollback()
+        # A commit that fails, on a full disk say, has ended the transaction already: what is to be reported is why.
+        with suppress(duckdb.Error):
+            connection.rollback()
         raise
-    return True
 
 
 def stored_version(connection: duckdb.DuckDBPyConnection, name: str | None = None) -> int:

@@ -27,16 +27,11 @@ def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, v
     """
     if database.bring_forward(connection, db):
         viewed.clear()
-    connection.begin()
-    try:
+    with database.transaction(connection):
         rows, left = fold(connection, db, journal, _BATCH)
         shown = _shown(rows)
         if not viewed or not shown <= viewed:
             database.refresh_views(connection)
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
     viewed |= shown | {("made",)}
     return left
 

@@ -266,8 +266,9 @@ def test_the_eager_runner_makes_the_model_by_its_factory(tmp_path: Path) -> None
     import torch
     from safetensors.torch import save
 
-    (tmp_path / "models.py").write_text(
-        "import torch\n\ndef net(width):\n    return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.ReLU())\n"
+    (tmp_path / "models.py").write_text("import layers\n\ndef net(width):\n    return layers.stack(width)\n")
+    (tmp_path / "layers.py").write_text(
+        "from torch import nn\n\ndef stack(width):\n    return nn.Sequential(nn.Linear(3, width), nn.ReLU())\n"
     )
     state = {"0.weight": torch.tensor([[1.0, 2, 0], [-1, 0, 3]]), "0.bias": torch.zeros(2)}
     about = {"factory": {"calls": "models.py:net", "arguments": {"width": 2}, "weights": None}, "edits": []}
@@ -280,6 +281,9 @@ def test_the_eager_runner_makes_the_model_by_its_factory(tmp_path: Path) -> None
     export(reader, "digits", 1, tmp_path / "out")
     program = (tmp_path / "out" / "run.py").read_text()
     assert "Eager()" in program
+    # What lies at the path that the database names may be another thing by now, and on another machine it is nothing.
+    for name in ("models.py", "layers.py"):
+        (tmp_path / name).write_text("raise SystemExit('not of the export')\n")
     ran = run(tmp_path / "out")
     assert ran.returncode == 0, ran.stderr
     assert "output: largest difference 0 of 8" in ran.stdout

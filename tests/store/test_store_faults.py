@@ -40,6 +40,25 @@ with store.Store(Path(sys.argv[1])) as writer:
         writer.record(end(run, trial, measurements=[measurement("size", 100.0 + trial), measurement("accuracy", 0.9)]))
         print("ended", trial, flush=True)
 """
+# Files may grow to 48 kB and no further for a while, as on a disk that is full.
+FULL = """
+import resource, sys
+from pathlib import Path
+from optlang.store import store
+from tests.store.example_study import end, measurement, session, start
+store._EVERY = 0.0
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+with store.Store(Path(sys.argv[1])) as writer:
+    writer.record(session())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (48_000, most))
+    for trial in range(20):
+        writer.record(start("r1", trial))
+        writer.record(end("r1", trial, measurements=[measurement(f"m{number}", 1.0) for number in range(5)]))
+        if writer.trouble:
+            break
+    print(trial, writer.trouble)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+"""
 HOLD = """
 import sys, duckdb
 connection = duckdb.connect(sys.argv[1], read_only=len(sys.argv) > 2)
@@ -343,3 +362,14 @@ def test_steps_stand_in_the_order_in_which_they_were_done(tmp_path: Path) -> Non
     write(db, [session(), start("r1", 1, steps=planned), end("r1", 1, "failed", steps=done)])
     rows = query("SELECT path, settings ->> 'x', key, cached FROM steps ORDER BY position", [db]).rows
     assert rows == (("z", None, "0", True), ("a", "0", "1", False), ("a", "1", "2", False), ("b", "2", None, None))
+
+
+def test_a_full_disk_is_reported_as_such_and_nothing_is_lost(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, str(db)], capture_output=True, text=True, check=True, timeout=100
+    ).stdout
+    last, _, trouble = told.strip().partition(" ")
+    assert "File too large" in trouble, "the reason, not what became of the transaction"
+    assert "rollback" not in trouble
+    assert query("SELECT count(*), count(DISTINCT trial) FROM trials", [db]).rows == ((int(last) + 1, int(last) + 1),)
