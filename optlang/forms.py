@@ -188,8 +188,10 @@ class Session(Protocol):
 class Measurement:
     """A number with its unit ("s", "B", "ratio", "count", ""), its 95 % interval and the number of samples behind it.
 
-    `ratio` compares with the baseline on the same target, measured side by side where that matters (latency): how many
-    times better the trial is, baseline ÷ trial where less is better; None where it has no meaning.
+    `baseline` is the baseline's own value in this very measurement (its seconds in the rounds next to the trial's, its
+    accuracy on the same samples at the same samples a call); None where nothing was measured of it. `ratio` compares
+    with it: how many times better the trial is, `baseline / value` where less is better and `value / baseline` where
+    more is, exactly; None where it has no meaning.
     """
 
     metric: str
@@ -202,6 +204,7 @@ class Measurement:
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    baseline: float | None = None
 
 
 Report = Callable[[Mapping[str, JSON]], None]

@@ -74,6 +74,29 @@ def resampled(
     return float(low), float(high)
 
 
+def quotient(
+    above: Sequence[Sequence[float]], below: Sequence[Sequence[float]], seed: int = 0, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """The median of `above` ÷ the median of `below`, over processes and rounds, with its 95 % interval.
+
+    Both are `figures[process][round]` of equal shape, in pairs: what ran next to each other is drawn together, as in
+    `rounds`, so what disturbs a pair widens neither end. The value is exactly the quotient of the values of `rounds`.
+    """
+    import numpy
+
+    first, second = (numpy.asarray(figures, dtype=numpy.float64) for figures in (above, below))
+    processes, count = first.shape
+    generator = numpy.random.default_rng(seed)
+    chosen = generator.integers(processes, size=(resamples, processes, 1))
+    within = generator.integers(count, size=(resamples, processes, count))
+    tops, bottoms = (
+        numpy.median(table[chosen, within].reshape(resamples, -1), axis=1) for table in (first, second)
+    )
+    low, high = numpy.percentile(tops / bottoms, _TAILS)
+    value = float(numpy.median(first)) / float(numpy.median(second))
+    return value, min(float(low), value), max(float(high), value)
+
+
 def rounds(figures: Sequence[Sequence[float]], seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
     """The median over processes and rounds, with its 95 % interval: `figures[process][round]`, one a round.
 

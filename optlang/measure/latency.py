@@ -1,14 +1,15 @@
 """How long a call takes, beside the baseline: processes that run in turn, in rounds, and what their figures say.
 
 It knows processes and statistics, no model and no runtime. Candidate and baseline live in a process each, pinned to the
-same cores, and run a round at a time in an order that alternates; so what disturbs the machine disturbs both, and the
-ratio of a pair of rounds tells more than either time. Only ratios decide between trials; seconds are shown.
+same cores, and run a round at a time in an order that alternates; so what disturbs the machine disturbs both, and their
+ratio tells more than either time. Only ratios decide between trials; seconds are shown. A measurement carries the
+baseline's seconds of the same rounds, and its ratio is the quotient of the two: `baseline / value`, exactly.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -172,11 +173,12 @@ def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], 
 
 
 def measurements(timing: Timings, baseline: Timings, target: str, seed: int = 0) -> list[Measurement]:
-    """Latency, throughput, load and compile time and peak memory of a member; ratios to the baseline's paired rounds.
+    """Latency, throughput, load and compile time and peak memory of a member, and the baseline's in the same rounds.
 
-    A round's percentile is that round's figure; a value is the median over rounds and processes, a ratio the median of
-    the paired ratios. Both intervals come from resampling processes and rounds. `n` is the number of rounds, for load
-    and compile times and memory the number of processes. What compiles nothing has no compile time.
+    A round's percentile is that round's figure; a value is the median over rounds and processes, and so is `baseline`;
+    the ratio is the quotient of the two. The intervals come from resampling processes and rounds, for the ratio in
+    pairs. `n` is the number of rounds, for load and compile times and memory the number of processes. What compiles
+    nothing has no compile time.
     """
     found = [_timed(name, timing, baseline, share, target, seed) for name, share in _PERCENTILES.items()]
     mean = _timed("latency.mean", timing, baseline, None, target, seed)
@@ -186,6 +188,7 @@ def measurements(timing: Timings, baseline: Timings, target: str, seed: int = 0)
             "throughput", timing.batch / mean.value, "", mean.n, timing.batch / mean.high, timing.batch / mean.low,
             target, *(None if item is None else item * timing.batch / baseline.batch
                       for item in (mean.ratio, mean.ratio_low, mean.ratio_high)),
+            *(() if mean.baseline is None else (baseline.batch / mean.baseline,)),
         )
     )
     found.append(_by_process("load_time", "s", timing.load_times, baseline.load_times, target))
@@ -210,14 +213,9 @@ def _timed(
 ) -> Measurement:
     mine, others = _figures(timing, share), _figures(baseline, share)
     value, low, high = intervals.rounds(mine, seed)
-    pairs = [list(_divided(b, a)) for a, b in zip(mine, others, strict=True)]
-    ratios = intervals.rounds(pairs, seed)
-    return Measurement(name, value, "s", sum(map(len, mine)), low, high, target, *ratios)
-
-
-def _divided(above: Sequence[float], below: Sequence[float]) -> Iterator[float]:
-    for one, other in zip(above, below, strict=True):
-        yield one / other
+    reference, *_ = intervals.rounds(others, seed)
+    ratios = intervals.quotient(others, mine, seed)
+    return Measurement(name, value, "s", sum(map(len, mine)), low, high, target, *ratios, reference)
 
 
 def _by_process(
@@ -227,5 +225,8 @@ def _by_process(
     import numpy
 
     value = float(numpy.median(mine))
-    ratio = float(numpy.median(others)) / value if others and value > 0 else None
-    return Measurement(name, value, unit, len(mine), float(min(mine)), float(max(mine)), target, ratio)
+    reference = float(numpy.median(others)) if others else None
+    ratio = reference / value if reference is not None and value > 0 else None
+    return Measurement(
+        name, value, unit, len(mine), float(min(mine)), float(max(mine)), target, ratio, baseline=reference
+    )

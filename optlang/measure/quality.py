@@ -32,8 +32,9 @@ def score(
     """All metrics that `task` gives for `outputs` (by name, first axis the sample), with 95 % intervals.
 
     A proportion (every sample 0 or 1) has Wilson's interval, other means and whatever else the task gives the bootstrap
-    over samples. With the baseline's outputs on the same samples there are ratios (how many times better; `directions`
-    says which way, where the metric is not a built-in one), their intervals from the same resamples, so paired.
+    over samples. With the baseline's outputs on the same samples there are its own values and ratios to them (how many
+    times better; `directions` says which way, where the metric is not a built-in one), the ratios' intervals from the
+    same resamples, so paired; draws on which a ratio has no value are left out.
     `ratios` are the metrics that are shares, beside the built-in ones. `n` is the number of samples. Raises
     OptlangError for outputs or metrics that are not finite, naming them.
     """
@@ -63,7 +64,8 @@ def score(
             other = None if others is None else others.get(name)
             ratio = _ratio(value, before[name], vector, other, better[name], seed)
         unit = "ratio" if name in shares else ""
-        found.append(Measurement(name, value, unit, n, min(low, value), max(high, value), "", *ratio))
+        reference = None if before is None else before.get(name)
+        found.append(Measurement(name, value, unit, n, min(low, value), max(high, value), "", *ratio, reference))
     if baseline is not None and "agreement" not in metrics:
         found += _agreement(task, outputs, baseline, targets, n, seed)
     return found
@@ -127,11 +129,14 @@ def _ratio(
     if ratio is None or vector is None or other is None:
         return ratio, None, None
 
-    def paired(chosen: Array) -> float:
-        found = divided(float(vector[chosen].mean()), float(other[chosen].mean()))
-        return ratio if found is None else found
+    def paired(chosen: Array) -> float | None:
+        return divided(float(vector[chosen].mean()), float(other[chosen].mean()))
 
-    low, high = intervals.resampled(paired, len(vector), seed)
+    try:
+        low, high = intervals.resampled(paired, len(vector), seed)
+    except OptlangError:
+        # Of so few draws with a value nothing can be said of how sure it is.
+        return ratio, None, None
     return ratio, min(low, ratio), max(high, ratio)
 
 

@@ -234,10 +234,14 @@ def _tensors(names: str | None, known: Any) -> list[dict[str, Any]]:
 
 
 def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: int) -> list[dict[str, Any]]:
-    """The latest figures of each target with their intervals, and how they compare with the baseline's."""
+    """The latest figures of each target with their intervals, and how they compare with the baseline's.
+
+    `baseline` is what was measured of it next to the trial, or else of it alone.
+    """
     directions = {item["name"]: item["direction"] for item in plan.get("metrics", ())}
     rows = reader.query(
-        "SELECT trial, target, metric, value, unit, n, low, high, ratio, ratio_low, ratio_high FROM measurements "
+        "SELECT trial, target, metric, value, unit, n, low, high, ratio, ratio_low, ratio_high, baseline "
+        "FROM measurements "
         "WHERE run = ? AND trial IN (0, ?) "
         "QUALIFY row_number() OVER (PARTITION BY trial, target, metric ORDER BY pass DESC) = 1 ORDER BY target, metric",
         [chosen.run, trial],
@@ -245,7 +249,9 @@ def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: in
     baseline = {(row["target"], row["metric"]): row["value"] for row in rows if row["trial"] == 0}
     figures = []
     for row in rows:
-        reference, direction = baseline.get((row["target"], row["metric"])), directions.get(row["metric"])
+        reference, direction = row["baseline"], directions.get(row["metric"])
+        if reference is None:
+            reference = baseline.get((row["target"], row["metric"]))
         number, value, ratio = row.pop("trial"), row["value"], row.pop("ratio")
         low, high = row.pop("ratio_low"), row.pop("ratio_high")
         if number != trial:

@@ -46,12 +46,13 @@ def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterat
         yield ""
     rows = [item for name in _SHOWN for item in figures if item["metric"] == name and item["value"] is not None]
     if rows:
-        yield "| measured | value | 95 % interval | against the original |"
-        yield "|---|---|---|---|"
+        yield "| measured | value | 95 % interval | the original | against it |"
+        yield "|---|---|---|---|---|"
         for item in rows:
             unit = item["unit"] or ""
-            low, high = (quantity(item[key], unit) if item[key] is not None else "" for key in ("low", "high"))
-            yield f"| {item['metric']} | {quantity(item['value'], unit)} | {low} to {high} | {_against(item)} |"
+            keys = ("value", "low", "high", "baseline")
+            value, low, high, before = ("" if item[key] is None else quantity(item[key], unit) for key in keys)
+            yield f"| {item['metric']} | {value} | {low} to {high} | {before} | {_against(item)} |"
         yield ""
 
 

@@ -18,7 +18,8 @@ class Figure:
     """A metric of a trial with its 95 % interval, and how it compares with the baseline.
 
     `times` is baseline ÷ trial where less is better, `lost` baseline − trial where more is better; the other is None.
-    Their intervals are there where trial and baseline were measured side by side, or on the same samples.
+    Their intervals are there where trial and baseline were measured side by side, or on the same samples; then
+    `baseline` is the baseline's value in that very measurement, which `times` and `lost` compare with.
     """
 
     metric: str
@@ -32,6 +33,7 @@ class Figure:
     lost: float | None
     lost_low: float | None = None
     lost_high: float | None = None
+    baseline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
     for row in reader.query(
         "SELECT trial, target, metric, "
         "arg_max({'value': value, 'unit': unit, 'low': low, 'high': high, 'ratio': ratio, 'ratio_low': ratio_low, "
-        "'ratio_high': ratio_high}, pass) AS got FROM measurements WHERE run = ? "
+        "'ratio_high': ratio_high, 'baseline': baseline}, pass) AS got FROM measurements WHERE run = ? "
         "GROUP BY trial, target, metric ORDER BY trial, metric",
         [chosen.run],
     ).dicts():
@@ -199,6 +201,7 @@ def _figures(
         times, lost = _number(row.get(f"{column}_x")), _number(row.get(f"{column}_lost"))
         low, high = (item["ratio_low"], item["ratio_high"]) if item["ratio"] is not None else (None, None)
         figure = Figure(name, value, item["unit"] or "", item["low"], item["high"], times, None, None, lost)
+        figure = replace(figure, baseline=item["baseline"])
         if times is not None:
             figure = replace(figure, times_low=low, times_high=high)
         elif lost is not None and low is not None and high is not None:
@@ -268,7 +271,12 @@ def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:
     quality = [name for name in (*(name for name in goals if name in task), *task) if name in there][:1]
     if "accuracy" in there:
         quality = ["accuracy"]
-    several = len(plan.get("targets", ())) > 1
+    several = [item["name"] for item in plan.get("targets", ())] if len(plan.get("targets", ())) > 1 else []
+    # The worst ratio of several targets may be another's than the worst time: each has a column, which agree.
+    goals = [
+        name for metric in goals
+        for name in ([f"{target}.{metric}" for target in several] if metric.startswith("latency.") else [metric])
+    ] if several else goals
     latency = [name for name in goals if "latency" in name.split(".")] if several else []
     wanted = ["size", *(latency or ["latency.p50", "latency.p95"]), *quality, *goals]
     return tuple(name for name in dict.fromkeys(wanted) if name in there)

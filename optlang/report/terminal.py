@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from optlang.plan.quantities import points, quantity, times
@@ -132,7 +133,36 @@ def _table(
         figure.unit == "ratio" for member in members for metric, _ in kept if (figure := member.figures.get(metric))
     )
     note = f"* the best trade-off: the largest gain for at most {'a point' if shares else '1 % lost'}\n"
-    return printed(table, width, color) + (note if best is not None and len(members) > 2 else "")
+    notes = [note] if best is not None and len(members) > 2 else []
+    notes += (textwrap.fill(line, width or 10_000) + "\n" for line in _apart(members, [metric for metric, _ in kept]))
+    return printed(table, width, color) + "".join(notes)
+
+
+def _apart(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
+    """A line a metric that is compared with other figures than the baseline's row shows: those of the same measurement.
+
+    Trials that were measured in one cycle have one figure of the baseline in common, which is its row's.
+    """
+    reference = next((member.figures for member in members if member.trial == 0), {})
+    for metric in metrics:
+        shown = reference.get(metric)
+        if shown is None:
+            continue
+        others = {
+            member.trial: figure.baseline for member in members
+            if (figure := member.figures.get(metric)) is not None and figure.baseline is not None
+            and quantity(figure.baseline, figure.unit) != quantity(shown.value, shown.unit)
+        }
+        if others:
+            low, high = (quantity(end(others.values()), shown.unit) for end in (min, max))
+            yield (
+                f"{_heading(metric)} of the baseline next to {_numbered(list(others))}, which the comparison is with: "
+                f"{low if low == high else f'{low} to {high}'}"
+            )
+
+
+def _numbered(trials: Sequence[int]) -> str:
+    return f"trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}"
 
 
 def _cell(figure: Figure | None, metric: str, intervals: bool) -> str:

@@ -415,7 +415,10 @@ class Loop:
                 return
 
     def _measured_again(self, members: Sequence[tuple[int, Member]]) -> dict[int, tuple[Measurement, ...]] | None:
-        """The members' latencies beside the baseline's, those of one target in one cycle; None where that failed."""
+        """The members' latencies beside the baseline's, those of one target in one cycle; None where that failed.
+
+        The baseline's own are among them, where it ran with the threads and samples a call that its trial has.
+        """
         from optlang.run.worker import measure_front
 
         found: dict[int, tuple[Measurement, ...]] = {}
@@ -436,6 +439,8 @@ class Loop:
                 self._watcher.note(f"the front could not be measured again: {again.reason}")
                 return found or None
             for number, measurements in again.items():
+                if number == 0 and self._members(0)[target.name].target != target:
+                    continue
                 found[number] = (*found.get(number, ()), *measurements)
         return found
 

@@ -210,10 +210,10 @@ def _keep_examples(folder: Path, inputs: Mapping[str, Array], outputs: Mapping[s
 
 
 def measure_front(job: FrontJob, laboratory: Laboratory, report: Report) -> dict[int, tuple[Measurement, ...]]:
-    """The latencies of the members, all in one cycle with the baseline, by the trials' numbers."""
+    """The latencies of the members and the baseline, all in one cycle, by the trials' numbers; the baseline's is 0."""
     report({"doing": f"measure {len(job.members)} side by side"})
     # Its own processes do the measuring: the one kept warm would be one more than the cores are for.
     laboratory.bench.close()
     samples = laboratory.samples(job.baseline.target)
     found = latency.compare(job.baseline, tuple(job.members.values()), samples, job.effort, machine_lock())
-    return {number: tuple(found[member.name]) for number, member in job.members.items()}
+    return {number: tuple(found[member.name]) for number, member in {0: job.baseline, **job.members}.items()}

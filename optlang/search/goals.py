@@ -100,9 +100,17 @@ def front(points: Mapping[int, Sequence[float]]) -> list[int]:
 
 
 def _environment(measured: Measured, baseline: Measured) -> Environment:
+    """What names in a requirement mean.
+
+    The baseline's value is that of the trial's own measurement where it holds one: its seconds next to the trial's.
+    """
     def metric(ref: MetricRef) -> float | None:
-        found = measured_of(baseline if ref.baseline else measured, ref)
-        return None if found is None else found.value
+        own, reference = measured_of(measured, ref), measured_of(baseline, ref)
+        if not ref.baseline:
+            return None if own is None else own.value
+        if own is not None and own.baseline is not None:
+            return own.baseline
+        return None if reference is None else reference.value
 
     return Environment(metric=metric)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCRIPTS = ("schema.sql",)
+SCRIPTS = ("schema.sql", "schema_2.sql")
 """What brings a database forward: the first makes version 1, each further one the next version."""
 
 TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts")
@@ -266,7 +266,9 @@ def refresh_views(connection: duckdb.DuckDBPyConnection) -> None:
         (run, study, json.loads(plan) if plan else {})
         for run, study, plan in connection.execute("SELECT run, study, plan FROM runs ORDER BY started, run").fetchall()
     ]
-    measured = connection.execute("SELECT DISTINCT run, target, metric FROM measurements ORDER BY ALL").fetchall()
+    measured = connection.execute(
+        "SELECT run, target, metric, bool_or(baseline IS NOT NULL) FROM measurements GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
     newest = connection.execute(
         "SELECT r.study, arg_max(r.run, coalesce(s.started, r.started, TIMESTAMP '1970-01-01')) FROM runs r "
         "LEFT JOIN sessions s ON s.run = r.run GROUP BY r.study ORDER BY r.study"

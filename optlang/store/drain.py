@@ -39,7 +39,8 @@ def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, v
 def _shown(rows: Rows) -> set[tuple[str, ...]]:
     """What decides the columns of the views: the runs, by their last session, and what was measured in each."""
     return {("session", name) for name in rows.sessions} | {
-        (row["run"], row["target"], row["metric"]) for row in rows.table("measurements")
+        (row["run"], row["target"], row["metric"], "" if row["baseline"] is None else "baseline")
+        for row in rows.table("measurements")
     }
 
 

@@ -14,7 +14,7 @@ Key: TypeAlias = "tuple[str, int]"
 INTERRUPTED = "interrupted"
 """The reason of a trial whose run was ended before the trial was."""
 
-_MEASURED = ("target", "metric", "value", "unit", "n", "low", "high", "ratio", "ratio_low", "ratio_high")
+_MEASURED = ("target", "metric", "value", "unit", "n", "low", "high", "ratio", "ratio_low", "ratio_high", "baseline")
 
 
 @dataclass(slots=True)

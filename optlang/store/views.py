@@ -61,6 +61,7 @@ class _Wide:
             where = f"metric = {_text(metric)}" + (f" AND target = {_text(target)}" if target else "")
             parts.append(f", {worst}(got.value) FILTER ({where}) AS {name}")
             parts.append(f", min(got.ratio) FILTER ({where}) AS {name}_x")
+            parts.append(f", arg_{worst}(got.baseline, got.value) FILTER ({where}) AS {name}_b")
         return "".join(parts)
 
 
@@ -73,21 +74,23 @@ class _Metric:
     value: str
     against: tuple[str, str] | None
     """The suffix of the column that compares with the baseline ("x" or "lost"), and the comparison."""
+    baseline: str | None
+    """The baseline's value in the same measurement; None where none holds it."""
 
 
 def view_statements(
-    runs: Sequence[tuple[str, str, Plan]], measured: Iterable[tuple[str, str, str]], newest: Sequence[str]
+    runs: Sequence[tuple[str, str, Plan]], measured: Iterable[tuple[str, str, str, bool]], newest: Sequence[str]
 ) -> list[str]:
     """The statements that make the views `results`, `front`, `tradeoffs` and `timeline`.
 
-    `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements,
-    `newest` the newest run of each study.
+    `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements
+    and whether any of them holds the baseline's value, `newest` the newest run of each study.
     """
-    there: dict[str, list[tuple[str, str]]] = {}
-    for run, target, metric in measured:
-        there.setdefault(run, []).append((target, metric))
+    there: dict[str, dict[tuple[str, str], bool]] = {}
+    for run, target, metric, paired in measured:
+        there.setdefault(run, {})[target, metric] = paired
     wide = _Wide()
-    metrics = {run: _metrics(plan, there.get(run, ()), wide) for run, _, plan in runs}
+    metrics = {run: _metrics(plan, there.get(run, {}), wide) for run, _, plan in runs}
     return [
         *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline")),
         _results(runs, metrics, wide),
@@ -98,12 +101,16 @@ def view_statements(
     ]
 
 
-def _metrics(plan: Plan, there: Iterable[tuple[str, str]], wide: _Wide) -> dict[tuple[str | None, str], _Metric]:
-    """The metrics of a run by target (None: the only one, or the worst of several) and name."""
+def _metrics(
+    plan: Plan, there: Mapping[tuple[str, str], bool], wide: _Wide
+) -> dict[tuple[str | None, str], _Metric]:
+    """The metrics of a run by target (None: the only one, or the worst of several) and name.
+
+    `there` says of what was measured, by target and metric, whether the baseline's value came with it.
+    """
     declared = {item["name"]: item["direction"] for item in plan.get("metrics", ())}
     whole = {item["name"] for item in plan.get("metrics", ()) if item.get("dimension") in ("bytes", "count")}
     targets = [item["name"] for item in plan.get("targets", ())]
-    there = list(there)
     names = {metric for _, metric in there} | {_metric_name(ref["metric"]) for ref in _wanted(plan)}
     ordered = [name for name in declared if name in names] + sorted(names - declared.keys())
     pairs: list[tuple[str | None, str]] = [(None, name) for name in ordered]
@@ -117,9 +124,13 @@ def _metrics(plan: Plan, there: Iterable[tuple[str, str]], wide: _Wide) -> dict[
         if direction == "minimize":
             against = ("x", f"coalesce(w.{column}_x, b.{column} / nullif(w.{column}, 0))")
         elif direction == "maximize":
-            against = ("lost", f"b.{column} - w.{column}")
+            against = ("lost", f"coalesce(w.{column}_b, b.{column}) - w.{column}")
+        # Of several targets the worst ratio may be another's than the worst value: there is no one baseline to both.
+        one = target is not None or len(targets) == 1
+        paired = one and any(there.get((where, name)) for where in ([target] if target else targets))
         found[target, name] = _Metric(
-            column_name(name, target), "BIGINT" if name in whole else "DOUBLE", f"w.{column}", against
+            column_name(name, target), "BIGINT" if name in whole else "DOUBLE", f"w.{column}", against,
+            f"w.{column}_b" if paired else None,
         )
     return found
 
@@ -145,7 +156,7 @@ def _latest(wide: _Wide) -> str:
     """The latest measurement of each metric, side by side."""
     return (
         "latest AS MATERIALIZED (SELECT run, trial, target, metric, "
-        "arg_max({'value': value, 'ratio': ratio}, pass) AS got FROM measurements "
+        "arg_max({'value': value, 'ratio': ratio, 'baseline': baseline}, pass) AS got FROM measurements "
         "GROUP BY run, trial, target, metric), "
         f"wide AS MATERIALIZED (SELECT run, trial{wide.sql()} FROM latest GROUP BY run, trial)"
     )
@@ -174,6 +185,12 @@ def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mappin
                 if name == "latency.p50":
                     columns.add(run, f"{column_name('latency', target)}_{suffix}", expression, "DOUBLE")
                 columns.add(run, f"{metric.name}_{suffix}", expression, "DOUBLE")
+    for run, found in metrics.items():
+        for (target, name), metric in found.items():
+            if metric.baseline is not None:
+                if name == "latency.p50":
+                    columns.add(run, f"{column_name('latency', target)}_baseline", metric.baseline, "DOUBLE")
+                columns.add(run, f"{metric.name}_baseline", metric.baseline, metric.kind)
     fixed = "r.study, t.run, t.trial, t.state, t.reason, t.origin, t.seconds"
     chosen = "".join(f", {item}" for item in columns.sql(_everywhere(runs, columns)))
     return (

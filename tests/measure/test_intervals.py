@@ -50,6 +50,20 @@ def test_rounds_hold_their_own_value_and_are_exact_for_equal_figures():
         assert low <= value <= high
 
 
+def test_a_quotient_is_that_of_the_medians_and_pairs_stay_together():
+    generator = numpy.random.default_rng(5)
+    level = generator.exponential(size=(3, 10)) + 1
+    value, low, high = intervals.quotient(6 * level, 2 * level)
+    assert (value, low, high) == pytest.approx((3, 3, 3))
+    above, below = level * generator.normal(6, 0.1, (3, 10)), level * generator.normal(2, 0.05, (3, 10))
+    value, low, high = intervals.quotient(above, below, seed=2)
+    assert value == intervals.rounds(above)[0] / intervals.rounds(below)[0]
+    assert low < value < high
+    # Where rounds are drawn apart, what disturbs both looks like a difference between them.
+    apart = intervals.quotient(above, generator.permutation(below.ravel()).reshape(3, 10), seed=2)
+    assert high - low < apart[2] - apart[1]
+
+
 def coverage(processes, count, between, within, resample, runs=300):
     """How often `resample`(calls by process, round, call) holds the true median, 1.0, in simulated measurements.
 

@@ -48,6 +48,18 @@ def test_ratio_is_how_many_times_the_candidate_is_better():
         assert (item.ratio, item.ratio_low, item.ratio_high) == pytest.approx((4, 4, 4))
 
 
+def test_seconds_and_ratio_are_of_one_measurement():
+    mine, other = timings(0.001, batch=4, noise=2.0, seed=1), timings(0.003, batch=4, noise=0.5, seed=2)
+    for item in measurements(mine, other, "here"):
+        better = item.value / item.baseline if item.metric == "throughput" else item.baseline / item.value
+        assert item.ratio == pytest.approx(better, rel=1e-12), item.metric
+        assert item.ratio_low is None or item.ratio_low <= item.ratio <= item.ratio_high
+    # The baseline's value is what its own measurement would say.
+    assert [item.baseline for item in measurements(mine, other, "here")] == pytest.approx(
+        [item.value for item in measurements(other, other, "here")]
+    )
+
+
 def test_what_disturbs_a_round_of_both_leaves_the_ratio_alone():
     found = by_name(measurements(timings(0.001, noise=3.0), timings(0.002, noise=3.0), "here"))["latency.p50"]
     assert found.high / found.low > 1.2

@@ -74,6 +74,32 @@ def test_pairing_sees_what_two_intervals_alone_would_not(digits):
     assert found.ratio_high < 1
 
 
+def test_draws_on_which_a_ratio_has_no_value_are_left_out(tmp_path):
+    """A draw of which all losses are zero does not say how many times better the model is."""
+    mine, before = numpy.zeros(50), numpy.full(50, 0.5)
+    mine[7] = 1.0
+    task = Regression()
+    outputs, others = ({"output": numpy.sqrt(item).astype(numpy.float32)} for item in (mine, before))
+    found = by_name(score(task, outputs, torch.zeros(50), others, seed=3))["mse"]
+    draw, kept = numpy.random.default_rng(3), []
+    while len(kept) < 300:
+        chosen = draw.integers(50, size=50)
+        kept += [before[chosen].mean() / mine[chosen].mean()] if mine[chosen].any() else []
+    assert found.ratio == pytest.approx(25)
+    assert (found.ratio_low, found.ratio_high) == pytest.approx(tuple(numpy.percentile(kept, (2.5, 97.5))), rel=1e-5)
+
+
+def test_the_baselines_own_value_comes_with_each_metric(digits):
+    weak, good, labels = digits
+    task = Classification()
+    before = task.metrics({"output": weak}, labels)
+    for item in score(task, {"output": good}, labels, {"output": weak}):
+        assert item.baseline == before.get(item.metric)
+        if item.ratio is not None:
+            above, below = (item.value, item.baseline) if item.metric == "accuracy" else (item.baseline, item.value)
+            assert item.ratio == above / below
+
+
 def test_regression_has_intervals_for_all_metrics():
     measured, progress = load_diabetes(return_X_y=True)
     predicted = LinearRegression().fit(measured[:300], progress[:300]).predict(measured[300:])

@@ -92,6 +92,31 @@ def test_the_front_says_what_each_trial_is_and_how_it_compares(tmp_path: Path) -
     assert text.endswith("Next: optlang export digits 1 -o digits-1\n")
 
 
+def test_a_ratio_to_another_figure_than_the_baselines_row_is_named(tmp_path: Path) -> None:
+    def timed(size: float, seconds: float, before: float) -> list[dict[str, Any]]:
+        return [
+            measurement("size", size),
+            measurement("latency.p50", seconds, ratio=before / seconds, baseline=before),
+            measurement("accuracy", 0.99, baseline=0.99),
+        ]
+
+    def shown(*trials: tuple[float, float, float]) -> str:
+        events = [session()]
+        for number, figures in enumerate(trials):
+            events += [start("r1", number, runtime="eager"), end("r1", number, measurements=timed(*figures))]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        return render_front(load_front(read(folder, events)), width=100)
+
+    alike = shown((300, 188e-6, 188e-6), (200, 20e-6, 188e-6), (100, 30e-6, 188.01e-6))
+    assert "next to" not in alike
+    text = shown((300, 188e-6, 188e-6), (200, 20e-6, 160e-6), (100, 30e-6, 180e-6))
+    assert "20.0 µs  ×8.0" in text
+    assert "30.0 µs  ×6.0" in text
+    assert "latency p50 of the baseline next to trials 1, 2, which the comparison is with: 160 µs to 180" in text
+    assert "accuracy of the baseline" not in text
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_the_front_fits_the_terminal(tmp_path: Path, width: int) -> None:
     front = load_front(read(tmp_path, list(search_events(30))))

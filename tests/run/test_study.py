@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from optlang.plan.quantities import in_bytes
+from optlang.plan.quantities import in_bytes, in_seconds
 from optlang.store.reader import query
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +194,7 @@ def test_a_run_goes_to_its_end_and_on(study: Study, tmp_path: Path) -> None:
     assert found[0][1:] == ("baseline", "complete", None)
     assert [origin for _, origin, _, _ in found].count("sampler") == 4
     assert all(state == "complete" for _, _, state, _ in found)
+    check_seconds_and_ratios(tmp_path)
 
     again = optlang(tmp_path, "run", path, "--progress", "plain")
     assert again.returncode == 0
@@ -212,6 +213,33 @@ def test_a_run_goes_to_its_end_and_on(study: Study, tmp_path: Path) -> None:
     timeline = rows(tmp_path, "SELECT cached FROM timeline WHERE run = (SELECT arg_max(run, started) FROM runs)")
     # Another run, the same steps: the baseline's is not done again.
     assert any(row["cached"] for row in timeline)
+
+
+def check_seconds_and_ratios(folder: Path, *, alike: bool = True) -> None:
+    """One row, one measurement: in tables, views, the printed front and what is exported.
+
+    `alike`: the front was measured in one cycle, so its rows have the baseline's seconds in common.
+    """
+    timed = rows(folder, "FROM measurements WHERE metric LIKE 'latency.%' OR metric IN ('load_time', 'memory.peak')")
+    assert timed
+    for row in timed:
+        assert row["ratio"] == pytest.approx(row["baseline"] / row["value"], rel=1e-9)
+    front = rows(folder, "FROM front ORDER BY trial")
+    for row in front:
+        for metric in ("latency", "latency_p50", "latency_p95"):
+            assert row[f"{metric}_x"] == pytest.approx(row[f"{metric}_baseline"] / row[metric], rel=1e-9)
+            if alike:
+                assert row[f"{metric}_baseline"] == front[0][metric]
+        assert row["accuracy_lost"] == pytest.approx(row["accuracy_baseline"] - row["accuracy"])
+    last = front[-1]
+    assert optlang(folder, "export", "small", last["trial"], "-o", "out", "--force").returncode == 0
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    figure = next(item for item in manifest["figures"] if item["metric"] == "latency.p50")
+    assert (figure["baseline"], figure["value"]) == (last["latency_baseline"], last["latency"])
+    assert figure["times_better"] == pytest.approx(figure["baseline"] / figure["value"], rel=1e-9)
+    line = next(line for line in (folder / "out" / "README.md").read_text().splitlines() if "latency.p50" in line)
+    assert line.split(" | ")[1] == in_seconds(last["latency"])
+    assert line.split(" | ")[3] == in_seconds(last["latency_baseline"])
 
 
 def test_a_changed_study_begins_another_run_and_says_so(study: Study, tmp_path: Path) -> None:
@@ -413,6 +441,7 @@ def test_a_trial_is_compared_with_the_baseline_at_its_own_batch(study: Study, tm
     found = rows(tmp_path, "SELECT batch, state, latency_x, latency FROM results WHERE origin = 'sampler'")
     assert {(row["batch"], row["state"]) for row in found} == {(1, "complete"), (4, "complete")}
     assert all(row["latency_x"] > 0 for row in found)
+    check_seconds_and_ratios(tmp_path, alike=False)
 
 
 def test_a_run_killed_in_its_baseline_begins_anew(

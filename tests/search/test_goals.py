@@ -55,6 +55,15 @@ def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
     assert len(goals.constraints(plan, bad, baseline)) == 4
 
 
+def test_a_requirement_compares_with_the_baseline_of_the_same_measurement(plan_of: Make) -> None:
+    plan = plan_of("steps { finetune }\nrequire latency <= 0.5 * baseline.latency")
+    # The machine was slower while the trial ran: next to it the baseline took 10 ms, alone 6.
+    baseline = goals.by_metric(plan, [of("latency.p50", 0.006)])
+    trial = replace(of("latency.p50", 0.004, ratio=2.5), baseline=0.010)
+    assert goals.broken(plan, goals.by_metric(plan, [trial]), baseline) == []
+    assert goals.broken(plan, goals.by_metric(plan, [replace(trial, baseline=None)]), baseline) != []
+
+
 def test_a_metric_that_was_not_measured_breaks_its_requirement(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }\nrequire size <= 10B")
     assert goals.constraints(plan, {}, {}) == [1.0]

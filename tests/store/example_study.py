@@ -196,7 +196,9 @@ def start(run: str, trial: int, point: dict[str, Any] | None = None, *, number: 
     return event | more
 
 
-def measurement(metric: str, value: float, *, target: str = "laptop", ratio: float | None = None) -> dict[str, Any]:
+def measurement(
+    metric: str, value: float, *, target: str = "laptop", ratio: float | None = None, baseline: float | None = None
+) -> dict[str, Any]:
     """A measurement as it stands in the journal."""
     units = {"accuracy": "ratio", "size": "B", "size.compressed": "B", "parameters": "count", "loss": ""}
     unit = units.get(metric, "s" if metric.startswith("latency") else "")
@@ -212,6 +214,7 @@ def measurement(metric: str, value: float, *, target: str = "laptop", ratio: flo
         "ratio": ratio,
         "ratio_low": ratio and 0.96 * ratio,
         "ratio_high": ratio and 1.04 * ratio,
+        "baseline": baseline,
     }
 
 

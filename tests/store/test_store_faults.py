@@ -333,9 +333,23 @@ def test_an_older_version_is_brought_forward(tmp_path: Path, monkeypatch: pytest
     assert query("SELECT DISTINCT mood FROM trials", [db]).rows == (("good",),), "a reader brings its copy forward"
     write(db, [session(number=1)])
     connection = database.open_file(db)
-    assert connection.execute("SELECT version FROM optlang").fetchall() == [(2,)]
+    assert connection.execute("SELECT version FROM optlang").fetchall() == [(len(database.SCRIPTS),)]
     assert connection.execute("SELECT count(mood), count(*) FROM trials").fetchall() == [(12, 12)]
     connection.close()
+
+
+def test_measurements_of_version_1_are_kept_and_have_no_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tmp_path / "x.duckdb"
+    with monkeypatch.context() as old:
+        old.setattr(database, "SCRIPTS", database.SCRIPTS[:1])
+        connection = database.open_file(db)
+        database.bring_forward(connection, db)
+        connection.execute("INSERT INTO runs (run, study) VALUES ('r', 's')")
+        connection.execute("INSERT INTO measurements (run, trial, pass, metric, value) VALUES ('r', 0, 0, 'size', 7)")
+        connection.close()
+    assert query("SELECT value, baseline FROM measurements", [db]).rows == ((7.0, None),)
 
 
 def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -216,6 +216,32 @@ def test_latency_is_compared_side_by_side_and_the_latest_pass_counts(tmp_path: P
     assert reader.query("SELECT count(*) FROM measurements WHERE trial = 1").rows == ((3,),), "nothing measured is lost"
 
 
+def test_a_row_compares_with_the_baseline_of_its_own_measurement(tmp_path: Path) -> None:
+    def figures(seconds: float, before: float, accuracy: float, seen: float) -> list[dict[str, Any]]:
+        return [
+            measurement("latency.p50", seconds, ratio=before / seconds, baseline=before),
+            measurement("accuracy", accuracy, ratio=accuracy / seen, baseline=seen),
+            measurement("size", 10.0),
+        ]
+
+    events = [
+        session(),
+        start("r1", 0),
+        end("r1", 0, measurements=figures(100e-6, 100e-6, 0.99, 0.99)),
+        start("r1", 1),
+        end("r1", 1, measurements=figures(50e-6, 160e-6, 0.97, 0.98)),
+    ]
+    reader = read(tmp_path, events)
+    assert reader.query(
+        "SELECT trial, latency, latency_baseline, latency_p50_baseline, latency_x, accuracy_baseline, accuracy_lost "
+        "FROM front ORDER BY trial"
+    ).rows == (
+        (0, 100e-6, 100e-6, 100e-6, 1.0, 0.99, 0.0),
+        (1, 50e-6, 160e-6, 160e-6, pytest.approx(3.2), 0.98, pytest.approx(0.01)),
+    )
+    assert "size_baseline" not in columns(reader, "results"), "a size is the file's: there is one baseline to all"
+
+
 def test_several_targets_have_columns_of_their_own_and_the_worst_has_none(tmp_path: Path) -> None:
     def figures(
         laptop: float, phone: float, ratios: tuple[float, float], accuracy: tuple[float, float]
