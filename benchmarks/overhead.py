@@ -26,7 +26,7 @@ from optlang.run.engine import LocalEngine
 from optlang.run.job import FrontJob, Result, TrialJob
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
-from optlang.watch import Begun, Ended
+from optlang.watch import Begun, Ended, Planned
 
 STUDY = Path(__file__).resolve().parent.parent / "studies" / "digits.opt"
 
@@ -60,7 +60,7 @@ class Clock:
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def plan(self, study: str, trials: int, done: int) -> None:
+    def plan(self, planned: Planned) -> None:
         """Nothing to note."""
 
     def note(self, text: str) -> None:

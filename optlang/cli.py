@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,17 +138,21 @@ def _seconds(text: str | None) -> float | None:
 def _watcher(study: Plan, rich: bool) -> Any:
     from rich.console import Console
 
+    from optlang.report.front import columns
     from optlang.report.progress import LiveProgress, PlainProgress
     from optlang.report.words import describe
 
-    plan = study.model_dump(mode="json", include={"knobs"})
+    plan = study.model_dump(mode="json", include={"knobs", "metrics", "targets", "objectives", "requires"})
 
     def words(begun: Begun) -> str:
         return describe(plan, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
 
+    def shown(there: Collection[str]) -> Sequence[str]:
+        return columns(plan, there)
+
     if rich:
-        return LiveProgress(Console(stderr=True, highlight=False), words)
-    return PlainProgress(sys.stderr, words)
+        return LiveProgress(Console(stderr=True, highlight=False), words, shown)
+    return PlainProgress(sys.stderr, words, shown)
 
 
 def _ending(study: Plan, outcome: Outcome, db: Path) -> int:

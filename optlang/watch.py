@@ -22,16 +22,49 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What a run is to consist of: the baseline, `ladder` trials of a technique alone, and `searched` drawn ones.
+
+    `done` counts those of all three kinds that are there already, `drawn` those of the last.
+    """
+
+    study: str
+    ladder: int
+    searched: int
+    done: int
+    drawn: int
+
+    @property
+    def total(self) -> int:
+        """All trials of the run, the baseline among them."""
+        return 1 + self.ladder + self.searched
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A metric of a trial against the baseline's: `times` better where less is better, `lost` (baseline − trial) where
+    more is; both are None where there is nothing to compare with."""
+
+    value: float
+    unit: str
+    times: float | None = None
+    lost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """A trial that is over. `figures` are its metrics, `ratios` how many times better than the baseline they are."""
+    """A trial that is over: its figures by metric (with the target in front where the study has several).
+
+    `done` of `total` trials of the run are over, the baseline and the ladder among them; `seconds_left` is for the
+    others, None as long as nothing is known of their time.
+    """
 
     trial: int
     origin: str
     state: str
     reason: str | None
     seconds: float
-    figures: Mapping[str, float]
-    ratios: Mapping[str, float]
+    figures: Mapping[str, Figure]
     front: Sequence[int]
     done: int
     total: int
@@ -44,8 +77,8 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Something to know that is no trial: what changed, what is missing, why it stops."""
 
-    def plan(self, study: str, trials: int, done: int) -> None:
-        """The run begins, or goes on: so many searched trials are wanted, and so many are there."""
+    def plan(self, planned: Planned) -> None:
+        """The run begins, or goes on."""
 
     def began(self, begun: Begun) -> None:
         """A trial starts."""

@@ -56,10 +56,29 @@ def times(value: float) -> str:
     return f"×{digits(value, 2) if abs(value) < 99.5 else f'{value:.0f}'}"
 
 
-def points(value: float) -> str:
+def points(lost: float) -> str:
     """A difference of ratios, in points: what was lost is negative here, as people read it."""
-    rounded = round(-100 * value, 1) + 0.0
-    return f"{rounded:+.1f}" if rounded else "±0.0"
+    return _signed(f"{-100 * lost:+.1f}")
+
+
+def change(lost: float, unit: str) -> str:
+    """What was won or lost of a metric of which more is better: points of a ratio, else in its unit."""
+    if unit == "ratio":
+        return points(lost)
+    text = quantity(abs(lost), unit)
+    return _signed(f"{'-' if lost > 0 else '+'}{text}") if lost else text
+
+
+def _signed(text: str) -> str:
+    # Nothing won and nothing lost has no sign.
+    return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
+
+
+def compared(times_better: float | None, lost: float | None, unit: str) -> str:
+    """How a figure compares with the baseline's: `×6.7`, or `−0.4` points; nothing where there is no comparison."""
+    if times_better is not None:
+        return times(times_better)
+    return "" if lost is None else change(lost, unit)
 
 
 def quantity(value: float, unit: str, more: int = 0) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from optlang.report.studies import Chosen, choose
 from optlang.report.words import describe
 from optlang.store.reader import Reader
+from optlang.store.rows import INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,9 @@ class Near:
 class Front:
     """A study's newest run: its front, or what came nearest where nothing met the requirements.
 
-    `metrics` are those to show, in order, `states` how many trials (baseline and ladder not counted) ended how, and
-    `best` the member that trades best: the largest gain for at most a point of quality (1 % of what is no ratio), None
+    `metrics` are those to show, in order, `states` how many of the searched trials ended how; the others are `alone`
+    (on the ladder, `alone_failed` of them failed) and `uncounted` (searched, and interrupted or still running). `best`
+    is the member that trades best: the largest gain for at most a point of quality (1 % of what is no ratio), None
     where there is none.
     """
 
@@ -81,15 +83,23 @@ class Front:
     members: tuple[Member, ...]
     nearest: tuple[Near, ...]
     states: Mapping[str, int]
+    alone: int
+    alone_failed: int
+    uncounted: Mapping[str, int]
     best: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Tradeoffs:
-    """What each technique alone does to the study's model: rows of the view `tradeoffs`, and why some failed."""
+    """What each technique alone does to the study's model: rows of the view `tradeoffs`, and why some failed.
+
+    `quality` is the column that says what was lost, and `unit` its unit; `file` is the study's.
+    """
 
     study: str
+    file: str | None
     quality: str
+    unit: str
     rows: tuple[Mapping[str, Any], ...]
     failed: Mapping[int, str]
 
@@ -111,13 +121,9 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     wanted = members if shown else members + order
     told = {member.trial: member for member in load_members(reader, chosen, plan, wanted)}
     members.sort(key=lambda trial: _place(plan, told[trial]))
-    states = dict(
-        reader.query(
-            "SELECT state, count(*) FROM trials WHERE run = ? AND origin NOT IN ('baseline', 'ladder') "
-            "GROUP BY state ORDER BY state",
-            [chosen.run],
-        ).rows
-    )
+    counts = _counts(reader, chosen)
+    drawn = {state: count for (ladder, state), count in counts.items() if not ladder}
+    alone = {state: count for (ladder, state), count in counts.items() if ladder and state not in _UNCOUNTED}
     return Front(
         chosen.study,
         chosen.run,
@@ -126,9 +132,25 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
         tuple(item["text"] for item in plan.get("requires", ())),
         tuple(told[trial] for trial in members),
         () if shown else tuple(Near(told[trial], missed[trial]) for trial in order),
-        states,
+        {state: count for state, count in drawn.items() if state not in _UNCOUNTED},
+        sum(alone.values()),
+        alone.get("failed", 0),
+        {state: count for state, count in drawn.items() if state in _UNCOUNTED},
         _best(plan, [told[trial] for trial in shown]),
     )
+
+
+_UNCOUNTED = (INTERRUPTED, "running")
+
+
+def _counts(reader: Reader, chosen: Chosen) -> dict[tuple[bool, str], int]:
+    """How many trials are of the ladder (True) or searched, and ended how; an interrupted one is no failed one."""
+    rows = reader.query(
+        "SELECT origin = 'ladder', if(state = 'failed' AND reason = ?, ?, state) AS how, count(*) FROM trials "
+        "WHERE run = ? AND origin <> 'baseline' GROUP BY ALL ORDER BY ALL",
+        [INTERRUPTED, INTERRUPTED, chosen.run],
+    ).rows
+    return {(ladder, state): count for ladder, state, count in rows}
 
 
 def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
@@ -145,7 +167,11 @@ def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
             [chosen.run],
         ).rows
     )
-    return Tradeoffs(chosen.study, quality, tuple(rows), failed)
+    metric = quality.removesuffix("_lost").removesuffix("_x")
+    units = reader.query(
+        "SELECT any_value(unit) FROM measurements WHERE run = ? AND replace(metric, '.', '_') = ?", [chosen.run, metric]
+    ).rows
+    return Tradeoffs(chosen.study, chosen.file, quality, units[0][0] or "", tuple(rows), failed)
 
 
 def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials: Sequence[int]) -> list[Member]:
@@ -217,9 +243,7 @@ def _names(measured: Sequence[Mapping[str, Any]], target: str | None) -> list[st
 
 def goal(objective: Mapping[str, Any]) -> str:
     """The metric that an objective of a plan is about, with its target where it names one."""
-    ref = objective["metric"]
-    name = "latency.p50" if ref["metric"] == "latency" else ref["metric"]
-    return f"{ref['target']}.{name}" if ref.get("target") else str(name)
+    return _named(objective["metric"])
 
 
 def _judged(plan: Mapping[str, Any]) -> list[str]:
@@ -263,23 +287,55 @@ def _missed(violations: str | None) -> tuple[Missed, ...]:
     )
 
 
-def _metrics(plan: Mapping[str, Any], members: Any) -> tuple[str, ...]:
-    """Size, latency and what the task is judged by, then whatever else the study asks for."""
-    there = {name for member in members for name in member.figures}
+def asked(plan: Mapping[str, Any]) -> list[str]:
+    """The metrics that the study's goals and requirements name, each with its target where it names one."""
+    rules = (ref for rule in plan.get("requires", ()) for ref in _references(rule["expression"]))
+    return list(dict.fromkeys([*map(goal, plan.get("objectives", ())), *map(_named, rules)]))
+
+
+def _references(expression: Any) -> Iterator[Mapping[str, Any]]:
+    """The metrics that an expression of a plan names, in the order of the text."""
+    if isinstance(expression, Mapping):
+        if expression.get("kind") == "metric":
+            yield expression
+        for item in expression.values():
+            yield from _references(item)
+    elif isinstance(expression, list | tuple):
+        for item in expression:
+            yield from _references(item)
+
+
+def _named(ref: Mapping[str, Any]) -> str:
+    name = "latency.p50" if ref["metric"] == "latency" else ref["metric"]
+    return f"{ref['target']}.{name}" if ref.get("target") else str(name)
+
+
+def columns(plan: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
+    """Which of the metrics that are there to show: size, latency, what the task is judged by, then whatever else the
+    study asks for in a goal or a requirement."""
     task = _judged(plan)
-    goals = [goal(item) for item in plan.get("objectives", ())]
-    quality = [name for name in (*(name for name in goals if name in task), *task) if name in there][:1]
+    wanted = asked(plan)
+    quality = [name for name in (*(name for name in wanted if name in task), *task) if name in there][:1]
     if "accuracy" in there:
         quality = ["accuracy"]
     several = [item["name"] for item in plan.get("targets", ())] if len(plan.get("targets", ())) > 1 else []
     # The worst ratio of several targets may be another's than the worst time: each has a column, which agree.
-    goals = [
-        name for metric in goals
+    wanted = [
+        name for metric in wanted
         for name in ([f"{target}.{metric}" for target in several] if metric.startswith("latency.") else [metric])
-    ] if several else goals
-    latency = [name for name in goals if "latency" in name.split(".")] if several else []
-    wanted = ["size", *(latency or ["latency.p50", "latency.p95"]), *quality, *goals]
-    return tuple(name for name in dict.fromkeys(wanted) if name in there)
+    ] if several else wanted
+    latency = [name for name in wanted if "latency" in name.split(".")] if several else []
+    shown = ["size", *(latency or ["latency.p50"]), *quality, *wanted]
+    return tuple(name for name in dict.fromkeys(shown) if name in there)
+
+
+def _metrics(plan: Mapping[str, Any], members: Iterable[Member]) -> tuple[str, ...]:
+    """The columns of a table of members: those of `columns`, and the p95 next to a latency of the only target."""
+    there = {name for member in members for name in member.figures}
+    names = list(columns(plan, there))
+    if "latency.p50" in names and "latency.p95" in there and "latency.p95" not in names:
+        names.insert(names.index("latency.p50") + 1, "latency.p95")
+    return tuple(names)
 
 
 def _best(plan: Mapping[str, Any], members: Sequence[Member]) -> int | None:

@@ -206,9 +206,14 @@ def _box() -> Any:
 
 
 def printed(content: Table | str, width: int | None, color: bool) -> str:
-    """What rich makes of it, as text without spaces at the ends of lines."""
+    """What rich makes of it, as text without spaces at the ends of lines; words are broken at the width only if alone
+    they do not fit."""
     from rich.console import Console
 
+    if isinstance(content, str):
+        content = content.rstrip("\n")
+        if not content:
+            return ""
     text = io.StringIO()
     console = Console(
         file=text,
@@ -223,3 +228,13 @@ def printed(content: Table | str, width: int | None, color: bool) -> str:
     )
     console.print(content)
     return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
+
+
+def heading(metric: str) -> str:
+    """A metric at the head of a column."""
+    return metric.replace(".compressed", ", zstd").replace(".", " ")
+
+
+def counted(count: int, word: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

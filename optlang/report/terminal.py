@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from optlang.plan.quantities import points, quantity, times
+from optlang.plan.quantities import change, compared, quantity, times
 from optlang.report.front import Figure, Front, Member, Tradeoffs
-from optlang.report.tables import cells, printed
+from optlang.report.tables import cells, counted, heading, printed
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 # What a row is stays readable down to so many characters; beyond that columns go.
-_LEAST_WORDS = 24
+_LEAST_WORDS = 20
+_TRIAL, _GAP = 5, 3
 
 
 def render_front(
@@ -23,9 +24,8 @@ def render_front(
 ) -> str:
     """The front (or what came nearest), how the trials ended, and the next command to type."""
     parts = [f"{front.study}: {front.title}\n" if front.title else f"{front.study}\n"]
-    names = [_heading(name) for name in front.metrics]
     if front.members:
-        parts.append(_table(front.members, front.metrics, names, width, color, front.best))
+        parts.append(_table(front.members, front.metrics, width, color, front.best))
     found = [member for member in front.members if member.trial != 0]
     if front.nearest:
         parts.append(_nearest(front, width, color))
@@ -36,13 +36,25 @@ def render_front(
             else "Nothing has been searched yet.\n"
         )
     if front.states:
-        total = sum(front.states.values())
-        ended = ", ".join(f"{count} {state}" for state, count in front.states.items())
-        parts.append(f"{total} trial{'s' if total != 1 else ''} searched: {ended}\n")
+        parts.append(printed(_counts(front), width, color))
     line = next_command(front, command=command, db=db)
     if line is not None:
         parts.append(f"Next: {line}\n")
     return "\n".join(parts)
+
+
+def _counts(front: Front) -> str:
+    """How the searched trials ended: the same number as in the study, the command line and while the run goes on."""
+    ended = ", ".join(f"{count} {state}" for state, count in front.states.items())
+    others = ["the baseline"]
+    if front.alone:
+        failed = f" ({front.alone_failed} failed)" if front.alone_failed else ""
+        others.append(f"{counted(front.alone, 'trial')} of a technique alone{failed}")
+    others += [f"{count} {state}" for state, count in front.uncounted.items()]
+    return (
+        f"{counted(sum(front.states.values()), 'trial')} searched: {ended or 'none is over'}\n"
+        f"Not counted: {', '.join(others)}\n"
+    )
 
 
 def next_command(front: Front, *, command: str = "optlang", db: str | None = None) -> str | None:
@@ -56,44 +68,35 @@ def next_command(front: Front, *, command: str = "optlang", db: str | None = Non
     return shlex.join([*words, "--db", db] if db else words)
 
 
-def _heading(metric: str) -> str:
-    return metric.replace(".compressed", ", zstd").replace(".", " ")
-
-
 def figure_text(figure: Figure | None) -> str:
-    """A figure with how it compares: `12.5 kB ×6.7`, `98.9 % −0.4`."""
+    """A figure with how it compares with the baseline's: `12.5 kB  ×6.7`, `98.9 %  −0.4`."""
     if figure is None:
         return "–"
     text = quantity(figure.value, figure.unit)
-    if figure.times is not None:
-        return f"{text}  {times(figure.times)}"
-    if figure.lost is not None and figure.unit == "ratio":
-        return f"{text}  {points(figure.lost).replace('-', '−')}"
-    return text
+    against = compared(figure.times, figure.lost, figure.unit)
+    return f"{text}  {against}" if against else text
 
 
-def interval_text(figure: Figure | None) -> str:
-    """The interval that decides: of what was measured side by side, else of the figure itself; ratios in points.
+def intervals_text(figure: Figure | None) -> str:
+    """The same with the 95 % interval that decides, in brackets after the number that it is of.
 
-    Nothing where it has no width: the baseline beside itself.
+    That is the interval of the comparison where trial and baseline were measured together: `21.0 µs  ×9.4 [9.0, 9.8]`,
+    `98.9 %  −0.4 [−1.1, +0.2]`. Else it is the figure's own, where it has one: `97.9 % [97.8, 98.0]  0.0`. One without
+    a width is left out.
     """
-    if figure is None or (figure.times_low is not None and figure.times_low == figure.times_high):
-        return ""
-    if figure.times_low is not None and figure.times_high is not None:
-        return f"[{times(figure.times_low)[1:]}, {times(figure.times_high)[1:]}]"
-    if figure.unit != "ratio":
-        return ""
-    if figure.lost_low is not None and figure.lost_high is not None:
-        if figure.lost_low == figure.lost_high:
-            return ""
-        return f"[{_points(figure.lost_high)}, {_points(figure.lost_low)}]"
-    if figure.low is not None and figure.high is not None and figure.high > figure.low:
-        return f"± {100 * (figure.high - figure.low) / 2:.1f}"
-    return ""
-
-
-def _points(lost: float) -> str:
-    return points(lost).replace("-", "−")
+    if figure is None:
+        return "–"
+    text = quantity(figure.value, figure.unit)
+    against = compared(figure.times, figure.lost, figure.unit)
+    if not against or (figure.times_low is None and figure.lost_low is None):
+        own = figure.unit == "ratio" and figure.low is not None and figure.high is not None
+        if own and figure.low != figure.high:
+            text += f" [{100 * (figure.low or 0.0):.1f}, {100 * (figure.high or 0.0):.1f}]"
+    elif figure.times_low is not None and figure.times_high is not None and figure.times_low != figure.times_high:
+        against += f" [{times(figure.times_low)[1:]}, {times(figure.times_high)[1:]}]"
+    elif figure.lost_low is not None and figure.lost_high is not None and figure.lost_low != figure.lost_high:
+        against += f" [{change(figure.lost_high, figure.unit)}, {change(figure.lost_low, figure.unit)}]"
+    return f"{text}  {against}" if against else text
 
 
 def _line(text: str) -> str:
@@ -102,40 +105,46 @@ def _line(text: str) -> str:
 
 
 def _table(
-    members: Sequence[Member],
-    metrics: Sequence[str],
-    names: Sequence[str],
-    width: int | None,
-    color: bool,
-    best: int | None,
+    members: Sequence[Member], metrics: Sequence[str], width: int | None, color: bool, best: int | None = None
 ) -> str:
-    """One row a member; the p95 and then the intervals go where the terminal is narrow."""
-    kept = list(zip(metrics, names, strict=True))
-    intervals = True
-    words = max((cells(member.words) for member in members), default=0)
+    """One row a member, and what its signs mean; where the terminal is narrow the intervals go, then the p95.
+
+    What still does not fit is in further tables below, by the trial's number.
+    """
+    kept, texts = list(metrics), intervals_text
     while True:
-        rows = [[_cell(member.figures.get(metric), metric, intervals) for metric, _ in kept] for member in members]
-        needs = [max([cells(name), *(cells(row[index]) for row in rows)]) for index, (_, name) in enumerate(kept)]
-        free = (width or 10_000) - sum(needs) - 3 * (len(needs) + 1) - 6
-        if free >= min(words, _LEAST_WORDS):
+        rows = [[texts(_shown(member, metric)) for metric in kept] for member in members]
+        if "latency.p95" in kept:
+            index = kept.index("latency.p95")
+            for row, member in zip(rows, members, strict=True):
+                row[index] = figure_text(_shown(member, "latency.p95"))
+        needs = [max([cells(heading(name)), *(cells(row[index]) for row in rows)]) for index, name in enumerate(kept)]
+        room = (width or 10_000) - _TRIAL - _least(members) - _GAP
+        if sum(needs) + _GAP * len(needs) <= room:
             break
-        if intervals:
-            intervals = False
-        elif any(metric == "latency.p95" for metric, _ in kept):
-            kept = [item for item in kept if item[0] != "latency.p95"]
+        if texts is intervals_text:
+            texts = figure_text
+        elif "latency.p95" in kept:
+            kept.remove("latency.p95")
         else:
             break
-    table = _frame(["trial", "what it is", *(name for _, name in kept)], left=(1,))
-    for member, row in zip(members, rows, strict=True):
-        mark = "*" if member.trial == best else ""
-        table.add_row(f"{mark}{member.trial}", member.words, *row, style="bold" if mark and color else "")
-    shares = any(
-        figure.unit == "ratio" for member in members for metric, _ in kept if (figure := member.figures.get(metric))
-    )
-    note = f"* the best trade-off: the largest gain for at most {'a point' if shares else '1 % lost'}\n"
-    notes = [note] if best is not None and len(members) > 2 else []
-    notes += (textwrap.fill(line, width or 10_000) + "\n" for line in _apart(members, [metric for metric, _ in kept]))
-    return printed(table, width, color) + "".join(notes)
+    parts = []
+    for first, last in _fitting(needs, room, (width or 10_000) - _TRIAL):
+        words = ["what it is"] if first == 0 else []
+        table = _frame(["trial", *words, *map(heading, kept[first:last])], left=(1,) if words else ())
+        for member, row in zip(members, rows, strict=True):
+            mark = "*" if member.trial == best else ""
+            what = [member.words] if words else []
+            table.add_row(f"{mark}{member.trial}", *what, *row[first:last], style="bold" if mark and color else "")
+        parts.append(printed(table, width, color))
+    shown = [figure for member in members for name in kept if (figure := _shown(member, name))]
+    note = ""
+    if best is not None and len(members) > 2:
+        most = "a point" if any(figure.unit == "ratio" for figure in shown) else "1 % lost"
+        note = f"* the best trade-off: the largest gain for at most {most}\n"
+    legend = _legend(shown, any("[" in text for row in rows for text in row))
+    beside = "".join(f"{line}\n" for line in _apart(members, kept))
+    return "\n".join(parts) + printed(note + legend + beside, width, color)
 
 
 def _apart(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
@@ -156,7 +165,7 @@ def _apart(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
         if others:
             low, high = (quantity(end(others.values()), shown.unit) for end in (min, max))
             yield (
-                f"{_heading(metric)} of the baseline next to {_numbered(list(others))}, which the comparison is with: "
+                f"{heading(metric)} of the baseline next to {_numbered(list(others))}, which the comparison is with: "
                 f"{low if low == high else f'{low} to {high}'}"
             )
 
@@ -165,62 +174,104 @@ def _numbered(trials: Sequence[int]) -> str:
     return f"trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}"
 
 
-def _cell(figure: Figure | None, metric: str, intervals: bool) -> str:
-    text = figure_text(figure)
-    extra = interval_text(figure) if intervals and metric != "latency.p95" else ""
-    return f"{text} {extra}" if extra else text
+def _shown(member: Member, metric: str) -> Figure | None:
+    """A member's figure; the baseline's is compared with nothing."""
+    figure = member.figures.get(metric)
+    return figure if figure is None or member.trial != 0 else replace(figure, times=None, lost=None)
+
+
+def _least(members: Sequence[Member]) -> int:
+    """The fewest characters that what the members are is readable in; none of its words is broken."""
+    words = [member.words for member in members]
+    longest = max((cells(word) for text in words for word in text.split()), default=0)
+    return max(longest, min(_LEAST_WORDS, max(map(cells, words), default=0)))
+
+
+def _fitting(needs: Sequence[int], room: int, more: int) -> list[tuple[int, int]]:
+    """Which columns go into one table each: as many as there is room for, at least one; `more` from the second on."""
+    found: list[tuple[int, int]] = []
+    first = used = 0
+    for index, need in enumerate(needs):
+        used += need + _GAP
+        if used > (more if found else room) and index > first:
+            found.append((first, index))
+            first, used = index, need + _GAP
+    return [*found, (first, len(needs))]
+
+
+def _legend(figures: Sequence[Figure], intervals: bool) -> str:
+    said = []
+    if any(figure.times is not None for figure in figures):
+        said.append("× times better than the baseline")
+    if any(figure.lost is not None and figure.unit == "ratio" for figure in figures):
+        said.append("+ and − points against the baseline")
+    if intervals:
+        said.append("[ ] 95 % interval of the number before it")
+    return "; ".join(said) + "\n" if said else ""
 
 
 def _nearest(front: Front, width: int | None, color: bool) -> str:
-    table = _frame(["trial", "what it is", *map(_heading, front.metrics)], left=(1,))
-    lines = []
-    for near in front.nearest:
-        row = [figure_text(near.member.figures.get(metric)) for metric in front.metrics]
-        table.add_row(str(near.member.trial), near.member.words, *row)
-        missed = "; ".join(_line(item.said) for item in near.missed if item.by > 0)
-        lines.append(f"Trial {near.member.trial}: {missed}\n")
-    shown = printed(table, width, color)
-    return f"No trial met all requirements. The nearest:\n\n{shown}\n{printed(''.join(lines), width, color)}"
+    table = _table([near.member for near in front.nearest], front.metrics, width, color)
+    lines = [
+        f"Trial {near.member.trial}: {'; '.join(_line(item.said) for item in near.missed if item.by > 0)}\n"
+        for near in front.nearest
+    ]
+    return f"No trial met all requirements. The nearest:\n\n{table}\n{printed(''.join(lines), width, color)}"
 
 
 def render_tradeoffs(tradeoffs: Tradeoffs, *, width: int | None = None, color: bool = False) -> str:
     """Each technique alone against the baseline, and against the float32 model in the same runtime."""
-    in_points = tradeoffs.quality.endswith("_lost")
-    lost: Callable[[float], str] = _points if in_points else times
-    name = tradeoffs.quality.removesuffix("_lost").removesuffix("_x").replace("_", " ")
-    table = _frame(
-        [
-            "technique",
-            "runtime",
-            "smaller",
-            "zstd",
-            "faster",
-            "in its runtime",
-            f"{name}{', points' if in_points else ''}",
-            "trial",
-        ],
-        left=(0, 1),
-    )
-    notes = []
-    for row in tradeoffs.rows:
-        values = [row["size_x"], row["size_compressed_x"], row["latency_x"], row["latency_same_runtime_x"]]
-        quality = row[tradeoffs.quality]
-        technique = "(as it is)" if row["technique"] == "none" else row["technique"]
-        table.add_row(
-            technique,
-            row["runtime"] or "–",
-            *("–" if value is None else times(value) for value in values),
-            "–" if quality is None else lost(quality),
-            str(row["trial"]),
-        )
-        if row["trial"] in tradeoffs.failed:
-            notes.append(
-                f"{technique} on {row['runtime']} (trial {row['trial']}): {_line(tradeoffs.failed[row['trial']])}"
-            )
     if not tradeoffs.rows:
-        return f"{tradeoffs.study}: no technique has been tried alone yet (optlang run --ladder does that)\n"
-    told = "".join(f"{note}\n" for note in notes)
-    return f"{tradeoffs.study}: each technique alone\n\n{printed(table, width, color)}" + (f"\n{told}" if told else "")
+        again = f"`{shlex.join(['optlang', 'run', tradeoffs.file or 'STUDY.opt', '--ladder'])}` does that"
+        return printed(f"{tradeoffs.study}: no technique has been tried alone yet ({again})\n", width, color)
+    in_points = tradeoffs.quality.endswith("_lost")
+    name = tradeoffs.quality.removesuffix("_lost").removesuffix("_x").replace("_", " ")
+    quality = f"{name}, points" if in_points and tradeoffs.unit == "ratio" else name
+    heads = ["technique", "runtime", "smaller", "zstd", "faster", "in its runtime", quality, "trial"]
+    rows = [_tradeoff(row, tradeoffs) for row in tradeoffs.rows]
+    kept = _narrowed(heads, rows, width, ("zstd", "in its runtime"))
+    if len(kept) < len(heads) or _space(heads, rows, kept) > (width or 10_000):
+        # The longest heads take two lines.
+        heads = [head.replace(" runtime", "\nruntime").replace(", points", ",\npoints") for head in heads]
+        kept = _narrowed(heads, rows, width, ("zstd", "in its\nruntime"))
+    table = _frame([heads[index] for index in kept], left=(0, 1))
+    for row in rows:
+        table.add_row(*(row[index] for index in kept))
+    notes = [
+        f"{row[0]} on {row[1]} (trial {row[-1]}): {_line(tradeoffs.failed[int(row[-1])])}\n"
+        for row in rows if int(row[-1]) in tradeoffs.failed
+    ]
+    said = printed("".join(notes), width, color)
+    return f"{tradeoffs.study}: each technique alone\n\n{printed(table, width, color)}" + (f"\n{said}" if said else "")
+
+
+def _tradeoff(row: Mapping[str, Any], tradeoffs: Tradeoffs) -> list[str]:
+    gains = [row[name] for name in ("size_x", "size_compressed_x", "latency_x", "latency_same_runtime_x")]
+    lost = row[tradeoffs.quality]
+    if lost is None:
+        quality = "–"
+    else:
+        quality = change(lost, tradeoffs.unit) if tradeoffs.quality.endswith("_lost") else times(lost)
+    technique = "(as it is)" if row["technique"] == "none" else str(row["technique"])
+    texts = ("–" if value is None else times(value) for value in gains)
+    return [technique, row["runtime"] or "–", *texts, quality, str(row["trial"])]
+
+
+def _space(heads: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
+    """How wide a table of these columns is."""
+    return sum(max(cells(heads[index]), *(cells(row[index]) for row in rows)) + _GAP for index in kept) - _GAP
+
+
+def _narrowed(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, less: Sequence[str]
+) -> list[int]:
+    """The columns that fit; those of `less` go one after the other, if they must."""
+    kept = list(range(len(heads)))
+    for head in less:
+        if _space(heads, rows, kept) <= (width or 10_000):
+            break
+        kept.remove(list(heads).index(head))
+    return kept
 
 
 def _frame(names: Sequence[str], left: Sequence[int]) -> Table:
@@ -229,5 +280,9 @@ def _frame(names: Sequence[str], left: Sequence[int]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, name in enumerate(names):
-        table.add_column(name, justify="left" if index in left else "right", no_wrap=index not in left, overflow="fold")
+        # Only what a row is may be broken, between its words.
+        table.add_column(
+            name, justify="left" if index in left else "right", no_wrap=index not in left, overflow="fold",
+            vertical="top",
+        )
     return table

@@ -37,13 +37,13 @@ from optlang.run.job import (
 from optlang.run.progress import ProgressReader
 from optlang.run.scratch import Scratch
 from optlang.search import goals
-from optlang.search.ladder import baseline_recipe, locate, rungs
+from optlang.search.ladder import Rung, baseline_recipe, locate, rungs
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
 from optlang.search.sampler import Sampler
 from optlang.search.space import Exhausted, Space
 from optlang.store.journal import now
 from optlang.store.store import Store
-from optlang.watch import Begun, Ended, Watcher
+from optlang.watch import Begun, Ended, Figure, Planned, Watcher
 
 PASSES = 3
 """How often the front is measured again at most, until it holds."""
@@ -114,6 +114,8 @@ class Loop:
         self._began = time.monotonic()
         self._cold = True
         self._spent: list[float] = []
+        self._rungs: list[Rung] = []
+        self._wanted = 0
         self._trouble: str | None = None
 
     # ---- Ctrl-C
@@ -143,8 +145,10 @@ class Loop:
         wanted = plan.search.trials
         for path, reason in self._unavailable.items():
             self._watcher.note(f"without {spoken(plan, path)}: {reason}")
-        self._watcher.plan(plan.study, wanted, self._history.searched)
-        missing = [rung for rung in rungs(plan, self._space, self._unavailable) if not self._history.climbed(rung)]
+        self._rungs = list(rungs(plan, self._space, self._unavailable))
+        self._wanted = 0 if ladder_only else max(wanted, self._history.searched)
+        self._watcher.plan(self._planned())
+        missing = [rung for rung in self._rungs if not self._history.climbed(rung)]
         if self._history.baseline is not None and not missing and (
             ladder_only or self._history.searched >= wanted
         ) and self._history.front_is_settled():
@@ -276,6 +280,10 @@ class Loop:
             None if origin == "baseline" else self._reference(place.target),
         )
 
+    def _baseline_steps(self) -> tuple[Applied, ...]:
+        """How the baseline is made, which every other trial begins with."""
+        return tuple(replace(step, path=f"{BASELINE}{step.path}") for step in steps_of(self._plan.baseline, {}))
+
     def _step(self, step: Applied, runtime: Runtime | None) -> StepJob:
         """A step of a trial on `runtime`, or one of the baseline's own."""
         technique = self._plan.technique(step.technique)
@@ -299,14 +307,15 @@ class Loop:
             self._prepare()
         number = self._store.next_trial(self._run)
         begun = time.monotonic()
+        planned = [asdict(step) for step in (self._baseline_steps() if origin == "baseline" else recipe.steps)]
         self._store.record({
             "event": "start", "run": self._run, "session": self.session, "trial": number, "origin": origin,
             "in_space": point is not None, "point": dict(point or {}), "alone": alone,
-            "steps": [asdict(step) for step in recipe.steps], "runtime": recipe.label,
+            "steps": planned, "runtime": recipe.label,
             "target": ", ".join(place.target.name for place in recipe.places),
             "started": now(),
         })
-        self._watcher.began(Begun(number, origin, point or {}, [asdict(step) for step in recipe.steps], recipe.label))
+        self._watcher.began(Begun(number, origin, point or {}, planned, recipe.label))
         reader = ProgressReader(self._progress)
         job = self._job(number, recipe, origin)
         try:
@@ -343,25 +352,40 @@ class Loop:
         except OSError:
             return ""
 
+    def _planned(self) -> Planned:
+        """How many trials of which kind this session is to end with, and how many of them are over."""
+        history = self._history
+        drawn = min(history.searched, self._wanted)
+        done = drawn + (history.baseline is not None) + sum(map(history.climbed, self._rungs))
+        return Planned(self._plan.study, len(self._rungs), self._wanted, done, drawn)
+
     def _view(self, done: Done, seconds: float) -> Ended:
-        wanted = self._plan.search.trials
-        left = max(0, wanted - self._history.searched)
-        recent = self._spent[1:] or self._spent
-        baseline = self._history.baseline
-        against = self._history.measured(baseline) if baseline else {}
-        measured = self._history.measured(done)
-        ratios = {}
-        for key, item in measured.items():
-            reference = against.get(key) if against else None
-            if item.ratio is not None:
-                ratios[_named(*key)] = item.ratio
-            elif reference is not None and item.value > 0 and item.unit in ("B", "s"):
-                ratios[_named(*key)] = reference.value / item.value
+        planned = self._planned()
+        # The first trial of a session also loads the model and the data, or trains the baseline.
+        recent = self._spent[1:]
+        left = (planned.total - planned.done) * sum(recent) / len(recent) if recent else None
+        figures = {_named(*key): self._figure(done, key, item) for key, item in self._history.measured(done).items()}
         return Ended(
-            done.number, done.origin, done.state, done.reason, seconds,
-            {_named(*key): item.value for key, item in measured.items()}, ratios, self._history.front(),
-            self._history.searched, wanted, left * sum(recent) / len(recent),
+            done.number, done.origin, done.state, done.reason, seconds, figures, self._history.front(), planned.done,
+            planned.total, left,
         )
+
+    def _figure(self, done: Done, key: goals.Key, item: Measurement) -> Figure:
+        """A measurement against the baseline's: side by side where it was measured so."""
+        baseline = self._history.baseline
+        if done.origin == "baseline":
+            return Figure(item.value, item.unit)
+        stored = None if baseline is None else self._history.measured(baseline).get(key)
+        reference = item.baseline if item.baseline is not None else stored.value if stored is not None else None
+        direction = next((metric.direction for metric in self._plan.metrics if metric.name == item.metric), None)
+        times = lost = None
+        if direction == "minimize" and item.ratio is not None:
+            times = item.ratio
+        elif direction == "minimize" and reference is not None and item.value:
+            times = reference / item.value
+        elif direction == "maximize" and reference is not None:
+            lost = reference - item.value
+        return Figure(item.value, item.unit, times, lost)
 
     # ---- the front
 

@@ -1,0 +1,144 @@
+"""What a person sees while a run goes on: a line a trial, or a live picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from optlang.report.front import asked, columns
+from optlang.report.progress import LiveProgress, PlainProgress, outline
+from optlang.report.words import describe
+from optlang.watch import Begun, Ended, Figure, Planned
+from tests.store.example_study import METRICS, make_plan
+
+ACCURACY = "accuracy 91.2 % is below the limit 98.3 % (baseline.accuracy - 1%) by 7.1 points"
+
+
+def words(begun: Begun) -> str:
+    return describe({}, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
+
+
+def shown(there: Collection[str]) -> Sequence[str]:
+    return [name for name in ("size", "latency.p50", "accuracy", "edge_f1") if name in there]
+
+
+def begun(trial: int, technique: str = "", origin: str = "sampler") -> Begun:
+    steps = [{"path": "x", "technique": technique, "settings": {}}] if technique else []
+    return Begun(trial, origin, {}, steps, "onnxruntime")
+
+
+def figures(size: float, ratio: float, lost: float) -> dict[str, Figure]:
+    return {
+        "accuracy": Figure(0.993 - lost, "ratio", None, lost), "size": Figure(size, "B", 83_353 / size),
+        "latency.p50": Figure(188e-6 / ratio, "s", ratio), "edge_f1": Figure(0.8, "ratio", None, 0.05),
+        "loss": Figure(0.1, "", 1.0),
+    }
+
+
+def ended(trial: int, state: str = "complete", reason: str | None = None, **more: Any) -> Ended:
+    given: dict[str, Any] = {
+        "origin": "sampler", "seconds": 2.5, "figures": figures(12_510, 9.4, 0.002), "front": (0, 1), "done": trial + 1,
+        "total": 20, "seconds_left": 45.0,
+    }
+    return Ended(trial, state=state, reason=reason, **(given | more))
+
+
+def follow(progress: PlainProgress | LiveProgress) -> None:
+    progress.plan(Planned("digits", 9, 10, 0, 0))
+    first = {name: Figure(item.value, item.unit) for name, item in figures(83_353, 1.0, 0.0).items()}
+    progress.began(begun(0, origin="baseline"))
+    progress.ended(ended(0, figures=first, origin="baseline"))
+    progress.began(begun(1, "quant.static"))
+    progress.ended(ended(1))
+    progress.began(begun(2, "prune.channels"))
+    progress.ended(ended(2, "infeasible", ACCURACY, figures=figures(12_000, 8.0, 0.081)))
+    progress.began(begun(3, "quant.dynamic"))
+    progress.ended(ended(3, "failed", "the model has no linear layer", figures={}))
+    progress.began(begun(4, "quant.qat"))
+    progress.doing({"doing": "qat", "epoch": 1, "epochs": 3, "loss": 0.25})
+
+
+def test_a_log_has_a_head_and_a_line_a_trial_with_every_metric_that_the_study_is_about() -> None:
+    stream = io.StringIO()
+    follow(PlainProgress(stream, words, shown))
+    assert stream.getvalue().splitlines() == [
+        "digits: 10 trials to search, after the baseline and 9 trials of a technique alone",
+        " trial  size            latency.p50     accuracy        edge_f1         took     what it is "
+        "(* in the front so far)",
+        "*    0  83.4 kB         188 µs          99.3 %          80.0 %          2.50 s   baseline · onnxruntime"
+        "  [19 left, about 45.0 s]",
+        "*    1  12.5 kB ×6.7    20.0 µs ×9.4    99.1 % −0.2     80.0 % −5.0     2.50 s   static · onnxruntime"
+        "  [18 left, about 45.0 s]",
+        "     2  12.0 kB ×6.9    23.5 µs ×8.0    91.2 % −8.1     80.0 % −5.0     2.50 s   channels · onnxruntime"
+        f"  infeasible: {ACCURACY}  [17 left, about 45.0 s]",
+        "     3  –               –               –               –               2.50 s   dynamic · onnxruntime"
+        "  failed: the model has no linear layer  [16 left, about 45.0 s]",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_live_view_has_the_front_and_what_was_missed(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=60, force_terminal=True, color_system=None)
+    live = LiveProgress(console, words, shown)
+    follow(live)
+    picture = Console(file=io.StringIO(), width=width)
+    picture.print(live._live.renderable)
+    live.close()
+    assert isinstance(picture.file, io.StringIO)
+    lines = picture.file.getvalue().splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= width
+    assert "4 of 20 trials" in text, "baseline and ladder count as the others do"
+    assert "trial 4: qat · onnxruntime [qat · epoch 1/3 · loss 0.25]" in text
+    assert "front size latency p50 accuracy edge_f1 what it is" in text
+    assert "1 12.5 kB ×6.7 20.0 µs ×9.4 99.1 % −0.2 80.0 % −5.0 static" in text
+    assert "1 infeasible; 1 failed, the last:" in text
+    assert f"2 channels · onnxruntime: infeasible: {ACCURACY}" in text
+    assert "3 dynamic · onnxruntime: failed: the model has no linear layer" in text
+    assert isinstance(console.file, io.StringIO)
+    assert "trial 3 failed: the model has no linear layer" in console.file.getvalue(), "and stays above the picture"
+
+
+@pytest.mark.parametrize(
+    ("planned", "text"),
+    [
+        ((9, 6, 0, 0), "6 trials to search, after the baseline and 9 trials of a technique alone"),
+        ((1, 1, 0, 0), "1 trial to search, after the baseline and 1 trial of a technique alone"),
+        ((0, 6, 0, 0), "6 trials to search, after the baseline"),
+        ((9, 0, 0, 0), "the baseline and 9 trials of a technique alone"),
+        (
+            (9, 6, 12, 2),
+            "6 trials to search (2 done), after the baseline and 9 trials of a technique alone; "
+            "12 of these 16 are done",
+        ),
+    ],
+)
+def test_what_a_run_consists_of_is_said_first(planned: tuple[int, int, int, int], text: str) -> None:
+    ladder, searched, done, drawn = planned
+    assert outline(Planned("x", ladder, searched, done, drawn)) == text
+
+
+def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None:
+    own = [{"name": name, "dimension": "ratio", "direction": "maximize", "task": True} for name in ("miou", "edge_f1")]
+    plan = make_plan(
+        objectives=[("latency.p50", "minimize"), ("miou", "maximize")],
+    ).model_dump(mode="json")
+    plan["metrics"] += own
+
+    def ref(name: str, baseline: bool = False) -> dict[str, Any]:
+        return {"kind": "metric", "metric": name, "target": None, "baseline": baseline}
+
+    def at_least(name: str) -> dict[str, Any]:
+        return {"kind": "binary", "operator": ">=", "left": ref(name), "right": ref(name, True)}
+
+    both = {"kind": "binary", "operator": "and", "left": at_least("miou"), "right": at_least("edge_f1")}
+    plan["requires"] = [{"expression": both, "text": "", "because": None}]
+    assert asked(plan) == ["latency.p50", "miou", "edge_f1"]
+    there = ["edge_f1", "latency.p50", "latency.p95", "loss", "miou", "size"]
+    assert columns(plan, there) == ("size", "latency.p50", "miou", "edge_f1")
+    assert columns(plan, [*there, "accuracy"]) == ("size", "latency.p50", "accuracy", "miou", "edge_f1")
+    assert columns(make_plan(metrics=METRICS).model_dump(mode="json"), ["size", "loss"]) == ("size", "loss")
