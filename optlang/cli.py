@@ -101,6 +101,7 @@ def run(
     new: New = False, home: Home = None,
 ) -> int:
     """Search a study, or go on with it; ends with the best trade-offs and the next command to type."""
+    from optlang.run import signals
     from optlang.run.study import Options
     from optlang.run.study import run as run_study
 
@@ -112,12 +113,13 @@ def run(
         trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
         mode="continue" if continue_ else "new" if new else "auto",
     )
-    watcher = _watcher(study, progress is Progress.rich or (progress is None and colored(sys.stderr)))
-    try:
-        outcome = run_study(study, file.read_text(encoding="utf-8-sig"), file, db, options, watcher)
-    finally:
-        watcher.close()
-    return _ending(study, outcome, db)
+    with signals.raised():
+        watcher = _watcher(study, progress is Progress.rich or (progress is None and colored(sys.stderr)))
+        try:
+            outcome = run_study(study, file.read_text(encoding="utf-8-sig"), file, db, options, watcher)
+        finally:
+            watcher.close()
+        return _ending(study, outcome, db)
 
 
 def _seconds(text: str | None) -> float | None:

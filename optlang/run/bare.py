@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from optlang.forms import Artifact, File, OptlangError, Session, TargetSpec
+from optlang.run import signals
 
 if TYPE_CHECKING:
     import numpy
@@ -245,6 +246,7 @@ def _listen(source: BinaryIO, commands: queue.SimpleQueue[bytes | None], bench: 
 
 def main() -> None:
     """Answer commands until `close` or the end of standard input."""
+    signals.outlive()
     # What the runtime prints goes to standard error, and what it reads is nothing: the pipes are the protocol's own.
     source, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)

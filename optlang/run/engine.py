@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -11,8 +10,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from optlang.run import signals
 
 T = TypeVar("T")
 J = TypeVar("J")
@@ -36,6 +38,26 @@ class Engine(Protocol):
         """End the workers at once; tasks that still run are lost."""
 
 
+# What ends a worker. SIGTERM does not: it is also sent to all processes of a run, which is to finish its trial.
+_END = getattr(signal, "SIGUSR2", None)
+
+
+class _Worker(SpawnProcess):
+    """A worker process as the pool ends it."""
+
+    def terminate(self) -> None:
+        if _END is None or self.pid is None or not self.is_alive():
+            super().terminate()
+        else:
+            os.kill(self.pid, _END)
+
+
+class _Spawn(SpawnContext):
+    """Spawned, never forked: a child forked from a process with threads (torch, duckdb) can hang."""
+
+    Process = _Worker
+
+
 class LocalEngine:
     """One worker process on this machine, kept warm between tasks and replaced when it dies.
 
@@ -46,10 +68,9 @@ class LocalEngine:
     def __init__(self, folder: Path, log: Path) -> None:
         from pebble import ProcessPool
 
-        # Spawned, never forked: a child forked from a process with threads (torch, duckdb) can hang.
+        signals.start_tracker()
         self._pool = ProcessPool(
-            max_workers=1, context=multiprocessing.get_context("spawn"), initializer=_begin,
-            initargs=(str(folder), str(log)),
+            max_workers=1, context=_Spawn(), initializer=_begin, initargs=(str(folder), str(log))
         )
 
     def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
@@ -100,8 +121,12 @@ def _begin(folder: str, log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    # Ctrl-C in a terminal reaches the whole process group; the loop decides what becomes of the trial that runs.
+    # Ctrl-C in a terminal reaches the whole process group, and so may SIGTERM and SIGHUP: the loop decides what becomes
+    # of the trial that runs. The pool's own handler of SIGTERM cleans up and leaves.
+    if _END is not None:
+        signal.signal(_END, signal.getsignal(signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.outlive()
     os.chdir(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)

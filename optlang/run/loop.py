@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from optlang import forms
@@ -19,8 +16,9 @@ from optlang.forms import JSON, Artifact, Measurement, OptlangError, OutsideErro
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
 from optlang.plan.model import Plan, Runtime
+from optlang.run import signals
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
-from optlang.run.history import Done, History
+from optlang.run.history import INTERRUPTED, Done, History
 from optlang.run.job import (
     BASELINE,
     Failure,
@@ -79,7 +77,7 @@ class Outcome:
 
 
 class InterruptedRun(Exception):  # noqa: N818 - the user's wish, not an error
-    """Ctrl-C for the second time."""
+    """Ctrl-C or another signal to stop for the second time, or a trial that did not finish in time after one."""
 
 
 class RunError(OptlangError):
@@ -111,6 +109,8 @@ class Loop:
         self._progress = scratch.folder / "progress.jsonl"
         self._stop: Literal["", "soon", "now"] = ""
         self._said = False
+        # SIGTERM or SIGHUP: they may have struck processes below the worker, too; when the trial must be over.
+        self._struck, self._deadline = False, float("inf")
         self._began = time.monotonic()
         self._cold = True
         self._spent: list[float] = []
@@ -118,24 +118,26 @@ class Loop:
         self._wanted = 0
         self._trouble: str | None = None
 
-    # ---- Ctrl-C
+    # ---- signals
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C lets the running trial finish; a second one ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Ctrl-C lets the running trial finish, SIGTERM and SIGHUP for a time; a second signal ends at once."""
+        last = 0.0
 
-        def pressed(_signal: int, _frame: FrameType | None) -> None:
+        def hear(number: int) -> None:
             # Nothing more here: a signal comes in the middle of anything, say of a line that is being printed.
+            nonlocal last
+            at, before = time.monotonic(), last
+            if number != signals.INTERRUPT:
+                if self._struck and at - before < signals.TWICE:
+                    return
+                self._struck, last = True, at
+                self._deadline = min(self._deadline, at + signals.GRACE)
             self._stop = "now" if self._stop else "soon"
 
-        before = signal.signal(signal.SIGINT, pressed)
-        try:
+        with signals.heard_by(hear):
             yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     # ---- the order of things
 
@@ -201,10 +203,17 @@ class Loop:
     # ---- work
 
     def _heed(self) -> None:
-        """Say that Ctrl-C was heard; raise InterruptedRun at the second one."""
+        """Say that a signal to stop was heard; raise InterruptedRun at the second one, or past the deadline."""
         if self._stop and not self._said:
             self._said = True
-            self._watcher.note("stopping when this trial is done; Ctrl-C again stops now (nothing finished is lost)")
+            at_last, again = (
+                (f", in {signals.GRACE:g} s at the latest", "a second signal") if self._struck else ("", "Ctrl-C again")
+            )
+            self._watcher.note(
+                f"stopping when this trial is done{at_last}; {again} stops now (nothing finished is lost)"
+            )
+        if time.monotonic() > self._deadline:
+            self._stop = "now"
         if self._stop == "now":
             raise InterruptedRun
 
@@ -246,6 +255,8 @@ class Loop:
         recipe = baseline_recipe(self._plan, self._unavailable)
         point = locate(self._plan, self._space, recipe)
         done = self._trial(recipe, "baseline", point, None)
+        if done.interrupted:
+            raise InterruptedRun
         if done.state != "complete":
             raise RunError(Failure(f"the baseline failed: {done.reason}", done.error or ""))
 
@@ -327,7 +338,10 @@ class Loop:
             self._cold = True
             result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
         except InterruptedRun:
-            result = Result(failure=Failure("interrupted", "", again=False))
+            result = Result(failure=Failure(INTERRUPTED, "", again=False))
+        if result.failure is not None and self._struck:
+            # A compiler or a browser below the worker does not outlive SIGTERM: what failed may have failed by it.
+            result = replace(result, failure=Failure(INTERRUPTED, result.failure.text, again=False))
         seconds = time.monotonic() - begun
         done = self._history.add(number, recipe, origin, point, alone, result, state or {})
         self._store.record({

@@ -11,7 +11,7 @@ from typing import Literal
 from optlang.forms import OutsideError
 from optlang.plan.expressions import MetricRef
 from optlang.plan.model import Plan, RuntimeUse, Target
-from optlang.run import machine
+from optlang.run import machine, signals
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.history import choose_run
 from optlang.run.job import Failure, RuntimeJob
@@ -44,10 +44,11 @@ class Options:
     home: Path | None = None
 
 
+@signals.raised()
 def run(
     plan: Plan, text: str, file: Path, db: Path, options: Options, watcher: Watcher, engine: Engine | None = None
 ) -> Outcome:
-    """Carry out a study, or go on with it, until its trials are done, its time is up, or Ctrl-C.
+    """Carry out a study, or go on with it, until its trials are done, its time is up, or a signal to stop.
 
     `text` and `file` are the study's, `db` the database that the results go to; `engine` is where trials run, a worker
     process on this machine if None. Raises OptlangError where nothing can be run: a runtime that is missing
@@ -81,20 +82,20 @@ def run(
             "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
         })
         why: str = "failed"
-        try:
-            with loop.interruptible():
+        with loop.interruptible():
+            try:
                 outcome = loop.go(options.ladder)
-            why = outcome.why
-            return outcome
-        except InterruptedRun:
-            why = "interrupted"
-            return loop.outcome("interrupted")
-        finally:
-            engine.close()
-            store.record({
-                "event": "finish", "run": run_id, "session": loop.session, "finished": now(),
-                "why": "complete" if why == "ladder" else why,
-            })
+                why = outcome.why
+                return outcome
+            except InterruptedRun:
+                why = "interrupted"
+                return loop.outcome("interrupted")
+            finally:
+                engine.close()
+                store.record({
+                    "event": "finish", "run": run_id, "session": loop.session, "finished": now(),
+                    "why": "complete" if why == "ladder" else why,
+                })
 
 
 @dataclass(frozen=True, slots=True)
