@@ -108,7 +108,7 @@ def run(
     if continue_ and new:
         raise usage("--continue and --new exclude each other", "leave one out")
     limit = _seconds(timeout)
-    study = texts.plan_of(file, set_)
+    study, text = texts.plan_of(file, set_)
     options = Options(
         trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
         mode="continue" if continue_ else "new" if new else "auto",
@@ -116,7 +116,7 @@ def run(
     with signals.raised():
         watcher = _watcher(study, progress is Progress.rich or (progress is None and colored(sys.stderr)))
         try:
-            outcome = run_study(study, file.read_text(encoding="utf-8-sig"), file, db, options, watcher)
+            outcome = run_study(study, text, file, db, options, watcher)
         finally:
             watcher.close()
         return _ending(study, outcome, db)

@@ -27,8 +27,11 @@ def _overrides(sets: list[str] | None) -> dict[str, str]:
     return found
 
 
-def plan_of(file: Path, sets: list[str] | None = None) -> Plan:
-    """The plan of a study; raises StudyError with all of its problems. Warnings are shown."""
+def plan_of(file: Path, sets: list[str] | None = None) -> tuple[Plan, str]:
+    """The plan of a study and the text that it was read from, which may change in the file at any time.
+
+    Raises StudyError with all of its problems. Warnings are shown.
+    """
     from optlang.diagnostics import StudyError
     from optlang.plan.load import load
     from optlang.render import render
@@ -42,7 +45,7 @@ def plan_of(file: Path, sets: list[str] | None = None) -> Plan:
         raise usage(f"{file} declares no study", "a study begins with `study NAME {`; modules are checked, not run")
     if loaded.diagnostics:
         sys.stderr.write(render(loaded.diagnostics, loaded.texts, color=colored(sys.stderr)))
-    return loaded.plan
+    return loaded.plan, loaded.parsed.source.text
 
 
 def check(
@@ -184,7 +187,7 @@ def plan(
 
     if json + dot + mermaid > 1:
         raise usage("--json, --dot and --mermaid exclude each other", "ask once for each")
-    study = plan_of(file, set_)
+    study, _ = plan_of(file, set_)
     if json:
         sys.stdout.write(study.model_dump_json(indent=2) + "\n")
         return 0

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from optlang.run import signals
@@ -43,7 +45,20 @@ _END = getattr(signal, "SIGUSR2", None)
 
 
 class _Worker(SpawnProcess):
-    """A worker process as the pool ends it."""
+    """A worker process as the pool ends it, which does not import the program that started it.
+
+    A spawned process runs its parent's main file once more, and a script that runs a study without asking for its
+    `__name__` would start another run there. Nothing that a worker is given is defined in that file.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802 - the name that multiprocessing calls
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
 
     def terminate(self) -> None:
         if _END is None or self.pid is None or not self.is_alive():

@@ -99,6 +99,28 @@ def test_what_a_worker_prints_goes_to_its_log(engine: LocalEngine, tmp_path: Pat
     assert (tmp_path / "worker.log").read_text() == "from Python\nfrom below\n"
 
 
+def test_a_script_needs_no_guard_around_what_it_runs(tmp_path: Path) -> None:
+    script = tmp_path / "loop.py"
+    script.write_text(textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from optlang.run.engine import LocalEngine
+        from tests.run.test_engine import double
+
+        print("once")
+        engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]) / "worker.log")
+        print(engine.submit(double, 21, 60).result())
+        engine.close()
+        print(sys.modules["__main__"].__file__ == __file__)
+    """))
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=100, check=True,
+        env={**os.environ, "PYTHONPATH": str(root)}, cwd=root,
+    )
+    assert ran.stdout == "once\n42\nTrue\n"
+
+
 def test_a_worker_ends_when_its_loop_is_killed(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import sys, time
