@@ -114,7 +114,7 @@ def _on_target(
         seconds = time.perf_counter() - began
     finally:
         steps.clear_scratch(job.workload)
-    artifact = replace(artifact, about={**_told(laboratory, artifact), **artifact.about})
+    artifact = replace(artifact, about={**_told(laboratory, artifact, place.target), **artifact.about})
     # One figure of one build: it has no interval.
     built = Measurement("build_time", seconds, "s", 1, seconds, seconds)
     known = [*size.weigh(artifact), built, *stepped.counted]
@@ -142,9 +142,12 @@ def _on_target(
     return _OnTarget((*scored, *known, *timed.measurements), artifact, notes)
 
 
-def _told(laboratory: Laboratory, artifact: Artifact) -> dict[str, JSON]:
-    """What whoever deploys an artifact must know of its inputs."""
-    told: dict[str, JSON] = {"inputs": _tensors(laboratory.validation, artifact)}
+def _told(laboratory: Laboratory, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
+    """What the deployer must know of an artifact: its inputs, and the call that it was measured with."""
+    told: dict[str, JSON] = {
+        "inputs": _tensors(laboratory.validation, artifact),
+        "measured": {"device": target.device, "threads": target.threads, "batch": target.batch},
+    }
     if laboratory.data.preprocessing is not None:
         told["preprocessing"] = laboratory.data.preprocessing
     return told
