@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ def run(
     process on this machine if None. Raises OptlangError where nothing can be run: a runtime that is missing
     everywhere, a mistake in the user's Python, a database in use.
     """
+    if sys.platform == "win32":
+        raise OutsideError(
+            "studies run on Linux and macOS", help="on Windows run them in WSL; check, plan and sql work here too"
+        )
     search = plan.search
     plan = plan.model_copy(update={"search": search.model_copy(update={
         "trials": search.trials if options.trials is None else options.trials,
