@@ -260,7 +260,7 @@ def export(
 def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="A code, for example E201.")]) -> int:
     """Explain an error code: what it means, why it matters, a wrong and a right example."""
     from optlang.catalogue import ENTRIES
-    from optlang.diagnostics import closest
+    from optlang.spelling import closest
 
     found = {entry.code: entry for entry in ENTRIES}
     entry = found.get(code.upper())

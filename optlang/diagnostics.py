@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -166,36 +165,3 @@ class Diagnostics:
     def sorted(self) -> tuple[Diagnostic, ...]:
         """All of them once, in the order of the text."""
         return tuple(sorted(dict.fromkeys(self.found), key=lambda item: item.order))
-
-
-def closest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that `word` is probably a slip of, None where none is close enough.
-
-    Close is a Damerau-Levenshtein distance (optimal string alignment: Damerau 1964) of at most a third of the longer
-    word's length, and of 1 for words of two or three letters; case does not count. The nearest wins, then the first.
-    """
-    best: str | None = None
-    least = 1 << 30
-    for candidate in candidates:
-        longer = max(len(word), len(candidate))
-        allowed = 1 if longer <= 4 else longer // 3
-        if longer < 2 or abs(len(word) - len(candidate)) > allowed:
-            continue
-        distance = _distance(word.lower(), candidate.lower())
-        # Two letters of which one is wrong have little in common.
-        if distance <= allowed and distance < least and not (longer == 2 and distance):
-            best, least = candidate, distance
-    return best
-
-
-def _distance(a: str, b: str) -> int:
-    before: list[int] = []
-    row = list(range(len(b) + 1))
-    for i, letter in enumerate(a, 1):
-        before, above, row = row, before, [i]
-        for j, other in enumerate(b, 1):
-            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
-                cost = min(cost, above[j - 2] + 1)
-            row.append(cost)
-    return row[-1]

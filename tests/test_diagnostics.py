@@ -1,10 +1,10 @@
-"""Lines and columns, the order of problems, and what a word is probably a slip of."""
+"""Lines and columns, and the order of problems."""
 
 from __future__ import annotations
 
 import pytest
 
-from optlang.diagnostics import Diagnostics, Lines, Span, closest
+from optlang.diagnostics import Diagnostics, Lines, Span
 
 
 @pytest.mark.parametrize(
@@ -28,23 +28,3 @@ def test_problems_are_sorted_and_told_once() -> None:
     found.error("E101", "unexpected", Span("a", 2, 3))
     assert [item.code for item in found.sorted()] == ["E101", "E201", "W208"]
     assert found.failed
-
-
-@pytest.mark.parametrize(
-    ("word", "candidates", "meant"),
-    [
-        ("statc", ["dynamic", "static"], "static"),
-        ("minimise", ["maximize", "minimize"], "minimize"),
-        ("preicsion", ["precision"], "precision"),
-        ("OnnxRuntime", ["onnxruntime"], "onnxruntime"),
-        ("qt", ["dynamic"], None),
-        ("tpee", ["tpe"], "tpe"),
-        ("lr", ["ls"], None),
-        ("banana", ["static", "dynamic"], None),
-        ("static", [], None),
-        ("", ["a"], None),
-        ("abcd", ["abce", "abcf"], "abce"),
-    ],
-)
-def test_a_suggestion_only_where_it_is_close(word: str, candidates: list[str], meant: str | None) -> None:
-    assert closest(word, candidates) == meant

@@ -13,9 +13,10 @@ from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Expression, KnobRef, references
 from optlang.plan.lookup import FIXED, Draft, Place
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Runtime, SetDomain, Technique
-from optlang.plan.names import Declared, Scope, closest, duplicate, listed, only, second, suggestion
+from optlang.plan.names import Declared, Scope, duplicate, listed, only, second, suggestion
 from optlang.plan.units import SAID, TYPES, show
 from optlang.plan.values import Resolver
+from optlang.spelling import closest
 from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")

@@ -12,10 +12,11 @@ from typing import TypeAlias
 
 from optlang.diagnostics import Diagnostics, Span
 from optlang.plan.declared import Facts
+from optlang.plan.field_words import SETTINGS
 from optlang.plan.knobs import Around, Guard, Knobs, Later
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Dimension, Factory, Fixed, Models, ModelUse, Param, Plain, Searched, Setting
-from optlang.plan.names import SORTS, Declared, PythonModule, Scope, Sort, closest, duplicate, listed, only, suggestion
+from optlang.plan.names import SORTS, Declared, PythonModule, Scope, Sort, duplicate, listed, only, suggestion
 from optlang.plan.python_files import find_object, inside
 from optlang.plan.units import Kind, value_of
 from optlang.plan.values import Resolver
@@ -258,18 +259,13 @@ class Factories:
         for name, item in given.items():
             param = params.get(name)
             if param is None:
-                meant = closest(name, params)
                 self.diagnostics.error(
                     "E205",
                     f"`{path.text}` has no parameter `{name}`",
                     item.name.span,
                     "not declared",
                     fix=only(item.name.span, name, params),
-                    help=f"did you mean `{meant}`?"
-                    if meant
-                    else f"it has {listed(params)}"
-                    if params
-                    else "it has none",
+                    help=suggestion(name, params, f"it has {listed(params)}" if params else "it has none", SETTINGS),
                 )
                 continue
             if isinstance(item, tree.Vary):
@@ -318,18 +314,15 @@ class Factories:
             for key, item in given.items():
                 if key not in signature.arguments and not signature.open:
                     known = signature.arguments
-                    meant = closest(key, known)
                     self.diagnostics.error(
                         "E702",
                         f"`{name.text}` has no argument `{key}`",
                         item.name.span,
                         "not one of its arguments",
                         fix=only(item.name.span, key, known),
-                        help=f"did you mean `{meant}`?"
-                        if meant
-                        else f"it takes {listed(known)}"
-                        if known
-                        else "it takes none",
+                        help=suggestion(
+                            key, known, f"it takes {listed(known)}" if known else "it takes none", SETTINGS
+                        ),
                     )
             for key in signature.required:
                 if key not in given and not (weights is not None and key == "weights"):

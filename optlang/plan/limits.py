@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from optlang.diagnostics import Span
+from optlang.plan import field_words
 from optlang.plan.expressions import Value
 from optlang.plan.knobs import Around, Knobs
 from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search
@@ -139,7 +140,7 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
             f"unknown sampler `{value.text}`",
             value.span,
             "not a sampler",
-            help=suggestion(value.text, SAMPLERS, f"samplers are {LISTED}"),
+            help=suggestion(value.text, SAMPLERS, f"samplers are {LISTED}", field_words.SAMPLERS),
             fix=only(value.span, value.text, SAMPLERS),
         )
         return None

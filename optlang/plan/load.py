@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from optlang.plan import pipelines, plugins
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
-from optlang.plan.names import Declared, Module, PythonModule, Scope, closest, collect, duplicate, only, suggestion
+from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, duplicate, only, suggestion
 from optlang.plan.python_files import exists, file_of, find_object, inside, text_of
 from optlang.plan.values import Resolver
+from optlang.spelling import closest
 from optlang.syntax import tree
 from optlang.syntax.parse import Parsed, parse_bytes, parse_file
 
@@ -76,6 +77,30 @@ def library() -> tuple[Mapping[str, Module], Mapping[str, str]]:
     return modules, texts
 
 
+@cache
+def words() -> frozenset[str]:
+    """All that the standard library declares: modules, things, their parameters, and the words that these may be."""
+    modules, _ = library()
+    found = set(modules)
+    for module in modules.values():
+        for name, declared in module.declared.items():
+            found.add(name)
+            if isinstance(declared.node, tree.Declaration):
+                for param in declared.node.facts:
+                    if isinstance(param, tree.Param):
+                        found.add(param.name.text)
+                        found |= _listed(param.domain)
+    return frozenset(found)
+
+
+def _listed(domain: tree.Domain | None) -> set[str]:
+    """The bare words among the values of a domain."""
+    if not isinstance(domain, tree.Block):
+        return set()
+    items = [item.value for item in domain.statements if isinstance(item, tree.Element)]
+    return {item.text for item in items if isinstance(item, tree.Path)}
+
+
 @dataclass(slots=True, eq=False)
 class _Import:
     """One imported name of the file that is read, for W208."""
@@ -119,13 +144,21 @@ class _Loading:
             ))
         self._count_dropped()
         self.diagnostics.found = parsed.sound(self.diagnostics.found)
-        found = self.diagnostics.sorted()
+        found = tuple(self._in_doubt(item) for item in self.diagnostics.sorted())
         for item in found:
             for label in (item.primary, *item.labels):
                 if label.span.file not in self.texts:
                     self.texts[label.span.file] = library()[1][label.span.file]
         made = None if self.diagnostics.failed else plan
         return Loaded(made, found, self.texts, self.folder, parsed, self.scope, self.facts)
+
+    def _in_doubt(self, item: Diagnostic) -> Diagnostic:
+        """The problem without a fix that would replace a word which means something of its own."""
+        fix = item.fix
+        if fix is None or item.code.startswith("E1") or fix.span.file not in self.texts:
+            return item
+        word = self.texts[fix.span.file][fix.span.start : fix.span.end]
+        return replace(item, fix=None) if word in words() else item
 
     def _count_dropped(self) -> None:
         """Say how many warnings were left out, where the first of them would have stood."""

@@ -5,15 +5,19 @@ Knows no values and no kinds: what an expression is worth is resolve.py's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self, TypeAlias
 
 from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.plan import field_words
 from optlang.plan.expressions import MetricRef, RoundRef
+from optlang.plan.field_words import METRICS
 from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, Setting
-from optlang.plan.names import Scope, closest, listed, only, suggestion
+from optlang.plan.names import Scope, either, listed, only, suggestion
 from optlang.plan.units import Constant
+from optlang.spelling import closest
 from optlang.syntax import tree
 
 Role: TypeAlias = Literal["value", "choice", "maybe", "repeat", "order", "runtime"]
@@ -51,6 +55,7 @@ class Place:
 
 
 FIXED = Place("here")
+_METRIC = Place("a metric", metrics=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -222,16 +227,44 @@ class Lookup:
         if self._excused(node, place, options):
             return
         self.scope.missed(node.text, options)
-        wanted = "metric" if place.metrics else "name"
-        code = "E602" if place.metrics else "E201"
+        if place.metrics:
+            self._no_metric(node, options)
+            return
         self.diagnostics.error(
-            code,
-            f"unknown {wanted} `{node.text}`",
+            "E201",
+            f"unknown name `{node.text}`",
             node.span,
             "nothing here has this name",
             help=suggestion(node.text, options, self._known_names(place)),
             fix=only(node.span, node.text, options),
         )
+
+    def _no_metric(self, node: tree.Path, options: list[str]) -> None:
+        """E602: a metric that nothing declares, with how the user's own are declared."""
+        text, fix = node.text, only(node.span, node.text, options)
+        before, name = self._parted(text)
+        if not name:
+            self.diagnostics.error(
+                "E602", f"`{text}` is no metric by itself", node.span, "which of its metrics?",
+                help=f"write `{text}.METRIC`: `{text}.accuracy`, `{text}.latency`",
+            )
+            return
+        answers = field_words.meant(name, METRICS) if fix is None else ()
+        near = suggestion(text, options)
+        if answers:
+            near = f"did you mean {either(before + item if ' ' not in item else item for item in answers)}?"
+        advice = near or self._known_names(_METRIC)
+        if fix is None and not answers and "." not in name:
+            advice += f"{' A metric' if near else '; one'} that your task returns is declared: `{_declaration(name)}`"
+        self.diagnostics.error(
+            "E602", f"unknown metric `{text}`", node.span, "nothing here has this name", help=advice, fix=fix
+        )
+
+    def _parted(self, text: str) -> tuple[str, str]:
+        """What stands before the metric's own name (`baseline.`, `phone.`), and that name."""
+        parts = text.split(".")
+        count = next((at for at, part in enumerate(parts) if part not in ("baseline", *self.targets)), len(parts))
+        return "".join(f"{part}." for part in parts[:count]), ".".join(parts[count:])
 
     def _excused(self, node: tree.Path, place: Place, options: list[str]) -> bool:
         first = node.parts[0].text
@@ -255,3 +288,9 @@ def suffixes(path: str) -> list[str]:
     """All endings of a path at its dots, the shortest first."""
     parts = path.split(".")
     return [".".join(parts[index:]) for index in range(len(parts) - 1, -1, -1)]
+
+
+def _declaration(name: str) -> str:
+    """How a metric of the user's own is declared; an error is better when it is less."""
+    less = re.search(r"loss|err|mse|mae|mape|wer|cer|ppl|perplexity|dist", name.lower())
+    return f"metric {name}: {'float minimize' if less else 'ratio maximize'}"

@@ -5,13 +5,14 @@ Knows no values: what a declaration says is declared.py's, what a study says bui
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from optlang.diagnostics import Diagnostics, Fix, Label, Span
-from optlang.diagnostics import closest as nearest
+from optlang.plan import field_words
+from optlang.plan.field_words import SETTINGS, VALUES, Words
+from optlang.spelling import certain, closest
 from optlang.syntax import tree
 
 Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let"]
@@ -182,30 +183,30 @@ def second(diagnostics: Diagnostics, kind: str, span: Span, first: Span) -> None
     )
 
 
-def closest(word: str, options: Iterable[str]) -> str | None:
-    """The option that was probably meant, or None where none is close."""
+def suggestion(
+    word: str, options: Iterable[str], otherwise: str | None = None, words: Words | None = None
+) -> str | None:
+    """A help that says what was meant, or `otherwise`. `words` are what the field calls such things."""
     known = list(dict.fromkeys(options))
-    tail = [option for option in known if option.rpartition(".")[2] == word]
-    if tail:
-        return tail[0]
-    folded = {option.lower(): option for option in reversed(known)}
-    matches = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
-    return folded[matches[0]] if matches else None
-
-
-def suggestion(word: str, options: Iterable[str], otherwise: str | None = None) -> str | None:
-    """A help that says what was meant, or `otherwise`."""
-    meant = closest(word, options)
+    if words is not None:
+        # A setting or a value is one of what is declared; techniques, runtimes and metrics of the library always are.
+        answers = field_words.meant(word, words, known if words is SETTINGS or words is VALUES else None)
+        if answers:
+            return f"did you mean {either(answers)}?"
+    meant = closest(word, known) if not field_words.is_other(word) else None
     return f"did you mean `{meant}`?" if meant is not None else otherwise
 
 
 def only(span: Span, word: str, options: Iterable[str]) -> Fix | None:
-    """The fix of a slip: what `suggestion` says, where nothing else is near enough to have been meant."""
-    known = list(dict.fromkeys(options))
-    near = [option for option in known if option.rpartition(".")[2] == word] or [
-        option for option in known if nearest(word, [option]) is not None
-    ]
-    return Fix(span, near[0]) if len(near) == 1 and closest(word, known) == near[0] else None
+    """The fix of a word that can only be a misspelling of one of the options, and means nothing by itself."""
+    meant = certain(word, options)
+    return Fix(span, meant) if meant is not None and not field_words.is_known(word) else None
+
+
+def either(options: Iterable[str]) -> str:
+    """`a, b or c` in backquotes."""
+    *others, last = [f"`{option}`" for option in options]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def listed(options: Iterable[str], limit: int = 12) -> str:

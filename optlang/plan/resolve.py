@@ -5,6 +5,7 @@ Knows what operators do to kinds, not where steps and settings may stand; names 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 
@@ -24,9 +25,11 @@ from optlang.plan.expressions import (
     holds,
     references,
 )
+from optlang.plan.field_words import UNITS as UNIT_WORDS
+from optlang.plan.field_words import VALUES
 from optlang.plan.lookup import Draft, Given, Lookup, Place
 from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched, SetDomain
-from optlang.plan.names import closest, listed, only, suggestion
+from optlang.plan.names import listed, only, suggestion
 from optlang.plan.units import (
     NUMERIC,
     SAID,
@@ -195,16 +198,18 @@ class Expressions(Lookup):
         if constant is None:
             assert node.unit is not None
             alike = [unit for unit in UNITS if unit.lower() == node.unit.lower()]
-            same = alike[0] if alike else None
             unit_span = Span(node.span.file, node.span.end - len(node.unit), node.span.end)
-            meant = same or closest(node.unit, UNITS)
+            # `Mb` may be a megabit.
+            sure = len(alike) == 1 and not re.fullmatch(r"[A-Zk]b", node.unit)
             self.diagnostics.error(
                 "E303",
                 f"unknown unit `{node.unit}`",
                 node.span,
                 "not a unit of the language",
-                help=f"did you mean `{meant}`?" if meant else f"units are {listed(UNITS, 20)}",
-                fix=Fix(unit_span, alike[0]) if len(alike) == 1 else only(unit_span, node.unit, UNITS),
+                help=f"did you mean `{alike[0]}`?"
+                if alike
+                else suggestion(node.unit, UNITS, f"units are {listed(UNITS, 20)}", UNIT_WORDS),
+                fix=Fix(unit_span, alike[0]) if sure else None,
             )
             return None
         return known(constant)
@@ -300,7 +305,7 @@ class Expressions(Lookup):
                 node.span,
                 "not one of its values",
                 labels=(Label(knob.span, "its values"),),
-                help=suggestion(node.text, options, f"it is one of {listed(options)}"),
+                help=suggestion(node.text, options, f"it is one of {listed(options)}", VALUES),
                 fix=only(node.span, node.text, options),
             )
         return None

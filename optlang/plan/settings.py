@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from optlang.diagnostics import Span
+from optlang.plan import field_words
 from optlang.plan.conditions import MODELS, Conditions, worth
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, Unary, evaluate, references
 from optlang.plan.expressions import Member as MemberOf
+from optlang.plan.field_words import SETTINGS
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Fixed, Models, Param, Searched, Setting
-from optlang.plan.names import Scope, closest, duplicate, listed, only
+from optlang.plan.names import Scope, duplicate, listed, only, suggestion
+from optlang.spelling import closest
 from optlang.syntax import tree
 
 UNSEARCHED = {
@@ -67,21 +70,19 @@ def settings_of(
         if param is None:
             unread = True
             resolver.scope.unknown.add(name.text)
-            meant = closest(name.text, declared)
-            if meant is not None:
-                resolver.scope.unknown.add(meant)
-                misspelt.add(meant)
+            for meant in (closest(name.text, declared), *field_words.meant(name.text, SETTINGS, declared)):
+                if meant is not None:
+                    resolver.scope.unknown.add(meant)
+                    misspelt.add(meant)
             diagnostics.error(
                 "E205",
                 f"{said} has no parameter `{name.text}`",
                 name.span,
                 "not declared",
                 fix=only(name.span, name.text, declared),
-                help=f"did you mean `{meant}`?"
-                if meant
-                else f"it has {listed(declared)}"
-                if declared
-                else "it has none",
+                help=suggestion(
+                    name.text, declared, f"it has {listed(declared)}" if declared else "it has none", SETTINGS
+                ),
             )
             continue
         guards: list[Guard] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optlang.diagnostics import Diagnostics, Span
+from optlang.plan import field_words
 from optlang.plan.choices import choice, label_of, order
 from optlang.plan.declared import Facts
 from optlang.plan.domains import values_of
@@ -14,6 +15,7 @@ from optlang.plan.expressions import (
     Const,
     KnobRef,
 )
+from optlang.plan.field_words import RUNTIMES, STEPS
 from optlang.plan.knobs import Around, Knobs, Later, Made, always
 from optlang.plan.lookup import FIXED
 from optlang.plan.model import (
@@ -30,7 +32,7 @@ from optlang.plan.model import (
     Step,
     Technique,
 )
-from optlang.plan.names import SORTS, Declared, Scope, duplicate, only, suggestion
+from optlang.plan.names import SORTS, Declared, Scope, duplicate, either, only, suggestion
 from optlang.plan.pipelines import expand
 from optlang.plan.settings import poison, settings_of
 from optlang.plan.units import SAID
@@ -221,10 +223,22 @@ class Steps:
                 f"unknown technique `{path.text}`",
                 path.span,
                 "not declared in this study or the standard library",
-                help=suggestion(path.text, self.scope.names("technique", "pipeline"), "docs/library.md names them all"),
+                help=self._meant(path.text),
                 fix=only(path.span, path.text, self.scope.names("technique", "pipeline")),
             )
         return None
+
+    def _meant(self, word: str) -> str:
+        """What an unknown technique was to be; some words name what a runtime does."""
+        note = field_words.NOTES.get(field_words.plain(word))
+        if note is not None:
+            return note
+        runtimes = field_words.meant(word, RUNTIMES)
+        otherwise = "`optlang explain` lists all techniques"
+        if runtimes:
+            otherwise = f"did you mean {either(f'runtime = {name}' for name in runtimes)} in a target?"
+        found = suggestion(word, self.scope.names("technique", "pipeline"), otherwise, STEPS)
+        return found or otherwise
 
     def no_step(self, node: tree.Expression) -> None:
         """E510: an expression where a step belongs."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.plan import field_words
 from optlang.plan.choices import branches_of, given
 from optlang.plan.declared import Facts
 from optlang.plan.expressions import Binary, Const, KnobRef
+from optlang.plan.field_words import RUNTIMES, STEPS
 from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.model import Fixed, IntDomain, Param, Runtime, RuntimeUse, SetDomain, Setting, Target
-from optlang.plan.names import SORTS, Scope, duplicate, listed, suggestion
+from optlang.plan.names import SORTS, Scope, duplicate, either, listed, only, suggestion
 from optlang.plan.settings import poison, settings_of
 from optlang.syntax import tree
 
@@ -153,6 +155,7 @@ class Targets:
                     node.base.span,
                     "not declared",
                     help=suggestion(node.base.text, self.scope.names("target")),
+                    fix=only(node.base.span, node.base.text, self.scope.names("target")),
                 )
             elif base is not None and not isinstance(base.node, tree.Target):
                 self.diagnostics.error("E201", f"`{node.base.text}` is {SORTS[base.sort]}, no target", node.base.span)
@@ -302,10 +305,17 @@ class Targets:
                     f"unknown runtime `{path.text}`",
                     path.span,
                     "not declared in this study or the standard library",
-                    help=suggestion(path.text, names, f"runtimes are {known}"),
+                    help=suggestion(path.text, names, _step_or(path.text, f"runtimes are {known}"), RUNTIMES),
+                    fix=only(path.span, path.text, names),
                 )
             return None
         runtime = self.facts.runtime(declared)
         self.used[runtime.name] = runtime
         settings = settings_of(self.knobs, f"`{path.text}`", runtime.params, block, around, path.span)
         return lambda: RuntimeUse(path=at, label=label, runtime=runtime.name, settings=settings())
+
+
+def _step_or(word: str, otherwise: str) -> str:
+    """Where the word names what a step does: that step; else `otherwise`."""
+    steps = field_words.meant(word, STEPS)
+    return f"did you mean {either(steps)} in `steps`?" if steps else otherwise

@@ -9,6 +9,7 @@ from decimal import Decimal
 from optlang.diagnostics import Fix, Label, Span
 from optlang.plan.domains import contains, show_domain, subset, values_of
 from optlang.plan.expressions import Const, If, KnobRef, Scalar, outcomes
+from optlang.plan.field_words import VALUES
 from optlang.plan.lookup import FIXED, Given, Place
 from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, Searched, SetDomain
 from optlang.plan.names import listed, only, suggestion
@@ -143,7 +144,7 @@ class Resolver(Expressions):
             f"`{param.name}` cannot be `{node.text}`",
             node.span,
             "outside what is declared",
-            help=suggestion(node.text, options, f"it is one of {listed(options)}"),
+            help=suggestion(node.text, options, f"it is one of {listed(options)}", VALUES),
             fix=only(node.span, node.text, options),
         )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from optlang.forms import OptlangError
+from optlang.spelling import closest
 from optlang.store.reader import Reader
 
 
@@ -43,10 +43,10 @@ def choose(reader: Reader, argument: str | None = None) -> Chosen:
         if item.study == name:
             return item
     names = [item.study for item in found]
-    near = difflib.get_close_matches(name, names, 1)
+    near = closest(name, names)
     raise OptlangError(
         f"there is no study `{name}` in {where}",
-        help=f"did you mean `{near[0]}`?" if near else f"it holds {', '.join(f'`{item}`' for item in names)}",
+        help=f"did you mean `{near}`?" if near else f"it holds {', '.join(f'`{item}`' for item in names)}",
     )
 
 

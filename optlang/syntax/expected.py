@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from optlang.diagnostics import Diagnostics, Fix, closest
+from optlang.diagnostics import Diagnostics, Fix
+from optlang.spelling import closest
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import LINE_END, RESERVED, Token
 
@@ -30,7 +31,7 @@ _SETTINGS = {
 def keywords_like(word: str, keywords: Mapping[str, str], fitting: Iterable[str]) -> list[str]:
     """The terminals among `fitting` of the keywords that `word` may be a slip of: none or one."""
     kinds = set(fitting)
-    found = closest(word, [text for text, kind in keywords.items() if kind in kinds])
+    found = closest(word, [text for text, kind in keywords.items() if kind in kinds]) if "_" not in word else None
     return [keywords[found]] if found is not None else []
 
 

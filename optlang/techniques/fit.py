@@ -212,6 +212,11 @@ def _optimizer(parameters: Sequence[nn.Parameter], settings: Mapping[str, Any]) 
         {"params": [item for item in parameters if item.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if settings["optimizer"] == "sgd":
-        return torch.optim.SGD(groups, lr=float(settings["lr"]), momentum=float(settings["momentum"]))
-    return torch.optim.AdamW(groups, lr=float(settings["lr"]))
+    lr = float(settings["lr"])
+    match settings["optimizer"]:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=lr, momentum=float(settings["momentum"]))
+        case "adam":
+            return torch.optim.Adam(groups, lr=lr)
+        case _:
+            return torch.optim.AdamW(groups, lr=lr)

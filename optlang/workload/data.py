@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import hashlib
 import json
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from optlang.forms import JSON, Factory, OptlangError
+from optlang.spelling import closest
 from optlang.workload import objects
 from optlang.workload.parts import Batch, Part, part_of
 from optlang.workload.seeds import seeded
@@ -60,10 +60,10 @@ class Data:
             if unknown and not anything and not isinstance(names, nn.Module):
                 raise OptlangError(f"the data gives '{unknown[0]}', and the model takes {', '.join(given)}")
             if unknown and not anything:
-                near = difflib.get_close_matches(unknown[0], given, n=1)
+                near = closest(unknown[0], given)
                 raise OptlangError(
                     f"the data gives '{unknown[0]}', and the model's forward takes {', '.join(given) or 'nothing'}",
-                    help=f"did you mean '{near[0]}'?" if near else "name the inputs as forward names its arguments",
+                    help=f"did you mean '{near}'?" if near else "name the inputs as forward names its arguments",
                 )
             chosen: tuple[str, ...] = tuple(sample)
         elif len(given) >= count:
@@ -209,10 +209,10 @@ def load(factory: Factory, study: Path) -> Data:
         )
     for key in answer:
         if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=0.4)
+            near = closest(str(key), _KEYS)
             raise OptlangError(
                 f"{what} gave '{key}', which is no part of the data",
-                help=f"did you mean '{near[0]}'?" if near else f"the keys are {', '.join(_KEYS)}",
+                help=f"did you mean '{near}'?" if near else f"the keys are {', '.join(_KEYS)}",
             )
     for key in ("train", "validation"):
         if key not in answer:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 
 from optlang.forms import OptlangError
+from optlang.spelling import closest
 
 
 def left_alone(keep: Sequence[str], only: Sequence[str], names: Iterable[str]) -> set[str]:
@@ -30,11 +30,11 @@ def chosen(patterns: Sequence[str], names: Iterable[str], setting: str = "keep")
     for pattern in patterns:
         tops = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
         if not tops:
-            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
+            near = closest(pattern, known)
             some = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
             raise OptlangError(
                 f"{setting} names the layer '{pattern}', and the model has none",
-                help=f"did you mean '{near[0]}'?" if near else f"its layers are {some or 'without names'}",
+                help=f"did you mean '{near}'?" if near else f"its layers are {some or 'without names'}",
             )
         found.update(name for name in known for top in tops if name == top or name.startswith(top + "."))
     return found

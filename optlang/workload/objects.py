@@ -22,6 +22,7 @@ from typing import Any
 
 from optlang.forms import OptlangError
 from optlang.plan import sources
+from optlang.spelling import closest
 
 # Folders below the study's that hold other people's code.
 _FOREIGN = frozenset({"site-packages", "dist-packages"})
@@ -198,7 +199,7 @@ def find(calls: str, study: Path) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            near = _nearest(part, [item for item in vars(found) if not item.startswith("_")]) if hasattr(
+            near = closest(part, [item for item in vars(found) if not item.startswith("_")]) if hasattr(
                 found, "__dict__"
             ) else None
             raise OptlangError(
@@ -206,13 +207,6 @@ def find(calls: str, study: Path) -> Any:
             )
         found = getattr(found, part)
     return found
-
-
-def _nearest(word: str, words: list[str]) -> str | None:
-    import difflib
-
-    close = difflib.get_close_matches(word, words, n=1)
-    return close[0] if close else None
 
 
 def _import_file(path: Path, folder: Path) -> ModuleType:

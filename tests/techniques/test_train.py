@@ -70,7 +70,10 @@ class TestSchedule:
 
 
 class TestSteps:
-    def test_sgd_is_torchs(self, images):
+    @pytest.mark.parametrize(("name", "make", "more"), [
+        ("sgd", torch.optim.SGD, {"momentum": 0.9}), ("adam", torch.optim.Adam, {}), ("adamw", torch.optim.AdamW, {}),
+    ])
+    def test_an_optimizer_is_torchs(self, images, name, make, more):
         subject = start("linear", inputs=64, outputs=10)
         twin = modules.make(subject.factory, STUDY)
         flat = [(next(iter(x.values())).flatten(1), y) for x, y in images.batches("train", 500)]
@@ -87,10 +90,10 @@ class TestSteps:
             def batches(self, part, batch, seed=None, shuffle=False):
                 return iter([({"input": flat[0][0]}, flat[0][1])])
 
-        result = run(subject, Flat(), optimizer="sgd", momentum=0.9, weight_decay=0.1, epochs=3, lr=0.1)
-        optimizer = torch.optim.SGD(
+        result = run(subject, Flat(), optimizer=name, weight_decay=0.1, epochs=3, lr=0.1, **more)
+        optimizer = make(
             [{"params": [twin.weight], "weight_decay": 0.1}, {"params": [twin.bias], "weight_decay": 0.0}],
-            lr=0.1, momentum=0.9,
+            lr=0.1, **more,
         )
         for _ in range(3):
             optimizer.zero_grad()
