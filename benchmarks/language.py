@@ -6,13 +6,15 @@ Prints medians in milliseconds. The studies have 100, 1,000 and 10,000 lines: th
 again and again, with fixed settings but for one choice in a hundred lines, as generated files look. `offer` and `hover`
 are what the language server does for one completion and one hover at the end of the steps of an open file that was
 checked, `name` is renaming its last step. `begin` is a new process that checks the shortest of them, with the saved
-table of the grammar and without.
+table of the grammar and without. Then studies that have very many combinations are checked, and their space is counted
+as `plan` does it (as far as it can be), and drawn from once.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from pathlib import Path
 
 from optlang.editor.document import Documents
 from optlang.plan.load import library, load
+from optlang.search.space import Space, values_of
 from optlang.syntax.format import format_text
 from optlang.syntax.parse import TABLE, parse
 from optlang.syntax.source import Source
@@ -80,6 +83,51 @@ def study(lines: int) -> str:
     return "".join(parts) + FOOT
 
 
+def _steps(steps: str, rules: str = "") -> str:
+    head = HEAD.replace("runtime = onnxruntime", "runtime in { onnxruntime; openvino; eager }")
+    return head + steps + FOOT.replace("  }\n", f"  }}\n{rules}", 1)
+
+
+def _each(count: int, line: str) -> str:
+    return "".join(f"    {line.replace('#', str(number))}\n" for number in range(count))
+
+
+def _nested(depth: int) -> str:
+    opened = "".join(f"    g{level} in {{ none; x{level} = {{ finetune\n" for level in range(depth))
+    return opened + "    magnitude\n" + "    } }\n" * depth
+
+
+def _pipelines(depth: int) -> str:
+    parts = ["pipeline p0 {\n  steps { maybe finetune; maybe magnitude }\n}\n"]
+    parts += [
+        f"pipeline p{level} {{\n  steps {{ maybe a = p{level - 1}; maybe b = p{level - 1} }}\n}}\n"
+        for level in range(1, depth)
+    ]
+    return _steps(f"    p{depth - 1}\n").replace("study long", "".join(parts) + "study long", 1)
+
+
+WIDE = {
+    "100 choices of four that clash": _steps(
+        _each(100, "c# in { m# = magnitude; s# = static; q# = qat; f# = finetune }")
+    ),
+    "100 choices of four or none": _steps(
+        _each(100, "c# in { none; y# = dynamic; s# = static; w# = weight_only; q# = qat }")
+    ),
+    "300 maybes": _steps(_each(150, "maybe s# = static; maybe f# = finetune")),
+    "choices 20 deep": _steps(_nested(20)),
+    "200 forbids": _steps(
+        _each(200, "maybe m# = finetune { epochs in [1, 2] }"),
+        "".join(f"  forbid m{n} and m{(n * 7 + 3) % 200} and not m{(n * 5 + 1) % 200}\n" for n in range(2, 200)),
+    ),
+    "20 orders of seven": _steps(
+        _each(20, "t# in any order { a# = finetune; b# = finetune; c# = finetune; d# = finetune; e# = finetune; "
+              "f# = finetune; m# = magnitude }")
+    ),
+    "pipelines 6 deep": _pipelines(6),
+}
+"""Studies with more combinations than can ever be listed, each by what it has."""
+
+
 def timed(work: Callable[[], object], repeats: int) -> float:
     """The median time of a call in milliseconds, after one that is not counted."""
     work()
@@ -132,6 +180,21 @@ def main() -> None:
                 timed(lambda source=source: format_text(parse(source)), repeats), *edited(path, text, repeats),
             ]
             print(f"{text.count(chr(10)):>8,} " + " ".join(f"{figure:9.1f}" for figure in figures))
+        print(f"\n{'':32} {'check':>9} {'count':>9} {'draw':>9}  ms")
+        for name, text in WIDE.items():
+            path.write_text(text, encoding="utf-8")
+            plan = load(path).plan
+            assert plan is not None, name
+            space = Space(plan)
+            generator = random.Random(0)
+            figures = [
+                timed(lambda: load(path), repeats), timed(lambda plan=plan: Space(plan).size(), repeats),
+                timed(lambda space=space, generator=generator: space.draw(
+                    lambda _, domain: generator.choice(list(values_of(domain)))
+                ), repeats),
+            ]
+            print(f"{name:<32} " + " ".join(f"{figure:9.1f}" for figure in figures))
+        path.write_text(study(100), encoding="utf-8")
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
         saved = begun(path, repeats, environment)
         aside = TABLE.with_suffix(".aside")

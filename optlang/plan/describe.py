@@ -397,8 +397,10 @@ def text(description: Description) -> str:
     lines += _section("pipeline", [_indented(item) for item in description.pipeline] or ["nothing"])
     lines += _section("target", [_indented(item) for item in description.targets])
     lines += _section("space", _points(description))
-    ruled = [line for reason, cells in description.impossible for line in _reason(reason, cells)]
+    ruled = [line for reason, cells in description.impossible[:REASONS] for line in _reason(reason, cells)]
     if ruled:
+        more = len(description.impossible) - REASONS
+        ruled += [f"and {more:,} more reasons; `optlang plan --json` lists all"] if more > 0 else []
         lines += _section("cannot go together", ruled)
     for title, items in (
         ("forbidden", description.forbids), ("required", description.requires), ("goals", description.goals),
@@ -407,6 +409,10 @@ def text(description: Description) -> str:
         if items:
             lines += _section(title, items)
     return "\n".join(lines).rstrip() + "\n"
+
+
+REASONS = 50
+"""How many reasons why something cannot go together are written out."""
 
 
 def _points(description: Description) -> list[str]:

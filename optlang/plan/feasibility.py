@@ -13,24 +13,10 @@ from math import prod
 
 from optlang.plan.cells import DEEPEST, LIMIT, Index, assignments, bound, named, options
 from optlang.plan.expressions import Environment, Expression, Value, holds, show
-from optlang.plan.flow import Conflict, Facts, apart, applied, conflicts, risky
-from optlang.plan.model import (
-    Apply,
-    Choice,
-    Group,
-    Impossible,
-    Knob,
-    Maybe,
-    Order,
-    Plan,
-    Repeat,
-    Runtime,
-    RuntimeUse,
-    SetDomain,
-    Step,
-    Target,
-    Technique,
-)
+from optlang.plan.flow import Conflict, Facts, applied, conflicts
+from optlang.plan.model import Apply, Impossible, Knob, Plan, RuntimeUse, SetDomain, Step, Target
+from optlang.plan.pairs import Pairs
+from optlang.plan.places import Place, anywhere, clashing, involved, lifts, places_of
 
 Cell = Mapping[str, Value]
 
@@ -50,29 +36,16 @@ class Feasibility:
     exact: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A technique in the text, with the values of knobs that it needs, the orders and repeats it is in."""
-
-    step: Apply
-    technique: Technique
-    guards: tuple[tuple[str, Value], ...]
-    whens: tuple[Expression, ...]
-    orders: tuple[str, ...]
-    repeats: tuple[str, ...]
-    index: int
-
-
 def everywhere(steps: tuple[Step, ...], targets: Iterable[Target], index: Index, facts: Facts) -> Feasibility:
     """What the facts rule out of these steps on several targets, all of which a trial is measured on."""
     found = [feasibility(steps, target, index, facts) for target in targets]
-    impossible = {frozenset(cell.values.items()): cell for item in found for cell in item.impossible}
+    impossible: Iterable[Impossible] = found[0].impossible
+    if len(found) > 1:
+        impossible = _smallest(cell for item in found for cell in item.impossible)
     never: dict[str, Conflict] = {}
     for conflict in (conflict for item in found for conflict in item.never):
         never.setdefault(conflict.path, conflict)
-    return Feasibility(
-        tuple(_smallest(impossible.values())), tuple(never.values()), all(item.exact for item in found)
-    )
+    return Feasibility(tuple(impossible), tuple(never.values()), all(item.exact for item in found))
 
 
 def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> Feasibility:
@@ -97,138 +70,29 @@ def listed(plan: Plan) -> bool:
 def _study(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> _Study | None:
     """The steps that can be in the way of anything on this target; None where nothing can."""
     runtimes = [facts.runtimes[use.runtime] for use in target.runtimes]
-    places = [_anywhere(place, runtimes) for place in _places(steps, facts, (), (), (), (), iter(range(10**9)))]
-    involved = _involved(places, target, facts)
+    parties = involved([anywhere(place, runtimes) for place in places_of(steps, facts)], target, facts)
     at_home = target.device == "cpu" and not any({"gpu", "browser"} & {*runtime.needs} for runtime in runtimes)
-    return _Study(steps, target, index, facts, involved) if involved or not at_home else None
-
-
-def _anywhere(place: _Place, runtimes: Iterable[Runtime]) -> _Place:
-    """With the forms that it takes and gives on any of the runtimes: some may carry it out themselves."""
-    technique = place.technique
-    if not any(runtime.carries_out(technique.name) for runtime in runtimes):
-        return place
-    wider = {"takes": (*technique.takes, "graph"), "gives": (*technique.gives, "graph")}
-    return replace(place, technique=technique.model_copy(update=wider))
-
-
-def _lifts(place: _Place) -> bool:
-    """Whether it turns an exported model into something else, and so may lift what two other steps have together."""
-    technique = place.technique
-    return "module" not in technique.takes or bool(set(technique.takes) - {"module"} - set(technique.gives))
+    return _Study(steps, target, index, facts, parties) if parties or not at_home else None
 
 
 def _by_pairs(study: _Study) -> Feasibility:
     """The same, two steps at a time: all there is to find where no third step can lift what two have together."""
-    found: dict[str, Impossible] = {}
+    found: dict[frozenset[tuple[str, Value]], Impossible] = {}
     never: dict[Conflict, None] = {}
-    for part_of in study.pairs():
-        if part_of.bound() > LIMIT:
-            return Feasibility((), exact=False)
-        part = part_of.look()
-        found |= {str(sorted(item.values.items())): item for item in part.impossible}
-        never |= dict.fromkeys(part.never)
+    plain = Pairs(study.target, study.index, study.facts)
+    for parties in study.pairs():
+        if len(parties) == 2 and plain.knows(*parties):
+            impossible: Iterable[Impossible] = plain.look(*parties)
+        else:
+            part_of = replace(study, involved=parties)
+            if part_of.bound() > LIMIT:
+                return Feasibility((), exact=False)
+            part = part_of.look()
+            impossible = part.impossible
+            never |= dict.fromkeys(part.never)
+        for item in impossible:
+            found[frozenset(item.values.items())] = item
     return Feasibility(tuple(_smallest(found.values())), tuple(never))
-
-
-def _places(
-    steps: tuple[Step, ...],
-    facts: Facts,
-    guards: tuple[tuple[str, Value], ...],
-    whens: tuple[Expression, ...],
-    orders: tuple[str, ...],
-    repeats: tuple[str, ...],
-    numbers: Iterator[int],
-) -> Iterator[_Place]:
-    for step in steps:
-        under = (*whens, step.when) if step.when is not None else whens
-        match step:
-            case Apply():
-                yield _Place(step, facts.techniques[step.technique], guards, under, orders, repeats, next(numbers))
-            case Choice(path=path, branches=branches):
-                for branch in branches:
-                    yield from _places(
-                        branch.steps, facts, (*guards, (path, branch.name)), under, orders, repeats, numbers
-                    )
-            case Maybe(path=path, steps=inner):
-                yield from _places(inner, facts, (*guards, (path, True)), under, orders, repeats, numbers)
-            case Repeat(path=path, count=count, steps=inner):
-                # The count of a searched repeat matters as a whole, so any of its values stands for the guard.
-                guarded = (*guards, (step.counter, None)) if count is None else guards
-                yield from _places(inner, facts, guarded, under, orders, (*repeats, path), numbers)
-            case Group(steps=inner):
-                yield from _places(inner, facts, guards, under, orders, repeats, numbers)
-            case Order(path=path, members=members):
-                for member in members:
-                    yield from _places(member.steps, facts, guards, under, (*orders, path), repeats, numbers)
-
-
-def _together(first: _Place, second: _Place) -> bool:
-    # Two branches of one choice are never taken both.
-    values = dict(first.guards)
-    return all(path not in values or values[path] == value for path, value in second.guards)
-
-
-def _turned(first: _Place, second: _Place) -> bool:
-    """Whether the second may run before the first, though it stands behind it."""
-    return bool(set(first.orders) & set(second.orders)) or bool(set(first.repeats) & set(second.repeats))
-
-
-def _involved(places: list[_Place], target: Target, facts: Facts) -> list[_Place]:
-    """The steps that can be in the way of another, or of a runtime."""
-    found: set[int] = set()
-    for place in places:
-        technique = place.technique
-        if "gpu" in technique.needs and target.device != "cuda":
-            found.add(place.index)
-        if "module" not in technique.takes:
-            found.add(place.index)
-        for use in target.runtimes:
-            runtime = facts.runtimes[use.runtime]
-            if any(form not in runtime.takes for form in technique.gives) or set(runtime.excludes) & {
-                *technique.traits,
-                technique.name,
-                technique.name.rpartition(".")[2],
-            }:
-                found.add(place.index)
-        # A step in a repeat meets what it left itself a round before.
-        if place.repeats and any(form not in technique.takes for form in technique.gives):
-            found.add(place.index)
-    for first, second in _clashing(places):
-        if not {first.index, second.index} <= found and _together(first, second) and _clash(first, second):
-            found |= {first.index, second.index}
-    if found:
-        # Whoever turns one form into another may lift a conflict.
-        found |= {place.index for place in places if set(place.technique.takes) - set(place.technique.gives)}
-        found |= {
-            place.index
-            for place in places
-            if place.technique.gives != ("module",) or "module" not in place.technique.takes
-        }
-    return [place for place in places if place.index in found]
-
-
-def _clash(first: _Place, second: _Place) -> bool:
-    """Whether the first can be in the way of the second, which stands behind it."""
-    if risky(first.technique, second.technique) or apart(first.technique, second.technique):
-        return True
-    return _turned(first, second) and risky(second.technique, first.technique)
-
-
-def _clashing(places: list[_Place]) -> Iterator[tuple[_Place, _Place]]:
-    """The pairs of places, in their order, whose techniques have anything against each other."""
-    named: dict[str, list[_Place]] = {}
-    for place in places:
-        named.setdefault(place.technique.name, []).append(place)
-    for group in named.values():
-        for others in named.values():
-            one, other = group[0].technique, others[0].technique
-            if not (risky(one, other) or risky(other, one) or apart(one, other)):
-                continue
-            for first in group:
-                for second in others:
-                    if first.index < second.index:
-                        yield first, second
 
 
 @dataclass(slots=True, eq=False)
@@ -237,7 +101,7 @@ class _Study:
     target: Target
     index: Index
     facts: Facts
-    involved: list[_Place]
+    involved: Sequence[Place]
 
     def variables(self) -> tuple[list[Knob], list[Expression], dict[str, list[Value]]]:
         """The knobs involved, the conditions on continuous ones, and the counts that stand for all of a repeat's."""
@@ -268,15 +132,14 @@ class _Study:
 
     def lifted(self) -> bool:
         """Whether a third step may lift what two have together."""
-        return any(map(_lifts, self.involved))
+        return any(map(lifts, self.involved))
 
-    def pairs(self) -> Iterator[_Study]:
-        """The same study of each step alone, and of each two that can be in each other's way."""
+    def pairs(self) -> Iterator[list[Place]]:
+        """Each step alone, and each two that can be in each other's way."""
         for place in self.involved:
-            yield replace(self, involved=[place])
-        for first, second in combinations(self.involved, 2):
-            if _together(first, second) and _clash(first, second):
-                yield replace(self, involved=[first, second])
+            yield [place]
+        for first, second in clashing(self.involved):
+            yield [first, second]
 
     def listed(self) -> bool:
         """Whether all that cannot go together is listed: no condition is unknown, and there is not too much to see."""
@@ -285,7 +148,13 @@ class _Study:
         lifted = self.lifted()
         if self.bound() <= (LIMIT if lifted else QUICK):
             return True
-        return not lifted and all(part.bound() <= LIMIT for part in self.pairs())
+        if lifted:
+            return False
+        plain = Pairs(self.target, self.index, self.facts)
+        return all(
+            (len(parties) == 2 and plain.knows(*parties)) or replace(self, involved=parties).bound() <= LIMIT
+            for parties in self.pairs()
+        )
 
     def look(self) -> Feasibility:
         """Walk all combinations."""
@@ -412,11 +281,14 @@ class _Study:
 def _smallest(found: Iterable[Impossible]) -> list[Impossible]:
     """Those that hold no other one within themselves."""
     by_values = {frozenset(item.values.items()): item for item in found}
+    sizes = sorted({len(values) for values in by_values})
     return [
         item
         for values, item in by_values.items()
         if not any(
-            frozenset(part) in by_values for count in range(1, len(values)) for part in combinations(values, count)
+            frozenset(part) in by_values
+            for count in sizes if count < len(values)
+            for part in combinations(values, count)
         )
     ]
 

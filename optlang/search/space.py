@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from math import prod
@@ -61,6 +61,51 @@ class Size:
     continuous: tuple[str, ...]
 
 
+class Against:
+    """Impossible cells, by the values that they are of: which of them a point meets with one more value."""
+
+    def __init__(self, cells: Sequence[Impossible]) -> None:
+        self._cells = cells
+        self._of: dict[tuple[str, Value], list[int]] = {}
+        self._partners: dict[tuple[str, Value], set[tuple[str, Value]]] = {}
+        for number, cell in enumerate(cells):
+            items = tuple(cell.values.items())
+            for item in items:
+                self._of.setdefault(item, []).append(number)
+                if len(items) == 2:
+                    self._partners.setdefault(item, set()).update(other for other in items if other != item)
+        self._more = {
+            item: [number for number in numbers if len(cells[number].values) != 2] for item, numbers in self._of.items()
+        }
+
+    def first(self, point: Mapping[str, Value], path: str, value: Value) -> int | None:
+        """The number of a cell that the point meets with this value for a knob, and does not meet without it."""
+        item = (path, value)
+        if item not in self._of:
+            return None
+        if not self._partners.get(item, set()).isdisjoint(point.items()):
+            return self._scan(point, item, self._of[item])
+        return self._scan(point, item, self._more[item])
+
+    def _scan(self, point: Mapping[str, Value], item: tuple[str, Value], numbers: Sequence[int]) -> int | None:
+        for number in numbers:
+            values = self._cells[number].values
+            if all(
+                key == item[0] or (key in point and point[key] == wanted) for key, wanted in values.items()
+            ):
+                return number
+        return None
+
+    def met(self, point: Mapping[str, Value]) -> Impossible | None:
+        """The first cell that the point meets."""
+        found = [number for path, value in point.items() if (number := self.first(point, path, value)) is not None]
+        return self._cells[min(found)] if found else None
+
+
+class _Absent:
+    """A knob that is not there."""
+
+
 class Exhausted(Exception):  # noqa: N818 - the end of a space is an answer
     """No point is left to draw."""
 
@@ -86,6 +131,7 @@ class Space:
             isinstance(item, Computed) for step in applies(plan.steps) for item in step.settings.values()
         )
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
+        self._against = Against(self.cells)
         # What decides whether a choice has branches is looked ahead into as well.
         wanted = {path for knob in self._partly for path in (knob.path, *_named(knob.conditions()))}
         self._ahead = self._in_cells | {
@@ -100,7 +146,7 @@ class Space:
         whole (see `forbidden`).
         """
         point: dict[str, Value] = {}
-        looked = False
+        looked, clean = False, True
         for index, knob in enumerate(self.knobs):
             if knob.condition is not None and not holds(knob.condition, Environment(knob=point.get)):
                 continue
@@ -108,39 +154,62 @@ class Space:
             if knob.path in self._ahead:
                 open_ = frozenset(later.path for later in self.knobs[index + 1:] if later.path not in self._ahead)
                 left = tuple(
-                    value for value in values_of(domain) if self._extends({**point, knob.path: value}, index + 1, open_)
+                    value for value in values_of(domain)
+                    if clean and self._goes_on(point, knob.path, value, index + 1, open_)
                 )
                 if not left and not looked and not knob.conditions():
                     raise Exhausted
                 # Looking ahead takes what is not decided yet for granted: what it promised may not come.
                 domain = _narrowed(domain, left) if left else domain
                 looked = True
-            point[knob.path] = ask(knob, domain)
+            value = ask(knob, domain)
+            clean = clean and self._against.first(point, knob.path, value) is None
+            point[knob.path] = value
         return point
 
-    def _extends(self, point: dict[str, Value], index: int, undecided: Collection[str]) -> bool:
-        """Whether the knobs from `index` on can be set so that no impossible cell is met."""
-        if self._impossible(point):
+    def _goes_on(
+        self, point: dict[str, Value], path: str, value: Value, index: int, undecided: Collection[str]
+    ) -> bool:
+        """Whether the knobs from `index` on can be set so that no impossible cell is met, if this knob has `value`.
+
+        No cell is met at `point` as it is.
+        """
+        if self._against.first(point, path, value) is not None:
             return False
-        for later in range(index, len(self.knobs)):
-            knob = self.knobs[later]
-            if knob.path not in self._ahead:
-                continue
-            present = _presence(knob, point, undecided)
-            if present is not True and self._extends(point, later + 1, undecided):
-                return True
-            return present is not False and any(
-                self._extends({**point, knob.path: value}, later + 1, undecided)
-                for value in values_of(knob.domain)
-                if _value_presence(knob, value, point, undecided) is not False
-            )
+        return self._extends({**point, path: value}, index, undecided)
+
+    def _extends(self, point: dict[str, Value], index: int, undecided: Collection[str]) -> bool:
+        """The same for the knobs from `index` on alone; `point` is changed."""
+        ahead = [knob for knob in self.knobs[index:] if knob.path in self._ahead]
+        # For each knob that is set, what else it may be.
+        waiting: list[Iterator[Value | _Absent]] = []
+        while len(waiting) < len(ahead):
+            waiting.append(self._ways(ahead[len(waiting)], point, undecided))
+            while True:
+                knob = ahead[len(waiting) - 1]
+                point.pop(knob.path, None)
+                value = next(waiting[-1], None)
+                if value is None:
+                    waiting.pop()
+                    if not waiting:
+                        return False
+                    continue
+                if isinstance(value, _Absent):
+                    break
+                if self._against.first(point, knob.path, value) is None:
+                    point[knob.path] = value
+                    break
         return True
 
-    def _impossible(self, point: Point) -> Impossible | None:
-        for cell in self.cells:
-            if all(path in point and point[path] == value for path, value in cell.values.items()):
-                return cell
-        return None
+    def _ways(self, knob: Knob, point: Point, undecided: Collection[str]) -> Iterator[Value | _Absent]:
+        """What a knob may be at a point: absent, or one of its values."""
+        present = _presence(knob, point, undecided)
+        if present is not True:
+            yield _Absent()
+        if present is not False:
+            for value in values_of(knob.domain):
+                if _value_presence(knob, value, point, undecided) is not False:
+                    yield value
 
     def forbidden(self, point: Point) -> str | None:
         """Why this whole point must not run (the forbid's own words), None where it may."""
@@ -163,7 +232,7 @@ class Space:
             if knob.path in point and not knob.open(point[knob.path], Environment(knob=point.get)):
                 label = str(point[knob.path])
                 return f"{knob.column} is {label} only where {show(knob.only[label])}"
-        cell = self._impossible(point)
+        cell = self._against.met(point)
         if cell is not None:
             return cell.reason
         for rule in self.plan.forbids:
@@ -187,21 +256,24 @@ class Space:
         """Counts the points that may run: conditions, impossible cells and forbids respected."""
         continuous = tuple(knob.column for knob in self.knobs if isinstance(knob.domain, FloatDomain))
         deciding = self._deciding()
-        if any(knob.path in deciding and isinstance(knob.domain, FloatDomain) for knob in self.knobs):
+        inner = [knob for knob in self.knobs if knob.path in deciding]
+        always = prod(size(knob.domain) or 1 for knob in inner if not knob.conditions())
+        if always > COUNTED_AT_MOST or any(isinstance(knob.domain, FloatDomain) for knob in inner):
             return Size(self._upper_bound(), False, continuous)
         total = 0
-        for count, (point, free) in enumerate(self._combinations({}, 0, deciding, ())):
+        for count, found in enumerate(self._allowed(deciding)):
             if count == COUNTED_AT_MOST:
                 return Size(self._upper_bound(), False, continuous)
-            if self._ruled_out(point) is None:
-                total += prod(size(knob.domain) or 1 for knob in free)
+            if found is not None:
+                total += prod(size(knob.domain) or 1 for knob in found[1])
         return Size(total, self._listed, continuous)
 
     def points(self) -> Iterator[Point]:
         """All points that may run, in the order of the text; a continuous knob has no values to list (ValueError)."""
-        for point, free in self._combinations({}, 0, self._deciding(), ()):
-            if self._ruled_out(point) is not None:
+        for found in self._allowed(self._deciding()):
+            if found is None:
                 continue
+            point, free = found
             for values in product(*(tuple(values_of(knob.domain)) for knob in free)):
                 whole = {**point, **{knob.path: value for knob, value in zip(free, values, strict=True)}}
                 if self._refused(whole) is None:
@@ -213,20 +285,60 @@ class Space:
         deciding |= _named(condition for knob in self.knobs for condition in knob.conditions())
         return deciding | _named(rule.expression for rule in self.plan.forbids)
 
-    def _combinations(
-        self, point: dict[str, Value], index: int, deciding: Collection[str], free: tuple[Knob, ...]
-    ) -> Iterator[tuple[dict[str, Value], tuple[Knob, ...]]]:
-        """Each combination of the deciding knobs, with the other knobs that are there."""
-        for later in range(index, len(self.knobs)):
-            knob = self.knobs[later]
-            if not _presence(knob, point, ()):
-                continue
-            if knob.path in deciding:
-                for value in values_of(_there(knob, point)):
-                    yield from self._combinations({**point, knob.path: value}, later + 1, deciding, free)
-                return
-            free = (*free, knob)
-        yield point, free
+    def _allowed(self, deciding: Collection[str]) -> Iterator[tuple[Point, tuple[Knob, ...]] | None]:
+        """Each combination of the deciding knobs that may run, with the other knobs that are there.
+
+        None stands for those that begin in a way that is ruled out: no forbid and no cell waits for the last knob.
+        """
+        last = {knob.path: number for number, knob in enumerate(self.knobs)}
+        rules: dict[int, list[Expression]] = {}
+        for rule in self.plan.forbids:
+            due = max((last[path] for path in _named([rule.expression])), default=-1)
+            rules.setdefault(due, []).append(rule.expression)
+        point: dict[str, Value] = {}
+        free: list[Knob] = []
+        environment = Environment(knob=point.get)
+        # Where a knob has more values to come: its number, they, and how many free knobs stand before it.
+        waiting: list[tuple[int, Iterator[Value], int]] = []
+
+        def forbidden(number: int) -> bool:
+            return any(_rules_out(rule, environment) for rule in rules.get(number, ()))
+
+        def goes(number: int) -> bool:
+            """Whether the knobs from this one on up to the next one that decides are fine; that one waits."""
+            for later in range(number, len(self.knobs)):
+                knob = self.knobs[later]
+                if _presence(knob, point, ()):
+                    if knob.path in deciding:
+                        waiting.append((later, values_of(_there(knob, point)), len(free)))
+                        return True
+                    free.append(knob)
+                if forbidden(later):
+                    return False
+            return True
+
+        if forbidden(-1) or not goes(0):
+            yield None
+            return
+        if not waiting:
+            yield point, tuple(free)
+        while waiting:
+            number, values, before = waiting[-1]
+            knob = self.knobs[number]
+            del free[before:]
+            point.pop(knob.path, None)
+            for value in values:
+                met = self._against.first(point, knob.path, value) is not None
+                met = met or not knob.open(value, environment)
+                point[knob.path] = value
+                depth = len(waiting)
+                if met or forbidden(number) or not goes(number + 1):
+                    yield None
+                elif len(waiting) == depth:
+                    yield dict(point), tuple(free)
+                break
+            else:
+                waiting.pop()
 
     def _upper_bound(self) -> int:
         bound = 1
@@ -238,6 +350,14 @@ class Space:
         """The point in words: its knobs, by their columns."""
         columns = {knob.path: knob.column for knob in self.knobs}
         return ", ".join(f"{columns[path]} = {show_value(value)}" for path, value in point.items()) or "no knobs"
+
+
+def _rules_out(rule: Expression, environment: Environment) -> bool:
+    """Whether a forbid takes the point out; one that divides by zero says nothing of it, and it does not run."""
+    try:
+        return bool(evaluate(rule, environment))
+    except ZeroDivisionError:
+        return True
 
 
 def rule_words(rule: Rule) -> str:

@@ -8,8 +8,10 @@ import pytest
 
 from optlang.plan.cells import Index, assignments, ruled_out
 from optlang.plan.expressions import Value
+from optlang.plan.feasibility import _Study
 from optlang.plan.flow import refusal
 from optlang.plan.model import FloatDomain, Impossible, Plan
+from optlang.plan.pairs import Pairs
 
 STEPS = {
     "digits": "steps { repeat rounds in 0 .. 3 { channels }; precision in { none; dynamic; static } }",
@@ -80,3 +82,47 @@ def test_an_impossible_order_is_a_tuple_of_labels(plan_of: Callable[..., Plan]) 
     orders = [item.values["x"] for item in plan.impossible if "x" in item.values]
     assert ("static", "channels", "finetune") in orders
     assert Plan.model_validate_json(plan.model_dump_json()).impossible == plan.impossible
+
+
+WIDE = {
+    "choices": "steps { "
+    + "; ".join(f"c{i} in {{ none; s{i} = static; y{i} = dynamic; q{i} = qat; m{i} = magnitude }}" for i in range(12))
+    + " }",
+    "in or out": "steps { " + "; ".join(f"maybe m{i} = {('static', 'finetune')[i % 2]}" for i in range(30)) + " }",
+    "nested": "steps { "
+    + "; ".join(f"c{i} in {{ none; d{i} in {{ s{i} = static; h{i} = half }}; f{i} = finetune }}" for i in range(8))
+    + "; maybe last = dynamic }",
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_pairs_that_are_looked_up_are_what_walking_them_finds(
+    name: str, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cells(plan: Plan) -> dict[frozenset[tuple[str, Value]], str]:
+        return {frozenset(item.values.items()): item.reason for item in plan.impossible}
+
+    runtimes = "target here { runtime in { eager; onnxruntime; openvino } }"
+    looked_up = cells(plan_of(WIDE[name], target=runtimes))
+    monkeypatch.setattr(Pairs, "knows", lambda *_: False)
+    assert looked_up == cells(plan_of(WIDE[name], target=runtimes))
+    assert len(looked_up) > 40
+
+
+def test_a_hundred_choices_are_not_walked_pair_by_pair(
+    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    techniques = ("magnitude", "static", "qat", "finetune")
+    branches = ["; ".join(f"{name[0]}{i} = {name}" for name in techniques) for i in range(100)]
+    walked: list[object] = []
+    look = _Study.look
+    monkeypatch.setattr(_Study, "look", lambda study: walked.append(study) or look(study))  # type: ignore[func-returns-value]
+    plan = plan_of("steps { " + "; ".join(f"c{i} in {{ {each} }}" for i, each in enumerate(branches)) + " }")
+    assert len(walked) <= 4 * 100
+    assert len(plan.impossible) > 10_000
+    # A point that has two of the clashing steps is ruled out, one with steps that go together is not.
+    point: dict[str, Value] = {knob.path: f"m{i}" for i, knob in enumerate(plan.knobs[1:])}
+    point["here.runtime"] = "onnxruntime"
+    assert not ruled_out(point, plan.impossible)
+    point[plan.knobs[7].path], point[plan.knobs[8].path] = "s6", "q7"
+    assert ruled_out(point, plan.impossible)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -215,3 +216,28 @@ def test_a_when_block_in_an_order_takes_its_steps_away(plan_of: Make) -> None:
         effects[rounds].add(recipe.effect)
     # Orders that differ in steps that are not there have one effect, and are run once.
     assert {rounds: len(found) for rounds, found in effects.items()} == {0: 1, 1: 6}
+
+
+def test_many_choices_are_drawn_without_a_clash_and_not_counted(plan_of: Make) -> None:
+    steps = "; ".join(f"maybe m{i} = {('static', 'finetune')[i % 2]}" for i in range(240))
+    space = Space(plan_of(f"steps {{ {steps} }}", target="target here { runtime = onnxruntime }"))
+    assert not space.size().exact
+    generator = random.Random(5)
+    point = space.draw(lambda knob, domain: generator.choice(list(values_of(domain))))
+    assert space.forbidden(point) is None
+    # What is quantized is not trained again.
+    taken = [i for i in range(240) if point[f"m{i}"]]
+    assert max((i for i in taken if i % 2), default=-1) < min((i for i in taken if not i % 2), default=240)
+    assert taken
+
+
+def test_what_forbids_rule_out_is_counted_exactly(plan_of: Make) -> None:
+    # 2^14 points; each forbid takes the pairs (m, m + 1) away: no two neighbours, a Fibonacci number.
+    steps = "; ".join(f"maybe m{i} = finetune" for i in range(14))
+    forbids = "\n".join(f"forbid m{i} and m{i + 1}" for i in range(13))
+    plan = plan_of(f"steps {{ {steps} }}\n{forbids}", target="target here { runtime = onnxruntime }")
+    space = Space(plan)
+    size = space.size()
+    assert size.exact
+    assert size.points == 987
+    assert len(list(space.points())) == 987
