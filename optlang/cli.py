@@ -257,17 +257,18 @@ def export(
 
 
 @app.command()
-def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="A code, for example E201.")]) -> int:
-    """Explain an error code: what it means, why it matters, a wrong and a right example."""
-    from optlang.catalogue import ENTRIES
-    from optlang.spelling import closest
+def explain(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="For example E201, static, onnxruntime, latency, tpe.")
+    ] = None,
+) -> int:
+    """Explain a code, technique, runtime, metric, sampler or setting; without a name, list them all."""
+    from optlang.report.explained import explained, listing, suggestion
 
-    found = {entry.code: entry for entry in ENTRIES}
-    entry = found.get(code.upper())
-    if entry is None:
-        near = closest(code.upper(), found)
-        raise usage(f"there is no code {code}", f"did you mean {near}?" if near else f"codes begin with {min(found)}")
-    sys.stdout.write(entry.text())
+    page = explained(name) if name is not None else listing()
+    if page is None:
+        raise usage(f"nothing is called {name}", suggestion(str(name)))
+    sys.stdout.write(page)
     return 0
 
 

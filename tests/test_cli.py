@@ -65,7 +65,7 @@ def loaded_by(*arguments: str, cwd: Path) -> set[str]:
     "arguments",
     [
         ["--help"], ["run", "--help"], ["check", str(DIGITS)], ["plan", str(DIGITS)], ["plan", str(DIGITS), "--json"],
-        ["explain", "E201"], ["doctor"],
+        ["explain", "E201"], ["explain", "static"], ["explain"], ["doctor"],
     ],
     ids=" ".join,
 )

@@ -51,6 +51,18 @@ SAMPLERS: dict[str, tuple[Param, ...]] = {
     "grid": (),
     "qmc": (),
 }
+ABOUT = {
+    "auto": "TPE up to 1,000 trials, beyond that NSGA-II",
+    "random": "uniform draws",
+    "tpe": "models where good trials lie; draws knobs that come and go together as one",
+    "nsga2": "a genetic algorithm that spreads the front by crowding distance; for many hundred trials",
+    "nsga3": "a genetic algorithm with reference directions, for more than three objectives and many hundred trials",
+    "gp": "Gaussian processes and the expected gain of the front's hypervolume; four objectives at most",
+    "grid": "every point once, in an order that the seed decides; no continuous knobs, 10,000 points at most",
+    "qmc": "a scrambled Sobol' sequence: trials spread evenly, whatever they return",
+}
+"""What each sampler does, in a line."""
+
 LISTED = ", ".join(f"`{name}`" for name in SAMPLERS)
 GP_OBJECTIVES = 4
 """How many objectives Gaussian processes may have: Optuna warns of the cost of dividing the hypervolume of more."""

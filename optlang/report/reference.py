@@ -107,9 +107,9 @@ def _declaration(item: Declared) -> Iterator[str]:
                     yield _lines(item, statement)
         yield "```"
         yield ""
-    facts = list(_facts(node))
-    if facts:
-        yield from (f"- {fact}" for fact in facts)
+    clauses = list(facts(node))
+    if clauses:
+        yield from (f"- {fact}" for fact in clauses)
         yield ""
     params = [fact for fact in node.facts if isinstance(fact, tree.Param)]
     if not params:
@@ -127,7 +127,7 @@ def _declaration(item: Declared) -> Iterator[str]:
     yield ""
 
 
-def _facts(node: tree.Declaration) -> Iterator[str]:
+def facts(node: tree.Declaration) -> Iterator[str]:
     clauses: dict[str, list[str]] = {}
     for fact in node.facts:
         if isinstance(fact, tree.Clause):

@@ -1,0 +1,301 @@
+"""What a name stands for, to be read in a terminal: things of the library, samplers, settings and parameters.
+
+It reads declarations; nothing that they call is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+
+from optlang.catalogue import ENTRIES
+from optlang.plan import field_words
+from optlang.plan.declared import MEASURED
+from optlang.plan.domains import show_domain
+from optlang.plan.field_words import METRICS, RUNTIMES, STEPS
+from optlang.plan.limits import ABOUT, MEASURE, SAMPLERS, SEARCH
+from optlang.plan.load import library
+from optlang.plan.model import Param
+from optlang.plan.names import Declared, Module, collect, either
+from optlang.plan.plugins import plugins
+from optlang.plan.targets import PARAMS
+from optlang.plan.units import TYPES, show
+from optlang.report.reference import facts
+from optlang.spelling import closest
+from optlang.syntax import tree
+from optlang.syntax.parse import parse_file
+
+_WIDTH = 100
+_TYPE = {dimension: name for name, dimension in reversed(TYPES.items())}
+_TITLES = {
+    "technique": "Techniques", "pipeline": "Pipelines", "runtime": "Runtimes", "model": "Models", "data": "Data sets",
+    "target": "Targets", "metric": "Metrics",
+}
+_LONG = ("names", "model", "models")
+"""Types whose values are too long for an example."""
+
+_SECTIONS: Mapping[str, tuple[Param, ...]] = {"search": SEARCH, "measure": MEASURE, "target": PARAMS}
+
+
+def explained(name: str) -> str | None:
+    """All that `name` stands for: a code, something that is declared, a sampler, a setting; None where it is nothing.
+
+    A thing is named by its own name (`static`) or its module's too (`quant.static`). Modules of installed
+    distributions count as the library's.
+    """
+    entry = next((item for item in ENTRIES if item.code == name.upper()), None)
+    if entry is not None:
+        return entry.text()
+    wanted = "latency.p50" if name == "latency" else name
+    pages = [_declared(item) for item in _items() if wanted in (item.name, item.qualified)]
+    if name in SAMPLERS:
+        pages.append(_sampler(name))
+    for section, params in _SECTIONS.items():
+        pages += [_setting(section, param) for param in params if param.name == name]
+    if not pages:
+        pages += _parameters(name)
+    return "\n".join(pages) or None
+
+
+def suggestion(name: str) -> str:
+    """What an unknown name was probably to be."""
+    words: list[str] = []
+    for table in (STEPS, RUNTIMES, METRICS, field_words.SAMPLERS):
+        words += [word for word in field_words.meant(name, table) if re.fullmatch(r"[\w.]+", word)]
+    if words:
+        return f"did you mean {either(dict.fromkeys(words))}?"
+    if re.fullmatch(r"[EW]\d\w{1,3}", name.upper()):
+        near = closest(name.upper(), [item.code for item in ENTRIES])
+        return f"did you mean `{near}`?" if near else f"codes go from {ENTRIES[0].code} to {ENTRIES[-1].code}"
+    known = [item.name for item in _items()] + [item.qualified for item in _items()]
+    settings = [param.name for params in _SECTIONS.values() for param in params]
+    near = closest(name, [*known, "latency", *SAMPLERS, *settings, *_names_of_parameters()])
+    return f"did you mean `{near}`?" if near else "`optlang explain` lists all names"
+
+
+def listing() -> str:
+    """All names that can be explained, each with a line of help."""
+    groups = {
+        title: [(item.name, _help(item)) for item in _items() if item.sort == sort] for sort, title in _TITLES.items()
+    }
+    groups["Samplers"] = list(ABOUT.items())
+    for section, params in _SECTIONS.items():
+        groups[f"Settings of `{section}`"] = [(param.name, param.help) for param in params]
+    rows: list[str] = []
+    for title, found in groups.items():
+        if found:
+            rows += [title, *_columns(found), ""]
+    codes = f"{ENTRIES[0].code} … {max(item.code for item in ENTRIES if item.code[0] == 'E')}"
+    rows += ["Codes", f"  {codes} and warnings W…: the problems that `optlang check` reports"]
+    return "\n".join(rows) + "\n"
+
+
+def _columns(found: Iterable[tuple[str, str]]) -> Iterator[str]:
+    rows = list(found)
+    width = max(len(name) for name, _ in rows)
+    for name, help_text in rows:
+        yield from textwrap.wrap(
+            help_text, _WIDTH, initial_indent=f"  {name:{width}}  ", subsequent_indent=" " * (width + 4)
+        ) or [f"  {name}"]
+
+
+# ---- where things are declared
+
+
+@cache
+def _modules() -> tuple[tuple[Module, str], ...]:
+    """The library's modules and those of installed distributions, with their texts."""
+    modules, texts = library()
+    found = [(module, texts[module.file]) for module in modules.values()]
+    for plugin in plugins():
+        if plugin.file is None or plugin.name in modules:
+            continue
+        parsed = parse_file(plugin.file, plugin.file.as_posix())
+        if parsed.file is not None and not parsed.diagnostics.failed:
+            module = Module(plugin.name, plugin.file.as_posix(), own=False)
+            collect(module, parsed.file, parsed.diagnostics)
+            found.append((module, parsed.source.text))
+    return tuple(found)
+
+
+def _items() -> Iterator[Declared]:
+    for module, _ in _modules():
+        yield from (item for item in module.declared.values() if item.sort in _TITLES)
+
+
+def _written(item: Declared, node: tree.Node, before: tree.Node | None = None) -> str:
+    """What was written at `node`, in one line, as far as `before`."""
+    text = next(text for module, text in _modules() if module is item.module)
+    return " ".join(text[node.span.start : before.span.start if before is not None else node.span.end].split())
+
+
+def _lines(item: Declared, node: tree.Node) -> str:
+    """What was written at `node`, in its own lines."""
+    text = next(text for module, text in _modules() if module is item.module)
+    return textwrap.dedent(text[text.rfind("\n", 0, node.span.start) + 1 : node.span.end])
+
+
+def _help(item: Declared) -> str:
+    if isinstance(item.node, tree.Target):
+        statements = item.node.block.statements if item.node.block is not None else ()
+        return "; ".join(_written(item, statement) for statement in statements)
+    help_text = getattr(item.node, "help", None)
+    return help_text.value if help_text is not None else ""
+
+
+# ---- pages
+
+
+def _page(head: str, help_text: str, parts: Iterable[tuple[str, str]]) -> str:
+    rows = [head, *textwrap.wrap(help_text, _WIDTH, initial_indent="  ", subsequent_indent="  ")]
+    for title, body in parts:
+        if body:
+            rows += ["", f"{title}:", "", textwrap.indent(body, "    ")]
+    return "\n".join(rows) + "\n"
+
+
+def _declared(item: Declared) -> str:
+    pages: Mapping[type, Callable[[Declared], str]] = {
+        tree.Declaration: _declaration, tree.Target: _target, tree.Metric: _metric,
+    }
+    return pages[type(item.node)](item)
+
+
+def _declaration(item: Declared) -> str:
+    node = item.node
+    assert isinstance(node, tree.Declaration)
+    params = [fact for fact in node.facts if isinstance(fact, tree.Param)]
+    steps = [statement for fact in node.facts if isinstance(fact, tree.Section) for statement in fact.block.statements]
+    said = facts(node)
+    return _page(f"{item.sort} {item.name} ({item.qualified})", _help(item), (
+        ("It does, one after another", "\n".join(_lines(item, statement) for statement in steps)),
+        ("Parameters", "\n".join(_param(item, param) for param in params) or "none"),
+        ("What it needs, takes and gives", "\n".join(said)),
+        ("Example", example(item)),
+    ))
+
+
+def _param(item: Declared, param: tree.Param) -> str:
+    """A parameter as it is declared, and its help on the next line."""
+    declared = _written(item, param, param.help).removeprefix("param ")
+    help_text = param.help.value if param.help else ""
+    rows = [declared, *textwrap.wrap(help_text, _WIDTH - 8, initial_indent="    ", subsequent_indent="    ")]
+    return "\n".join(rows)
+
+
+def _target(item: Declared) -> str:
+    assert isinstance(item.node, tree.Target)
+    body = item.node.block.statements if item.node.block else ()
+    return _page(
+        f"target {item.name} ({item.qualified})", "A target to start from; what a study says itself takes its place.",
+        (("It says", "\n".join(_written(item, statement) for statement in body)), ("Example", example(item))),
+    )
+
+
+def _metric(item: Declared) -> str:
+    node = item.node
+    assert isinstance(node, tree.Metric)
+    better = "less is better" if node.direction == "minimize" else "more is better"
+    origin = "measured on every trial" if item.name in MEASURED else "returned by the task of the data"
+    column = item.name.replace(".", "_")
+    said = f"a {node.type.text}: {better}\n{origin}\nthe column {column} of the views"
+    return _page(f"metric {item.name}", _help(item), (("It is", said), ("Example", example(item))))
+
+
+def _sampler(name: str) -> str:
+    return _page(f"sampler {name}", ABOUT[name], (
+        ("Parameters", "\n".join(_given(param) for param in SAMPLERS[name]) or "none"),
+        ("Example", f"search {{ sampler = {name}{_settings(SAMPLERS[name])} }}"),
+    ))
+
+
+def _settings(params: tuple[Param, ...]) -> str:
+    settings = "; ".join(f"{param.name} = {show(param.default, param.dimension)}" for param in params)
+    return f" {{ {settings} }}" if settings else ""
+
+
+def _given(param: Param) -> str:
+    domain = f" in {show_domain(param.domain, param.dimension)}" if param.domain is not None else ""
+    default = f"{_TYPE[param.dimension]}{domain} = {show(param.default, param.dimension)}"
+    return f"{param.name}: {default}\n    {param.help}"
+
+
+def _setting(section: str, param: Param) -> str:
+    value = show(param.default, param.dimension) if param.default is not None else "30min"
+    start = f"{section} here {{ runtime = onnxruntime; " if section == "target" else f"{section} {{ "
+    return _page(f"setting {param.name} of `{section}`", param.help, (
+        ("It is", _given(param).split("\n")[0]), ("Example", f"{start}{param.name} = {value} }}"),
+    ))
+
+
+def _names_of_parameters() -> set[str]:
+    nodes = [item.node for item in _items() if isinstance(item.node, tree.Declaration)]
+    return {fact.name.text for node in nodes for fact in node.facts if isinstance(fact, tree.Param)}
+
+
+def _parameters(name: str) -> list[str]:
+    """Where `name` is a parameter: `samples`, or `static.samples` of one thing."""
+    owner, _, last = name.rpartition(".")
+    found: dict[str, list[str]] = {}
+    for item in _items():
+        if owner not in ("", item.name, item.qualified) or not isinstance(item.node, tree.Declaration):
+            continue
+        for fact in item.node.facts:
+            if isinstance(fact, tree.Param) and fact.name.text == last:
+                found.setdefault(_param(item, fact), []).append(item.name)
+    if not found:
+        return []
+    parts = [(f"Of {', '.join(owners)}", declared) for declared, owners in found.items()]
+    return [_page(f"parameter {last}", "", parts)]
+
+
+# ---- examples
+
+
+def example(item: Declared) -> str:
+    """Members of a study that use the thing."""
+    match item.node:
+        case tree.Metric(direction=direction, type=kind):
+            name = "latency" if item.name == "latency.p50" else item.name
+            bound = f"{name} {'<=' if direction == 'minimize' else '>='} "
+            more = f"baseline.{name} - 1%" if kind.text == "ratio" else f"0.9 * baseline.{name}"
+            if kind.text == "ratio" and item.name in MEASURED:
+                more = "30%"
+            return f"{direction} {name}\nrequire {bound}{more}"
+        case tree.Target():
+            return f"target here = {item.qualified} {{ batch = 8 }}"
+        case tree.Declaration(kind="runtime"):
+            needs = {path.text for fact in item.node.facts if isinstance(fact, tree.Clause) and fact.keyword == "needs"
+                     for path in fact.paths}
+            device = {"gpu": "device = cuda; ", "browser": "device = browser; "}
+            before = "".join(text for need, text in device.items() if need in needs)
+            return f"target here {{ {before}runtime = {item.name}{_braced(item)} }}"
+        case tree.Declaration(kind="model" | "data" as kind):
+            arguments = ", ".join(_chosen(item, "="))
+            return f"{kind} {'net' if kind == 'model' else 'seen'} = {item.qualified}({arguments})"
+    return f"steps {{ maybe {item.name}{_braced(item)} }}"
+
+
+def _braced(item: Declared) -> str:
+    chosen = "; ".join(_chosen(item))
+    return f" {{ {chosen} }}" if chosen else ""
+
+
+def _chosen(item: Declared, only: str = "") -> list[str]:
+    """Up to two of the parameters, with their defaults, or searched among their words where `only` is not `=`."""
+    assert isinstance(item.node, tree.Declaration)
+    found: list[str] = []
+    for param in item.node.facts:
+        if not isinstance(param, tree.Param) or param.when is not None or param.type.text in _LONG:
+            continue
+        name, default = param.name.text, _written(item, param.default) if param.default is not None else ""
+        listed = param.domain.statements if isinstance(param.domain, tree.Block) else ()
+        words = [_written(item, word) for word in listed]
+        others = [word for word in words if word not in (default, "none")]
+        if others and only != "=":
+            found.append(f"{name} in {{{default}, {others[0]}}}")
+        elif default:
+            found.append(f"{name} = {default}")
+    return found[:2]
