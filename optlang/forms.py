@@ -111,6 +111,8 @@ class QuantWants:
     `reduced` leaves a bit of signed weights unused (−64 to 64), where the kernels would overflow with all eight.
     `biases` are "int32", or stay "float". `operators` "all" quantizes what each operator takes and gives, wherever
     there are kernels; "weighted" only what convolutions and linear layers take, where what follows them is fused.
+    `tables` says where the integers of an embedding table become floats: "behind" the rows that a call gathers, or
+    "ahead" of gathering, for compilers that take constants in integers in no other place.
     """
 
     activations: Literal["uint8", "int8"]
@@ -122,6 +124,7 @@ class QuantWants:
     reduced: bool = False
     biases: Literal["int32", "float"] = "int32"
     operators: Literal["all", "weighted"] = "all"
+    tables: Literal["behind", "ahead"] = "behind"
 
 
 @dataclass(frozen=True, slots=True)

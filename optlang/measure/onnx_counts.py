@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optlang.workload.onnx_weights import scales_of
+
 if TYPE_CHECKING:
     import numpy
 
@@ -52,9 +54,10 @@ def _weights(graph: Any, stored: Mapping[str, Any]) -> Iterator[tuple[Array, Any
         for index, name in enumerate(node.input):
             users.setdefault(name, []).append((node, index))
     whole = _floats()
+    rows = scales_of(graph)
     for name, item in stored.items():
         found = users.get(name, [])
-        if len(item.dims) < 2 or not found:
+        if len(item.dims) < 2 or not found or name in rows:
             continue
         quantized = [(node, index) for node, index in found if index in _ZERO_POINTS.get(node.op_type, {})]
         table = sum(size > 1 for size in item.dims) > 1
@@ -68,6 +71,38 @@ def _weights(graph: Any, stored: Mapping[str, Any]) -> Iterator[tuple[Array, Any
             point = stored.get(node.input[place]) if place < len(node.input) else None
             levels = _array(item)
             yield levels, 0 if point is None else _spread(_array(point), levels, node, index)
+        elif table and item.data_type in _bytes() and all(node.op_type in ("Gather", "Transpose") for node, _ in found):
+            # Integers of an embedding table, of which the rows that a call gathers become floats.
+            yield _array(item), _zero_of_rows(item.name, stored, users)
+
+
+def _zero_of_rows(name: str, stored: Mapping[str, Any], users: Mapping[str, list[tuple[Any, int]]]) -> Any:
+    """The level that stands for zero in a table's rows: that of DequantizeLinear behind the Gather, or what the scale
+    and offset of each row say (level * scale + offset)."""
+    import numpy
+
+    def behind(value: str, operator: str) -> Any:
+        return next((node for node, _ in users.get(value, []) if node.op_type == operator), None)
+
+    def rows(value: str) -> Array | None:
+        """What is gathered by row into `value`."""
+        gather = next((node for found in users.values() for node, _ in found if value in node.output), None)
+        source = stored.get(gather.input[0]) if gather is not None else None
+        return None if source is None else _array(source)
+
+    gather = behind(name, "Gather")
+    dequantize = behind(gather.output[0], "DequantizeLinear") if gather is not None else None
+    if dequantize is not None:
+        point = stored.get(dequantize.input[2]) if len(dequantize.input) > 2 else None
+        return 0 if point is None else _array(point).reshape(())
+    cast = behind(gather.output[0], "Cast") if gather is not None else None
+    product = behind(cast.output[0], "Mul") if cast is not None else None
+    total = behind(product.output[0], "Add") if product is not None else None
+    if product is None or total is None:
+        return 0
+    scale, offset = rows(product.input[1]), rows(total.input[1])
+    # An Add of the model's own has no gathered offsets.
+    return 0 if scale is None or offset is None or offset.shape != scale.shape else numpy.rint(-offset / scale)
 
 
 def _multiplied(found: list[tuple[Any, int]], users: Mapping[str, list[tuple[Any, int]]]) -> bool:
@@ -86,6 +121,12 @@ def _floats() -> tuple[int, ...]:
     from onnx import TensorProto
 
     return TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE
+
+
+def _bytes() -> tuple[int, ...]:
+    from onnx import TensorProto
+
+    return TensorProto.INT8, TensorProto.UINT8
 
 
 def _array(item: Any) -> Array:

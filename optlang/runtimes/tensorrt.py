@@ -67,7 +67,7 @@ class TensorRT:
         fuses a convolution with its sum and activation, and moves what it can into int8 itself: NVIDIA's advice for
         explicit quantization.
         """
-        return QuantWants("int8", "int8", True, True, True, biases="float", operators="weighted")
+        return QuantWants("int8", "int8", True, True, True, biases="float", operators="weighted", tables="ahead")
 
     def build(
         self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path

@@ -52,7 +52,7 @@ def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         graph = load(prepared).graph
         left, operators = left_float(graph, subject, settings), operators_of(graph, wants)
         layers = Layers(graph, left)
-        products = eligible(graph, [item for item in operators if item in WEIGHTS], left)
+        products = eligible(graph, [item for item in operators if item in WEIGHTS and item != "Gather"], left)
         subject = replace(subject, notes={**subject.notes, **covered(graph, products, left, settings, RECURRENT)})
         names = [item.name for item in graph.input]
         data = context.data.bind(names)

@@ -5,30 +5,28 @@ It reads graphs and changes none.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optlang.forms import JSON, QuantWants, Refusal, Subject
+from optlang.techniques.tables import tables_of
+from optlang.workload import coverage
 from optlang.workload.layers import left_alone
+from optlang.workload.onnx_weights import bits_of
 
 LINEAR = ("MatMul", "Gemm")
 WITH_WEIGHTS = ("Conv", *LINEAR)
 """The operators with weights that int8 knows."""
 WEIGHTS: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys((*WITH_WEIGHTS, "ConvTranspose"), (1,)), **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2)),
+    "Gather": (0,),
 }
-"""Which inputs of an operator hold weights to multiply by; a recurrent layer has those of its inputs and its state."""
-# Inputs that may have two axes and are no weights: scales and zero points, and biases by direction.
-_BESIDE: Mapping[str, tuple[int, ...]] = {
-    "DequantizeLinear": (1, 2), **dict.fromkeys(("LSTM", "GRU", "RNN"), (3,)),
-    "DynamicQuantizeLSTM": (3, 8, 9, 10, 11),
-}
+"""Which inputs of an operator hold weights; a recurrent layer has those of its inputs and its state, a Gather a table
+of embeddings."""
+_KINDS = {"Gather": "embedding table"}
 RECURRENT = "dynamic takes an LSTM, weight_only any recurrent layer; or name in `only` what is all that you want"
 """The way out where most weights are in recurrent layers, whose activations int8 does not know."""
-# Less than this share of what was asked for is not what a user expects of a technique by that name.
-_MOST = 0.5
 QUANTIZED = (
     "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "QLinearConv",
     "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeLSTM",
@@ -77,17 +75,18 @@ def left_float(graph: Any, subject: Subject, settings: Mapping[str, Any]) -> lis
 
 
 def weights_of(graph: Any) -> dict[str, int]:
-    """Elements of the initializers that are matrices or larger, by name."""
-    return {item.name: math.prod(item.dims) for item in graph.initializer if len(item.dims) > 1}
+    """Elements of the weights in floats, by name: constants with two axes or more."""
+    return {name: elements for name, (elements, bits) in bits_of(graph).items() if bits > 8}
 
 
-def eligible(graph: Any, operators: Sequence[str], kept: Sequence[str]) -> list[str]:
+def eligible(graph: Any, operators: Sequence[str], kept: Collection[str]) -> list[str]:
     """The names of the nodes of these operators that have weights and are not kept."""
     weights = weights_of(graph)
     left = set(kept)
     return [
         node.name for node in graph.node
-        if node.op_type in operators and node.name not in left and any(name in weights for name in node.input)
+        if node.op_type in operators and node.name not in left
+        and any(node.input[index] in weights for index in WEIGHTS.get(node.op_type, ()))
     ]
 
 
@@ -128,55 +127,63 @@ def covered(
 ) -> dict[str, JSON]:
     """What there is to note where `nodes` become int8: `quantize.float`, the layers that stay in float unasked.
 
-    Raises `Refusal` where most weights of the float `graph` would, as `mostly` does.
+    Embedding tables become int8 with them. Raises `Refusal` where most weights of the float `graph` would stay, as
+    `mostly` does.
     """
     done = {
         node.input[index] for node in graph.node if node.name in nodes for index in WEIGHTS.get(node.op_type, ())
     }
-    _, others = mostly(graph, done, left, settings, "int8", help)
+    _, others = mostly(graph, {*done, *tables_of(graph, left)}, left, settings, "int8", help)
     return {"quantize.float": others} if others else {}
 
 
 def mostly(
     graph: Any, done: Collection[str], left: Collection[str], settings: Mapping[str, Any], what: str, help: str
 ) -> tuple[float, list[str]]:
-    """The share of the weights of float `graph` that are in `done`, by names of initializers, and the other layers.
+    """The share of the weights of float `graph` that are in `done`, by names of constants, and the other layers.
 
-    The weights are those that layers multiply by and whose nodes are not in `left`. Raises `Refusal` where the share is
-    less than half, with the largest layers that stay as they are: `what` is what they were to become. Layers that
-    `only` names were chosen with open eyes, and are not refused.
+    Weights that only nodes in `left` read do not count. Raises `Refusal` where the share is too little, as
+    `coverage.mostly` does: layers that `only` names were chosen deliberately.
     """
     elements = weights_of(graph)
-    layers: dict[str, str] = {}
+    found: dict[str, coverage.Weight] = {}
     for node in graph.node:
-        for index in WEIGHTS.get(node.op_type, ()):
-            if node.input[index] in elements and node.name not in left:
-                layers.setdefault(node.input[index], layer_of(node.name) or node.name)
-    total = sum(elements[name] for name in layers)
-    share = sum(elements[name] for name in layers if name in done) / total if total else 0.0
-    others: dict[str, int] = {}
-    for name, layer in layers.items():
-        if name not in done:
-            others[layer] = others.get(layer, 0) + elements[name]
-    if share < _MOST and not settings["only"]:
-        largest = sorted(others, key=lambda layer: -others[layer])
-        kinds = {layer_of(node.name) or node.name: node.op_type for node in graph.node if node.op_type in WEIGHTS}
-        named = ", ".join(f"{layer} ({kinds[layer]})" for layer in largest[:4]) + (", …" if len(largest) > 4 else "")
-        raise Refusal(f"only {share:.0%} of the weights would be {what}: not those of {named}", help=help)
-    return share, sorted(others)
+        weights = {node.input[index] for index in WEIGHTS.get(node.op_type, ())}
+        for name in node.input:
+            # What a layer multiplies by is named after it, any other constant by its own name.
+            if name in elements and node.name not in left and (name in weights or name not in found):
+                layer = (layer_of(node.name) or node.name) if name in weights else name
+                kind = _KINDS.get(node.op_type, node.op_type) if name in weights else f"constant of {node.op_type}"
+                found[name] = coverage.Weight(layer, kind, elements[name], name in done)
+    return coverage.mostly(list(found.values()), what, help, named=bool(settings["only"]))
 
 
-def quantized_share(graph: Any) -> float:
-    """The share of the graph's weights (constants of two axes and more, scales and biases aside) in 8 bits or fewer."""
-    from onnx import TensorProto
+def refuse_less(graph: Any, result: Any, left: Collection[str]) -> None:
+    """Raise `Refusal` where a quantizer left most of the weights of float `graph` in float in `result`.
 
-    kinds = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
-    small = total = 0
-    others = {
-        name for node in graph.node for index in _BESIDE.get(node.op_type, ()) for name in node.input[index : index + 1]
-    }
-    for item in graph.initializer:
-        if len(item.dims) > 1 and item.name not in others:
-            total += math.prod(item.dims)
-            small += math.prod(item.dims) if item.data_type in kinds else 0
-    return small / total if total else 0.0
+    Weights that only nodes in `left` read were not asked for. This counts what was done; `mostly` says beforehand what
+    can be.
+    """
+    before, after = weights_of(graph), weights_of(result)
+    read = {name for node in graph.node if node.name not in left for name in node.input}
+    asked = sum(elements for name, elements in before.items() if name in read)
+    rest = sum(after.values()) - (sum(before.values()) - asked)
+    if asked and 1 - rest / asked < coverage.LEAST:
+        names = sorted(set(after) & read, key=lambda name: -after[name])
+        raise Refusal(
+            f"only {max(0.0, 1 - rest / asked):.0%} of the weights became int8: not {', '.join(names[:4])}",
+            help="weight_only takes layers of any kind; or name in `only` what is all that you want",
+        )
+
+
+def one_scale(graph: Any) -> list[str]:
+    """The weights that have one scale in any scheme: those of transposed convolutions in groups.
+
+    Their axis of output channels counts the channels of one group, and biases have a scale for each channel of all.
+    """
+    stored = weights_of(graph)
+    return [
+        node.input[1] for node in graph.node
+        if node.op_type == "ConvTranspose" and node.input[1] in stored
+        and any(item.name == "group" and item.i > 1 for item in node.attribute)
+    ]

@@ -90,7 +90,7 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
         result = path.with_name("quantized.onnx")
         kept = left_float(graph, trained, settings)
         write(path, result, operators_of(graph, wants), kept, again.ranges, wants)
-        done = finished(result, source, trained, context)
+        done = finished(result, source, trained, context, None if settings["only"] else (graph, kept))
     return replace(done, notes={**done.notes, **prepared.notes, "qat.layers": len(weights)})
 
 
@@ -163,9 +163,11 @@ def _attach(
         axis = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
         norm_name = followed.get(name)
         norm = module.get_submodule(norm_name) if norm_name is not None and norm_name not in prepared.norms else None
+        scheme = wants
         if axis == 1 and layer.groups != 1:
             norm = None  # one place of the weight serves several channels of the norm
-        rounding = Weight(wants, axis, norm)
+            scheme = replace(wants, per_channel=False)  # as it is written
+        rounding = Weight(scheme, axis, norm)
         parametrize.register_parametrization(layer, attribute, rounding, unsafe=True)
     return weights, inputs
 

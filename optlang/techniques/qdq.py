@@ -7,21 +7,27 @@ runtime by name; what int8 must look like comes as `QuantWants`.
 from __future__ import annotations
 
 import contextlib
-import io
+import importlib
 import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, QuantWants, Refusal, Subject
-from optlang.techniques.nodes import QUANTIZED, census, load, quantized_share
+from optlang.techniques.nodes import QUANTIZED, census, load, one_scale, refuse_less
+from optlang.techniques.tables import cover, tables_of
 from optlang.workload.compact import compact
+from optlang.workload.floats import module_types, refuse_others, types_of
+from optlang.workload.onnx_weights import shares
 
 if TYPE_CHECKING:
     import numpy
 
+# The modules of ONNX Runtime's quantizers that print or log to the root logger.
+_TALKATIVE = (
+    "base_quantizer", "calibrate", "onnx_model", "onnx_quantizer", "qdq_quantizer", "quant_utils", "quantize",
+)
 # Samples that run through the model at once while ranges are collected.
 _BATCH = 32
 
@@ -42,44 +48,73 @@ def quant_type(name: str) -> Any:
 
 @contextlib.contextmanager
 def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
-    """The float graph and, folded and with its shapes inferred, the one to quantize; gone when the work is done."""
+    """The float graph and, folded and with its shapes inferred, the one to quantize; gone when the work is done.
+
+    Raises `Refusal` for other forms, for a model that is quantized already, and for weights that are not in float32.
+    """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory(prefix="quantize-") as name, _quiet():
+    _silence()
+    with tempfile.TemporaryDirectory(prefix="quantize-") as name:
         folder = Path(name)
         if subject.form == "onnx":
             source = Path(subject.model)
         elif subject.form == "module":
             from optlang.workload.onnx_export import export
 
+            refuse_others(module_types(subject.model))
             source = folder / "float.onnx"
             export(subject, context.data.bind(subject.model), source, context.study)
         else:
             raise Refusal(f"int8 is made from a module or an ONNX file, and the model is in the form {subject.form}")
-        if any(node.op_type in QUANTIZED for node in load(source).graph.node):
+        graph = load(source).graph
+        if shares(graph)[0] or any(node.op_type in QUANTIZED for node in graph.node):
             raise Refusal("the model is quantized already")
+        refuse_others(types_of(graph))
         prepared = folder / "prepared.onnx"
-        try:
-            # What it cannot finish it leaves in the current folder, under a name of its own.
-            with contextlib.chdir(folder):
-                quant_pre_process(source.resolve(), prepared)
-        except Exception:
-            # Symbolic inference does not know every operator; shapes that stay open cost nothing but fusions.
-            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quant_pre_process(_shaped(source, folder / "shaped.onnx"), prepared, skip_symbolic_shape=True)
         yield source, prepared
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizers print, log to the root logger and warn of what has been dealt with here."""
-    root = logging.getLogger()
-    disabled, root.disabled = root.disabled, True
+def _shaped(source: Path, result: Path) -> Path:
+    """`source` with its shapes inferred in symbols, written to `result`; `source` itself where that is not possible.
+
+    `quant_pre_process` would do the same, but leaves what it cannot finish in the current folder. Shapes that stay
+    open cost only fusions.
+    """
+    import onnx
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    inference = SymbolicShapeInference(2**31 - 1, False, False, 0)
+    begin, step, end = inference._preprocess, inference._infer_impl, inference._update_output_from_vi
+    complete = False
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.disabled = disabled
+        begin(load(source))
+        while inference.run_:
+            complete = step()
+        end()
+    except Exception:  # operators that it does not know end in exceptions of any kind: assertions, keys, attributes
+        return source
+    if not complete:
+        return source
+    onnx.save(inference.out_mp_, result)
+    return result
+
+
+def _silence() -> None:
+    """Keep the quantizers' remarks off standard output and the root logger, for them alone.
+
+    They print, and log by the functions of `logging`, which also give the root logger a handler. Instead they log to
+    "onnxruntime.quantization", which has no handler unless the caller adds one.
+    """
+    own = logging.getLogger("onnxruntime.quantization")
+    own.propagate = False
+    if not own.handlers:
+        own.addHandler(logging.NullHandler())
+    for name in _TALKATIVE:
+        module: Any = importlib.import_module(f"onnxruntime.quantization.{name}")
+        module.logging = own
+        module.print = lambda *words, **_: own.debug(" ".join(map(str, words)))
 
 
 class Reader:
@@ -137,19 +172,28 @@ def ranges_of(
 def write(
     model: Path, result: Path, operators: Sequence[str], kept: Sequence[str], ranges: Any, wants: QuantWants
 ) -> None:
-    """Write `model` quantized by `ranges` to `result`; the nodes named in `kept` stay in float."""
+    """Write `model` quantized by `ranges` to `result`; the nodes named in `kept` stay in float.
+
+    Embedding tables become int8 with the rest.
+    """
     from onnxruntime.quantization import QuantizationMode
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
     loaded = load_model_with_shape_infer(model)
+    # Their rows are rounded as they stand: the quantizer would give them the range of an activation.
+    tables = [node.name for nodes in tables_of(loaded.graph, kept).values() for node in nodes]
+    kept = [*kept, *tables]
     options = {
         "ActivationSymmetric": wants.symmetric_activations, "WeightSymmetric": wants.symmetric_weights,
         "MatMulConstBOnly": True, "QuantizeBias": wants.biases == "int32",
         "OpTypesToExcludeOutputQuantization": list(operators) if wants.operators == "weighted" else [],
     }
     weights, activations = quant_type(wants.weights), quant_type(wants.activations)
+    if wants.per_channel:
+        one = {"quant_type": weights, "symmetric": wants.symmetric_weights, "reduce_range": wants.reduced}
+        options["TensorQuantOverrides"] = {name: [dict(one)] for name in one_scale(loaded.graph)}
     quantizer: Any
     if wants.format == "qdq":
         quantizer = QDQQuantizer(
@@ -163,21 +207,42 @@ def write(
         )
     quantizer.quantize_model()
     quantizer.model.save_model_to_file(str(result), False)
+    if tables:
+        write_tables(result, result, [name for name in kept if name not in tables], wants)
 
 
-def finished(result: Path, source: Path, subject: Subject, context: Context) -> Subject:
+def write_tables(model: Path, result: Path, kept: Collection[str], wants: QuantWants) -> None:
+    """Write `model` with its embedding tables in int8 to `result`; those that nodes in `kept` read stay in float."""
+    import onnx
+
+    written = load(model)
+    cover(written, kept, **scheme(wants))
+    onnx.save(written, result)
+
+
+def scheme(wants: QuantWants | None) -> dict[str, bool]:
+    """How embedding tables are stored for a runtime, as `tables.cover` takes it."""
+    if wants is None:
+        return {}
+    return {"ahead": wants.tables == "ahead", "one_scale": not wants.per_channel}
+
+
+def finished(
+    result: Path, source: Path, subject: Subject, context: Context, asked: tuple[Any, Collection[str]] | None = None
+) -> Subject:
     """The compact file in the context's folder, with the share of its weights in int8 as the note `quantize.weights`.
 
-    Raises `Refusal` where nothing was quantized, or the file is not smaller than the float `source`.
+    `asked` is the float graph, with the nodes that were to stay in float. Raises `Refusal` where nothing was quantized,
+    where less than `coverage.LEAST` was of the weights asked for, or the file is not smaller than the float `source`.
     """
     import onnx
 
     model = load(result)
-    if not any(node.op_type in QUANTIZED for node in model.graph.node):
-        raise Refusal(f"the quantizer changed nothing: it knows none of {census(model.graph)}")
-    share = quantized_share(model.graph)
+    share, _ = shares(model.graph)
     if share == 0:
         raise Refusal(f"no weight became int8: the model has {census(model.graph)}")
+    if asked is not None:
+        refuse_less(asked[0], model.graph, asked[1])
     compact(model)
     onnx.checker.check_model(model)
     path = context.folder / "model.onnx"

@@ -25,7 +25,8 @@ from optlang.techniques.nodes import (
     operators_of,
     weights_of,
 )
-from optlang.techniques.qdq import finished, quant_type, ranges_of, wants_of, workshop, write
+from optlang.techniques.qdq import finished, quant_type, ranges_of, wants_of, workshop, write, write_tables
+from optlang.techniques.tables import tables_of
 
 # What multiplies matrices.
 _PRODUCTS = (*LINEAR, "LSTM")
@@ -35,6 +36,8 @@ _CONVOLUTIONS = "operators = all takes convolutions too"
 
 def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
     """Weights in int8; activations are quantized as they come. Linear layers and attention, LSTM, and convolutions.
+
+    Embedding tables become int8 too: the rows that a call reads become floats, and nothing else is computed.
 
     `operators` "auto" takes convolutions only where they hold most of the weights: ONNX Runtime's advice is dynamic
     int8 for Transformers and recurrent nets, since convolutions in integers are rarely faster.
@@ -54,7 +57,8 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         )
         operators = _PRODUCTS if linear else (*WITH_WEIGHTS, "LSTM")
         nodes = eligible(graph, operators, left)
-        if not nodes:
+        tables = tables_of(graph, left)
+        if not nodes and not tables:
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}, and "
                 + ("linear ones and LSTM" if operators == _PRODUCTS else "linear ones, LSTM and convolutions")
@@ -64,20 +68,26 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         convolutions = operators == _PRODUCTS and any(node.op_type == "Conv" for node in graph.node)
         notes = covered(graph, nodes, left, settings, _CONVOLUTIONS if convolutions else RECURRENT)
         kept = excluded(graph, nodes)
-        result = prepared.with_name("linear.onnx")
-        quantize_dynamic(
-            prepared, result, op_types_to_quantize=list(_PRODUCTS), nodes_to_exclude=kept,
-            per_channel=wants.per_channel, reduce_range=wants.reduced, weight_type=quant_type(wants.weights),
-            extra_options={"WeightSymmetric": wants.symmetric_weights, "MatMulConstBOnly": True},
-        )
-        if operators != _PRODUCTS:
+        result = prepared
+        if nodes:
+            result = prepared.with_name("linear.onnx")
+            quantize_dynamic(
+                prepared, result, op_types_to_quantize=list(_PRODUCTS), nodes_to_exclude=kept,
+                per_channel=wants.per_channel, reduce_range=wants.reduced, weight_type=quant_type(wants.weights),
+                extra_options={"WeightSymmetric": wants.symmetric_weights, "MatMulConstBOnly": True},
+            )
+        if nodes and operators != _PRODUCTS:
             # ConvInteger runs with unsigned weights of one scale only.
             prepared, result = result, prepared.with_name("all.onnx")
             quantize_dynamic(
                 prepared, result, op_types_to_quantize=["Conv"], nodes_to_exclude=kept, weight_type=QuantType.QUInt8,
                 extra_options={"WeightSymmetric": False},
             )
-        return finished(result, source, replace(subject, notes={**subject.notes, **notes}), context)
+        if tables:
+            prepared, result = result, prepared.with_name("tables.onnx")
+            write_tables(prepared, result, left, wants)
+        subject = replace(subject, notes={**subject.notes, **notes})
+        return finished(result, source, subject, context, None if settings["only"] else (graph, left))
 
 
 def _mostly_convolutions(graph: Any, left: Collection[str]) -> bool:
@@ -108,17 +118,21 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
         graph = load(prepared).graph
         kept = left_float(graph, subject, settings)
         operators = operators_of(graph, wants)
-        if not eligible(graph, WITH_WEIGHTS, kept):
+        products = eligible(graph, WITH_WEIGHTS, kept)
+        if not products and not tables_of(graph, kept):
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}",
-                help=f"static int8 takes convolutions and linear layers; {_FEWER}",
+                help=f"static int8 takes convolutions, linear layers and embedding tables; {_FEWER}",
             )
-        nodes = eligible(graph, [item for item in operators if item in WEIGHTS], kept)
+        nodes = eligible(graph, [item for item in operators if item in WEIGHTS and item != "Gather"], kept)
         subject = replace(subject, notes={**subject.notes, **covered(graph, nodes, kept, settings, RECURRENT)})
+        result = prepared.with_name("quantized.onnx")
+        if not products:
+            write_tables(prepared, result, kept, wants)
+            return finished(result, source, subject, context)
         inputs = [item.name for item in graph.input]
         samples = context.data.bind(inputs).calibration(int(settings["samples"]), context.seed)
         ranges = ranges_of(prepared, samples, operators, settings, wants)
-        result = prepared.with_name("quantized.onnx")
         write(prepared, result, operators, kept, ranges, wants)
         if settings["bias_correction"]:
             from optlang.techniques.bias import correct
@@ -127,4 +141,4 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
             count = correct(prepared, result, kept, samples, corrected)
             write(corrected, result, operators, kept, ranges, wants)
             subject = replace(subject, notes={**subject.notes, "quantize.corrected": count})
-        return finished(result, source, subject, context)
+        return finished(result, source, subject, context, None if settings["only"] else (graph, kept))

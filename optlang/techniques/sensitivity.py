@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.forms import Refusal
 from optlang.techniques.nodes import WITH_WEIGHTS, census, eligible, layer_of
 from optlang.techniques.qdq import Reader
+from optlang.techniques.tables import tables_of
 
 if TYPE_CHECKING:
     import numpy
@@ -33,8 +34,9 @@ class Layers:
         self._left = list(left)
         # What has no name cannot be told to stay in float.
         weighted = set(eligible(graph, _PRODUCTS, ())) - {""}
+        weighted |= {node.name for nodes in tables_of(graph).values() for node in nodes if node.name}
         found = {node.name: layer_of(node.name) or node.name for node in graph.node if node.name in weighted}
-        chosen = weighted.intersection(eligible(graph, _PRODUCTS, left))
+        chosen = weighted.difference(left)
         # Part of a layer that was left in float by name is no layer to choose.
         self.names = tuple(dict.fromkeys(layer for node, layer in found.items() if node in chosen))
         if not self.names:

@@ -13,13 +13,15 @@ zero points of ONNX Runtime's own quantizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.techniques.levels import grouped, rounded
 from optlang.techniques.nodes import WEIGHTS, census, left_float, load, mostly
-from optlang.techniques.qdq import finished, workshop
+from optlang.techniques.qdq import finished, scheme, workshop
+from optlang.techniques.tables import cover, reads, tables_of
 
 if TYPE_CHECKING:
     import numpy
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 _LEAST = 16
 # The first opset with integers of 4 bits and with groups, and the format of files that came with it.
 _OPSET, _FORMAT = 21, 10
+_TAKES = (
+    "weight_only takes linear, convolutional and recurrent layers and embedding tables; shorten `keep`, or name in "
+    "`only` what is all that you want"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +48,15 @@ class _Place:
 
 
 def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
-    """Round the weights of linear, convolutional and recurrent layers to int8 (uint8 where not `symmetric`).
+    """Round the weights of layers and embedding tables to int8 (uint8 where not `symmetric`).
 
     With `bits` = 4 the linear layers are in 4 bits, with a scale for each `group` inputs; where it does not divide a
     layer's inputs, the largest power of two from 16 on that does, or one scale for all where they are no more than a
-    group. The other layers are in 8 bits.
+    group. The other layers are in 8 bits, and so is a table that is a layer's weight too.
 
-    Notes: `quantize.weights`, the share of the weights in 8 bits or fewer; with 4 bits, `quantize.four_bits`, the share
-    in 4, and `quantize.eight_bits`, the layers that are not. Raises `Refusal` where no layer of these kinds is left,
+    Notes: `quantize.weights`, the share of the weights in 8 bits or fewer; `quantize.float`, what stays in float though
+    nobody asked for it; with 4 bits, `quantize.four_bits`, the share in 4, and `quantize.eight_bits`, the layers that
+    are not. Raises `Refusal` where no layer of these kinds is left, more than half of the weights would stay in float,
     the file does not become smaller, or half of what 4 bits were asked for would be in 8; layers named in `only` are
     taken as they are.
     """
@@ -66,15 +73,16 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
             _as_products(model.graph, left)
         graph = model.graph
         stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
+        alone = {name for name, nodes in tables_of(graph, left).items() if reads(graph).count(name) == len(nodes)}
         places = _places(graph, stored, left, bits, int(settings.get("group") or 0))
-        if not places:
-            raise Refusal(
-                f"no layer is left to quantize: the model has {census(graph)}",
-                help="weight_only takes linear, convolutional and recurrent layers; "
-                "shorten `keep`, or name more in `only`",
-            )
+        places = {name: place for name, place in places.items() if name not in alone}
+        if not places and not alone:
+            raise Refusal(f"no layer is left to quantize: the model has {census(graph)}", help=_TAKES)
+        _, others = mostly(graph, {*places, *alone}, left, settings, "in 8 bits", _TAKES)
+        if others:
+            subject = replace(subject, notes={**subject.notes, "quantize.float": others})
         if bits == 4:
-            subject = _noted(subject, graph, places, left, settings)
+            subject = _noted(subject, graph, places, left, settings, others)
         symmetric = bool(settings["symmetric"])
         # A zero point of 0 is what a graph means by none.
         ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
@@ -87,9 +95,10 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
             about = {"axis": 1 - place.axis, "block_size": place.group} if place.group else {"axis": place.axis}
             ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
         _only_these(graph, [*ahead, *graph.node])
+        cover(model, left, symmetric=symmetric, **scheme(context.wants))
         result = prepared.with_name("quantized.onnx")
         onnx.save(model, result)
-        return finished(result, source, subject, context)
+        return finished(result, source, subject, context, None if settings["only"] else (load(prepared).graph, left))
 
 
 def _only_these(graph: Any, nodes: list[Any]) -> None:
@@ -155,13 +164,16 @@ def _turned(node: Any) -> bool:
 
 def _places(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, group: int) -> dict[str, _Place]:
     found: dict[str, _Place] = {}
+    gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     for node in graph.node:
         for index in WEIGHTS.get(node.op_type, ()) if node.name not in left else ():
             name = node.input[index]
-            if name not in stored:
+            if name not in stored or node.op_type == "Gather":
                 continue
             place = _Place(_axis(node, stored[name].dims))
-            if bits == 4 and node.op_type in ("MatMul", "Gemm") and len(stored[name].dims) == 2:
+            # Rows of groups cannot be gathered as integers.
+            products = node.op_type in ("MatMul", "Gemm") and len(stored[name].dims) == 2 and name not in gathered
+            if bits == 4 and products:
                 inputs = stored[name].dims[1 - place.axis]
                 common = math.gcd(inputs, group)
                 if common >= _LEAST:
@@ -173,12 +185,14 @@ def _places(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, gr
 
 
 def _noted(
-    subject: Subject, graph: Any, places: Mapping[str, _Place], left: set[str], settings: Mapping[str, Any]
+    subject: Subject, graph: Any, places: Mapping[str, _Place], left: set[str], settings: Mapping[str, Any],
+    floats: Sequence[str],
 ) -> Subject:
-    """The subject with what is in 4 bits and what is not; `Refusal` where that is little."""
+    """The subject with what is in 4 bits and what is in 8, which `floats` are not; `Refusal` where 4 bits are few."""
     fours = {name for name, place in places.items() if place.bits == 4}
     share, others = mostly(graph, fours, left, settings, "in 4 bits", "bits = 8")
-    return replace(subject, notes={**subject.notes, "quantize.four_bits": share, "quantize.eight_bits": others})
+    eights: list[JSON] = [layer for layer in others if layer not in floats]
+    return replace(subject, notes={**subject.notes, "quantize.four_bits": share, "quantize.eight_bits": eights})
 
 
 def _axis(node: Any, dims: Any) -> int:
@@ -197,55 +211,3 @@ def _levels(weight: Array, place: _Place, symmetric: bool) -> tuple[Array, Array
     if place.bits == 8:
         return rounded(weight, place.axis, symmetric)
     return grouped(weight, place.axis, place.group, symmetric)
-
-
-def rounded(weight: Array, axis: int, symmetric: bool) -> tuple[Array, Array, Array]:
-    """8-bit levels of `weight` with a scale and zero point for each index of `axis` (float32 and the levels' type).
-
-    Symmetric: int8 from −127 to 127, zero point 0. Else uint8 over the range of the values and zero.
-    """
-    import numpy
-
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
-    if symmetric:
-        span, steps = numpy.abs(weight).max(axis=others), 127
-    else:
-        low = numpy.minimum(weight.min(axis=others), 0)
-        span, steps = numpy.maximum(weight.max(axis=others), 0) - low, 255
-    scale = numpy.where(span > 0, span / steps, 1).astype(numpy.float32)
-    zero = numpy.zeros(scale.shape) if symmetric else numpy.rint(-low / scale)
-    kind, ends = ("int8", (-127, 127)) if symmetric else ("uint8", (0, 255))
-    levels = numpy.rint(weight / scale.reshape(shape)) + zero.reshape(shape)
-    return numpy.clip(levels, *ends).astype(kind), scale, zero.astype(kind)
-
-
-def grouped(weight: Array, axis: int, group: int, symmetric: bool) -> tuple[Array, Array, Array]:
-    """4-bit levels of a matrix with a scale and zero point for each `group` inputs of each index of `axis`.
-
-    `group` divides the inputs (0: all of them, and scales have one axis). Symmetric: int4 from -8 to 7, zero point 0,
-    the scale such that the value farthest from zero is -8 (a scale may be negative). Else uint4 over the range of the
-    values and zero. Scales and zero points are ONNX Runtime's (`quantize_matmul_4bits`).
-    """
-    import ml_dtypes
-    import numpy
-
-    lying = weight if axis == 1 else weight.T
-    blocks = lying.reshape(-1, group or len(lying), lying.shape[1])  # (groups, inputs of a group, outputs)
-    if symmetric:
-        farthest = numpy.take_along_axis(blocks, numpy.abs(blocks).argmax(axis=1, keepdims=True), 1)
-        scale = (farthest / -8).astype(numpy.float32)
-    else:
-        low = numpy.minimum(blocks.min(axis=1, keepdims=True), 0)
-        scale = ((numpy.maximum(blocks.max(axis=1, keepdims=True), 0) - low) / 15).astype(numpy.float32)
-    scale = numpy.where(scale == 0, numpy.float32(1), scale)
-    zero = numpy.zeros_like(scale) if symmetric else numpy.rint(-low / scale)
-    kind, ends = (ml_dtypes.int4, (-8, 7)) if symmetric else (ml_dtypes.uint4, (0, 15))
-    levels = numpy.clip(numpy.rint(blocks / scale) + zero, *ends).reshape(lying.shape)
-    parts = (levels, scale[:, 0], zero[:, 0])
-    if axis == 0:
-        parts = (parts[0].T, parts[1].T, parts[2].T)
-    levels, scale, zero = (numpy.ascontiguousarray(item) for item in parts)
-    if not group:
-        scale, zero = scale.reshape(-1), zero.reshape(-1)
-    return levels.astype(kind), scale, zero.astype(kind)

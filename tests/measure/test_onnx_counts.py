@@ -6,6 +6,7 @@ import numpy
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 from optlang.forms import Context, Factory, QuantWants, Subject
@@ -168,3 +169,20 @@ def test_a_transposed_weight_and_none(tmp_path):
     arrays = {"w": numpy.array([[5], [6]], numpy.uint8), "s": numpy.float32(1), "z": numpy.array(6, numpy.uint8)}
     assert sparsity(saved(tmp_path / "a.onnx", nodes, arrays)) == 0.5
     assert sparsity(saved(tmp_path / "b.onnx", [], {})) == 0.0
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("factor", [1, 50])
+@pytest.mark.parametrize("network", ["bag", "speller"])
+def test_zeros_of_an_embedding_table(network, factor, symmetric, tmp_path):
+    words = data_module.load(Factory("networks.py:tokens"), STUDY)
+    subject = start(network)
+    with torch.no_grad():  # with long rows among others, each row has a scale of its own
+        subject.model.table.weight[::50] *= factor
+    subject = magnitude(subject, ZEROED, Context(words, 1, Path(), STUDY))
+    settings = {"bits": 8, "symmetric": symmetric, "keep": (), "only": ()}
+    result = weight_only(subject, settings, Context(words, 1, tmp_path, STUDY))
+    # Every weight of the module, as the file holds it: its zeros stay zeros, and few others become such.
+    weights = {item.data_ptr(): item for item in subject.model.parameters() if item.ndim > 1}.values()
+    zeros = sum(int((item == 0).sum()) for item in weights) / sum(item.numel() for item in weights)
+    assert zeros - 1e-9 <= sparsity(Path(result.model)) < zeros + 0.02
