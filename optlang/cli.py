@@ -19,6 +19,7 @@ from optlang.options import (
     Continue,
     Db,
     Home,
+    Join,
     Ladder,
     New,
     Page,
@@ -98,20 +99,20 @@ def _explain(error: OptlangError) -> None:
 def run(
     file: StudyFile, set_: Sets = None, trials: Trials = None, timeout: Timeout = None, seed: Seed = None,
     db: Db = DEFAULT_DB, progress: Shown = None, ladder: Ladder = False, continue_: Continue = False,
-    new: New = False, home: Home = None,
+    join: Join = None, new: New = False, home: Home = None,
 ) -> int:
     """Search a study, or go on with it; ends with the best trade-offs and the next command to type."""
     from optlang.run import signals
     from optlang.run.study import Options
     from optlang.run.study import run as run_study
 
-    if continue_ and new:
-        raise usage("--continue and --new exclude each other", "leave one out")
+    if continue_ + new + (join is not None) > 1:
+        raise usage("--continue, --join and --new exclude each other", "keep one of them")
     limit = _seconds(timeout)
     study, text = texts.plan_of(file, set_)
     options = Options(
         trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
-        mode="continue" if continue_ else "new" if new else "auto",
+        mode="continue" if continue_ else "new" if new else "auto", join=join,
     )
     with signals.raised():
         watcher = _watcher(study, progress is Progress.rich or (progress is None and colored(sys.stderr)))
@@ -119,7 +120,7 @@ def run(
             outcome = run_study(study, text, file, db, options, watcher)
         finally:
             watcher.close()
-        return _ending(study, outcome, db)
+        return _ending(study, outcome, db, new)
 
 
 def _seconds(text: str | None) -> float | None:
@@ -157,20 +158,20 @@ def _watcher(study: Plan, rich: bool) -> Any:
     return PlainProgress(sys.stderr, words, shown)
 
 
-def _ending(study: Plan, outcome: Outcome, db: Path) -> int:
+def _ending(study: Plan, outcome: Outcome, db: Path, new: bool) -> int:
     from optlang.report import front, terminal
     from optlang.store.reader import connect
 
-    shown = str(db) if db != DEFAULT_DB else None
     with connect([db]) as reader:
         if outcome.why == "ladder":
             found = front.load_tradeoffs(reader, study.study)
-            sys.stdout.write(terminal.render_tradeoffs(found, width=_width(), color=colored(sys.stdout)))
+            sys.stdout.write(terminal.render_tradeoffs(found, width=_width(), color=colored(sys.stdout), db=db))
         else:
             best = front.load_front(reader, study.study)
-            sys.stdout.write(terminal.render_front(best, width=_width(), color=colored(sys.stdout), db=shown))
+            sys.stdout.write(terminal.render_front(best, width=_width(), color=colored(sys.stdout), db=db))
     if outcome.why == "interrupted":
-        sys.stderr.write("interrupted: all that was finished is kept, and the same command goes on\n")
+        again = "the same command without --new" if new else "the same command"
+        sys.stderr.write(f"interrupted: all that was finished is kept, and {again} goes on\n")
         return INTERRUPTED
     if outcome.why == "ladder":
         return 0
@@ -193,8 +194,7 @@ def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableForm
         if format is not TableFormat.table:
             return _rows(reader, "front", study, format)
         found = load_front(reader, study)
-        shown = str(db) if db != DEFAULT_DB else None
-        sys.stdout.write(render_front(found, width=_width(), color=colored(sys.stdout), db=shown))
+        sys.stdout.write(render_front(found, width=_width(), color=colored(sys.stdout), db=db))
         return 0
 
 
@@ -208,7 +208,8 @@ def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = Table
     with connect([db]) as reader:
         if format is not TableFormat.table:
             return _rows(reader, "tradeoffs", study, format)
-        sys.stdout.write(render_tradeoffs(load_tradeoffs(reader, study), width=_width(), color=colored(sys.stdout)))
+        found = load_tradeoffs(reader, study)
+        sys.stdout.write(render_tradeoffs(found, width=_width(), color=colored(sys.stdout), db=db))
         return 0
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from optlang.store.commands import DEFAULT_DB as DEFAULT_DB
+
 
 class CheckFormat(StrEnum):
     """How problems are shown."""
@@ -42,7 +44,6 @@ class Progress(StrEnum):
     rich = "rich"
 
 
-DEFAULT_DB = Path("optlang.duckdb")
 Db = Annotated[Path, typer.Option("--db", metavar="PATH", help="The database of results.")]
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A study, for example studies/digits.opt.")]
 StudyName = Annotated[
@@ -61,6 +62,9 @@ Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the 
 Shown = Annotated[Progress | None, typer.Option(help="A live picture (in a terminal the default), or lines.")]
 Ladder = Annotated[bool, typer.Option("--ladder", help="Stop once each technique was measured alone.")]
 Continue = Annotated[bool, typer.Option("--continue", help="Join the newest run though the study has changed.")]
+Join = Annotated[
+    str | None, typer.Option("--join", metavar="RUN", help="Join this run, by its id, though the study has changed.")
+]
 New = Annotated[bool, typer.Option("--new", help="Begin a new run though there is one to go on with.")]
 Home = Annotated[
     Path | None,

@@ -18,6 +18,7 @@ from optlang.report.export_readme import readme
 from optlang.report.front import load_members, load_plan
 from optlang.report.runners import builder, runner
 from optlang.report.studies import Chosen, check_trial, choose
+from optlang.store.commands import command
 from optlang.store.reader import Reader
 
 
@@ -46,7 +47,7 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
     found = reader.query(
         "SELECT * FROM artifacts WHERE run = ? AND trial = ? ORDER BY target", [chosen.run, trial]
     ).dicts()
-    _check_exportable(chosen, row, found)
+    _check_exportable(reader.dbs[0], chosen, row, found)
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise OptlangError(f"{folder} is a file", help="name a folder with -o")
@@ -71,18 +72,21 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
     return Exported(folder, files, manifest)
 
 
-def _check_exportable(chosen: Chosen, row: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> None:
+def _check_exportable(
+    db: Path, chosen: Chosen, row: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]
+) -> None:
     name = f"trial {row['trial']} of `{chosen.study}`"
+    listing = command("front", chosen.study, db=db)
     if row["state"] == "failed":
         raise OptlangError(
-            f"{name} failed: {row['reason']}", help=f"`optlang front {chosen.study}` lists the trials to choose from"
+            f"{name} failed: {row['reason']}", help=f"`{listing}` lists the trials to choose from"
         )
     if row["state"] == "running":
         raise OptlangError(f"{name} is still running", help="wait until it has ended")
     if not artifacts:
         raise OptlangError(
             f"{name} has no artifact: it ended as `{row['state']}` before one was built",
-            help=f"`optlang front {chosen.study}` lists the trials to choose from",
+            help=f"`{listing}` lists the trials to choose from",
         )
 
 

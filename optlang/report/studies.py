@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optlang.forms import OptlangError
 from optlang.spelling import closest
+from optlang.store.commands import command
 from optlang.store.reader import Reader
 
 
@@ -41,12 +42,27 @@ def choose(reader: Reader, argument: str | None = None) -> Chosen:
     name = _named(argument, found)
     for item in found:
         if item.study == name:
+            _check_file(reader, argument, item)
             return item
     names = [item.study for item in found]
     near = closest(name, names)
     raise OptlangError(
         f"there is no study `{name}` in {where}",
         help=f"did you mean `{near}`?" if near else f"it holds {', '.join(f'`{item}`' for item in names)}",
+    )
+
+
+def _check_file(reader: Reader, argument: str, chosen: Chosen) -> None:
+    """OptlangError where the argument is a file, and another file's study of the same name ran last."""
+    if argument == chosen.study or chosen.file is None or not Path(argument).exists():
+        return
+    other = Path(chosen.file)
+    if other.resolve() == Path(argument).resolve() or not other.exists():
+        return
+    raise OptlangError(
+        f"the newest run of `{chosen.study}` in {reader.dbs[0]} is that of {other}, not of {argument}",
+        help=f"`{command('front', chosen.study, db=reader.dbs[0])}` shows it; to keep both, give one of the studies "
+        "another name, or its runs another --db",
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.plan.quantities import change, compared, quantity, times
 from optlang.report.front import Figure, Front, Member, Tradeoffs
 from optlang.report.tables import cells, counted, heading, printed
+from optlang.store.commands import command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,9 +21,7 @@ _LEAST_WORDS = 20
 _TRIAL, _GAP = 5, 3
 
 
-def render_front(
-    front: Front, *, width: int | None = None, color: bool = False, command: str = "optlang", db: str | None = None
-) -> str:
+def render_front(front: Front, *, width: int | None = None, color: bool = False, db: Path | None = None) -> str:
     """The front (or what came nearest), how the trials ended, and the next command to type."""
     parts = [f"{front.study}: {front.title}\n" if front.title else f"{front.study}\n"]
     if front.members:
@@ -37,7 +37,7 @@ def render_front(
         )
     if front.states:
         parts.append(printed(_counts(front), width, color))
-    line = next_command(front, command=command, db=db)
+    line = next_command(front, db=db)
     if line is not None:
         parts.append(f"Next: {line}\n")
     return "\n".join(parts)
@@ -57,15 +57,23 @@ def _counts(front: Front) -> str:
     )
 
 
-def next_command(front: Front, *, command: str = "optlang", db: str | None = None) -> str | None:
+def next_command(front: Front, *, db: Path | None = None) -> str | None:
     """The command that exports the best trade-off, or what came nearest; None where there is nothing to export."""
     trial = front.best
     if trial is None and front.nearest:
         trial = front.nearest[0].member.trial
     if trial is None:
         return None
-    words = [command, "export", front.study, str(trial), "-o", f"{front.study}-{trial}"]
-    return shlex.join([*words, "--db", db] if db else words)
+    return command("export", front.study, str(trial), "-o", _free(f"{front.study}-{trial}"), db=db)
+
+
+def _free(name: str) -> str:
+    """A folder of this name that export would write into: `name`, or `name-2` where it holds something already."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(
+        folder for folder in names
+        if not (path := Path(folder)).exists() or (path.is_dir() and not any(path.iterdir()))
+    )
 
 
 def figure_text(figure: Figure | None) -> str:
@@ -219,11 +227,13 @@ def _nearest(front: Front, width: int | None, color: bool) -> str:
     return f"No trial met all requirements. The nearest:\n\n{table}\n{printed(''.join(lines), width, color)}"
 
 
-def render_tradeoffs(tradeoffs: Tradeoffs, *, width: int | None = None, color: bool = False) -> str:
+def render_tradeoffs(
+    tradeoffs: Tradeoffs, *, width: int | None = None, color: bool = False, db: Path | None = None
+) -> str:
     """Each technique alone against the baseline, and against the float32 model in the same runtime."""
     if not tradeoffs.rows:
-        again = f"`{shlex.join(['optlang', 'run', tradeoffs.file or 'STUDY.opt', '--ladder'])}` does that"
-        return printed(f"{tradeoffs.study}: no technique has been tried alone yet ({again})\n", width, color)
+        again = command("run", tradeoffs.file or "STUDY.opt", "--ladder", db=db)
+        return f"{tradeoffs.study}: no technique has been tried alone yet\n\nNext: {again}\n"
     in_points = tradeoffs.quality.endswith("_lost")
     name = tradeoffs.quality.removesuffix("_lost").removesuffix("_x").replace("_", " ")
     quality = f"{name}, points" if in_points and tradeoffs.unit == "ratio" else name

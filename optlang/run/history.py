@@ -19,7 +19,8 @@ from optlang.search.recipe import Point, Recipe, resolve
 from optlang.search.sampler import Told
 from optlang.search.space import Space
 from optlang.search.told import value_of
-from optlang.store.store import Store, TrialRow
+from optlang.store.commands import command
+from optlang.store.store import RunRow, Store, TrialRow
 
 INTERRUPTED = "interrupted"
 
@@ -233,15 +234,22 @@ def _artifact(row: Mapping[str, Any]) -> Artifact:
     )
 
 
-def choose_run(store: Store, plan: Plan, mode: str) -> tuple[str, list[str]]:
+FIXED = ("model", "data", "baseline", "targets")
+"""What the baseline of a run was made of: where one of these is another, its trials cannot be compared with it."""
+
+
+def choose_run(store: Store, plan: Plan, mode: str, join: str | None = None) -> tuple[str, list[str]]:
     """The run to write to, and what to say about the choice.
 
     A run whose baseline never came to its end holds nothing to go on with: another begins, and finds in the cache what
-    was done. OptlangError where `--continue` has nothing to join, or what its trials are compared with has changed.
+    was done. OptlangError where `--continue` or `--join` has nothing to join, or what its trials are compared with has
+    changed.
     """
     runs = store.begun(plan.study)
     inputs = {item.name: item.value for item in plan.inputs}
     same = store.find(plan.study, plan.meaning, inputs, plan.search.seed)
+    if join is not None:
+        return _joined(plan, _run(store, plan.study, join, runs))
     if mode == "new" or (not runs and mode == "auto"):
         return uuid.uuid4().hex[:12], []
     if mode == "continue":
@@ -249,21 +257,51 @@ def choose_run(store: Store, plan: Plan, mode: str) -> tuple[str, list[str]]:
             raise OptlangError(
                 f"there is no run of `{plan.study}` to continue in {store.db.name}", help="leave --continue out"
             )
-        last = runs[-1]
-        changed = _changed(last.plan, plan)
-        fixed = [name for name in changed if name in ("model", "data", "baseline", "targets")]
-        if fixed:
-            raise OptlangError(
-                f"the old run cannot go on: its baseline no longer holds, since {_listed(fixed)} changed",
-                help="run without --continue: that begins a new run and keeps the old one",
-            )
-        return last.run, [f"joining run {last.run} although {_listed(changed)} changed"] if changed else []
+        return _joined(plan, runs[-1])
     if same is not None:
         return same.run, []
-    changed = _changed(runs[-1].plan, plan)
-    return uuid.uuid4().hex[:12], [
-        f"a new run, since {_listed(changed)} changed from the last one (--continue would join that one)"
-    ] if changed else []
+    last = runs[-1]
+    changed = _changed(last.plan, plan)
+    fixed = [name for name in changed if name in FIXED]
+    if not changed:
+        notes = []
+    elif fixed:
+        notes = [
+            f"a new run, since {_listed(changed)} changed from the last one: its baseline does not hold any more, so "
+            f"the two stay apart (`{_all_of(store, last.run)}` shows its trials)"
+        ]
+    else:
+        notes = [
+            f"a new run, since {_listed(changed)} changed from the last one (to go on with that one instead, add "
+            f"--join {last.run})"
+        ]
+    return uuid.uuid4().hex[:12], notes
+
+
+def _run(store: Store, study: str, wanted: str, runs: Sequence[RunRow]) -> RunRow:
+    for row in runs:
+        if row.run == wanted:
+            return row
+    there = ", ".join(row.run for row in runs)
+    raise OptlangError(
+        f"there is no run {wanted} of `{study}` with a baseline in {store.db.name}",
+        help=f"its runs, oldest first, are {there}" if there else "it has none: leave --join out",
+    )
+
+
+def _joined(plan: Plan, run: RunRow) -> tuple[str, list[str]]:
+    changed = _changed(run.plan, plan)
+    fixed = [name for name in changed if name in FIXED]
+    if fixed:
+        raise OptlangError(
+            f"the old run cannot go on: its baseline no longer holds, since {_listed(fixed)} changed",
+            help="run without --continue or --join: that begins a new run and keeps the old one",
+        )
+    return run.run, [f"joining run {run.run} although {_listed(changed)} changed"] if changed else []
+
+
+def _all_of(store: Store, run: str) -> str:
+    return command("sql", f"FROM results WHERE run = '{run}'", db=store.db)
 
 
 def _changed(old: Any, plan: Plan) -> list[str]:

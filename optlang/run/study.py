@@ -34,13 +34,14 @@ class Options:
     """What the command line says beside the study: None keeps what the study says.
 
     `mode` is "auto" (go on with the run of the same meaning, else begin one), "continue" (join the newest run of this
-    study though its plan differs) or "new".
+    study though its plan differs) or "new"; `join` is the id of a run to join though its plan differs.
     """
 
     trials: int | None = None
     timeout: float | None = None
     seed: int | None = None
     mode: Literal["auto", "continue", "new"] = "auto"
+    join: str | None = None
     ladder: bool = False
     home: Path | None = None
 
@@ -72,8 +73,8 @@ def run(
         engine or LocalEngine(folder, scratch.folder / WORKER_LOG)
     ) as engine:
         found = usable(plan, folder, engine)
-        run_id, changed = choose_run(store, plan, options.mode)
-        for line in changed:
+        run_id, changed = choose_run(store, plan, options.mode, options.join)
+        for line in (*_namesake(store, plan.study, file), *changed):
             watcher.note(line)
         loop = Loop(plan, folder, home, scratch, store, engine, watcher, run_id, found.unavailable)
         for path, reason in found.unrun.items():
@@ -101,6 +102,17 @@ def run(
                     "event": "finish", "run": run_id, "session": loop.session, "finished": now(),
                     "why": "complete" if why == "ladder" else why,
                 })
+
+
+def _namesake(store: Store, study: str, file: Path) -> list[str]:
+    """What to say where another file's study of this name ran into the same database."""
+    other = store.file(study)
+    if other is None or Path(other).resolve() == file.resolve() or not Path(other).exists():
+        return []
+    return [
+        f"{other} has a study `{study}` too, in this database: by that name front, tradeoffs and export take the "
+        "newest run, from now on this one (--db keeps them apart)"
+    ]
 
 
 @dataclass(frozen=True, slots=True)

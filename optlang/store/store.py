@@ -171,6 +171,11 @@ class Store:
             if study in (None, (row := self._rows.runs[name])["study"])
         ]
 
+    def file(self, study: str) -> str | None:
+        """The file that a study of this name was last run from."""
+        row = self._rows.studies.get(study)
+        return None if row is None else row["file"]
+
     def begun(self, study: str) -> list[RunRow]:
         """The runs of a study whose baseline is there: without one there is nothing to go on with. Oldest first."""
         return [

@@ -126,7 +126,7 @@ def test_the_front_fits_the_terminal(tmp_path: Path, width: int) -> None:
     assert "\x1b" not in text
 
 
-def test_the_best_trades_most_gain_for_at_most_a_point(tmp_path: Path) -> None:
+def test_the_best_trades_most_gain_for_at_most_a_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = [
         *SMALL,
         start("r1", 3, runtime="onnxruntime"),
@@ -135,10 +135,15 @@ def test_the_best_trades_most_gain_for_at_most_a_point(tmp_path: Path) -> None:
     front = load_front(read(tmp_path, events))
     assert {member.trial for member in front.members} == {0, 1, 2, 3}
     assert front.best == 1
-    assert (
-        next_command(front, command="python -m optlang", db="a b.duckdb")
-        == "'python -m optlang' export digits 1 -o digits-1 --db 'a b.duckdb'"
-    )
+    monkeypatch.chdir(tmp_path)
+    assert next_command(front, db=tmp_path / "optlang.duckdb") == "optlang export digits 1 -o digits-1"
+    assert next_command(front, db=Path("a b.duckdb")) == "optlang export digits 1 -o digits-1 --db 'a b.duckdb'"
+    assert next_command(front, db=Path("/else/x.duckdb")) == "optlang export digits 1 -o digits-1 --db /else/x.duckdb"
+    (tmp_path / "digits-1").mkdir()
+    assert next_command(front) == "optlang export digits 1 -o digits-1", "an empty folder is free"
+    (tmp_path / "digits-1" / "mine.txt").write_text("x")
+    (tmp_path / "digits-1-2").write_text("a file")
+    assert next_command(front) == "optlang export digits 1 -o digits-1-3"
 
 
 def test_the_best_of_a_regression_loses_a_hundredth_at_most(tmp_path: Path) -> None:
@@ -180,6 +185,9 @@ def test_a_study_that_has_only_begun_is_shown(tmp_path: Path) -> None:
     text = render_front(load_front(read(tmp_path, SMALL[1:3])))
     assert "baseline · eager" in text
     assert "Next" not in text
+    (tmp_path / "new").mkdir()
+    empty = load_tradeoffs(read(tmp_path / "new", [session(file="my studies/digits.opt")]))
+    assert "\nNext: optlang run 'my studies/digits.opt' --ladder\n" in render_tradeoffs(empty)
     assert "no technique" not in render_tradeoffs(load_tradeoffs(read(tmp_path, [])))
 
 
@@ -213,6 +221,14 @@ def test_a_study_is_found_by_name_by_file_or_as_the_last_one(tmp_path: Path) -> 
     assert choose(reader, "first").run == "a"
     assert choose(reader, str(tmp_path / "one.opt")).study == "first"
     assert choose(reader, str(file)).study == "second"
+    copied = tmp_path / "copy" / "one.opt"
+    copied.parent.mkdir()
+    copied.write_text("optlang 1\n\nstudy first {\n}\n")
+    assert choose(reader, str(copied)).study == "first", "the file was moved"
+    (tmp_path / "one.opt").write_text(copied.read_text())
+    with pytest.raises(OptlangError, match=r"newest run of `first` .* is that of .*one\.opt, not of .*copy") as caught:
+        choose(reader, str(copied))
+    assert "optlang front first --db" in str(caught.value.help)
     with pytest.raises(OptlangError, match="no study `secnd`") as caught:
         choose(reader, "secnd")
     assert caught.value.help == "did you mean `second`?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,6 +123,13 @@ def environment() -> dict[str, str]:
 def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def typed(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of a line."""
+    return subprocess.run(
+        ["sh", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -250,13 +258,58 @@ def test_a_changed_study_begins_another_run_and_says_so(study: Study, tmp_path: 
     assert changed.returncode == 0
     assert "steps changed" in changed.stderr
     assert len(rows(tmp_path, "FROM runs")) == 2
-    joined = optlang(tmp_path, "run", path, "--continue", "--trials", "2")
-    assert joined.returncode == 0
+    offered = re.search(r"add (--join \w+)\)", changed.stderr)
+    assert offered is not None
+    joined = optlang(tmp_path, "run", path, "--trials", "2", *offered[1].split())
+    assert joined.returncode == 0, joined.stderr
+    continued = optlang(tmp_path, "run", path, "--continue", "--trials", "3")
+    assert continued.returncode == 0, continued.stderr
     assert len(rows(tmp_path, "FROM runs")) == 2
+    (first, second) = rows(tmp_path, "SELECT count(*) AS n FROM results WHERE origin = 'sampler' GROUP BY run")
+    assert sorted([first["n"], second["n"]]) == [1, 3], "the joined run has become the newest"
     path.write_text(path.read_text().replace("width = 4", "width = 8"))
     refused = optlang(tmp_path, "run", path, "--continue")
     assert refused.returncode == 1
     assert "model changed" in refused.stderr
+    again = optlang(tmp_path, "run", path, "--progress", "plain", "--trials", "1")
+    assert again.returncode == 0
+    assert "model changed" in again.stderr
+    assert "--join" not in again.stderr
+    assert "--continue" not in again.stderr
+    shown = re.search(r"`(\S+ -m optlang sql .*)`", again.stderr)
+    assert shown is not None
+    assert typed(tmp_path, shown[1]).stdout.count("\n") > 3
+
+
+def test_the_printed_commands_work_as_they_are_typed(study: Study, tmp_path: Path) -> None:
+    study(trials=1)
+    away = tmp_path / "my results"
+    away.mkdir()
+    path = (tmp_path / "small.opt").rename(away / "my study.opt")
+    for name in ("parts.opt", "parts.py"):
+        (tmp_path / name).rename(away / name)
+    words = ("run", path, "--db", away / "all of it.duckdb", "--home", tmp_path / "my home", "--progress", "plain")
+    for folder in ("small-", "small-\\d+-2"):
+        done = optlang(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+        line = re.search(rf"^Next: (.* export small \d+ -o ({folder}\S*) --db .*)$", done.stdout, re.MULTILINE)
+        assert line is not None, done.stdout
+        exported = typed(tmp_path, line[1])
+        assert exported.returncode == 0, exported.stderr
+        assert (tmp_path / line[2] / "manifest.json").is_file()
+    other = optlang(tmp_path, "front", "small", "--db", away / "all of it.duckdb")
+    assert other.returncode == 0
+    # Another file's study of this name, in the same database.
+    copy = away / "copy.opt"
+    copy.write_text(path.read_text().replace("number in 1 .. 1000", "number in 1 .. 10"))
+    second = optlang(tmp_path, "run", copy, *words[2:])
+    assert second.returncode == 0, second.stderr
+    assert "my study.opt has a study `small` too, in this database" in second.stderr
+    wrong = optlang(tmp_path, "front", path, "--db", away / "all of it.duckdb")
+    assert wrong.returncode == 1
+    offered = re.search(r"`(.* front small --db .*)` shows it", wrong.stderr)
+    assert offered is not None
+    assert typed(tmp_path, offered[1]).returncode == 0
 
 
 def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp_path: Path) -> None:
