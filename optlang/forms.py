@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Form = Literal["module", "graph", "onnx", "artifact"]
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+WEIGHTS_FORMS = "a .safetensors file, or a .pt or .pth file of a state dict, by its path in the study's folder"
+"""What `weights` may name: all but safetensors is read as what `torch.save(model.state_dict(), …)` writes."""
+
 Arrays: TypeAlias = "Mapping[str, numpy.ndarray[Any, Any]]"
 
 

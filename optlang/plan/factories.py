@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from optlang.diagnostics import Diagnostics, Span
+from optlang.forms import WEIGHTS_FORMS, WEIGHTS_SUFFIXES
 from optlang.plan.declared import Facts
 from optlang.plan.field_words import SETTINGS
 from optlang.plan.knobs import Around, Guard, Knobs, Later
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Dimension, Factory, Fixed, Models, ModelUse, Param, Plain, Searched, Setting
 from optlang.plan.names import SORTS, Declared, PythonModule, Scope, Sort, duplicate, listed, only, suggestion
-from optlang.plan.python_files import find_object, inside
+from optlang.plan.python_files import exists, find_object, inside
 from optlang.plan.units import Kind, value_of
 from optlang.plan.values import Resolver
 from optlang.syntax import tree
@@ -218,13 +219,22 @@ class Factories:
         if fixed is None or not isinstance(fixed.value, str):
             return None
         place = inside(self.folder, fixed.value)
-        if place is None or not place.is_file():
+        if place is None:
+            self.diagnostics.error(
+                "E203",
+                f"`{fixed.value}` lies outside the study's folder",
+                written.value.span,
+                "not read",
+                help="copy the file beside the study",
+            )
+        elif not exists(place):
+            files = [item.name for item in _beside(place) if item.suffix in WEIGHTS_SUFFIXES]
             self.diagnostics.error(
                 "E203",
                 f"there is no file `{fixed.value}` in the study's folder",
                 written.value.span,
                 "not found",
-                help="the path of a .safetensors file, relative to the study's folder",
+                help=suggestion(Path(fixed.value).name, files, f"name {WEIGHTS_FORMS}"),
             )
         return fixed.value
 
@@ -391,6 +401,14 @@ class Factories:
             case _:
                 return True
         return all(item.whole for item in parts if isinstance(item, tree.Number))
+
+
+def _beside(place: Path) -> list[Path]:
+    """The files of the folder where a file was to be."""
+    try:
+        return sorted(place.parent.iterdir())
+    except OSError:
+        return []
 
 
 def _dimension(kind: Kind) -> Dimension:

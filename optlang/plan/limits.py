@@ -26,7 +26,7 @@ def _time(name: str, low: float, default: float | None, text: str) -> Param:
 
 
 SEARCH = (
-    _count("trials", 1, 1_000_000, 40, "how many trials in all"),
+    _count("trials", 0, 1_000_000, 40, "searched trials in all; 0: the baseline and the ladder alone"),
     _time("timeout", 1.0, None, "how long the search may take"),
     _time("trial_timeout", 1.0, 600.0, "how long one trial may take"),
     _count("seed", 0, 2**31 - 1, 0, "what every draw follows from"),

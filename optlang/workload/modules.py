@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import JSON, Edit, Factory, OptlangError, Refusal, Request, Subject
+from optlang.forms import JSON, WEIGHTS_FORMS, Edit, Factory, OptlangError, Refusal, Request, Subject
 from optlang.workload import objects
 from optlang.workload.seeds import seeded
 from optlang.workload.tensors import flat_outputs, imagined
@@ -66,7 +66,7 @@ def edited(module: nn.Module, edits: Sequence[Edit], study: Path) -> nn.Module:
 def _read_weights(name: str, study: Path) -> dict[str, Tensor]:
     path = Path(name) if Path(name).is_absolute() else study / name
     if not path.is_file():
-        raise OptlangError(f"there is no file of weights {path}", help="paths are seen from the study's folder")
+        raise OptlangError(f"there is no file of weights {path}", help=f"name {WEIGHTS_FORMS}")
     if path.suffix == ".safetensors":
         import safetensors
         import safetensors.torch

@@ -226,3 +226,17 @@ def test_a_knob_reference_is_by_full_path(plan_of: Make) -> None:
     from optlang.plan.expressions import references
 
     assert list(references(plan.forbids[0].expression)) == [KnobRef(path="a.static.samples")]
+
+
+def test_a_study_may_search_no_trial_as_the_command_line_may(plan_of: Make) -> None:
+    assert plan_of("steps { maybe static }", search="trials = 0").search.trials == 0
+
+
+def test_weights_that_are_not_there_are_answered_with_a_file_of_like_name(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"")
+    study = tmp_path / "main.opt"
+    study.write_text(
+        "optlang 1\nstudy s {\n  model net = zoo.digits_cnn(weights = \"nett.pt\")\n  data seen = zoo.digits()\n"
+        "  target here { runtime = onnxruntime }\n  steps { maybe static }\n  minimize size\n}\n"
+    )
+    assert [item.help for item in load(study).diagnostics] == ["did you mean `net.pt`?"]
