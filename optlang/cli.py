@@ -98,7 +98,7 @@ def _explain(error: OptlangError) -> None:
 @app.command()
 def run(
     file: StudyFile, set_: Sets = None, trials: Trials = None, timeout: Timeout = None, seed: Seed = None,
-    db: Db = DEFAULT_DB, progress: Shown = None, ladder: Ladder = False, continue_: Continue = False,
+    db: Db = DEFAULT_DB, progress: Shown = None, ladder: Ladder = None, continue_: Continue = False,
     join: Join = None, new: New = False, home: Home = None,
 ) -> int:
     """Search a study, or go on with it; ends with the best trade-offs and the next command to type."""

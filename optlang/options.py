@@ -60,7 +60,10 @@ Trials = Annotated[
 Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, say 10min.")]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the search and of all training.")]
 Shown = Annotated[Progress | None, typer.Option(help="A live picture (in a terminal the default), or lines.")]
-Ladder = Annotated[bool, typer.Option("--ladder", help="Stop once each technique was measured alone.")]
+Ladder = Annotated[
+    bool | None,
+    typer.Option("--ladder/--no-ladder", help="Stop once each technique was measured alone, or leave that out."),
+]
 Continue = Annotated[bool, typer.Option("--continue", help="Join the newest run though the study has changed.")]
 Join = Annotated[
     str | None, typer.Option("--join", metavar="RUN", help="Join this run, by its id, though the study has changed.")

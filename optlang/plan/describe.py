@@ -159,6 +159,8 @@ def _search(plan: Plan) -> str:
     if search.timeout is not None:
         parts.append(f"at most {show(search.timeout, 'time')}")
     parts += [f"at most {show(search.trial_timeout, 'time')} a trial", f"seed {search.seed}"]
+    if not search.ladder:
+        parts.append("without the ladder")
     return ", ".join(parts)
 
 

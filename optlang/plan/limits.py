@@ -9,7 +9,7 @@ from optlang.diagnostics import Span
 from optlang.plan import field_words
 from optlang.plan.expressions import Value
 from optlang.plan.knobs import Around, Knobs
-from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search
+from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search, SetDomain
 from optlang.plan.names import only, suggestion
 from optlang.plan.settings import settings_of
 from optlang.syntax import tree
@@ -30,6 +30,10 @@ SEARCH = (
     _time("timeout", 1.0, None, "how long the search may take"),
     _time("trial_timeout", 1.0, 600.0, "how long one trial may take"),
     _count("seed", 0, 2**31 - 1, 0, "what every draw follows from"),
+    Param(
+        name="ladder", dimension="bool", domain=SetDomain(values=(False, True)), default=True,
+        help="whether each technique is measured alone first",
+    ),
 )
 MEASURE = (
     _count("rounds", 1, 10_000, 5, "rounds while searching"),

@@ -398,13 +398,17 @@ class Sampler(Frozen):
 
 
 class Search(Frozen):
-    """The search: how many trials in all, how long (seconds; None: no limit), and from which seed."""
+    """The search: how many trials in all, how long (seconds; None: no limit), and from which seed.
+
+    `ladder` says whether each technique is measured alone first.
+    """
 
     sampler: Sampler
     trials: int
     timeout: float | None
     trial_timeout: float
     seed: int
+    ladder: bool = True
 
 
 class Measure(Frozen):
@@ -455,14 +459,14 @@ class Plan(Frozen):
 
     def comparable(self) -> dict[str, Any]:
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
-        count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`)."""
+        count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched.
         spoken = {item.metric.metric for item in self.objectives}
         for rule in self.requires:
             spoken |= {ref.metric for ref in references(rule.expression) if isinstance(ref, MetricRef)}
         content["metrics"] = [metric for metric in content["metrics"] if metric["name"] in spoken]
-        for limit in ("trials", "timeout", "trial_timeout"):
+        for limit in ("trials", "timeout", "trial_timeout", "ladder"):
             del content["search"][limit]
         # A rule's expression says what its text does, however that is laid out.
         for rule in (*content["requires"], *content["forbids"]):

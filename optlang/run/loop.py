@@ -35,7 +35,8 @@ from optlang.run.job import (
 from optlang.run.progress import ProgressReader
 from optlang.run.scratch import Scratch
 from optlang.search import goals
-from optlang.search.ladder import Rung, baseline_recipe, locate, rungs
+from optlang.search.ladder import Rung, baseline_recipe, rungs
+from optlang.search.locate import locate
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
 from optlang.search.sampler import Sampler
 from optlang.search.space import Exhausted, Space
@@ -141,13 +142,16 @@ class Loop:
 
     # ---- the order of things
 
-    def go(self, ladder_only: bool) -> Outcome:
-        """Baseline, ladder, searched trials, the front measured again."""
+    def go(self, ladder: bool | None) -> Outcome:
+        """Baseline, ladder, searched trials, the front measured again; True stops after the ladder, False leaves it
+        out, None does as the study says."""
         plan = self._plan
+        ladder_only = ladder is True
         wanted = plan.search.trials
         for path, reason in self._unavailable.items():
             self._watcher.note(f"without {spoken(plan, path)}: {reason}")
-        self._rungs = list(rungs(plan, self._space, self._unavailable))
+        if ladder or (ladder is None and plan.search.ladder):
+            self._rungs = list(rungs(plan, self._space, self._unavailable))
         self._wanted = 0 if ladder_only else max(wanted, self._history.searched)
         self._watcher.plan(self._planned())
         missing = [rung for rung in self._rungs if not self._history.climbed(rung)]

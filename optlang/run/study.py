@@ -35,6 +35,7 @@ class Options:
 
     `mode` is "auto" (go on with the run of the same meaning, else begin one), "continue" (join the newest run of this
     study though its plan differs) or "new"; `join` is the id of a run to join though its plan differs.
+    `ladder` is True to stop after the ladder, False to leave it out.
     """
 
     trials: int | None = None
@@ -42,7 +43,7 @@ class Options:
     seed: int | None = None
     mode: Literal["auto", "continue", "new"] = "auto"
     join: str | None = None
-    ladder: bool = False
+    ladder: bool | None = None
     home: Path | None = None
 
 

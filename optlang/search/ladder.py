@@ -1,49 +1,40 @@
-"""The first trials of a run: each technique alone, with its declared defaults, on each runtime of the study."""
+"""The first trials of a run: each technique alone, as the study uses it, on each runtime of the study."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice
+from typing import TypeAlias
 
 from optlang.forms import JSON, TargetSpec
-from optlang.plan.domains import contains
-from optlang.plan.expressions import Const, Environment, If, KnobRef, Value, holds, outcomes
+from optlang.plan.expressions import Const, Environment, Value, holds
 from optlang.plan.flow import as_done
 from optlang.plan.model import (
     BASELINE_RUNTIME,
     RECOVERY,
     Apply,
-    Choice,
-    Computed,
     Fixed,
-    FloatDomain,
-    Group,
-    Maybe,
     Models,
-    Order,
     Param,
     Plan,
-    Repeat,
     RuntimeUse,
     Searched,
     Setting,
-    Step,
     Target,
     Technique,
     applies,
 )
+from optlang.search.alone import Usual, is_pruning, nearest, path_of, recoveries_of, resolved
+from optlang.search.locate import locate
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
-from optlang.search.space import Space, values_of
+from optlang.search.space import Space
 
 # The order in which the field recommends to try them; the trade-off table is printed in it.
 RECOMMENDED = ("graph", "cast", "training", "quant", "prune")
 
 EAGER_DEVICE = "cpu"
 """Where eager, which is the reference, runs."""
-
-RECOVERED = "prune"
-"""The module whose techniques are followed by a fine-tune on the ladder: pruned without one, a model says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +60,9 @@ def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Plac
 
 def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[Rung]:
     """The ladder in the recommended order, without the baseline. Runtimes that cannot run here are left out."""
-    baseline = baseline_recipe(plan, unavailable)
+    usual = Usual(plan)
     combinations = list(_combinations(plan, unavailable))
-    recipes = [("none", _recipe(plan, (), uses)) for uses in combinations]
+    found = [_bare(plan, space, usual, uses) for uses in combinations]
     # What only makes sense behind another step would fail here, and say nothing of what it is worth.
     techniques = [item for item in used_techniques(plan) if "not_alone" not in item.traits]
     techniques.sort(key=lambda item: _rank(item.name))
@@ -83,16 +74,12 @@ def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[
         on = [uses for uses in suited if any(use is not None for use in uses)]
         # What changes weights alone is as large and as fast everywhere: one runtime tells all.
         on = on[:1] if "weights_only" in technique.traits else on
-        alone = _alone(plan, technique)
-        if alone is not None:
-            recipes += [(technique.name, _recipe(plan, alone, uses)) for uses in on]
-    seen = {baseline.effect}
-    for name, recipe in recipes:
-        if recipe.effect in seen:
-            continue
-        seen.add(recipe.effect)
-        point = locate(plan, space, recipe)
-        yield Rung(name, recipe if point is None else resolve(plan, point), point)
+        found += _alone(plan, space, usual, technique, on)
+    seen = {baseline_recipe(plan, unavailable).effect}
+    for rung in found:
+        if rung.recipe.effect not in seen:
+            seen.add(rung.recipe.effect)
+            yield rung
 
 
 def _combinations(plan: Plan, unavailable: Collection[str]) -> Iterator[tuple[RuntimeUse | None, ...]]:
@@ -125,30 +112,97 @@ def _rank(name: str) -> tuple[int, str]:
     return (RECOMMENDED.index(module) if module in RECOMMENDED else len(RECOMMENDED), name)
 
 
-def _alone(plan: Plan, technique: Technique) -> tuple[Applied, ...] | None:
-    """The technique with its defaults, and what follows it; None where a parameter has neither a default nor a value
-    in the study."""
-    steps: list[Applied] = []
-    for name in (technique.name, *([RECOVERY] if technique.name.split(".", 1)[0] == RECOVERED else [])):
-        settings = _defaults(plan, plan.technique(name))
-        if settings is None:
-            return None
-        path = f"ladder.{technique.name}" if not steps else f"ladder.{technique.name}.{name}"
-        steps.append(Applied(path, name, settings))
-    return tuple(steps)
+Uses: TypeAlias = "tuple[RuntimeUse | None, ...]"
+"""The runtime of each target of the study; None where the technique does not suit it."""
 
 
-def _defaults(plan: Plan, technique: Technique) -> dict[str, JSON] | None:
-    values: dict[str, JSON] = {}
-    for param in technique.params:
-        values[param.name] = param.default
-        if param.required:
-            said = [step.settings.get(param.name) for step in applies(plan.steps) if step.technique == technique.name]
-            settings = [item for item in said if item is not None and not isinstance(item, Computed)]
-            if not settings:
-                return None
-            values[param.name] = _usual(plan, settings[0], None)
-    return _present(technique.params, values)
+def _bare(plan: Plan, space: Space, usual: Usual, uses: Uses) -> Rung:
+    """The runtimes without any step: a point of the space where all of its steps can be left out."""
+    for point in usual.points(space, (), _labels(plan, uses)):
+        recipe = resolved(plan, point)
+        if recipe is not None and not recipe.steps:
+            return Rung("none", recipe, point)
+    return Rung("none", _recipe(plan, (), uses), None)
+
+
+def _alone(plan: Plan, space: Space, usual: Usual, technique: Technique, on: Sequence[Uses]) -> list[Rung]:
+    """The technique as the study uses it, where it does so several times: as in the first use that can stand alone
+    somewhere, else as in the first of all."""
+    uses = [step for step in applies(plan.steps) if step.technique == technique.name]
+    found: list[list[Rung]] = []
+    for use in uses:
+        stands = _Alone(plan, space, usual, use)
+        found.append([stands.rung(runtimes) for runtimes in on])
+        if any(rung.point is not None for rung in found[-1]):
+            return found[-1]
+    return found[0]
+
+
+class _Alone:
+    """One use of a technique in the study, with the trainings of the study that may follow it where it prunes."""
+
+    def __init__(self, plan: Plan, space: Space, usual: Usual, use: Apply) -> None:
+        self._plan, self._space, self._usual, self._use = plan, space, usual, use
+        self._pruning = is_pruning(use.technique)
+        self._recoveries: list[Apply | None] = [*recoveries_of(plan, use)] if self._pruning else []
+
+    def rung(self, uses: Uses) -> Rung:
+        """The technique alone on these runtimes: as a point of the space where there is one."""
+        plan, labels = self._plan, _labels(self._plan, uses)
+        near: list[Recipe] = []
+        for recovery in self._recoveries if self._pruning else [None]:
+            wanted = [self._use.path, *([recovery.path] if recovery is not None else [])]
+            for point in self._usual.points(self._space, wanted, labels):
+                recipe = resolved(plan, point)
+                if recipe is None or self._use.path not in map(path_of, recipe.steps):
+                    continue
+                if None not in uses and self._is_all(recipe, recovery):
+                    return Rung(self._use.technique, recipe, point)
+                near.append(recipe)
+        recipe = _recipe(plan, tuple(self._steps(near, labels)), uses)
+        found = locate(plan, self._space, recipe)
+        return Rung(self._use.technique, recipe if found is None else resolve(plan, found), found)
+
+    def _is_all(self, recipe: Recipe, recovery: Apply | None) -> bool:
+        """Whether the recipe does the technique, the recovery after it, and nothing else."""
+        paths = [path_of(step) for step in recipe.steps]
+        if recovery is None:
+            return set(paths) == {self._use.path}
+        return set(paths) == {self._use.path, recovery.path} and paths[-1] == recovery.path
+
+    def _steps(self, near: list[Recipe], labels: Mapping[str, str]) -> Iterator[Applied]:
+        """The steps of a rung that is no point: with the settings that they have at the points nearest to it."""
+        alone = self._usual.points(self._space, [self._use.path], labels)
+        near += [recipe for point in islice(alone, 1) if (recipe := resolved(self._plan, point)) is not None]
+        yield self._step(self._use, near)
+        recovery = next(iter(self._recoveries), None)
+        if recovery is not None:
+            yield self._step(recovery, near)
+        elif self._pruning:
+            yield Applied(f"{self._use.path}.{RECOVERY}", RECOVERY, _declared(self._plan.technique(RECOVERY)))
+
+    def _step(self, use: Apply, near: Sequence[Recipe]) -> Applied:
+        """The step as it is at the nearest point that has it, in its last round; else with the usual values."""
+        for recipe in near:
+            for step in reversed(recipe.steps):
+                if path_of(step) == use.path:
+                    return step
+        params = self._plan.technique(use.technique).params
+        defaults = {param.name: param.default for param in params}
+        values = {name: _usual(self._plan, item, defaults[name]) for name, item in use.settings.items()}
+        return Applied(use.path, use.technique, _present(params, values))
+
+
+def _labels(plan: Plan, uses: Uses) -> dict[str, str]:
+    """The runtimes by the paths of their knobs."""
+    return {
+        target.knob: use.label
+        for target, use in zip(plan.targets, uses, strict=True) if target.knob is not None and use is not None
+    }
+
+
+def _declared(technique: Technique) -> dict[str, JSON]:
+    return _present(technique.params, {param.name: param.default for param in technique.params})
 
 
 def _present(params: tuple[Param, ...], values: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -194,15 +248,12 @@ def _spec(plan: Plan, target: Target) -> TargetSpec:
 
 
 def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:
-    """What the study fixes; where it searches or computes, the declared default, or the domain's first value."""
+    """What the study fixes; where it searches, the value nearest to the declared default; where it computes, that."""
     match setting:
         case Fixed(value=value):
             return value
         case Searched(knob=path):
-            domain = next(knob.domain for knob in plan.knobs if knob.path == path)
-            if contains(domain, default):
-                return default
-            return domain.low if isinstance(domain, FloatDomain) else next(values_of(domain))
+            return nearest(next(knob.domain for knob in plan.knobs if knob.path == path), default)
         case Models(models=models, several=several):
             made: list[JSON] = []
             for use in models:
@@ -210,149 +261,3 @@ def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:
                 made.append({"calls": use.calls, "arguments": arguments, "weights": use.weights})
             return made if several else made[0]
     return default
-
-
-# ---- where in the space a recipe lies
-
-
-def locate(plan: Plan, space: Space, recipe: Recipe) -> Point | None:
-    """The point of the space that has the recipe's effect; None where there is none."""
-    places = {place.target.name: place for place in recipe.places}
-    if len(places) < len(plan.targets):
-        return None
-    taken: Values | None = {}
-    for target in plan.targets:
-        taken = None if taken is None else _settled(plan, target, places[target.name], taken)
-    if taken is None:
-        return None
-    for end, values in _match(plan, plan.steps, recipe.steps, 0, taken):
-        if end != len(recipe.steps):
-            continue
-        point = _present_knobs(plan, values)
-        if space.contains(point) and resolve(plan, point).effect == recipe.effect:
-            return point
-    return None
-
-
-def _settled(plan: Plan, target: Target, place: Place, taken: Values) -> Values | None:
-    """The knobs that make the target what the place says; None where the study has no such runtime or setting."""
-    for use in target.runtimes:
-        if label_of(plan, target, use.label) != place.label or use.runtime != place.runtime:
-            continue
-        start: dict[str, Value] = taken if target.knob is None else {**taken, target.knob: use.label}
-        found = _take(plan, use.settings, place.settings, start)
-        for setting, value in ((target.threads, place.target.threads), (target.batch, place.target.batch)):
-            found = None if found is None else _bind(plan, setting, value, found)
-        return found
-    return None
-
-
-Values = dict[str, Value]
-
-
-def _bind(plan: Plan, setting: Setting, wanted: JSON, values: Values) -> Values | None:
-    if isinstance(setting, Models):
-        return _bind_models(plan, setting, wanted, values)
-    value = value_of(wanted)
-    match setting:
-        case Fixed(value=fixed):
-            return values if fixed == value else None
-        case Searched(knob=path):
-            if path in values:
-                return values if values[path] == value else None
-            domain = next(knob.domain for knob in plan.knobs if knob.path == path)
-            return {**values, path: value} if contains(domain, value) else None
-        case Computed(expression=If() as expression):
-            return _bind_outcome(plan, expression, value, values)
-    # What is computed follows from the knobs: the whole recipe is compared at the end.
-    return values
-
-
-def _bind_outcome(plan: Plan, expression: If, value: Value, values: Values) -> Values:
-    # Where the condition is false, the knob is taken away again when the whole point is known.
-    for outcome in outcomes(expression):
-        if isinstance(outcome, KnobRef) and outcome.path not in values:
-            domain = next(knob.domain for knob in plan.knobs if knob.path == outcome.path)
-            if contains(domain, value):
-                return {**values, outcome.path: value}
-    return values
-
-
-def _present_knobs(plan: Plan, values: Values) -> Point:
-    """The knobs that have a value and are there, at the values of those before them."""
-    point: Values = {}
-    for knob in plan.knobs:
-        if knob.path in values and (knob.condition is None or holds(knob.condition, Environment(knob=point.get))):
-            point[knob.path] = values[knob.path]
-    return point
-
-
-def _bind_models(plan: Plan, setting: Models, wanted: JSON, values: Values) -> Values | None:
-    models = wanted if setting.several else [wanted]
-    if not isinstance(models, list | tuple) or len(models) != len(setting.models):
-        return None
-    found: Values | None = values
-    for use, model in zip(setting.models, models, strict=True):
-        if not isinstance(model, Mapping) or (model["calls"], model["weights"]) != (use.calls, use.weights):
-            return None
-        arguments = model["arguments"]
-        assert isinstance(arguments, Mapping)
-        found = None if found is None else _take(plan, use.arguments, arguments, found)
-    return found
-
-
-def _take(plan: Plan, settings: Mapping[str, Setting], wanted: Mapping[str, JSON], values: Values) -> Values | None:
-    found: Values | None = values
-    for name, setting in settings.items():
-        if found is not None and name in wanted:
-            found = _bind(plan, setting, wanted[name], found)
-    return found
-
-
-def _match(
-    plan: Plan, steps: tuple[Step, ...], wanted: tuple[Applied, ...], start: int, values: Values
-) -> Iterator[tuple[int, Values]]:
-    """All ways to read `wanted[start:]` as a run of `steps`: where each ends, and the knobs that it takes."""
-    if not steps:
-        yield start, values
-        return
-    for end, taken in _match_one(plan, steps[0], wanted, start, values):
-        yield from _match(plan, steps[1:], wanted, end, taken)
-
-
-def _match_one(
-    plan: Plan, step: Step, wanted: tuple[Applied, ...], start: int, values: Values
-) -> Iterator[tuple[int, Values]]:
-    if step.when is not None:
-        # A condition that is false removes the step; which it is shows when the whole point is known.
-        yield start, values
-    match step:
-        case Apply():
-            if start < len(wanted) and wanted[start].technique == step.technique:
-                taken = _take(plan, step.settings, wanted[start].settings, values)
-                if taken is not None:
-                    yield start + 1, taken
-        case Choice():
-            for branch in step.branches:
-                yield from _match(plan, branch.steps, wanted, start, {**values, step.path: branch.name})
-        case Maybe():
-            yield start, {**values, step.path: False}
-            yield from _match(plan, step.steps, wanted, start, {**values, step.path: True})
-        case Repeat():
-            counts = [step.count] if step.count is not None else [
-                value for knob in plan.knobs if knob.path == step.counter for value in values_of(knob.domain)
-            ]
-            for count in counts:
-                assert isinstance(count, int)
-                if step.count is None and values.get(step.counter, count) != count:
-                    continue
-                taken = values if step.count is not None else {**values, step.counter: count}
-                yield from _match(plan, step.steps * count, wanted, start, taken)
-        case Group():
-            yield from _match(plan, step.steps, wanted, start, values)
-        case Order():
-            members = {member.name: member.steps for member in step.members}
-            for order in permutations(members):
-                inner = tuple(item for name in order for item in members[name])
-                yield from _match(plan, inner, wanted, start, {**values, step.path: order})
-

@@ -255,7 +255,7 @@ class Space:
     def size(self) -> Size:
         """Counts the points that may run: conditions, impossible cells and forbids respected."""
         continuous = tuple(knob.column for knob in self.knobs if isinstance(knob.domain, FloatDomain))
-        deciding = self._deciding()
+        deciding = self.deciding
         inner = [knob for knob in self.knobs if knob.path in deciding]
         always = prod(size(knob.domain) or 1 for knob in inner if not knob.conditions())
         if always > COUNTED_AT_MOST or any(isinstance(knob.domain, FloatDomain) for knob in inner):
@@ -270,7 +270,7 @@ class Space:
 
     def points(self) -> Iterator[Point]:
         """All points that may run, in the order of the text; a continuous knob has no values to list (ValueError)."""
-        for found in self._allowed(self._deciding()):
+        for found in self._allowed(self.deciding):
             if found is None:
                 continue
             point, free = found
@@ -279,7 +279,8 @@ class Space:
                 if self._refused(whole) is None:
                     yield {knob.path: whole[knob.path] for knob in self.knobs if knob.path in whole}
 
-    def _deciding(self) -> frozenset[str]:
+    @property
+    def deciding(self) -> frozenset[str]:
         """The knobs that decide which others there are, or whether a point may run."""
         deciding = self._in_cells | {knob.path for knob in self._partly}
         deciding |= _named(condition for knob in self.knobs for condition in knob.conditions())

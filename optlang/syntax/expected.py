@@ -22,7 +22,7 @@ _MANY = 6
 _UNITS = frozenset(["ns", "us", "ms", "s", "min", "h", "d", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"])
 # Where a setting belongs that is written beside its section.
 _SETTINGS = {
-    "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "workers"}),
+    "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "workers"}),
     "measure": frozenset({"rounds", "processes"}),
     "target": frozenset({"device", "threads", "batch", "shape", "runtime"}),
 }

@@ -391,8 +391,8 @@ def test_a_second_ctrl_c_ends_at_once(study: Study, tmp_path: Path, ended: list[
     study(NAPS.replace("tenths = 5", "tenths = 100"), trials=3)
     process = started(tmp_path)
     ended.append(process)
-    # The ladder naps for no time; the first searched trial naps for ten seconds.
-    until(lambda: any(event["origin"] == "sampler" for event in events(tmp_path, "start")), process)
+    # The baseline naps for no time, all others for ten seconds.
+    until(running(tmp_path, 1), process)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
@@ -401,6 +401,19 @@ def test_a_second_ctrl_c_ends_at_once(study: Study, tmp_path: Path, ended: list[
     assert "Traceback" not in err
     found = trials(tmp_path)
     assert found[-1][2:] == ("failed", "interrupted")
+
+
+def test_the_ladder_can_be_left_out_and_had_later(study: Study, tmp_path: Path) -> None:
+    path = study("maybe parts.nap { number = 3 }", trials=2)
+    path.write_text(path.read_text().replace("seed = 1;", "seed = 1; ladder = false;"))
+    assert optlang(tmp_path, "run", "small.opt").returncode == 0
+    assert [origin for _, origin, *_ in trials(tmp_path)] == ["baseline", "sampler", "sampler"]
+    # Both points of the space are known: the ladder has nothing left to measure.
+    assert optlang(tmp_path, "run", "small.opt", "--ladder").returncode == 0
+    assert len(trials(tmp_path)) == 3
+    assert optlang(tmp_path, "run", "small.opt", "--new", "--ladder").returncode == 0
+    assert [event["origin"] for event in events(tmp_path, "start")][-3:] == ["baseline", "ladder", "ladder"]
+    assert [event["in_space"] for event in events(tmp_path, "start")][-2:] == [True, True]
 
 
 def test_reading_goes_on_while_it_runs_and_running_while_it_is_read(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from optlang.plan.model import Plan
-from optlang.search.ladder import baseline_recipe, locate, rungs
+from optlang.search.ladder import Rung, baseline_recipe, rungs
+from optlang.search.locate import locate
 from optlang.search.recipe import resolve
 from optlang.search.space import Space
 
@@ -38,7 +39,9 @@ def test_pruning_is_followed_by_recovery(plan_of: Make) -> None:
     plan = plan_of("steps { channels { ratio = 30% } }")
     rung = next(rung for rung in rungs(plan, Space(plan), {}) if rung.alone == "prune.channels")
     assert [step.technique for step in rung.recipe.steps] == ["prune.channels", "training.finetune"]
-    assert rung.recipe.steps[0].settings["ratio"] == 0.5
+    assert rung.recipe.steps[0].settings["ratio"] == 0.3
+    # The study has no training of its own: the declared one follows, and the study has no such point.
+    assert rung.recipe.steps[1].settings["epochs"] == 3
     assert rung.point is None
 
 
@@ -115,3 +118,140 @@ def test_a_branch_that_is_not_there_is_no_point_of_a_rung(plan_of: Make) -> None
     }
     quick = plan_of(members, target=target, overrides={"quick": "true"})
     assert {rung.recipe.label for rung in rungs(quick, Space(quick), {})} == {"onnxruntime"}
+
+
+ONE = "target here { runtime = onnxruntime }"
+
+
+def only(plan: Plan, technique: str) -> Rung:
+    """The rung of this technique, of which there is one."""
+    (found,) = (rung for rung in rungs(plan, Space(plan), {}) if rung.alone == technique)
+    return found
+
+
+def told(rung: Rung, *names: str) -> list[tuple[object, ...]]:
+    """The path of each step, and some of its settings."""
+    return [
+        (step.path, *(step.settings[name] for name in names if name in step.settings)) for step in rung.recipe.steps
+    ]
+
+
+def test_what_the_study_fixes_stays(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          maybe fine = finetune { epochs = 1; lr = 1e-5 }
+          maybe distill { student = zoo.digits_cnn(width in [4, 8]); epochs = 2 }
+          precision in { none; static { samples = 64 } }
+        }
+    """, target=ONE)
+    found = list(rungs(plan, Space(plan), {}))
+    points = {rung.alone: rung.point for rung in found}
+    out = {"fine": False, "distill": False, "precision": "none"}
+    assert points == {
+        "none": out,
+        "training.distill": {"fine": False, "distill": True, "distill.student.width": 4, "precision": "none"},
+        "training.finetune": {**out, "fine": True},
+        "quant.static": {**out, "precision": "static"},
+    }
+    assert told(only(plan, "training.finetune"), "epochs", "lr") == [("fine", 1, 1e-5)]
+    assert told(only(plan, "quant.static"), "samples") == [("precision.static", 64)]
+    student = {"calls": "optlang.zoo.digits:cnn", "arguments": {"width": 4}, "weights": None}
+    assert told(only(plan, "training.distill"), "student", "epochs") == [("distill", student, 2)]
+
+
+def test_what_the_study_searches_is_nearest_to_the_default(plan_of: Make) -> None:
+    # Declared are 256 samples, 3 epochs and a learning rate of 1e-3.
+    plan = plan_of("""
+        steps {
+          maybe static { samples in [16, 128, 1024] }
+          maybe finetune { epochs in 5 .. 9; lr in 1e-5 .. 1e-4 log }
+        }
+    """, target=ONE)
+    assert told(only(plan, "quant.static"), "samples") == [("static", 128)]
+    assert told(only(plan, "training.finetune"), "epochs", "lr") == [("finetune", 5, 1e-4)]
+    assert all(rung.point is not None for rung in rungs(plan, Space(plan), {}))
+
+
+def test_of_several_uses_the_first_that_can_stand_alone(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          precision in {
+            none
+            better = { equalize; static { samples = 32 } }
+            light  = static { samples = 64 }
+            full   = static { samples = 512 }
+          }
+        }
+    """, target=ONE)
+    static = only(plan, "quant.static")
+    assert (told(static, "samples"), static.point) == ([("precision.light", 64)], {"precision": "light"})
+    never = plan_of("steps { finetune; choice in { a = static { samples = 8 }; b = static } }", target=ONE)
+    static = only(never, "quant.static")
+    assert (told(static, "samples"), static.point) == ([("choice.a", 8)], None)
+
+
+def test_a_pruning_is_followed_by_the_studys_own_training(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          maybe channels { ratio = 20% }
+          smaller in { none; slim = { units { ratio = 25% }; train { epochs = 2 } } }
+          maybe recover = finetune { epochs = 1; lr = 1e-5 }
+          maybe static
+        }
+    """, target=ONE)
+    channels = only(plan, "prune.channels")
+    # The first training behind it in the text belongs to another pruning.
+    assert told(channels, "ratio", "epochs") == [("channels", 0.2), ("recover", 1)]
+    assert channels.point == {"channels": True, "smaller": "none", "recover": True, "static": False}
+    units = only(plan, "prune.units")
+    assert told(units, "ratio", "epochs") == [("smaller.slim.units", 0.25), ("smaller.slim.train", 2)]
+    assert units.point is not None
+
+
+def test_a_training_that_stands_apart_is_found(plan_of: Make) -> None:
+    steps = "steps {{ {} channels {{ ratio = 20% }}; {} finetune {{ epochs = 1 }}; maybe static }}"
+    plan = plan_of(steps.format("maybe", "maybe"), target=ONE)
+    assert only(plan, "prune.channels").point == {"channels": True, "finetune": True, "static": False}
+    always = plan_of(steps.format("untie;", ""), target=ONE)
+    rung = only(always, "prune.channels")
+    assert (told(rung, "ratio", "epochs"), rung.point) == ([("channels", 0.2), ("finetune", 1)], None)
+
+
+def test_rounds_and_what_is_computed_from_them(plan_of: Make) -> None:
+    steps = """
+        steps {
+          repeat rounds %s {
+            prune   = channels { ratio = 40%% * rounds.round / rounds }
+            recover = finetune { epochs = 2 }
+          }
+          maybe static
+        }
+    """
+    searched = plan_of(steps % "in 0 .. 3", target=ONE)
+    rung = only(searched, "prune.channels")
+    assert told(rung, "ratio", "epochs") == [("rounds[1].prune", 0.4), ("rounds[1].recover", 2)]
+    assert rung.point == {"rounds": 1, "static": False}
+    fixed = plan_of(steps % "= 2", target=ONE)
+    rung = only(fixed, "prune.channels")
+    assert told(rung, "ratio", "epochs") == [
+        ("rounds[1].prune", 0.2), ("rounds[1].recover", 2), ("rounds[2].prune", 0.4), ("rounds[2].recover", 2),
+    ]
+    assert rung.point == {"static": False}
+    # What cannot stand alone there is as in the last round.
+    assert told(only(fixed, "training.finetune"), "epochs") == [("rounds[2].recover", 2)]
+
+
+def test_a_knob_that_decides_is_set_so_that_the_rung_is_there(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          mode in { none; tuned = finetune { epochs in [1, 3] } }
+          maybe dynamic when epochs == 1
+          maybe static { samples in [64, 256]; calibrator = percentile when samples == 64 }
+        }
+        forbid samples == 256 because "too slow"
+    """, target=ONE)
+    # `dynamic` is there only behind a training.
+    assert only(plan, "quant.dynamic").point is None
+    static = only(plan, "quant.static")
+    assert static.point == {"mode": "none", "static": True, "static.samples": 64}
+    assert told(static, "calibrator") == [("static", "percentile")]

@@ -1,0 +1,240 @@
+"""Where in its space a study does one technique and nothing else: the point, and the values of what is left open.
+
+A knob has the declared default of the parameter that it stands for where its domain has that, else the domain's value
+nearest to it; what the study fixes stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain, combinations
+
+from optlang.plan.domains import contains
+from optlang.plan.expressions import KnobRef, Value, outcomes
+from optlang.plan.model import (
+    Apply,
+    Choice,
+    Computed,
+    Domain,
+    Fixed,
+    FloatDomain,
+    Group,
+    IntDomain,
+    Knob,
+    Maybe,
+    Models,
+    Order,
+    Param,
+    Plan,
+    Repeat,
+    Searched,
+    Setting,
+    Step,
+    Technique,
+    applies,
+)
+from optlang.search.recipe import Applied, NoValueError, Point, Recipe, resolve
+from optlang.search.space import Exhausted, Space, values_of
+
+PRUNING = "prune"
+"""The module whose techniques are followed by a training on the ladder: pruned without one, a model says nothing."""
+
+DRAWS = 100
+"""Points that are looked at until one is found at which a technique stands alone."""
+
+# The path of a step without the numbers of its rounds.
+_ROUND = re.compile(r"\[\d+\]")
+
+
+def is_pruning(technique: str) -> bool:
+    """Whether the technique of this qualified name prunes."""
+    return technique.split(".", 1)[0] == PRUNING
+
+
+def path_of(step: Applied) -> str:
+    """The path in the study of a step of a recipe: that of its `Apply`."""
+    return _ROUND.sub("", step.path)
+
+
+def recoveries_of(plan: Plan, use: Apply) -> list[Apply]:
+    """The study's own trainings, the likeliest to follow this pruning first: those behind it in the text, then the
+    others that go with it, then those of other branches."""
+    listed = list(applies(plan.steps))
+    place = listed.index(use)
+
+    def distance(item: Apply) -> tuple[bool, bool]:
+        return (route(plan.steps, {use.path, item.path}) is None, listed.index(item) < place)
+
+    return sorted((item for item in listed if _recovers(plan.technique(item.technique), item)), key=distance)
+
+
+def _recovers(technique: Technique, use: Apply) -> bool:
+    """A training of what is there: weights alone, or `distill` of the model as it stands, in its whole width."""
+    if is_pruning(technique.name) or "training" not in technique.needs or "module" not in technique.gives:
+        return False
+    if "weights_only" in technique.traits:
+        return True
+    student, width = use.settings.get("student"), use.settings.get("width")
+    return isinstance(student, Fixed) and student.value is None and isinstance(width, Fixed) and width.value == 1
+
+
+def route(steps: tuple[Step, ...], wanted: Collection[str]) -> dict[str, Value] | None:
+    """The branches, `maybe`s and counts that lead to the wanted steps and past all others, by the paths of their knobs.
+
+    A count is 1 or 0: the least one of the domain that is not less is meant. None where two wanted steps lie in
+    different branches of one choice.
+    """
+    found: dict[str, Value] = {}
+    for step in steps:
+        inner: list[tuple[Step, ...]] = []
+        match step:
+            case Choice():
+                on = [branch for branch in step.branches if _leads(branch.steps, wanted)]
+                if len(on) > 1:
+                    return None
+                taken = on[0] if on else min(step.branches, key=lambda branch: len(list(applies(branch.steps))))
+                found[step.path] = taken.name
+                inner = [taken.steps]
+            case Maybe():
+                found[step.path] = _leads(step.steps, wanted)
+                inner = [step.steps]
+            case Repeat():
+                if step.count is None:
+                    found[step.counter] = max(int(_leads(step.steps, wanted)), _whole(found.get(step.counter)))
+                inner = [step.steps]
+            case Group():
+                inner = [step.steps]
+            case Order():
+                inner = [member.steps for member in step.members]
+        for part in inner:
+            below = route(part, wanted)
+            if below is None:
+                return None
+            found |= {path: value for path, value in below.items() if not _whole(found.get(path))}
+    return found
+
+
+def _whole(value: Value) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _leads(steps: tuple[Step, ...], wanted: Collection[str]) -> bool:
+    return any(item.path in wanted for item in applies(steps))
+
+
+class Usual:
+    """The values that knobs have where nothing else is asked for."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._defaults = dict(_defaults(plan))
+
+    def value(self, knob: Knob, domain: Domain) -> Value:
+        """The knob's value, of `domain`, which may be a part of its own."""
+        return nearest(domain, self._defaults.get(knob.path))
+
+    def points(self, space: Space, wanted: Collection[str], labels: Mapping[str, str]) -> Iterator[Point]:
+        """Points that may run, the likeliest to do the wanted steps alone first.
+
+        `labels` are those of the runtimes by the paths of their knobs. First comes the point of the usual values, then
+        those that differ from it in one or two of the knobs that decide about others.
+        """
+        way = route(self._plan.steps, wanted)
+        if way is None:
+            return
+        first = self._drawn(space, way, labels, {})
+        if first is None:
+            return
+        open_ = {
+            knob.path: [value for value in values_of(knob.domain) if value != first[knob.path]]
+            for knob in self._plan.knobs
+            if knob.path in first and knob.path in space.deciding and knob.path not in labels
+            and not isinstance(knob.domain, FloatDomain)
+        }
+        single = [(path, value) for path, values in open_.items() for value in values]
+        changes = chain([()], ((item,) for item in single), combinations(single, 2))
+        for change, _ in zip(changes, range(DRAWS), strict=False):
+            point = self._drawn(space, way, labels, dict(change))
+            if point is not None and space.forbidden(point) is None:
+                yield point
+
+    def _drawn(
+        self, space: Space, way: Mapping[str, Value], labels: Mapping[str, str], change: Mapping[str, Value]
+    ) -> Point | None:
+        def ask(knob: Knob, domain: Domain) -> Value:
+            wish = {**way, **labels, **change}.get(knob.path)
+            if wish is None:
+                return self.value(knob, domain)
+            if contains(domain, wish):
+                return wish
+            if knob.path in labels or knob.path in change:
+                raise LookupError(knob.path)
+            return _least(domain, wish) if knob.role == "repeat" else self.value(knob, domain)
+
+        try:
+            return space.draw(ask)
+        except (Exhausted, LookupError):
+            return None
+
+
+def resolved(plan: Plan, point: Point) -> Recipe | None:
+    """What the point does; None where a setting has no value there."""
+    try:
+        return resolve(plan, point)
+    except NoValueError:
+        return None
+
+
+def nearest(domain: Domain, default: Value) -> Value:
+    """The domain's value that is nearest to the default: the default itself, the nearest number, else the first."""
+    if contains(domain, default):
+        return default
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    match domain:
+        case FloatDomain(low=low, high=high) | IntDomain(low=low, high=high):
+            return min(max(low, default), high) if number and isinstance(default, int | float) else low
+    values = list(values_of(domain))
+    if number and isinstance(default, int | float):
+        numbers = [item for item in values if isinstance(item, int | float) and not isinstance(item, bool)]
+        return min(numbers, key=lambda item: abs(item - default), default=values[0])
+    return values[0]
+
+
+def _least(domain: Domain, count: Value) -> Value:
+    counts = [value for value in values_of(domain) if isinstance(value, int)]
+    return min((value for value in counts if value >= _whole(count)), default=max(counts))
+
+
+def _defaults(plan: Plan) -> Iterator[tuple[str, Value]]:
+    """The knobs that stand for a parameter, with its declared default. The first use of a knob comes last."""
+    found = [
+        pair for step in applies(plan.steps)
+        for pair in _of_settings(step.settings, plan.technique(step.technique).params)
+    ]
+    for target in plan.targets:
+        found += _of_setting(target.threads, 1)
+        found += _of_setting(target.batch, 1)
+        for use in target.runtimes:
+            found += _of_settings(use.settings, plan.runtime(use.runtime).params)
+    return reversed(found)
+
+
+def _of_settings(settings: Mapping[str, Setting], params: tuple[Param, ...]) -> Iterator[tuple[str, Value]]:
+    defaults = {param.name: param.default for param in params}
+    for name, setting in settings.items():
+        yield from _of_setting(setting, defaults.get(name))
+
+
+def _of_setting(setting: Setting, default: Value) -> Iterator[tuple[str, Value]]:
+    match setting:
+        case Searched(knob=path):
+            yield path, default
+        case Computed(expression=expression):
+            for outcome in outcomes(expression):
+                if isinstance(outcome, KnobRef):
+                    yield outcome.path, default
+        case Models(models=models):
+            for use in models:
+                for argument in use.arguments.values():
+                    yield from _of_setting(argument, None)
