@@ -70,10 +70,9 @@ def main() -> int:
 def asked(db: Path, study: str, columns: str, where: str) -> list[dict[str, Any]]:
     """Rows of `results` in the study's newest run."""
     query = (
-        f"SELECT {columns} FROM results WHERE {where} AND run = (SELECT arg_max(run, started) FROM sessions "
-        f"JOIN runs USING (run) WHERE study = '{study}') ORDER BY trial"
+        f"SELECT {columns} FROM results WHERE {where} AND run = (SELECT arg_max(s.run, s.started) FROM sessions s "
+        f"JOIN runs r ON r.run = s.run WHERE r.study = '{study}') ORDER BY trial"
     )
-    query = query.replace("arg_max(run, started)", "arg_max(sessions.run, sessions.started)")
     found: list[dict[str, Any]] = json.loads(command(db, "sql", query, "--format", "json"))
     return found
 
@@ -169,11 +168,11 @@ def load_data(db: str, study: str, out: str) -> None:
     """Write inputs by name and targets of the validation part as one file of arrays."""
     import numpy
 
-    plan = json.loads(json.loads(command(
+    plan = json.loads(command(
         Path(db), "sql",
         f"SELECT plan FROM runs JOIN (SELECT run, max(started) AS last FROM sessions GROUP BY run) USING (run) "
         f"WHERE study = '{study}' ORDER BY last DESC LIMIT 1", "--format", "json",
-    ))[0]["plan"])
+    ))[0]["plan"]
     file = json.loads(command(
         Path(db), "sql", f"SELECT file FROM studies WHERE study = '{study}'", "--format", "json"
     ))[0]["file"]

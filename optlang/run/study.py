@@ -59,7 +59,7 @@ def run(
     """
     if sys.platform == "win32":
         raise OutsideError(
-            "studies run on Linux and macOS", help="on Windows run them in WSL; check, plan and sql work here too"
+            "studies run on Linux and macOS", help="on Windows run them in WSL"
         )
     search = plan.search
     plan = plan.model_copy(update={"search": search.model_copy(update={
