@@ -63,14 +63,13 @@ class OpenVino:
             with tempfile.TemporaryDirectory(prefix="optlang-openvino-") as aside:
                 onnx = graph.build(subject, "openvino", Path(aside), data, study)
                 artifact = openvino_files.build(onnx, subject, settings, folder, data)
-        return replace(artifact, about={**artifact.about, "precision": _precision(settings)})
+        return replace(
+            artifact, about={**artifact.about, "precision": _precision(settings), "hint": _hint(settings)}
+        )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """A compiled model with one stream of `target.threads` threads, for the target's batch size."""
         openvino: Any = importlib.import_module("openvino")
-        hint = str(settings.get("hint", "latency"))
-        if hint not in _HINTS:
-            raise OptlangError(f"openvino has no hint '{hint}'", help=f"one of {', '.join(_HINTS)}")
         precision = _precision(settings)
         if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Refusal(
@@ -78,7 +77,7 @@ class OpenVino:
                 help="leave `precision` of the runtime openvino at float32, or measure on a processor that has it",
             )
         config = {
-            "PERFORMANCE_HINT": _HINTS[hint],
+            "PERFORMANCE_HINT": _hint(settings),
             "INFERENCE_NUM_THREADS": target.threads,
             "NUM_STREAMS": 1,
             # The process that measures is pinned from outside; OpenVINO would choose cores of its own.
@@ -93,6 +92,13 @@ class OpenVino:
             return _Open(openvino, artifact, target.batch, config)
         except RuntimeError as error:
             raise Refusal(f"OpenVINO does not load the model: {_last_line(error)}") from error
+
+
+def _hint(settings: Mapping[str, Any]) -> str:
+    chosen = str(settings.get("hint", "latency"))
+    if chosen not in _HINTS:
+        raise OptlangError(f"openvino has no hint '{chosen}'", help=f"one of {', '.join(_HINTS)}")
+    return _HINTS[chosen]
 
 
 def _precision(settings: Mapping[str, Any]) -> str:
