@@ -155,7 +155,7 @@ _EAGER = {
     )
     study = Path(os.environ.get("OPTLANG_STUDY") or HERE / "python").resolve()
     try:
-        return Eager().open(artifact, TargetSpec(entry["target"], threads={threads!r}), {}, study)
+        return Eager().open(artifact, TargetSpec(entry["target"], "cpu", {threads!r}, {samples!r}), {}, study)
     except OptlangError as error:
         sys.exit(f"error: {error}\\n  the model is made by the Python in {study}; OPTLANG_STUDY names another folder")
 ''',
@@ -168,6 +168,7 @@ _TORCHSCRIPT = {
     "package": "pip install torch numpy; the Python that made the model is not needed",
     "imports": "import torch\n",
     "load": '''    """The graph; its forward takes the inputs in order and gives a tuple of outputs."""
+    torch.set_num_threads({threads!r})
     model = torch.jit.load(HERE / {file!r}, map_location="cpu").eval()
     # As it was measured: with the kernels of this machine, which cannot be saved.
     return torch.jit.optimize_for_inference(model) if {graph!r} == "optimized" else model
@@ -185,14 +186,18 @@ _AOTINDUCTOR = {
     **_TORCHSCRIPT,
     "imports": "import torch\nimport torch._inductor\n",
     "load": '''    """The compiled model, for the processor that it was built on."""
+    torch.set_num_threads({threads!r})
     return torch._inductor.aoti_load_package(str(HERE / {file!r}))
 ''',
 }
 
 _EXECUTORCH = {
     "package": "pip install executorch numpy, in the version that manifest.json names under `about`, with its torch",
-    "imports": "import torch\nfrom executorch.runtime import Runtime\n",
+    "imports": "import torch\nfrom executorch.extension.pybindings import portable_lib\n"
+    "from executorch.runtime import Runtime\n",
     "load": '''    """The method; it takes the inputs in order, {batch!r} samples at once."""
+    if portable_lib._threadpool_get_thread_count() != {threads!r}:
+        portable_lib._unsafe_reset_threadpool({threads!r})
     return Runtime.get().load_program(HERE / {file!r}).load_method("forward")
 ''',
     "run": """    count = len(next(iter(inputs.values())))
@@ -233,7 +238,7 @@ _LITERT = {
     "package": "pip install ai-edge-litert numpy",
     "imports": "from ai_edge_litert.interpreter import Interpreter\n",
     "load": '''    """The interpreter; it takes {batch!r} samples at once."""
-    model = Interpreter(model_path=str(HERE / {file!r}))
+    model = Interpreter(model_path=str(HERE / {file!r}), num_threads={threads!r})
     model.allocate_tensors()
     return model
 ''',
@@ -268,6 +273,7 @@ _INDUCTOR_INT8 = {
     "# Importing it tells torch which patterns become integer kernels.\n"
     "from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401\n",
     "load": '''    """The program, which is compiled when it is called first; it takes the inputs in order."""
+    torch.set_num_threads({threads!r})
     torch._inductor.config.freezing = True
     model = torch.export.load(HERE / {file!r}).module(check_guards=False)
     return torch.compile(model, dynamic={dynamic!r}, fullgraph=True)
@@ -312,11 +318,13 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     if parts is None or main is None:
         return None
     about = entry["about"]
+    measured = about.get("measured") or {}
     most = [shapes["max"][0] for shapes in (about.get("profile") or {}).values()]
     known = {
         **_session(about),
         "{file!r}": repr(main), "{most!r}": repr(checked.count(most[0], "most samples") if most else None),
-        "{threads!r}": repr(checked.count((about.get("measured") or {}).get("threads", 1), "threads")),
+        "{threads!r}": repr(checked.count(measured.get("threads", 1), "threads")),
+        "{samples!r}": repr(checked.count(measured.get("batch", 1), "batch")),
         **{
             mark: shown(check(value, key) if (value := about.get(key)) is not None else None)
             for mark, (key, check, shown) in _MARKS.items()
