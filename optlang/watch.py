@@ -56,7 +56,8 @@ class Ended:
     """A trial that is over: its figures by metric (with the target in front where the study has several).
 
     `done` of `total` trials of the run are over, the baseline and the ladder among them; `seconds_left` is for the
-    others, None as long as nothing is known of their time.
+    others, None as long as nothing is known of their time. `dependent` says that an answer depends on the other samples
+    of its call.
     """
 
     trial: int
@@ -69,6 +70,7 @@ class Ended:
     done: int
     total: int
     seconds_left: float | None
+    dependent: bool = False
 
 
 class Watcher(Protocol):

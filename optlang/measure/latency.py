@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Arrays, Measurement
 from optlang.measure import intervals
+from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import alone
-from optlang.measure.process import BareProcess, Member
+from optlang.measure.process import BareProcess, Member, ProcessDied
 
 if TYPE_CHECKING:
     import numpy
@@ -54,7 +55,7 @@ class Measured:
     """The measurements of a candidate, and its answers where inputs for them were given."""
 
     measurements: tuple[Measurement, ...]
-    outputs: dict[str, Array] | None = None
+    answers: Answers | None = None
 
 
 class Bench:
@@ -75,13 +76,13 @@ class Bench:
         """Time `candidate` on `inputs` (the target's batch of samples), in turn with `baseline`.
 
         Without one (it is the baseline itself) all ratios are 1. `answer` are inputs, say the validation data, that the
-        same process computes outputs for. Raises what `BareProcess` raises; a baseline that died is started anew by
-        the next call.
+        same process answers in calls of the target's batch. Raises what `BareProcess` raises; a baseline that died is
+        started anew by the next call.
         """
         pair = (candidate,) if baseline is None else (baseline, candidate)
         timings = {item.name: Timings(item.target.batch) for item in pair}
         assert len(timings) == len(pair), "a candidate needs a name of its own"
-        outputs = None
+        answers = None
         for number in range(effort.processes):
             with alone(self._lock):
                 reference = None if baseline is None else self._warm(baseline, inputs, fresh=number > 0)
@@ -89,10 +90,10 @@ class Bench:
                     process.warm(inputs, effort.seconds)
                     running = ([] if reference is None else [reference]) + [process]
                     self._turns(running, timings, effort)
-                    if answer is not None and outputs is None:
-                        outputs = process.outputs(answer)
+                    if answer is not None and answers is None:
+                        answers = _answered(process, answer)
         against = timings[candidate.name if baseline is None else baseline.name]
-        return Measured(tuple(measurements(timings[candidate.name], against, candidate.target.name, seed)), outputs)
+        return Measured(tuple(measurements(timings[candidate.name], against, candidate.target.name, seed)), answers)
 
     def _turns(self, running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Effort) -> None:
         try:
@@ -133,6 +134,15 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _answered(process: BareProcess, inputs: Arrays) -> Answers:
+    try:
+        return deployed(process, inputs)
+    except ProcessDied:
+        # A call of another size than the target's may have been too much for it; what is asked for may work.
+        with BareProcess(process.member) as again:
+            return deployed(again, inputs, compare=False)
 
 
 def compare(

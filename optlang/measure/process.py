@@ -219,15 +219,32 @@ class BareProcess:
         answer = self._ask({"do": "round", "seconds": seconds, "calls": calls, "skip": skip}, limit)
         return numpy.asarray(answer["durations"], dtype=numpy.float64) * 1e-9
 
-    def outputs(self, inputs: Arrays, batch: int = 64) -> dict[str, Array]:
-        """The answers to all samples of `inputs`, by output name, computed `batch` at a time by the artifact itself."""
+    @property
+    def fixed(self) -> bool:
+        """Whether the artifact takes one number of samples a call and no other."""
+        batch = self.member.artifact.about.get("batch")
+        return isinstance(batch, int) and batch > 0
+
+    @property
+    def batch(self) -> int:
+        """Samples a call: those that the artifact is fixed to, else the target's."""
+        batch = self.member.artifact.about.get("batch")
+        return batch if isinstance(batch, int) and batch > 0 else self.member.target.batch
+
+    def outputs(self, inputs: Arrays, batch: int | None = None) -> dict[str, Array]:
+        """The answers to all samples of `inputs`, by output name, of the artifact itself in calls of `batch` samples.
+
+        None is the target's batch. The last call is filled up with the first samples. An artifact that takes a fixed
+        number is called with that.
+        """
         import numpy
 
         given, answered = self._written("given", inputs), self._folder / "answered.npz"
         samples = len(next(iter(inputs.values())))
         answer = self._ask(
             {
-                "do": "outputs", "inputs": str(given), "names": list(inputs), "outputs": str(answered), "batch": batch,
+                "do": "outputs", "inputs": str(given), "names": list(inputs), "outputs": str(answered),
+                "batch": batch or self.batch,
             },
             _CALL_TIMEOUT + 10 * samples * self._call,
         )

@@ -89,7 +89,7 @@ def check_finite(outputs: Arrays) -> None:
     import numpy
 
     for name, item in outputs.items():
-        if item.dtype.kind != "f":
+        if item.dtype.kind not in "fc":
             continue
         bad = int((~numpy.isfinite(item)).sum())
         if bad:

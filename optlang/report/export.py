@@ -95,6 +95,7 @@ def _fill(
 ) -> Mapping[str, Any]:
     plan = load_plan(reader, chosen)
     member = load_members(reader, chosen, plan, [row["trial"]])[0]
+    notes = _decoded(row["notes"]) or {}
     entries = []
     for artifact in artifacts:
         target = checked.folder(artifact["target"])
@@ -114,7 +115,12 @@ def _fill(
             (inside / "build.sh").write_text(script, encoding="utf-8")
             (inside / "build.sh").chmod(0o755)
         main = next((file for file in ("run.py", web.SERVER) if file in programs), None)
-        entries.append(entry | {"runtime": name, "program": main})
+        prefix = "" if len(plan.get("targets", ())) < 2 else artifact["target"]
+        entries.append(entry | {
+            "runtime": name, "program": main, "samples_a_call": entry["about"].get("samples_a_call"),
+            "batch_dependent": notes.get(f"{prefix}.batch_dependent" if prefix else "batch_dependent"),
+            "dependence": member.dependence.get(prefix),
+        })
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
     steps = reader.query(
         "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position",
@@ -132,7 +138,7 @@ def _fill(
         "runtime": row["runtime"],
         "point": _decoded(row["point"]),
         "steps": [step | {"settings": _decoded(step["settings"])} for step in steps],
-        "notes": _decoded(row["notes"]),
+        "notes": notes,
         "preprocessing": next((about for item in entries if (about := item["about"].get("preprocessing"))), None),
         "artifacts": entries,
         "figures": _measured(reader, chosen, plan, row["trial"]),

@@ -35,6 +35,10 @@ def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterat
     yield f"- The model: {', '.join(names)}"
     for key in ("inputs", "outputs"):
         yield f"- {key.capitalize()}: {'; '.join(map(_tensor, entry[key]))}"
+    if entry["samples_a_call"] is not None:
+        yield f"- Measured with {entry['samples_a_call']} in a call: speed, and how good the answers are"
+    if entry["dependence"] is not None:
+        yield f"- **Call it as it was measured**: {entry['dependence']}"
     yield ""
     if entry["program"] is not None:
         yield f"    python {entry['folder']}{entry['program']}"

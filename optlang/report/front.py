@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optlang.report.studies import Chosen, choose
-from optlang.report.words import describe
+from optlang.report.words import dependence, describe
 from optlang.store.reader import Reader
 from optlang.store.rows import INTERRUPTED
 
@@ -39,12 +39,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A trial in words and figures."""
+    """A trial in words and figures; `dependence` says in words, by target, that and how an answer depends on the other
+    samples of its call."""
 
     trial: int
     origin: str
     words: str
     figures: Mapping[str, Figure]
+    dependence: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
     results = {row["trial"]: row for row in rows if row["trial"] in set(trials)}
     points = {
         row["trial"]: row | {"point": json.loads(row["point"] or "{}")}
-        for row in reader.query("SELECT trial, runtime, point FROM trials WHERE run = ?", [chosen.run]).dicts()
+        for row in reader.query("SELECT trial, runtime, point, notes FROM trials WHERE run = ?", [chosen.run]).dicts()
     }
     steps: dict[int, list[dict[str, Any]]] = {}
     for row in reader.query(
@@ -203,6 +205,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
             results[trial]["origin"],
             describe(plan, points[trial], steps.get(trial, ())),
             {item.metric: item for item in _figures(results[trial], figures.get(trial, ()), several)},
+            dependence(json.loads(points[trial]["notes"] or "{}")),
         )
         for trial in trials
     ]

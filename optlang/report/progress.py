@@ -69,6 +69,8 @@ class PlainProgress:
         line = "  ".join(part for part in parts if part)
         if ended.state not in ("complete", "running"):
             line += f"  {verdict(ended)}"
+        elif ended.dependent:
+            line += "  (its answers depend on the batch)"
         left = ended.total - ended.done
         about = "" if ended.seconds_left is None else f", about {in_seconds(ended.seconds_left)}"
         self._write(line + (f"  [{left} left{about}]" if left > 0 else ""))
@@ -167,7 +169,8 @@ class LiveProgress:
         shown = [ended for ended in members if ended.trial == 0] + [ended for ended in members if ended.trial][-SHOWN:]
         for ended in shown:
             cells = (figure_text(ended.figures[name]) if name in ended.figures else "–" for name in names)
-            table.add_row(str(ended.trial), *cells, self._words.get(ended.trial, ""))
+            words = self._words.get(ended.trial, "") + (" (its answers depend on the batch)" if ended.dependent else "")
+            table.add_row(str(ended.trial), *cells, words)
         # Members that an earlier session found are known by their numbers only.
         more = len({0, *self._front}) - len(shown)
         if more > 0:

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 {imports}
 HERE = Path(__file__).resolve().parent
+# Samples a call, as it was measured: an answer may depend on the other samples of its call. None: all at once.
+BATCH = {samples}
 
 
 def load():
@@ -28,6 +30,17 @@ def load():
 def run(model, inputs):
     """Outputs by name, from inputs by name."""
 {run}
+
+def answers(model, inputs):
+    """Outputs by name to any number of samples, in calls of BATCH."""
+    count = len(next(iter(inputs.values())))
+    pieces = []
+    for start in range(0, count, BATCH or count):
+        # The last call is filled up with the first samples.
+        places = np.arange(start, start + (BATCH or count)) % count if BATCH and count > BATCH else slice(None)
+        pieces.append(run(model, {{name: item[places] for name, item in inputs.items()}}))
+    return {{name: np.concatenate([piece[name] for piece in pieces])[:count] for name in pieces[0]}}
+
 
 def check(outputs):
     """Compare with the outputs that belong to the example inputs: how far off the largest difference is."""
@@ -52,7 +65,7 @@ def main():
         sys.exit(f"there is no file {{path}}")
     else:
         inputs = zeros(model)
-    outputs = run(model, inputs)
+    outputs = answers(model, inputs)
     for name, value in outputs.items():
         print(name, value.dtype, value.shape)
     if len(sys.argv) == 1 and path.is_file():
@@ -203,8 +216,8 @@ _EXECUTORCH = {
     "run": """    count = len(next(iter(inputs.values())))
     found = []
     for start in range(0, count, {batch!r}):
-        # The last samples are filled up by the last one.
-        places = [min(place, count - 1) for place in range(start, start + {batch!r})]
+        # The last call is filled up with the first samples.
+        places = [place % count for place in range(start, start + {batch!r})]
         answers = model.execute([torch.from_numpy(inputs[name][places]) for name in {inputs!r}])
         found.append([value.float().numpy() if value.is_floating_point() else value.numpy() for value in answers])
     return {name: np.concatenate(parts)[:count] for name, parts in zip({outputs!r}, zip(*found))}
@@ -223,8 +236,8 @@ _COREML = {
     "run": """    found = []
     count = len(next(iter(inputs.values())))
     for start in range(0, count, {batch!r}):
-        # The last samples are filled up by the last one; Core ML's integers have 32 bits.
-        places = [min(place, count - 1) for place in range(start, start + {batch!r})]
+        # The last call is filled up with the first samples; Core ML's integers have 32 bits.
+        places = [place % count for place in range(start, start + {batch!r})]
         given = {name: inputs[name][places] for name in {inputs!r}}
         given = {name: item.astype("int32") if item.dtype.kind in "iub" else item for name, item in given.items()}
         answers = model.predict(given)
@@ -245,8 +258,8 @@ _LITERT = {
     "run": """    count = len(next(iter(inputs.values())))
     found = []
     for start in range(0, count, {batch!r}):
-        # The last samples are filled up by the last one.
-        places = [min(place, count - 1) for place in range(start, start + {batch!r})]
+        # The last call is filled up with the first samples.
+        places = [place % count for place in range(start, start + {batch!r})]
         for item in model.get_input_details():
             model.set_tensor(item["index"], inputs[item["name"]][places].astype(item["dtype"]))
         model.invoke()
@@ -282,8 +295,8 @@ _INDUCTOR_INT8 = {
     batch = {batch!r} or count
     found = []
     for start in range(0, count, batch):
-        # The last samples are filled up by the last one.
-        places = [min(place, count - 1) for place in range(start, start + batch)]
+        # The last call is filled up with the first samples.
+        places = [place % count for place in range(start, start + batch)]
         with torch.no_grad():
             found.append(model(*(torch.from_numpy(inputs[name][places]) for name in {inputs!r})))
     return {name: torch.cat(parts)[:count].numpy() for name, parts in zip({outputs!r}, zip(*found))}
@@ -334,7 +347,8 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
         # The layout of images ends the process where a Transformer in float16 is loaded: see runtimes/onnxruntime.py.
         "{skipped}": "" if about.get("convolutions", True) else ', disabled_optimizers=["NchwcTransformer"]',
     }
-    filled = dict(parts)
+    samples = about.get("samples_a_call")
+    filled = {**parts, "samples": repr(None if samples is None else checked.count(samples, "samples a call"))}
     for place, value in known.items():
         filled = {part: text.replace(place, value) for part, text in filled.items()}
     return _OPENING.format(**filled).rstrip() + "\n"

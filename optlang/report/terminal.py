@@ -151,7 +151,7 @@ def _table(
         most = "a point" if any(figure.unit == "ratio" for figure in shown) else "1 % lost"
         note = f"* the best trade-off: the largest gain for at most {most}\n"
     legend = _legend(shown, any("[" in text for row in rows for text in row))
-    beside = "".join(f"{line}\n" for line in _apart(members, kept))
+    beside = "".join(f"{line}\n" for line in [*_apart(members, kept), *_dependent(members)])
     return "\n".join(parts) + printed(note + legend + beside, width, color)
 
 
@@ -176,6 +176,13 @@ def _apart(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
                 f"{heading(metric)} of the baseline next to {_numbered(list(others))}, which the comparison is with: "
                 f"{low if low == high else f'{low} to {high}'}"
             )
+
+
+def _dependent(members: Sequence[Member]) -> Iterator[str]:
+    """A line for each member whose answers depend on the batch: its figures are those of the target's."""
+    for member in members:
+        for target, text in member.dependence.items():
+            yield f"Trial {member.trial}{f' on {target}' if target else ''}: {text}"
 
 
 def _numbered(trials: Sequence[int]) -> str:

@@ -37,6 +37,8 @@ def pages(entry: Mapping[str, Any], folder: Path) -> dict[str, str]:
         "library": library, "model": json.dumps(model), "beside": json.dumps(beside),
         "threads": str(checked.count(about.get("threads", 1), "threads")), "provider": json.dumps(provider),
         "title": "The exported model",
+        "samples": "null" if about.get("samples_a_call") is None
+        else str(checked.count(about["samples_a_call"], "samples a call")),
     }
     texts = {
         name: re.sub("«([a-z]+)»", lambda found: known[found[1]], (_TEMPLATES / name).read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optlang.plan.quantities import digits, in_bytes, in_seconds
+from optlang.plan.quantities import digits, in_bytes, in_percent, in_seconds
 
 
 def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
@@ -21,6 +21,30 @@ def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[
     runtimes = [_runtime(label, knobs, point) for label in (trial.get("runtime") or "").split(", ")]
     work = "baseline" if trial.get("trial") == 0 else ", ".join(repeated(done)) or "as it is"
     return " · ".join(part for part in (work, ", ".join(runtimes)) if part)
+
+
+def dependence(notes: Mapping[str, Any]) -> dict[str, str]:
+    """How a trial's answers depend on the other samples of a call, by target ("" for the only one); {} if they do not.
+
+    `notes` are the trial's, as `run/neighbours.py` writes them.
+    """
+    return {
+        name.rpartition("batch_dependent")[0].rstrip("."): _apart(
+            {key.removeprefix(f"{name}."): item for key, item in notes.items() if key.startswith(f"{name}.")}
+        )
+        for name, value in notes.items()
+        if value is True and name.rpartition(".")[2] == "batch_dependent"
+    }
+
+
+def _apart(seen: Mapping[str, Any]) -> str:
+    batch, other, apart = seen.get("batch"), seen.get("other"), seen.get("difference")
+    where = f"in calls of {other}" if other != batch else f"with other samples in a call of {batch}"
+    by = "other answers are NaN" if apart is None else f"answers are {in_percent(apart)} of their spread apart"
+    return (
+        f"an answer depends on the other samples of its call ({seen.get('cause')} does that): {where} {by}; "
+        f"measured in calls of {batch}"
+    )
 
 
 def _runtime(label: str, knobs: Mapping[str, Any], point: Mapping[str, Any]) -> str:

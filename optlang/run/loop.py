@@ -32,6 +32,7 @@ from optlang.run.job import (
     Workload,
     member_name,
 )
+from optlang.run.neighbours import depends
 from optlang.run.progress import ProgressReader
 from optlang.run.scratch import Scratch
 from optlang.search import goals
@@ -359,7 +360,7 @@ class Loop:
             "sampler_state": dict(state or {}),
         })
         self._spent.append(seconds)
-        self._watcher.ended(self._view(done, seconds))
+        self._watcher.ended(self._view(done, seconds, depends(result.notes)))
         if self._stop == "now":
             raise InterruptedRun
         return done
@@ -377,7 +378,7 @@ class Loop:
         done = drawn + (history.baseline is not None) + sum(map(history.climbed, self._rungs))
         return Planned(self._plan.study, len(self._rungs), self._wanted, done, drawn)
 
-    def _view(self, done: Done, seconds: float) -> Ended:
+    def _view(self, done: Done, seconds: float, dependent: bool) -> Ended:
         planned = self._planned()
         # The first trial of a session also loads the model and the data, or trains the baseline.
         recent = self._spent[1:]
@@ -385,7 +386,7 @@ class Loop:
         figures = {_named(*key): self._figure(done, key, item) for key, item in self._history.measured(done).items()}
         return Ended(
             done.number, done.origin, done.state, done.reason, seconds, figures, self._history.front(), planned.done,
-            planned.total, left,
+            planned.total, left, dependent,
         )
 
     def _figure(self, done: Done, key: goals.Key, item: Measurement) -> Figure:

@@ -39,12 +39,15 @@ _SHARED = (
 class Stepped:
     """What the steps came to: the subject, what each step took, and what was counted.
 
-    Parameters and macs are those of its last form as a torch module, the zeros those of its last form.
+    Parameters and macs are those of its last form as a torch module, the zeros those of its last form. `module` gives
+    the last subject that was a torch module (what the file was made of, where `subject` is one); None where the cache
+    has it no more.
     """
 
     subject: Subject
     runs: tuple[StepRun, ...]
     counted: tuple[Measurement, ...]
+    module: Callable[[], Subject | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,20 @@ def apply(
             # The technique's own file was written to a temporary folder, which goes; the kept one stays.
             subject, counted = _read(cache, key, workload.study)
         done.append(StepRun(step.path, step.technique, key, False, time.monotonic() - started, began))
-    return Stepped(subject, tuple(done), counted)
+    last = subject
+
+    def module() -> Subject | None:
+        if last.form in ("module", "graph"):
+            return last
+        for key in reversed(keys):
+            if cache.find(key) is None:
+                return None
+            found, _ = _read(cache, key, workload.study)
+            if found.form in ("module", "graph"):
+                return found
+        return Subject("module", modules.make(workload.model, workload.study), workload.model)
+
+    return Stepped(subject, tuple(done), counted, module)
 
 
 def _epochs(step: StepJob, report: Report) -> Report:

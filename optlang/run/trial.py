@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Artifact, File, Measurement, OptlangError, Refusal, Runtime, Subject, TargetSpec
 from optlang.measure import latency, quality, size
+from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Member
-from optlang.run import steps
+from optlang.run import neighbours, steps
 from optlang.run.job import FrontJob, PlaceJob, Result, StepRun, TrialJob, Workload, member_name
 from optlang.workload import objects
 from optlang.workload.data import Data
@@ -39,22 +40,23 @@ class Laboratory:
     bench: latency.Bench = field(default_factory=lambda: latency.Bench(machine_lock()))
     validation: dict[str, Array] = field(init=False)
     targets: Any = field(init=False)
-    _answers: dict[tuple[File, ...], dict[str, Array]] = field(default_factory=dict)
+    _answers: dict[tuple[tuple[File, ...], int], dict[str, Array]] = field(default_factory=dict)
+    """The baseline's, by its files and the samples a call."""
 
     def __post_init__(self) -> None:
         self.validation, self.targets = self.data.arrays("validation")
 
     def answers(self, baseline: Member) -> dict[str, Array]:
-        """The baseline's answers to the validation data, through its own runtime."""
-        files = baseline.artifact.files
-        if files not in self._answers:
+        """The baseline's answers to the validation data, through its own runtime in calls of its target's batch."""
+        key = (baseline.artifact.files, baseline.target.batch)
+        if key not in self._answers:
             with BareProcess(baseline) as process:
-                self.remember(baseline, process.outputs(self.validation))
-        return self._answers[files]
+                self.remember(baseline, deployed(process, self.validation).outputs)
+        return self._answers[key]
 
     def remember(self, baseline: Member, answers: dict[str, Array]) -> None:
         """Keep the baseline's answers: every other trial is compared with them, sample by sample."""
-        self._answers[baseline.artifact.files] = answers
+        self._answers[baseline.artifact.files, baseline.target.batch] = answers
 
     def samples(self, target: TargetSpec) -> dict[str, Array]:
         """A batch of real samples, of the target's size, to time with."""
@@ -130,13 +132,19 @@ def _on_target(
     timed = laboratory.bench.measure(
         member, place.baseline, laboratory.samples(place.target), job.effort, answer=laboratory.validation
     )
-    assert timed.outputs is not None
-    artifact = replace(artifact, about={"outputs": _tensors(timed.outputs, artifact), **artifact.about})
-    _keep_examples(place.folder, laboratory.validation, timed.outputs)
+    answers = timed.answers
+    assert answers is not None
+    few = {name: item[answers.part] for name, item in laboratory.validation.items()}
+    reference = neighbours.Reference(stepped.module, few, study)
+    neighbours.check_finite(answers, reference, place.runtime.name.rpartition(".")[2])
+    notes |= neighbours.notes(answers, reference)
+    told: dict[str, JSON] = {"outputs": _tensors(answers.outputs, artifact), "samples_a_call": answers.batch}
+    artifact = replace(artifact, about={**told, **artifact.about})
+    _keep_examples(place.folder, laboratory.validation, answers)
     if place.baseline is None:
-        laboratory.remember(member, timed.outputs)
+        laboratory.remember(member, answers.outputs)
     scored = quality.score(
-        laboratory.data.task, timed.outputs, laboratory.targets, laboratory.answers(place.baseline or member),
+        laboratory.data.task, answers.outputs, laboratory.targets, laboratory.answers(place.baseline or member),
         job.directions, job.ratios,
     )
     return _OnTarget((*scored, *known, *timed.measurements), artifact, notes)
@@ -203,12 +211,18 @@ def _clock(job: TrialJob, place: PlaceJob, runtime: Runtime, laboratory: Laborat
     return steps.Clock(about, seconds)
 
 
-def _keep_examples(folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-    """Leave a few samples and the artifact's answers to them beside it: whoever deploys it can check theirs."""
+def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) -> None:
+    """Leave a few samples and the artifact's answers to them beside it: whoever deploys it can check theirs.
+
+    Where an answer may depend on the other samples of its call these are whole calls of the target's batch.
+    """
     import numpy
 
-    for name, arrays in (("example_inputs.npz", inputs), ("example_outputs.npz", outputs)):
-        few: dict[str, Any] = {key: item[:EXAMPLES] for key, item in arrays.items()}
+    total, batch = len(next(iter(inputs.values()))), answers.batch
+    count = min(EXAMPLES, total) if answers.uniform else -(-EXAMPLES // batch) * batch
+    places = numpy.arange(count) % total
+    for name, arrays in (("example_inputs.npz", inputs), ("example_outputs.npz", answers.outputs)):
+        few: dict[str, Any] = {key: item[places] for key, item in arrays.items()}
         numpy.savez(folder / name, **few)
 
 

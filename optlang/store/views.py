@@ -191,12 +191,22 @@ def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mappin
                 if name == "latency.p50":
                     columns.add(run, f"{column_name('latency', target)}_baseline", metric.baseline, "DOUBLE")
                 columns.add(run, f"{metric.name}_baseline", metric.baseline, metric.kind)
+    for run, _, plan in runs:
+        columns.add(run, "batch_dependent", _dependent(plan), "BOOLEAN")
     fixed = "r.study, t.run, t.trial, t.state, t.reason, t.origin, t.seconds"
     chosen = "".join(f", {item}" for item in columns.sql(_everywhere(runs, columns)))
     return (
         f"CREATE VIEW results AS WITH {_latest(wide)} SELECT {fixed}{chosen} FROM {_JOINED} "
         "ORDER BY r.started, t.run, t.trial"
     )
+
+
+def _dependent(plan: Plan) -> str:
+    """Whether an answer depends on the other samples of its call, on any target; NULL where that is not known."""
+    targets = [item["name"] for item in plan.get("targets", ())]
+    names = ["batch_dependent"] if len(targets) < 2 else [f"{name}.batch_dependent" for name in targets]
+    each = ["(t.notes ->> " + _text(f'$."{name}"') + ")::BOOLEAN" for name in names]
+    return f"greatest({', '.join(each)})" if len(each) > 1 else each[0]
 
 
 def _everywhere(runs: Sequence[tuple[str, str, Plan]], columns: _Columns) -> frozenset[str]:

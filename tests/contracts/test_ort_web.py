@@ -214,7 +214,7 @@ def test_the_exported_page_checks_itself_in_the_browser(images, tmp_path):
     assert title == "done", text
     assert "isolated; ready after" in text
     assert "logits float32 (3, 10): largest difference" in text
-    assert "ms a call of the examples" in text
+    assert "ms for the examples" in text
     title, text = seen[1.0]
     assert title == "wrong"
     assert text.count("which is not what was measured") == 1

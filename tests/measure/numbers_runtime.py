@@ -42,6 +42,18 @@ class Session:
         if wish == "read":
             assert sys.stdin.read() == ""
         print("running")
+        if wish == "center":
+            return prepared - prepared.mean(axis=0)
+        if wish == "narrow" and len(prepared) > 36:
+            return numpy.zeros_like(prepared)
+        if wish == "single" and len(prepared) > 1:
+            raise ValueError("one sample at a time")
+        if wish == "frail" and len(prepared) > 1:
+            os._exit(9)
+        if wish == "random":
+            return prepared + numpy.random.default_rng().normal(size=prepared.shape)
+        if wish == "spread":
+            return prepared / prepared.std(axis=0, ddof=1)
         return prepared * self.settings.get("factor", 2)
 
     def collect(self, result):

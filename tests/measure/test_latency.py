@@ -101,8 +101,8 @@ def test_bench_keeps_the_baseline_and_ends_the_candidates(member_of, inputs, tmp
         numbers = set()
         for name in ("first", "second"):
             found = bench.measure(member_of_again(baseline, name, factor=5), baseline, one, EFFORT, answer=inputs)
-            assert (found.outputs["file"] == inputs["x"] * 5).all()
-            numbers.add(int(found.outputs["pid"][0]))
+            assert (found.answers.outputs["file"] == inputs["x"] * 5).all()
+            numbers.add(int(found.answers.outputs["pid"][0]))
             assert by_name(found.measurements)["latency.p50"].n == 3
             held = bench._warmed["here"][0]
         assert bench._warmed["here"][0] is held
@@ -146,7 +146,7 @@ def test_bench_outlives_a_candidate_that_fails(member_of, inputs, tmp_path):
             with pytest.raises(kind):
                 bench.measure(member_of_again(baseline, "bad", wish=wish), baseline, one, EFFORT)
         found = bench.measure(member_of_again(baseline, "good", factor=2), baseline, one, EFFORT)
-        assert found.outputs is None
+        assert found.answers is None
         assert found.measurements
 
 
@@ -155,7 +155,7 @@ def test_baseline_is_measured_alone(member_of, inputs, tmp_path):
         found = bench.measure(member_of("baseline"), None, {"x": inputs["x"][:1]}, EFFORT, answer=inputs)
         assert bench._warmed == {}
     assert {item.ratio for item in found.measurements} == {1.0}
-    assert (found.outputs["file"] == inputs["x"] * 2).all()
+    assert (found.answers.outputs["file"] == inputs["x"] * 2).all()
 
 
 def test_compare_measures_all_in_one_cycle_with_processes_of_their_own(member_of, inputs, tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ RESULTS = (
     "study run trial state reason origin seconds "
     "runtime graph rounds ratio lr precision calibrator samples "
     "accuracy loss size size_compressed latency latency_p50 latency_p95 throughput parameters "
-    "accuracy_lost loss_x size_x size_compressed_x latency_x latency_p50_x latency_p95_x throughput_lost parameters_x"
+    "accuracy_lost loss_x size_x size_compressed_x latency_x latency_p50_x latency_p95_x throughput_lost parameters_x "
+    "batch_dependent"
 )
 
 

@@ -9,6 +9,8 @@ import * as ort from "./ort/«library»";
 const here = (name) => new URL(name, import.meta.url).href;
 const MODEL = «model»;
 const BESIDE = «beside»;
+// Samples a call, as it was measured: an answer may depend on the other samples of its call. null: all at once.
+const BATCH = «samples»;
 
 ort.env.wasm.wasmPaths = here("ort/");
 ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? «threads» : 1;
@@ -36,6 +38,32 @@ export async function run(session, inputs) {
   const found = {};
   for (const [name, tensor] of Object.entries(answers)) {
     found[name] = { type: tensor.type, dims: [...tensor.dims], data: await tensor.getData() };
+  }
+  return found;
+}
+
+/** Outputs by name to any number of samples, in calls of BATCH; the first axis of every array is the sample. */
+export async function answers(session, inputs) {
+  const count = Object.values(inputs)[0].dims[0];
+  const step = BATCH ?? count;
+  const pieces = [];
+  for (let start = 0; start < count; start += step) {
+    const part = {};
+    for (const [name, { type, dims, data }] of Object.entries(inputs)) {
+      const size = data.length / dims[0], most = Math.min(step, count - start);
+      part[name] = { type, dims: [most, ...dims.slice(1)], data: data.slice(start * size, (start + most) * size) };
+    }
+    pieces.push(await run(session, part));
+  }
+  const found = {};
+  for (const [name, { type, dims, data }] of Object.entries(pieces[0])) {
+    const whole = new data.constructor(pieces.reduce((sum, piece) => sum + piece[name].data.length, 0));
+    let filled = 0;
+    for (const piece of pieces) {
+      whole.set(piece[name].data, filled);
+      filled += piece[name].data.length;
+    }
+    found[name] = { type, dims: [count, ...dims.slice(1)], data: whole };
   }
   return found;
 }
