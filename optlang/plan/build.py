@@ -22,6 +22,7 @@ from optlang.plan.lookup import Place
 from optlang.plan.model import BASELINE_RUNTIME, RECOVERY, Factory, Location, Metric, Objective, Plan, Rule, Step
 from optlang.plan.model import Target as PlanTarget
 from optlang.plan.names import Scope, duplicate, second
+from optlang.plan.resolve import text_of
 from optlang.plan.steps import Steps
 from optlang.plan.targets import Targets
 from optlang.plan.values import Resolver
@@ -69,7 +70,8 @@ class StudyBuilder:
         resolver.metrics = self._metrics()
         steps = Steps(knobs, self.facts, self.scope, self.folder)
         targets = Targets(knobs, self.facts, self.scope)
-        factories = Factories(knobs, self.facts, self.scope, self.folder)
+        own = {node.name.text: text_of(getattr(node.value, "path", node.value)) for node in self._all(tree.Make)}
+        factories = Factories(knobs, self.facts, self.scope, self.folder, own)
         knobs.models = factories.setting
 
         made_targets = self._targets(targets, resolver.metrics)

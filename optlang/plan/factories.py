@@ -6,7 +6,8 @@ have knobs among its arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -53,6 +54,8 @@ class Factories:
     facts: Facts
     scope: Scope
     folder: Path
+    own: Mapping[str, str] = field(default_factory=dict)
+    """The names of the study's own model and data, with what makes them."""
 
     @property
     def resolver(self) -> Resolver:
@@ -110,6 +113,10 @@ class Factories:
                 self._no_model(item, param)
                 made.append(_nothing)
                 continue
+            if isinstance(item, tree.Path) and item.text in self.own:
+                self._studys_own(item, param)
+                made.append(_nothing)
+                continue
             where = _Where("model", inside, place, guards)
             if isinstance(value, tree.ListOf):
                 # In the paths of knobs each model of a list has a name of its own: its factory's, numbered if need be.
@@ -138,6 +145,18 @@ class Factories:
         if setting is not None:
             self._no_model(node, param)
         return None
+
+    def _studys_own(self, node: tree.Path, param: Param) -> None:
+        """E302: the name that the study gives its model, which is no call."""
+        call = f"{self.own[node.text]}(…)"
+        written = f"[{call}]" if param.dimension == "models" else call
+        without = param.help.partition("none: ")[2]
+        self.diagnostics.error(
+            "E302", f"`{node.text}` names the study's own model, and `{param.name}` is made by a call", node.span,
+            "no call",
+            help=f"write the call that makes it: `{param.name} = {written}`"
+            + (f"; left out it is {without}" if without else ""),
+        )
 
     def _no_model(self, node: tree.Domain, param: Param) -> None:
         several = param.dimension == "models"

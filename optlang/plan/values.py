@@ -15,6 +15,7 @@ from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, 
 from optlang.plan.names import listed, only, suggestion
 from optlang.plan.resolve import Expressions, Typed, known, text_of
 from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, scalar, show, value_of
+from optlang.spelling import closest
 from optlang.syntax import tree
 
 
@@ -53,8 +54,14 @@ class Resolver(Expressions):
         if param.dimension == "name" and isinstance(node, tree.Path) and self._plain_word(node, place):
             self._not_a_value(node, param)
             return None
+        if param.dimension == "names" and isinstance(node, tree.Path) and self._names_nothing(node, place):
+            self._not_a_list(node.span, param, f'["{node.text}"]')
+            return None
         typed = self.expression(node, place)
         if typed is None:
+            return None
+        if param.dimension == "names" and isinstance(node, tree.String):
+            self._not_a_list(node.span, param, f"[{text_of(node)}]")
             return None
         if typed.kind == "none" and typed.constant is not None and param.default is None and not param.required:
             return Fixed(value=None)
@@ -133,6 +140,21 @@ class Resolver(Expressions):
             and self.let(node) is None
             and len(node.parts) == 1
             and self.knob(node, place, quiet=True) is None
+        )
+
+    def _names_nothing(self, node: tree.Path, place: Place) -> bool:
+        """Whether a path is neither a value nor a knob here, so that it is a layer's name without its quotes."""
+        if self.silent(node) or node.text == "none" or self.let(node) is not None:
+            return False
+        # What is near to a name that there is was to be that.
+        if closest(node.text, [*self.params, *self.inputs, *self.lets, *self.scope.names("let")]) is not None:
+            return False
+        return self.knob(node, place, quiet=True) is None and self.metric(node) is None
+
+    def _not_a_list(self, span: Span, param: Param, written: str) -> None:
+        self.diagnostics.error(
+            "E302", f"`{param.name}` is a list of names, and this is one name", span, "not a list",
+            help=f"write `{param.name} = {written}`", fix=Fix(span, written),
         )
 
     def _not_a_value(self, node: tree.Path, param: Param) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optlang.diagnostics import Diagnostics, Fix
 from optlang.spelling import closest
+from optlang.syntax.habits import advice as advice_of
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import LINE_END, RESERVED, Token
 
@@ -67,7 +68,9 @@ def report(
     else:
         what, span = f"`{token.value}`", source.span(token.start_pos, token.end_pos)
     label, advice = _fitting(kinds, spelling)
-    special = _advice(token, previous, kinds)
+    habit = advice_of(source, token, previous, kinds)
+    special = habit.help if habit is not None else _advice(token, previous, kinds)
+    fix = habit.fix if habit is not None else fix
     if special is None and joined is not None:
         special = f"the line before ends in `{joined.value}`, so this line goes on with it"
     diagnostics.error("E101", f"unexpected {what}", span, label, help=special or advice, fix=fix)
