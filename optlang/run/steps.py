@@ -18,6 +18,7 @@ from optlang.measure import counts, onnx_counts
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.machine import versions
+from optlang.techniques.proof import proved
 from optlang.workload import modules, objects
 from optlang.workload.data import Data
 
@@ -170,6 +171,7 @@ def _one(
         after = technique(subject, step.settings, context)
     if not isinstance(after, Subject):
         raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
+    proved(subject, after, context)
     if after.form == "module":
         counted = tuple(counts.count(after.model, context.data.example(1)))
     elif after.form == "onnx":

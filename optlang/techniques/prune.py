@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, Edit, OptlangError, Refusal, Subject
+from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.techniques import coupled, proof
+from optlang.techniques.coupled import FAILURES, Group, drawn, forward, traceable
 from optlang.techniques.sparse import recounted
 from optlang.techniques.statistics import recalibrate
+from optlang.techniques.symmetry import Symmetry
 from optlang.techniques.worth import Scale, Worth, worth
 from optlang.workload.layers import left_alone
 
@@ -62,8 +65,9 @@ class Cut:
 class Cutter:
     """Removes channels from copies of a subject's module, as often as asked; what they are worth is found once.
 
-    The settings are those of `channels` but the ratio. Used where the user's own modules can be imported
-    (`objects.at_home`). Raises `Refusal` where a layer cannot be pruned.
+    The settings are those of `channels` but the ratio. What cannot be cut rightly is left alone, and `left` says why,
+    by the layer: see `coupled`, `symmetry` and `proof`. Used where the user's own modules can be imported
+    (`objects.at_home`). Raises `Refusal` where the model cannot be followed at all.
     """
 
     def __init__(self, subject: Subject, settings: Mapping[str, Any], context: Context) -> None:
@@ -71,57 +75,177 @@ class Cutter:
 
         self._subject, self._settings, self._context = subject, settings, context
         # One sample would hide layers that take the batch for channels.
-        self.example = context.data.bind(subject.model).example(2)
+        data = context.data.bind(subject.model)
+        self.example, self._samples = data.example(2), data.example(proof.SAMPLES)
         self._kept = _kept(subject.model, settings)
         _no_recurrent(subject.model)
         with objects.user_code("the model's forward", context.study):
             self._shapes = _shapes(copy.deepcopy(subject.model).eval(), self.example)
+        self._training = proof.trains(subject.model, self.example)
         self._score_of = worth(subject.model, settings, context)
-        self._kept |= _fixed(copy.deepcopy(subject.model).eval(), self.example)
-        self._blamed: str | None = None
+        self.left: dict[str, str] = {}
+        """The layers whose channels stay though they were open to pruning, and why."""
+        self._ties = proof.shared(subject.model)
+        self._doubtful: set[str] = set()
+        self._parts: dict[str, int] = {}
+        self._known: dict[str, str | None] = {}
+        self._groups = self._followed()
+
+    def _followed(self) -> list[Group]:
+        """The groups of coupled channels that may be cut. Those whose channels cannot be exchanged are doubtful.
+
+        What is doubtful is proved at each cut; where blocks of it can be exchanged (heads, as a rule), as many go from
+        each of them.
+        """
+        module = copy.deepcopy(self._subject.model).eval()
+        self._kept |= _chosen_before(module)
+        with _following(), drawn(module, self.example) as graph:
+            found, self.left = coupled.groups(graph, self._kept)
+        self._kept |= {group.root for group in found if group.answers}
+        open_groups = []
+        for group in found:
+            untied = _untied(group, self._ties)
+            if untied:
+                self.left[group.root] = untied
+            elif not group.answers and group.channels > 1:
+                open_groups.append(group)
+        # In the order of the model, which the graph has from its end.
+        open_groups.reverse()
+        symmetry = Symmetry(module, self._samples)
+        for group in symmetry.asymmetric(open_groups):
+            self._doubtful.add(group.root)
+            parts = symmetry.parts(group) if group.blocks == 1 else None
+            if parts:
+                self._parts[group.root] = parts
+        return open_groups
 
     def cut(self, ratio: float, ratios: Mapping[str, float] | None = None) -> Cut:
-        """The model without `ratio` of its channels; `ratios` are those of layers of their own, by name."""
-        cut = self._once(ratio, ratios)
-        if not cut.history or _try_shapes(cut.module, self.example) == self._shapes:
-            return cut
-        # Some layer reaches an output by a way that the graph does not show: look at each of them alone.
-        harmful, self._blamed = _harmful(self._subject.model, self.example, self._shapes)
-        self._kept |= harmful
-        cut = self._once(ratio, ratios)
-        if cut.history and _try_shapes(cut.module, self.example) != self._shapes:
-            raise Refusal(
-                "removing channels breaks the model" + (f": {self._blamed}" if self._blamed else ""),
-                help=f"keep the layers that its code takes for granted: keep = [{_quoted(sorted(harmful)) or '…'}]",
-            )
-        return cut
+        """The model without `ratio` of its channels; `ratios` are those of layers of their own, by name.
+
+        What breaks the model, or gives other answers than the whole model with these channels at zero, is left alone.
+        """
+        while True:
+            try:
+                cut = self._once(ratio, ratios)
+            except _Broken as error:
+                self.left[error.layer] = error.why
+                continue
+            found = self._unproved(cut.history)
+            if not found and cut.history and self._breaks(cut.module):
+                found = self._guilty(cut.history) or self._together(cut.history)
+            if not found:
+                return cut
+            self._leave(found)
+
+    def _leave(self, found: Mapping[str, str]) -> None:
+        for name, why in found.items():
+            # As many of each block was one attempt; the graph's own choice is another.
+            if name in self._parts:
+                del self._parts[name]
+            else:
+                self.left[name] = why
+
+    def _unproved(self, history: Sequence[JSON]) -> dict[str, str]:
+        """The doubtful layers of `history` whose cut gives other answers than their channels at zero, and why."""
+        groups = {group.root: group for group in self._groups}
+        found: dict[str, str] = {}
+        for item in history:
+            root, _, channels = _item(item)
+            if root not in self._doubtful:
+                continue
+            key = json.dumps(item)
+            if key not in self._known:
+                self._known[key] = self._other(groups[root], channels, item)
+            why = self._known[key]
+            if why is not None:
+                found[root] = why
+        return found
+
+    def _other(self, group: Group, channels: Sequence[int], item: JSON) -> str | None:
+        whole = self._subject.model
+        cut = self._replayed([item])
+        why = self._breaks(cut)
+        if why is not None or isinstance(cut, str):
+            return why
+        if proof.refuted_group(whole, cut, group, channels, self._samples) is None:
+            return None
+        return (
+            "the model's code tells its channels apart by their number (it permutes, regroups or takes apart): without "
+            "some of them it gives other answers than with these at zero"
+        )
+
+    def _guilty(self, history: Sequence[JSON]) -> dict[str, str]:
+        """The layers of `history` whose cut breaks the model by itself, and why."""
+        why = self._breaks(self._replayed(history))
+        if why is None:
+            return {}
+        if len(history) == 1:
+            return {str(_item(history[0])[0]): why}
+        middle = len(history) // 2
+        return self._guilty(history[:middle]) | self._guilty(history[middle:])
+
+    def _together(self, history: Sequence[JSON]) -> dict[str, str]:
+        """The layers whose cuts break the model together with those before them, but not by themselves."""
+        right: list[JSON] = []
+        found: dict[str, str] = {}
+        for item in history:
+            why = self._breaks(self._replayed([*right, item]))
+            if why is None:
+                right.append(item)
+            else:
+                found[str(_item(item)[0])] = why
+        return found
+
+    def _replayed(self, history: Sequence[JSON]) -> nn.Module | str:
+        """A copy of the model with these cuts, or why there is none."""
+        try:
+            return replay(copy.deepcopy(self._subject.model).eval(), self._arguments(history), self.example)
+        except FAILURES as error:
+            return coupled.reason(error)
+
+    def _breaks(self, module: nn.Module | str) -> str | None:
+        """Why a cut model does not answer as the whole one does, in the same shapes; None where it does."""
+        found = module if isinstance(module, str) else _try_shapes(module, self.example)
+        if isinstance(found, str):
+            return f"the model's code counts on its channels ({found})"
+        if found != self._shapes:
+            return "its channels are the model's outputs"
+        assert not isinstance(module, str)
+        if self._training is not None and proof.trains(module, self.example) != self._training:
+            return "in training the model's code takes its channels another way, which is not followed"
+        return None
+
+    def _arguments(self, history: Sequence[JSON]) -> dict[str, JSON]:
+        ties: dict[str, JSON] = {"ties": self._ties} if self._ties else {}
+        return {"history": list(history), **ties}
 
     def _once(self, ratio: float, ratios: Mapping[str, float] | None) -> Cut:
         module = copy.deepcopy(self._subject.model).eval()
         score = self._score_of(module)
-        history = _pruned(module, self.example, int(self._settings["round_to"]), ratio, ratios or {}, score, self._kept,
-                          self._settings["scope"] == "global")
+        history = _pruned(module, self.example, int(self._settings["round_to"]), ratio, ratios or {}, score,
+                          self._kept | set(self.left), self._parts, self._settings["scope"] == "global")
+        _tie(module, self._ties)
         removed = counted(self._subject.model)[0] - counted(module)[0]
         left = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
         return Cut(module, history, max(0, removed) if history else 0, left)
 
     def groups(self) -> list[str]:
         """The groups of coupled channels that may be cut, each by the layer that names it in `ratios`."""
-        from torch_pruning import ops
-
-        module = copy.deepcopy(self._subject.model).eval()
-        with _graph(module, self.example) as graph:
-            kept = [layer for name, layer in module.named_modules() if name in self._kept]
-            ignored = [part for layer in kept for part in layer.modules()]
-            kinds = [ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM]
-            groups = graph.get_all_groups(ignored_layers=ignored, root_module_types=kinds)
-            found = {group[0].dep.target.module for group in groups}
-        return [name for name, layer in module.named_modules() if layer in found]
+        return [group.root for group in self._groups if not set(self.left).intersection((group.root, *group.giving))]
 
     def refusal(self, why: str, instead: str) -> Refusal:
         """That nothing was removed, and why."""
+        if self.left and not self.groups():
+            some = [f"{name}: {reason}" for name, reason in list(self.left.items())[:3]]
+            more = len(self.left) - len(some)
+            return Refusal(
+                "nothing was removed: no layer is left whose channels can be. " + "; ".join(some)
+                + (f"; and {more} more layers" if more else ""),
+                help="magnitude and two_four remove single weights, and int8 makes all of them smaller",
+            )
+        about = "".join(f"; {name} is left alone: {reason}" for name, reason in list(self.left.items())[:2])
         return Refusal(
-            f"nothing was removed: {why}" + (f" ({self._blamed})" if self._blamed else ""),
+            f"nothing was removed: {why}{about}",
             help=f"{instead}, a smaller round_to, fewer layers in keep, or in only all whose channels go together",
         )
 
@@ -136,7 +260,7 @@ class Cutter:
         from optlang.workload.tensors import describe
 
         module, subject = self.recalibrated(cut).module, self._subject
-        edit = Edit(_REPLAY, {"history": cut.history, "example": describe(self.example)})
+        edit = Edit(_REPLAY, {**self._arguments(cut.history), "example": describe(self.example)})
         before, after = counted(subject.model), counted(module)
         removed: dict[str, JSON] = {
             f"prune.removed_{name}": share_removed(subject, name, new / old)
@@ -144,17 +268,51 @@ class Cutter:
         }
         if cut.no_norm:
             removed["prune.no_norm"] = list(cut.no_norm)
+        if self.left:
+            removed["prune.left"] = dict(self.left)
         module.zero_grad(set_to_none=True)
         edits = (*subject.edits, edit)
         removed |= recounted(subject.notes, module)
         return Subject("module", module, subject.factory, edits, {**subject.notes, **removed, **notes})
 
 
+class _Broken(Exception):  # noqa: N818 - an answer, not an accident
+    """torch-pruning failed at the channels of a layer."""
+
+    def __init__(self, layer: str, why: str) -> None:
+        super().__init__(layer, why)
+        self.layer, self.why = layer, why
+
+
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
     """Remove the same channels from `module`, a fresh model of the shape that it had before the pruning."""
-    with _graph(module, dict(example)) as graph:
+    with drawn(module, dict(example)) as graph:
         graph.load_pruning_history([list(item) for item in arguments["history"]])
+    _tie(module, arguments.get("ties", []))
     return module
+
+
+def _tie(module: nn.Module, ties: Sequence[Sequence[str]]) -> None:
+    """Make one of the parameters that were one before each layer was cut by itself."""
+    for first, *others in ties:
+        parameter = module.get_parameter(first)
+        for name in others:
+            holder, _, own = name.rpartition(".")
+            setattr(module.get_submodule(holder), own, parameter)
+
+
+def _untied(group: Group, ties: Sequence[Sequence[str]]) -> str | None:
+    """Why weights that layers share keep a group whole: it would cut them in one layer and not alike in the others."""
+    for names in ties:
+        cuts = {name: {(item.axis, item.places) for item in group.axes if item.tensor == name} for name in names}
+        if any(cuts.values()) and len({frozenset(item) for item in cuts.values()}) > 1:
+            return f"{' and '.join(names)} are one weight, which it would cut in one of them alone"
+    return None
+
+
+def _item(item: JSON) -> Sequence[Any]:
+    assert isinstance(item, Sequence)
+    return item
 
 
 def share_removed(subject: Subject, what: str, left: float) -> float:
@@ -191,10 +349,6 @@ def _no_recurrent(module: nn.Module) -> None:
             )
 
 
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
 def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     import torch
 
@@ -208,7 +362,7 @@ def _try_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, t
     """The shapes of the outputs, or why there are none: a forward that counts on its channels fails in any way."""
     try:
         return _shapes(module, example)
-    except Exception as error:
+    except FAILURES as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
@@ -227,60 +381,25 @@ def counted(module: nn.Module) -> tuple[int, int]:
 
 
 @contextmanager
-def _traceable(module: nn.Module) -> Iterator[None]:
-    """Frozen parameters leave no trace in the graph of gradients: all of them count while it is drawn."""
-    import torch
-
-    frozen = {name for name, item in module.named_parameters() if not item.requires_grad}
-    for item in module.parameters():
-        item.requires_grad_(True)
+def _following() -> Iterator[None]:
+    """Around torch-pruning's work on a whole model: what it cannot follow is a `Refusal`."""
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, item in module.named_parameters():
-            item.requires_grad_(name not in frozen)
-
-
-def _forward(module: nn.Module, example: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    from optlang.workload.modules import call
-
-    return tuple(item for item in call(module, example).values() if item.requires_grad)
-
-
-@contextmanager
-def _graph(module: nn.Module, example: dict[str, Tensor]) -> Iterator[Any]:
-    import torch_pruning
-
-    with _traceable(module):
-        yield torch_pruning.DependencyGraph().build_dependency(
-            module, example_inputs=example, forward_fn=_forward, verbose=False
-        )
-
-
-@contextmanager
-def _followed(module: nn.Module) -> Iterator[None]:
-    """Around torch-pruning's work on `module`: what it cannot follow is a `Refusal`."""
-    try:
-        with _traceable(module):
-            yield
-    except OptlangError:
-        raise
-    except Exception as error:
+        yield
+    except FAILURES as error:
         raise Refusal(
-            f"the coupled channels of this model cannot be followed: {type(error).__name__}: {error}",
-            help="keep the layers that its code treats in a way of its own",
+            f"the channels of this model cannot be followed: {coupled.reason(error)}",
+            help="magnitude and two_four remove single weights, and int8 makes all of them smaller",
         ) from error
 
 
 def _pruned(
     module: nn.Module, example: dict[str, Tensor], round_to: int, ratio: float, ratios: Mapping[str, float],
-    score: Worth, kept: set[str], everywhere: bool,
+    score: Worth, kept: set[str], parts: Mapping[str, int], everywhere: bool,
 ) -> list[JSON]:
     """Prune `module` in place, apart from the layers in `kept`; the history that `replay` takes.
 
-    `ratios` hold for the groups of the layers that they name, in place of `ratio`; `everywhere` ranks across layers.
+    `ratios` hold for the groups of the layers that they name, in place of `ratio`; of those in `parts` as many go from
+    each of so many blocks; `everywhere` ranks across layers. Raises `_Broken` where a layer cannot be cut.
     """
     import torch_pruning
     from torch import nn
@@ -289,9 +408,21 @@ def _pruned(
     own = {module.get_submodule(name): item - _ROUNDING for name, item in ratios.items()}
 
     class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
+        _looked_at: Any = None
+
         def _is_atten_group(self, group: Any) -> Any:
             self._looked_at = group  # the one that is rounded next
             return super()._is_atten_group(group)
+
+        def pruned(self) -> None:
+            """One step; a group that torch-pruning cannot cut is named."""
+            try:
+                self.step()
+            except FAILURES as error:
+                if self._looked_at is None:
+                    raise
+                root = self._looked_at[0].dep.target.module
+                raise _Broken(self.DG._module2name[root], coupled.reason(error)) from error
 
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
             """Keep the nearest multiple (the smaller of two as near), and at least one of them.
@@ -307,84 +438,30 @@ def _pruned(
             multiples = max(1, math.ceil(remaining / step - 0.5 - _ROUNDING))
             return max(0, size - multiples * step)
 
-    heads = {layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)}
-    with _followed(module):
+    heads: dict[nn.Module, int] = {
+        layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)
+    }
+    heads |= {module.get_submodule(name): count for name, count in parts.items()}
+    with _following(), traceable(module):
         pruner = Pruner(
-            module, example_inputs=example, forward_fn=_forward, importance=score, global_pruning=everywhere,
+            module, example_inputs=example, forward_fn=forward, importance=score, global_pruning=everywhere,
             pruning_ratio=ratio, pruning_ratio_dict=own, round_to=round_to,
             ignored_layers=[layer for name, layer in module.named_modules() if name in kept],
             in_channel_groups={}, out_channel_groups=heads,
         )
-        pruner.step()
+        coupled.limit(pruner.DG)
+        pruner.pruned()
     history: list[JSON] = [
         [name, bool(outward), [int(index) for index in indices]] for name, outward, indices in pruner.pruning_history()
     ]
     return history
 
 
-def _fixed(module: nn.Module, example: dict[str, Tensor]) -> set[str]:
-    """The layers whose width is the model's answer, or was chosen."""
+def _chosen_before(module: nn.Module) -> set[str]:
+    """The layers whose width was chosen by an earlier step: `heads` chose the inner one of attention."""
     from optlang.techniques.attention import NarrowAttention
 
-    with _followed(module), _graph(module, example) as graph:
-        fixed = _reaching(graph)
-    for layer in module.modules():
-        if isinstance(layer, NarrowAttention):  # heads has chosen its inner width
-            fixed += [layer.q_proj, layer.k_proj, layer.v_proj]
-    return {name for name, layer in module.named_modules() if layer in fixed}
-
-
-def _reaching(graph: Any) -> list[Any]:
-    """The layers whose output channels are the model's own: nothing consumes them, or an output comes right after."""
-    from torch_pruning import ops
-
-    found = []
-    for group in graph.get_all_groups(root_module_types=[ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM]):
-        for item, _ in group:
-            node = item.target
-            outward = graph.is_out_channel_pruning_fn(item.handler)
-            if isinstance(node.module, ops._OutputOp) or (outward and not node.outputs):
-                found.append(group[0].dep.target.module)
-                break
-    return found
-
-
-def _harmful(module: nn.Module, example: dict[str, Tensor], shapes: Any) -> tuple[set[str], str]:
-    """The layers that change an output or break `forward` when they alone lose channels, and the first complaint."""
-    from torch_pruning import ops
-
-    harmful: set[str] = set()
-    blamed = ""
-    fresh = copy.deepcopy(module).eval()
-    with _graph(fresh, example) as graph:
-        roots = [
-            (graph._module2name[group[0].dep.target.module], len(group[0].idxs))
-            for group in graph.get_all_groups(root_module_types=[ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM])
-        ]
-    for name, count in roots:
-        if count < 2:
-            continue
-        single = copy.deepcopy(module).eval()
-        problem = _alone(single, name, count, example, shapes)
-        if problem:
-            harmful.add(name)
-            blamed = blamed or f"layer {name}: {problem}"
-    return harmful, blamed
-
-
-def _alone(module: nn.Module, name: str, count: int, example: dict[str, Tensor], shapes: Any) -> str:
-    with _graph(module, example) as graph:
-        layer = module.get_submodule(name)
-        prune = graph.get_pruner_of_module(layer).prune_out_channels
-        # The upper half: groups of channels stay even.
-        group = graph.get_pruning_group(layer, prune, list(range(count // 2, count)))
-        if not graph.check_pruning_group(group):
-            return ""
-        try:
-            group.prune()
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-    found = _try_shapes(module, example)
-    if found == shapes:
-        return ""
-    return found if isinstance(found, str) else "its channels are the model's outputs"
+    return {
+        f"{name}.{own}" if name else own for name, layer in module.named_modules()
+        if isinstance(layer, NarrowAttention) for own in ("q_proj", "k_proj", "v_proj")
+    }

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.techniques.proof import proved
 from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
@@ -28,6 +29,8 @@ SEEDED = ("cnn", "residual", "encoder")
 REFUSED = {("distill", "lstm"): "lstm is an LSTM"}
 BY_CHANNELS = ("channels", "channels_until", "channels_within", "widths")
 REFUSED |= dict.fromkeys([(item, "lstm") for item in BY_CHANNELS], "lstm is an LSTM")
+ONE = r"first\.weight and second\.weight are one weight"
+REFUSED |= dict.fromkeys([(item, "tied") for item in (*BY_CHANNELS, "distill")], ONE)
 # What there is none of.
 NORMED = ("cnn", "residual", "depthwise", "unet")
 REFUSED |= {("fold", item): "no BatchNorm to fold" for item in NETWORKS if item not in NORMED}
@@ -159,7 +162,9 @@ def apply(technique, subject, data, folder, seed=3, **changed):
     settings = SETTINGS[technique] | changed
     # A study gives no setting whose `when` does not hold; only a model may be none.
     there = {name: value for name, value in settings.items() if value is not None or name in MODELS}
-    return function(subject, there, context)
+    result = function(subject, there, context)
+    proved(subject, result, context)  # as a run does after each step
+    return result
 
 
 def choosing(technique):
