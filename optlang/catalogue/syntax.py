@@ -15,8 +15,9 @@ ENTRIES = (
     ),
     Entry(
         "E102", "unclosed bracket",
-        "A `{`, `(` or `[` is opened and never closed. The label at the opener says which; the second one where the "
-        "indentation suggests that it should have been closed.",
+        "A `{`, `(` or `[` is opened and never closed, or written twice. The label at the opener says which; the "
+        "second one where the indentation suggests that it should have been closed. Where the opening bracket itself "
+        "is missing, it is E101 at its place.",
         "everything that follows would belong to what is still open.",
         "baseline { train { epochs = 20 }\n\nmaximize accuracy",
         "baseline { train { epochs = 20 } }\n\nmaximize accuracy",

@@ -22,7 +22,7 @@ from lark.parse_tree_builder import ParseTreeBuilder
 
 from optlang import resources
 from optlang.diagnostics import Diagnostic, Diagnostics, Fix, Span, TooMuchError
-from optlang.syntax import build, recovery, tokens, tree
+from optlang.syntax import brackets, build, recovery, tokens, tree, trials
 from optlang.syntax.source import Source, decode, read
 
 EDITION = 1
@@ -86,13 +86,13 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     if not _edition(source, found, diagnostics):
         return Parsed(source, None, diagnostics)
     diagnostics.found += strange.found
-    found, stray = tokens.matched(source, found, diagnostics)
+    match = brackets.matched(source, found, trials.Trials(parser, language.keywords), diagnostics)
     if any(item.code == "E105" for item in diagnostics.found):
         return Parsed(source, None, diagnostics)
-    found = tokens.statements(source, found, diagnostics)
+    found = tokens.statements(source, match.tokens, diagnostics)
     actions = build.Builder(source, diagnostics).actions()
     parser.parser_state.parse_conf.callbacks = language.trees.create_callback(actions)
-    driver = recovery.Driver(parser, language.keywords, source, found, diagnostics)
+    driver = recovery.Driver(parser, language.keywords, source, found, match.told, diagnostics)
     try:
         file: tree.File = driver.run()
     except build.TooDeepError as error:
@@ -101,7 +101,7 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
             help="give the inner parts names with `let`",
         )
         return Parsed(source, None, diagnostics)
-    for token in stray:
+    for token in match.stray:
         span = source.span(token.start_pos, token.end_pos)
         if not _left_behind(source, token, diagnostics):
             diagnostics.error("E101", f"unexpected `{token.value}`", span, "nothing is open here that it could close")

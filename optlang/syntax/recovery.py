@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from lark import Tree, UnexpectedToken
+from lark import Tree
 from lark.parsers.lalr_analysis import Shift
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 from lark.parsers.lalr_parser_state import ParserState
@@ -17,6 +17,7 @@ from optlang.syntax import expected
 from optlang.syntax.build import begin
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import LINE_END, RESERVED, Token, spaced
+from optlang.syntax.trials import takes
 
 END = "$END"
 _OPENERS = frozenset({"LBRACE", "LPAR", "LSQB"})
@@ -48,7 +49,7 @@ class Driver:
 
     def __init__(
         self, parser: InteractiveParser, keywords: Mapping[str, str], source: Source, tokens: list[Token],
-        diagnostics: Diagnostics,
+        told: Sequence[Span], diagnostics: Diagnostics,
     ) -> None:
         self._parser = parser
         self._state = parser.parser_state
@@ -60,8 +61,12 @@ class Driver:
         self._source = source
         self._tokens = tokens
         self._diagnostics = diagnostics
-        self.lost: set[str] = set()
-        self.doubtful: list[Span] = []
+        # Where a bracket was put in or taken away, what does not fit is the same mistake.
+        self._told = told
+        self.lost: set[str] = {
+            token.value for token in tokens if token.type == "NAME" and self._is_told(token.start_pos)
+        } if told else set()
+        self.doubtful: list[Span] = list(told)
 
     def run(self) -> Any:
         """The value of the start rule; what did not fit is reported, and left out where it cannot be mended."""
@@ -84,7 +89,7 @@ class Driver:
         kind = kind or self._kind(self._state, token)
         # Lark reduces on tokens that then do not fit; an error has to be met with the stack as it was.
         action, _ = self._rows[self._state.position].get(kind, (None, None))
-        if action is not Shift and not _takes(self._trial(), kind):
+        if action is not Shift and not takes(self._trial(), kind):
             return False
         self._parser.feed_token(token if kind == token.type else token.as_a(kind))
         return True
@@ -106,7 +111,9 @@ class Driver:
         fitting = self._parser.accepts()
         slip = self._slip(index, fitting)
         # What was already told about as a character or a bracket is one mistake, not two.
-        if not any(item.primary.span.start == token.start_pos for item in self._diagnostics.found):
+        if not self._is_told(token.start_pos) and not any(
+            item.primary.span.start == token.start_pos for item in self._diagnostics.found
+        ):
             joined, keywords = self._joined(index), self._keywords
             fix = self._fix(index, previous, fitting)
             expected.report(self._source, token, previous, fitting, slip, joined, keywords, self._diagnostics, fix)
@@ -125,6 +132,9 @@ class Driver:
         mended = self._mend(index, fitting)
         return mended if mended is not None else self._skip(index)
 
+    def _is_told(self, at: int) -> bool:
+        return any(span.start <= at <= span.end for span in self._told)
+
     def _resigned(self, index: int) -> bool:
         """Whether the sign before the value that the token at `index` follows was meant as another: it is mended."""
         values = self._state.value_stack
@@ -136,7 +146,7 @@ class Driver:
             return False
         trial = self._trial()
         del trial.state_stack[-2:]
-        if not all(_takes(trial, kind) for kind in (meant, value.type)) or not self._runs(trial, index):
+        if not all(takes(trial, kind) for kind in (meant, value.type)) or not self._runs(trial, index):
             return False
         span, spelling = self._source.span(wrong.start_pos, wrong.end_pos), _SPELLING[meant]
         fix = Fix(span, spaced(spelling, self._source.text, span.start, span.end))
@@ -164,7 +174,7 @@ class Driver:
             if before is not None and before.type == "LBRACE" and self._parted(before, token):
                 return True
             before = token
-            if not _takes(trial, self._kind(trial, token)):
+            if not takes(trial, self._kind(trial, token)):
                 return False
             if token.type in _OPENERS:
                 depth += 1
@@ -189,7 +199,7 @@ class Driver:
             for keyword in expected.keywords_like(previous.value, self._keywords, kinds):
                 below = self._trial()
                 below.state_stack.pop()
-                if _takes(below, keyword) and self._runs(below, index):
+                if takes(below, keyword) and self._runs(below, index):
                     return previous, keyword
         return None
 
@@ -228,7 +238,7 @@ class Driver:
 
     def _fits_with(self, kind: str, index: int) -> bool:
         trial = self._trial()
-        return _takes(trial, kind) and self._runs(trial, index)
+        return takes(trial, kind) and self._runs(trial, index)
 
     def _skip(self, index: int) -> int:
         """Leave out the rest of the statement, and its beginning too where that says nothing by itself."""
@@ -240,7 +250,7 @@ class Driver:
             at = self._statement_end(at + 1)
         self._lose(index, at)
         self._doubt(index, at)
-        if at < len(tokens) and _takes(self._trial(), tokens[at].type):
+        if at < len(tokens) and takes(self._trial(), tokens[at].type):
             return at
         start, closed = tokens[index].start_pos, 0
         while closed or not self._at_boundary():
@@ -347,15 +357,6 @@ class Driver:
             return None
         before = self._tokens[at - 1]
         return None if before.type in _OPENERS | _CLOSERS | {LINE_END, "COMMA"} else before
-
-
-def _takes(state: ParserState[Any], kind: str) -> bool:
-    """Whether a terminal fits a state of the parser, which is changed."""
-    try:
-        state.feed_token(Token(kind, ""))
-    except UnexpectedToken:
-        return False
-    return True
 
 
 def _gathers_statements(origin: str) -> bool:

@@ -1,4 +1,4 @@
-"""What Lark's lexer leaves to do: strange characters, brackets that match, which line ends count. Knows no rules."""
+"""What Lark's lexer leaves to do: strange characters, which line ends count. Knows no rules."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from collections.abc import Iterable
 
 import lark
 
-from optlang.diagnostics import MOST, Diagnostics, Fix, Label, TooMuchError
+from optlang.diagnostics import MOST, Diagnostics, Fix, TooMuchError
 from optlang.syntax.source import Source
 
 RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", "or", "not", "in", "log", "step"])
 """Words with a meaning of their own wherever they stand: they name nothing."""
-
-DEEPEST = 50
-"""How many brackets may be open at once."""
 
 MOST_TOKENS = 100_000
 """How many words, signs and line ends a file may have: some ten thousand lines, which are read in about a second."""
 
 LINE_END = "_NL"
 _CLOSER = {"LBRACE": "RBRACE", "LPAR": "RPAR", "LSQB": "RSQB"}
-_BRACKET = {"LBRACE": "{", "RBRACE": "}", "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]"}
 _CLOSERS = frozenset(_CLOSER.values())
 # A line end after one of these does not end the statement.
 _GOES_ON = frozenset({"COMMA", "COMPARE", "PLUS", "MINUS", "STAR", "SLASH", "EQUAL", "RANGE"})
@@ -139,115 +135,9 @@ def spaced(word: str, text: str, start: int, end: int) -> str:
     return before + word + (" " if end < len(text) and not text[end].isspace() else "")
 
 
-def matched(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> tuple[list[Token], list[Token]]:
-    """The tokens with every bracket matched, and the closing ones that nothing opened, which are left out.
-
-    A bracket that is not closed is E102 at its opener; indentation says where it should have been.
-    """
-    opened: list[Token] = []
-    for token in tokens:
-        if token.type in _CLOSER:
-            opened.append(token)
-            if len(opened) > DEEPEST:
-                diagnostics.error(
-                    "E105", f"more than {DEEPEST} brackets are open at once",
-                    source.span(token.start_pos, token.end_pos),
-                    help="give the inner parts names, with `let` or as a `pipeline`",
-                )
-                return [], []
-        elif token.type in _CLOSERS and (not opened or _CLOSER[opened.pop().type] != token.type):
-            break
-    else:
-        if not opened:
-            return tokens, []
-    return _Matching(source, diagnostics).run(tokens)
-
-
-class _Matching:
-    """Guesses by indentation, line by line, where the brackets of a file that does not add up were meant to close."""
-
-    def __init__(self, source: Source, diagnostics: Diagnostics) -> None:
-        self._source = source
-        self._diagnostics = diagnostics
-        self._opened: list[tuple[Token, int]] = []
-        self._out: list[Token] = []
-
-    def run(self, tokens: list[Token]) -> tuple[list[Token], list[Token]]:
-        stray: list[Token] = []
-        indent, first = 0, True
-        for index, token in enumerate(tokens):
-            if token.type == LINE_END:
-                if token.value == ";":
-                    self._end_lists(tokens, index)
-                first = first or token.value == "\n"
-                self._out.append(token)
-                continue
-            if first and token.type in ("NAME", "RBRACE"):
-                indent = self._source.lines.at(token.start_pos)[1] - 1
-                while self._opened and not self._may_hold(token, indent):
-                    self._close(token)
-            if token.type in _CLOSER:
-                self._opened.append((token, indent))
-            elif token.type in _CLOSERS:
-                kinds = [_CLOSER[opener.type] for opener, _ in self._opened]
-                too_deep = first and self._opened and indent > self._opened[-1][1]
-                if token.type not in kinds or (token.type == "RBRACE" and too_deep):
-                    stray.append(token)
-                    first = False
-                    continue
-                while _CLOSER[self._opened[-1][0].type] != token.type:
-                    self._close(token)
-                self._opened.pop()
-            self._out.append(token)
-            first = False
-        while self._opened:
-            self._close(None)
-        return self._out, stray
-
-    def _end_lists(self, tokens: list[Token], index: int) -> None:
-        """Close the parentheses and lists that are open at a `;` and not closed on its line: it ends a statement."""
-        if not self._opened or self._opened[-1][0].type == "LBRACE":
-            return
-        depth = 0
-        for token in tokens[index:]:
-            depth += (token.type in _CLOSER) - (token.type in _CLOSERS)
-            if token.value == "\n" or depth < 0:
-                if token.type == _CLOSER[self._opened[-1][0].type]:
-                    return
-                break
-        while self._opened and self._opened[-1][0].type != "LBRACE":
-            self._close(tokens[index])
-
-    def _may_hold(self, token: Token, indent: int) -> bool:
-        """Whether the innermost open bracket may still be open where `token` begins a line."""
-        opener, its_indent = self._opened[-1]
-        return indent > its_indent or (indent == its_indent and token.type == _CLOSER[opener.type])
-
-    def _close(self, before: Token | None) -> None:
-        opener, _ = self._opened.pop()
-        at = len(self._out)
-        if before is not None:
-            while at and self._out[at - 1].type == LINE_END and self._out[at - 1].value == "\n":
-                at -= 1
-        place = self._out[at - 1].end_pos
-        kind = _CLOSER[opener.type]
-        self._out.insert(at, Token.at(kind, _BRACKET[kind], place, place))
-        if len(self._diagnostics.found) >= MOST or self._swallowed(opener):
-            return
-        self._diagnostics.error(
-            "E102", f"this `{opener.value}` is not closed", self._source.span(opener.start_pos, opener.end_pos),
-            "opened here",
-            labels=(Label(self._source.span(max(place - 1, 0), place), f"`{_BRACKET[kind]}` is missing after this"),),
-        )
-
-    def _swallowed(self, opener: Token) -> bool:
-        """Whether a text that is not closed, behind the opener on its line, has taken the closing bracket with it."""
-        line = self._source.lines.at(opener.start_pos)[0]
-        return any(
-            item.code == "E103" and item.primary.span.start > opener.start_pos
-            and self._source.lines.at(item.primary.span.start)[0] == line
-            for item in self._diagnostics.found
-        )
+def goes_on(token: Token) -> bool:
+    """Whether a line end after this token does not end the statement."""
+    return token.type in _GOES_ON or (token.type == "NAME" and token.value in _GOES_ON_WORDS)
 
 
 def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) -> list[Token]:
@@ -263,7 +153,7 @@ def statements(source: Source, tokens: list[Token], diagnostics: Diagnostics) ->
             if token.value == "\n":
                 if opened and opened[-1] != "LBRACE":
                     continue
-                if previous in _GOES_ON or (previous == "NAME" and word in _GOES_ON_WORDS):
+                if goes_on(kept[-1]):
                     continue
                 if previous == "NAME" and word == "because" and opening in _HAS_REASON:
                     continue
