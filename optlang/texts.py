@@ -183,6 +183,7 @@ def plan(
 ) -> int:
     """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
     from optlang.plan.describe import describe, text
+    from optlang.search.ladder import rungs
     from optlang.search.space import Space
 
     if json + dot + mermaid > 1:
@@ -197,14 +198,17 @@ def plan(
         drawn = picture.picture(study)
         sys.stdout.write(picture.dot(drawn) if dot else picture.mermaid(drawn))
         return 0
-    size = Space(study).size()
-    sys.stdout.write(text(describe(study, size)))
+    space = Space(study)
+    ladder = len(list(rungs(study, space, {})))
+    sys.stdout.write(text(describe(study, space.size(), ladder)))
     seconds = _seconds_a_trial(study.study, db)
     if seconds is not None:
         from optlang.plan.quantities import in_seconds
 
-        sys.stdout.write(f"\nA trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
-                         f"{in_seconds(seconds * study.search.trials)}.\n")
+        sys.stdout.write(
+            f"\nA searched trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
+            f"{in_seconds(seconds * study.search.trials)}.\n"
+        )
     return 0
 
 

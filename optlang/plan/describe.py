@@ -89,11 +89,13 @@ class Description:
     requires: tuple[str, ...]
     goals: tuple[str, ...]
     trial: tuple[str, ...]
+    run: str
     search: str
 
 
-def describe(plan: Plan, size: Counted) -> Description:
-    """The plan in words; `size` is what its space was counted to be."""
+def describe(plan: Plan, size: Counted, ladder: int) -> Description:
+    """The plan in words; `size` is what its space was counted to be, `ladder` how many trials of one technique a run
+    begins with."""
     words = Words(plan)
     return Description(
         study=plan.study,
@@ -118,6 +120,7 @@ def describe(plan: Plan, size: Counted) -> Description:
         requires=tuple(_rule(rule) for rule in plan.requires),
         goals=tuple(f"{item.direction} {words.metric(item.metric)}" for item in plan.objectives),
         trial=_trial(plan),
+        run=_run(plan, ladder),
         search=_search(plan),
     )
 
@@ -140,6 +143,11 @@ def _trial(plan: Plan) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _run(plan: Plan, ladder: int) -> str:
+    alone = f"{_plural(ladder, 'trial')} of one technique alone (fewer where a runtime cannot run here), then "
+    return f"the baseline, then {alone if ladder else ''}{_plural(plan.search.trials, 'searched trial')}"
+
+
 def _plural(count: float, noun: str) -> str:
     return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
 
@@ -155,7 +163,8 @@ def _counted(span: Span, noun: str) -> str:
 def _search(plan: Plan) -> str:
     search = plan.search
     settings = ", ".join(f"{name} = {show(value, 'plain')}" for name, value in search.sampler.settings.items())
-    parts = [f"sampler {search.sampler.name}" + (f" ({settings})" if settings else ""), _plural(search.trials, "trial")]
+    sampler = f"sampler {search.sampler.name}" + (f" ({settings})" if settings else "")
+    parts = [sampler, _plural(search.trials, "searched trial")]
     if search.timeout is not None:
         parts.append(f"at most {show(search.timeout, 'time')}")
     parts += [f"at most {show(search.trial_timeout, 'time')} a trial", f"seed {search.seed}"]
@@ -406,7 +415,7 @@ def text(description: Description) -> str:
         lines += _section("cannot go together", ruled)
     for title, items in (
         ("forbidden", description.forbids), ("required", description.requires), ("goals", description.goals),
-        ("a trial", description.trial), ("search", (description.search,)),
+        ("a trial", description.trial), ("a run", (description.run,)), ("search", (description.search,)),
     ):
         if items:
             lines += _section(title, items)

@@ -15,7 +15,7 @@ from optlang.forms import OptlangError
 from optlang.plan import sources
 from optlang.report import checked, web
 from optlang.report.export_readme import readme
-from optlang.report.front import load_members, load_plan
+from optlang.report.front import asked, goal, load_members, load_plan
 from optlang.report.runners import builder, runner
 from optlang.report.studies import Chosen, check_trial, choose
 from optlang.store.commands import command
@@ -122,10 +122,6 @@ def _fill(
             "dependence": member.dependence.get(prefix),
         })
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
-    steps = reader.query(
-        "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position",
-        [chosen.run, row["trial"]],
-    ).dicts()
     manifest: dict[str, Any] = {
         "study": chosen.study,
         "file": chosen.file,
@@ -134,10 +130,14 @@ def _fill(
         "what": member.words,
         "state": row["state"],
         "reason": row["reason"],
+        "goals": [f"{item['direction']} {goal(item)}" for item in plan.get("objectives", ())],
+        "requirements": [" ".join(item["text"].split()) for item in plan.get("requires", ())],
+        "asked": asked(plan),
         "missed": _decoded(row["violations"]) or [],
         "runtime": row["runtime"],
         "point": _decoded(row["point"]),
-        "steps": [step | {"settings": _decoded(step["settings"])} for step in steps],
+        "steps": _steps(reader, chosen, row["trial"]),
+        "baseline_steps": _steps(reader, chosen, 0),
         "notes": notes,
         "preprocessing": next((about for item in entries if (about := item["about"].get("preprocessing"))), None),
         "artifacts": entries,
@@ -151,6 +151,14 @@ def _fill(
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     return manifest
+
+
+def _steps(reader: Reader, chosen: Chosen, trial: int) -> list[dict[str, Any]]:
+    rows = reader.query(
+        "SELECT path, technique, settings FROM steps WHERE run = ? AND trial = ? ORDER BY position",
+        [chosen.run, trial],
+    ).dicts()
+    return [step | {"settings": _decoded(step["settings"])} for step in rows]
 
 
 def _runtime(plan: Mapping[str, Any], labels: str | None, target: str) -> str | None:
@@ -266,6 +274,7 @@ def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: in
         low, high = row.pop("ratio_low"), row.pop("ratio_high")
         if number != trial:
             continue
+        row["of"] = _of(plan, row["metric"])
         row["baseline"] = reference
         if direction == "minimize" and (ratio is not None or (value and reference is not None)):
             row |= {"times_better": reference / value if ratio is None else ratio, "times_low": low, "times_high": high}
@@ -275,6 +284,16 @@ def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: in
                 row |= {"lost_low": reference * (1 - high), "lost_high": reference * (1 - low)}
         figures.append(row)
     return figures
+
+
+# What is measured without being declared in the library, since it cannot be a goal.
+_CALLS = frozenset({"build_time", "load_time", "compile_time", "memory.peak"})
+
+
+def _of(plan: Mapping[str, Any], metric: str) -> str:
+    """Whether a metric is one of the answers, as those of a task are, or of the artifact and its calls."""
+    task = next((bool(item.get("task")) for item in plan.get("metrics", ()) if item["name"] == metric), None)
+    return "answers" if task or (task is None and metric not in _CALLS) else "artifact"
 
 
 def _decoded(text: str | None) -> Any:

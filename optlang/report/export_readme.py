@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from optlang.plan.quantities import quantity
+from optlang.plan.quantities import compared, quantity
+from optlang.report.tables import counted
 from optlang.report.web import SERVER
 
-_SHOWN = ("size", "latency.p50", "latency.p95", "accuracy", "agreement", "memory.peak", "load_time")
+_FIRST = ("size", "latency.p50", "latency.p95", "accuracy", "agreement", "memory.peak", "load_time")
 
 
 def readme(manifest: Mapping[str, Any]) -> str:
@@ -18,16 +19,21 @@ def readme(manifest: Mapping[str, Any]) -> str:
         f"How it was made: {manifest['what']}. `manifest.json` says it all for programs: settings, versions, hashes.",
         "",
     ]
+    asks = [*manifest["goals"], *(f"require {text}" for text in manifest["requirements"])]
+    if asks:
+        lines += [f"What was asked for: {'; '.join(asks)}.", ""]
     if manifest["state"] == "infeasible" and manifest["reason"]:
         lines += [f"It does not meet the study's requirements: {manifest['reason']}.", ""]
     if manifest["preprocessing"] is not None:
         lines += [f"Inputs are prepared so: {_said(manifest['preprocessing'])}.", ""]
     for entry in manifest["artifacts"]:
-        lines += _entry(entry, [item for item in manifest["figures"] if item["target"] == entry["target"]])
+        lines += _entry(manifest, entry, [item for item in manifest["figures"] if item["target"] == entry["target"]])
     return "\n".join(lines)
 
 
-def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterator[str]:
+def _entry(
+    manifest: Mapping[str, Any], entry: Mapping[str, Any], figures: list[Mapping[str, Any]]
+) -> Iterator[str]:
     runtime = str(entry["runtime"] or entry["format"]).rpartition(".")[2]
     yield f"## {entry['target']}: {runtime}"
     yield ""
@@ -35,8 +41,6 @@ def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterat
     yield f"- The model: {', '.join(names)}"
     for key in ("inputs", "outputs"):
         yield f"- {key.capitalize()}: {'; '.join(map(_tensor, entry[key]))}"
-    if entry["samples_a_call"] is not None:
-        yield f"- Measured with {entry['samples_a_call']} in a call: speed, and how good the answers are"
     if entry["dependence"] is not None:
         yield f"- **Call it as it was measured**: {entry['dependence']}"
     yield ""
@@ -48,15 +52,52 @@ def _entry(entry: Mapping[str, Any], figures: list[Mapping[str, Any]]) -> Iterat
             "Its first lines say which package it needs; `load` and `run` in it are what an application needs."
         )
         yield ""
-    rows = [item for name in _SHOWN for item in figures if item["metric"] == name and item["value"] is not None]
+    rows = [item for item in _ordered(manifest, entry, figures) if item["value"] is not None]
     if rows:
+        yield from _held(manifest, entry, rows)
         yield "| measured | value | 95 % interval | the original | against it |"
         yield "|---|---|---|---|---|"
         for item in rows:
             unit = item["unit"] or ""
             keys = ("value", "low", "high", "baseline")
             value, low, high, before = ("" if item[key] is None else quantity(item[key], unit) for key in keys)
-            yield f"| {item['metric']} | {value} | {low} to {high} | {before} | {_against(item)} |"
+            interval = f"{low} to {high}" if item["low"] != item["high"] else ""
+            yield f"| {item['metric']} | {value} | {interval} | {before} | {_against(item)} |"
+        yield ""
+
+
+def _ordered(
+    manifest: Mapping[str, Any], entry: Mapping[str, Any], figures: list[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Everything that was measured: first what the study is about, then what people look for, then the rest."""
+    asked = [name.removeprefix(f"{entry['target']}.") for name in manifest["asked"]]
+    first = list(dict.fromkeys([*asked, *_FIRST]))
+    places = {name: place for place, name in enumerate(first)}
+    return sorted(figures, key=lambda item: (places.get(item["metric"], len(places)), item["metric"]))
+
+
+def _held(
+    manifest: Mapping[str, Any], entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """At which batch, shape, threads and device the figures hold, and on how many samples answers were judged."""
+    call = entry["about"].get("measured")
+    said = []
+    if isinstance(call, Mapping):
+        shapes = ", ".join(
+            f"`{item['name']}` {[call['batch'], *item['shape'][1:]]}" for item in entry["inputs"] if item.get("shape")
+        )
+        machine = manifest["machine"] or {}
+        where = f"{call['device']} ({machine['processor']})" if machine.get("processor") else call["device"]
+        said.append(
+            f"The figures hold for calls with batch {call['batch']}{f' ({shapes})' if shapes else ''} and "
+            f"{counted(int(call['threads']), 'thread')} on {where}; other batches and shapes were not measured."
+        )
+    judged = [item for item in rows if item["of"] == "answers"]
+    for n in dict.fromkeys(item["n"] for item in judged):
+        names = ", ".join(item["metric"] for item in judged if item["n"] == n)
+        said.append(f"From {counted(n, 'sample')} of validation data: {names}.")
+    if said:
+        yield " ".join(said)
         yield ""
 
 
@@ -81,11 +122,9 @@ def _tensor(item: Mapping[str, Any]) -> str:
 
 
 def _against(item: Mapping[str, Any]) -> str:
-    if item.get("times_better") is not None:
-        return f"×{item['times_better']:.3g}"
-    if item.get("lost") is not None:
-        return f"{-100 * item['lost']:+.2f} points" if item["unit"] == "ratio" else f"{-item['lost']:+.3g}"
-    return ""
+    unit = item["unit"] or ""
+    text = compared(item.get("times_better"), item.get("lost"), unit)
+    return f"{text} points" if text and unit == "ratio" and item.get("times_better") is None else text
 
 
 def _said(preprocessing: Any) -> str:

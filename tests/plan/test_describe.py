@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from optlang.plan.describe import describe, text
 from optlang.plan.effort import Span, effort
 from optlang.plan.model import Plan
+from optlang.search.ladder import rungs
+from optlang.search.space import Space
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,11 @@ a trial
   one build, one measurement of 5 rounds beside the baseline
   what a step makes is kept: a trial that begins as one before it goes on from there
 
+a run
+  the baseline, then 4 trials of one technique alone (fewer where a runtime cannot run here), then 10 searched trials
+
 search
-  sampler auto, 10 trials, at most 10min a trial, seed 1
+  sampler auto, 10 searched trials, at most 10min a trial, seed 1
 """
 
 
@@ -77,7 +82,18 @@ def test_all_that_is_said_of_a_study(plan_of: Callable[..., Plan]) -> None:
           ratio == 30% because "of this"
         require accuracy >= 90%
     """)
-    assert text(describe(plan, Size(exact=False, continuous=("lr",)))) == EXPECTED
+    assert text(describe(plan, Size(exact=False, continuous=("lr",)), 4)) == EXPECTED
+
+
+def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) -> None:
+    one = "target here { runtime = onnxruntime }"
+    plan = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 1", target=one)
+    ladder = len(list(rungs(plan, Space(plan), {})))
+    assert ladder == 3, "as it is, static and dynamic, on the only runtime"
+    said = text(describe(plan, Space(plan).size(), ladder))
+    assert "the baseline, then 3 trials of one technique alone" in said
+    assert "then 1 searched trial\n" in said
+    assert "a run\n  the baseline, then 1 searched trial\n" in text(describe(plan, Space(plan).size(), 0))
 
 
 def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., Plan]) -> None:

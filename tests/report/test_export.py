@@ -109,6 +109,46 @@ def test_the_manifest_says_what_was_exported(tmp_path: Path) -> None:
     assert "| latency.p50 | 20.0 µs |" in page
 
 
+def test_the_page_lists_all_that_was_measured_and_for_which_call(tmp_path: Path) -> None:
+    about = {
+        "inputs": {"x": {"dtype": "float32", "shape": ["samples", 3]}},
+        "measured": {"device": "cpu", "threads": 2, "batch": 8},
+    }
+    entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"}, about=about)
+    own = {**measurement("miou", 0.7), "unit": "ratio", "n": 48}
+    other = {**measurement("edge_f1", 0.25), "n": 48}
+    counted = {**measurement("parameters", 5120.0), "low": 5120.0, "high": 5120.0}
+    steps = [{"path": "baseline.train", "technique": "training.train", "settings": {"epochs": 20, "lr": 0.003}}]
+    figures = [*FIGURES, own, other, counted, measurement("build_time", 2.0)]
+    with Store(tmp_path / "x.duckdb") as store:
+        for event in [
+            session(), start("r1", 0, steps=steps), end("r1", 0, measurements=[*BASELINE, own | {"value": 0.75}]),
+            start("r1", 1, runtime="onnxruntime"),
+            end("r1", 1, measurements=figures, artifacts=[entry]),
+        ]:
+            store.record(event)
+    manifest = export(connect([tmp_path / "x.duckdb"]), "digits", 1, tmp_path / "out").manifest
+    assert manifest["baseline_steps"] == steps
+    assert manifest["goals"] == ["minimize latency.p50", "minimize size", "maximize accuracy"]
+    assert manifest["requirements"] == ["accuracy >= baseline.accuracy - 1%"]
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "What was asked for: minimize latency.p50; minimize size; maximize accuracy; "
+        "require accuracy >= baseline.accuracy - 1%.\n" in page
+    )
+    assert (
+        "The figures hold for calls with batch 8 (`x` [8, 3]) and 2 threads on cpu; other batches and shapes were not "
+        "measured. From 450 samples of validation data: accuracy. From 48 samples of validation data: edge_f1, miou.\n"
+    ) in page
+    table = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table] == [
+        "latency.p50", "size", "accuracy", "latency.p95", "build_time", "edge_f1", "miou", "parameters",
+    ]
+    assert "| miou | 70.0 % | 67.9 % to 72.1 % | 75.0 % |  |" in table
+    assert "| parameters | 5,120 |  |  |  |" in table
+    assert "| accuracy | 98.0 % | 95.1 % to 100.9 % | 99.0 % | −1.0 points |" in table
+
+
 def test_an_export_says_which_requirements_it_does_not_meet(tmp_path: Path) -> None:
     entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"})
     said = "accuracy 98.0 % is below the limit 98.5 % (baseline.accuracy - 0.5%) by 0.5 points"

@@ -116,7 +116,7 @@ def test_accuracy_is_that_of_the_targets_calls(tmp_path: Path) -> None:
         assert (row["accuracy_baseline"], row["accuracy_lost"]) == (1.0, pytest.approx(1 - row["accuracy"]))
         (entry,) = json.loads((out / "manifest.json").read_text())["artifacts"]
         assert entry["samples_a_call"] == batch
-        assert f"- Measured with {batch} in a call" in (out / "README.md").read_text()
+        assert f"The figures hold for calls with batch {batch} (" in (out / "README.md").read_text()
         with numpy.load(out / "example_inputs.npz") as kept:
             (inputs,) = kept.values()
         # Whole calls are kept, so what comes with the export answers as was measured.

@@ -203,6 +203,9 @@ def test_a_run_goes_to_its_end_and_on(study: Study, tmp_path: Path) -> None:
     assert [origin for _, origin, _, _ in found].count("sampler") == 4
     assert all(state == "complete" for _, _, state, _ in found)
     check_seconds_and_ratios(tmp_path)
+    (made,) = rows(tmp_path, "SELECT path, technique, settings::JSON AS settings FROM steps WHERE trial = 0")
+    assert (made["path"], made["technique"]) == ("baseline.nap", "parts.nap")
+    assert json.loads(made["settings"]) == {"tenths": 0, "number": 0}
 
     again = optlang(tmp_path, "run", path, "--progress", "plain")
     assert again.returncode == 0
@@ -245,7 +248,8 @@ def check_seconds_and_ratios(folder: Path, *, alike: bool = True) -> None:
     figure = next(item for item in manifest["figures"] if item["metric"] == "latency.p50")
     assert (figure["baseline"], figure["value"]) == (last["latency_baseline"], last["latency"])
     assert figure["times_better"] == pytest.approx(figure["baseline"] / figure["value"], rel=1e-9)
-    line = next(line for line in (folder / "out" / "README.md").read_text().splitlines() if "latency.p50" in line)
+    page = (folder / "out" / "README.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("| latency.p50 "))
     assert line.split(" | ")[1] == in_seconds(last["latency"])
     assert line.split(" | ")[3] == in_seconds(last["latency_baseline"])
 
