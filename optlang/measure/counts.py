@@ -1,50 +1,71 @@
-"""What can be counted on a torch module: parameters, multiply-accumulates, zeros. Knows no runtime, times nothing."""
+"""What can be counted on a torch module: parameters, multiply-accumulates, zeros. Knows no runtime, times nothing.
+
+Weights that a module computes from other tensors (weight_norm, a mask) count as what it computes: that is what an
+artifact holds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from optlang.forms import Measurement
-from optlang.workload.operations import macs
+from optlang.workload.layers import weights
+from optlang.workload.operations import macs, operations
+from optlang.workload.parametrized import plain_copy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["count", "macs", "sparsity", "sparsity_by_layer"]
+__all__ = ["Counted", "count", "macs", "sparsity", "sparsity_by_layer"]
 
 
-def count(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[Measurement]:
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Measurements, and what `macs` leaves out: operators without a formula, or why there is no such measurement."""
+
+    measurements: tuple[Measurement, ...]
+    uncounted: tuple[str, ...] = ()
+
+
+def count(module: nn.Module, inputs: Mapping[str, Tensor]) -> Counted:
     """`parameters` (shared ones once), `macs` for one sample, and `sparsity`.
 
-    `inputs` are example inputs by name, first axis the batch; macs are half of what torch's own counter calls
-    floating-point operations: convolutions and products of matrices, attention and recurrent layers included.
+    `inputs` are example inputs by name, first axis the batch; for macs see `operations.operations`. They are absent
+    where counting failed.
     """
-    parameters = sum(item.numel() for item in module.parameters())
-    return [
-        _exact("parameters", parameters, "count"), _exact("macs", macs(module, inputs), "count"),
-        _exact("sparsity", sparsity(module), "ratio"),
-    ]
+    module = plain_copy(module)
+    found = [_exact("parameters", _parameters(module), "count")]
+    done = operations(module, inputs)
+    if done.macs is not None:
+        found.append(_exact("macs", done.macs, "count"))
+    found.append(_exact("sparsity", sparsity(module), "ratio"))
+    return Counted(tuple(found), done.uncounted or ((f"all of it: {done.why}",) if done.why else ()))
 
 
 def _exact(metric: str, value: float, unit: str) -> Measurement:
     return Measurement(metric, float(value), unit, 1, float(value), float(value))
 
 
+def _parameters(module: nn.Module) -> int:
+    """How many numbers the parameters are; those that are one tensor in memory once, as a file of them has them."""
+    sizes = {
+        (item.data_ptr(), tuple(item.shape), item.stride(), item.dtype): item.numel() for item in module.parameters()
+    }
+    return sum(sizes.values())
+
+
 def sparsity(module: nn.Module) -> float:
-    """The share of exact zeros among the weights: parameters of two and more dimensions. 0 where there are none."""
-    found = list(_weights(module).values())
+    """The share of exact zeros among the weights (see `layers.weights`). 0 where there are none."""
+    found = list(weights(plain_copy(module)).values())
     total = sum(item.numel() for item in found)
     return sum(_zeros(item) for item in found) / total if total else 0.0
 
 
 def sparsity_by_layer(module: nn.Module) -> dict[str, float]:
     """The same for each weight, by its name in the module."""
-    return {name: _zeros(item) / item.numel() for name, item in _weights(module).items()}
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: item for name, item in module.named_parameters() if item.ndim > 1 and item.numel()}
+    return {name: _zeros(item) / item.numel() for name, item in weights(plain_copy(module)).items()}
 
 
 def _zeros(weight: Tensor) -> int:

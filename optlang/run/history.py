@@ -82,6 +82,11 @@ class History:
             # The baseline is what requirements are relative to: it stays in the front whatever they say.
             violations = [] if origin == "baseline" else goals.broken(self._plan, measured, reference)
             verdict, reason, error = ("infeasible" if violations else "complete"), _missed(violations), None
+            absent = goals.absent(self._plan, measured)
+            if absent:
+                left_out = result.notes.get(f"{absent}.uncounted")
+                why = f": {', '.join(map(str, left_out))}" if isinstance(left_out, list | tuple) else ""
+                violations, verdict, reason = [], "failed", f"{absent} is a goal and was not measured{why}"
         done = Done(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, result.measurements,
             tuple(violations), result.artifacts, state, 1 if result.measurements else 0,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Request, Subject
 from optlang.measure import counts, onnx_counts
+from optlang.measure.counts import Counted
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.machine import versions
@@ -47,7 +48,7 @@ class Stepped:
 
     subject: Subject
     runs: tuple[StepRun, ...]
-    counted: tuple[Measurement, ...]
+    counted: Counted
     module: Callable[[], Subject | None]
 
 
@@ -84,7 +85,7 @@ def apply(
         subject, counted = _read(cache, keys[start - 1], workload.study)
     else:
         subject = Subject("module", modules.make(workload.model, workload.study), workload.model)
-        counted = tuple(counts.count(subject.model, data.example(1)))
+        counted = counts.count(subject.model, data.example(1))
     references = [step for step in steps if step.path.startswith(BASELINE)]
 
     def baseline() -> Subject:
@@ -105,9 +106,9 @@ def apply(
         )
         subject, counted = _one(step, subject, counted, context)
 
-        def write(folder: Path, subject: Subject = subject, counted: Sequence[Measurement] = counted) -> None:
+        def write(folder: Path, subject: Subject = subject, counted: Counted = counted) -> None:
             modules.save(subject, folder / _SUBJECT)
-            (folder / _COUNTS).write_text(json.dumps([asdict(item) for item in counted]))
+            (folder / _COUNTS).write_text(json.dumps(asdict(counted)))
 
         cache.put(key, write)
         if subject.form == "onnx":
@@ -160,8 +161,8 @@ def _written(path: Path, value: JSON) -> None:
 
 
 def _one(
-    step: StepJob, subject: Subject, counted: tuple[Measurement, ...], context: Context
-) -> tuple[Subject, tuple[Measurement, ...]]:
+    step: StepJob, subject: Subject, counted: Counted, context: Context
+) -> tuple[Subject, Counted]:
     if step.performed:
         request = Request(step.technique.rpartition(".")[2], step.settings)
         return replace(subject, form="graph", requests=(*subject.requests, request)), counted
@@ -173,13 +174,15 @@ def _one(
         raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
     proved(subject, after, context)
     if after.form == "module":
-        counted = tuple(counts.count(after.model, context.data.example(1)))
+        counted = counts.count(after.model, context.data.example(1))
     elif after.form == "onnx":
         # What the file holds may have more zeros than the module had: small weights become zero in few bits.
         zeros = onnx_counts.sparsity(Path(after.model))
-        counted = tuple(
-            replace(item, value=zeros, low=zeros, high=zeros) if item.metric == "sparsity" else item for item in counted
+        measurements = tuple(
+            replace(item, value=zeros, low=zeros, high=zeros) if item.metric == "sparsity" else item
+            for item in counted.measurements
         )
+        counted = replace(counted, measurements=measurements)
     return after, counted
 
 
@@ -194,11 +197,13 @@ def scratch(workload: Workload) -> Path:
     return workload.scratch
 
 
-def _read(cache: Cache, key: str, study: Path) -> tuple[Subject, tuple[Measurement, ...]]:
+def _read(cache: Cache, key: str, study: Path) -> tuple[Subject, Counted]:
     folder = cache.find(key)
     assert folder is not None, key
     subject = modules.load(folder / _SUBJECT, study)
-    return subject, tuple(Measurement(**item) for item in json.loads((folder / _COUNTS).read_text()))
+    kept = json.loads((folder / _COUNTS).read_text())
+    measurements = tuple(Measurement(**item) for item in kept["measurements"])
+    return subject, Counted(measurements, tuple(kept["uncounted"]))
 
 
 def _root_key(workload: Workload, data: Data) -> str:

@@ -17,6 +17,7 @@ from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Member
 from optlang.run import neighbours, steps
 from optlang.run.job import FrontJob, PlaceJob, Result, StepRun, TrialJob, Workload, member_name
+from optlang.techniques.baked import baked
 from optlang.workload import objects
 from optlang.workload.data import Data
 
@@ -107,11 +108,12 @@ def _on_target(
             done,
         )
         report({"doing": "build", "runtime": place.runtime.name})
+        subject = _plain(stepped.subject, laboratory, study)
         shutil.rmtree(place.folder, ignore_errors=True)
         place.folder.mkdir(parents=True)
         began = time.perf_counter()
         artifact = runtime.build(
-            stepped.subject, place.target, place.runtime.settings, place.folder, laboratory.data, study
+            subject, place.target, place.runtime.settings, place.folder, laboratory.data, study
         )
         seconds = time.perf_counter() - began
     finally:
@@ -119,8 +121,10 @@ def _on_target(
     artifact = replace(artifact, about={**_told(laboratory, artifact, place.target), **artifact.about})
     # One figure of one build: it has no interval.
     built = Measurement("build_time", seconds, "s", 1, seconds, seconds)
-    known = [*size.weigh(artifact), built, *stepped.counted]
-    notes = dict(stepped.subject.notes)
+    known = [*size.weigh(artifact), built, *stepped.counted.measurements]
+    notes = dict(subject.notes)
+    if stepped.counted.uncounted:
+        notes["macs.uncounted"] = list(stepped.counted.uncounted)
     missing = runs(runtime)
     if missing is not None:
         return _OnTarget(tuple(known), artifact, notes | {"not run": missing})
@@ -148,6 +152,14 @@ def _on_target(
         job.directions, job.ratios,
     )
     return _OnTarget((*scored, *known, *timed.measurements), artifact, notes)
+
+
+def _plain(subject: Subject, laboratory: Laboratory, study: Path) -> Subject:
+    """The subject as it is deployed: with the weights that its module computes. As it is where that cannot be."""
+    try:
+        return baked(subject, laboratory.data, study)
+    except Refusal as error:
+        return replace(subject, notes={**subject.notes, "parametrized.left": error.message})
 
 
 def _told(laboratory: Laboratory, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
@@ -201,7 +213,8 @@ def _clock(job: TrialJob, place: PlaceJob, runtime: Runtime, laboratory: Laborat
             raise Refusal(f"nothing can be timed on {place.runtime.name} here: {missing}")
         with tempfile.TemporaryDirectory(prefix="aim-", dir=steps.scratch(job.workload)) as name:
             artifact = runtime.build(
-                subject, place.target, place.runtime.settings, Path(name), laboratory.data, study
+                _plain(subject, laboratory, study), place.target, place.runtime.settings, Path(name), laboratory.data,
+                study,
             )
             member = Member("on the way", place.runtime.name, place.runtime.calls, artifact, place.target,
                             place.runtime.settings, study)

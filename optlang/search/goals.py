@@ -76,6 +76,12 @@ def objective_values(plan: Plan, measured: Measured) -> list[float]:
     return values
 
 
+def absent(plan: Plan, measured: Measured) -> str | None:
+    """The metric of an objective that was not measured; None where there is a value for each."""
+    wanted = (item.metric for item in plan.objectives)
+    return next((item.metric for item in wanted if (item.target, item.metric) not in measured), None)
+
+
 def losses(plan: Plan, measured: Measured) -> tuple[float, ...]:
     """The objective values with their signs turned so that less is always better."""
     return tuple(

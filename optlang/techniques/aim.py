@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.prune import Cut, Cutter, counted
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def channels_until(subject: Subject, settings: Mapping[str, Any], context: Conte
     are those of `channels`. Notes: `prune.ratio`, the ratio found; `prune.reached`, the share that is left; and those
     of `channels`. Raises `Refusal` where a ratio of 95 % leaves more than `share`, or a layer cannot be pruned.
     """
+    subject = baked(subject, context.data, context.study)
     share = float(settings["share"])
     with cutting(subject, settings, context) as cutter:
         measure = measure_of(str(settings["aim"]), cutter)
@@ -48,6 +50,7 @@ def channels_within(subject: Subject, settings: Mapping[str, Any], context: Cont
     ratio of 95 % is too slow, where the model is fast enough as it came, or a layer cannot be pruned.
     """
     assert context.latency is not None, "declared: needs latency"
+    subject = baked(subject, context.data, context.study)
     time_of, shared = context.latency, settings["limit"] == "share"
     limit = float(settings["share"] if shared else settings["time"])
 

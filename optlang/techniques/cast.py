@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Edit, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.workload.layers import left_alone
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
         raise Refusal(f"only a module can be cast, and the model is in the form {subject.form}")
     if is_half(subject.model):
         raise Refusal("the model is in 16 bits already", help="cast once")
+    subject = baked(subject, context.data, context.study)
     dtype = str(settings["dtype"])
     example = context.data.bind(subject.model).example(2)
     module = copy.deepcopy(subject.model).eval()

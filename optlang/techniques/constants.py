@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.nodes import QUANTIZED, census, load
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def constants(subject: Subject, settings: Mapping[str, Any], context: Context) -
     """
     import onnx
 
+    subject = baked(subject, context.data, context.study)
     with tempfile.TemporaryDirectory(prefix="constants-") as name:
         if subject.form == "onnx":
             source = Path(subject.model)

@@ -138,7 +138,9 @@ def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
 
 
 def _count(module: nn.Module) -> int:
-    return sum(item.numel() for item in module.parameters())
+    from optlang.workload.parametrized import plain_copy
+
+    return sum(item.numel() for item in plain_copy(module).parameters())
 
 
 def _student(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:

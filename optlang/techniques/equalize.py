@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.graph import answers, close, fold, proved, start
 from optlang.techniques.paths import origin, own_weights, trace
 
@@ -45,6 +46,7 @@ def equalize(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     over the pairs' layers, before and after. Raises `Refusal` where there is no such pair, with what stands in the
     way, or the ranges are equal already.
     """
+    subject = baked(subject, context.data, context.study)
     # A norm that stays ends the pairs that it stands in; a form that cannot be folded is refused below.
     with contextlib.suppress(Refusal):
         subject = fold(subject, {}, context)

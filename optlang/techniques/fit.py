@@ -66,11 +66,13 @@ class _Run:
     ) -> None:
         import torch
 
+        from optlang.workload.parametrized import undecayed
+
         self._module, self._data, self._loss_of = module, data, loss_of
         self._settings, self._context = settings, context
         self._before_step, self._after_step = before_step, after_step
         self._parameters = parameters
-        self._optimizer = _optimizer(parameters, settings)
+        self._optimizer = _optimizer(parameters, settings, undecayed(module))
         self._device = torch.device(context.device)
         amp = settings["amp"]
         self._amp = None if amp == "none" else torch.float16 if amp == "float16" else torch.bfloat16
@@ -204,12 +206,17 @@ class _Run:
         return total / max(seen, 1)
 
 
-def _optimizer(parameters: Sequence[nn.Parameter], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: Sequence[nn.Parameter], settings: Mapping[str, Any], spared: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
     import torch
 
+    known = {id(item) for item in spared}
+    decayed = [item for item in parameters if item.ndim > 1 and id(item) not in known]
+    others = [item for item in parameters if item.ndim <= 1 or id(item) in known]
     groups: list[dict[str, Any]] = [
-        {"params": [item for item in parameters if item.ndim > 1], "weight_decay": float(settings["weight_decay"])},
-        {"params": [item for item in parameters if item.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": float(settings["weight_decay"])},
+        {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     lr = float(settings["lr"])

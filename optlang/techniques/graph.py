@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.techniques.baked import baked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +26,7 @@ def fold(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
     numbers the folded model must still give the same answers, since norms that are not trained yet would hide a
     mistake. Notes: `graph.folded`, how many. Raises `Refusal` where there is no such norm, with what stands in the way.
     """
+    subject = baked(subject, context.data, context.study)
     module, example = start(subject, context, "folded")
     pairs, why = _followed(module, example)
     pairs = proved(pairs, lambda chosen: _same_when_folded(module, example, chosen))
@@ -47,6 +49,7 @@ def clean(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
 
     The other layers keep their names. Notes: `graph.removed`, how many. Raises `Refusal` where there are none.
     """
+    subject = baked(subject, context.data, context.study)
     module, example = start(subject, context, "cleaned")
     found = _idle(module)
     names = proved(found, lambda chosen: _same_when_cleaned(module, example, chosen))
@@ -73,6 +76,7 @@ def channels_last(subject: Subject, settings: Mapping[str, Any], context: Contex
     """
     from torch import nn
 
+    subject = baked(subject, context.data, context.study)
     module, _ = start(subject, context, "laid out")
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.modules()):
         raise Refusal("no layer is a two-dimensional convolution: the others have no order of channels and pixels")

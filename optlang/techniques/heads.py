@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques import zeros
+from optlang.techniques.baked import baked
 from optlang.techniques.prune import share_removed
 from optlang.techniques.sparse import recounted
 from optlang.workload.layers import left_alone
@@ -38,6 +39,7 @@ def heads(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     """
     if subject.form != "module":
         raise Refusal(f"only a module can lose heads, and the model is in the form {subject.form}")
+    subject = baked(subject, context.data, context.study)
     module: nn.Module = copy.deepcopy(subject.model).eval()
     found = _layers(module)
     open_layers = _open(found, module, settings)

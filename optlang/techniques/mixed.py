@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, QuantWants, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.nodes import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.qdq import finished, float_bytes, ranges_of, wants_of, workshop, write
 from optlang.techniques.sensitivity import Layers, answers, scores
@@ -48,6 +49,7 @@ def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     wants = wants_of(context)
     if settings["granularity"] != "auto":
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
+    subject = baked(subject, context.data, context.study)
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
         left, operators = left_float(graph, subject, settings), operators_of(graph, wants)

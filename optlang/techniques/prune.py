@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques import coupled, proof
+from optlang.techniques.baked import baked
 from optlang.techniques.coupled import FAILURES, Group, drawn, forward, traceable
 from optlang.techniques.sparse import recounted
 from optlang.techniques.statistics import recalibrate
@@ -41,6 +42,7 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
 
     if subject.form != "module":
         raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
+    subject = baked(subject, context.data, context.study)
     with objects.at_home(context.study):
         cutter = Cutter(subject, settings, context)
         cut = cutter.cut(float(settings["ratio"]))

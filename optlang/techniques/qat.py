@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.fit import Loss, fit
 from optlang.techniques.nodes import (
     RECURRENT,
@@ -69,6 +70,7 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
     wants = wants_of(context)
+    subject = baked(subject, context.data, context.study)
     with workshop(subject, context) as (_, path):
         prepared = _prepared(path, subject, settings, context)
     module = copy.deepcopy(subject.model).to(context.device)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from optlang.forms import Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.nodes import (
     LINEAR,
     RECURRENT,
@@ -49,6 +50,7 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     wants = wants_of(context)
+    subject = baked(subject, context.data, context.study)
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
         left = left_float(graph, subject, settings)
@@ -114,6 +116,7 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     wants = wants_of(context)
     if settings["granularity"] != "auto":
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
+    subject = baked(subject, context.data, context.study)
     with workshop(subject, context) as (source, prepared):
         graph = load(prepared).graph
         kept = left_float(graph, subject, settings)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.graph import answers, close, proved, start
 from optlang.techniques.paths import origin, own_weights, trace
 
@@ -43,6 +44,7 @@ def smooth(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     input channel over the median one, the mean over the norms, before and after. Raises `Refusal` where no norm can
     take a scale, with what stands in the way.
     """
+    subject = baked(subject, context.data, context.study)
     module, example = start(subject, context, "smoothed")
     found, why, norms = _groups(module, example)
     groups = proved(found, lambda chosen: _same(module, example, chosen))

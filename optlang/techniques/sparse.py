@@ -10,12 +10,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.zeros import noted
 from optlang.workload.layers import left_alone
+from optlang.workload.layers import weights as weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# A step that reaches less than this share of what it was asked for has failed.
+_FAR = 0.5
 
 
 def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
@@ -26,18 +31,23 @@ def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -
     `importance` is the absolute value ("l1"), chance ("random"), |weight times gradient| on training batches ("taylor":
     Molchanov et al., CVPR 2019) or the second-order "fisher" (see `gradients.fisher`). Weights of convolutions, linear,
     recurrent, attention and embedding layers are pruned, biases and norms never. Zeros that are there already count
-    and stay. Notes: `prune.sparsity`, the share of zeros in all such weights,
-    and `prune.sparsity_by_layer`. Raises `Refusal` where nothing would become zero, or a layer would lose everything.
+    and stay. Weights that the model computes from other tensors (weight_norm) become plain ones first (see `baked`).
+
+    Notes: `prune.sparsity`, the share of zeros in all weights of the model, as the metric `sparsity` counts it;
+    `prune.sparsity_by_layer`; and `prune.left`, the weights that are in no such layer. Raises `Refusal` where nothing
+    would become zero, where a layer would lose everything, or where less than half of what was asked is reached of
+    the weights that `keep` and `only` leave open.
     """
     import torch
 
+    subject = baked(subject, context.data, context.study)
     module = _copy(subject)
     layers = _weights(module)
     weights = _open(module, layers, settings)
     scores = _scores(module, weights, settings, context)
     goal = float(settings["sparsity"])
     pools = [list(weights)] if settings["scope"] == "global" else [[name] for name in weights]
-    added = 0
+    added = asked = 0
     with torch.no_grad():
         for pool in pools:
             # What is zero already goes first, whatever the score says.
@@ -45,6 +55,7 @@ def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -
             already = sum(int((weights[name] == 0).sum()) for name in pool)
             kept = already if settings["of"] == "left" else 0
             wanted = kept + round(goal * (ranked.numel() - kept))
+            asked += wanted
             if wanted <= already:
                 continue
             mask = torch.zeros(ranked.numel(), dtype=torch.bool)
@@ -66,7 +77,14 @@ def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -
             f"no weight became zero: a sparsity of {goal:g} is there already, or is less than one weight of a layer",
             help="a larger sparsity",
         )
-    return _result(subject, module, layers, weights)
+    reached = sum(int((item == 0).sum()) for item in weights.values())
+    left = _others(module, layers, settings)
+    size = sum(item.numel() for item in weights.values())
+    _far(
+        asked / size, reached / (size + sum(left.values())), left,
+        "magnitude prunes convolutions, linear, recurrent, attention and embedding layers alone",
+    )
+    return _result(subject, module, layers, weights, left)
 
 
 def two_four(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
@@ -74,11 +92,13 @@ def two_four(subject: Subject, settings: Mapping[str, Any], context: Context) ->
 
     Inputs are the columns of a linear or recurrent layer's matrices and the input channels of a convolution at each
     place of its kernel. Layers whose inputs are no multiple of four are left as they are and listed in the note
-    `prune.two_four_left`; the other notes are those of `magnitude`. Raises `Refusal` where no layer is left.
+    `prune.two_four_left`; the other notes are those of `magnitude`. Raises `Refusal` where no layer is left, or where
+    these have less than half of the weights that `keep` and `only` leave open, embeddings aside.
     """
     import torch
     from torch import nn
 
+    subject = baked(subject, context.data, context.study)
     module = _copy(subject)
     layers = {name: item for name, item in _weights(module).items() if not isinstance(item[1], nn.Embedding)}
     weights = _open(module, layers, settings)
@@ -110,7 +130,15 @@ def two_four(subject: Subject, settings: Mapping[str, Any], context: Context) ->
         )
     if not changed:
         raise Refusal("no weight became zero: two of every four are zero already")
-    result = _result(subject, module, layers, weights)
+    others = _others(module, _weights(module), settings)
+    parameters = dict(module.named_parameters())
+    size = sum(item.numel() for item in weights.values())
+    sizes = others | {name: parameters[name].numel() for name in left}
+    _far(
+        0.5, 0.5 * size / (size + sum(sizes.values())), sizes,
+        "two_four prunes convolutions, linear, recurrent and attention layers with a multiple of four inputs alone",
+    )
+    result = _result(subject, module, layers, weights, others)
     return Subject(
         "module", result.model, result.factory, result.edits, {**result.notes, "prune.two_four_left": left}
     )
@@ -171,15 +199,49 @@ def _scores(
     return {name: item.detach().abs() for name, item in weights.items()}
 
 
+def _others(
+    module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], settings: Mapping[str, Any]
+) -> dict[str, int]:
+    """The weights in layers of other kinds, norms aside, that `keep` and `only` leave open: their sizes by name."""
+    from torch import nn
+
+    norms = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+    alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
+    found = {}
+    for name, item in weights_of(module).items():
+        holder = name.rpartition(".")[0]
+        apart = holder in alone or (not holder and bool(settings["only"]))
+        if name not in layers and not apart and not isinstance(module.get_submodule(holder), norms):
+            found[name] = item.numel()
+    return found
+
+
+def _far(asked: float, reached: float, left: Mapping[str, int], why: str) -> None:
+    """Refuse where zeros are less than half of what was asked: because of `left`, weights by name with their sizes."""
+    if reached >= _FAR * asked:
+        return
+    largest = sorted(left, key=lambda name: -left[name])
+    names = ", ".join(f"{name} ({left[name]} weights)" for name in largest[:4]) + (", …" if len(left) > 4 else "")
+    raise Refusal(
+        f"a sparsity of {asked:.3g} was asked for and {reached:.3g} reached: {names} are not pruned, since {why}",
+        help="only = [\"LAYER\", …] with the layers that can be pruned asks it of these alone",
+    )
+
+
 def _result(
-    subject: Subject, module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], changed: Mapping[str, Any]
+    subject: Subject, module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], changed: Mapping[str, Any],
+    left: Mapping[str, int],
 ) -> Subject:
     notes = {**noted(subject, list(changed)), **_zeros(module, layers)}
+    if left:
+        notes["prune.left"] = sorted(left)
     return Subject("module", module, subject.factory, subject.edits, notes)
 
 
 def _zeros(module: nn.Module, layers: Mapping[str, tuple[list[str], Any]]) -> dict[str, JSON]:
     parameters = dict(module.named_parameters())
+    all_weights = weights_of(module).values()
+    share = sum(int((item == 0).sum()) for item in all_weights) / sum(item.numel() for item in all_weights)
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for name, (holders, _) in layers.items():
@@ -187,7 +249,7 @@ def _zeros(module: nn.Module, layers: Mapping[str, tuple[list[str], Any]]) -> di
         zeros[holders[0]] = zeros.get(holders[0], 0) + int((weight == 0).sum())
         sizes[holders[0]] = sizes.get(holders[0], 0) + weight.numel()
     by_layer: dict[str, JSON] = {name: zeros[name] / sizes[name] for name in zeros}
-    return {"prune.sparsity": sum(zeros.values()) / sum(sizes.values()), "prune.sparsity_by_layer": by_layer}
+    return {"prune.sparsity": share, "prune.sparsity_by_layer": by_layer}
 
 
 def recounted(notes: Mapping[str, JSON], module: nn.Module) -> dict[str, JSON]:

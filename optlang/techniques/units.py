@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.prune import share_removed
 from optlang.techniques.recurrent import cut, directions, ends, layer_called, recurrent, silence
@@ -45,6 +46,7 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
 
     if subject.form != "module":
         raise Refusal(f"only a module can lose hidden units, and the model is in the form {subject.form}")
+    subject = baked(subject, context.data, context.study)
     module: nn.Module = copy.deepcopy(subject.model).eval()
     chosen = _open(module, settings)
     cuts: list[JSON] = []

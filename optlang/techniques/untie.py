@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.techniques.baked import baked
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ def untie(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
 
     if subject.form != "module":
         raise Refusal(f"only a module has layers to untie, and the model is in the form {subject.form}")
+    subject = baked(subject, context.data, context.study)
     module: nn.Module = copy.deepcopy(subject.model).eval()
     example = context.data.bind(module).example(3)
     with torch.no_grad(), objects.user_code("the model's forward", context.study):

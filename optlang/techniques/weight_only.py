@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.techniques.baked import baked
 from optlang.techniques.levels import grouped, rounded
 from optlang.techniques.nodes import WEIGHTS, census, left_float, load, mostly
 from optlang.techniques.qdq import finished, scheme, workshop
@@ -63,6 +64,7 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
     import onnx
     from onnx import numpy_helper, version_converter
 
+    subject = baked(subject, context.data, context.study)
     with workshop(subject, context) as (source, prepared):
         model = load(prepared)
         left = set(left_float(model.graph, subject, settings))

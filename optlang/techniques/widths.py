@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Refusal, Subject
 from optlang.techniques.aim import cutting, largest, measure_of
+from optlang.techniques.baked import baked
 from optlang.techniques.prune import Cut, Cutter
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def widths(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     those of `channels`. Raises `Refusal` where all groups at 95 % leave more than `share`, where no group can be
     pruned, or a layer cannot.
     """
+    subject = baked(subject, context.data, context.study)
     aim = str(settings["aim"])
     with cutting(subject, {**settings, "scope": "layer"}, context) as cutter:
         about: dict[str, JSON] = {

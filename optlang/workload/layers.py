@@ -1,12 +1,31 @@
-"""Chooses layers of a model by name or pattern, and says so when a name fits none. Knows no technique."""
+"""Chooses layers of a model by name or pattern, and says what its weights are. Knows no technique."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from optlang.forms import OptlangError
 from optlang.spelling import closest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of `module` by name: parameters of two and more dimensions; what is one tensor in memory once.
+
+    Of parameters outside torch's own layers only those with two axes longer than 1: tables, and neither the one token
+    nor the scale of each channel.
+    """
+    found: dict[tuple[object, ...], tuple[str, Tensor]] = {}
+    for name, item in module.named_parameters():
+        layer = module.get_submodule(name.rpartition(".")[0])
+        table = sum(size > 1 for size in item.shape) > 1
+        if item.ndim > 1 and item.numel() and (table or type(layer).__module__.startswith("torch.nn.")):
+            found.setdefault((item.data_ptr(), tuple(item.shape), item.stride(), item.dtype), (name, item))
+    return dict(found.values())
 
 
 def left_alone(keep: Sequence[str], only: Sequence[str], names: Iterable[str]) -> set[str]:

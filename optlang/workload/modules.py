@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from optlang.forms import JSON, WEIGHTS_FORMS, Edit, Factory, OptlangError, Refusal, Request, Subject
 from optlang.workload import objects
+from optlang.workload.parametrized import modernized
 from optlang.workload.seeds import seeded
 from optlang.workload.tensors import flat_outputs, imagined
 
@@ -31,8 +32,9 @@ _INITIAL_SEED = 0
 def make(factory: Factory, study: Path) -> nn.Module:
     """The model of `factory` on the CPU, in eval mode, with its weights loaded where it names a file of them.
 
-    Initial weights are the same each time. Raises `UserCodeError` where the factory raises, OptlangError where it
-    returns no module or the weights do not fit.
+    Initial weights are the same each time. Hooks of torch.nn.utils (weight_norm, spectral_norm, prune) become
+    parametrizations, which can be copied (see `parametrized.modernized`). Raises `UserCodeError` where the factory
+    raises, OptlangError where it returns no module, a ScriptModule, or the weights do not fit.
     """
     create = objects.find(factory.calls, study)
     what = f"the model {objects.split(factory.calls)[1]}"
@@ -42,10 +44,15 @@ def make(factory: Factory, study: Path) -> nn.Module:
         raise OptlangError(
             f"{what} gave a {type(module).__name__}, not a torch.nn.Module", help="return the module from the factory"
         )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise OptlangError(
+            f"{what} gave a {type(module).__name__}, which cannot be compressed: its layers are compiled already",
+            help="return the torch.nn.Module itself, before torch.jit.script or torch.jit.trace",
+        )
     module = module.cpu().eval()
     if factory.weights is not None:
         _fill(module, _read_weights(factory.weights, study), f"the weights {factory.weights}")
-    return module
+    return modernized(module)
 
 
 def rebuild(factory: Factory, edits: Sequence[Edit], study: Path) -> nn.Module:
@@ -109,6 +116,7 @@ def _why(error: Exception) -> str:
 
 def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     own = module.state_dict()
+    state = _renamed(state, own)
     # Of tensors that share memory a file may hold one name only.
     for names in _tied(own):
         present = [name for name in names if name in state]
@@ -130,6 +138,18 @@ def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     if problems:
         raise OptlangError(f"{what} do not fit the model; " + "; ".join(problems), help=_way_out(missing, unexpected))
     module.load_state_dict(state)
+
+
+def _renamed(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the two tensors of each older weight_norm under the names that they have in a parametrization."""
+    for name in own:
+        holder, found, rest = name.rpartition("parametrizations.")
+        tensor = rest.removesuffix(".original0")
+        old = [f"{holder}{tensor}_{part}" for part in "gv"]
+        if found and tensor != rest and all(item in state and item not in own for item in old):
+            new = [f"{holder}parametrizations.{tensor}.original{index}" for index in range(2)]
+            state = {dict(zip(old, new, strict=True)).get(key, key): item for key, item in state.items()}
+    return state
 
 
 def _way_out(missing: Sequence[str], unexpected: Sequence[str]) -> str:

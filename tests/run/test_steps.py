@@ -114,7 +114,7 @@ def test_the_zeros_of_a_file_are_its_own(workload: Workload) -> None:
     clock = steps.Clock("none", never)
     for _ in ("computed", "from the cache"):
         done = steps.apply([rounded], workload, data, wants, clock, lambda _: None, [])
-        counted = {item.metric: item.value for item in done.counted}
+        counted = {item.metric: item.value for item in done.counted.measurements}
         levels = [
             numpy_helper.to_array(item) for item in onnx.load(done.subject.model).graph.initializer
             if item.data_type == onnx.TensorProto.INT8

@@ -141,9 +141,7 @@ class TestMagnitude:
         given = {"ratio": 0.5, "importance": "l2", "round_to": 4, "keep": (), "only": ()} | settings
         sparse = run(start(network), images, sparsity=0.7)
         result = cut(sparse, given, Context(images, 1, Path(), STUDY))
-        parameters = {
-            name: item for name, item in result.model.named_parameters() if item.ndim > 1 and name != "place"
-        }
+        parameters = {name: item for name, item in result.model.named_parameters() if item.ndim > 1}
         zeros = sum(int((item == 0).sum()) for item in parameters.values())
         assert result.notes["prune.sparsity"] == zeros / sum(item.numel() for item in parameters.values())
         assert result.notes["prune.sparsity"] != sparse.notes["prune.sparsity"]

@@ -84,7 +84,7 @@ def test_zeros_after_the_last_training(plan: Plan, workload: Workload, branch: s
     # Two rounds of half of what is left, or 75 % in the end: the same, but for the rounding of each round.
     assert abs(count - 0.75 * whole) <= 1
     assert done.subject.notes["prune.sparsity"] == count / whole
-    assert {item.metric: item.value for item in done.counted}["sparsity"] == count / whole
+    assert {item.metric: item.value for item in done.counted.measurements}["sparsity"] == count / whole
     assert accuracy(done.subject, workload) > 0.95
 
 
