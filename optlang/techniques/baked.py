@@ -17,8 +17,10 @@ from optlang.techniques.zeros import NOTE, noted
 if TYPE_CHECKING:
     from optlang.workload.data import Data
 
-_REPLAY = "optlang.workload.parametrized:replay"
-_BAKED = "parametrized.baked"
+BAKED = "optlang.workload.parametrized:replay"
+"""The edit that makes plain weights."""
+
+_NOTE = "parametrized.baked"
 
 
 def baked(subject: Subject, data: Data, study: Path) -> Subject:
@@ -54,12 +56,12 @@ def baked(subject: Subject, data: Data, study: Path) -> Subject:
         what = f"the model with plain weights in place of parametrizations ({_few(names)})"
         agree(wanted, list(answers_of(module, example).values()), what, tolerance(module))
     masked = [name for name, kind in names.items() if kind == parametrized.MASK]
-    known = subject.notes.get(_BAKED, {})
+    known = subject.notes.get(_NOTE, {})
     assert isinstance(known, dict)
-    notes: dict[str, JSON] = {**subject.notes, _BAKED: {**known, **names}}
+    notes: dict[str, JSON] = {**subject.notes, _NOTE: {**known, **names}}
     if masked:
         notes[NOTE] = noted(subject, masked)[NOTE]
-    edit = Edit(_REPLAY, {"names": list(names)})
+    edit = Edit(BAKED, {"names": list(names)})
     return Subject(subject.form, module, subject.factory, (*subject.edits, edit), notes, subject.requests)
 
 

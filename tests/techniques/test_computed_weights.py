@@ -17,6 +17,7 @@ from optlang.techniques.cast import half
 from optlang.techniques.distill import distill
 from optlang.techniques.equalize import equalize
 from optlang.techniques.graph import channels_last, clean, fold
+from optlang.techniques.proof import proved
 from optlang.techniques.prune import channels
 from optlang.techniques.qat import qat
 from optlang.techniques.quantize import dynamic, static
@@ -89,6 +90,7 @@ def test_a_module_is_changed_as_its_plain_twin_is(images, name, technique, tmp_p
     apply, settings = TECHNIQUES[technique]
     subject = start(name)
     result = apply(subject, settings, context(images))
+    proved(subject, result, context(images))
     same(result.model.state_dict(), apply(start(name, plain=True), settings, context(images)).model.state_dict())
     assert result.notes["parametrized.baked"] == parametrized(subject.model)
     # What it was made from is as it was, and a fresh model with the edits and the weights is what it became.
