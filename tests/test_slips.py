@@ -10,7 +10,7 @@ import pytest
 from mutations import Mutant, Mutator, line_of
 
 from optlang.plan.load import load
-from optlang.syntax.parse import parse
+from optlang.syntax.parse import keywords, lexed, parse
 from optlang.syntax.source import Source
 
 SEEDS = Path(__file__).parent / "fixtures" / "seeds"
@@ -72,7 +72,7 @@ def brackets(study: str) -> list[tuple[str, int, int]]:
     return mutants
 
 
-@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [17, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_bracket_too_many_or_too_few_is_one_mistake_at_its_line(every: int) -> None:
     study = STUDY.read_text(encoding="utf-8")
     mutants = brackets(study)
@@ -99,3 +99,38 @@ def test_without_a_layout_to_go_by_the_bracket_alone_is_told(layout: str) -> Non
     assert not parse(Source("study", study)).diagnostics.found
     for text, _, _ in brackets(study)[::7]:
         assert len(parse(Source("study", text)).diagnostics.found) == 1
+
+
+SHORT = SEEDS / "short.opt"
+
+
+def misspelt(text: str) -> list[tuple[str, int, str]]:
+    """The text with one letter of a keyword left out, doubled, exchanged or replaced; where, and in which word."""
+    known, seen, found = keywords(), set(), []
+    for before, token in zip([None, *lexed(Source("short", text))], lexed(Source("short", text)), strict=False):
+        word = token.value
+        begins = before is None or before.type in ("_NL", "LBRACE")
+        inside = word in ("as", "python", "in", "order", "log", "step", "when", "because", "and")
+        if token.type != "NAME" or word not in known or word in seen or not (begins or inside):
+            continue
+        seen.add(word)
+        for at in range(len(word)):
+            slips = [word[:at] + word[at + 1 :], word[:at] + word[at:][:1] + word[at:]]
+            slips.append(word[:at] + ("x" if word[at] != "x" else "z") + word[at + 1 :])
+            if word[at : at + 1] != word[at + 1 : at + 2] != "":
+                slips.append(word[:at] + word[at + 1] + word[at] + word[at + 2 :])
+            found += [(text[: token.start_pos] + slip + text[token.end_pos :], token.start_pos, word) for slip in slips]
+    return found
+
+
+@pytest.mark.parametrize("every", [19, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_misspelt_word_of_the_language_is_one_report_with_the_right_spelling(every: int) -> None:
+    text = SHORT.read_text(encoding="utf-8")
+    assert not load(SHORT).diagnostics
+    mutants = misspelt(text)
+    assert len(mutants) > 700
+    for mutant, at, word in mutants[::every]:
+        found = load(SHORT, unsaved={SHORT.resolve(): mutant}).diagnostics
+        assert [item.primary.span.start for item in found] == [at], (word, mutant[at - 9 : at + 12], found)
+        # Two words may be as near: both are named.
+        assert word in f"{found[0].help} {found[0].primary.text}", (word, mutant[at : at + 12], found[0])

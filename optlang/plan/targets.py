@@ -14,6 +14,7 @@ from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.model import Fixed, IntDomain, Param, Runtime, RuntimeUse, SetDomain, Setting, Target
 from optlang.plan.names import SORTS, Scope, duplicate, either, listed, only, suggestion
 from optlang.plan.settings import poison, settings_of
+from optlang.spelling import closest
 from optlang.syntax import tree
 
 PARAMS = (
@@ -57,13 +58,17 @@ class Targets:
         statements = self._statements(node, set())
         plain: list[tree.Statement] = []
         runtime: tree.Fix | tree.Vary | None = None
+        has_runtime = any(
+            isinstance(item, tree.Fix | tree.Vary) and item.name.text == "runtime" for item in statements
+        )
         for statement in statements:
             if isinstance(statement, tree.Fix | tree.Vary):
                 name = statement.name
                 if statement.when is not None:
                     self._conditional(name.text, statement.when.span)
                     statement = replace(statement, when=None)
-                if name.text == "runtime":
+                meant = name.text == "runtime" or (not has_runtime and self._means_runtime(name))
+                if meant and runtime is None:
                     runtime = statement
                     continue
                 if name.text == "shape":
@@ -175,6 +180,20 @@ class Targets:
             else:
                 others.append(item)
         return [*found.values(), *others]
+
+    def _means_runtime(self, name: tree.Name) -> bool:
+        """Whether a setting is `runtime` misspelt: that is reported, and it is read as what was meant."""
+        if closest(name.text, [*(param.name for param in PARAMS), "runtime"]) != "runtime":
+            return False
+        self.diagnostics.error(
+            "E205",
+            f"a target has no parameter `{name.text}`",
+            name.span,
+            "not declared",
+            help="did you mean `runtime`?",
+            fix=only(name.span, name.text, ["runtime"]),
+        )
+        return True
 
     def _runtimes(
         self, node: tree.Target, statement: tree.Fix | tree.Vary | None, around: Around

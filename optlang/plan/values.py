@@ -15,7 +15,7 @@ from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, 
 from optlang.plan.names import listed, only, suggestion
 from optlang.plan.resolve import Expressions, Typed, known, text_of
 from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, scalar, show, value_of
-from optlang.spelling import closest
+from optlang.spelling import closest, slips
 from optlang.syntax import tree
 
 
@@ -89,6 +89,12 @@ class Resolver(Expressions):
             )
             return None
         return Fixed(value=value)
+
+    def _is_any(self, node: tree.Path, param: Param) -> bool:
+        """Whether a word that stands for a domain is `any` misspelt, and no value, `let` or `input`."""
+        own = param.domain is not None and contains(param.domain, node.text)
+        named = node.text in self.inputs or node.text in self.lets
+        return not own and not named and slips(node.text.lower(), "any") == 1
 
     def _outcomes_suit(self, span: Span, expression: If, param: Param) -> bool:
         # A pipeline's parameter that is set under a condition: each of its values must be one of this parameter's.
@@ -222,13 +228,16 @@ class Resolver(Expressions):
                 return None
             case _:
                 if not (isinstance(node, tree.Path) and self.silent(node)):
+                    misspelt = isinstance(node, tree.Path) and self._is_any(node, param)
                     self.diagnostics.error(
                         "E302",
                         f"`{param.name} in` needs a domain, and this is a value",
                         node.span,
                         "one value",
-                        help=f"`=` fixes it; `{param.name} in {{{text_of(node)}, …}}` searches among several",
-                        fix=Fix(sign, "=") if sign is not None else None,
+                        help="did you mean `any`?"
+                        if misspelt
+                        else f"`=` fixes it; `{param.name} in {{{text_of(node)}, …}}` searches among several",
+                        fix=Fix(sign, "=") if sign is not None and not misspelt else None,
                     )
                 return None
         if found is not None and param.domain is not None and not subset(found, param.domain):

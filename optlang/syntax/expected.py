@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optlang.diagnostics import Diagnostics, Fix
-from optlang.spelling import closest
+from optlang.spelling import closest, slips
 from optlang.syntax.habits import advice as advice_of
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import LINE_END, RESERVED, Token
@@ -21,6 +21,8 @@ _DOMAIN = frozenset({"ANY", "LBRACE"})
 _OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "COMPARE", "AND", "OR"})
 _MANY = 6
 _UNITS = frozenset(["ns", "us", "ms", "s", "min", "h", "d", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"])
+# Words that are one letter from a word of the language, and are meant as they are written.
+_WORDS = frozenset(["of", "is", "it", "if", "on", "an", "at", "to"])
 # Where a setting belongs that is written beside its section.
 _SETTINGS = {
     "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "workers"}),
@@ -30,10 +32,20 @@ _SETTINGS = {
 
 
 def keywords_like(word: str, keywords: Mapping[str, str], fitting: Iterable[str]) -> list[str]:
-    """The terminals among `fitting` of the keywords that `word` may be a slip of: none or one."""
+    """The terminals among `fitting` of the keywords that `word` may be a slip of; none where two are as near.
+
+    Words of two letters (`as`, `in`, `or`) are given only where one slip makes them: the statement must fit with them.
+    """
+    if "_" in word:
+        return []
     kinds = set(fitting)
-    found = closest(word, [text for text, kind in keywords.items() if kind in kinds]) if "_" not in word else None
-    return [keywords[found]] if found is not None else []
+    known = [text for text, kind in keywords.items() if kind in kinds]
+    found = closest(word, known)
+    if found is None:
+        short = [text for text in known if len(text) == 2 and word.lower() not in _WORDS]
+        return [keywords[text] for text in short if slips(word.lower(), text) == 1]
+    rivals = [text for text in known if slips(word.lower(), text) == slips(word.lower(), found)]
+    return [keywords[found]] if len(rivals) == 1 else []
 
 
 def is_split(number: Token, word: Token) -> bool:
