@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optlang.report.studies import Chosen, choose
-from optlang.report.words import dependence, describe
+from optlang.report.words import dependence, describe, uncounted
 from optlang.store.reader import Reader
 from optlang.store.rows import INTERRUPTED
 
@@ -40,13 +40,14 @@ class Figure:
 @dataclass(frozen=True, slots=True)
 class Member:
     """A trial in words and figures; `dependence` says in words, by target, that and how an answer depends on the other
-    samples of its call."""
+    samples of its call, and `uncounted` are the operators that `macs` leave out."""
 
     trial: int
     origin: str
     words: str
     figures: Mapping[str, Figure]
     dependence: Mapping[str, str] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,8 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
             results[trial]["origin"],
             describe(plan, points[trial], steps.get(trial, ())),
             {item.metric: item for item in _figures(results[trial], figures.get(trial, ()), several)},
-            dependence(json.loads(points[trial]["notes"] or "{}")),
+            dependence(notes := json.loads(points[trial]["notes"] or "{}")),
+            uncounted(notes),
         )
         for trial in trials
     ]

@@ -151,7 +151,7 @@ def _table(
         most = "a point" if any(figure.unit == "ratio" for figure in shown) else "1 % lost"
         note = f"* the best trade-off: the largest gain for at most {most}\n"
     legend = _legend(shown, any("[" in text for row in rows for text in row))
-    beside = "".join(f"{line}\n" for line in [*_apart(members, kept), *_dependent(members)])
+    beside = "".join(f"{line}\n" for line in [*_apart(members, kept), *_uncounted(members, kept), *_dependent(members)])
     return "\n".join(parts) + printed(note + legend + beside, width, color)
 
 
@@ -176,6 +176,14 @@ def _apart(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
                 f"{heading(metric)} of the baseline next to {_numbered(list(others))}, which the comparison is with: "
                 f"{low if low == high else f'{low} to {high}'}"
             )
+
+
+def _uncounted(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
+    """A line for each set of operators that macs leave out, where macs are shown."""
+    if "macs" in metrics:
+        for names in dict.fromkeys(member.uncounted for member in members if member.uncounted):
+            trials = [member.trial for member in members if member.uncounted == names]
+            yield f"macs of {_numbered(trials)} leave out what has no formula: {', '.join(names)}"
 
 
 def _dependent(members: Sequence[Member]) -> Iterator[str]:

@@ -37,6 +37,15 @@ def dependence(notes: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def uncounted(notes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The operators that a trial's `macs` leave out, by its notes; they are the same on all targets."""
+    found = {
+        item for name, value in notes.items() if name.endswith("macs.uncounted") and isinstance(value, list)
+        for item in value
+    }
+    return tuple(sorted(map(str, found)))
+
+
 def _apart(seen: Mapping[str, Any]) -> str:
     batch, other, apart = seen.get("batch"), seen.get("other"), seen.get("difference")
     where = f"in calls of {other}" if other != batch else f"with other samples in a call of {batch}"

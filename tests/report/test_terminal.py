@@ -34,6 +34,19 @@ def figures(size: float, latency: float, ratio: float, accuracy: float) -> list[
     ]
 
 
+def test_what_macs_leave_out_is_said_below_the_front(tmp_path: Path) -> None:
+    plan = make_plan(objectives=(("size", "minimize"), ("macs", "minimize")))
+    counted = [measurement("size", 1000.0), measurement("macs", 500.0)]
+    events = [
+        session(plan=plan), start("r1", 0), end("r1", 0, measurements=counted, notes={"macs.uncounted": ["_fft_r2c"]}),
+    ]
+    found = render_front(load_front(read(tmp_path, events)))
+    assert "macs of trial 0 leave out what has no formula: _fft_r2c\n" in found
+    plain = [session(plan=plan), start("r1", 0), end("r1", 0, measurements=counted, notes={})]
+    (tmp_path / "other").mkdir()
+    assert "leave out" not in render_front(load_front(read(tmp_path / "other", plain)))
+
+
 SMALL = [
     session(),
     start("r1", 0),
