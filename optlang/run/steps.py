@@ -172,6 +172,8 @@ def _one(
         after = technique(subject, step.settings, context)
     if not isinstance(after, Subject):
         raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
+    if after.form == "module":
+        modules.settled(after.model)
     proved(subject, after, context)
     if after.form == "module":
         counted = counts.count(after.model, context.data.example(1))

@@ -75,6 +75,8 @@ def traceable(module: nn.Module) -> Iterator[None]:
     """Frozen parameters leave no trace in the graph of gradients: all of them count while it is drawn."""
     import torch
 
+    from optlang.workload.modules import settled
+
     frozen = {name for name, item in module.named_parameters() if not item.requires_grad}
     for item in module.parameters():
         item.requires_grad_(True)
@@ -85,6 +87,7 @@ def traceable(module: nn.Module) -> Iterator[None]:
     finally:
         for name, item in module.named_parameters():
             item.requires_grad_(name not in frozen)
+        settled(module)
 
 
 def forward(module: nn.Module, example: dict[str, Tensor]) -> tuple[Tensor, ...]:

@@ -42,6 +42,8 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     where layers are to be compared with those of several teachers,
     where no channel can be removed, where there is no layer for `hint` or `attention`, or where `fit` does.
     """
+    from optlang.workload.modules import settled
+
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
     if not (settings["alpha"] or settings["hint"] or settings["attention"]):
@@ -72,7 +74,7 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         lesson.close()
     share = _count(module) / sum(map(_count, teachers))
     notes = {**student.notes, "distill.parameters": share}
-    return Subject("module", module.cpu(), student.factory, student.edits, notes)
+    return Subject("module", settled(module.cpu()), student.factory, student.edits, notes)
 
 
 def soft_loss(

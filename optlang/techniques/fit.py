@@ -39,6 +39,7 @@ def fit(
     """
     import torch
 
+    from optlang.workload.modules import settled
     from optlang.workload.seeds import seeded
 
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -53,7 +54,7 @@ def fit(
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
         raise Refusal(f"the training ended with weights that are not finite; lr {settings['lr']:g} may be too high")
     module.zero_grad(set_to_none=True)
-    module.eval()
+    settled(module.eval())
 
 
 class _Run:

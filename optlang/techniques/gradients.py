@@ -72,7 +72,7 @@ def after_each(
     """
     import torch
 
-    from optlang.workload.modules import call
+    from optlang.workload.modules import call, settled
     from optlang.workload.objects import user_code
 
     data = context.data.bind(module)
@@ -93,7 +93,7 @@ def after_each(
                 if seen >= samples:
                     break
     finally:
-        module.zero_grad(set_to_none=True)
+        settled(module).zero_grad(set_to_none=True)
         for item in frozen:
             item.requires_grad_(False)
 

@@ -34,6 +34,8 @@ def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     of torchvision's reference training. Warm-up, averaging, smoothing and clipping are off: short trainings of small
     models rarely want them. Raises `Refusal` where there is no module, or where `fit` does.
     """
+    from optlang.workload.modules import settled
+
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
     if is_half(subject.model):
@@ -45,7 +47,7 @@ def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     module: nn.Module = copy.deepcopy(subject.model).to(context.device)
     held = zeros.Held(module, zeros.meant(subject.notes))
     fit(module, context.data.bind(module), loss_of, settings, context, after_step=held.again)
-    return Subject("module", module.cpu(), subject.factory, subject.edits, subject.notes)
+    return Subject("module", settled(module.cpu()), subject.factory, subject.edits, subject.notes)
 
 
 def task_loss(task: Task, smoothing: float) -> Loss:

@@ -55,6 +55,37 @@ def make(factory: Factory, study: Path) -> nn.Module:
     return modernized(module)
 
 
+def settled(module: nn.Module) -> nn.Module:
+    """Take what layers have kept of a call (attention maps, hidden states) out of autograd's graph, in place.
+
+    A tensor in the middle of a graph cannot be copied, and a model that keeps one could not be either.
+    """
+    for layer in module.modules():
+        for kept in (layer.__dict__, layer._buffers):
+            for name, item in list(kept.items()):
+                if _in_a_graph(item):
+                    kept[name] = _detached(item)
+    return module
+
+
+def _in_a_graph(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.grad_fn is not None
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(_in_a_graph(item) for item in items)
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach() if value.grad_fn is not None else value
+    if isinstance(value, dict):
+        return type(value)((key, _detached(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        items = [_detached(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
 def rebuild(factory: Factory, edits: Sequence[Edit], study: Path) -> nn.Module:
     """The factory's model with `edits` replayed in order; weights are the initial ones, to be loaded over."""
     return edited(make(Factory(factory.calls, factory.arguments), study), edits, study)

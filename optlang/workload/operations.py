@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import OptlangError
+from optlang.forms import OptlangError, Refusal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,8 +42,11 @@ class Operations:
 
 
 def macs(module: nn.Module, inputs: Mapping[str, Tensor]) -> float:
-    """Multiply-accumulates for one sample of `inputs` (see `operations`); 0 where they cannot be counted."""
-    return operations(module, inputs).macs or 0.0
+    """Multiply-accumulates for one sample of `inputs` (see `operations`); `Refusal` where they cannot be counted."""
+    found = operations(module, inputs)
+    if found.macs is None:
+        raise Refusal(f"the model's macs cannot be counted: {found.why}", help="aim = parameters")
+    return found.macs
 
 
 def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:

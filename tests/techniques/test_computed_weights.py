@@ -197,3 +197,16 @@ def test_what_is_left_is_noted(images):
 
     result = magnitude(network("encoder"), SPARSE, context(images))
     assert result.notes["prune.left"] == ["place"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rows", "keeping"])
+def test_what_layers_keep_of_a_call_stands_in_no_way(images, name):
+    trained = finetune(start(name), TRAINING, context(images))
+    sparse = magnitude(trained, SPARSE | {"importance": "taylor", "samples": 64}, context(images))
+    assert sparse.notes["prune.sparsity"] == pytest.approx(0.5, abs=0.02)
+    again = finetune(sparse, TRAINING, context(images))
+    assert counts.sparsity(again.model) == sparse.notes["prune.sparsity"]
+    if name == "keeping":
+        smaller = channels(again, CUT, context(images))
+        assert finetune(smaller, TRAINING, context(images)).model.first.out_channels == 4
