@@ -330,7 +330,8 @@ def columns(plan: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
         for name in ([f"{target}.{metric}" for target in several] if metric.startswith("latency.") else [metric])
     ] if several else wanted
     latency = [name for name in wanted if "latency" in name.split(".")] if several else []
-    shown = ["size", *(latency or ["latency.p50"]), *quality, *wanted]
+    times = latency or ["latency.p50", *(name for name in wanted if name.startswith("latency."))]
+    shown = ["size", *times, *quality, *wanted]
     return tuple(name for name in dict.fromkeys(shown) if name in there)
 
 

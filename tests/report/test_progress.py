@@ -141,4 +141,6 @@ def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None
     there = ["edge_f1", "latency.p50", "latency.p95", "loss", "miou", "size"]
     assert columns(plan, there) == ("size", "latency.p50", "miou", "edge_f1")
     assert columns(plan, [*there, "accuracy"]) == ("size", "latency.p50", "accuracy", "miou", "edge_f1")
+    plan["requires"] = [{"expression": at_least("latency.p95"), "text": "", "because": None}]
+    assert columns(plan, there) == ("size", "latency.p50", "latency.p95", "miou"), "latencies stand together"
     assert columns(make_plan(metrics=METRICS).model_dump(mode="json"), ["size", "loss"]) == ("size", "loss")
