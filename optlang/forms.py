@@ -55,8 +55,19 @@ class OutsideError(OptlangError):
 class Refusal(OptlangError):  # noqa: N818 - a refusal is an answer, not an accident
     """A technique or runtime cannot do what was asked of it with this model; the message names the layer or operator.
 
-    It would come again with the same settings, so the sampler is told that the point is infeasible.
+    It would come again with the same settings, so the sampler is told that the point is infeasible. `depends` is
+    "model" where it would come with any settings, as long as nothing adds layers to the model: there is no layer of the
+    kind that is asked for. `step` is the path of the step that refused and `target` the target that it was for, as far
+    as they are known.
     """
+
+    def __init__(
+        self, message: str, *, help: str | None = None, depends: Literal["model", "settings"] = "settings"
+    ) -> None:
+        super().__init__(message, help=help)
+        self.depends: Literal["model", "settings"] = depends
+        self.step: str | None = None
+        self.target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

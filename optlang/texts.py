@@ -199,8 +199,9 @@ def plan(
         sys.stdout.write(picture.dot(drawn) if dot else picture.mermaid(drawn))
         return 0
     space = Space(study)
-    ladder = len(list(rungs(study, space, {})))
+    ladder = len(list(rungs(study, space, {}))) if study.search.ladder else 0
     sys.stdout.write(text(describe(study, space.size(), ladder)))
+    sys.stdout.writelines(f"{line}\n" for line in _refused(study, file, db))
     seconds = _seconds_a_trial(study.study, db)
     if seconds is not None:
         from optlang.plan.quantities import in_seconds
@@ -210,6 +211,30 @@ def plan(
             f"{in_seconds(seconds * study.search.trials)}.\n"
         )
     return 0
+
+
+LISTED = 10_000
+"""Points that are counted one by one, to say how many of them are left."""
+
+
+def _refused(study: Plan, file: Path, db: Path) -> list[str]:
+    """What the newest run of this study found refused, as the database knows it, and how many points that leaves."""
+    if not db.exists():
+        return []
+    from optlang.run.refusals import noted, recalled
+    from optlang.search.space import Space
+
+    run, trials = noted(study, db)
+    facts = recalled(study, file.resolve().parent, trials)
+    if not facts:
+        return []
+    lines = ["", f"refused in run {run}, and left out"]
+    lines += [f"  {fact.what}: {fact.reason} (trial {fact.trial})" for fact in facts]
+    size = Space(study).size()
+    if size.exact and not size.continuous and size.points <= LISTED:
+        left = sum(1 for _ in Space(study, facts=facts).points())
+        lines.append(f"  {left:,} of {counted(size.points, 'point')} are left")
+    return lines
 
 
 def _seconds_a_trial(study: str, db: Path) -> float | None:

@@ -23,7 +23,15 @@ BASELINE_RUNTIME = "runtime.eager"
 """What the reference model is measured with, whatever runtimes the study has."""
 
 RECOVERY = "training.finetune"
-"""What follows a pruning technique on the ladder, where each stands alone."""
+"""What follows a pruning technique on the ladder, where each stands alone and the study has no training of its own."""
+
+PRUNING = "prune"
+"""The module whose techniques are followed by a training on the ladder: pruned without one, a model says nothing."""
+
+
+def is_pruning(technique: str) -> bool:
+    """Whether the technique of this qualified name prunes."""
+    return technique.split(".", 1)[0] == PRUNING
 
 
 class Location(Frozen):

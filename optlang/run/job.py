@@ -127,12 +127,26 @@ class StepRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Who refused a trial, and why it would again: `depends` as in `Refusal`, the path of the step (None: the runtime),
+    the target's name."""
+
+    depends: Literal["model", "settings"]
+    step: str | None
+    target: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a trial failed: one line, the whole text, and whether the same settings would fail again."""
+    """Why a trial failed: one line, the whole text, and whether the same settings would fail again.
+
+    `refused` is None where nobody refused it: it went wrong.
+    """
 
     reason: str
     text: str
     again: bool = True
+    refused: Refused | None = None
 
 
 @dataclass(frozen=True, slots=True)

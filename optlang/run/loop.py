@@ -34,11 +34,14 @@ from optlang.run.job import (
 )
 from optlang.run.neighbours import depends
 from optlang.run.progress import ProgressReader
+from optlang.run.refusals import fact_of, late, note_of, recalled
+from optlang.run.refusals import spoken as spoken_fact
 from optlang.run.scratch import Scratch
 from optlang.search import goals
 from optlang.search.ladder import Rung, baseline_recipe, rungs
 from optlang.search.locate import locate
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
+from optlang.search.refused import Fact
 from optlang.search.sampler import Sampler
 from optlang.search.space import Exhausted, Space
 from optlang.store.journal import now
@@ -98,8 +101,10 @@ class Loop:
         self.session = scratch.session
         self._plan, self._store, self._engine, self._watcher = plan, store, engine, watcher
         self._run, self._home, self._unavailable = run_id, home, unavailable
-        self._space = Space(plan, unavailable)
-        self._history = History(plan, self._space, store.trials(run_id), unavailable)
+        before = store.trials(run_id)
+        self._facts = recalled(plan, folder, ((row.trial, row.reason, row.notes) for row in before))
+        self._space = Space(plan, unavailable, self._facts)
+        self._history = History(plan, self._space, before, unavailable)
         self._workload = Workload(
             forms.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
             forms.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
@@ -119,6 +124,8 @@ class Loop:
         self._rungs: list[Rung] = []
         self._wanted = 0
         self._trouble: str | None = None
+        # The path of the step that a worker does, and since when.
+        self._at: tuple[str | None, float] = (None, 0.0)
 
     # ---- signals
 
@@ -152,7 +159,8 @@ class Loop:
         for path, reason in self._unavailable.items():
             self._watcher.note(f"without {spoken(plan, path)}: {reason}")
         if ladder or (ladder is None and plan.search.ladder):
-            self._rungs = list(rungs(plan, self._space, self._unavailable))
+            found = rungs(plan, Space(plan, self._unavailable), self._unavailable)
+            self._rungs = [rung for rung in found if self._history.climbed(rung) or self._may_run(rung)]
         self._wanted = 0 if ladder_only else max(wanted, self._history.searched)
         self._watcher.plan(self._planned())
         missing = [rung for rung in self._rungs if not self._history.climbed(rung)]
@@ -166,7 +174,10 @@ class Loop:
         for rung in missing:
             if self._over():
                 break
-            self._trial(rung.recipe, "ladder", rung.point, rung.alone)
+            if self._may_run(rung):
+                self._trial(rung.recipe, "ladder", rung.point, rung.alone)
+            else:
+                self._rungs.remove(rung)
         why: Why = "ladder"
         if not ladder_only:
             why = self._searched_trials(wanted)
@@ -186,13 +197,18 @@ class Loop:
             try:
                 asked = sampler.ask(self._store.next_trial(self._run))
             except Exhausted:
-                self._watcher.note("every point of the space has been tried")
+                self._watcher.note(
+                    "every point of the space has been tried" + (", or is refused as before" if self._facts else "")
+                )
                 return "exhausted"
             done = self._trial(resolve(self._plan, asked.point), "sampler", asked.point, None, asked.state)
             told = self._history.tell(done)
             if told is not None:
                 sampler.tell(told)
         return "complete"
+
+    def _may_run(self, rung: Rung) -> bool:
+        return self._facts.against(rung.recipe) is None
 
     def _over(self) -> str:
         if self._stop:
@@ -227,6 +243,8 @@ class Loop:
             done = wait(future, LOOK)
             self._heed()
             for what in reader.new():
+                if what.get("path") != self._at[0]:
+                    self._at = (what.get("path"), time.monotonic())
                 self._watcher.doing(what)
             # The store may have lines that it could not write while somebody else held the database.
             self._store.drain()
@@ -334,6 +352,7 @@ class Loop:
         self._watcher.began(Begun(number, origin, point or {}, planned, recipe.label))
         reader = ProgressReader(self._progress)
         job = self._job(number, recipe, origin)
+        self._at, fact = (None, 0.0), None
         try:
             result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
         except WorkerDied as error:
@@ -342,12 +361,17 @@ class Loop:
         except WorkerTimeout as error:
             self._cold = True
             result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
+            path, since = self._at
+            fact = late(self._plan, number, recipe, path or "", time.monotonic() - since, str(error))
         except InterruptedRun:
             result = Result(failure=Failure(INTERRUPTED, "", again=False))
-        if result.failure is not None and self._struck:
+        if result.failure is not None and result.failure.refused is None and self._struck:
             # A compiler or a browser below the worker does not outlive SIGTERM: what failed may have failed by it.
             result = replace(result, failure=Failure(INTERRUPTED, result.failure.text, again=False))
         seconds = time.monotonic() - begun
+        fact = self._proved(number, recipe, result.failure, fact)
+        if fact is not None:
+            result = replace(result, notes={**result.notes, **note_of(self._plan, fact, self._workload.study)})
         done = self._history.add(number, recipe, origin, point, alone, result, state or {})
         self._store.record({
             "event": "end", "run": self._run, "trial": number, "state": done.state, "reason": done.reason,
@@ -360,10 +384,26 @@ class Loop:
             "sampler_state": dict(state or {}),
         })
         self._spent.append(seconds)
+        if fact is not None:
+            self._facts.add(fact)
         self._watcher.ended(self._view(done, seconds, depends(result.notes)))
+        if fact is not None and self._goes_on(fact, recipe):
+            self._watcher.note(spoken_fact(fact))
         if self._stop == "now":
             raise InterruptedRun
         return done
+
+    def _proved(self, number: int, recipe: Recipe, failure: Failure | None, late: Fact | None) -> Fact | None:
+        """What is known from now on: nothing of a trial that went well, or that was stopped."""
+        if failure is None or not failure.again:
+            return None
+        return late or fact_of(self._plan, number, recipe, failure)
+
+    def _goes_on(self, fact: Fact, recipe: Recipe) -> bool:
+        """Whether the fact is about more than the trial that it comes from."""
+        if fact.depends != "settings" or len(fact.steps) < len(recipe.steps):
+            return True
+        return not fact.places and any(len(target.runtimes) > 1 for target in self._plan.targets)
 
     def _log_tail(self) -> str:
         try:

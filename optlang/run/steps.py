@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Request, Subject
+from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Refusal, Request, Subject
 from optlang.measure import counts, onnx_counts
 from optlang.measure.counts import Counted
 from optlang.run.cache import Cache, key_of
@@ -104,7 +104,11 @@ def apply(
             latency=clock.seconds if "latency" in step.needs else None,
             memo=_memo(cache, keys[index - 1] if index else root, step, workload, wants, clock),
         )
-        subject, counted = _one(step, subject, counted, context)
+        try:
+            subject, counted = _one(step, subject, counted, context)
+        except Refusal as refusal:
+            refusal.step = step.path
+            raise
 
         def write(folder: Path, subject: Subject = subject, counted: Counted = counted) -> None:
             modules.save(subject, folder / _SUBJECT)

@@ -78,6 +78,8 @@ def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[
         try:
             result = _on_target(job, place, laboratory, report, found)
         except OptlangError as error:
+            if isinstance(error, Refusal):
+                error.target = place.target.name
             if several:
                 error.message = f"on {place.target.name}: {error.message}"
             raise

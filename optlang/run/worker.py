@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from optlang.forms import Measurement, OptlangError
-from optlang.run.job import Failure, FrontJob, PrepareJob, Result, RuntimeJob, StepRun, TrialJob, Workload
+from optlang.forms import Measurement, OptlangError, Refusal
+from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
 from optlang.run.progress import ProgressWriter
 
@@ -163,7 +163,8 @@ def _failure(error: BaseException) -> Failure:
     if isinstance(error, OptlangError):
         # The user's own frames where it was their code; what to do about it where we know.
         told = [getattr(error, "details", ""), error.help or ""]
-        return Failure(_line(error.message), "\n".join(part for part in told if part))
+        refused = Refused(error.depends, error.step, error.target) if isinstance(error, Refusal) else None
+        return Failure(_line(error.message), "\n".join(part for part in told if part), refused=refused)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return Failure("out of memory", text)
     return Failure(_line(f"{type(error).__name__}: {error}"), text)

@@ -33,23 +33,16 @@ from optlang.plan.model import (
     Step,
     Technique,
     applies,
+    is_pruning,
 )
 from optlang.search.recipe import Applied, NoValueError, Point, Recipe, resolve
 from optlang.search.space import Exhausted, Space, values_of
-
-PRUNING = "prune"
-"""The module whose techniques are followed by a training on the ladder: pruned without one, a model says nothing."""
 
 DRAWS = 100
 """Points that are looked at until one is found at which a technique stands alone."""
 
 # The path of a step without the numbers of its rounds.
 _ROUND = re.compile(r"\[\d+\]")
-
-
-def is_pruning(technique: str) -> bool:
-    """Whether the technique of this qualified name prunes."""
-    return technique.split(".", 1)[0] == PRUNING
 
 
 def path_of(step: Applied) -> str:

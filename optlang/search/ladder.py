@@ -24,8 +24,9 @@ from optlang.plan.model import (
     Target,
     Technique,
     applies,
+    is_pruning,
 )
-from optlang.search.alone import Usual, is_pruning, nearest, path_of, recoveries_of, resolved
+from optlang.search.alone import Usual, nearest, path_of, recoveries_of, resolved
 from optlang.search.locate import locate
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
 from optlang.search.space import Space

@@ -37,6 +37,7 @@ from optlang.plan.model import (
     applies,
 )
 from optlang.search.recipe import NoValueError, Point, resolve
+from optlang.search.refused import Facts
 
 Ask: TypeAlias = Callable[[Knob, Domain], Value]
 """Gives a value of the domain for a knob. The domain is the knob's own, less what the facts rule out at this point."""
@@ -114,11 +115,14 @@ class Space:
     """The knobs of a plan with their conditions, impossible cells and forbids.
 
     `unavailable` maps the paths of runtimes that cannot be used on this machine (`here.runtime.openvino`) to the
-    reason.
+    reason; `facts`, which may grow, are what a run found refused.
     """
 
-    def __init__(self, plan: Plan, unavailable: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, plan: Plan, unavailable: Mapping[str, str] | None = None, facts: Facts | None = None
+    ) -> None:
         self.plan = plan
+        self._facts = facts
         self.knobs = plan.knobs
         self.cells = plan.impossible + tuple(
             Impossible(values={target.knob: use.label}, reason=(unavailable or {})[use.path])
@@ -217,13 +221,16 @@ class Space:
         return reason if reason is not None else self._refused(point)
 
     def _refused(self, point: Point) -> str | None:
-        """What can be told of a whole point only: facts that were too much to list, and settings without a value."""
+        """What can be told of a whole point only: facts that were too much to list, settings without a value, and what
+        was refused before."""
         reason = None if self._listed else refusal(self.plan, point)
-        if reason is None and self._computes:
+        if reason is None and (self._computes or self._facts):
             try:
-                resolve(self.plan, point)
+                recipe = resolve(self.plan, point)
             except NoValueError as error:
                 return error.message
+            fact = self._facts.against(recipe) if self._facts else None
+            return None if fact is None else fact.reason
         return reason
 
     def _ruled_out(self, point: Point) -> str | None:

@@ -44,7 +44,9 @@ def fit(
 
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
-        raise Refusal("the model has no parameters to train: all of them are frozen, or there are none")
+        raise Refusal(
+            "the model has no parameters to train: all of them are frozen, or there are none", depends="model"
+        )
     before = [parameter.detach().clone() for parameter in trainable]
     with seeded(context.seed), torch.enable_grad():
         module.train()

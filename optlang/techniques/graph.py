@@ -57,6 +57,7 @@ def clean(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         raise Refusal(
             "there is no Dropout and no Identity to take out"
             + (f": the model's own code counts on {found[0]}" if found else " of a Sequential"),
+            depends="settings" if found else "model",
         )
     _clean(module, names)
     return _edited(subject, module, _CLEANED, {"names": list(names)}, {"graph.removed": len(names)})
@@ -79,7 +80,10 @@ def channels_last(subject: Subject, settings: Mapping[str, Any], context: Contex
     subject = baked(subject, context.data, context.study)
     module, _ = start(subject, context, "laid out")
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.modules()):
-        raise Refusal("no layer is a two-dimensional convolution: the others have no order of channels and pixels")
+        raise Refusal(
+            "no layer is a two-dimensional convolution: the others have no order of channels and pixels",
+            depends="model",
+        )
     if any(edit.calls == _LAID_OUT for edit in subject.edits):
         raise Refusal("the model is in channels_last already")
     replay_channels_last(module, {}, {})

@@ -106,6 +106,7 @@ def _prepared(path: Path, subject: Subject, settings: Mapping[str, Any], context
         where = f" in {', '.join(layers[:4])}" if layers else ""
         raise Refusal(
             f"no layer is left to quantize: the model has {census(graph)}{where}",
+            depends="settings" if kept else "model",
             help="int8 takes convolutions and linear layers; shorten `keep`, or name more in `only`",
         )
     notes = covered(graph, chosen, kept, settings, RECURRENT)

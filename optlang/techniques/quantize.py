@@ -66,6 +66,7 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
                 + ("linear ones and LSTM" if operators == _PRODUCTS else "linear ones, LSTM and convolutions")
                 + " were asked for",
                 help=_CONVOLUTIONS if operators == _PRODUCTS else _FEWER,
+                depends="settings" if left or operators == _PRODUCTS else "model",
             )
         convolutions = operators == _PRODUCTS and any(node.op_type == "Conv" for node in graph.node)
         notes = covered(graph, nodes, left, settings, _CONVOLUTIONS if convolutions else RECURRENT)
@@ -124,7 +125,7 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
         products = eligible(graph, WITH_WEIGHTS, kept)
         if not products and not tables_of(graph, kept):
             raise Refusal(
-                f"no layer is left to quantize: the model has {census(graph)}",
+                f"no layer is left to quantize: the model has {census(graph)}", depends="settings" if kept else "model",
                 help=f"static int8 takes convolutions, linear layers and embedding tables; {_FEWER}",
             )
         nodes = eligible(graph, [item for item in operators if item in WEIGHTS and item != "Gather"], kept)

@@ -53,6 +53,7 @@ def smooth(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
         raise Refusal(
             "no activations can be smoothed: " + ("; ".join(why[:4]) or "the model has no LayerNorm and no RMSNorm"),
             help="smooth takes Transformers with their norms first (norm_first = True)",
+            depends="settings" if why else "model",
         )
     wanted = answers(module, example)
     peaks = _peaks(module, groups, int(settings["samples"]), context)

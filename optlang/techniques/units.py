@@ -101,7 +101,7 @@ def _open(module: nn.Module, settings: Mapping[str, Any]) -> list[str]:
     if not found:
         raise Refusal(
             "no layer is an nn.LSTM, nn.GRU or nn.RNN, whose hidden units could be removed",
-            help="channels removes those of convolutions and linear layers",
+            help="channels removes those of convolutions and linear layers", depends="model",
         )
     alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
     chosen = [name for name in found if name not in alone]

@@ -38,7 +38,9 @@ def untie(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         wanted = call(module, example)
         shared = _shared(module, example)
     if not shared:
-        raise Refusal("no layer without parameters is used more than once: there is nothing to untie")
+        raise Refusal(
+            "no layer without parameters is used more than once: there is nothing to untie", depends="model"
+        )
     before = sum(1 for _ in module.modules())
     named = [name for names in shared.values() for name in names[1:]]
     _copied(module, named)

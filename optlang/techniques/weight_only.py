@@ -79,7 +79,10 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
         places = _places(graph, stored, left, bits, int(settings.get("group") or 0))
         places = {name: place for name, place in places.items() if name not in alone}
         if not places and not alone:
-            raise Refusal(f"no layer is left to quantize: the model has {census(graph)}", help=_TAKES)
+            raise Refusal(
+                f"no layer is left to quantize: the model has {census(graph)}", help=_TAKES,
+                depends="settings" if stored else "model",
+            )
         _, others = mostly(graph, {*places, *alone}, left, settings, "in 8 bits", _TAKES)
         if others:
             subject = replace(subject, notes={**subject.notes, "quantize.float": others})

@@ -100,6 +100,7 @@ def again(
         raise Refusal(
             f"the model cannot be exported for {what}: {tracing.first_line(error)}",
             help="forward must not choose by the values of its inputs; or keep to the runtime onnxruntime",
+            depends="model",
         ) from error
 
 

@@ -109,6 +109,7 @@ def _exported(
             raise Refusal(
                 f"the model cannot be exported to ONNX: {tracing.first_line(error)}",
                 help=f"{other}write that part of forward with other operators, or keep to the runtime eager",
+                depends="model",
             ) from error
         # Weights beside the file come along.
         model = onnx.load(file)

@@ -1,0 +1,137 @@
+"""What the failed trials of a run prove, and for how long: facts are stored with their trials, for other sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optlang.forms import JSON, OptlangError
+from optlang.plan.model import Plan
+from optlang.run.cache import key_of
+from optlang.run.job import Failure
+from optlang.run.machine import versions
+from optlang.search.recipe import Applied, Place, Recipe
+from optlang.search.refused import Fact, Facts, fact_from
+from optlang.store.reader import query
+from optlang.workload import objects
+
+NOTE = "refused"
+"""The note of a trial that its fact is kept in."""
+
+# What the answer of a step may hang on besides the steps before it.
+_RUNTIMES = frozenset({"runtime", "latency"})
+
+
+def fact_of(plan: Plan, trial: int, recipe: Recipe, failure: Failure) -> Fact | None:
+    """What a refused trial proves; None where nobody refused it, or the baseline's own steps did."""
+    refused = failure.refused
+    if refused is None:
+        return None
+    places = tuple(place for place in recipe.places if refused.target in (None, place.target.name))
+    if refused.step is None:
+        depends = refused.depends if _bare(plan, recipe.steps) else "settings"
+        return Fact(trial, failure.reason, depends, recipe.steps, True, places)
+    steps = _until(recipe, refused.step)
+    if steps is None:
+        return None
+    depends = refused.depends if _bare(plan, steps[:-1]) else "settings"
+    return Fact(trial, failure.reason, depends, steps, False, places if _asks(plan, steps, places) else ())
+
+
+def late(plan: Plan, trial: int, recipe: Recipe, path: str, seconds: float, reason: str) -> Fact | None:
+    """What a trial proves whose time was up while it did the step at `path`, for so long; None where that is none."""
+    steps = _until(recipe, path)
+    if steps is None:
+        return None
+    places = recipe.places if _asks(plan, steps, recipe.places) else ()
+    return Fact(trial, reason, "time", steps, False, places, seconds)
+
+
+def _until(recipe: Recipe, path: str) -> tuple[Applied, ...] | None:
+    paths = [step.path for step in recipe.steps]
+    return recipe.steps[: paths.index(path) + 1] if path in paths else None
+
+
+def _bare(plan: Plan, steps: Sequence[Applied]) -> bool:
+    """Whether the steps leave the layers of the baseline as they are."""
+    return all("weights_only" in plan.technique(step.technique).traits for step in steps)
+
+
+def _asks(plan: Plan, steps: Sequence[Applied], places: Iterable[Place]) -> bool:
+    """Whether what the steps do depends on the runtime."""
+    return any(
+        not _RUNTIMES.isdisjoint(plan.technique(step.technique).needs)
+        or any(plan.runtime(place.runtime).carries_out(step.technique) for place in places)
+        for step in steps
+    )
+
+
+def note_of(plan: Plan, fact: Fact, folder: Path) -> dict[str, JSON]:
+    """What is stored of a fact with its trial."""
+    return {NOTE: {**fact.to_json(), "code": _code(plan, fact, folder)}}
+
+
+def noted(plan: Plan, db: Path) -> tuple[str | None, list[tuple[int, str | None, Mapping[str, Any]]]]:
+    """The newest run of a plan in a database, and what `recalled` takes: number, reason and notes of failed trials."""
+    rows = query(
+        "SELECT t.run, t.trial, t.reason, t.notes FROM trials t WHERE t.state = 'failed' AND t.notes IS NOT NULL "
+        "AND t.run = (SELECT r.run FROM runs r JOIN sessions s ON s.run = r.run WHERE r.study = ? AND r.meaning = ? "
+        "ORDER BY s.started DESC LIMIT 1) ORDER BY t.trial",
+        [db], [plan.study, plan.meaning],
+    ).rows
+    return rows[0][0] if rows else None, [
+        (trial, reason, json.loads(notes) if isinstance(notes, str) else notes) for _, trial, reason, notes in rows
+    ]
+
+
+def recalled(plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]) -> Facts:
+    """The facts among the trials' notes (number, reason, notes) that still hold: by the same code and libraries."""
+    facts = Facts(plan)
+    for fact in _read(plan, folder, noted):
+        facts.add(fact)
+    return facts
+
+
+def _read(plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]) -> Iterator[Fact]:
+    for trial, reason, notes in noted:
+        stored = notes.get(NOTE)
+        if stored is None:
+            continue
+        fact = fact_from(trial, reason or "", stored)
+        try:
+            if stored["code"] == _code(plan, fact, folder):
+                yield fact
+        except (OptlangError, KeyError):
+            # Its technique or its Python is gone: nothing is known then.
+            continue
+
+
+def _code(plan: Plan, fact: Fact, folder: Path) -> str:
+    """A hash of all code that the answer came from: model, data, techniques, runtimes, and the libraries' versions."""
+    calls = [plan.model.calls, plan.data.calls]
+    calls += [plan.technique(step.technique).calls for step in fact.steps]
+    calls += [plan.runtime(place.runtime).calls for place in fact.places]
+    calls += [item for step in fact.steps for value in step.settings.values() for item in _models(value)]
+    return key_of([objects.fingerprint(item, folder) for item in calls], versions())
+
+
+def _models(value: JSON) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield str(value["calls"])
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _models(item)
+
+
+def spoken(fact: Fact) -> str:
+    """What the run says when it learns the fact."""
+    if fact.depends == "time":
+        return (
+            f"{fact.what} took longer than a trial may: it is not tried again with these settings or costlier ones "
+            "(a larger trial_timeout tries it again)"
+        )
+    if fact.depends == "model":
+        return f"{fact.what} is left out from now on, with whatever settings: {fact.reason}"
+    return f"left out from now on, what begins with {fact.what}: {fact.reason}"
