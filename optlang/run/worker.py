@@ -148,12 +148,16 @@ def _answered(data: Data, module: object, workload: Workload) -> Iterator[tuple[
     """The model's answers to 'validation', batch by batch, with the targets."""
     import torch
 
-    from optlang.workload import modules, objects, tensors
+    from optlang.workload import floats, modules, objects, tensors
 
     assert isinstance(module, torch.nn.Module)
     for inputs, targets in data.batches("validation", 32):
-        with torch.inference_mode(), objects.user_code("running the model on the data", workload.study):
-            outputs = modules.call(module, inputs)
+        try:
+            with torch.inference_mode(), objects.user_code("running the model on the data", workload.study):
+                outputs = modules.call(module, inputs)
+        except objects.UserCodeError as error:
+            floats.refuse_inputs(module, error)
+            raise
         tensors.check_batched(outputs, len(next(iter(inputs.values()))))
         yield outputs, targets
 

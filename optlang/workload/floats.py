@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Refusal
+from optlang.forms import OptlangError, Refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +16,8 @@ Types = Mapping[str, list[str]]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _SHOWN = 4
+# How torch says that two tensors are of different types.
+_MISMATCH = re.compile(r"dtype|\b(Double|Half|BFloat16)|type torch\.|scalar type", re.IGNORECASE)
 
 
 def module_types(module: nn.Module) -> Types:
@@ -66,3 +69,16 @@ def refuse_others(types: Types, what: str = "int8") -> None:
         f"{said}, and {what} is made from weights in float32",
         help="return the model in float32 (`model.float()`, and no `.half()` or `.double()` in its forward)",
     )
+
+
+def refuse_inputs(module: nn.Module, error: OptlangError) -> None:
+    """Raise OptlangError where `error`, which a call of `module` raised, comes from weights that are not in float32."""
+    kinds = [kind for kind in module_types(module) if kind != "float32"]
+    if kinds and _MISMATCH.search(error.message):
+        said = OptlangError(
+            f"the model's weights are in {' and '.join(kinds)}, and it is given its inputs in float32 (data in float64 "
+            f"are converted): {error.message}",
+            help="return the model in float32 (`model.float()`), or convert the inputs in its forward",
+        )
+        said.details = getattr(error, "details", "")  # type: ignore[attr-defined]
+        raise said from error

@@ -49,6 +49,10 @@ def make(factory: Factory, study: Path) -> nn.Module:
             f"{what} gave a {type(module).__name__}, which cannot be compressed: its layers are compiled already",
             help="return the torch.nn.Module itself, before torch.jit.script or torch.jit.trace",
         )
+    # Compiling is the runtime's work; what torch.compile wraps is the same module.
+    if type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        module = module._orig_mod
+    assert isinstance(module, nn.Module)
     module = module.cpu().eval()
     if factory.weights is not None:
         _fill(module, _read_weights(factory.weights, study), f"the weights {factory.weights}")
@@ -307,10 +311,17 @@ def load(folder: Path, study: Path) -> Subject:
 
 
 def arguments(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Positional and keyword arguments for `module`: by name where `forward` knows the names, else in their order."""
+    """Positional and keyword arguments for `module`: by name where `forward` knows the names, else in their order.
+
+    A forward of `(*args, **kwargs)` hands on what it is given: it knows the names that the data give, and none where
+    these are numbered by `Data` ("input", "input_0", …).
+    """
     parameters = inspect.signature(module.forward).parameters
     kinds = inspect.Parameter
-    anything = any(item.kind is kinds.VAR_KEYWORD for item in parameters.values())
+    found = {item.kind for item in parameters.values()}
+    if kinds.VAR_POSITIONAL in found and tuple(inputs) in (("input",), tuple(f"input_{n}" for n in range(len(inputs)))):
+        return tuple(inputs.values()), {}
+    anything = kinds.VAR_KEYWORD in found
     by_name = [
         name for name in inputs
         if (name in parameters and parameters[name].kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY))

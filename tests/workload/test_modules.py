@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from optlang.forms import Factory, OptlangError, Refusal, Subject
-from optlang.workload import modules, objects
+from optlang.workload import floats, modules, objects
 from optlang.workload.tensors import check_batched, describe, flat_outputs, imagined, structured
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
@@ -181,6 +181,39 @@ class TestCall:
         assert modules.call(Named(), inputs)["output"] == -1
         assert modules.call(Anything(), inputs)["output"] == -1
         assert modules.call(Positional(), inputs)["output"] == 1
+
+    def test_what_hands_everything_on_is_called_by_position_where_the_data_name_nothing(self):
+        class Inner(nn.Module):
+            def forward(self, x, y):
+                return x - y
+
+        class Wrapper(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = Inner()
+
+            def forward(self, *args, **kwargs):
+                return self.inner(*args, **kwargs)
+
+        inputs = {"input_0": torch.ones(1), "input_1": torch.zeros(1)}
+        for module in (Wrapper(), nn.DataParallel(Inner())):
+            assert modules.call(module, inputs)["output"] == 1
+            assert modules.call(module, {"y": torch.ones(1), "x": torch.zeros(1)})["output"] == -1
+        assert modules.call(nn.DataParallel(nn.Linear(3, 2)), {"input": torch.ones(4, 3)})["output"].shape == (4, 2)
+
+    def test_a_compiled_module_is_the_one_inside(self, study):
+        (study / "compiled.py").write_text(
+            "import warnings\nimport torch\n\ndef net():\n    with warnings.catch_warnings():\n"
+            "        warnings.simplefilter('ignore')\n        return torch.compile(torch.nn.Linear(3, 2))\n",
+            encoding="utf-8",
+        )
+        assert type(modules.make(Factory("compiled.py:net"), study)) is nn.Linear
+
+    def test_weights_in_float64_are_named_where_a_call_fails(self):
+        error = OptlangError("running the model raised RuntimeError: mat1 and mat2 must have the same dtype")
+        with pytest.raises(OptlangError, match="weights are in float64, and it is given its inputs in float32"):
+            floats.refuse_inputs(nn.Linear(3, 2).double(), error)
+        floats.refuse_inputs(nn.Linear(3, 2), error)
 
     def test_names_of_outputs(self):
         one = torch.zeros(1)
