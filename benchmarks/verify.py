@@ -256,7 +256,10 @@ def counted(place: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         import onnx
 
         model = onnx.load(place / graph)
-        return {"macs": graph_macs(place, entry, model), "sparsity": graph_zeros(model)}
+        zeros, numbers = graph_zeros(model)
+        return {
+            "parameters": parameters(entry, numbers), "macs": graph_macs(place, entry, model), "sparsity": zeros,
+        }
     if needs_optlang(entry):
         module = program(place).load()._module
         own = list(module.parameters())
@@ -279,8 +282,24 @@ LAYERS = {
 }
 
 
-def graph_zeros(model: Any) -> float:
-    """The share of zeros among the weights of an ONNX file: dequantized, so that a zero point needs no rule."""
+def parameters(entry: Mapping[str, Any], numbers: int) -> int | None:
+    """The parameters of the module that the file was made of, by the shapes in the manifest.
+
+    A file folds normalizations into the layers before them, so it has fewer vectors than the module. All weights of two
+    and more axes must be there: where the file holds another number of them, the shapes are not the file's.
+    """
+    shapes = entry["about"].get("parameters")
+    if not shapes:
+        return None
+    wanted = sum(math.prod(shape) for shape in shapes.values() if sum(size > 1 for size in shape) > 1)
+    return sum(map(math.prod, shapes.values())) if wanted <= numbers else numbers
+
+
+def graph_zeros(model: Any) -> tuple[float, int]:
+    """The share of zeros among the weights of an ONNX file and how many numbers these are.
+
+    They are dequantized, so that a zero point needs no rule.
+    """
     from onnx import numpy_helper
 
     stored = {item.name: item for item in model.graph.initializer}
@@ -312,7 +331,7 @@ def graph_zeros(model: Any) -> float:
             levels = levels.astype("int32") - (0 if point is None else point)
         zeros += int((levels == 0).sum())
         total += levels.size
-    return zeros / total if total else 0.0
+    return (zeros / total if total else 0.0), total
 
 
 def dequantized(node: Any, stored: Mapping[str, Any], model: Any) -> Any:

@@ -6,8 +6,9 @@ artifact holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from optlang.forms import Measurement
@@ -23,10 +24,15 @@ __all__ = ["Counted", "count", "macs", "sparsity", "sparsity_by_layer"]
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Measurements, and what `macs` leaves out: operators without a formula, or why there is no such measurement."""
+    """Measurements, and what `macs` leaves out: operators without a formula, or why there is no such measurement.
+
+    `shapes` are those of the parameters by name, each tensor once: their sizes add up to `parameters`, whatever an
+    artifact folds together.
+    """
 
     measurements: tuple[Measurement, ...]
     uncounted: tuple[str, ...] = ()
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def count(module: nn.Module, inputs: Mapping[str, Tensor]) -> Counted:
@@ -36,24 +42,26 @@ def count(module: nn.Module, inputs: Mapping[str, Tensor]) -> Counted:
     where counting failed.
     """
     module = plain_copy(module)
-    found = [_exact("parameters", _parameters(module), "count")]
+    shapes = _shapes(module)
+    found = [_exact("parameters", sum(map(math.prod, shapes.values())), "count")]
     done = operations(module, inputs)
     if done.macs is not None:
         found.append(_exact("macs", done.macs, "count"))
     found.append(_exact("sparsity", sparsity(module), "ratio"))
-    return Counted(tuple(found), done.uncounted or ((f"all of it: {done.why}",) if done.why else ()))
+    return Counted(tuple(found), done.uncounted or ((f"all of it: {done.why}",) if done.why else ()), shapes)
 
 
 def _exact(metric: str, value: float, unit: str) -> Measurement:
     return Measurement(metric, float(value), unit, 1, float(value), float(value))
 
 
-def _parameters(module: nn.Module) -> int:
-    """How many numbers the parameters are; those that are one tensor in memory once, as a file of them has them."""
-    sizes = {
-        (item.data_ptr(), tuple(item.shape), item.stride(), item.dtype): item.numel() for item in module.parameters()
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The parameters' shapes; those that are one tensor in memory stand once, as a file of them has them."""
+    names = {
+        (item.data_ptr(), tuple(item.shape), item.stride(), item.dtype): name
+        for name, item in module.named_parameters()
     }
-    return sum(sizes.values())
+    return {name: shape for (_, shape, _, _), name in names.items()}
 
 
 def sparsity(module: nn.Module) -> float:

@@ -209,7 +209,7 @@ def _read(cache: Cache, key: str, study: Path) -> tuple[Subject, Counted]:
     subject = modules.load(folder / _SUBJECT, study)
     kept = json.loads((folder / _COUNTS).read_text())
     measurements = tuple(Measurement(**item) for item in kept["measurements"])
-    return subject, Counted(measurements, tuple(kept["uncounted"]))
+    return subject, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
 
 
 def _root_key(workload: Workload, data: Data) -> str:

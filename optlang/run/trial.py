@@ -120,7 +120,8 @@ def _on_target(
         seconds = time.perf_counter() - began
     finally:
         steps.clear_scratch(job.workload)
-    artifact = replace(artifact, about={**_told(laboratory, artifact, place.target), **artifact.about})
+    told = {**_told(laboratory, artifact, place.target), "parameters": stepped.counted.shapes}
+    artifact = replace(artifact, about={**told, **artifact.about})
     # One figure of one build: it has no interval.
     built = Measurement("build_time", seconds, "s", 1, seconds, seconds)
     known = [*size.weigh(artifact), built, *stepped.counted.measurements]
@@ -144,8 +145,8 @@ def _on_target(
     reference = neighbours.Reference(stepped.module, few, study)
     neighbours.check_finite(answers, reference, place.runtime.name.rpartition(".")[2])
     notes |= neighbours.notes(answers, reference)
-    told: dict[str, JSON] = {"outputs": _tensors(answers.outputs, artifact), "samples_a_call": answers.batch}
-    artifact = replace(artifact, about={**told, **artifact.about})
+    answered: dict[str, JSON] = {"outputs": _tensors(answers.outputs, artifact), "samples_a_call": answers.batch}
+    artifact = replace(artifact, about={**answered, **artifact.about})
     _keep_examples(place.folder, laboratory.validation, answers)
     if place.baseline is None:
         laboratory.remember(member, answers.outputs)
