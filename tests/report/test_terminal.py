@@ -219,6 +219,61 @@ def test_tradeoffs_say_what_failed_and_why(tmp_path: Path) -> None:
     assert "accuracy, points" in text
 
 
+def test_one_count_of_searched_trials_and_what_it_does_not_count(tmp_path: Path) -> None:
+    events = [
+        *SMALL,
+        start("r1", 3, alone="quant.static", origin="ladder"),
+        end("r1", 3, measurements=figures(30_000, 6e-5, 3.1, 0.99)),
+        start("r1", 4, alone="quant.dynamic", origin="ladder"),
+        end("r1", 4, "failed", reason="the model has no linear layer"),
+        start("r1", 5),
+        end("r1", 5, "infeasible", figures(1e4, 1e-5, 10, 0.95), reason="accuracy is too low"),
+        start("r1", 6),
+        end("r1", 6, "failed", reason="interrupted"),
+        start("r1", 7),  # what nobody writes to any more was interrupted too
+    ]
+    text = render_front(load_front(read(tmp_path, events)))
+    assert "\n3 trials searched: 2 complete, 1 infeasible\n" in text
+    assert "\nNot counted: the baseline, 2 trials of a technique alone (1 failed), 2 interrupted\n" in text
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 160])
+def test_tradeoffs_break_no_word(tmp_path: Path, width: int) -> None:
+    techniques = ("training.finetune", "quant.static", "prune.magnitude")
+    reason = "accuracy 52.5 % is below the limit 92.5 % (baseline.accuracy - 5%) by 40.0 points"
+    events = SMALL[:3]
+    for trial, technique in enumerate(techniques, 1):
+        events += [
+            start("r1", trial, alone=technique, runtime="onnxruntime", origin="ladder"),
+            end("r1", trial, "infeasible", figures(30_000, 6e-5, 3.1, 0.525), reason=reason),
+        ]
+    text = render_tradeoffs(load_tradeoffs(read(tmp_path, events)), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    words = set(text.split())
+    assert {*techniques, *reason.split(), "technique", "runtime", "smaller", "faster", "onnxruntime"} <= words
+    assert text.count("onnxruntime") == 6
+
+
+def test_metrics_that_do_not_fit_stand_in_a_second_table(tmp_path: Path) -> None:
+    own = [("miou", 0.7), ("edge_f1", 0.8), ("recall", 0.9)]
+    metrics = [*METRICS, *(Metric(name=name, dimension="ratio", direction="maximize", task=True) for name, _ in own)]
+    goals = [("latency.p50", "minimize"), ("size", "minimize"), *((name, "maximize") for name, _ in own)]
+    events = [session(plan=make_plan(objectives=goals, metrics=metrics))]
+    for trial in (0, 1):
+        ratios = [{**measurement(name, value - 0.01 * trial), "unit": "ratio"} for name, value in own]
+        measured = [*figures(83_353 - trial, 188e-6 - 1e-5 * trial, 1 + trial, 0.99), *ratios]
+        events += [start("r1", trial, runtime="onnxruntime"), end("r1", trial, measurements=measured)]
+    front = load_front(read(tmp_path, events))
+    assert front.metrics == ("size", "latency.p50", "latency.p95", "accuracy", "miou", "edge_f1", "recall")
+    wide, narrow = render_front(front), render_front(front, width=80)
+    assert "70.0 % [67.9, 72.1]" in wide, "the baseline's own interval"
+    assert "69.0 % [66.9, 71.1]  −1.0" in wide, "an interval stands behind what it is of"
+    assert max(map(cells, narrow.splitlines())) <= 80
+    for text in ("miou", "edge_f1", "recall", "69.0 %  −1.0", "79.0 %  −1.0", "89.0 %  −1.0"):
+        assert text in narrow
+    assert narrow.count("\ntrial ") == 2
+
+
 def test_a_study_is_found_by_name_by_file_or_as_the_last_one(tmp_path: Path) -> None:
     file = tmp_path / "another.opt"
     file.write_text("optlang 1\n\n# Shows: nothing\nstudy second {\n}\n")
