@@ -263,7 +263,12 @@ def counted(place: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     if needs_optlang(entry):
         module = program(place).load()._module
         own = list(module.parameters())
-        weights = [item for item in own if item.ndim > 1 and item.numel()]
+        # A token and a scale of each channel, in layers of the user's own, are no weights.
+        weights = {
+            id(item): item for layer in module.modules() for item in layer.parameters(recurse=False)
+            if item.ndim > 1 and item.numel()
+            and (sum(size > 1 for size in item.shape) > 1 or type(layer).__module__.startswith("torch.nn."))
+        }.values()
         total = sum(item.numel() for item in weights)
         return {
             "parameters": sum(item.numel() for item in own), "macs": module_macs(place, entry, module),

@@ -136,6 +136,21 @@ def test_by_hand(tmp_path, operator, inputs, point, about, zeros):
     assert sparsity(saved(tmp_path / "a.onnx", nodes, arrays)) == pytest.approx(zeros / 6)
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_what_is_zero_in_sixteen_bits(tmp_path, kind):
+    # The least number of float16 is 6e-8; bfloat16 has the range of float32.
+    weight = torch.tensor([[0.0, 1e-9, 1.0], [2.0, -0.0, 3.0]])
+    item = onnx.TensorProto(
+        name="w", data_type=onnx.TensorProto.FLOAT16 if kind == "float16" else onnx.TensorProto.BFLOAT16, dims=(2, 3),
+        raw_data=weight.to(getattr(torch, kind)).view(torch.uint8).numpy().tobytes(),
+    )
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [], [], [item])
+    onnx.save(helper.make_model(graph), tmp_path / "a.onnx")
+    layer = torch.nn.Linear(3, 2, bias=False, dtype=getattr(torch, kind))
+    layer.weight.data = weight.to(layer.weight.dtype)
+    assert sparsity(tmp_path / "a.onnx") == counts.sparsity(layer) == (3 if kind == "float16" else 2) / 6
+
+
 def test_both_matrices_of_a_quantized_lstm(tmp_path):
     levels = numpy.array([[[1, 2], [2, 2]], [[4, 5], [5, 4]]], numpy.uint8)
     inputs = ["x", "w", "r", "", "", "", "", "", "ws", "wz", "rs", "rz"]
