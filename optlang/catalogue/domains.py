@@ -68,4 +68,22 @@ ENTRIES = (
         "steps {\n  precision in { none; static }\n  maybe finetune when precision == none and precision == static\n}",
         "steps {\n  precision in { none; static }\n  maybe dynamic when precision == none\n}",
     ),
+    Entry(
+        "E410", "computed setting never has an allowed value",
+        "What a setting is computed from gives no value at any point of the space: it divides by zero, calculates with "
+        "a knob that is absent there, or gives what the declaration of the parameter does not allow. The label shows "
+        "the first such point.",
+        "no point with this step could be tried.",
+        "steps { repeat r in 1 .. 3 { magnitude { sparsity = 50% * (r - r) } } }",
+        "steps { repeat r in 1 .. 3 { magnitude { sparsity = 50% * r.round / r } } }",
+    ),
+    Entry(
+        "W411", "computed setting has no allowed value at some points",
+        "The same at some points that no `forbid` rules out. The search refuses these points, each with the reason, "
+        "and goes on with the others. Up to 100,000 combinations of the knobs involved are looked at; of a continuous "
+        "knob both ends are.",
+        "points that look as if they were in the space are not: you may have meant another formula.",
+        "steps { repeat r in 1 .. 3 { magnitude { sparsity = 40% * r.round } } }",
+        "steps { repeat r in 1 .. 2 { magnitude { sparsity = 40% * r.round } } }",
+    ),
 )

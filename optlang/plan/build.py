@@ -99,6 +99,7 @@ class StudyBuilder:
             index=index,
             built_steps=built_steps,
             built_targets=tuple(built_targets),
+            built_baseline=built_baseline,
             forbids=forbids,
             requires=requires,
             objectives=objectives,

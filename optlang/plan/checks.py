@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 
-from optlang.diagnostics import Diagnostics, Label
+from optlang.diagnostics import Diagnostics, Label, Span
 from optlang.plan import requirements
 from optlang.plan.bounds import Space, decided
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
+from optlang.plan.computed import Looking, Trouble, Use, uses
 from optlang.plan.conditions import worth
 from optlang.plan.domains import contains, size
 from optlang.plan.expressions import Const, Environment, Expression, KnobRef, MetricRef, holds, outcomes
@@ -31,6 +32,7 @@ from optlang.plan.model import (
 from optlang.plan.names import duplicate
 from optlang.plan.steps import Steps
 from optlang.plan.targets import Targets
+from optlang.plan.units import show
 from optlang.syntax import tree
 
 
@@ -45,6 +47,7 @@ class Draft:
     index: Index
     built_steps: tuple[Step, ...]
     built_targets: tuple[Target, ...]
+    built_baseline: tuple[Step, ...]
     forbids: list[tuple[tree.Rule, Rule]]
     requires: list[tuple[tree.Rule, Rule]]
     objectives: list[tuple[tree.Path, Objective]]
@@ -359,6 +362,67 @@ def _float16(setting: Setting, index: Index) -> bool:
     return False
 
 
+def computed_settings_have_values(draft: Draft) -> None:
+    """E410, W411: what is computed from knobs and rounds is, at the points that may run, a value of its parameter."""
+    if draft.diagnostics.failed or draft.feasible is None:
+        return
+    params = {item.name: item.params for item in draft.steps.used.values()}
+    params |= {item.name: item.params for item in draft.targets.used.values()}
+    looking = Looking(draft.index, draft.feasible.impossible, [rule.expression for _, rule in draft.forbids])
+    told: set[tuple[Span, str]] = set()
+    for use in (*uses(draft.built_baseline, (), params), *uses(draft.built_steps, draft.built_targets, params)):
+        trouble = looking.trouble(use)
+        if trouble is None:
+            continue
+        span = _place_of(draft, use)
+        # A pipeline's inner settings stand where the study applies it: one report for each of them.
+        if (span, use.name) in told:
+            continue
+        told.add((span, use.name))
+        where = _shown(draft, trouble)
+        report = draft.diagnostics.error if trouble.never else draft.diagnostics.warn
+        report(
+            "E410" if trouble.never else "W411",
+            f"`{use.name}` {'never has an allowed value' if trouble.never else 'has no allowed value at some points'}",
+            span,
+            f"{f'with {where} ' if where else ''}it {trouble.reason}",
+            help=NEVER_COMPUTED[trouble.reason.split()[0]]
+            if trouble.never
+            else "the search draws no such point: rule them out with `forbid`, or compute it in another way",
+        )
+
+
+NEVER_COMPUTED = {
+    "divides": "divide by what is never 0",
+    "has": "calculate with what is there wherever this is: an absent knob has no number",
+    "is": "change the formula, or what it is computed from",
+}
+
+
+def _place_of(draft: Draft, use: Use) -> Span:
+    """Where a computed setting stands: its value, or the step in the study that it is a part of."""
+    path = f"{use.path}.{use.name}"
+    if path in draft.knobs.values:
+        return draft.knobs.values[path]
+    spans = {**draft.targets.spans, **draft.steps.spans}
+    while path and path not in spans:
+        path = path.rpartition(".")[0]
+    return spans.get(path, draft.study.name.span)
+
+
+def _shown(draft: Draft, trouble: Trouble) -> str:
+    """The knobs and rounds that show it, in words."""
+    knobs = draft.index.by_path
+    parts = [
+        f"`{knobs[path].column} = {show(value, knobs[path].dimension)}`"
+        if value is not None
+        else f"`{knobs[path].column}` absent"
+        for path, value in trouble.knobs
+    ]
+    parts += [f"round {number} of {count} of `{label_of(path)}`" for path, number, count in trouble.rounds]
+    return ", ".join(parts)
+
+
 CHECKS: tuple[Callable[[Draft], None], ...] = (
     has_objective,
     goals_agree,
@@ -370,6 +434,7 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     something_left,
     conditions_hold_somewhere,
     requirements_decide,
+    computed_settings_have_values,
     enough_points,
     can_win,
 )

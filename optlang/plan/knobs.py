@@ -94,6 +94,8 @@ class Knobs:
     guards: dict[str, tuple[Guard, ...]] = field(default_factory=dict)
     only: dict[str, Mapping[str, Guard]] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
+    values: dict[str, Span] = field(default_factory=dict)
+    """Where the study itself says what a setting is, by the setting's path."""
 
     @property
     def diagnostics(self) -> Diagnostics:

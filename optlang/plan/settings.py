@@ -95,6 +95,8 @@ def settings_of(
             continue
         if isinstance(statement, tree.Fix):
             made = _fixed(knobs, statement, param, around)
+            if knobs.applied is None:
+                knobs.values.setdefault(around.at(name.text), statement.value.span)
             written[name.text] = (name.span, Once(conditions.under(made, condition, param)))
             continue
         if param.dimension in UNSEARCHED and param.domain is None:

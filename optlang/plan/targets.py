@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from optlang.diagnostics import Diagnostics, Label, Span
 from optlang.plan import field_words
 from optlang.plan.choices import branches_of, given
+from optlang.plan.computed import COUNTS
 from optlang.plan.declared import Facts
 from optlang.plan.expressions import Binary, Const, KnobRef
 from optlang.plan.field_words import RUNTIMES, STEPS
 from optlang.plan.knobs import Around, Knobs, Later
-from optlang.plan.model import Fixed, IntDomain, Param, Runtime, RuntimeUse, SetDomain, Setting, Target
+from optlang.plan.model import Fixed, Param, Runtime, RuntimeUse, SetDomain, Setting, Target
 from optlang.plan.names import SORTS, Scope, duplicate, either, listed, only, suggestion
 from optlang.plan.settings import poison, settings_of
 from optlang.spelling import closest
@@ -22,10 +23,7 @@ PARAMS = (
         name="device", dimension="name", domain=SetDomain(values=("cpu", "cuda", "browser")), default="cpu",
         help="where it runs",
     ),
-    Param(
-        name="threads", dimension="count", domain=IntDomain(low=1, high=1024), default=1, help="threads of the runtime"
-    ),
-    Param(name="batch", dimension="count", domain=IntDomain(low=1, high=65536), default=1, help="samples in one call"),
+    *COUNTS,
 )
 DEVICES = {
     "gpu": "an NVIDIA GPU is `device = cuda`",

@@ -9,29 +9,28 @@ from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 from optlang.forms import JSON, OptlangError, TargetSpec
-from optlang.plan.domains import contains, show_domain
+from optlang.plan.computed import COUNTS, NoValue
+from optlang.plan.computed import value_of as computed
 from optlang.plan.expressions import (
     Environment,
     Expression,
     RoundRef,
     Scalar,
     Value,
-    evaluate,
     holds,
     show,
-    show_value,
 )
 from optlang.plan.model import (
     Apply,
     Choice,
     Computed,
-    Domain,
     Fixed,
     Group,
     Maybe,
     Models,
     ModelUse,
     Order,
+    Param,
     Plan,
     Repeat,
     Searched,
@@ -102,25 +101,10 @@ class NoValueError(OptlangError):
 
 def resolve(plan: Plan, point: Point) -> Recipe:
     """What `point` does. Absent knobs count as `none`. Raises NoValueError."""
-    walk = _Walk(point)
+    declared = {item.name: item.params for item in plan.techniques} | {item.name: item.params for item in plan.runtimes}
+    walk = _Walk(point, declared)
     places = tuple(_place(plan, target, point, walk) for target in plan.targets)
-    steps = tuple(walk.steps(plan.steps, {}))
-    for step in steps:
-        for param in plan.technique(step.technique).params:
-            value = step.settings.get(param.name)
-            if (step.path, param.name) in walk.computed and param.domain and not _fits(param.domain, value):
-                raise NoValueError(
-                    f"`{param.name}` of {step.path} comes to {show_value(value_of(value))}, where "
-                    f"{show_domain(param.domain, param.dimension)} is allowed"
-                )
-    return Recipe(steps, places)
-
-
-def _fits(domain: Domain, value: JSON) -> bool:
-    """Whether a computed value lies in the domain, but for what arithmetic with fractions is off."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return True
-    return any(contains(domain, item) for item in (value, float(f"{value:.9g}")))
+    return Recipe(tuple(walk.steps(plan.steps, {})), places)
 
 
 def label_of(plan: Plan, target: Target, label: str) -> str:
@@ -130,14 +114,16 @@ def label_of(plan: Plan, target: Target, label: str) -> str:
 
 def _place(plan: Plan, target: Target, point: Point, walk: _Walk) -> Place:
     use = target.use(point)
-    threads, batch = (_whole(walk.setting(item, {})) for item in (target.threads, target.batch))
+    own = walk.settings(target.name, {"threads": target.threads, "batch": target.batch}, {}, COUNTS)
+    threads, batch = _whole(own["threads"]), _whole(own["batch"])
     spec = TargetSpec(target.name, target.device, threads, batch)
-    return Place(spec, label_of(plan, target, use.label), use.runtime, walk.settings(use.settings, {}))
+    settings = walk.settings(use.path, use.settings, {}, walk.params(use.runtime))
+    return Place(spec, label_of(plan, target, use.label), use.runtime, settings)
 
 
 def steps_of(steps: tuple[Step, ...], point: Point) -> tuple[Applied, ...]:
     """The techniques that `steps` come to at `point` (a baseline's steps have no knobs: give an empty point)."""
-    return tuple(_Walk(point).steps(steps, {}))
+    return tuple(_Walk(point, {}).steps(steps, {}))
 
 
 def value_of(decided: JSON) -> Value:
@@ -168,10 +154,14 @@ class _Round:
 class _Walk:
     """Walks steps at one point; `rounds` maps the path of each `repeat` around to the round that is being walked."""
 
-    def __init__(self, point: Point) -> None:
+    def __init__(self, point: Point, declared: Mapping[str, tuple[Param, ...]]) -> None:
         self._point = point
-        # The settings that were computed, by the paths of their steps.
-        self.computed: set[tuple[str, str]] = set()
+        # The parameters of techniques and runtimes, where what is computed must be one of their values.
+        self._declared = declared
+
+    def params(self, name: str) -> tuple[Param, ...]:
+        """The declared parameters of a technique or a runtime; none where only steps are walked."""
+        return self._declared.get(name, ())
 
     def _environment(self, rounds: Mapping[str, _Round]) -> Environment:
         def round_of(ref: RoundRef) -> int:
@@ -183,30 +173,35 @@ class _Walk:
     def _holds(self, condition: Expression | None, rounds: Mapping[str, _Round]) -> bool:
         return condition is None or holds(condition, self._environment(rounds))
 
-    def setting(self, setting: Setting, rounds: Mapping[str, _Round]) -> JSON:
+    def _setting(self, path: str, setting: Setting, rounds: Mapping[str, _Round], param: Param | None) -> JSON:
         match setting:
             case Models(models=models, several=several):
-                made = tuple(self._model(use, rounds) for use in models)
+                made = tuple(self._model(path, use, rounds) for use in models)
                 return made if several else made[0]
             case Fixed(value=value):
                 return value
             case Searched(knob=knob):
                 return self._point[knob]
-            case Computed(expression=expression, dimension=dimension):
+            case Computed():
                 try:
-                    value = evaluate(expression, self._environment(rounds))
-                except ZeroDivisionError:
-                    raise NoValueError(f"`{show(expression)}` divides by zero") from None
-                return round(value) if dimension == "count" and isinstance(value, float) else value
+                    return computed(setting, param, self._environment(rounds))
+                except NoValue as error:
+                    raise NoValueError(f"`{path}` {error.reason}: it is `{show(setting.expression)}`") from None
         raise AssertionError(setting)
 
-    def _model(self, use: ModelUse, rounds: Mapping[str, _Round]) -> JSON:
-        arguments = {name: self.setting(item, rounds) for name, item in use.arguments.items()}
+    def _model(self, path: str, use: ModelUse, rounds: Mapping[str, _Round]) -> JSON:
+        arguments = {
+            name: self._setting(f"{path}.{name}", item, rounds, None) for name, item in use.arguments.items()
+        }
         return {"calls": use.calls, "arguments": arguments, "weights": use.weights}
 
-    def settings(self, settings: Mapping[str, Setting], rounds: Mapping[str, _Round]) -> dict[str, JSON]:
+    def settings(
+        self, path: str, settings: Mapping[str, Setting], rounds: Mapping[str, _Round], params: tuple[Param, ...]
+    ) -> dict[str, JSON]:
+        """The settings of the step, runtime or target at `path`; raises NoValueError."""
+        declared = {param.name: param for param in params}
         return {
-            name: self.setting(setting, rounds)
+            name: self._setting(f"{path}.{name}", setting, rounds, declared.get(name))
             for name, setting in settings.items()
             if self._holds(setting.when, rounds)
         }
@@ -220,8 +215,8 @@ class _Walk:
         match step:
             case Apply():
                 path = _numbered(step.path, rounds)
-                self.computed |= {(path, name) for name, item in step.settings.items() if isinstance(item, Computed)}
-                yield Applied(path, step.technique, self.settings(step.settings, rounds))
+                params = self.params(step.technique)
+                yield Applied(path, step.technique, self.settings(path, step.settings, rounds, params))
             case Choice():
                 taken = self._point[step.path]
                 branch = next(branch for branch in step.branches if branch.name == taken)

@@ -24,7 +24,7 @@ def test_a_value_outside_what_is_declared(plan_of: Make) -> None:
     plan = study(plan_of, "40% * r.round")
     space = Space(plan)
     assert list(space.points()) == [{"r": 1}, {"r": 2}]
-    reason = "`sparsity` of r[3].magnitude comes to 1.2000000000000002, where 1% .. 99% is allowed"
+    reason = "`r[3].magnitude.sparsity` is 120%, and 1% .. 99% is allowed: it is `0.4 * r.round`"
     assert space.forbidden({"r": 3}) == reason
     assert not space.contains({"r": 3})
     with pytest.raises(NoValueError, match=r"r\[3\]\.magnitude"):
@@ -32,8 +32,10 @@ def test_a_value_outside_what_is_declared(plan_of: Make) -> None:
 
 
 def test_a_division_by_zero(plan_of: Make) -> None:
-    space = Space(study(plan_of, "10% / (r.round - 3)"))
-    assert space.forbidden({"r": 3}) == "`0.1 / (r.round - 3)` divides by zero"
+    space = Space(study(plan_of, "10% / (3 - r.round)"))
+    assert space.forbidden({"r": 3}) == (
+        "`r[3].magnitude.sparsity` divides by zero: it is `0.1 / (3 - r.round)`"
+    )
 
 
 def test_a_forbid_that_divides_by_zero(plan_of: Make) -> None:
@@ -56,3 +58,12 @@ def test_a_when_that_divides_by_zero_does_not_hold(plan_of: Make) -> None:
     assert [point for point in space.points() if "two_four" in point] == [
         {"r": 3, "two_four": False}, {"r": 3, "two_four": True},
     ]
+
+
+def test_an_absent_knob_is_no_number(plan_of: Make) -> None:
+    space = Space(plan_of(
+        "steps { maybe first = finetune { epochs in [2, 4] }; last = finetune { epochs = epochs + 1 } }",
+        target="target here { runtime = eager }",
+    ))
+    assert list(space.points()) == [{"first": True, "first.epochs": 2}, {"first": True, "first.epochs": 4}]
+    assert space.forbidden({"first": False}) == "`last.epochs` has no value: it is `first.epochs + 1`"
