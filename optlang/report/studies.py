@@ -36,7 +36,8 @@ def choose(reader: Reader, argument: str | None = None) -> Chosen:
     found = [Chosen(row["study"], row["run"], row["title"] or "", row["file"]) for row in rows]
     where = ", ".join(str(db) for db in reader.dbs)
     if not found:
-        raise OptlangError(f"{where} holds no study yet", help="`optlang run STUDY.opt` searches one")
+        again = command("run", "STUDY.opt", db=reader.dbs[0])
+        raise OptlangError(f"{where} holds no study yet", help=f"`{again}` searches one")
     if argument is None:
         return found[0]
     name = _named(argument, found)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from optlang.forms import OptlangError, OutsideError
 from optlang.store import database
+from optlang.store.commands import command
 from optlang.store.drain import fold
 from optlang.store.journal import identity, journal_path
 from optlang.store.lock import holder
@@ -86,7 +87,7 @@ def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> N
     if not db.exists() and not journal.exists():
         raise OutsideError(
             f"there is no database {db}",
-            help="`optlang run STUDY.opt` makes one; --db PATH names one that lies elsewhere",
+            help=f"`{command('run', 'STUDY.opt', db=db)}` makes one; --db PATH names one that lies elsewhere",
         )
     live = holder(db) is not None
     known = identity(journal)
