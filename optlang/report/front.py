@@ -72,16 +72,17 @@ class Near:
 class Front:
     """A study's newest run: its front, or what came nearest where nothing met the requirements.
 
-    `metrics` are those to show, in order, `states` how many of the searched trials ended how; the others are `alone`
-    (on the ladder, `alone_failed` of them failed) and `uncounted` (searched, and interrupted or still running). `best`
-    is the member that trades best: the largest gain for at most a point of quality (1 % of what is no ratio), None
-    where there is none.
+    `metrics` are those to show, in order, `asked` those that goals and requirements name. `states` is how many of the
+    searched trials ended how; the others are `alone` (on the ladder, `alone_failed` of them failed) and `uncounted`
+    (searched, and interrupted or still running). `best` is the member that trades best: the largest gain for at most a
+    point of quality (1 % of what is no ratio), None where there is none.
     """
 
     study: str
     run: str
     title: str
     metrics: tuple[str, ...]
+    asked: tuple[str, ...]
     requires: tuple[str, ...]
     members: tuple[Member, ...]
     nearest: tuple[Near, ...]
@@ -132,6 +133,7 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
         chosen.run,
         chosen.title,
         _metrics(plan, told.values()),
+        tuple(asked(plan)),
         tuple(item["text"] for item in plan.get("requires", ())),
         tuple(told[trial] for trial in members),
         () if shown else tuple(Near(told[trial], missed[trial]) for trial in order),

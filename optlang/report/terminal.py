@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ def render_front(front: Front, *, width: int | None = None, color: bool = False,
     """The front (or what came nearest), how the trials ended, and the next command to type."""
     parts = [f"{front.study}: {front.title}\n" if front.title else f"{front.study}\n"]
     if front.members:
-        parts.append(_table(front.members, front.metrics, width, color, front.best))
+        parts.append(_table(front.members, front.metrics, front.asked, width, color, front.best))
     found = [member for member in front.members if member.trial != 0]
     if front.nearest:
         parts.append(_nearest(front, width, color))
@@ -113,29 +113,12 @@ def _line(text: str) -> str:
 
 
 def _table(
-    members: Sequence[Member], metrics: Sequence[str], width: int | None, color: bool, best: int | None = None
+    members: Sequence[Member], metrics: Sequence[str], asked: Collection[str], width: int | None, color: bool,
+    best: int | None = None,
 ) -> str:
-    """One row a member, and what its signs mean; where the terminal is narrow the intervals go, then the p95.
-
-    What still does not fit is in further tables below, by the trial's number.
-    """
-    kept, texts = list(metrics), intervals_text
-    while True:
-        rows = [[texts(_shown(member, metric)) for metric in kept] for member in members]
-        if "latency.p95" in kept:
-            index = kept.index("latency.p95")
-            for row, member in zip(rows, members, strict=True):
-                row[index] = figure_text(_shown(member, "latency.p95"))
-        needs = [max([cells(heading(name)), *(cells(row[index]) for row in rows)]) for index, name in enumerate(kept)]
-        room = (width or 10_000) - _TRIAL - _least(members) - _GAP
-        if sum(needs) + _GAP * len(needs) <= room:
-            break
-        if texts is intervals_text:
-            texts = figure_text
-        elif "latency.p95" in kept:
-            kept.remove("latency.p95")
-        else:
-            break
+    """One row a member, and what its signs mean; what does not fit is in further tables, by the number of the trial."""
+    room = (width or 10_000) - _TRIAL - _least(members) - _GAP
+    kept, rows, needs = _laid_out(members, metrics, asked, room)
     parts = []
     for first, last in _fitting(needs, room, (width or 10_000) - _TRIAL):
         words = ["what it is"] if first == 0 else []
@@ -203,6 +186,31 @@ def _shown(member: Member, metric: str) -> Figure | None:
     return figure if figure is None or member.trial != 0 else replace(figure, times=None, lost=None)
 
 
+def _laid_out(
+    members: Sequence[Member], metrics: Sequence[str], asked: Collection[str], room: int
+) -> tuple[list[str], list[list[str]], list[int]]:
+    """The metrics that are shown, the rows of their texts, and how wide each is.
+
+    Where there is too little room the intervals go, then the p95 if the study does not ask for it.
+    """
+    kept, texts = list(metrics), intervals_text
+    while True:
+        rows = [[
+            (texts if metric in asked or metric != "latency.p95" else figure_text)(_shown(member, metric))
+            for metric in kept
+        ] for member in members]
+        needs = [max([cells(heading(name)), *(cells(row[index]) for row in rows)]) for index, name in enumerate(kept)]
+        if sum(needs) + _GAP * len(needs) <= room:
+            break
+        if texts is intervals_text:
+            texts = figure_text
+        elif "latency.p95" in kept and "latency.p95" not in asked:
+            kept.remove("latency.p95")
+        else:
+            break
+    return kept, rows, needs
+
+
 def _least(members: Sequence[Member]) -> int:
     """The fewest characters that what the members are is readable in; none of its words is broken."""
     words = [member.words for member in members]
@@ -234,7 +242,7 @@ def _legend(figures: Sequence[Figure], intervals: bool) -> str:
 
 
 def _nearest(front: Front, width: int | None, color: bool) -> str:
-    table = _table([near.member for near in front.nearest], front.metrics, width, color)
+    table = _table([near.member for near in front.nearest], front.metrics, front.asked, width, color)
     lines = [
         f"Trial {near.member.trial}: {'; '.join(_line(item.said) for item in near.missed if item.by > 0)}\n"
         for near in front.nearest

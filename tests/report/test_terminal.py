@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from optlang.forms import OptlangError
-from optlang.plan.model import Metric
+from optlang.plan.expressions import Binary, Const, MetricRef
+from optlang.plan.model import Metric, Rule
 from optlang.report.front import load_front, load_tradeoffs
 from optlang.report.studies import choose
 from optlang.report.tables import cells
@@ -272,6 +273,17 @@ def test_metrics_that_do_not_fit_stand_in_a_second_table(tmp_path: Path) -> None
     for text in ("miou", "edge_f1", "recall", "69.0 %  −1.0", "79.0 %  −1.0", "89.0 %  −1.0"):
         assert text in narrow
     assert narrow.count("\ntrial ") == 2
+    assert "latency p95" not in narrow, "nobody asked for it"
+
+
+def test_a_required_p95_is_shown_however_narrow(tmp_path: Path) -> None:
+    limit = Binary(operator="<=", left=MetricRef(metric="latency.p95"), right=Const(value=0.002))
+    plan = make_plan().model_copy(update={"requires": (Rule(expression=limit, text="latency.p95 <= 2ms"),)})
+    reader = read(tmp_path, [session(plan=plan), *SMALL[1:]])
+    narrow = render_front(load_front(reader), width=80)
+    assert "latency p95" in narrow
+    assert "23.1 µs  ×9.4" in narrow
+    assert "23.1 µs  ×9.4 [9.0, 9.8]" in render_front(load_front(reader))
 
 
 def test_a_study_is_found_by_name_by_file_or_as_the_last_one(tmp_path: Path) -> None:
