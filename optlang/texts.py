@@ -51,14 +51,14 @@ def plan_of(file: Path, sets: list[str] | None = None) -> tuple[Plan, str]:
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Studies, modules, folders of them.")],
     format: Annotated[CheckFormat, typer.Option(help="How problems are shown.")] = CheckFormat.full,
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what can surely be mended, then check again.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Fix what can only be a slip, then check again.")] = False,
 ) -> int:
     """Find every problem of studies and modules; runs none of their code."""
     from optlang.plan.load import load
     from optlang.render import render
 
     files = opt_files(files)
-    mended = _mended(files) if fix else 0
+    fixed = _fixed(files) if fix else 0
     found: list[Any] = []
     texts: dict[str, str] = {}
     for file in files:
@@ -72,12 +72,12 @@ def check(
         warnings = len(found) - errors
         said = [counted(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
         could = sum(item.fix is not None for item in found) if not fix else 0
-        more = f", {could} of them `--fix` can mend" if could else f", {mended} mended" if mended else ""
+        more = f", {could} fixable with `--fix`" if could else f", {fixed} fixed" if fixed else ""
         sys.stderr.write(f"{counted(len(files), 'file')} checked: {' and '.join(said) or 'no problems'}{more}\n")
     return WRONG if errors else 0
 
 
-def _mended(files: Sequence[Path]) -> int:
+def _fixed(files: Sequence[Path]) -> int:
     from optlang.mend import mend
 
     return sum(mend(file) for file in files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -103,3 +104,20 @@ def test_a_code_is_found_in_small_letters() -> None:
     assert catalogue.entry("e201").code == "E201"
     with pytest.raises(KeyError):
         catalogue.entry("E999")
+
+
+def test_no_message_names_a_page_that_an_installed_optlang_does_not_have() -> None:
+    pages = SOURCES / "report"
+    found = []
+    for path in sorted(SOURCES.rglob("*.py")):
+        if path in (pages / "reference.py", pages / "ebnf.py"):
+            # They write these pages.
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        spoken = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        found += [
+            f"{path.name}:{node.lineno}" for node in nodes
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in spoken
+            and re.search(r"\bdocs/|\w\.md\b(?!\w)", node.value) and "README.md" not in node.value
+        ]
+    assert not found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from mutations import Mutator
 
 from optlang.cli import command
 from optlang.diagnostics import Fix, Span
@@ -45,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", MENDED)
-def test_what_is_certain_is_mended(name: str, folder: Path) -> None:
+def test_what_is_certain_is_fixed(name: str, folder: Path) -> None:
     path = Path(f"{name}.opt")
     before, (wrong, right) = path.read_text(encoding="utf-8"), MENDED[name]
     assert command(["check", "--fix", str(path)]) == 0
@@ -86,6 +88,40 @@ def test_what_could_have_been_meant_twice_is_left(folder: Path) -> None:
     assert "aa3" in path.read_text()
 
 
+def test_where_a_file_has_a_plan_nothing_is_fixed(folder: Path) -> None:
+    right = [*sorted(Path().glob("W*.opt")), *sorted((FIXTURES.parent / "ok").glob("*.opt"))]
+    for path in right:
+        assert not any(item.fix for item in load(path).diagnostics), path
+
+
+@pytest.mark.slow
+def test_what_is_fixed_of_a_slip_is_what_was_meant() -> None:
+    """Every 17th slip in a study that uses the whole language: where fixes leave a plan, it is the study's own."""
+    path = FIXTURES.parent / "seeds" / "whole.opt"
+    study = path.read_text(encoding="utf-8")
+    plan = load(path).plan
+    assert plan is not None
+    fixed = 0
+    for mutant in list(Mutator(study).all())[::17]:
+        text, found = mutant.text, load(path, unsaved={path.resolve(): mutant.text})
+        while found.failed:
+            here = [item.fix for item in found.diagnostics if item.fix and item.fix.span.file == path.as_posix()]
+            after = applied(text, apart(here))
+            if after == text:
+                break
+            text, found = after, load(path, unsaved={path.resolve(): after})
+        if text == mutant.text or found.plan is None:
+            continue
+        fixed += 1
+        if found.plan.meaning != plan.meaning:
+            # The slip is in a declaration, and the uses follow it: another name for the same thing.
+            slip, word = (re.match(r"\w+", whole[mutant.at :]) for whole in (mutant.text, study))
+            assert slip is not None
+            assert word is not None
+            assert text.replace(slip[0], word[0]) == study, mutant
+    assert fixed > 40
+
+
 def test_fixes_that_overlap_are_not_both_applied() -> None:
     fixes = [Fix(Span("t", start, end), word) for start, end, word in ((4, 6, "b"), (0, 3, "a"), (5, 9, "c"))]
     assert [fix.replacement for fix in apart(fixes)] == ["a", "b"]
@@ -97,9 +133,9 @@ def test_json_tells_the_fix_and_the_summary_counts(folder: Path, capsys: pytest.
     fix = json.loads(capsys.readouterr().out)[0]["fix"]
     assert fix == {"line": 7, "column": 17, "end_line": 7, "end_column": 22, "text": "static"}
     assert command(["check", "E201_technique.opt"]) == 1
-    assert "1 error, 1 of them `--fix` can mend" in capsys.readouterr().err
+    assert "1 error, 1 fixable with `--fix`" in capsys.readouterr().err
     assert command(["check", "E201_technique.opt", "--fix"]) == 0
-    assert "no problems, 1 mended" in capsys.readouterr().err
+    assert "no problems, 1 fixed" in capsys.readouterr().err
 
 
 def test_a_byte_order_mark_and_line_ends_stay(folder: Path) -> None:

@@ -48,7 +48,7 @@ def renamed(loaded: Loaded, labels: Sequence[Labels], label: Label, name: str, c
     if label.span.file != file:
         raise OptlangError(f"`{label.text}` stands in {label.span.file}", help="rename it there")
     if loaded.failed:
-        raise OptlangError("the file has errors, so what a name means cannot be told", help="mend them first")
+        raise OptlangError("the file has errors, so what a name means cannot be told", help="fix them first")
     if name == label.text:
         return []
     edits = [Fix(span, name) for span in places(labels, label)]

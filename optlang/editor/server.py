@@ -210,7 +210,7 @@ class Server(LanguageServer):
         fixes = self.documents.fixes(document)
         if fixes:
             edit = self.edit(document, fixes)
-            made.append(types.CodeAction("mend all that can surely be mended", _FIX_ALL, edit=edit))
+            made.append(types.CodeAction("fix all that can only be a slip", _FIX_ALL, edit=edit))
         return made
 
 

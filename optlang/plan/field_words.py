@@ -98,7 +98,7 @@ SAMPLERS = _table("""
 
 SETTINGS = _table("""
     learningrate stepsize = lr
-    epoch nepochs numepochs passes = epochs
+    nepochs numepochs passes = epochs
     batchsize bs minibatch = batch
     wd decay l2 = weight_decay
     optim opt solver = optimizer

@@ -167,7 +167,7 @@ class _Loading:
             code, span = next(iter(dropped))
             message = f"{len(dropped)} more warning{'s' if len(dropped) != 1 else ''}, left out here"
             self.diagnostics.found.append(Diagnostic(
-                code, message, Label(span, "the first of them"), "warning", help="mend what is told, and check again"
+                code, message, Label(span, "the first of them"), "warning", help="fix what is reported, and check again"
             ))
 
     def _plan(self, path: Path, parsed: Parsed, overrides: Mapping[str, str]) -> Plan | None:
