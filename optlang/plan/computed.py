@@ -37,6 +37,7 @@ from optlang.plan.model import (
     Models,
     Order,
     Param,
+    Plan,
     Repeat,
     Setting,
     Step,
@@ -121,6 +122,12 @@ class Use:
         """All conditions that it is under."""
         own = self.setting.when
         return (*self.whens, own) if own is not None else self.whens
+
+
+def declared(plan: Plan) -> dict[str, tuple[Param, ...]]:
+    """The parameters of the techniques and runtimes of a plan, by their names."""
+    found = {item.name: item.params for item in plan.techniques}
+    return found | {item.name: item.params for item in plan.runtimes}
 
 
 def uses(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 from optlang.forms import JSON, OptlangError, TargetSpec
-from optlang.plan.computed import COUNTS, NoValue
+from optlang.plan.computed import COUNTS, NoValue, declared
 from optlang.plan.computed import value_of as computed
 from optlang.plan.expressions import (
     Environment,
@@ -101,8 +101,7 @@ class NoValueError(OptlangError):
 
 def resolve(plan: Plan, point: Point) -> Recipe:
     """What `point` does. Absent knobs count as `none`. Raises NoValueError."""
-    declared = {item.name: item.params for item in plan.techniques} | {item.name: item.params for item in plan.runtimes}
-    walk = _Walk(point, declared)
+    walk = _Walk(point, declared(plan))
     places = tuple(_place(plan, target, point, walk) for target in plan.targets)
     return Recipe(tuple(walk.steps(plan.steps, {})), places)
 

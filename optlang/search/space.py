@@ -8,6 +8,7 @@ from itertools import permutations, product
 from math import prod
 from typing import TypeAlias
 
+from optlang.plan.computed import declared, uses
 from optlang.plan.domains import contains, size
 from optlang.plan.expressions import (
     Environment,
@@ -23,7 +24,6 @@ from optlang.plan.expressions import (
 from optlang.plan.feasibility import listed
 from optlang.plan.flow import refusal
 from optlang.plan.model import (
-    Computed,
     Domain,
     FloatDomain,
     Impossible,
@@ -34,7 +34,6 @@ from optlang.plan.model import (
     Plan,
     Rule,
     SetDomain,
-    applies,
 )
 from optlang.search.recipe import NoValueError, Point, resolve
 from optlang.search.refused import Facts
@@ -131,9 +130,7 @@ class Space:
         )
         self._partly = tuple(knob for knob in plan.knobs if knob.only)
         self._listed = listed(plan)
-        self._computes = any(
-            isinstance(item, Computed) for step in applies(plan.steps) for item in step.settings.values()
-        )
+        self._computes = any(True for _ in uses(plan.steps, plan.targets, declared(plan)))
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
         self._against = Against(self.cells)
         # What decides whether a choice has branches is looked ahead into as well.

@@ -67,3 +67,15 @@ def test_an_absent_knob_is_no_number(plan_of: Make) -> None:
     ))
     assert list(space.points()) == [{"first": True, "first.epochs": 2}, {"first": True, "first.epochs": 4}]
     assert space.forbidden({"first": False}) == "`last.epochs` has no value: it is `first.epochs + 1`"
+
+
+def test_what_a_target_or_a_model_is_computed_from(plan_of: Make) -> None:
+    space = Space(plan_of(
+        "steps { repeat r in 1 .. 2 { distill { student = zoo.digits_cnn(width = 8 / (r - 1)) } } }",
+        target="target here { batch in [1, 2]; threads = 2 - batch; runtime = eager }",
+    ))
+    assert list(space.points()) == [{"here.batch": 1, "r": 2}]
+    outside = "`here.threads` is 0, and 1 .. 1024 is allowed: it is `2 - here.batch`"
+    assert space.forbidden({"here.batch": 2, "r": 2}) == outside
+    divides = "`r[1].distill.student.width` divides by zero: it is `8 / (r - 1)`"
+    assert space.forbidden({"here.batch": 1, "r": 1}) == divides
