@@ -62,7 +62,7 @@ class OpenVino:
         else:
             with tempfile.TemporaryDirectory(prefix="optlang-openvino-") as aside:
                 onnx = graph.build(subject, "openvino", Path(aside), data, study)
-                artifact = openvino_files.build(onnx, subject, settings, folder, data)
+                artifact = openvino_files.build(onnx, subject, target, settings, folder, data)
         return replace(
             artifact, about={**artifact.about, "precision": _precision(settings), "hint": _hint(settings)}
         )

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Artifact, OptlangError, Refusal, Subject
+from optlang.forms import Artifact, OptlangError, Refusal, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -39,7 +39,9 @@ _MADE = re.compile(r"[A-Z]\w*_\d+")
 _SILENT = "NNCF_CI"
 
 
-def build(onnx: Artifact, subject: Subject, settings: Mapping[str, Any], folder: Path, data: Data) -> Artifact:
+def build(
+    onnx: Artifact, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data
+) -> Artifact:
     """Write `model.xml` and `model.bin` into `folder`, from the ONNX file that was made of `subject`.
 
     Weights keep their precision. Raises `Refusal` where int8 is asked for and the model is no float model any more, or
@@ -59,7 +61,7 @@ def build(onnx: Artifact, subject: Subject, settings: Mapping[str, Any], folder:
                 f"NNCF quantizes a float model; what openvino is given here is in the form {subject.form} already",
                 help="one of the two: the step before, or `int8` of the runtime openvino",
             )
-        model = _quantized(model, way, settings, data.bind(onnx.inputs))
+        model = _quantized(model, way, target, settings, data.bind(onnx.inputs))
     _rename(model)
     _openvino().save_model(model, str(folder / NAME), compress_to_fp16=False)
     about = {"batch": onnx.about["batch"], "int8": way}
@@ -78,7 +80,7 @@ def _rename(model: Any) -> None:
             item.set_friendly_name(f"{item.get_type_name()}.{index}")
 
 
-def _quantized(model: Any, way: str, settings: Mapping[str, Any], data: Data) -> Any:
+def _quantized(model: Any, way: str, target: TargetSpec, settings: Mapping[str, Any], data: Data) -> Any:
     if importlib.util.find_spec("nncf") is None:
         raise OptlangError("int8 by OpenVINO's own tool needs NNCF", help='pip install "optlang-dsl[nncf]"')
     with _quiet_nncf() as nncf:
@@ -92,7 +94,7 @@ def _quantized(model: Any, way: str, settings: Mapping[str, Any], data: Data) ->
             if way == "nncf":
                 found = nncf.quantize(model, calibration, **common)
             else:
-                found = _kept_accurate(nncf, model, calibration, common, settings, data)
+                found = _kept_accurate(nncf, model, calibration, common, target, settings, data)
         except (nncf.errors.NNCFError, RuntimeError, ValueError) as error:
             raise Refusal(f"NNCF cannot quantize the model: {str(error).strip().splitlines()[0]}") from error
     if not any(item.get_type_name() == "FakeQuantize" for item in found.get_ops()):
@@ -101,11 +103,15 @@ def _quantized(model: Any, way: str, settings: Mapping[str, Any], data: Data) ->
 
 
 def _kept_accurate(
-    nncf: Any, model: Any, calibration: Any, common: Mapping[str, Any], settings: Mapping[str, Any], data: Data
+    nncf: Any, model: Any, calibration: Any, common: Mapping[str, Any], target: TargetSpec,
+    settings: Mapping[str, Any], data: Data,
 ) -> Any:
-    """Int8 with as many layers in float as the metric needs, on training samples that set no range."""
+    """Int8 with as many layers in float as the metric needs, on training samples that set no range.
+
+    They are answered in calls of the target's batch: OpenVINO's int8 is wrong for some others.
+    """
     inputs, targets = data.held_out(HELD_OUT, SEED, int(settings.get("samples", 300)))
-    quality = _quality(inputs, targets, data)
+    quality = _quality(inputs, targets, target.batch, data)
     lose = float(settings.get("lose", 0.01))
     whole, points = quality(_openvino().Core().compile_model(model, "CPU"))
 
@@ -119,14 +125,17 @@ def _kept_accurate(
     )
 
 
-def _quality(inputs: Sample, targets: Any, data: Data) -> Callable[[Any], tuple[float, bool]]:
+def _quality(inputs: Sample, targets: Any, batch: int, data: Data) -> Callable[[Any], tuple[float, bool]]:
     """What says how good a compiled model is (more is better), and whether that is an accuracy."""
     import numpy
 
+    count = len(next(iter(inputs.values())))
+
     def quality(compiled: Any) -> tuple[float, bool]:
-        pieces = [compiled(batch) for batch in _batches(inputs)]
+        # A copy: the next answer is written to the same memory.
+        pieces = [[numpy.array(item) for item in compiled(call).values()] for call in _batches(inputs, batch)]
         outputs = {
-            item.any_name: numpy.concatenate([piece[index] for piece in pieces])
+            item.any_name: numpy.concatenate([piece[index] for piece in pieces])[:count]
             for index, item in enumerate(compiled.outputs)
         }
         metrics = data.task.metrics(outputs, targets)
@@ -137,9 +146,16 @@ def _quality(inputs: Sample, targets: Any, data: Data) -> Callable[[Any], tuple[
     return quality
 
 
-def _batches(inputs: Sample) -> Iterator[Sample]:
-    for start in range(0, len(next(iter(inputs.values()))), _BATCH):
-        yield {name: item[start : start + _BATCH] for name, item in inputs.items()}
+def _batches(inputs: Sample, batch: int = 0) -> Iterator[Sample]:
+    """In calls of so many samples, the last one filled up with the first of them; or of up to `_BATCH`."""
+    import numpy
+
+    count, size = len(next(iter(inputs.values()))), batch or _BATCH
+    for start in range(0, count, size):
+        places = numpy.arange(start, start + size) % count
+        if not batch:
+            places = places[: count - start]
+        yield {name: item[places] for name, item in inputs.items()}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from optlang.forms import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.runtimes import openvino as module
+from optlang.runtimes import openvino_files
 from optlang.runtimes.openvino import OpenVino
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
@@ -92,6 +93,25 @@ def test_int8_is_small_and_right(way, trained, digits, tmp_path):
     assert numpy.abs(outputs["output"] - before["output"]).max() > 0
     again = built(trained, digits, tmp_path / "again", **settings)
     assert weights_of(again) == weights_of(small)
+
+
+def test_the_accuracy_control_scores_in_calls_of_the_targets_batch(digits):
+    """A program that takes three samples a call, whose answer is what a sample has beyond the mean of its call."""
+    import openvino
+    from openvino import opset13 as ops
+
+    given = ops.parameter([3, 10], numpy.float32, name="input")
+    answer = ops.subtract(given, ops.reduce_mean(given, ops.constant(numpy.array([0])), keep_dims=True))
+    answer.output(0).tensor.set_names({"output"})
+    compiled = openvino.Core().compile_model(openvino.Model([answer], [given], "centered"), "CPU")
+    values = numpy.random.default_rng(0).normal(size=(50, 10)).astype(numpy.float32)
+    targets = torch.from_numpy(values.argmax(1))
+    calls = numpy.arange(51).reshape(17, 3) % 50
+    by_hand = numpy.concatenate([values[places] - values[places].mean(0) for places in calls])[:50]
+    expected = float((by_hand.argmax(1) == targets.numpy()).mean())
+    assert 0 < expected < 1
+    given = openvino_files._quality({"input": values}, targets, 3, digits)(compiled)
+    assert given == (pytest.approx(expected), True)
 
 
 def test_what_cannot_be_done_is_refused(trained, digits, tmp_path, monkeypatch):

@@ -202,7 +202,9 @@ def test_the_exported_page_checks_itself_in_the_browser(images, tmp_path):
     inputs = contract.samples(member, images, 3)
     wanted = contract.reference(subject, inputs)
     numpy.savez(folder / "example_inputs.npz", **inputs)
-    entry = {"files": [{"name": item.name} for item in member.artifact.files], "about": member.artifact.about}
+    # Three samples in calls of two: the page answers as it was measured.
+    about = {**member.artifact.about, "samples_a_call": 2}
+    entry = {"files": [{"name": item.name} for item in member.artifact.files], "about": about}
     seen = {}
     for off in (0.0, 1.0):
         outputs = {name: item + off * (name == "logits") for name, item in wanted.items()}
