@@ -65,14 +65,16 @@ def measured_of(measured: Measured, ref: MetricRef) -> Measurement | None:
 def objective_values(plan: Plan, measured: Measured) -> list[float]:
     """One number an objective, in the objective's own direction.
 
-    Latencies count as their ratio to the baseline, which ran beside them, so that a machine that is busy in one hour
-    and quiet in the next does not decide the front. KeyError where a metric was not measured.
+    Latencies and throughput count as their ratio to the baseline, which ran beside them, so that a machine that is busy
+    in one hour and quiet in the next does not decide the front. KeyError where a metric was not measured.
     """
     values = []
     for objective in plan.objectives:
         item = measured[objective.metric.target, objective.metric.metric]
-        paired = item.ratio is not None and item.ratio > 0 and item.metric.startswith("latency.")
-        values.append(1 / item.ratio if paired and item.ratio else item.value)
+        if item.ratio and item.metric.startswith("latency."):
+            values.append(1 / item.ratio)
+        else:
+            values.append(item.ratio if item.ratio and item.metric == "throughput" else item.value)
     return values
 
 

@@ -294,12 +294,15 @@ def _front(
 
 
 def _score(objective: Plan, metrics: Mapping[Any, _Metric]) -> str:
-    """An objective as a number of which more is better; latency by its ratio to the baseline, measured side by side."""
+    """An objective as a number of which more is better; times by their ratio to the baseline, measured side by side."""
     ref = objective["metric"]
     name = _metric_name(ref["metric"])
     metric = metrics.get((ref.get("target"), name)) or metrics[None, name]
     if name.startswith("latency.") and metric.against is not None:
         return metric.against[1]
+    if name == "throughput":
+        # Its ratio says how many times as many samples: of it, too, more is better.
+        return f"coalesce({metric.value}_x, {metric.value} / nullif(b.{metric.value.removeprefix('w.')}, 0))"
     return metric.value if objective["direction"] == "maximize" else f"-{metric.value}"
 
 

@@ -36,6 +36,13 @@ def test_latency_is_compared_by_its_ratio_to_the_baseline(plan_of: Make) -> None
     assert goals.losses(plan, measured) == (0.25, 10, -0.9)
 
 
+def test_throughput_is_compared_by_its_ratio_too(plan_of: Make) -> None:
+    plan = plan_of("steps { finetune }", goals="maximize throughput\nminimize size")
+    trial = [of("throughput", 4000.0, ratio=2.5), of("size", 10)]
+    assert sorted(goals.objective_values(plan, goals.by_metric(plan, trial))) == [2.5, 10]
+    assert 2.5 not in goals.objective_values(plan, goals.by_metric(plan, [of("throughput", 4000.0), trial[1]]))
+
+
 def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
     plan = plan_of("""
         steps { finetune }

@@ -243,6 +243,18 @@ def test_a_row_compares_with_the_baseline_of_its_own_measurement(tmp_path: Path)
     assert "size_baseline" not in columns(reader, "results"), "a size is the file's: there is one baseline to all"
 
 
+def test_a_front_of_throughput_is_that_of_its_ratios(tmp_path: Path) -> None:
+    """The machine was slower while trial 1 was measured: next to it the baseline was, too."""
+    def figures(samples: float, before: float) -> list[dict[str, Any]]:
+        return [measurement("throughput", samples, ratio=samples / before, baseline=before)]
+
+    events = [session(plan=make_plan(objectives=(("throughput", "maximize"),)))]
+    for number, (samples, before) in enumerate(((1000.0, 1000.0), (2000.0, 500.0), (3000.0, 1000.0))):
+        events += [start("r1", number), end("r1", number, measurements=figures(samples, before))]
+    question = "SELECT trial, throughput_lost FROM front ORDER BY trial"
+    assert read(tmp_path, events).query(question).rows == ((0, 0.0), (1, -1500.0))
+
+
 def test_several_targets_have_columns_of_their_own_and_the_worst_has_none(tmp_path: Path) -> None:
     def figures(
         laptop: float, phone: float, ratios: tuple[float, float], accuracy: tuple[float, float]
