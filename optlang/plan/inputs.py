@@ -111,6 +111,8 @@ class Inputs:
         reason, value = self._value(param, text)
         if reason is None and param.domain is not None and not contains(param.domain, value):
             reason = f"it is declared as {show_domain(param.domain, param.dimension)}"
+            if param.dimension == "ratio" and re.fullmatch(r"\d+(\.\d+)?", text) and 1 < float(text) <= 100:
+                reason = f"did you mean `--set {param.name}={text}%`? {reason}"
         if reason is None:
             return value
         self.diagnostics.error("E304", f"`{param.name}` cannot be set to `{text}`", span, "refused", help=reason)

@@ -14,7 +14,7 @@ from optlang.plan.lookup import FIXED, Given, Place
 from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, Searched, SetDomain
 from optlang.plan.names import listed, only, suggestion
 from optlang.plan.resolve import Expressions, Typed, known, text_of
-from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, scalar, show, value_of
+from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, plain, scalar, show, value_of
 from optlang.spelling import closest, slips
 from optlang.syntax import tree
 
@@ -85,7 +85,8 @@ class Resolver(Expressions):
                 f"`{param.name}` cannot be {show(value, param.dimension)}",
                 node.span,
                 "outside what is declared",
-                help=f"it is declared as {show_domain(param.domain, param.dimension)}",
+                help=_allowed(param, _without_percent(node, param)),
+                fix=_percent(node, param),
             )
             return None
         return Fixed(value=value)
@@ -246,7 +247,7 @@ class Resolver(Expressions):
                 f"`{param.name}` is declared narrower than this",
                 node.span,
                 "not a subset of what is declared",
-                help=f"it is declared as {show_domain(param.domain, param.dimension)}",
+                help=_allowed(param, _without_percent(node, param)),
             )
             return None
         return found
@@ -424,6 +425,37 @@ class Resolver(Expressions):
             )
             return None
         return ListDomain(values=tuple(scalar(low + step * index, param.dimension) for index in range(int(count) + 1)))
+
+
+def _allowed(param: Param, bare: str | None) -> str:
+    """What a parameter may be; `bare` is a number in it that was written without its `%`."""
+    assert param.domain is not None
+    declared = f"it is declared as {show_domain(param.domain, param.dimension)}"
+    return f"did you mean `{bare}%`? {declared}" if bare is not None else declared
+
+
+def _without_percent(node: tree.Domain | tree.Statement, param: Param) -> str | None:
+    """The first number from 1 to 100 among the values of a ratio that has no `%`."""
+    match node:
+        case tree.Number(value=value, unit=None) if param.dimension == "ratio" and 1 < value <= 100:
+            return plain(value)
+        case tree.Range(low=low, high=high):
+            parts: Iterable[tree.Domain | tree.Statement] = (low, high)
+        case tree.ListOf(items=items):
+            parts = items
+        case tree.Block(statements=statements):
+            parts = _elements(statements)
+        case _:
+            return None
+    return next((found for part in parts if (found := _without_percent(part, param)) is not None), None)
+
+
+def _percent(node: tree.Domain, param: Param) -> Fix | None:
+    """The fix of a single ratio without its `%`, where it is allowed with it."""
+    bare = _without_percent(node, param) if isinstance(node, tree.Number) else None
+    if bare is None or param.domain is None or not contains(param.domain, float(Decimal(bare) / 100)):
+        return None
+    return Fix(node.span, f"{bare}%")
 
 
 def _elements(statements: tuple[tree.Statement, ...]) -> list[tree.Expression | tree.Statement]:
