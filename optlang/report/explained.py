@@ -255,7 +255,13 @@ def _parameters(name: str) -> list[str]:
 
 
 def example(item: Declared) -> str:
-    """Members of a study that use the thing."""
+    """Members of a study that use the thing, below the import of a module that is not the library's."""
+    if item.module.name in library()[0]:
+        return _use(item, item.name)
+    return f"import {item.module.name}\n\n{_use(item, item.qualified)}"
+
+
+def _use(item: Declared, called: str) -> str:
     match item.node:
         case tree.Metric(direction=direction, type=kind):
             name = "latency" if item.name == "latency.p50" else item.name
@@ -271,11 +277,11 @@ def example(item: Declared) -> str:
                      for path in fact.paths}
             device = {"gpu": "device = cuda; ", "browser": "device = browser; "}
             before = "".join(text for need, text in device.items() if need in needs)
-            return f"target here {{ {before}runtime = {item.name}{_braced(item)} }}"
+            return f"target here {{ {before}runtime = {called}{_braced(item)} }}"
         case tree.Declaration(kind="model" | "data" as kind):
             arguments = ", ".join(_chosen(item, "="))
             return f"{kind} {'net' if kind == 'model' else 'seen'} = {item.qualified}({arguments})"
-    return f"steps {{ maybe {item.name}{_braced(item)} }}"
+    return f"steps {{ maybe {called}{_braced(item)} }}"
 
 
 def _braced(item: Declared) -> str:

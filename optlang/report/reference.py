@@ -57,7 +57,8 @@ def library_page() -> str:
         "# The standard library", "", _MADE, "",
         "What a study can name without an import, by its own name (`static`) or its module's (`quant.static`). A",
         "parameter that a study does not set has its default; what a study searches must be allowed here. How these",
-        "are written into a study: [the language](language.md).", "",
+        "are written into a study: [the language](language.md). `optlang explain static` prints what is said here in a",
+        "terminal, with an example; `optlang explain` lists all names.", "",
     ]
     sections: tuple[tuple[str, str, Callable[[Declared], Iterator[str]]], ...] = (
         ("technique", "Techniques", _declaration),
@@ -128,6 +129,7 @@ def _declaration(item: Declared) -> Iterator[str]:
 
 
 def facts(node: tree.Declaration) -> Iterator[str]:
+    """What a declaration needs, takes, gives, comes after, excludes and carries out itself: a line each."""
     clauses: dict[str, list[str]] = {}
     for fact in node.facts:
         if isinstance(fact, tree.Clause):

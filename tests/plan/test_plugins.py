@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from optlang.cli import command
 from optlang.diagnostics import Diagnostic
 from optlang.doctor import examine, page
 from optlang.plan.load import load
 from optlang.plan.model import Apply, Maybe
+from optlang.report.explained import _modules
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "language" / "declarations.md").read_text()
@@ -136,3 +138,17 @@ def test_a_file_of_python_is_no_object_of_an_installed_module(site: Path, study:
 def test_a_slip_in_its_name_is_understood(site: Path, study: Path) -> None:
     study.write_text(STUDY.replace("import coarse", "import corse"))
     assert problems(study)[0].help == "did you mean `coarse`?"
+
+
+def test_what_a_distribution_brings_is_explained(site: Path, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "optlang_coarse" / "__init__.py").write_text("raise RuntimeError('imported')")
+    # What is installed is looked for once a command.
+    _modules.cache_clear()
+    try:
+        assert command(["explain", "coarse.grid"]) == 0
+        told = capsys.readouterr().out
+    finally:
+        _modules.cache_clear()
+    assert told.startswith("technique grid (coarse.grid)\n")
+    assert "    import coarse\n\n    steps { maybe coarse.grid" in told
+    assert "optlang_coarse" not in sys.modules
