@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques import coupled, proof
@@ -101,7 +101,8 @@ class Cutter:
         """
         module = copy.deepcopy(self._subject.model).eval()
         self._kept |= _chosen_before(module)
-        with _following(), drawn(module, self.example) as graph:
+        # The graph is that of the whole model, whatever is kept.
+        with _following("model"), drawn(module, self.example) as graph, _following("settings"):
             found, self.left = coupled.groups(graph, self._kept)
         self._kept |= {group.root for group in found if group.answers}
         open_groups = []
@@ -347,7 +348,7 @@ def _no_recurrent(module: nn.Module) -> None:
         if isinstance(layer, nn.RNNBase):
             raise Refusal(
                 f"{name} is an {type(layer).__name__}, whose hidden units channels cannot remove",
-                help="units removes those, with all their gates; int8 makes the model smaller too",
+                help="units removes those, with all their gates; int8 makes the model smaller too", depends="model",
             )
 
 
@@ -383,14 +384,14 @@ def counted(module: nn.Module) -> tuple[int, int]:
 
 
 @contextmanager
-def _following() -> Iterator[None]:
+def _following(depends: Literal["model", "settings"]) -> Iterator[None]:
     """Around torch-pruning's work on a whole model: what it cannot follow is a `Refusal`."""
     try:
         yield
     except FAILURES as error:
         raise Refusal(
             f"the channels of this model cannot be followed: {coupled.reason(error)}",
-            help="magnitude and two_four remove single weights, and int8 makes all of them smaller",
+            help="magnitude and two_four remove single weights, and int8 makes all of them smaller", depends=depends,
         ) from error
 
 
@@ -444,7 +445,7 @@ def _pruned(
         layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)
     }
     heads |= {module.get_submodule(name): count for name, count in parts.items()}
-    with _following(), traceable(module):
+    with _following("settings"), traceable(module):
         pruner = Pruner(
             module, example_inputs=example, forward_fn=forward, importance=score, global_pruning=everywhere,
             pruning_ratio=ratio, pruning_ratio_dict=own, round_to=round_to,

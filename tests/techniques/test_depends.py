@@ -1,0 +1,40 @@
+"""What a refusal depends on: the kinds of layers that the model has, which no setting changes, or the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import TRAINING
+from subjects import STUDY, start
+
+from optlang.forms import Context, Refusal
+from optlang.workload import objects
+
+pytestmark = pytest.mark.slow
+
+OPEN = {"keep": (), "only": ()}
+CUT = {**OPEN, "ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "recalibrate": 0, "samples": 64}
+
+
+@pytest.mark.parametrize(
+    ("calls", "network", "settings", "depends"),
+    [
+        ("heads:heads", "cnn", CUT, "model"),
+        ("heads:heads", "encoder", {**CUT, "ratio": 0.01}, "settings"),
+        ("heads:heads", "encoder", {**CUT, "keep": ("*",)}, "settings"),
+        ("units:units", "cnn", CUT, "model"),
+        ("units:units", "lstm", {**CUT, "keep": ("*",)}, "settings"),
+        ("prune:channels", "lstm", CUT, "model"),
+        ("prune:channels", "cnn", {**CUT, "ratio": 0.01}, "settings"),
+        ("graph:channels_last", "mlp", {}, "model"),
+        ("graph:clean", "mlp", {}, "model"),
+        ("train:finetune", "frozen", TRAINING, "model"),
+        ("train:finetune", "mlp", TRAINING | {"epochs": 1, "lr": 1e6, "optimizer": "sgd", "momentum": 0.9}, "settings"),
+    ],
+)
+def test_no_layer_of_the_kind_is_the_models(many_images, calls, network, settings, depends):
+    technique = objects.find(f"optlang.techniques.{calls}", STUDY)
+    with pytest.raises(Refusal) as refused:
+        technique(start(network), settings, Context(many_images, 1, Path(), STUDY))
+    assert refused.value.depends == depends, refused.value.message
