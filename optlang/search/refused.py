@@ -45,7 +45,7 @@ class Fact:
         if self.depends != "settings" and self.steps and not self.by_runtime:
             found = self.steps[-1].technique
         elif self.by_runtime and self.depends == "model":
-            return where
+            found = "the module"
         else:
             found = ", ".join(step.path for step in self.steps) or "as it is"
         return f"{found} · {where}" if where else found
