@@ -113,6 +113,10 @@ WIDE = {
     "100 choices of four or none": _steps(
         _each(100, "c# in { none; y# = dynamic; s# = static; w# = weight_only; q# = qat }")
     ),
+    "100 choices and what depends on them": _steps(_each(
+        100, "c# in { none; m# = magnitude; s# = static; f# = finetune { epochs in [1, 2] } }\n"
+        "    t# = train { epochs = f#.epochs + 1 } when c# == f#"
+    )),
     "300 maybes": _steps(_each(150, "maybe s# = static; maybe f# = finetune")),
     "choices 20 deep": _steps(_nested(20)),
     "200 forbids": _steps(
@@ -180,7 +184,7 @@ def main() -> None:
                 timed(lambda source=source: format_text(parse(source)), repeats), *edited(path, text, repeats),
             ]
             print(f"{text.count(chr(10)):>8,} " + " ".join(f"{figure:9.1f}" for figure in figures))
-        print(f"\n{'':32} {'check':>9} {'count':>9} {'draw':>9}  ms")
+        print(f"\n{'':38} {'check':>9} {'count':>9} {'draw':>9}  ms")
         for name, text in WIDE.items():
             path.write_text(text, encoding="utf-8")
             plan = load(path).plan
@@ -193,7 +197,7 @@ def main() -> None:
                     lambda _, domain: generator.choice(list(values_of(domain)))
                 ), repeats),
             ]
-            print(f"{name:<32} " + " ".join(f"{figure:9.1f}" for figure in figures))
+            print(f"{name:<38} " + " ".join(f"{figure:9.1f}" for figure in figures))
         path.write_text(study(100), encoding="utf-8")
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
         saved = begun(path, repeats, environment)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
 
+from optlang.plan.alike import Alike, renamed_cells, renamed_conflicts
 from optlang.plan.cells import DEEPEST, LIMIT, Index, assignments, bound, named, options
 from optlang.plan.expressions import Environment, Expression, Value, holds, show
 from optlang.plan.flow import Conflict, Facts, applied, conflicts
@@ -80,16 +81,20 @@ def _by_pairs(study: _Study) -> Feasibility:
     found: dict[frozenset[tuple[str, Value]], Impossible] = {}
     never: dict[Conflict, None] = {}
     plain = Pairs(study.target, study.index, study.facts)
+    alike: Alike[Feasibility] = Alike(study.index, study.target)
     for parties in study.pairs():
         if len(parties) == 2 and plain.knows(*parties):
             impossible: Iterable[Impossible] = plain.look(*parties)
         else:
-            part_of = replace(study, involved=parties)
-            if part_of.bound() > LIMIT:
-                return Feasibility((), exact=False)
-            part = part_of.look()
-            impossible = part.impossible
-            never |= dict.fromkeys(part.never)
+            known = alike.ask(parties, study.part)
+            part = known[0] if known is not None else study.part(parties)
+            if not part.exact:
+                return part
+            impossible, conflicts = part.impossible, part.never
+            if known is not None:
+                impossible = renamed_cells(impossible, parties, known[1])
+                conflicts = tuple(renamed_conflicts(conflicts, parties))
+            never |= dict.fromkeys(conflicts)
         for item in impossible:
             found[frozenset(item.values.items())] = item
     return Feasibility(tuple(_smallest(found.values())), tuple(never))
@@ -130,6 +135,15 @@ class _Study:
             return 1 << 62
         return bound(knob for knob in knobs if knob.path not in tried) * prod(map(len, tried.values()))
 
+    def part(self, parties: list[Place]) -> Feasibility:
+        """The same of some of its steps alone."""
+        part = replace(self, involved=parties)
+        return part.look() if part.bound() <= LIMIT else Feasibility((), exact=False)
+
+    def few(self, parties: list[Place]) -> bool:
+        """Whether there is not too much to look at for some of its steps."""
+        return replace(self, involved=parties).bound() <= LIMIT
+
     def lifted(self) -> bool:
         """Whether a third step may lift what two have together."""
         return any(map(lifts, self.involved))
@@ -151,10 +165,14 @@ class _Study:
         if lifted:
             return False
         plain = Pairs(self.target, self.index, self.facts)
-        return all(
-            (len(parties) == 2 and plain.knows(*parties)) or replace(self, involved=parties).bound() <= LIMIT
-            for parties in self.pairs()
-        )
+        alike: Alike[bool] = Alike(self.index, self.target)
+        for parties in self.pairs():
+            if len(parties) == 2 and plain.knows(*parties):
+                continue
+            known = alike.ask(parties, self.few)
+            if not (known[0] if known is not None else self.few(parties)):
+                return False
+        return True
 
     def look(self) -> Feasibility:
         """Walk all combinations."""

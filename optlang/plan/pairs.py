@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from optlang.plan.alike import STAND_INS
 from optlang.plan.cells import Index
 from optlang.plan.expressions import Value
 from optlang.plan.flow import Facts, conflicts, label_of
 from optlang.plan.model import Apply, Impossible, Target
 from optlang.plan.places import Place
-
-# Paths that are no step's, until the labels of two steps take their places in a reason.
-_STAND_INS = ("\0", "\1")
 
 
 class Pairs:
@@ -54,7 +52,7 @@ class Pairs:
             values: dict[str, Value] = dict(innermost)
             if taken is not None and self._target.knob is not None:
                 values[self._target.knob] = taken
-            for stand_in, label in zip(_STAND_INS, labels, strict=True):
+            for stand_in, label in zip(STAND_INS, labels, strict=True):
                 reason = reason.replace(stand_in, label)
             yield Impossible(values=values, reason=reason)
 
@@ -62,7 +60,7 @@ class Pairs:
         """On which runtimes two such steps do not go together (None: on all), and why, with stand-ins for labels."""
         key = (first.technique, second.technique)
         if key not in self._found:
-            named = zip((first, second), _STAND_INS, strict=True)
+            named = zip((first, second), STAND_INS, strict=True)
             self._found[key] = list(self._conflicts([step.model_copy(update={"path": path}) for step, path in named]))
         return self._found[key]
 
@@ -73,7 +71,7 @@ class Pairs:
             any(conflicts([step], use, self._target, self._facts) for step in pair) for use in uses
         ]
         for use, conflict, known in zip(uses, found, alone, strict=True):
-            mutual = [item.reason for item in conflict if {item.path, item.other} == set(_STAND_INS)]
+            mutual = [item.reason for item in conflict if {item.path, item.other} == set(STAND_INS)]
             if all(found) and (mutual or (conflict and not known)):
                 yield None, (mutual or [conflict[0].reason])[0]
                 return

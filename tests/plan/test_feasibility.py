@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from optlang.plan import feasibility
+from optlang.plan.alike import Alike
 from optlang.plan.cells import Index, assignments, ruled_out
 from optlang.plan.expressions import Value
 from optlang.plan.feasibility import _Study
 from optlang.plan.flow import refusal
+from optlang.plan.load import load
 from optlang.plan.model import FloatDomain, Impossible, Plan
 from optlang.plan.pairs import Pairs
 
@@ -89,6 +93,16 @@ WIDE = {
     + "; ".join(f"c{i} in {{ none; s{i} = static; y{i} = dynamic; q{i} = qat; m{i} = magnitude }}" for i in range(12))
     + " }",
     "in or out": "steps { " + "; ".join(f"maybe m{i} = {('static', 'finetune')[i % 2]}" for i in range(30)) + " }",
+    "under conditions": "steps { maybe channels; "
+    + "; ".join(f"maybe m{i} = {('static', 'finetune')[i % 2]} when channels" for i in range(10))
+    + "; " + "; ".join(f"maybe n{i} = {('static', 'finetune')[i % 2]} when m{i}" for i in range(10))
+    + " }",
+    "branches sometimes": "steps { repeat r in 0 .. 3 { channels }; "
+    + "; ".join(f"c{i} in {{ none; t{i} = finetune when r >= {1 + i % 2}; s{i} = static }}" for i in range(8))
+    + " }",
+    "a condition on a continuous knob": "steps { maybe p = channels { ratio in 10% .. 90% }; "
+    + "; ".join(f"maybe m{i} = {('static', 'finetune')[i % 2]} when ratio > 50%" for i in range(4))
+    + "; " + "; ".join(f"maybe n{i} = {('static', 'finetune')[i % 2]}" for i in range(8)) + " }",
     "nested": "steps { "
     + "; ".join(f"c{i} in {{ none; d{i} in {{ s{i} = static; h{i} = half }}; f{i} = finetune }}" for i in range(8))
     + "; maybe last = dynamic }",
@@ -96,17 +110,42 @@ WIDE = {
 
 
 @pytest.mark.parametrize("name", WIDE)
-def test_pairs_that_are_looked_up_are_what_walking_them_finds(
+def test_what_is_looked_up_is_what_walking_every_pair_finds(
     name: str, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cells(plan: Plan) -> dict[frozenset[tuple[str, Value]], str]:
         return {frozenset(item.values.items()): item.reason for item in plan.impossible}
 
+    monkeypatch.setattr(feasibility, "QUICK", 0)
     runtimes = "target here { runtime in { eager; onnxruntime; openvino } }"
     looked_up = cells(plan_of(WIDE[name], target=runtimes))
     monkeypatch.setattr(Pairs, "knows", lambda *_: False)
+    monkeypatch.setattr(Alike, "ask", lambda *_: None)
     assert looked_up == cells(plan_of(WIDE[name], target=runtimes))
-    assert len(looked_up) > 40
+    assert len(looked_up) > 10
+
+
+CLASHING = {
+    "a step that never is": "maybe q0 = static; c in { none; a = dynamic when q0; b = train }; magnitude",
+    "two of them": "c0 in { none; s0 = static }; c1 in { none; s1 = static }; train; magnitude",
+}
+
+
+@pytest.mark.parametrize("name", CLASHING)
+def test_what_can_never_be_taken_is_told_with_its_own_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sample.opt"
+    path.write_text(
+        "optlang 1\nstudy x { model net = zoo.digits_cnn(); data d = zoo.digits()\n"
+        f"target here {{ runtime = onnxruntime }}\nsteps {{ {CLASHING[name]} }}\nminimize latency }}\n"
+    )
+    monkeypatch.setattr(feasibility, "QUICK", 0)
+    looked_up = [(item.code, item.message, item.primary, item.labels) for item in load(path).diagnostics]
+    monkeypatch.setattr(Pairs, "knows", lambda *_: False)
+    monkeypatch.setattr(Alike, "ask", lambda *_: None)
+    assert [(item.code, item.message, item.primary, item.labels) for item in load(path).diagnostics] == looked_up
+    assert looked_up
 
 
 def test_a_hundred_choices_are_not_walked_pair_by_pair(
