@@ -88,6 +88,21 @@ def test_what_could_have_been_meant_twice_is_left(folder: Path) -> None:
     assert "aa3" in path.read_text()
 
 
+@pytest.mark.parametrize(("wrong", "right"), [
+    ("require accuracy >= 95", "require accuracy >= 95%"),
+    ("require accuracy >= baseline.accuracy - 2", "require accuracy >= baseline.accuracy - 2%"),
+    ("minimize latncy", "minimize latency"),
+    ("search { sampler = TPE }", "search { sampler = tpe }"),
+])
+def test_a_member_is_fixed(wrong: str, right: str, folder: Path) -> None:
+    path = folder / "one.opt"
+    before = (folder / "E302_set_after_equals.opt").read_text(encoding="utf-8").replace("calibrator =", "calibrator in")
+    path.write_text(before.rstrip().removesuffix("}") + f"  {wrong}\n}}\n", encoding="utf-8")
+    assert mend(path) == 1
+    assert path.read_text(encoding="utf-8").endswith(f"  {right}\n}}\n")
+    assert errors(path) == 0
+
+
 def test_where_a_file_has_a_plan_nothing_is_fixed(folder: Path) -> None:
     right = [*sorted(Path().glob("W*.opt")), *sorted((FIXTURES.parent / "ok").glob("*.opt"))]
     for path in right:

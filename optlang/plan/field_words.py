@@ -184,7 +184,8 @@ def plain(word: str) -> str:
 
 def meant(word: str, words: Words, among: Iterable[str] | None = None) -> tuple[str, ...]:
     """What the field means by `word`; of that only what is `among` the names that there are, if these are given."""
-    found = words.get(plain(word), ())
+    # `torch.compile` is known by its whole, `nn.prune` by its last part.
+    found = words.get(plain(word)) or words.get(plain(word.rpartition(".")[2]), ())
     if among is None:
         return found
     known = set(among)

@@ -139,6 +139,8 @@ def test_another_name_of_the_library_is_suggested_and_not_corrected(
         ("steps { maybe compile }", "did you mean `runtime = inductor` in a target?"),
         ("steps { maybe onnx }", "did you mean `runtime = onnxruntime` in a target?"),
         ("steps { maybe trt }", "did you mean `runtime = tensorrt` in a target?"),
+        ("steps { maybe torch.compile }", "did you mean `runtime = inductor` in a target?"),
+        ("steps { maybe nn.prune }", "did you mean `channels` or `magnitude`?"),
         ("steps { maybe banana }", "`optlang explain` lists all techniques"),
         ("target here { runtime = onnx }", "did you mean `onnxruntime`?"),
         ("target here { runtime = trt }", "did you mean `tensorrt`?"),
