@@ -1,8 +1,9 @@
-"""What an artifact weighs on disk, as it is and compressed. Knows files, no format."""
+"""What an artifact weighs on disk, as it is and compressed, and how much of it is in few bits. Knows no format."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from optlang.forms import Artifact, Measurement, OptlangError
@@ -32,6 +33,16 @@ def weigh(artifact: Artifact) -> list[Measurement]:
         plain += size
         compressed += packed
     return [_exact("size", plain), _exact("size.compressed", compressed)]
+
+
+def in_few_bits(artifact: Artifact) -> list[Measurement]:
+    """`quantized` and `halved`, the shares of the weights in 8 bits or fewer and in 16, as the runtime that wrote the
+    file counted them (`about["stored"]`); nothing of a runtime that does not."""
+    stored = artifact.about.get("stored")
+    if not isinstance(stored, Mapping):
+        return []
+    found = {name: float(str(stored[name])) for name in ("quantized", "halved") if name in stored}
+    return [Measurement(name, value, "ratio", 1, value, value) for name, value in found.items()]
 
 
 def _exact(metric: str, value: int) -> Measurement:

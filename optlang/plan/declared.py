@@ -43,6 +43,8 @@ MEASURED = frozenset(
         "parameters",
         "macs",
         "sparsity",
+        "quantized",
+        "halved",
     }
 )
 

@@ -25,7 +25,7 @@ from optlang.store.store import Store
 from optlang.watch import Watcher
 from optlang.workload import objects
 
-BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity"})
+BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved"})
 """The metrics that are known of what was built, without running it."""
 
 

@@ -124,7 +124,7 @@ def _on_target(
     artifact = replace(artifact, about={**told, **artifact.about})
     # One figure of one build: it has no interval.
     built = Measurement("build_time", seconds, "s", 1, seconds, seconds)
-    known = [*size.weigh(artifact), built, *stepped.counted.measurements]
+    known = [*size.weigh(artifact), *size.in_few_bits(artifact), built, *stepped.counted.measurements]
     notes = dict(subject.notes)
     if stepped.counted.uncounted:
         notes["macs.uncounted"] = list(stepped.counted.uncounted)

@@ -29,6 +29,7 @@ _KNOWN = ("static", "dynamic", "weight_only", "half")
 # XNNPACK has no int8 kernel for these: the graph would fall apart around the interpreter's own, many times slower.
 _SLOW = ("HARD_SWISH",)
 _CONVOLUTIONS = "operators = all takes convolutions too"
+_SENSITIVE = "sensitive = false casts the last layer too; or name in `only` what is all that you want"
 _FEWER = "LiteRT has kernels for convolutions, linear layers and products; name in `only` what is all that you want"
 
 
@@ -74,13 +75,14 @@ def quantized(
             answer = _rewritten(content, graph, module, request, samples)
         except Exception as error:
             raise Refusal(f"ai-edge-quantizer does not take the model: {type(error).__name__}: {error}") from error
-    sensitive = request.technique == "half" and settings["sensitive"]
-    found = graph.weights(answer, _last(graph) if sensitive else None)
+    found = graph.weights(answer)
     left = request.technique == "dynamic" and any(
         item.kind == "convolution" and not item.quantized for item in found
     )
-    what = "float16" if request.technique == "half" else "int8"
-    return answer, exported.mostly(found, module, settings, what, _CONVOLUTIONS if left else _FEWER)
+    if request.technique == "half":
+        way_out = _SENSITIVE if settings["sensitive"] else _FEWER
+        return answer, exported.mostly(found, module, settings, "float16", way_out)
+    return answer, exported.mostly(found, module, settings, "int8", _CONVOLUTIONS if left else _FEWER)
 
 
 def _rewritten(
@@ -120,6 +122,9 @@ def _recipe(work: Any, graph: tflite.Graph, module: nn.Module, request: Request)
         )
     for operation in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
         work.update_quantization_recipe(".*", operation, None, AlgorithmName.NO_QUANTIZE)
+    if request.technique == "static":
+        # A table has no range to calibrate: its rows become floats as they are looked up.
+        work.add_weight_only_config(".*", TFLOperationName.EMBEDDING_LOOKUP, 8)
     wanted = {item.scope for item in _wanted(graph, module, request)}
     for item in graph.operators:
         if item.scope not in wanted:
@@ -134,7 +139,7 @@ def _wanted(graph: tflite.Graph, module: nn.Module, request: Request) -> Iterato
         quick = [item for item in chosen if item.kind not in _SLOW]
         return iter(multiplying if _products_alone(graph, module) else quick)
     if request.technique == "dynamic" and not _with_convolutions(multiplying, settings):
-        return (item for item in multiplying if item.kind in tflite.LINEAR)
+        return (item for item in multiplying if item.kind in (*tflite.LINEAR, *tflite.TABLES))
     if request.technique == "half" and settings["sensitive"]:
         # Norms are folded away or have no weights to multiply by; of the list of torch.amp the last layer is left.
         last = _last(graph)

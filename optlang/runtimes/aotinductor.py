@@ -57,7 +57,7 @@ class AOTInductor:
 
         from optlang.runtimes.compiler import quiet
         from optlang.runtimes.files import described
-        from optlang.workload import modules, objects, tracing
+        from optlang.workload import floats, modules, objects, tracing
 
         if subject.form != "module":
             raise Refusal(f"aotinductor compiles torch modules, not a model in the form {subject.form}")
@@ -75,7 +75,8 @@ class AOTInductor:
                 _prove(module, data.example(tracing.CHECKED), folder / NAME)
         finally:
             module.train(training)
-        return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, outputs)
+        about = {"stored": floats.stored(module)}
+        return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, outputs, about)
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The library, loaded; it has the threads that it was built with, torch's own kernels those of the target."""

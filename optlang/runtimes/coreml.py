@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optlang.forms import JSON, Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.workload import coverage
 
 if TYPE_CHECKING:
     import numpy
@@ -72,7 +73,7 @@ class CoreML:
 
         from optlang.runtimes import mil
         from optlang.runtimes.files import described
-        from optlang.workload import modules, objects, tracing
+        from optlang.workload import floats, modules, objects, tracing
 
         if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
             raise Refusal(f"coreml is made from torch modules, not from a model in the form {subject.form}")
@@ -80,6 +81,8 @@ class CoreML:
             raise Refusal(f"coreml's units are its own setting; the target's device is cpu, not {target.device}")
         chosen = _Chosen(subject, settings)
         module: nn.Module = subject.model
+        if chosen.integers is not None:
+            floats.refuse_others(floats.module_types(module))
         training = module.training
         module.eval()
         try:
@@ -153,14 +156,23 @@ def _made(
     target = getattr(ct.target, _TARGETS[chosen.deployment])
     model, layer_of = mil.convert(module, example, outputs, target, in_half)
     found = mil.weights(model, layer_of)
+    # Before anything is compressed: those that no layer multiplies by count too.
+    total = mil.elements(model) or 1
+    halved = sum(item.elements for item in found if item.itemsize == 2)
     about: dict[str, JSON] = {}
     if in_half is not None:
         about["half"] = _share_in_half(found)
+        _refuse_little(found, {item.name for item in found if item.itemsize == 2}, module, chosen.half, "float16")
     before = _bytes(Path(model.package_path))
     wanted = _configured(found, module, chosen, model)
     compressed = _compressed(model, wanted, chosen)
     names, description = mil.write(compressed, package, tuple(example))
     decoded = mil.decoded(package)
+    if chosen.integers is not None:
+        _refuse_little(found, wanted, module, chosen.integers, "in fewer bits")
+    fewer = 0 if chosen.weights == "sparse" else sum(item.elements for item in found if item.name in wanted)
+    still = halved - sum(item.elements for item in found if item.name in wanted and item.itemsize == 2)
+    about["stored"] = coverage.stored(fewer / total, (halved if chosen.weights == "sparse" else still) / total)
     if wanted:
         after = sum((package.parent / name).stat().st_size for name in names)
         if after >= before:
@@ -212,6 +224,24 @@ def _last(module: nn.Module) -> str:
                 owners.setdefault(id(parameter), []).append(name)
     last = list(owners.values())[-1] if owners else [""]
     return last[0] if len(last) == 1 else ""
+
+
+def _refuse_little(
+    found: list[Weight], done: Collection[str], module: nn.Module, settings: Mapping[str, Any] | None, what: str
+) -> None:
+    """Raise `Refusal` where most of the weights that a technique was asked for stay as they are."""
+    from optlang.workload import exported
+
+    settings = settings or {}
+    asked = [
+        coverage.Weight(item.layer, item.kind, item.elements, item.name in done) for item in found
+        if exported.chosen_layer(item.layer, module, settings)
+    ]
+    more = "sensitive = false casts norms and the last layer too; or " if settings.get("sensitive") else ""
+    coverage.mostly(
+        asked, what, f"{more}name in `only` what is all that you want",
+        named=bool(settings.get("only")),
+    )
 
 
 def _share_in_half(found: list[Weight]) -> float:

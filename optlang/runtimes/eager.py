@@ -41,7 +41,7 @@ class Eager:
         import torch
 
         from optlang.runtimes.files import described
-        from optlang.workload import modules, objects
+        from optlang.workload import floats, modules, objects
 
         if subject.form != "module":
             raise Refusal(f"{self.name} runs torch modules, not a model in the form {subject.form}")
@@ -55,7 +55,10 @@ class Eager:
         safetensors.torch.save_file(modules.parameters(module), folder / WEIGHTS)
         return Artifact(
             folder, "safetensors", described(folder, [WEIGHTS]), data.input_names, outputs,
-            {"factory": modules.factory_json(subject.factory), "edits": modules.edits_json(subject.edits)},
+            {
+                "factory": modules.factory_json(subject.factory), "edits": modules.edits_json(subject.edits),
+                "stored": floats.stored(module),
+            },
         )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:

@@ -59,7 +59,7 @@ class ExecuTorch:
 
         from optlang.runtimes import xnnpack
         from optlang.runtimes.files import described
-        from optlang.workload import exported, objects, tracing
+        from optlang.workload import coverage, exported, floats, objects, tracing
 
         if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
             raise Refusal(f"executorch is made from torch modules, not from a model in the form {subject.form}")
@@ -67,6 +67,8 @@ class ExecuTorch:
             raise Refusal(f"executorch is measured on the CPU only, not on {target.device}")
         xnnpack.refuse_unknown(subject.requests)
         module: nn.Module = subject.model
+        if subject.requests:
+            floats.refuse_others(floats.module_types(module))
         training = module.training
         module.eval()
         about: dict[str, JSON] = {}
@@ -89,7 +91,9 @@ class ExecuTorch:
                 least = _prove(folder / NAME, example, right, tuple(wanted), share)
         finally:
             module.train(training)
+        int8: Any = about.get("int8")
         about |= {
+            "stored": floats.stored(module) if int8 is None else coverage.stored(int8["all"]),
             "batch": target.batch, "samples": {"least": least, "most": target.batch},
             "inputs": _tensors({name: item.numpy() for name, item in example.items()}), "outputs": _tensors(wanted),
             **_facts(lowered),

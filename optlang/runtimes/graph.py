@@ -19,7 +19,8 @@ def build(
     exporter: str = "script",
 ) -> Artifact:
     """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
-    and `about["convolutions"]` whether it has any, whose images a runtime may lay out anew.
+    `about["convolutions"]` whether it has any, whose images a runtime may lay out anew, and `about["stored"]` how much
+    of its weights is in few bits.
 
     `opset` None leaves a file as it is and exports a module in the exporter's own; a file in another one is converted.
     Whatever comes out has passed ONNX's checker. Raises `Refusal` for a module that cannot be exported, for a file that
@@ -30,7 +31,7 @@ def build(
     import onnx
 
     from optlang.runtimes.files import described
-    from optlang.workload import modules, onnx_export
+    from optlang.workload import coverage, modules, onnx_export, onnx_weights
 
     path = folder / NAME
     if subject.form == "module":
@@ -65,7 +66,10 @@ def build(
     return Artifact(
         folder, "onnx", described(folder, names), tuple(item.name for item in inputs),
         tuple(item.name for item in graph.output),
-        {"batch": batch or None, "convolutions": any(node.op_type in _CONVOLUTIONS for node in graph.node)},
+        {
+            "batch": batch or None, "convolutions": any(node.op_type in _CONVOLUTIONS for node in graph.node),
+            "stored": coverage.stored(*onnx_weights.shares(graph)),
+        },
     )
 
 

@@ -128,11 +128,12 @@ def _in_integers(
 
     from optlang.runtimes import programs, x86
     from optlang.runtimes.files import described
-    from optlang.workload import exported, modules, objects, tracing
+    from optlang.workload import coverage, exported, floats, modules, objects, tracing
 
     x86.refuse_unknown(subject.requests)
     (request,) = subject.requests
     module = subject.model
+    floats.refuse_others(floats.module_types(module))
     training = module.training
     module.eval()
     try:
@@ -152,7 +153,9 @@ def _in_integers(
             tracing.agree(wanted, [item.numpy() for item in found], "the file", tracing.tolerance(module))
     finally:
         module.train(training)
-    return Artifact(folder, _FORMAT, described(folder, [NAME]), data.input_names, outputs, {"int8": int8})
+    return Artifact(folder, _FORMAT, described(folder, [NAME]), data.input_names, outputs, {
+        "int8": int8, "stored": coverage.stored(int8["all"]),
+    })
 
 
 def _check_smaller(path: Path, module: Any) -> None:

@@ -67,7 +67,7 @@ class LiteRT:
 
         from optlang.runtimes import ai_edge, tflite
         from optlang.runtimes.files import described
-        from optlang.workload import exported, objects, tracing
+        from optlang.workload import coverage, exported, floats, objects, tracing
 
         if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
             raise Refusal(f"litert is made from torch modules, not from a model in the form {subject.form}")
@@ -75,6 +75,8 @@ class LiteRT:
             raise Refusal(f"litert is measured on the CPU only, not on {target.device}")
         ai_edge.refuse_unknown(subject.requests)
         module: nn.Module = subject.model
+        if any(item.technique != "half" for item in subject.requests):
+            floats.refuse_others(floats.module_types(module))
         training = module.training
         module.eval()
         about: dict[str, JSON] = {}
@@ -102,6 +104,11 @@ class LiteRT:
                 _prove(folder, given, wanted, target, _HALF if request.technique == "half" else None)
         finally:
             module.train(training)
+        about["stored"] = floats.stored(module)
+        for request in subject.requests:
+            became: Any = about[request.technique]
+            halved = request.technique == "half"
+            about["stored"] = coverage.stored(0.0 if halved else became["all"], became["all"] if halved else 0.0)
         about |= {
             "batch": target.batch, "inputs": _tensors(given), "outputs": _tensors(wanted),
             "operators": tflite.kinds((folder / NAME).read_bytes()), "versions": _versions(),

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-# Which parameters of an operation hold what it multiplies by.
+# Which parameters of an operation hold what it multiplies by, or looks up.
 _WEIGHTS = {
     "conv": ("weight",), "conv_transpose": ("weight",), "linear": ("weight",), "matmul": ("x", "y"),
     "lstm": ("weight_ih", "weight_hh", "weight_ih_back", "weight_hh_back"), "gru": ("weight_ih", "weight_hh"),
-    "rnn": ("weight_ih", "weight_hh"),
+    "rnn": ("weight_ih", "weight_hh"), "gather": ("x",),
 }
 _CONSTANT = ("const", "constexpr_")
 Layers = Callable[[Any], str]
@@ -169,6 +169,14 @@ def weights(model: Any, layer_of: Layers) -> list[Weight]:
                 )
                 found.setdefault(item.name, item)
     return list(found.values())
+
+
+def elements(model: Any) -> int:
+    """The numbers in all constants of a program with two axes or more that are floats."""
+    return sum(
+        math.prod(item.outputs[0].shape) for item in operations(model._mil_program.functions["main"])
+        if item.op_type == "const" and len(item.outputs[0].shape) > 1 and item.outputs[0].val.dtype.kind == "f"
+    )
 
 
 def operations(block: Any) -> Iterator[Any]:

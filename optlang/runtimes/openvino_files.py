@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Artifact, OptlangError, Refusal, Subject, TargetSpec
+from optlang.forms import JSON, Artifact, OptlangError, Refusal, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -34,6 +35,7 @@ HELD_OUT = 2048
 """Training samples, none of them for calibration, that the accuracy control measures on, at most."""
 
 _BATCH = 32
+_INTEGERS = ("i8", "u8", "i4", "u4")
 _MADE = re.compile(r"[A-Z]\w*_\d+")
 # While this is in the environment, NNCF reports nothing to its makers.
 _SILENT = "NNCF_CI"
@@ -49,7 +51,9 @@ def build(
     """
     from optlang.runtimes import graph
     from optlang.runtimes.files import described
+    from optlang.workload import floats
 
+    stored = onnx.about["stored"]
     way = str(settings.get("int8", "none"))
     if way not in WAYS:
         raise OptlangError(f"openvino has no int8 '{way}'", help=f"one of {', '.join(WAYS)}")
@@ -61,11 +65,42 @@ def build(
                 f"NNCF quantizes a float model; what openvino is given here is in the form {subject.form} already",
                 help="one of the two: the step before, or `int8` of the runtime openvino",
             )
+        floats.refuse_others(floats.module_types(subject.model))
         model = _quantized(model, way, target, settings, data.bind(onnx.inputs))
+        stored = _stored(model, onnx.folder / graph.NAME, way)
     _rename(model)
     _openvino().save_model(model, str(folder / NAME), compress_to_fp16=False)
-    about = {"batch": onnx.about["batch"], "int8": way}
+    about: dict[str, JSON] = {"batch": onnx.about["batch"], "int8": way, "stored": stored}
     return Artifact(folder, "openvino", described(folder, [NAME, WEIGHTS]), onnx.inputs, onnx.outputs, about)
+
+
+def _stored(model: Any, source: Path, way: str) -> JSON:
+    """The share of the weights in `source` that are integers in `model`; `Refusal` where NNCF left most of them.
+
+    With "accuracy" it may leave as many as the metric needs.
+    """
+    import onnx
+
+    from optlang.workload import coverage, onnx_weights
+
+    graph = onnx.load(source, load_external_data=False).graph
+    total = sum(elements for elements, _ in onnx_weights.bits_of(graph).values())
+    made: list[tuple[str, int]] = []
+    rest: list[tuple[str, int]] = []
+    for item in model.get_ops():
+        if item.get_type_name() != "Constant" or len(item.get_output_shape(0)) < 2:
+            continue
+        size = (item.get_friendly_name(), math.prod(item.get_output_shape(0)))
+        (made if item.get_element_type().get_type_name() in _INTEGERS else rest).append(size)
+    # A table that two operators read may be written twice.
+    share = min(1.0, sum(size for _, size in made) / total) if total else 0.0
+    if way != "accuracy" and share < coverage.LEAST:
+        names = [name for name, _ in sorted(rest, key=lambda item: -item[1])[:4]]
+        raise Refusal(
+            f"only {share:.0%} of the weights became int8 by NNCF: not {', '.join(names)}",
+            help="int8 = none on openvino, and the techniques dynamic or weight_only, which take layers of more kinds",
+        )
+    return coverage.stored(share)
 
 
 def _openvino() -> Any:

@@ -99,6 +99,7 @@ class TensorRT:
             "batch": source.about["batch"], "seconds": time.monotonic() - started, "profile": profile,
             "command": _command(module, settings, compute, profile), "cuda_graph": settings.get("cuda_graph", True),
             "precision": _precision(folder / graph.NAME), "beside": [asdict(item) for item in source.files],
+            "stored": source.about["stored"],
         }
         artifact = replace(source, format="tensorrt", files=described(folder, [NAME]), about=about)
         if subject.form == "module" and compute == "current":

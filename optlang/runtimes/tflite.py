@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optlang.workload.exported import Weight
+from optlang.workload.coverage import Weight
 
-# What multiplies by weights, and the place of these among the operator's inputs.
+# What multiplies by weights or looks them up, and the place of these among the operator's inputs.
 PLACES = {
     "CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "CONV_3D": 1, "TRANSPOSE_CONV": 1, "CONV_3D_TRANSPOSE": 1,
-    "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "EMBEDDING_LOOKUP": 1,
+    "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "EMBEDDING_LOOKUP": 1, "GATHER": 0,
 }
 LINEAR = ("FULLY_CONNECTED", "BATCH_MATMUL")
+TABLES = ("EMBEDDING_LOOKUP", "GATHER")
 _COMPACT = ("INT8", "INT4", "INT2", "FLOAT16")
 
 
@@ -69,19 +70,24 @@ class Graph:
                 return layer
         return passed[0][0] if passed else ""
 
-    def weights(self, content: bytes, leave: str | None = None) -> list[Weight]:
-        """What the operators multiply by, each tensor once, and whether `content`, made from this file, has it in fewer
-        bits; without the tensor `leave`."""
+    def weights(self, content: bytes) -> list[Weight]:
+        """The weights of the file, each tensor once, and whether `content`, made from it, has them in fewer bits: what
+        operators multiply by or look up, and the other constants of floats with two axes or more."""
         from ai_edge_litert.schema_py_generated import TensorType
 
         types = {value: name for name, value in vars(TensorType).items() if not name.startswith("_")}
         now = {text(item.name): types[item.type] for item in read(content).subgraphs[0].tensors}
         found: dict[str, Weight] = {}
         for item in self.operators:
-            if item.weights not in (None, leave):
-                kind = "linear" if item.kind in LINEAR else "convolution" if "CONV" in item.kind else "embedding"
+            if item.weights is not None:
+                kind = "linear" if item.kind in LINEAR else "convolution" if "CONV" in item.kind else "embedding table"
                 compact = now.get(item.weights) in _COMPACT
-                found.setdefault(str(item.weights), Weight(item.layer, kind, item.elements, compact))
+                found.setdefault(item.weights, Weight(item.layer, kind, item.elements, compact))
+        for tensor in self._model.subgraphs[0].tensors:
+            name, stored = text(tensor.name), self._model.buffers[tensor.buffer].data is not None
+            if stored and name not in found and types[tensor.type] == "FLOAT32" and len(tensor.shape) > 1:
+                layer, compact = self.layers_of(name), now.get(name) in _COMPACT
+                found[name] = Weight(layer, "constant", math.prod(tensor.shape), compact)
         return list(found.values())
 
     def layers_of(self, name: str) -> str:

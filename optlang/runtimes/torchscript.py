@@ -55,7 +55,7 @@ class TorchScript:
         answers are not the module's.
         """
         from optlang.runtimes.files import described
-        from optlang.workload import torchscript
+        from optlang.workload import floats, torchscript
 
         if subject.form != "module":
             raise Refusal(f"torchscript is made from torch modules, not from a model in the form {subject.form}")
@@ -64,7 +64,8 @@ class TorchScript:
         mode, graph = _chosen(settings)
         outputs = torchscript.export(subject.model, data, folder / NAME, study, mode=mode, fold=graph != "frozen")
         return Artifact(
-            folder, "torchscript", described(folder, [NAME]), data.input_names, outputs, {"graph": graph}
+            folder, "torchscript", described(folder, [NAME]), data.input_names, outputs,
+            {"graph": graph, "stored": floats.stored(subject.model)},
         )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:

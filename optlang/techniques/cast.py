@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Edit, Refusal, Subject
 from optlang.techniques.baked import baked
+from optlang.workload import coverage
 from optlang.workload.layers import left_alone
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
     and the last layer with weights (not one that shares its weight with another). So do the layers that `keep` names,
     and where `only` names some, all others. Parameters are frozen: 16 bits lose the small steps of a training
     (Micikevicius et al., Mixed Precision Training, ICLR 2018). Notes: `cast.share`, the share of the parameters in 16
-    bits. Raises `Refusal` where no layer is left to cast, or where an answer is not finite, with the layer's name.
+    bits. Raises `Refusal` where no layer is left to cast, where most of the weights would stay in float32 (unless
+    `only` names the layers), or where an answer is not finite, with the layer's name.
     """
     import torch
 
@@ -52,11 +54,29 @@ def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
                 f"no layer is left to cast to {dtype}: all that have parameters stay in float32",
                 help="sensitive = false casts norms and the last layer too; shorten `keep`, or name more in `only`",
             )
+        _refuse_little(module, settings, dtype)
         _prove(module, example, wanted, dtype)
     edit = Edit(_REPLAY, {"dtype": dtype, "float32": kept, "last": last})
     return Subject(
         "module", module, subject.factory, (*subject.edits, edit), {**subject.notes, "cast.share": cast / total}
     )
+
+
+def _refuse_little(module: nn.Module, settings: Mapping[str, Any], dtype: str) -> None:
+    """Raise `Refusal` where most of the weights that `keep` does not name stayed in float32."""
+    import torch
+
+    alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
+    asked: dict[int, coverage.Weight] = {}
+    for name, layer in module.named_modules():
+        for own, item in layer.named_parameters(recurse=False):
+            if item.ndim > 1 and name not in alone:
+                done = item.dtype == getattr(torch, dtype)
+                asked.setdefault(id(item), coverage.Weight(name or own, type(layer).__name__, item.numel(), done))
+    if asked:
+        more = "sensitive = false casts norms and the last layer too; or " if settings["sensitive"] else ""
+        named = bool(settings["only"])
+        coverage.mostly(list(asked.values()), dtype, f"{more}name in `only` what is all that you want", named=named)
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:

@@ -51,6 +51,6 @@ def mostly(asked: Sequence[Weight], what: str, help: str, *, named: bool) -> tup
 
 
 def stored(quantized: float, halved: float = 0.0) -> JSON:
-    """What a runtime writes into an artifact's `about["stored"]`: the shares of the weights in 8 bits or fewer, and in
-    16 bits."""
+    """What a runtime writes into an artifact's `about["stored"]`: the shares of its weights in 8 bits or fewer, and in
+    16 bits. They are the metrics `quantized` and `halved`, which an artifact without them does not have."""
     return {"quantized": quantized, "halved": halved}

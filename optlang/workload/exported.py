@@ -10,18 +10,16 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from optlang.forms import Refusal
-from optlang.workload import tracing
+from optlang.workload import coverage, tracing
+from optlang.workload.coverage import Weight
 from optlang.workload.layers import left_alone
 
-# Less than this share of what was asked for is not what a user expects of a technique by that name.
-_MOST = 0.5
 _QUIET = ("torchao", "torch.utils._pytree", "torch.__trace", "executorch")
 _ATEN = torch.ops.aten
 CONVOLUTIONS = (
@@ -38,18 +36,8 @@ _ATTENTION = (_ATEN.softmax.int, _ATEN.layer_norm.default, _ATEN.scaled_dot_prod
 _KINDS = {
     **dict.fromkeys(CONVOLUTIONS, "convolution"), **dict.fromkeys(LINEAR, "linear"),
     **dict.fromkeys(_PRODUCTS, "product"), **dict.fromkeys(RECURRENT, "recurrent"),
+    _ATEN.embedding.default: "embedding table",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A tensor that a layer multiplies by: its layer ("" for the model's own forward), kind, elements, and whether a
-    quantizer has made integers of it."""
-
-    layer: str
-    kind: str
-    elements: int
-    quantized: bool
 
 
 @contextmanager
@@ -133,16 +121,21 @@ def is_transformer(graph: Any) -> bool:
 
 
 def weights(graph_module: Any) -> list[Weight]:
-    """What the nodes of a graph multiply by, each tensor once, in the graph's order."""
+    """The weights of a graph, each tensor once: what nodes multiply by or look up, in the graph's order, and then the
+    other constants of floats with two axes or more."""
     found: dict[str, Weight] = {}
+    others: dict[str, Weight] = {}
     for node in graph_module.graph.nodes:
-        if node.target not in _KINDS:
-            continue
-        for name, value, quantized in _constants(node):
-            if len(value.shape) > 1:
-                kind = _KINDS[node.target]
+        kind = _KINDS.get(node.target)
+        for name, value, quantized in _constants(node) if node.op == "call_function" else ():
+            if len(value.shape) < 2 or "quantize" in str(node.target):
+                continue
+            if kind is not None:
                 found.setdefault(name, Weight(layer_of(node), kind, math.prod(value.shape), quantized))
-    return list(found.values())
+            elif value.is_floating_point():
+                kind = f"constant {name.rpartition('.')[2]}"
+                others.setdefault(name, Weight(layer_of(node), kind, math.prod(value.shape), False))
+    return [*found.values(), *(item for name, item in others.items() if name not in found)]
 
 
 def _constants(node: Any) -> Iterator[tuple[str, Any, bool]]:
@@ -160,24 +153,15 @@ def _constants(node: Any) -> Iterator[tuple[str, Any, bool]]:
 def mostly(
     found: Sequence[Weight], module: nn.Module, settings: Mapping[str, Any], what: str, help: str
 ) -> dict[str, Any]:
-    """The share of `found` that is quantized, and the layers that are not though nobody asked for it.
+    """What became of the weights `found`: `weights`, the share of those asked for that are quantized, `all`, that of
+    all weights, and `float`, the layers that are not though nobody asked for it.
 
-    Raises `Refusal` where nothing is, or less than half (unless `only` names the layers), naming the largest of them;
+    Raises `Refusal` where nothing is, or too little (unless `only` names the layers), as `coverage.mostly` says;
     `what` is what the weights were to become.
     """
     asked = [item for item in found if chosen_layer(item.layer, module, settings)]
     if not any(item.quantized for item in asked):
         kinds = ", ".join(sorted({item.kind for item in found})) or "none"
         raise Refusal(f"no layer is left to quantize; the model's kinds of layers with weights: {kinds}", help=help)
-    total = sum(item.elements for item in asked)
-    share = sum(item.elements for item in asked if item.quantized) / total
-    left: dict[str, int] = {}
-    kind = {item.layer: item.kind for item in asked}
-    for item in asked:
-        if not item.quantized:
-            left[item.layer] = left.get(item.layer, 0) + item.elements
-    if share < _MOST and not settings.get("only"):
-        largest = sorted(left, key=lambda layer: -left[layer])[:4]
-        named = ", ".join(f"{layer or 'forward'} ({kind[layer]})" for layer in largest)
-        raise Refusal(f"only {share:.0%} of the weights would be {what}: not those of {named}", help=help)
-    return {"weights": share, "float": sorted(left)}
+    done, left = coverage.mostly(asked, what, help, named=bool(settings.get("only")))
+    return {"weights": done, "all": coverage.share(found), "float": left}

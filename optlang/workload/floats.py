@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import OptlangError, Refusal
+from optlang.forms import JSON, OptlangError, Refusal
+from optlang.workload import coverage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,17 @@ def module_types(module: nn.Module) -> Types:
             if item.ndim > 1:
                 found.append((str(item.dtype).removeprefix("torch."), name or own))
     return _by_type(found)
+
+
+def stored(module: nn.Module) -> JSON:
+    """The shares of the module's weights in 8 bits or fewer and in 16, as an artifact's `about["stored"]` has them.
+
+    Weights are parameters with two axes or more, each once.
+    """
+    found = [item for item in module.parameters() if item.ndim > 1]
+    total = sum(item.numel() for item in found)
+    shares = [sum(item.numel() for item in found if item.element_size() == size) / (total or 1) for size in (1, 2)]
+    return coverage.stored(*shares)
 
 
 def types_of(graph: Any) -> Types:
@@ -52,8 +64,8 @@ def _by_type(found: Iterable[tuple[str, str]]) -> Types:
     return types
 
 
-def refuse_others(types: Types, what: str = "int8") -> None:
-    """Raise `Refusal` where some weights are not in float32: `what` is what was to be made of them."""
+def refuse_others(types: Types) -> None:
+    """Raise `Refusal` where some weights are not in float32, which integers are made from."""
     others = {kind: names for kind, names in types.items() if kind != "float32"}
     if not others:
         return
@@ -66,7 +78,7 @@ def refuse_others(types: Types, what: str = "int8") -> None:
             for kind, names in others.items()
         )
     raise Refusal(
-        f"{said}, and {what} is made from weights in float32",
+        f"{said}, and int8 is made from weights in float32",
         help="return the model in float32 (`model.float()`, and no `.half()` or `.double()` in its forward)",
     )
 

@@ -9,6 +9,7 @@ import torch
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.runtimes.executorch import ExecuTorch
+from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
@@ -122,3 +123,18 @@ def test_what_it_cannot_do_is_refused(network, technique, settings, reason, imag
 def test_a_forward_that_chooses_by_values_is_refused(images, tmp_path):
     with pytest.raises(Refusal, match="cannot be exported for ExecuTorch"):
         build(named("choosing"), images, tmp_path / "choosing")
+
+
+@pytest.mark.parametrize(("technique", "settings"), [("static", STATIC), ("dynamic", DYNAMIC)])
+def test_weights_in_float16_are_named(technique, settings, images, tmp_path):
+    with pytest.raises(Refusal, match="the model's weights are in float16, and int8 is made from weights in float32"):
+        build(asked(named("typed"), technique, settings), images, tmp_path / "half")
+
+
+def test_an_embedding_table_that_stays_in_float_is_no_success(tmp_path):
+    words = data_module.load(Factory("networks.py:tokens"), STUDY)
+    with pytest.raises(Refusal, match=r"only 3% of the weights would be int8: not those of table \(embedding table\)"):
+        build(asked(named("bag"), "static", STATIC), words, tmp_path / "bag")
+    artifact = build(asked(named("cnn"), "static", STATIC), data_module.load(Factory("networks.py:images"), STUDY),
+                     tmp_path / "cnn")
+    assert artifact.about["stored"] == {"quantized": 1.0, "halved": 0.0}

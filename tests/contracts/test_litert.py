@@ -172,3 +172,11 @@ def test_what_it_cannot_do_is_refused(technique, settings, reason, images, tmp_p
 def test_a_forward_that_chooses_by_values_is_refused(images, tmp_path):
     with pytest.raises(Refusal, match="cannot be exported for LiteRT"):
         build(named("choosing"), images, tmp_path / "choosing")
+
+
+@pytest.mark.parametrize(
+    ("technique", "settings"), [("static", STATIC), ("dynamic", DYNAMIC), ("weight_only", WEIGHTS)]
+)
+def test_weights_in_float16_are_named(technique, settings, images, tmp_path):
+    with pytest.raises(Refusal, match="the model's weights are in float16, and int8 is made from weights in float32"):
+        build(asked(named("typed"), technique, settings), images, tmp_path / "half")

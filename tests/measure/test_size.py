@@ -1,13 +1,14 @@
 """Bytes on disk and bytes after zstd, and that the files are those that were built."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy
 import pytest
 import zstandard
 
 from optlang.forms import Artifact, File, OptlangError
-from optlang.measure.size import LEVEL, weigh
+from optlang.measure.size import LEVEL, in_few_bits, weigh
 
 
 @pytest.fixture
@@ -54,3 +55,11 @@ def test_changed_and_missing_files_are_told(artifact):
     path.unlink()
     with pytest.raises(OptlangError, match="is gone"):
         weigh(artifact)
+
+
+def test_weights_in_few_bits_are_those_that_the_runtime_counted(artifact):
+    assert in_few_bits(artifact) == []
+    found = in_few_bits(replace(artifact, about={"stored": {"quantized": 0.75, "halved": 0.25}}))
+    assert [(item.metric, item.value, item.unit) for item in found] == [
+        ("quantized", 0.75, "ratio"), ("halved", 0.25, "ratio"),
+    ]

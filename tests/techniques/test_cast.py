@@ -82,6 +82,26 @@ def test_what_stays_in_float32(images):
     assert cast(start("residual"), images, sensitive=False).notes["cast.share"] == 1
 
 
+class Wide(nn.Module):
+    """Most of its weights are in the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 8), nn.Linear(8, 200)
+
+    def forward(self, image):
+        return self.head(torch.relu(self.first(image.flatten(1))))[:, :10]
+
+
+def test_little_is_refused(images):
+    with pytest.raises(Refusal, match=r"only 24% .* would be float16: not those of head \(Linear\)") as error:
+        cast(given(Wide()), images)
+    assert "sensitive = false" in error.value.help
+    assert cast(given(Wide()), images, sensitive=False).notes["cast.share"] == 1
+    assert cast(given(Wide()), images, only=("first",)).notes["cast.share"] < 0.3
+    assert cast(given(Wide()), images, keep=("head",)).notes["cast.share"] < 0.3
+
+
 def test_layers_by_name(images):
     kept = cast(start("residual"), images, sensitive=False, keep=("blocks.1",)).model
     assert kept.blocks[1].first.weight.dtype == torch.float32
