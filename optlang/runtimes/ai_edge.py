@@ -148,7 +148,9 @@ def _wanted(graph: tflite.Graph, module: nn.Module, request: Request) -> Iterato
 
 
 def _last(graph: tflite.Graph) -> str | None:
-    return next((item.weights for item in reversed(graph.operators) if item.weights is not None), None)
+    """The weights of the last layer, unless it shares them with another."""
+    names = [item.weights for item in graph.operators if item.weights is not None]
+    return names[-1] if names and names.count(names[-1]) == 1 else None
 
 
 def _products_alone(graph: tflite.Graph, module: nn.Module) -> bool:

@@ -29,7 +29,7 @@ _SEED = 0
 # Twenty roundings to the eleven bits of a float16, of weights alone.
 _HALF = 2e-2
 _PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
-_TALKATIVE = ("", "absl", "torchao", "torch.utils._pytree", "jax")
+_TALKATIVE = ("absl", "torchao", "torch.utils._pytree", "jax")
 
 
 class LiteRT:

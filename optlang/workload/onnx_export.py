@@ -35,6 +35,8 @@ OPSET = 18
 # Protocol buffers end at 2 GiB; above, weights lie in a file beside.
 _LARGE = 1_900_000_000
 
+# The loggers of the exporters, theirs alone: the caller may log while a model is exported.
+_TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 _QUIET: tuple[tuple[str, type[Warning]], ...] = (
     *tracing.QUIET,
     (r"You are using the legacy TorchScript-based ONNX export", DeprecationWarning),
@@ -133,14 +135,16 @@ def _unlogged(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def test_static_int8_answers_as_float_from_half_of_the_bytes(trained, images, tm
     found = answered(static, images)
     assert (found.argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.97
     assert not numpy.array_equal(found, wanted)
-    assert static.about["int8"] == {"weights": 1.0, "float": []}
+    assert static.about["int8"] == {"weights": 1.0, "all": 1.0, "float": []}
     # A small model pays for its scales.
     assert static.files[0].bytes < 0.52 * plain.files[0].bytes
     assert (static.about["batch"], static.about["samples"]) == (8, {"least": 1, "most": 8})

@@ -62,7 +62,7 @@ def test_static_int8_answers_as_float_and_runs_without_the_models_python(images,
     again = build(asked(trained, "static", STATIC), images, tmp_path / "again", batch=200)
     assert artifact.files == again.files
     assert {item.name for item in artifact.files} == {path.name for path in (tmp_path / "static").iterdir()}
-    assert artifact.about["int8"] == {"weights": 1.0, "float": [], "kernels": 6}
+    assert artifact.about["int8"] == {"weights": 1.0, "all": 1.0, "float": [], "kernels": 6}
     float32 = build(trained, images, tmp_path / "float", batch=200)
     assert artifact.files[0].bytes < float32.files[0].bytes / 2
     session = Inductor().open(artifact, TargetSpec("here", batch=200), {}, STUDY)
@@ -96,7 +96,7 @@ def run_exported(artifact, inputs, outputs):
 def test_dynamic_takes_any_number_of_samples(images, tmp_path):
     subject = named("mlp", width=128)
     artifact = build(asked(subject, "dynamic", DYNAMIC), images, tmp_path / "dynamic", dynamic=True)
-    assert artifact.about["int8"] == {"weights": 1.0, "float": [], "kernels": 3}
+    assert artifact.about["int8"] == {"weights": 1.0, "all": 1.0, "float": [], "kernels": 3}
     assert artifact.about["batch"] is None
     program = programs.read(artifact.folder / "model.pt2")
     for count in (1, 7):

@@ -87,7 +87,7 @@ def test_fewer_bits_answer_as_float_from_a_smaller_file(technique, settings, sha
     assert not numpy.array_equal(found, wanted)
     lost = (wanted.argmax(axis=1) == labels.numpy()).mean() - (found.argmax(axis=1) == labels.numpy()).mean()
     assert lost <= 0.01
-    assert small.about[technique] == {"weights": 1.0, "float": []}
+    assert small.about[technique] == {"weights": 1.0, "all": 1.0, "float": []}
     assert small.about["inputs"] == {"image": {"dtype": "float32", "shape": [8, 1, 8, 8]}}
     assert small.about["outputs"] == {"output": {"dtype": "float32", "shape": [8, 10]}}
 
