@@ -10,6 +10,7 @@ from torch import nn
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.runtimes.litert import LiteRT
+from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
@@ -87,7 +88,15 @@ def test_fewer_bits_answer_as_float_from_a_smaller_file(technique, settings, sha
     assert not numpy.array_equal(found, wanted)
     lost = (wanted.argmax(axis=1) == labels.numpy()).mean() - (found.argmax(axis=1) == labels.numpy()).mean()
     assert lost <= 0.01
-    assert small.about[technique] == {"weights": 1.0, "all": 1.0, "float": []}
+    became = small.about[technique]
+    if technique == "half":
+        assert became["float"] == ["head"]  # it is the last layer
+        assert 0.98 < became["weights"] == became["all"] < 1
+        assert small.about["stored"] == {"quantized": 0.0, "halved": became["all"]}
+    else:
+        assert (became["weights"], became["float"]) == (1.0, [])
+        assert (became["all"] < 1) == bool(settings["keep"])
+        assert small.about["stored"] == {"quantized": became["all"], "halved": 0.0}
     assert small.about["inputs"] == {"image": {"dtype": "float32", "shape": [8, 1, 8, 8]}}
     assert small.about["outputs"] == {"output": {"dtype": "float32", "shape": [8, 10]}}
 
@@ -180,3 +189,24 @@ def test_a_forward_that_chooses_by_values_is_refused(images, tmp_path):
 def test_weights_in_float16_are_named(technique, settings, images, tmp_path):
     with pytest.raises(Refusal, match="the model's weights are in float16, and int8 is made from weights in float32"):
         build(asked(named("typed"), technique, settings), images, tmp_path / "half")
+
+
+@pytest.mark.parametrize(("technique", "settings"), [("static", STATIC), ("dynamic", DYNAMIC)])
+@pytest.mark.parametrize("network", ["bag", "speller"])
+def test_embedding_tables_are_covered(technique, settings, network, tmp_path):
+    words = data_module.load(Factory("networks.py:tokens"), STUDY)
+    torch.manual_seed(1)
+    subject = named(network)
+    artifact = build(asked(subject, technique, settings), words, tmp_path / network)
+    assert artifact.about["stored"] == {"quantized": 1.0, "halved": 0.0}
+    elements = {"bag": 2000 * 32 + 32 * 64 + 128, "speller": 500 * 32 + 32 * 32}[network]
+    assert artifact.files[0].bytes < 1.3 * elements + 12_000
+    given = words.bind(artifact.inputs).arrays("validation", 8)[0]
+    with torch.no_grad():
+        wanted = subject.model(torch.from_numpy(next(iter(given.values())))).numpy()
+    session = LiteRT().open(artifact, TargetSpec("phone"), {}, STUDY)
+    for index in range(8):
+        session.run(session.prepare({name: item[index : index + 1] for name, item in given.items()}))
+        found = session.collect(None)["output"]
+        assert numpy.abs(found - wanted[index]).max() < 0.1 * numpy.abs(wanted).max()
+    session.close()
