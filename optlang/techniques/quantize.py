@@ -6,7 +6,7 @@ Inference (CVPR 2018): weights and activations in int8, biases in int32, ranges 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,8 +68,7 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
                 help=_CONVOLUTIONS if operators == _PRODUCTS else _FEWER,
                 depends="settings" if left or operators == _PRODUCTS else "model",
             )
-        convolutions = operators == _PRODUCTS and any(node.op_type == "Conv" for node in graph.node)
-        notes = covered(graph, nodes, left, settings, _CONVOLUTIONS if convolutions else RECURRENT)
+        notes = covered(graph, nodes, left, settings, _way_out(graph, left, operators))
         kept = excluded(graph, nodes)
         result = prepared
         if nodes:
@@ -91,6 +90,21 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
             write_tables(prepared, result, left, wants)
         subject = replace(subject, notes={**subject.notes, **notes})
         return finished(result, source, subject, context, None if settings["only"] else (graph, left))
+
+
+def _way_out(graph: Any, left: Collection[str], operators: Sequence[str]) -> str:
+    """What to do where `operators` hold too few of the weights; convolutions are named only where they would do."""
+    kinds = {node.op_type for node in graph.node if node.name not in left}
+    if "Conv" in kinds and "Conv" not in operators:
+        try:
+            covered(graph, eligible(graph, (*_PRODUCTS, "Conv"), left), left, {"only": ()}, "")
+        except Refusal:
+            pass
+        else:
+            return _CONVOLUTIONS
+    if "ConvTranspose" in kinds:
+        return "static and weight_only take transposed convolutions too; or name in `only` what is all that you want"
+    return RECURRENT
 
 
 def _mostly_convolutions(graph: Any, left: Collection[str]) -> bool:

@@ -70,8 +70,9 @@ def test_a_transposed_convolution_in_groups(technique, settings, signed, images,
     wants = QuantWants("int8", "int8", True, True, True, biases="float", operators="weighted") if signed else WANTS
     subject = start("decoder")
     if technique is dynamic:
-        with pytest.raises(Refusal, match=r"only \d+% .*wide \(ConvTranspose\), grouped \(ConvTranspose\)"):
+        with pytest.raises(Refusal, match=r"only \d+% .*wide \(ConvTranspose\), grouped \(ConvTranspose\)") as error:
             technique(subject, settings, Context(images, 1, tmp_path, STUDY, wants))
+        assert error.value.help.startswith("static and weight_only take transposed convolutions")
         return
     result = technique(subject, settings, Context(images, 1, tmp_path, STUDY, wants))
     if technique is not mixed:
