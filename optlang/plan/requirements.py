@@ -247,9 +247,9 @@ def _summed(expression: Expression, metrics: Mapping[str, Metric]) -> Iterator[D
         case Binary(operator="/"):
             return
         case Binary(operator="*", left=left, right=right):
-            for one, other in ((left, right), (right, left)):
-                if isinstance(one, Const):
-                    yield from _summed(other, metrics)
+            # A number times a ratio is a plain number; times a time it is a time.
+            for side in (left, right):
+                yield from (found for found in _summed(side, metrics) if found in ("time", "bytes"))
         case Binary(left=left, right=right):
             yield from _summed(left, metrics)
             yield from _summed(right, metrics)
