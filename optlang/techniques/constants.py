@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Refusal, Subject
 from optlang.techniques.baked import baked
-from optlang.techniques.nodes import QUANTIZED, census, load
+from optlang.techniques.nodes import census, load
+from optlang.workload.onnx_weights import QUANTIZED
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto

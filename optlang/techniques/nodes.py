@@ -27,11 +27,6 @@ of embeddings."""
 _KINDS = {"Gather": "embedding table"}
 RECURRENT = "dynamic takes an LSTM, weight_only any recurrent layer; or name in `only` what is all that you want"
 """The way out where most weights are in recurrent layers, whose activations int8 does not know."""
-QUANTIZED = (
-    "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "QLinearConv",
-    "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeLSTM",
-)
-"""Operators by which a graph shows that it is quantized already."""
 # In a Transformer the products alone carry the cost; sums, masks and norms in int8 cost tens of points of accuracy.
 _ATTENTION = ("LayerNormalization", "SkipLayerNormalization", "Attention", "Softmax")
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, QuantWants, Refusal, Subject
-from optlang.techniques.nodes import QUANTIZED, census, load, one_scale, refuse_less
+from optlang.techniques.nodes import census, load, one_scale, refuse_less
 from optlang.techniques.tables import cover, tables_of
 from optlang.workload.compact import compact
 from optlang.workload.floats import module_types, refuse_others, types_of
-from optlang.workload.onnx_weights import shares
+from optlang.workload.onnx_weights import is_quantized, shares
 
 if TYPE_CHECKING:
     import numpy
@@ -68,7 +68,7 @@ def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
         else:
             raise Refusal(f"int8 is made from a module or an ONNX file, and the model is in the form {subject.form}")
         graph = load(source).graph
-        if shares(graph)[0] or any(node.op_type in QUANTIZED for node in graph.node):
+        if is_quantized(graph):
             raise Refusal("the model is quantized already")
         refuse_others(types_of(graph))
         prepared = folder / "prepared.onnx"

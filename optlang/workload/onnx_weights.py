@@ -12,13 +12,24 @@ _BESIDE: Mapping[str, tuple[int, ...]] = {
     "DynamicQuantizeLSTM": (3, 8, 9, 10, 11),
 }
 
+QUANTIZED = (
+    "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "QLinearConv",
+    "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeLSTM",
+)
+"""Operators by which a graph shows that it is quantized already."""
+
+
+def is_quantized(graph: Any) -> bool:
+    """Whether something in the graph computes with integers in 8 bits or fewer that stand for floats."""
+    return any(node.op_type in QUANTIZED for node in graph.node) or bool(scales_of(graph))
+
 
 def bits_of(graph: Any) -> dict[str, tuple[int, int]]:
     """Elements and bits of each weight by name: constants of numbers with two axes or more, scales and biases aside.
 
-    Integers of more than 8 bits are indices and shapes, no weights.
+    Integers of more than 8 bits are indices and shapes, no weights, and so are all of a graph that is not quantized.
     """
-    bits = _bits()
+    bits = {kind: size for kind, size in _bits().items() if size > 8 or is_quantized(graph)}
     beside = scales_of(graph)
     for node in graph.node:
         for index in _BESIDE.get(node.op_type, ()):
@@ -49,11 +60,21 @@ def _bits() -> dict[int, int]:
 
 
 def scales_of(graph: Any) -> set[str]:
-    """What is gathered by row to be multiplied with, or added to, gathered integers: scales of an embedding table."""
-    producers = {name: node for node in graph.node for name in node.output}
-    rows: set[str] = set()
+    """The scale of each row of an embedding table in integers, and its offset: gathered as the integers are, to be
+    multiplied with them and added to the product."""
+    from onnx import TensorProto
+
+    stored = {item.name: item for item in graph.initializer}
+    integers = {name for name, item in stored.items() if item.data_type in (TensorProto.INT8, TensorProto.UINT8)}
+    columns = {name for name, item in stored.items() if list(item.dims[1:]) == [1]}
+    gathered = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Gather"}
+    levels = {
+        node.output[0] for node in graph.node if node.op_type == "Cast" and gathered.get(node.input[0]) in integers
+    }
+    found: set[str] = set()
     for node in graph.node:
-        made = [producers[name] for name in node.input if name in producers]
-        if node.op_type in ("Mul", "Add") and any(item.op_type in ("Cast", "Mul") for item in made):
-            rows.update(item.input[0] for item in made if item.op_type == "Gather")
-    return {item.name for item in graph.initializer if item.name in rows and list(item.dims[1:]) == [1]}
+        rows = {gathered[name] for name in node.input if gathered.get(name) in columns}
+        if node.op_type in ("Mul", "Add") and rows and levels.intersection(node.input):
+            found |= rows
+            levels.update(node.output)
+    return found

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from optlang.store.reader import query
 
@@ -116,6 +118,15 @@ def rows(folder: Path, sql: str) -> list[dict[str, Any]]:
     return query(sql, [folder / "optlang.duckdb"]).dicts()
 
 
+def in_integers(folder: Path, trial: int, target: str) -> float:
+    """The share of the numbers in matrices and larger constants of a trial's ONNX file that are int8."""
+    where = f"WHERE trial = {trial} AND target = '{target}'"
+    (row,) = rows(folder, f"SELECT path FROM artifacts {where}")
+    constants = onnx.load(folder / row["path"] / "model.onnx").graph.initializer
+    arrays = [array for item in constants if (array := numpy_helper.to_array(item)).ndim > 1]
+    return sum(item.size for item in arrays if item.dtype == "int8") / sum(item.size for item in arrays)
+
+
 def test_one_search_measures_on_every_target(tmp_path: Path) -> None:
     written(tmp_path)
     run = optlang(tmp_path, "run", "several.opt", "--progress", "plain")
@@ -143,6 +154,11 @@ def test_one_search_measures_on_every_target(tmp_path: Path) -> None:
     assert int8
     assert all(row["shelf_size"] == 10 for row in int8)
     assert all(row["laptop_size_x"] > 1.2 for row in int8)
+    # Anyone can count it in the file; a runtime that does not say it has no such figure.
+    assert baseline["laptop_quantized"] == 0
+    for row in int8:
+        assert row["laptop_quantized"] == in_integers(tmp_path, row["trial"], "laptop") > 0.9
+        assert row.get("shelf_quantized") is None
     runtimes = {row["runtime"] for row in rows(tmp_path, "SELECT DISTINCT runtime FROM trials WHERE in_space")}
     assert "laptop.openvino, server.onnxruntime, shelf.archive" in runtimes
     artifacts = rows(tmp_path, "SELECT trial, target, path FROM artifacts WHERE target = 'shelf' ORDER BY trial")

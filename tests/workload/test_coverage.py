@@ -71,3 +71,19 @@ def test_four_bits_count_as_many_weights_as_there_are():
     steps = numpy_helper.from_array(numpy.array(1, "float32"), "steps")
     node = helper.make_node("DequantizeLinear", ["four", "steps"], ["w"])
     assert onnx_weights.shares(helper.make_graph([node], "g", [], [], [item, steps, other])) == (24 / 32, 0.0)
+
+
+def test_masks_and_columns_of_a_float_graph_are_not_taken_for_integers_of_weights():
+    constants = [
+        numpy_helper.from_array(numpy.ones((6, 6), "uint8"), "mask"),
+        numpy_helper.from_array(numpy.ones((9, 1), "float32"), "bias"),
+        numpy_helper.from_array(numpy.ones((6, 4), "float32"), "weight"),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["mask", "places"], ["row"]), helper.make_node("Cast", ["seen"], ["some"], to=1),
+        helper.make_node("Gather", ["bias", "tokens"], ["own"]), helper.make_node("Mul", ["own", "some"], ["x"]),
+        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [], [], constants)
+    assert not onnx_weights.is_quantized(graph)
+    assert onnx_weights.bits_of(graph) == {"bias": (9, 32), "weight": (24, 32)}
