@@ -232,20 +232,21 @@ def replaced(expression: Expression, by: Callable[[Reference], Expression]) -> E
 
 def references(expression: Expression) -> Iterator[Reference]:
     """All knobs, rounds and metrics that `expression` names, in the order of the text."""
-    match expression:
-        case KnobRef() | RoundRef() | MetricRef():
-            yield expression
-        case Unary(operand=operand):
-            yield from references(operand)
-        case Binary(left=left, right=right):
-            yield from references(left)
-            yield from references(right)
-        case Member(value=value):
-            yield from references(value)
-        case If(condition=condition, then=then, otherwise=otherwise):
-            yield from references(then)
-            yield from references(condition)
-            yield from references(otherwise)
+    # As in `evaluate`, classes are not matched one by one.
+    waiting: list[Any] = [expression]
+    while waiting:
+        item = waiting.pop()
+        kind = item.kind
+        if kind in ("knob", "round", "metric"):
+            yield item
+        elif kind == "unary":
+            waiting.append(item.operand)
+        elif kind == "binary":
+            waiting += (item.right, item.left)
+        elif kind == "member":
+            waiting.append(item.value)
+        elif kind == "if":
+            waiting += (item.otherwise, item.condition, item.then)
 
 
 def outcomes(expression: Expression) -> Iterator[Expression]:

@@ -6,6 +6,7 @@ continuous knob decides, `flow.refusal` is asked of each point that is drawn.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -121,12 +122,25 @@ class _Study:
         wanted |= {path for when in whens if when not in open_whens for path in named(when)}
         knobs = [knob for knob in self.index.closed(wanted) if options(knob) is not None]
         tried = {knob.path: _rounds(knob) for knob in knobs if knob.role == "repeat" and knob.path not in compared}
+        tried |= {
+            knob.path: list(self._orders(knob)) for knob in knobs if knob.role == "order" and knob.path not in compared
+        }
         # A condition on a continuous knob may hold or not, whatever the others are.
         knobs += [
             Knob(path=_unknown(when), column="", role="maybe", domain=SetDomain(values=(False, True)), dimension="bool")
             for when in open_whens
         ]
         return knobs, open_whens, tried
+
+    def _orders(self, knob: Knob) -> dict[Value, list[Value]]:
+        """The first of the orders in which the members involved come alike, and all that it stands for."""
+        here = [place for place in self.involved if knob.path in place.orders]
+        asked = {place.members[place.orders.index(knob.path)] for place in here}
+        alike: dict[Value, list[Value]] = {}
+        for order in options(knob) or ():
+            assert isinstance(order, tuple), order
+            alike.setdefault(tuple(label for label in order if label in asked), []).append(order)
+        return {found[0]: found for found in alike.values()}
 
     def bound(self) -> int:
         """How many combinations there are to look at, at most."""
@@ -237,6 +251,9 @@ class _Study:
         unknown: set[str],
     ) -> tuple[Impossible, ...]:
         found: dict[tuple[tuple[str, Value], ...], Impossible] = {}
+        goes = _Feasible(feasible)
+        by_path = self.index.by_path
+        orders = {path: self._orders(by_path[path]) for path in tried if by_path[path].role == "order"}
         looked: set[tuple[object, ...]] = set()
         for values, reasons in conflicting:
             for conflict in reasons:
@@ -245,10 +262,10 @@ class _Study:
                 if key in looked:
                     continue
                 looked.add(key)
-                least = _least(cause, values, feasible)
+                least = _least(cause, values, goes)
                 if least is None or not least or unknown & least.keys():
                     continue
-                for spread in _spread(least, tried, self.index.by_path):
+                for spread in _spread(least, tried, self.index.by_path, orders):
                     found.setdefault(tuple(spread.items()), Impossible(values=spread, reason=conflict.reason))
         return tuple(_smallest(found.values()))
 
@@ -314,32 +331,44 @@ def _smallest(found: Iterable[Impossible]) -> list[Impossible]:
 def _always(cells: list[list[Conflict]], path: str) -> Conflict | None:
     """The conflict of `path` that comes up in all of these cells, or the first of those that come up in some."""
     mine = [conflict for found in cells for conflict in found if path in (conflict.path, conflict.other)]
-    everywhere = [conflict for conflict in mine if all(conflict in found for found in cells)]
+    times = Counter(conflict for found in cells for conflict in dict.fromkeys(found))
+    everywhere = [conflict for conflict in mine if times[conflict] == len(cells)]
     return next(iter(everywhere or mine), None)
 
 
-def _least(cause: dict[str, Value], values: Cell, feasible: list[Cell]) -> dict[str, Value] | None:
+def _least(cause: dict[str, Value], values: Cell, feasible: _Feasible) -> dict[str, Value] | None:
     """The fewest of the cause's values that no feasible cell has all of; more of the cell's where these do not do."""
     paths = list(cause)
     for count in range(len(paths) + 1):
         for chosen in combinations(paths, count):
             part = {path: cause[path] for path in chosen}
-            if not _extended(part, feasible):
+            if not feasible.extends(part):
                 return part
     # Something else that is out (or in) is needed for the conflict, say a step that would have turned the form back.
     rest = {path: value for path, value in values.items() if path not in cause and value is not None}
     part = {**cause, **rest}
-    if _extended(part, feasible):
+    if feasible.extends(part):
         return None
     for path in rest:
         fewer = {key: value for key, value in part.items() if key != path}
-        if not _extended(fewer, feasible):
+        if not feasible.extends(fewer):
             part = fewer
     return part
 
 
-def _extended(part: Mapping[str, Value], feasible: list[Cell]) -> bool:
-    return any(all(cell[path] == value for path, value in part.items()) for cell in feasible)
+class _Feasible:
+    """The combinations that go, to be asked whether one of them has some values."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells = cells
+        self._of: dict[tuple[str, ...], set[tuple[Value, ...]]] = {}
+
+    def extends(self, part: Mapping[str, Value]) -> bool:
+        """Whether a combination has all of these values."""
+        paths = tuple(part)
+        if paths not in self._of:
+            self._of[paths] = {tuple(cell[path] for path in paths) for cell in self._cells}
+        return tuple(part.values()) in self._of[paths]
 
 
 def _rounds(knob: Knob) -> list[Value]:
@@ -350,14 +379,17 @@ def _rounds(knob: Knob) -> list[Value]:
 
 
 def _spread(
-    part: dict[str, Value], tried: Mapping[str, list[Value]], knobs: Mapping[str, Knob]
+    part: dict[str, Value], tried: Mapping[str, list[Value]], knobs: Mapping[str, Knob],
+    orders: Mapping[str, Mapping[Value, list[Value]]],
 ) -> list[dict[str, Value]]:
-    """The combination for each count of rounds that the one in it stands for."""
+    """The combination for each count of rounds, and each order, that the one in it stands for."""
     found: list[dict[str, Value]] = [{}]
     for path, value in part.items():
         each: list[Value] = [value]
         if path in tried and isinstance(value, int) and value >= 2:
             each = [item for item in options(knobs[path]) or () if isinstance(item, int) and item >= 2]
+        elif path in orders:
+            each = orders[path][value]
         found = [{**one, path: item} for one in found for item in each]
     return found
 

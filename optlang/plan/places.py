@@ -22,11 +22,13 @@ class Place:
     orders: tuple[str, ...]
     repeats: tuple[str, ...]
     index: int
+    members: tuple[str, ...] = ()
+    """Of which member of each of the orders it is a part."""
 
 
 def places_of(steps: tuple[Step, ...], facts: Facts) -> list[Place]:
     """All steps, in the order of the text."""
-    return list(_walk(steps, facts, (), (), (), (), count()))
+    return list(_walk(steps, facts, (), (), (), (), (), count()))
 
 
 def _walk(
@@ -35,6 +37,7 @@ def _walk(
     guards: tuple[tuple[str, Value], ...],
     whens: tuple[Expression, ...],
     orders: tuple[str, ...],
+    members: tuple[str, ...],
     repeats: tuple[str, ...],
     numbers: Iterator[int],
 ) -> Iterator[Place]:
@@ -42,23 +45,25 @@ def _walk(
         under = (*whens, step.when) if step.when is not None else whens
         match step:
             case Apply():
-                yield Place(step, facts.techniques[step.technique], guards, under, orders, repeats, next(numbers))
+                technique = facts.techniques[step.technique]
+                yield Place(step, technique, guards, under, orders, repeats, next(numbers), members)
             case Choice(path=path, branches=branches):
                 for branch in branches:
                     yield from _walk(
-                        branch.steps, facts, (*guards, (path, branch.name)), under, orders, repeats, numbers
+                        branch.steps, facts, (*guards, (path, branch.name)), under, orders, members, repeats, numbers
                     )
             case Maybe(path=path, steps=inner):
-                yield from _walk(inner, facts, (*guards, (path, True)), under, orders, repeats, numbers)
+                yield from _walk(inner, facts, (*guards, (path, True)), under, orders, members, repeats, numbers)
             case Repeat(path=path, count=fixed, steps=inner):
                 # The count of a searched repeat matters as a whole, so any of its values stands for the guard.
                 guarded = (*guards, (step.counter, None)) if fixed is None else guards
-                yield from _walk(inner, facts, guarded, under, orders, (*repeats, path), numbers)
+                yield from _walk(inner, facts, guarded, under, orders, members, (*repeats, path), numbers)
             case Group(steps=inner):
-                yield from _walk(inner, facts, guards, under, orders, repeats, numbers)
-            case Order(path=path, members=members):
-                for member in members:
-                    yield from _walk(member.steps, facts, guards, under, (*orders, path), repeats, numbers)
+                yield from _walk(inner, facts, guards, under, orders, members, repeats, numbers)
+            case Order(path=path, members=parts):
+                for part in parts:
+                    within = ((*orders, path), (*members, part.name))
+                    yield from _walk(part.steps, facts, guards, under, *within, repeats, numbers)
 
 
 def together(first: Place, second: Place) -> bool:

@@ -22,6 +22,9 @@ STEPS = {
     "in or out": "steps { maybe static; maybe finetune; maybe channels }",
     "rounds": "steps { repeat r in 0 .. 4 { channels; maybe q = static }; maybe dynamic }",
     "an order": "steps { x in any order { channels; maybe finetune; maybe static } }",
+    "a longer order": (
+        "steps { x in any order { channels; maybe finetune; a = { magnitude; maybe b = finetune }; maybe static } }"
+    ),
     "when": "steps { repeat r in 0 .. 2 { channels }; maybe static; when r >= 2 { maybe late = finetune } }",
     "only without": "steps { precision in { none; static; dynamic }; maybe after = finetune when precision == none }",
     "a condition on a setting": (
