@@ -19,7 +19,7 @@ from optlang.forms import Arrays, Measurement
 from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import alone
-from optlang.measure.process import BareProcess, Member, ProcessDied
+from optlang.measure.process import BareProcess, Member, ProcessDied, RunError
 
 if TYPE_CHECKING:
     import numpy
@@ -139,7 +139,7 @@ class Bench:
 def _answered(process: BareProcess, inputs: Arrays) -> Answers:
     try:
         return deployed(process, inputs)
-    except ProcessDied:
+    except (ProcessDied, RunError):
         # A call of another size than the target's may have been too much for it; what is asked for may work.
         with BareProcess(process.member) as again:
             return deployed(again, inputs, compare=False)

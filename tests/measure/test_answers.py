@@ -83,10 +83,11 @@ def test_an_artifact_that_takes_no_other_batch_is_compared_with_none(member_of, 
     assert (found.others, found.uniform) == ({}, True)
 
 
-def test_an_artifact_that_dies_of_another_batch_is_asked_again_without(member_of, inputs, tmp_path):
+@pytest.mark.parametrize("wish", ["frail", "spoilt"])
+def test_an_artifact_that_dies_of_another_batch_is_asked_again_without(wish, member_of, many, tmp_path):
     with Bench(tmp_path / "lock") as bench:
-        found = bench.measure(member_of(wish="frail"), None, {"x": inputs["x"][:1]}, EFFORT, answer=inputs).answers
-    assert (found.outputs["file"] == 2 * inputs["x"]).all()
+        found = bench.measure(member_of(wish=wish), None, {"x": many["x"][:1]}, EFFORT, answer=many).answers
+    assert (found.outputs["file"] == 2 * many["x"]).all()
     # What was not compared is not known to be alike.
     assert (found.others, found.uniform) == ({}, False)
 
