@@ -30,7 +30,7 @@ def test_it_holds_grammar_and_library(wheel: Path) -> None:
     assert "optlang/grammar/optlang.lark" in names
     for path in (ROOT / "stdlib").glob("*.opt"):
         assert f"optlang/stdlib/{path.name}" in names
-    assert {"optlang/py.typed", "optlang/store/schema.sql"} <= names
+    assert {"optlang/py.typed", "optlang/store/schema.sql", "optlang/store/schema_2.sql"} <= names
     assert not [name for name in names if name.startswith(("tests/", "studies/"))]
 
 
