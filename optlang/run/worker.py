@@ -14,6 +14,7 @@ from optlang.forms import Measurement, OptlangError, Refusal
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
 from optlang.run.progress import ProgressWriter
+from optlang.techniques.failures import exhausted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +170,7 @@ def _failure(error: BaseException) -> Failure:
         told = [getattr(error, "details", ""), error.help or ""]
         refused = Refused(error.depends, error.step, error.target) if isinstance(error, Refusal) else None
         return Failure(_line(error.message), "\n".join(part for part in told if part), refused=refused)
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if exhausted(error):
         return Failure("out of memory", text)
     return Failure(_line(f"{type(error).__name__}: {error}"), text)
 

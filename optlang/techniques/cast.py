@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import Context, Edit, Refusal, Subject
 from optlang.techniques.baked import baked
+from optlang.techniques.failures import FAILURES, exhausted
 from optlang.workload import coverage
 from optlang.workload.layers import left_alone
 
@@ -225,7 +226,9 @@ def _prove(module: nn.Module, example: Mapping[str, Tensor], wanted: Mapping[str
     try:
         with torch.no_grad():
             found = call(module, example)
-    except Exception as error:
+    except FAILURES as error:
+        if exhausted(error):
+            raise
         where = next((f"layer {name}" for name in reversed(path) if name), "the model's own forward")
         first = (str(error).splitlines() or [""])[0]
         raise Refusal(

@@ -13,17 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optlang.techniques.failures import FAILURES, exhausted
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FAILURES = (
-    IndexError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError, NotImplementedError,
-    ZeroDivisionError, RecursionError,
-)
-"""What torch-pruning raises, and a forward whose channels are not those that it counts on."""
-
-
-class Unfollowed(Exception):  # noqa: N818 - an answer, not an accident
+class Unfollowed(RuntimeError):  # noqa: N818 - an answer, not an accident
     """The channels of a layer go where the graph does not follow them; the text says where."""
 
 
@@ -159,7 +154,9 @@ def groups(graph: Any, kept: Collection[str]) -> tuple[list[Group], dict[str, st
 
 
 def reason(error: Exception) -> str:
-    """Why the channels of a layer cannot be followed, in words."""
+    """Why the channels of a layer cannot be followed, in words; raises `error` where memory ran out."""
+    if exhausted(error):
+        raise error
     if isinstance(error, Unfollowed):
         return str(error)
     return "torch-pruning does not know how the code behind it uses its channels"

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
-from optlang.techniques import zeros
+from optlang.techniques import proof, zeros
 from optlang.techniques.baked import baked
+from optlang.techniques.failures import FAILURES, exhausted, first_line
 from optlang.techniques.prune import share_removed
 from optlang.techniques.sparse import recounted
 from optlang.workload.layers import left_alone
@@ -35,14 +36,15 @@ def heads(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     removed heads' answers at zero. Notes: `prune.removed_heads` and `prune.removed_parameters`, the shares removed
     since the model was made, and `prune.heads`, what each layer has left.
 
-    Raises `Refusal` where there is no such layer, where no head would go, or where the model does not run without.
+    Layers that share a weight with another layer are left alone, and `prune.left` says so. Raises `Refusal` where there
+    is no such layer, where no head would go, or where the model does not run without.
     """
     if subject.form != "module":
         raise Refusal(f"only a module can lose heads, and the model is in the form {subject.form}")
     subject = baked(subject, context.data, context.study)
     module: nn.Module = copy.deepcopy(subject.model).eval()
     found = _layers(module)
-    open_layers = _open(found, module, settings)
+    open_layers, alone = _own(_open(found, module, settings), module)
     kept = _kept(_scores(subject.model, open_layers, settings, context), settings)
     left = {name: chosen for name, chosen in kept.items() if len(chosen) < open_layers[name].num_heads}
     if not left:
@@ -55,14 +57,13 @@ def heads(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     module = replay(module, {"heads": left}, {})
     after, fewer = _count(module), sum(layer.num_heads for layer in _layers(module).values())
     _try(module, context)
-    if after >= before:
-        raise Refusal("without these heads the model is no smaller: its attention layers share their weights")
     counts: dict[str, JSON] = {name: layer.num_heads for name, layer in _layers(module).items()}
     notes: dict[str, JSON] = {
         **subject.notes,
         "prune.removed_heads": share_removed(subject, "heads", fewer / whole),
         "prune.removed_parameters": share_removed(subject, "parameters", after / before),
         "prune.heads": counts,
+        **({"prune.left": alone} if alone else {}),
         **recounted(subject.notes, module),
     }
     if zeros.meant(subject.notes):
@@ -120,6 +121,22 @@ def _open(found: Mapping[str, Attention], module: nn.Module, settings: Mapping[s
                 help=f'keep = ["{name}"]',
             )
     return chosen
+
+
+def _own(layers: dict[str, Attention], module: nn.Module) -> tuple[dict[str, Attention], dict[str, JSON]]:
+    """Those of `layers` whose weights are theirs alone, and why the others are left alone; `Refusal` where none is."""
+    others = proof.partners(module)
+    alone: dict[str, JSON] = {}
+    for name in layers:
+        parts = [f"{name}.{part}" if part and name else part or name for part, _ in layers[name].named_modules()]
+        other = next((others[part] for part in parts if part in others and others[part] not in parts), None)
+        if other is not None:
+            alone[name] = f"its weights are those of {other} too, which would be cut apart"
+    own = {name: layer for name, layer in layers.items() if name not in alone}
+    if not own:
+        name = next(iter(alone))
+        raise Refusal(f"no attention layer is left to prune: {name}: {alone[name]}")
+    return own, alone
 
 
 def _scores(
@@ -217,10 +234,11 @@ def _try(module: nn.Module, context: Context) -> None:
     try:
         with torch.no_grad():
             call(module, context.data.bind(module).example(2))
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else ""
+    except FAILURES as error:
+        if exhausted(error):
+            raise
         raise Refusal(
-            f"the model does not run with fewer heads: {type(error).__name__}: {first}",
+            f"the model does not run with fewer heads: {first_line(error)}",
             help="keep the layers whose insides its code uses",
         ) from error
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from optlang.forms import Context, Edit, OptlangError, Refusal, Subject
 from optlang.techniques import coupled
 from optlang.techniques.baked import BAKED
+from optlang.techniques.failures import FAILURES, attempt, exhausted, first_line
 from optlang.techniques.symmetry import Symmetry, answers, tensors, unequal
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _DIGIT = 2**23
 
 def proved(before: Subject, after: Subject, context: Context) -> None:
     """Raise `Refusal` where `after` lost other numbers than its edits say, or unties weights that layers share."""
+    from optlang.workload import objects
     from optlang.workload.parametrized import plain_copy
 
     if before.form != "module" or after.form != "module" or after.factory != before.factory:
@@ -47,6 +49,8 @@ def proved(before: Subject, after: Subject, context: Context) -> None:
     if not new:
         return
     example = context.data.bind(before.model).example(SAMPLES)
+    with objects.user_code("the model's forward", context.study):
+        answers(before.model, example)
     lost = removed(before.model, new, context.study)
     if lost is None or not lost.any:
         return
@@ -167,11 +171,11 @@ def replayed(module: nn.Module, edits: Sequence[Edit], study: Path, *, copied: b
 
     try:
         return modules.edited(copy.deepcopy(module) if copied else module, edits, study)
-    except OptlangError:
-        raise
-    except coupled.FAILURES as error:
+    except FAILURES as error:
+        if exhausted(error):
+            raise
         raise Refusal(
-            f"what the step did to the model cannot be done again ({edits[-1].calls}): {type(error).__name__}: {error}",
+            f"what the step did to the model cannot be done again ({edits[-1].calls}): {first_line(error)}",
             help="an edit's `calls` must make the same change to a fresh model of the same shape",
         ) from error
 
@@ -189,20 +193,18 @@ def refuted(
             if not name.endswith(("running_mean", "running_var")):  # a norm of nothing is nothing
                 own[name].masked_fill_(mask, 0.0)
     wanted = answers(silent, example)
-    try:
-        found = answers(cut, example)
-    except coupled.FAILURES as error:
-        return f"no answers ({type(error).__name__}) rather"
-    return unequal(found, wanted)
+    found = attempt(lambda: answers(cut, example))
+    return "no answers rather" if isinstance(found, Exception) else unequal(found, wanted)
 
 
 def trains(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | None:
     """The shapes of the answers of a copy in training, which may take another path; None where it gives none."""
     trial = copy.deepcopy(module).train()
     try:
-        return {name: tuple(item.shape) for name, item in answers(trial, example).items()}
-    except (*coupled.FAILURES, OptlangError):
+        found = attempt(lambda: answers(trial, example))
+    except OptlangError:  # answers that are no tensors: losses, boxes
         return None
+    return None if isinstance(found, Exception) else {name: tuple(item.shape) for name, item in found.items()}
 
 
 # ---- weights that layers share
@@ -215,6 +217,16 @@ def shared(module: nn.Module) -> list[list[str]]:
         for name, item in layer.named_parameters(recurse=False, remove_duplicate=False):
             holders.setdefault(id(item), {}).setdefault(id(layer), f"{prefix}.{name}" if prefix else name)
     return [list(names.values()) for names in holders.values() if len(names) > 1]
+
+
+def partners(module: nn.Module) -> dict[str, str]:
+    """The layers with a weight that another layer has too, each with the first of those others."""
+    found: dict[str, str] = {}
+    for names in shared(module):
+        holders = [_holder(name) for name in names]
+        for holder in holders:
+            found.setdefault(holder, next(item for item in holders if item != holder))
+    return found
 
 
 def _still_shared(before: nn.Module, after: nn.Module) -> None:
@@ -258,7 +270,8 @@ def _by_groups(module: nn.Module, lost: Lost, example: Mapping[str, Tensor]) -> 
             refuted_group(module, _without(module, group, gone[group], example), group, gone[group], example) is None
             for group in doubtful
         )
-    except coupled.FAILURES:
+    except FAILURES as error:
+        coupled.reason(error)
         return False
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques import coupled, proof
 from optlang.techniques.baked import baked
-from optlang.techniques.coupled import FAILURES, Group, drawn, forward, traceable
+from optlang.techniques.coupled import Group, drawn, forward, traceable
+from optlang.techniques.failures import FAILURES, attempt, first_line
 from optlang.techniques.sparse import recounted
 from optlang.techniques.statistics import recalibrate
 from optlang.techniques.symmetry import Symmetry
@@ -99,6 +100,8 @@ class Cutter:
         What is doubtful is proved at each cut; where blocks of it can be exchanged (heads, as a rule), as many go from
         each of them.
         """
+        from optlang.workload import objects
+
         module = copy.deepcopy(self._subject.model).eval()
         self._kept |= _chosen_before(module)
         # The graph is that of the whole model, whatever is kept.
@@ -114,7 +117,8 @@ class Cutter:
                 open_groups.append(group)
         # In the order of the model, which the graph has from its end.
         open_groups.reverse()
-        symmetry = Symmetry(module, self._samples)
+        with objects.user_code("the model's forward", self._context.study):
+            symmetry = Symmetry(module, self._samples)
         for group in symmetry.asymmetric(open_groups):
             self._doubtful.add(group.root)
             parts = symmetry.parts(group) if group.blocks == 1 else None
@@ -363,10 +367,8 @@ def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple
 
 def _try_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | str:
     """The shapes of the outputs, or why there are none: a forward that counts on its channels fails in any way."""
-    try:
-        return _shapes(module, example)
-    except FAILURES as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    found = attempt(lambda: _shapes(module, example))
+    return first_line(found) if isinstance(found, Exception) else found
 
 
 def counted(module: nn.Module) -> tuple[int, int]:

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, OptlangError, Refusal, Subject
+from optlang.forms import Context, Refusal, Subject
 from optlang.techniques import zeros
+from optlang.techniques.failures import FAILURES, exhausted, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,11 +87,11 @@ def _earlier(subject: Subject, settings: Mapping[str, Any], context: Context) ->
         module, what = modules.make(factory, context.study), "the model as it is made"
     try:
         return modules.edited(module, edits, context.study), what
-    except OptlangError:
-        raise
-    except Exception as error:
+    except FAILURES as error:
+        if exhausted(error):
+            raise
         raise Refusal(
-            f"what was done to the model cannot be done to {what}: {type(error).__name__}: {error}",
+            f"what was done to the model cannot be done to {what}: {first_line(error)}",
             help="a checkpoint of the same factory with the same arguments",
         ) from error
 

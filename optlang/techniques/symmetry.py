@@ -12,7 +12,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from optlang.techniques.coupled import FAILURES, Group
+from optlang.techniques.coupled import Group
+from optlang.techniques.failures import attempt
 
 if TYPE_CHECKING:
     import torch
@@ -82,11 +83,8 @@ class Symmetry:
                 if key not in done:  # a tensor that two layers share is one
                     done.add(key)
                     tensor.data = tensor.data.index_select(axis.axis, torch.tensor(moved))
-        try:
-            found = answers(trial, self._example)
-        except FAILURES:
-            return False
-        return unequal(found, self._wanted) is None
+        found = attempt(lambda: answers(trial, self._example))
+        return not isinstance(found, Exception) and unequal(found, self._wanted) is None
 
     def asymmetric(self, groups: Sequence[Group]) -> list[Group]:
         """Those of `groups` whose channels cannot be exchanged, each by itself."""

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.techniques import proof
 from optlang.techniques.baked import baked
+from optlang.techniques.failures import FAILURES, exhausted, first_line
 from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.prune import share_removed
 from optlang.techniques.recurrent import cut, directions, ends, layer_called, recurrent, silence
@@ -36,8 +38,9 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     these units' outputs at zero, and are compared with them on examples. Notes: `prune.removed_units` and
     `prune.removed_parameters`, the shares removed since the model was made.
 
-    Raises `Refusal` where there is no such layer, where nothing would go, where something else than linear and
-    recurrent layers takes a layer's answers, or where one takes the sum of its two directions.
+    Layers that share a weight with another layer are left alone, and `prune.left` says so. Raises `Refusal` where there
+    is no such layer, where nothing would go, where something else than linear and recurrent layers takes a layer's
+    answers, or where one takes the sum of its two directions.
     """
     import torch
 
@@ -53,7 +56,14 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     example = context.data.bind(module).example(8)
     with torch.no_grad(), user_code("the model's forward", context.study):
         call(module, example)
+    others = proof.partners(module)
+    alone: dict[str, JSON] = {
+        name: f"its weights are those of {others[name]} too, which would be cut apart" for name in chosen
+        if name in others
+    }
     for name in chosen:
+        if name in alone:
+            continue
         layer = layer_called(module, name)
         count = _left(layer.hidden_size, settings)
         if count is None:
@@ -66,6 +76,9 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         module = _proved(module, made, example, context)
         cuts.append(made)
     if not cuts:
+        if alone:
+            name = next(iter(alone))
+            raise Refusal(f"no recurrent layer is left to prune: {name}: {alone[name]}")
         raise Refusal(
             f"nothing was removed: ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer "
             "as it is",
@@ -76,6 +89,7 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         **subject.notes,
         "prune.removed_units": share_removed(subject, "units", _hidden(module) / _hidden(subject.model)),
         "prune.removed_parameters": share_removed(subject, "parameters", _count(module) / _count(subject.model)),
+        **({"prune.left": alone} if alone else {}),
         **recounted(subject.notes, module),
     }
     return Subject("module", module, subject.factory, (*subject.edits, edit), notes)
@@ -162,12 +176,13 @@ def _takers(
         if taker != name and isinstance(other, nn.Linear | nn.RNNBase) and width and width % size == 0:
             other.register_forward_pre_hook(filled(taker, width // size))
     _run(narrow, example, name, context)
-    shared = _shared(module)
+    shared = proof.partners(module)
     for taker in found:
         if _own_class(module.get_submodule(taker)):
             raise Refusal(_elsewhere(name, f"{taker} is a class of its own"), help=f'keep = ["{name}"]')
         if taker in shared:
-            raise Refusal(_elsewhere(name, f"{taker} shares its weights with others"), help=f'keep = ["{name}"]')
+            why = f"{taker} shares its weights with {shared[taker]}"
+            raise Refusal(_elsewhere(name, why), help=f'keep = ["{name}"]')
     if ways == 1:
         return {taker: [0] * blocks for taker, blocks in found.items()}
     return _sides(module, name, found, example, context)
@@ -213,15 +228,6 @@ def _sides(
     return sides
 
 
-def _shared(module: nn.Module) -> set[str]:
-    """The layers with a parameter that another layer has too."""
-    holders: dict[int, list[str]] = {}
-    for name, layer in module.named_modules():
-        for item in layer.parameters(recurse=False):
-            holders.setdefault(id(item), []).append(name)
-    return {name for names in holders.values() if len(names) > 1 for name in names}
-
-
 def _elsewhere(name: str, why: str) -> str:
     return f"the answers of {name or 'the model'} go where units cannot follow them: {why}"
 
@@ -234,10 +240,11 @@ def _run(module: nn.Module, example: Mapping[str, Tensor], name: str, context: C
     try:
         with torch.no_grad():
             return call(module, dict(example))
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else ""
+    except FAILURES as error:
+        if exhausted(error):
+            raise
         raise Refusal(
-            _elsewhere(name, f"{type(error).__name__}: {first}"), help=f'keep = ["{name}"]'
+            _elsewhere(name, f"{first_line(error)}"), help=f'keep = ["{name}"]'
         ) from error
 
 

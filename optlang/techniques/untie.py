@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.forms import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques.baked import baked
+from optlang.techniques.failures import FAILURES, exhausted
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +158,9 @@ def _traced(layer: nn.Module, name: str) -> torch.fx.GraphModule:
         for mode in (True, False):
             layer.training = mode
             graphs[mode] = Tracer().trace(layer)
-    except Exception as error:  # user code meets values that have none yet
+    except FAILURES as error:  # user code meets values that have none yet
+        if exhausted(error):
+            raise
         first = (str(error).splitlines() or [""])[0]
         raise Refusal(
             f"the forward of {name or 'the model'} cannot be traced: {first}",

@@ -228,3 +228,35 @@ study small {
         loaded = load(tmp_path / "small.opt")
         assert not loaded.failed
         assert "onnxruntime does not run channels_last" in str(loaded.plan.impossible)
+
+
+class TestFaults:
+    """Only what a changed model raises means that it answers otherwise."""
+
+    @pytest.mark.parametrize(("error", "passes"), [
+        (MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (KeyboardInterrupt(), True), (LookupError("a fault"), True), (RuntimeError("shapes"), False),
+        (AttributeError("relu"), False),
+    ])
+    def test_what_is_no_answer(self, error, passes):
+        from optlang.techniques.failures import attempt
+
+        def run():
+            raise error
+
+        if passes:
+            with pytest.raises(type(error)):
+                attempt(run)
+        else:
+            assert attempt(run) is error
+
+    def test_memory_that_runs_out_while_a_fold_is_proved_is_no_norm_that_cannot_be_folded(self, images):
+        class Large(nn.Sequential):
+            def forward(self, image):
+                if not isinstance(self[1], nn.BatchNorm2d):
+                    raise MemoryError
+                return super().forward(image)
+
+        net = Large(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).eval()
+        with pytest.raises(MemoryError):
+            graph.fold(Subject("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))

@@ -181,7 +181,8 @@ class TestRight:
 
 class TestShared:
     def test_a_table_and_the_layer_that_answers_stay_one(self, images, tmp_path):
-        subject = start("words")
+        factory = Factory("networks.py:words")
+        subject = Subject("module", modules.make(factory, STUDY), factory)
         result = run(subject, images)
         model = result.model
         assert model.head.weight is model.table.weight
