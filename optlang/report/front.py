@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optlang.report.studies import Chosen, choose
-from optlang.report.words import dependence, describe, uncounted
+from optlang.report.words import dependence, describe, left_whole, uncounted
 from optlang.store.reader import Reader
 from optlang.store.rows import INTERRUPTED
 
@@ -40,7 +40,8 @@ class Figure:
 @dataclass(frozen=True, slots=True)
 class Member:
     """A trial in words and figures; `dependence` says in words, by target, that and how an answer depends on the other
-    samples of its call, and `uncounted` are the operators that `macs` leave out."""
+    samples of its call, `uncounted` are the operators that `macs` leave out, and `left` the layers that no pruning
+    could cut, with why."""
 
     trial: int
     origin: str
@@ -48,6 +49,7 @@ class Member:
     figures: Mapping[str, Figure]
     dependence: Mapping[str, str] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
+    left: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
             {item.metric: item for item in _figures(results[trial], figures.get(trial, ()), several)},
             dependence(notes := json.loads(points[trial]["notes"] or "{}")),
             uncounted(notes),
+            left_whole(notes),
         )
         for trial in trials
     ]

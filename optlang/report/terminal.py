@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # What a row is stays readable down to so many characters; beyond that columns go.
 _LEAST_WORDS = 20
 _TRIAL, _GAP = 5, 3
+# So many layers that were not pruned are named with their reasons.
+_LEFT = 3
 
 
 def render_front(front: Front, *, width: int | None = None, color: bool = False, db: Path | None = None) -> str:
@@ -134,7 +136,8 @@ def _table(
         most = "a point" if any(figure.unit == "ratio" for figure in shown) else "1 % lost"
         note = f"* the best trade-off: the largest gain for at most {most}\n"
     legend = _legend(shown, any("[" in text for row in rows for text in row))
-    beside = "".join(f"{line}\n" for line in [*_apart(members, kept), *_uncounted(members, kept), *_dependent(members)])
+    lines = [*_apart(members, kept), *_uncounted(members, kept), *_dependent(members), *_whole(members)]
+    beside = "".join(f"{line}\n" for line in lines)
     return "\n".join(parts) + printed(note + legend + beside, width, color)
 
 
@@ -174,6 +177,15 @@ def _dependent(members: Sequence[Member]) -> Iterator[str]:
     for member in members:
         for target, text in member.dependence.items():
             yield f"Trial {member.trial}{f' on {target}' if target else ''}: {text}"
+
+
+def _whole(members: Sequence[Member]) -> Iterator[str]:
+    """A line for each set of layers that pruning left as they were."""
+    for left in dict.fromkeys(member.left for member in members if member.left):
+        trials = [member.trial for member in members if member.left == left]
+        some = "; ".join(f"{layer}: {why}" for layer, why in left[:_LEFT])
+        more = f"; and {len(left) - _LEFT} more" if len(left) > _LEFT else ""
+        yield f"Not pruned in {_numbered(trials)}: {some}{more}"
 
 
 def _numbered(trials: Sequence[int]) -> str:

@@ -46,6 +46,15 @@ def uncounted(notes: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(map(str, found)))
 
 
+def left_whole(notes: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The layers that a pruning step left as they were though they were open to it, each with the reason."""
+    found: dict[str, str] = {}
+    for name, value in notes.items():
+        if name.endswith("prune.left") and isinstance(value, Mapping):
+            found |= {str(layer): str(why).partition(" (")[0] for layer, why in value.items()}
+    return tuple(found.items())
+
+
 def _apart(seen: Mapping[str, Any]) -> str:
     batch, other, apart = seen.get("batch"), seen.get("other"), seen.get("difference")
     where = f"in calls of {other}" if other != batch else f"with other samples in a call of {batch}"

@@ -113,6 +113,35 @@ def limit(graph: Any) -> None:
             dependency.index_mapping = _Limited(dependency.index_mapping, max(sizes, default=1))
 
 
+class _Routed(list[Any]):
+    """The index mapping into a layer at which channels arrive at places of their own."""
+
+    def __init__(self, table: Sequence[Sequence[int]] | None) -> None:
+        super().__init__([None, None])  # torch-pruning writes its own here
+        self._table = table  # None: nothing comes back this way
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._mapped
+
+    def _mapped(self, indices: Sequence[Any]) -> list[Any]:
+        if self._table is None:
+            return []
+        roots = dict.fromkeys(item.root_idx for item in indices)
+        return [type(indices[0])(idx=place, root_idx=root) for root in roots for place in self._table[root]]
+
+
+def route(graph: Any, tables: Mapping[str, Sequence[Sequence[int]]]) -> None:
+    """Let channels arrive in the named layers at these places, by the number of the channel where it begins."""
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            name = graph._module2name.get(dependency.target.module)
+            if name in tables and graph.is_in_channel_pruning_fn(dependency.handler):
+                dependency.index_mapping = _Routed(tables[name])
+            source = graph._module2name.get(dependency.source.module)
+            if source in tables and graph.is_in_channel_pruning_fn(dependency.trigger):
+                dependency.index_mapping = _Routed(None)
+
+
 def groups(graph: Any, kept: Collection[str]) -> tuple[list[Group], dict[str, str]]:
     """The groups of coupled channels of layers that are not `kept`, and the layers that cannot be followed, with why.
 

@@ -108,7 +108,7 @@ def _open(found: Mapping[str, Attention], module: nn.Module, settings: Mapping[s
     if not found:
         raise Refusal(
             "no layer is an nn.MultiheadAttention, whose heads could be removed",
-            help="channels removes the width of attention that is written by hand", depends="model",
+            help="channels makes the heads of attention that is written by hand narrower", depends="model",
         )
     alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
     chosen = {name: layer for name, layer in found.items() if name not in alone}

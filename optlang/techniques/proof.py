@@ -18,6 +18,7 @@ from optlang.forms import Context, Edit, OptlangError, Refusal, Subject
 from optlang.techniques import coupled
 from optlang.techniques.baked import BAKED
 from optlang.techniques.failures import FAILURES, attempt, exhausted, first_line
+from optlang.techniques.routes import rerouted, tables
 from optlang.techniques.symmetry import Symmetry, answers, tensors, unequal
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def proved(before: Subject, after: Subject, context: Context) -> None:
             help=f'keep = ["{_holder(lost.untied[0])}", "{_holder(lost.untied[1])}"]',
         )
     cut = replayed(before.model, new, context.study)
+    _same_shapes(cut, after.model)
     why = refuted(before.model, cut, lost.masks, example)
     if why is None or _by_groups(before.model, lost, example):
         return
@@ -70,6 +72,19 @@ def proved(before: Subject, after: Subject, context: Context) -> None:
         "their number (it permutes, regroups or takes apart)",
         help="leave those layers alone: keep = [" + ", ".join(f'"{item}"' for item in layers[:4]) + "]",
     )
+
+
+def _same_shapes(made: nn.Module, model: nn.Module) -> None:
+    """`Refusal` where a model is not what its edits make of it, so that no file could bring it back."""
+    own = {name: tuple(item.shape) for name, item in model.named_parameters()}
+    found = {name: tuple(item.shape) for name, item in made.named_parameters()}
+    for name in [*own, *found]:
+        if own.get(name) != found.get(name):
+            raise Refusal(
+                f"{name} is {own.get(name, 'absent')} in the step's model, and its edits make it "
+                f"{found.get(name, 'absent')}",
+                help="an edit's `calls` must make the same change to a fresh model of the same shape",
+            )
 
 
 # ---- what an edit removes
@@ -260,27 +275,37 @@ def _by_groups(module: nn.Module, lost: Lost, example: Mapping[str, Tensor]) -> 
     try:
         with coupled.drawn(copy.deepcopy(module), example) as graph:
             groups, _ = coupled.groups(graph, ())
-            cuts = {group: _gone(group, lost.masks) for group in groups}
+        symmetry = Symmetry(module, example)
+        paths: dict[str, list[list[int]]] = {}
+        for group in symmetry.asymmetric([item for item in groups if not item.answers]):
+            moved = rerouted(module, group, groups, symmetry, example)
+            if moved is not None:
+                groups[groups.index(group)] = moved
+                paths |= tables(moved, module)
+        cuts = {group: _gone(group, lost.masks) for group in groups}
         gone = {group: channels for group, channels in cuts.items() if channels}
         if not lost.ordered or not _covered(module, gone, lost.masks):
             return False
-        doubtful = Symmetry(module, example).asymmetric(list(gone))
+        doubtful = symmetry.asymmetric(list(gone))
         doubtful += [group for group, channels in gone.items() if group not in doubtful and uneven(group, channels)]
-        return all(
-            refuted_group(module, _without(module, group, gone[group], example), group, gone[group], example) is None
-            for group in doubtful
-        )
+        for group in doubtful:
+            cut = _without(module, group, gone[group], paths, example)
+            if refuted_group(module, cut, group, gone[group], example) is not None:
+                return False
+        return True
     except FAILURES as error:
         coupled.reason(error)
         return False
 
 
 def _without(
-    module: nn.Module, group: coupled.Group, channels: Collection[int], example: Mapping[str, Tensor]
+    module: nn.Module, group: coupled.Group, channels: Collection[int], paths: Mapping[str, list[list[int]]],
+    example: Mapping[str, Tensor],
 ) -> nn.Module:
     """A copy of `module` that has lost these channels of a group and nothing else."""
     cut = copy.deepcopy(module)
     with coupled.drawn(cut, example) as graph:
+        coupled.route(graph, paths)
         graph.load_pruning_history([[group.root, True, sorted(channels)]])
     return cut
 

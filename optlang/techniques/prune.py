@@ -15,6 +15,7 @@ from optlang.techniques import coupled, proof
 from optlang.techniques.baked import baked
 from optlang.techniques.coupled import Group, drawn, forward, traceable
 from optlang.techniques.failures import FAILURES, attempt, first_line
+from optlang.techniques.routes import rerouted, tables
 from optlang.techniques.sparse import recounted
 from optlang.techniques.statistics import recalibrate
 from optlang.techniques.symmetry import Symmetry
@@ -91,6 +92,7 @@ class Cutter:
         self._ties = proof.shared(subject.model)
         self._doubtful: set[str] = set()
         self._parts: dict[str, int] = {}
+        self._routes: dict[str, list[list[int]]] = {}
         self._known: dict[str, str | None] = {}
         self._groups = self._followed()
 
@@ -111,9 +113,11 @@ class Cutter:
         open_groups = []
         for group in found:
             untied = _untied(group, self._ties)
+            if group.answers or group.channels < 2:
+                continue
             if untied:
                 self.left[group.root] = untied
-            elif not group.answers and group.channels > 1:
+            else:
                 open_groups.append(group)
         # In the order of the model, which the graph has from its end.
         open_groups.reverse()
@@ -121,6 +125,11 @@ class Cutter:
             symmetry = Symmetry(module, self._samples)
         for group in symmetry.asymmetric(open_groups):
             self._doubtful.add(group.root)
+            moved = rerouted(module, group, open_groups, symmetry, self._samples)
+            if moved is not None:
+                open_groups[open_groups.index(group)] = moved
+                self._routes |= tables(moved, module)
+                continue
             parts = symmetry.parts(group) if group.blocks == 1 else None
             if parts:
                 self._parts[group.root] = parts
@@ -176,10 +185,7 @@ class Cutter:
             return why
         if proof.refuted_group(whole, cut, group, channels, self._samples) is None:
             return None
-        return (
-            "the model's code tells its channels apart by their number (it permutes, regroups or takes apart): without "
-            "some of them it gives other answers than with these at zero"
-        )
+        return "the model's code tells its channels apart by their number (it permutes, regroups or takes them apart)"
 
     def _guilty(self, history: Sequence[JSON]) -> dict[str, str]:
         """The layers of `history` whose cut breaks the model by itself, and why."""
@@ -223,14 +229,18 @@ class Cutter:
         return None
 
     def _arguments(self, history: Sequence[JSON]) -> dict[str, JSON]:
-        ties: dict[str, JSON] = {"ties": self._ties} if self._ties else {}
-        return {"history": list(history), **ties}
+        arguments: dict[str, JSON] = {"history": list(history)}
+        if self._ties:
+            arguments["ties"] = self._ties
+        if self._routes:
+            arguments["routes"] = self._routes
+        return arguments
 
     def _once(self, ratio: float, ratios: Mapping[str, float] | None) -> Cut:
         module = copy.deepcopy(self._subject.model).eval()
         score = self._score_of(module)
         history = _pruned(module, self.example, int(self._settings["round_to"]), ratio, ratios or {}, score,
-                          self._kept | set(self.left), self._parts, self._settings["scope"] == "global")
+                          self._kept | set(self.left), self._parts, self._routes, self._settings["scope"] == "global")
         _tie(module, self._ties)
         removed = counted(self._subject.model)[0] - counted(module)[0]
         left = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
@@ -294,6 +304,7 @@ class _Broken(Exception):  # noqa: N818 - an answer, not an accident
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
     """Remove the same channels from `module`, a fresh model of the shape that it had before the pruning."""
     with drawn(module, dict(example)) as graph:
+        coupled.route(graph, arguments.get("routes", {}))
         graph.load_pruning_history([list(item) for item in arguments["history"]])
     _tie(module, arguments.get("ties", []))
     return module
@@ -399,12 +410,14 @@ def _following(depends: Literal["model", "settings"]) -> Iterator[None]:
 
 def _pruned(
     module: nn.Module, example: dict[str, Tensor], round_to: int, ratio: float, ratios: Mapping[str, float],
-    score: Worth, kept: set[str], parts: Mapping[str, int], everywhere: bool,
+    score: Worth, kept: set[str], parts: Mapping[str, int], routes: Mapping[str, Sequence[Sequence[int]]],
+    everywhere: bool,
 ) -> list[JSON]:
     """Prune `module` in place, apart from the layers in `kept`; the history that `replay` takes.
 
     `ratios` hold for the groups of the layers that they name, in place of `ratio`; of those in `parts` as many go from
-    each of so many blocks; `everywhere` ranks across layers. Raises `_Broken` where a layer cannot be cut.
+    each of so many blocks; `routes` are for `coupled.route`; `everywhere` ranks across layers. Raises `_Broken` where a
+    layer cannot be cut.
     """
     import torch_pruning
     from torch import nn
@@ -424,10 +437,18 @@ def _pruned(
             try:
                 self.step()
             except FAILURES as error:
-                if self._looked_at is None:
-                    raise
-                root = self._looked_at[0].dep.target.module
-                raise _Broken(self.DG._module2name[root], coupled.reason(error)) from error
+                why = coupled.reason(error)
+                if self._looked_at is None:  # at a group that it had not made yet
+                    broken = coupled.groups(self.DG, kept)[1]
+                    if not broken:
+                        raise
+                    raise _Broken(*next(iter(broken.items()))) from error
+                raise _Broken(self.DG._module2name[self._looked_at[0].dep.target.module], why) from error
+
+        def estimate_importance(self, group: Any) -> Any:
+            found = super().estimate_importance(group)
+            self._looked_at = None
+            return found
 
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
             """Keep the nearest multiple (the smaller of two as near), and at least one of them.
@@ -455,6 +476,7 @@ def _pruned(
             in_channel_groups={}, out_channel_groups=heads,
         )
         coupled.limit(pruner.DG)
+        coupled.route(pruner.DG, routes)
         pruner.pruned()
     history: list[JSON] = [
         [name, bool(outward), [int(index) for index in indices]] for name, outward, indices in pruner.pruning_history()

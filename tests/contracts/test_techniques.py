@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
-from optlang.techniques.proof import proved
+from optlang.techniques.proof import proved, shared
 from optlang.workload import data as data_module
 from optlang.workload import modules, objects
 
@@ -262,6 +262,29 @@ class TestContract:
         with pytest.raises(Refusal, match=REFUSED[technique, network]):
             apply(technique, subject, images, tmp_path)
         assert all(torch.equal(before[name], item) for name, item in subject.model.state_dict().items())
+
+
+class TestSharing:
+    """Two linear layers with one weight, and a table of words that is the last layer's matrix too."""
+
+    @pytest.mark.parametrize("network", ["tied", "words"])
+    @pytest.mark.parametrize("technique", [name for name, gives in GIVES.items() if gives == "module"])
+    def test_weights_that_layers_share_stay_shared(self, technique, network, images, tmp_path):
+        subject = given(technique, network, images, tmp_path)
+        # What there is nothing of in these networks, or would cut the weight in one layer alone.
+        why = REFUSED.get((technique, network))
+        if why:
+            with pytest.raises(Refusal, match=why):
+                apply(technique, subject, images, tmp_path)
+            return
+        result = apply(technique, subject, images, tmp_path)
+        assert shared(result.model) == shared(subject.model)
+        one, other = shared(result.model)[0]
+        assert result.model.get_parameter(one) is result.model.get_parameter(other)
+        modules.save(result, tmp_path / "saved")
+        loaded = modules.load(tmp_path / "saved", STUDY)
+        assert shared(loaded.model) == shared(subject.model)
+        assert count(loaded) == count(result) <= count(subject)
 
 
 class TestEffect:
