@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import permutations
+from itertools import count, permutations
 
 from optlang.forms import JSON
 from optlang.plan.domains import contains
@@ -27,9 +27,13 @@ from optlang.plan.model import (
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
 from optlang.search.space import Space, values_of
 
+READINGS = 5_000
+"""How many steps are looked at in all: a recipe can be read in more ways than anyone waits for, where many steps of one
+technique may be left out."""
+
 
 def locate(plan: Plan, space: Space, recipe: Recipe) -> Point | None:
-    """The point of the space that has the recipe's effect; None where there is none."""
+    """The point of the space that has the recipe's effect; None where there is none, or none within `READINGS`."""
     places = {place.target.name: place for place in recipe.places}
     if len(places) < len(plan.targets):
         return None
@@ -38,7 +42,7 @@ def locate(plan: Plan, space: Space, recipe: Recipe) -> Point | None:
         taken = None if taken is None else _settled(plan, target, places[target.name], taken)
     if taken is None:
         return None
-    for end, values in _match(plan, plan.steps, recipe.steps, 0, taken):
+    for end, values in _match(plan, plan.steps, recipe.steps, 0, taken, count()):
         if end != len(recipe.steps):
             continue
         point = _present_knobs(plan, values)
@@ -123,21 +127,24 @@ def _take(plan: Plan, settings: Mapping[str, Setting], wanted: Mapping[str, JSON
 
 
 def _match(
-    plan: Plan, steps: tuple[Step, ...], wanted: tuple[Applied, ...], start: int, values: Values
+    plan: Plan, steps: tuple[Step, ...], wanted: tuple[Applied, ...], start: int, values: Values, tries: Iterator[int]
 ) -> Iterator[tuple[int, Values]]:
     """All ways to read `wanted[start:]` as a run of `steps`: where each ends, and the knobs that it takes."""
     if not steps:
         yield start, values
         return
-    for end, taken in _match_one(plan, steps[0], wanted, start, values):
-        yield from _match(plan, steps[1:], wanted, end, taken)
+    for end, taken in _match_one(plan, steps[0], wanted, start, values, tries):
+        yield from _match(plan, steps[1:], wanted, end, taken, tries)
 
 
 def _match_one(
-    plan: Plan, step: Step, wanted: tuple[Applied, ...], start: int, values: Values
+    plan: Plan, step: Step, wanted: tuple[Applied, ...], start: int, values: Values, tries: Iterator[int]
 ) -> Iterator[tuple[int, Values]]:
-    if step.when is not None:
-        # A condition that is false removes the step; which it is shows when the whole point is known.
+    if next(tries) >= READINGS:
+        return
+    if step.when is not None and not isinstance(step, Maybe):
+        # A condition that is false removes the step; which it is shows when the whole point is known. A `maybe` that is
+        # out says so already.
         yield start, values
     match step:
         case Apply():
@@ -147,10 +154,10 @@ def _match_one(
                     yield start + 1, taken
         case Choice():
             for branch in step.branches:
-                yield from _match(plan, branch.steps, wanted, start, {**values, step.path: branch.name})
+                yield from _match(plan, branch.steps, wanted, start, {**values, step.path: branch.name}, tries)
         case Maybe():
             yield start, {**values, step.path: False}
-            yield from _match(plan, step.steps, wanted, start, {**values, step.path: True})
+            yield from _match(plan, step.steps, wanted, start, {**values, step.path: True}, tries)
         case Repeat():
             counts = [step.count] if step.count is not None else [
                 value for knob in plan.knobs if knob.path == step.counter for value in values_of(knob.domain)
@@ -160,11 +167,11 @@ def _match_one(
                 if step.count is None and values.get(step.counter, count) != count:
                     continue
                 taken = values if step.count is not None else {**values, step.counter: count}
-                yield from _match(plan, step.steps * count, wanted, start, taken)
+                yield from _match(plan, step.steps * count, wanted, start, taken, tries)
         case Group():
-            yield from _match(plan, step.steps, wanted, start, values)
+            yield from _match(plan, step.steps, wanted, start, values, tries)
         case Order():
             members = {member.name: member.steps for member in step.members}
             for order in permutations(members):
                 inner = tuple(item for name in order for item in members[name])
-                yield from _match(plan, inner, wanted, start, {**values, step.path: order})
+                yield from _match(plan, inner, wanted, start, {**values, step.path: order}, tries)
