@@ -32,17 +32,21 @@ def render_front(front: Front, *, width: int | None = None, color: bool = False,
     if front.nearest:
         parts.append(_nearest(front, width, color))
     elif not found:
-        parts.append(
-            "No trial has met the requirements yet.\n"
-            if sum(front.states.values())
-            else "Nothing has been searched yet.\n"
-        )
-    if front.states:
+        parts.append(_nothing(front))
+    if front.states or front.alone:
         parts.append(printed(_counts(front), width, color))
     line = next_command(front, db=db)
     if line is not None:
         parts.append(f"Next: {line}\n")
     return "\n".join(parts)
+
+
+def _nothing(front: Front) -> str:
+    if sum(front.states.values()):
+        return "No trial has met the requirements yet.\n"
+    if front.alone and front.alone == front.alone_failed:
+        return "Nothing has been searched yet, and each technique alone has failed.\n"
+    return "Nothing has been searched yet.\n"
 
 
 def _counts(front: Front) -> str:
@@ -53,19 +57,22 @@ def _counts(front: Front) -> str:
         failed = f" ({front.alone_failed} failed)" if front.alone_failed else ""
         others.append(f"{counted(front.alone, 'trial')} of a technique alone{failed}")
     others += [f"{count} {state}" for state, count in front.uncounted.items()]
+    if not ended and front.uncounted:
+        ended = "none is over"
     return (
-        f"{counted(sum(front.states.values()), 'trial')} searched: {ended or 'none is over'}\n"
+        f"{counted(sum(front.states.values()), 'trial')} searched{f': {ended}' if ended else ''}\n"
         f"Not counted: {', '.join(others)}\n"
     )
 
 
 def next_command(front: Front, *, db: Path | None = None) -> str | None:
-    """The command that exports the best trade-off, or what came nearest; None where there is nothing to export."""
+    """The command that exports the best trade-off, or what came nearest, or that shows why each technique alone failed;
+    None where there is nothing to export or to look at."""
     trial = front.best
     if trial is None and front.nearest:
         trial = front.nearest[0].member.trial
     if trial is None:
-        return None
+        return command("tradeoffs", front.study, db=db) if front.alone_failed and not front.states else None
     return command("export", front.study, str(trial), "-o", _free(f"{front.study}-{trial}"), db=db)
 
 

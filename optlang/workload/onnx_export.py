@@ -108,8 +108,10 @@ def _exported(
             )
         except Exception as error:
             other = "exporter = script takes other parts of Python; or " if exporter == "dynamo" else ""
+            # torch's newer exporter wraps what stopped it in advice to its own developers.
+            reason = tracing.first_cause(error) if exporter == "dynamo" else error
             raise Refusal(
-                f"the model cannot be exported to ONNX: {tracing.first_line(error)}",
+                f"the model cannot be exported to ONNX: {tracing.first_line(reason)}",
                 help=f"{other}write that part of forward with other operators, or keep to the runtime eager",
                 depends="model",
             ) from error

@@ -72,6 +72,13 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The exception that `error` and those that it was raised from began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def tolerance(module: nn.Module) -> float:
     """How far an exported graph's answers may be from the module's, as a share of the largest of them."""
     return max((_ROUNDED.get(item.dtype, _TOLERANCE) for item in module.parameters()), default=_TOLERANCE)

@@ -220,6 +220,16 @@ def test_a_study_that_has_only_begun_is_shown(tmp_path: Path) -> None:
     assert "no technique" not in render_tradeoffs(load_tradeoffs(read(tmp_path, [])))
 
 
+def test_a_study_whose_techniques_all_failed_alone_says_where_to_look(tmp_path: Path) -> None:
+    ladder = {"origin": "ladder", "alone": "quant.static"}
+    failed = [start("r1", 1, **ladder), end("r1", 1, "failed", reason="aten::bilinear has no operator in ONNX")]
+    front = load_front(read(tmp_path, [*SMALL[:3], *failed]))
+    text = render_front(front)
+    assert "\nNothing has been searched yet, and each technique alone has failed.\n" in text
+    assert "\n0 trials searched\nNot counted: the baseline, 1 trial of a technique alone (1 failed)\n" in text
+    assert text.endswith("\nNext: optlang tradeoffs digits\n")
+
+
 def test_tradeoffs_say_what_failed_and_why(tmp_path: Path) -> None:
     events = [
         *SMALL,
