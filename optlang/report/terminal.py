@@ -33,7 +33,7 @@ def render_front(front: Front, *, width: int | None = None, color: bool = False,
         parts.append(_nearest(front, width, color))
     elif not found:
         parts.append(_nothing(front))
-    if front.states or front.alone:
+    if front.states or (front.alone and not found):
         parts.append(printed(_counts(front), width, color))
     line = next_command(front, db=db)
     if line is not None:
