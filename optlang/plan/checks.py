@@ -216,7 +216,7 @@ TURNED = {
     "E508": "leaves a form that the step after it cannot take",
 }
 WAY_OUT = {
-    "E501": "take the step away, or measure on a target with a GPU",
+    "E501": "take it away, or measure on a target with a GPU (`device = cuda`)",
     "E502": "change the order of the two",
     "E503": "make them two branches of a choice: `NAME in { …; … }`",
     "E504": "choose among runtimes that can run it, or take it away",

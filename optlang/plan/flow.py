@@ -135,10 +135,14 @@ def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: Facts)
     return list(walk.found)
 
 
+def _device(target: Target) -> str:
+    return f"the target {target.name} has device = {target.device}"
+
+
 def _gpu(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
     if "gpu" not in technique.needs or target.device == "cuda":
         return None
-    reason = f"{label_of(step.path)} needs a GPU; {target.name} has the device {target.device}"
+    reason = f"{label_of(step.path)} needs a GPU; {_device(target)}"
     return Conflict("E501", reason, step.path)
 
 
@@ -172,10 +176,10 @@ def _excludes(walk: _Walk, step: Apply, technique: Technique, target: Target) ->
 
 def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> Conflict | None:
     if "gpu" in runtime.needs and target.device != "cuda":
-        return Conflict("E501", f"{use.label} needs a GPU; {target.name} has the device {target.device}", use.path)
+        return Conflict("E501", f"{use.label} needs a GPU; {_device(target)}", use.path)
     if ("browser" in runtime.needs) is not (target.device == "browser"):
         runs = "runs in a browser" if "browser" in runtime.needs else "runs in no browser"
-        return Conflict("E504", f"{use.label} {runs}; {target.name} has the device {target.device}", use.path)
+        return Conflict("E504", f"{use.label} {runs}; {_device(target)}", use.path)
     if walk.form not in runtime.takes:
         takes = " or ".join(FORMS[form] for form in runtime.takes)
         left = walk.left_by
