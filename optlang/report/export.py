@@ -19,6 +19,7 @@ from optlang.report.front import asked, goal, load_members, load_plan
 from optlang.report.runners import builder, runner
 from optlang.report.studies import Chosen, check_trial, choose
 from optlang.store.commands import command
+from optlang.store.places import located
 from optlang.store.reader import Reader
 
 
@@ -176,7 +177,7 @@ def _copy(
     reader: Reader, artifact: Mapping[str, Any], row: Mapping[str, Any], folder: Path, inside: str
 ) -> dict[str, Any]:
     """Copy the files of one artifact, each of them as it was measured, and say what they are."""
-    source = Path(artifact["path"])
+    source = located(artifact["path"], [db.resolve().parent / ".optlang" for db in reader.dbs])
     if not source.is_absolute():
         places = [db.resolve().parent / source for db in reader.dbs]
         source = next((place for place in places if place.exists()), places[0])
@@ -238,7 +239,8 @@ PYTHON = "python"
 """The folder, in an export, of the user's own Python."""
 
 _AGAIN = (
-    "run the study with --new to build its artifacts again; those of kept trials lie in .optlang/ beside the database"
+    "artifacts lie in .optlang/ beside the database: where it was moved or copied, move that folder along; or run the "
+    "study with --new to build them again"
 )
 
 

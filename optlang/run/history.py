@@ -20,6 +20,7 @@ from optlang.search.sampler import Told
 from optlang.search.space import Space
 from optlang.search.told import value_of
 from optlang.store.commands import command
+from optlang.store.places import located
 from optlang.store.store import RunRow, Store, TrialRow
 
 INTERRUPTED = "interrupted"
@@ -55,9 +56,9 @@ class History:
     """The trials of one run."""
 
     def __init__(
-        self, plan: Plan, space: Space, rows: Iterable[TrialRow], unavailable: Collection[str] = ()
+        self, plan: Plan, space: Space, rows: Iterable[TrialRow], home: Path, unavailable: Collection[str] = ()
     ) -> None:
-        self._plan, self._space, self._unavailable = plan, space, unavailable
+        self._plan, self._space, self._home, self._unavailable = plan, space, home, unavailable
         self._trials: dict[int, Done] = {}
         self._measured: dict[int, tuple[Done, dict[Key, Measurement]]] = {}
         self.known: set[str] = set()
@@ -214,7 +215,8 @@ class History:
         return Done(
             row.trial, row.origin, row.state, row.reason, row.error, point, row.alone, row.runtime or "", recipe,
             row.measurements, tuple(map(_violation, row.violations)),
-            {str(item["target"]): _artifact(item) for item in row.artifacts}, row.sampler_state or {}, row.passes,
+            {str(item["target"]): _artifact(item, self._home) for item in row.artifacts}, row.sampler_state or {},
+            row.passes,
         )
 
     def _space_has(self, point: Point) -> bool:
@@ -232,10 +234,10 @@ def _violation(row: Mapping[str, Any]) -> Violation:
     return Violation(row["text"], float(row["by"]), row.get("said", ""), missed)
 
 
-def _artifact(row: Mapping[str, Any]) -> Artifact:
+def _artifact(row: Mapping[str, Any], home: Path) -> Artifact:
     return Artifact(
-        Path(row["path"]), row["format"], tuple(File(**file) for file in row["files"]), tuple(row["inputs"] or ()),
-        tuple(row["outputs"] or ()), row["about"] or {},
+        located(row["path"], [home]), row["format"], tuple(File(**file) for file in row["files"]),
+        tuple(row["inputs"] or ()), tuple(row["outputs"] or ()), row["about"] or {},
     )
 
 

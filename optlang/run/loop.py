@@ -104,7 +104,7 @@ class Loop:
         before = store.trials(run_id)
         self._facts = recalled(plan, folder, ((row.trial, row.reason, row.notes) for row in before))
         self._space = Space(plan, unavailable, self._facts)
-        self._history = History(plan, self._space, before, unavailable)
+        self._history = History(plan, self._space, before, home, unavailable)
         self._workload = Workload(
             forms.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
             forms.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -164,6 +165,20 @@ def test_an_export_says_which_requirements_it_does_not_meet(tmp_path: Path) -> N
 def test_paths_beside_the_database_are_found_from_there(tmp_path: Path) -> None:
     entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"}) | {"path": ".optlang/a"}
     assert "model.onnx" in export(read(tmp_path, [entry]), None, 1, tmp_path / "out").files
+
+
+@pytest.mark.parametrize("deep", ["r1/1", "r1/1/artifacts"])
+def test_what_was_moved_or_copied_with_its_database_is_found_beside_it(tmp_path: Path, deep: str) -> None:
+    built = tmp_path / "old" / ".optlang" / "artifacts" / deep
+    read(tmp_path / "old", [artifact(built, {"model.onnx": b"weights"})])
+    shutil.copytree(tmp_path / "old", tmp_path / "copy")
+    (built / "model.onnx").write_bytes(b"of another run")
+    assert "model.onnx" in export(connect([tmp_path / "copy" / "x.duckdb"]), None, 1, tmp_path / "out").files
+    (tmp_path / "old").rename(tmp_path / "moved")
+    assert "model.onnx" in export(connect([tmp_path / "copy" / "x.duckdb"]), None, 1, tmp_path / "again").files
+    shutil.rmtree(tmp_path / "copy" / ".optlang")
+    with pytest.raises(OptlangError, match="is gone"):
+        export(connect([tmp_path / "copy" / "x.duckdb"]), None, 1, tmp_path / "never")
 
 
 def test_several_targets_have_a_folder_each(tmp_path: Path) -> None:

@@ -1,0 +1,24 @@
+"""Where an artifact lies now: the database names the folder in which it was built, and folders are moved and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_KEPT = "artifacts"
+
+
+def located(recorded: str, homes: Sequence[Path]) -> Path:
+    """The folder of an artifact that was built in `recorded`, `HOME/artifacts/RUN/TRIAL` or one of its targets' in it.
+
+    That of the same run and trial in the first of `homes` that has it comes first: a database that was moved or copied
+    together with its home has its own artifacts, whatever is still where they were built.
+    """
+    source = Path(recorded)
+    for below in (2, 3):
+        if len(source.parts) > below + 1 and source.parts[-below - 1] == _KEPT:
+            for home in homes:
+                place = home.joinpath(_KEPT, *source.parts[-below:])
+                if place.is_dir():
+                    return place
+    return source
