@@ -26,7 +26,7 @@ from optlang.plan.model import (
 from optlang.plan.resolve import names_rounds
 
 FORMS = {
-    "module": "a module", "graph": "a module for its runtime to finish", "onnx": "an ONNX file",
+    "module": "a module", "graph": "a module that its runtime converts itself when it builds", "onnx": "an ONNX file",
     "artifact": "an artifact",
 }
 

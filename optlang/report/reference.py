@@ -40,7 +40,7 @@ _NEEDS = {
 }
 _FORMS = {
     "module": "a PyTorch module",
-    "graph": "a module for its runtime to finish",
+    "graph": "a module that its runtime converts itself when it builds",
     "onnx": "an ONNX file",
     "artifact": "what only its runtime can run",
 }
