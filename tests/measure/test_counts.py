@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -214,7 +213,7 @@ ZOO = {
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_exported_file_has_as_many_products_and_zeros(name, tmp_path):
-    study = Path()
+    study = tmp_path
     factory = Factory(f"optlang.zoo.{name}")
     module = modules.make(factory, study)
     with torch.no_grad():

@@ -35,13 +35,15 @@ class Normalized(Plain):
         return super().forward(centered / (centered.square().sum(0) / (len(x) - 1)).sqrt())
 
 
+# A study's folder that holds no module: those of a study are set aside when another one's are looked for.
+FOLDER = Path(__file__).parents[1] / "fixtures" / "models"
 INPUTS = {"x": numpy.random.default_rng(0).normal(size=(64, 4)).astype(numpy.float32)}
 
 
 def reference(module: nn.Module | None) -> Reference:
     torch.manual_seed(0)
     subject = None if module is None else Subject("module", module.eval(), Factory("parts.py:net"))
-    return Reference(lambda: subject, INPUTS, Path.cwd())
+    return Reference(lambda: subject, INPUTS, FOLDER)
 
 
 def answered(here: Array, others: dict[int, Array], batch: int = 1, noise: float = 0.0) -> Answers:
@@ -106,7 +108,7 @@ def test_answers_alike_are_not_compared_with_anything() -> None:
         raise AssertionError("the module is loaded where it is needed only")
 
     here = numpy.ones((8, 3), numpy.float32)
-    assert notes(answered(here, {64: here}), Reference(never, INPUTS, Path.cwd())) == {"batch_dependent": False}
+    assert notes(answered(here, {64: here}), Reference(never, INPUTS, FOLDER)) == {"batch_dependent": False}
 
 
 def test_an_artifact_that_takes_one_sample_is_judged_by_its_module() -> None:

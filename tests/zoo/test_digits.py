@@ -1,6 +1,5 @@
 """The model and data of the default study."""
 
-from pathlib import Path
 
 import numpy
 import pytest
@@ -44,11 +43,11 @@ def test_seed_decides_the_split():
 
 
 @pytest.mark.slow
-def test_it_learns_the_digits():
+def test_it_learns_the_digits(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        study = Path()
+        study = tmp_path
         factory = Factory("optlang.zoo.digits:cnn", {"width": 32})
         data = data_module.load(Factory("optlang.zoo.digits:digits"), study)
         settings = {
