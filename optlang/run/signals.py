@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -84,11 +85,15 @@ def outlive() -> None:
         signal.signal(HANGUP, signal.SIG_IGN)
 
 
+_LEFT_BEHIND = "ignore::UserWarning:multiprocessing.resource_tracker"
+
+
 def start_tracker() -> None:
-    """Start the process that tracks multiprocessing's semaphores so that SIGHUP does not end it.
+    """Start the process that tracks multiprocessing's semaphores so that SIGHUP does not end it, and without a word.
 
     It lets SIGINT and SIGTERM pass by itself. Were it ended with its process group, its successor would complain of
-    every semaphore that it does not know.
+    every semaphore that it does not know. It warns of those that a library left in a worker, which is ended and not
+    left to clean up: it removes them itself, and nobody has anything to do.
     """
     if HANGUP is None:
         return
@@ -96,9 +101,12 @@ def start_tracker() -> None:
 
     # What is blocked here is blocked in a process that is started here.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [HANGUP])
+    # It is given this process's warning options.
+    sys.warnoptions.append(_LEFT_BEHIND)
     try:
         resource_tracker.ensure_running()
     finally:
+        sys.warnoptions.remove(_LEFT_BEHIND)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

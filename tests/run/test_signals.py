@@ -122,3 +122,12 @@ def test_a_terminal_that_is_closed(study: small.Study, tmp_path: Path, ended: En
     found = small.trials(tmp_path)
     assert {state for *_, state, _ in found} == {"complete"}
     assert small.rows(tmp_path, "SELECT why FROM sessions") == [{"why": "interrupted"}]
+
+
+@pytest.mark.parametrize("options", [(), ("-W", "error")])
+def test_semaphores_that_a_library_left_in_a_worker_are_nobodys_business(options: tuple[str, ...]) -> None:
+    left = "resource_tracker.register('/optlang-left-behind', 'semaphore')"
+    start = "from multiprocessing import resource_tracker\nfrom optlang.run import signals\nsignals.start_tracker()\n"
+    program = start + left
+    done = subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
