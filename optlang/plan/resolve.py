@@ -46,6 +46,8 @@ from optlang.plan.units import (
 from optlang.syntax import tree
 from optlang.syntax.build import LARGEST_EXPONENT
 
+_BY_ZERO = "this divides by zero"
+
 
 @dataclass(frozen=True, slots=True)
 class Typed:
@@ -349,6 +351,9 @@ class Expressions(Lookup):
         a, b = left.constant, right.constant
         if a is not None and b is not None and isinstance(a.value, Decimal) and isinstance(b.value, Decimal):
             return self._folded(node, a, b, kind)
+        if node.operator == "/" and b is not None and b.value == 0:
+            self._type(node.span, _BY_ZERO)
+            return None
         sides = [_as(item, item.kind) for item in (left, right)]
         return Typed(Binary(operator=node.operator, left=sides[0], right=sides[1]), kind)
 
@@ -359,7 +364,7 @@ class Expressions(Lookup):
         try:
             value = {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__}[node.operator](b)
         except (DivisionByZero, InvalidOperation):
-            self._type(node.span, "this divides by zero")
+            self._type(node.span, _BY_ZERO)
             return None
         if value and abs(value.adjusted()) > LARGEST_EXPONENT:
             self._type(node.span, f"this comes to {value:.0e}, and numbers end at 1e{LARGEST_EXPONENT}")
