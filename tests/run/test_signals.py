@@ -103,9 +103,13 @@ def test_past_the_deadline_the_trial_is_stopped(study: small.Study, tmp_path: Pa
 def test_a_terminal_that_is_closed(study: small.Study, tmp_path: Path, ended: Ended) -> None:
     study(trials=50)
     ours, its = os.openpty()
+    # In the process itself, not between fork and exec: other tests leave threads that forbid a fork.
+    controlled = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     process = subprocess.Popen(
-        small.command("run", "small.opt"), cwd=tmp_path, env=small.environment(), text=True,
-        preexec_fn=lambda: os.login_tty(its),
+        [sys.executable, "-c", controlled, *small.command("run", "small.opt")], cwd=tmp_path, text=True,
+        env=small.environment(), stdin=its, stdout=its, stderr=its, start_new_session=True,
     )
     os.close(its)
     ended.append(process)

@@ -82,6 +82,6 @@ def test_the_ladder_takes_from_the_study_what_has_no_default(plan: Plan) -> None
 
 
 def test_the_plan_says_the_models(plan: Plan) -> None:
-    text = said(describe(plan, Space(plan).size()))
+    text = said(describe(plan, Space(plan).size(), 0))
     assert "student = zoo.digits_cnn(width in [8, 16])" in text
     assert 'teachers = [zoo.digits_cnn(width = 64, weights = "digits.safetensors")]' in text

@@ -134,7 +134,7 @@ def test_how_it_is_said_and_drawn(plan_of: Make) -> None:
     class Size:
         points, exact, continuous = 6, True, ()
 
-    said = " ".join(text(describe(plan, Size())).split())
+    said = " ".join(text(describe(plan, Size(), 0)).split())
     assert "percentile = 99.9 when calibrator == percentile, else 99.99" in said
     assert "samples in [64, 128] when runtime == onnxruntime, else 256" in said
     lines = [line for node in picture(plan).nodes for line in node.lines]
