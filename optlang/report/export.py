@@ -103,7 +103,7 @@ def _fill(
         inside = folder if len(artifacts) == 1 else folder / target
         inside.mkdir(exist_ok=True)
         entry = _copy(reader, artifact, row, inside, "" if inside == folder else f"{target}/")
-        _copy_python(entry["about"], chosen, inside)
+        _copy_python(entry["about"], reader, chosen, inside)
         name = _runtime(plan, row["runtime"], artifact["target"])
         program = runner(name, entry)
         programs = {} if program is None else {"run.py": program}
@@ -212,19 +212,25 @@ def _copy(
     }
 
 
-def _copy_python(about: Mapping[str, Any], chosen: Chosen, folder: Path) -> None:
+def _copy_python(about: Mapping[str, Any], reader: Reader, chosen: Chosen, folder: Path) -> None:
     """Copy the user's own Python that makes the model, and what it imports from the study's folder.
 
-    An export is run by its own copy, not by whatever lies at a path that the database names.
+    An export is run by its own copy, not by whatever lies at a path that the database names. OptlangError where that
+    Python is gone.
     """
     if "factory" not in about or not chosen.file:
         return
-    study = Path(chosen.file).resolve().parent
+    study = _study_folder(reader, Path(chosen.file).resolve())
     for item in (about["factory"], *about.get("edits", ())):
         calls = checked.calls(item["calls"])
         first = study / calls.rpartition(":")[0]
-        if first.suffix != ".py" or not first.is_file():
+        if first.suffix != ".py":
             continue
+        if not first.is_file():
+            raise OptlangError(
+                f"the Python that makes the model is gone: there is no {first}",
+                help="put it back; where the database was moved or copied, move the study and its Python along",
+            )
         try:
             files = sources.reached(first, study)
         except SyntaxError as error:
@@ -233,6 +239,18 @@ def _copy_python(about: Mapping[str, Any], chosen: Chosen, folder: Path) -> None
             target = folder / PYTHON / path.relative_to(study)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+
+
+def _study_folder(reader: Reader, file: Path) -> Path:
+    """Where the study's file is: where it ran, or as it lies about a database that was moved together with it."""
+    if file.is_file():
+        return file.parent
+    for db in reader.dbs:
+        for depth in range(len(file.parts) - 1):
+            moved = db.resolve().parent.joinpath(*file.parts[-depth - 1:])
+            if moved.is_file():
+                return moved.parent
+    return file.parent
 
 
 PYTHON = "python"

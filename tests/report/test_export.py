@@ -181,6 +181,24 @@ def test_what_was_moved_or_copied_with_its_database_is_found_beside_it(tmp_path:
         export(connect([tmp_path / "copy" / "x.duckdb"]), None, 1, tmp_path / "never")
 
 
+@pytest.mark.parametrize("folder", [".", "studies"])
+def test_the_python_of_a_project_that_was_moved_comes_along_or_is_missed(tmp_path: Path, folder: str) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    about = {"factory": {"calls": "models.py:net", "arguments": {}, "weights": None}, "edits": []}
+    entry = artifact(old / ".optlang" / "artifacts" / "r1" / "1", {"model.safetensors": b""}, about=about)
+    (old / folder).mkdir(exist_ok=True)
+    (old / folder / "models.py").write_text("def net():\n    return None\n")
+    (old / folder / "digits.opt").write_text("optlang 1\n")
+    read(old, [entry], runtime="eager", file=old / folder / "digits.opt")
+    old.rename(new)
+    reader = connect([new / "x.duckdb"])
+    assert "python/models.py" in export(reader, "digits", 1, tmp_path / "out").files
+    (new / folder / "models.py").unlink()
+    with pytest.raises(OptlangError, match=r"the Python that makes the model is gone: there is no .*models\.py"):
+        export(reader, "digits", 1, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
 def test_several_targets_have_a_folder_each(tmp_path: Path) -> None:
     entries = [artifact(tmp_path / name, {"model.onnx": name.encode()}, target=name) for name in ("laptop", "phone")]
     done = export(read(tmp_path, entries), None, 1, tmp_path / "out")
