@@ -42,6 +42,11 @@ def render_front(front: Front, *, width: int | None = None, color: bool = False,
 
 
 def _nothing(front: Front) -> str:
+    """Why the front has no trial but the baseline."""
+    if front.states.get("complete"):
+        return "No trial is a better trade-off than the baseline.\n"
+    if set(front.states) == {"failed"}:
+        return "Each searched trial has failed.\n"
     if sum(front.states.values()):
         return "No trial has met the requirements yet.\n"
     if front.alone and front.alone == front.alone_failed:

@@ -230,6 +230,17 @@ def test_a_study_whose_techniques_all_failed_alone_says_where_to_look(tmp_path: 
     assert text.endswith("\nNext: optlang tradeoffs digits\n")
 
 
+def test_a_front_of_the_baseline_alone_says_why(tmp_path: Path) -> None:
+    first = [session(), start("r1", 0), end("r1", 0, measurements=figures(100, 1e-4, 1, 0.9))]
+    worse = [start("r1", 1), end("r1", 1, measurements=figures(200, 2e-4, 0.5, 0.8))]
+    failed = [start("r1", 2), end("r1", 2, "failed", reason="the model has no linear layer")]
+    (tmp_path / "failed").mkdir()
+    text = render_front(load_front(read(tmp_path, [*first, *worse, *failed])))
+    assert "\nNo trial is a better trade-off than the baseline.\n\n2 trials searched: 1 complete, 1 failed\n" in text
+    text = render_front(load_front(read(tmp_path / "failed", [*first, *failed])))
+    assert "\nEach searched trial has failed.\n\n1 trial searched: 1 failed\n" in text
+
+
 def test_tradeoffs_say_what_failed_and_why(tmp_path: Path) -> None:
     events = [
         *SMALL,
