@@ -169,6 +169,10 @@ def _one(
 ) -> tuple[Subject, Counted]:
     if step.performed:
         request = Request(step.technique.rpartition(".")[2], step.settings)
+        # In fewer bits more weights become zero; what the runtime writes is not read back, so there is no such figure.
+        counted = replace(
+            counted, measurements=tuple(item for item in counted.measurements if item.metric != "sparsity")
+        )
         return replace(subject, form="graph", requests=(*subject.requests, request)), counted
     technique, own = objects.find(step.calls, context.study), objects.is_file(step.calls)
     # A technique of the user's own that raises is shown with the user's own lines; ours say what is wrong themselves.

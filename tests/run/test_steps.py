@@ -135,6 +135,12 @@ def test_what_the_runtime_carries_out_itself_is_handed_to_it(workload: Workload)
         assert [dict(item.settings) for item in subject.requests] == [{"dtype": "float16"}, {"samples": 64}]
         assert [item.cached for item in done] == [cached] * 3
         assert weight(subject) == weight(after(workload, step("double"))[0])
+    # In fewer bits more weights are zero than the module has, and nobody counts what the runtime writes.
+    data = data_module.load(workload.data, workload.study)
+    counted = steps.apply(
+        [half], workload, data, wants, steps.Clock("none", never), lambda _: None, []
+    ).counted.measurements
+    assert {item.metric for item in counted} == {"parameters", "macs"}
     # The same technique, done by itself or left to the runtime, is two different steps.
     _, done = after(workload, step("double"), step("double", path="half"))
     assert not done[1].cached
