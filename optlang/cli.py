@@ -169,10 +169,13 @@ def _ending(study: Plan, outcome: Outcome, db: Path, new: bool) -> int:
         else:
             best = front.load_front(reader, study.study)
             sys.stdout.write(terminal.render_front(best, width=_width(), color=colored(sys.stdout), db=db))
+    again = "the same command without --new" if new else "the same command"
     if outcome.why == "interrupted":
-        again = "the same command without --new" if new else "the same command"
         sys.stderr.write(f"interrupted: all that was finished is kept, and {again} goes on\n")
         return INTERRUPTED
+    if outcome.why == "timeout":
+        limit = "`timeout` in search { }, or --timeout"
+        sys.stderr.write(f"time is up ({limit}): {again} goes on, with as much time again\n")
     if outcome.why == "ladder":
         return 0
     return 0 if outcome.met else WRONG

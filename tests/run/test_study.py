@@ -545,3 +545,15 @@ def test_a_baseline_that_failed_is_done_again(study: Study, tmp_path: Path) -> N
     python.write_text(right)
     done = optlang(tmp_path, "run", path, "--progress", "plain")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_whose_time_is_up_says_so_and_goes_on(study: Study, tmp_path: Path) -> None:
+    path = study(trials=1)
+    first = optlang(tmp_path, "run", path, "--progress", "plain", "--timeout", "0.1s")
+    assert first.returncode == 1, "the baseline alone meets nothing that was asked of a trial"
+    assert "time is up" in first.stderr
+    assert "the same command goes on" in first.stderr
+    assert [origin for _, origin, _, _ in trials(tmp_path)] == ["baseline"]
+    again = optlang(tmp_path, "run", path, "--progress", "plain")
+    assert again.returncode == 0, again.stderr
+    assert [origin for _, origin, _, _ in trials(tmp_path)].count("sampler") == 1
