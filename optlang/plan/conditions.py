@@ -70,7 +70,7 @@ class Conditions:
         def checked() -> Expression | None:
             expression = inner()
             # Siblings that are fixed decide it; where an input does, or a pipeline's user, it is no mistake.
-            inputs = self._knobs.resolver.inputs.keys() & set(_names(node))
+            inputs = self._knobs.resolver.inputs.keys() & {item.text for item in paths(node)}
             if expression == NEVER and asked and not inputs and self._knobs.applied is None:
                 self._knobs.diagnostics.warn(
                     "W409",
@@ -145,14 +145,15 @@ def worth(setting: Setting) -> Expression:
     raise AssertionError(setting)
 
 
-def _names(node: tree.Expression) -> Iterator[str]:
+def paths(node: tree.Expression) -> Iterator[tree.Path]:
+    """The names in an expression, where they stand."""
     match node:
         case tree.Path():
-            yield node.text
+            yield node
         case tree.Unary(operand=operand):
-            yield from _names(operand)
+            yield from paths(operand)
         case tree.Binary(left=left, right=right):
-            yield from _names(left)
-            yield from _names(right)
+            yield from paths(left)
+            yield from paths(right)
         case tree.Member(value=value):
-            yield from _names(value)
+            yield from paths(value)

@@ -19,7 +19,8 @@ from optlang.plan.knobs import Around, Guard, Knobs, Later
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Dimension, Factory, Fixed, Models, ModelUse, Param, Plain, Searched, Setting
 from optlang.plan.names import SORTS, Declared, PythonModule, Scope, Sort, duplicate, listed, only, suggestion
-from optlang.plan.python_files import exists, find_object, inside
+from optlang.plan.python_files import find_object, inside
+from optlang.plan.sources import exists
 from optlang.plan.units import Kind, value_of
 from optlang.plan.values import Resolver
 from optlang.syntax import tree

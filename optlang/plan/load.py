@@ -15,7 +15,8 @@ from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
 from optlang.plan.model import Location, Plan
 from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, duplicate, only, suggestion
-from optlang.plan.python_files import exists, file_of, find_object, inside, text_of
+from optlang.plan.python_files import find_object, inside, text_of
+from optlang.plan.sources import exists, file_of
 from optlang.plan.values import Resolver
 from optlang.spelling import closest
 from optlang.syntax import tree

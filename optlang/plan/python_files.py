@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 import warnings
 from dataclasses import dataclass
 from importlib.util import decode_source
@@ -85,25 +84,6 @@ def _signature(arguments: ast.arguments, *, bound: bool) -> Signature:
         item.arg for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
     ]
     return Signature(tuple(named + keywords), tuple(plain + missing), arguments.kwarg is not None)
-
-
-def file_of(module: str, paths: list[str] | None = None) -> Path | None:
-    """The file of an installed module, found by looking for it: importing would run its parents."""
-    parts = module.split(".")
-    for folder in paths if paths is not None else sys.path:
-        place = Path(folder or ".").joinpath(*parts)
-        for candidate in (place.with_name(place.name + ".py"), place / "__init__.py"):
-            if exists(candidate):
-                return candidate
-    return None
-
-
-def exists(path: Path) -> bool:
-    """Whether there is a file; a name that can be no file's, or a link that leads back to itself, is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def text_of(path: Path) -> str:

@@ -9,6 +9,7 @@ from math import inf
 
 from optlang.diagnostics import Diagnostics, Fix, Label, Span
 from optlang.plan.bounds import Interval, Space, decided, interval
+from optlang.plan.conditions import paths
 from optlang.plan.expressions import Binary, Const, Expression, MetricRef, Unary, references
 from optlang.plan.expressions import show as show_expression
 from optlang.plan.model import Dimension, Metric, Rule
@@ -105,7 +106,7 @@ class _Requirements:
 
     def _by_inputs(self, node: tree.Expression) -> bool:
         """Whether inputs have a part in it: what they switch off is switched off on purpose."""
-        return any(item.text in self._resolver.inputs for item in _paths(node))
+        return any(item.text in self._resolver.inputs for item in paths(node))
 
     # ---- what is said of a comparison
 
@@ -269,16 +270,3 @@ def _range(found: Interval, dimension: Dimension) -> str:
     if found.low == -inf:
         return f"{show(found.high, dimension)} or less"
     return f"{show(found.low, dimension)} to {show(found.high, dimension)}"
-
-
-def _paths(node: tree.Expression) -> Iterator[tree.Path]:
-    match node:
-        case tree.Path():
-            yield node
-        case tree.Unary(operand=operand):
-            yield from _paths(operand)
-        case tree.Binary(left=left, right=right):
-            yield from _paths(left)
-            yield from _paths(right)
-        case tree.Member(value=value):
-            yield from _paths(value)

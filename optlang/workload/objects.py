@@ -260,7 +260,7 @@ def _fingerprint(calls: str, place: str, folder: Path) -> str:
     if place.endswith(".py"):
         digest.update(_meaning(sources.reached(user_file(place, folder), folder), folder).encode())
         return digest.hexdigest()
-    source = _source(place, folder)
+    source = sources.file_of(place, [*sys.path, str(folder)])
     digest.update(f"\0{place}\0{_version(place.partition('.')[0])}".encode())
     if source is not None:
         package = place.partition(".")[0]
@@ -283,17 +283,6 @@ def _meaning_of(files: tuple[tuple[Path, int, int], ...], root: Path) -> str:
     for path, _time, _size in files:
         digest.update(f"\0{path.relative_to(root).as_posix()}\0{sources.meaning(path)}".encode())
     return digest.hexdigest()
-
-
-def _source(module: str, study: Path) -> Path | None:
-    """The source file of an installed module, looked for without importing its parents."""
-    parts = module.split(".")
-    for entry in [*sys.path, str(study.resolve())]:
-        base = Path(entry or ".", *parts)
-        for path in (base.with_name(base.name + ".py"), base / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
 
 
 @functools.cache

@@ -205,7 +205,8 @@ def test_every_declaration_of_the_library_reads() -> None:
     from optlang.diagnostics import Diagnostics
     from optlang.plan.declared import Facts
     from optlang.plan.names import Scope
-    from optlang.plan.python_files import file_of, objects
+    from optlang.plan.python_files import objects
+    from optlang.plan.sources import file_of
 
     modules, _ = library()
     diagnostics = Diagnostics()
