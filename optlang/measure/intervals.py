@@ -1,8 +1,11 @@
-"""95 % intervals: Wilson's for proportions, bootstraps for the rest. Knows numbers only, and where each came from."""
+"""95 % intervals: Wilson's for proportions, bootstraps for the rest. Knows numbers only, and where each came from.
+
+scipy.stats has the intervals of independent samples. The other bootstraps are ours: scipy has none that draws processes
+and then rounds within them, none that leaves out draws without a value, and none that ends after a time.
+"""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,33 +17,37 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
-_Z = 1.959963984540054
 _TAILS = (2.5, 97.5)
 _LEAST = 50
 """Draws that an interval needs at least."""
 _PATIENCE = 4
 """How many times as many draws are tried where some have no value."""
+_AT_ONCE = 2**16
+"""Values that are drawn at once, so that they fit in a core's cache."""
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % score interval of a proportion.
 
     Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927).
     """
-    share = successes / n
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    # At the ends the formula gives the share itself up to rounding, which may fall on its wrong side.
-    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
+    from scipy.stats import binomtest
+
+    low, high = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def mean(values: Array, seed: int = 0, resamples: int = 400) -> tuple[float, float]:
-    """The percentile bootstrap of the mean of independent `values` (one a sample)."""
+    """The percentile bootstrap of the mean of independent `values` (one a sample); of one value that value."""
     import numpy
+    from scipy.stats import bootstrap
 
-    generator = numpy.random.default_rng(seed)
-    means = [float(values[generator.integers(len(values), size=len(values))].mean()) for _ in range(resamples)]
-    low, high = numpy.percentile(means, _TAILS)
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    # BCa, scipy's default, leaves out each value once: 0.2 s of 10,000 values where percentiles take 0.01.
+    batch = max(1, _AT_ONCE // len(values))
+    found = bootstrap((values,), numpy.mean, n_resamples=resamples, batch=batch, method="percentile", rng=seed)
+    low, high = found.confidence_interval
     return float(low), float(high)
 
 
@@ -82,19 +89,8 @@ def quotient(
     Both are `figures[process][round]` of equal shape, in pairs: what ran next to each other is drawn together, as in
     `rounds`, so what disturbs a pair widens neither end. The value is exactly the quotient of the values of `rounds`.
     """
-    import numpy
-
-    first, second = (numpy.asarray(figures, dtype=numpy.float64) for figures in (above, below))
-    processes, count = first.shape
-    generator = numpy.random.default_rng(seed)
-    chosen = generator.integers(processes, size=(resamples, processes, 1))
-    within = generator.integers(count, size=(resamples, processes, count))
-    tops, bottoms = (
-        numpy.median(table[chosen, within].reshape(resamples, -1), axis=1) for table in (first, second)
-    )
-    low, high = numpy.percentile(tops / bottoms, _TAILS)
-    value = float(numpy.median(first)) / float(numpy.median(second))
-    return value, min(float(low), value), max(float(high), value)
+    (value, drawn), (other, others) = (_medians(figures, seed, resamples) for figures in (above, below))
+    return _around(value / other, drawn / others)
 
 
 def rounds(figures: Sequence[Sequence[float]], seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
@@ -104,6 +100,11 @@ def rounds(figures: Sequence[Sequence[float]], seed: int = 0, resamples: int = 2
     more in common than chance, so resampling single calls gives intervals that are far too narrow (it held the true
     median in a quarter of cases). Of one process nothing is known of how processes differ.
     """
+    return _around(*_medians(figures, seed, resamples))
+
+
+def _medians(figures: Sequence[Sequence[float]], seed: int, resamples: int) -> tuple[float, Array]:
+    """The median of all, and those of the resamples: figures of equal shape are drawn alike."""
     import numpy
 
     table = numpy.asarray(figures, dtype=numpy.float64)
@@ -111,7 +112,11 @@ def rounds(figures: Sequence[Sequence[float]], seed: int = 0, resamples: int = 2
     generator = numpy.random.default_rng(seed)
     chosen = generator.integers(processes, size=(resamples, processes, 1))
     within = generator.integers(count, size=(resamples, processes, count))
-    medians = numpy.median(table[chosen, within].reshape(resamples, -1), axis=1)
-    low, high = numpy.percentile(medians, _TAILS)
-    value = float(numpy.median(table))
+    return float(numpy.median(table)), numpy.median(table[chosen, within].reshape(resamples, -1), axis=1)
+
+
+def _around(value: float, drawn: Array) -> tuple[float, float, float]:
+    import numpy
+
+    low, high = numpy.percentile(drawn, _TAILS)
     return value, min(float(low), value), max(float(high), value)

@@ -112,7 +112,7 @@ def _vectors(task: Task, outputs: Arrays, targets: Any, n: int) -> dict[str, Arr
 
 def _of_vector(vector: Array, seed: int) -> tuple[float, float]:
     if ((vector == 0) | (vector == 1)).all():
-        return intervals.wilson(float(vector.sum()), len(vector))
+        return intervals.wilson(int(vector.sum()), len(vector))
     return intervals.mean(vector, seed)
 
 

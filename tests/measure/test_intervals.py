@@ -2,17 +2,24 @@
 
 import numpy
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 
 from optlang.measure import intervals
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 5), (5, 5), (1, 2), (97, 100), (445, 450), (500, 1000)])
-def test_wilson_is_scipys(successes, n):
-    expected = binomtest(successes, n).proportion_ci(method="wilson")
+def test_wilsons_ends_are_the_proportions_that_the_share_is_just_compatible_with(successes, n):
     low, high = intervals.wilson(successes, n)
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    for bound in (low, high):
+        distance = norm.ppf(0.975) * numpy.sqrt(bound * (1 - bound) / n)
+        assert abs(successes / n - bound) == pytest.approx(distance, abs=1e-9)
     assert 0 <= low <= successes / n <= high <= 1
+
+
+def test_a_single_value_and_equal_values_have_no_width():
+    assert intervals.mean(numpy.array([3.0])) == (3.0, 3.0)
+    assert intervals.mean(numpy.full(9, 2.0)) == (2.0, 2.0)
+    assert intervals.wilson(1, 1)[1] == 1
 
 
 def test_mean_is_close_to_the_normal_theory_where_that_holds():
