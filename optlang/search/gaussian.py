@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from optlang.forms import OptlangError
 from optlang.plan.domains import size
 from optlang.plan.model import Knob, Plan
 from optlang.search import goals
 from optlang.search.genes import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
+from optlang.search.gp_acquisition import Score, maximize
 from optlang.search.recipe import Point, resolve
 from optlang.search.space import Exhausted, Space
 from optlang.search.told import TRIES, Asked, Told
@@ -64,10 +64,11 @@ class Gaussian:
         return self._space.draw(lambda knob, domain: value_at(domain, random.random()))
 
     def _best(self, measured: Sequence[Told], seed: int, random: Random) -> Point:
-        search = _Search(self, measured, random)
-        optuna, sampler = _sampler(seed, search)
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(directions=[objective.direction for objective in self._plan.objectives])
-        distributions = {
+        distributions: dict[str, optuna.distributions.BaseDistribution] = {
             knob.path: optuna.distributions.CategoricalDistribution(tuple(range(size(knob.domain) or 1)))
             if unordered(knob.domain) else optuna.distributions.FloatDistribution(0.0, 1.0)
             for knob in self._knobs
@@ -80,16 +81,11 @@ class Gaussian:
             }
             study.add_trial(optuna.trial.create_trial(
                 values=values, params=params, distributions=distributions,
-                system_attrs={f"constraints:{index}": value for index, value in enumerate(violations)},
+                constraints={str(index): value for index, value in enumerate(violations)},
             ))
-        study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        number = study.ask().number
-        sampler.sample_relative(study, study.get_trials(deepcopy=False)[number], distributions)
-        if search.found is None:
-            raise OptlangError(
-                f"Optuna {optuna.__version__} looks for its next point in another way than `gp` knows",
-                help="install optuna 5.0, or use another sampler",
-            )
+        search = _Search(self, measured, random)
+        maximize(study, distributions, seed, search)
+        assert search.found is not None
         return search.found
 
     def _examples(self, measured: Sequence[Told]) -> list[tuple[Told, list[float], list[float]]]:
@@ -161,7 +157,7 @@ class _Search:
         self._owner, self._measured, self._random = owner, measured, random
         self.found: Point | None = None
 
-    def __call__(self, acquisition: Any) -> np.ndarray:
+    def __call__(self, score: Score) -> np.ndarray:
         """The normalized parameters of the best point, which it leaves in `found`."""
         import numpy as np
 
@@ -172,25 +168,25 @@ class _Search:
             other for point in random.sample(front, min(STARTS, len(front))) for _ in range(NEIGHBORS)
             if (other := owner.neighbor(point, random)) is not None
         ]
-        ranked = self._ranked(acquisition, [*drawn, *near])
+        ranked = self._ranked(score, [*drawn, *near])
         for _ in range(ROUNDS):
             near = [
                 other for _, point in ranked[:STARTS] for _ in range(NEIGHBORS)
                 if (other := owner.neighbor(point, random)) is not None
             ]
             best = ranked[0][0] if ranked else None
-            ranked = sorted([*ranked[:5 * STARTS], *self._ranked(acquisition, near)], key=lambda item: -item[0])
+            ranked = sorted([*ranked[:5 * STARTS], *self._ranked(score, near)], key=lambda item: -item[0])
             if not ranked or ranked[0][0] == best:
                 break
         self.found = next((point for _, point in ranked if owner.new(point)), None) or owner.drawn(random)
         return np.array(owner.row(self.found))
 
-    def _ranked(self, acquisition: Any, points: Sequence[Point]) -> list[tuple[float, Point]]:
+    def _ranked(self, score: Score, points: Sequence[Point]) -> list[tuple[float, Point]]:
         import numpy as np
 
         if not points:
             return []
-        values = acquisition.eval_acqf_no_grad(np.array([self._owner.row(point) for point in points]))
+        values = score(np.array([self._owner.row(point) for point in points]))
         return sorted(zip(values.tolist(), points, strict=True), key=lambda item: -item[0])
 
 
@@ -205,16 +201,3 @@ def _moved(knob: Knob, gene: float, random: Random) -> float:
         aim = round(random.gauss(index, max(1.0, STEP * count)))
         others = [min(count - 1, max(0, aim if aim != index else index + random.choice((-1, 1))))]
     return (random.choice(others) + 0.5) / count
-
-
-def _sampler(seed: int, search: _Search) -> tuple[Any, Any]:
-    """Optuna, and its sampler with our search in the place of its own."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-    class Constrained(optuna.samplers.GPSampler):
-        def _optimize_acqf(self, acqf: Any, best_params: Any) -> Any:
-            return search(acqf)
-
-    return optuna, Constrained(seed=seed, n_startup_trials=0)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optlang.plan.model import Plan
 from optlang.search.genes import genes_of, point_of
 from optlang.search.space import Space
 from optlang.search.told import TRIES, Asked, Told, seed_of
+
+if TYPE_CHECKING:
+    import optuna
 
 PATIENCE = 20
 """After so many refused children in a row the parents have nothing new to give: genes are drawn at random."""
@@ -35,7 +38,8 @@ class Genetic:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan, self._space = plan, space
-        self._kind: Any = {"nsga2": optuna.samplers.NSGAIISampler, "nsga3": optuna.samplers.NSGAIIISampler}[name]
+        kind = {"nsga2": optuna.samplers.NSGAIISampler, "nsga3": optuna.samplers.NSGAIIISampler}[name]
+        self._kind: Any = type(kind.__name__, (_Generations, kind), {})
         self._population = population
         self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
         self._distributions = {knob.path: optuna.distributions.FloatDistribution(0.0, 1.0) for knob in plan.knobs}
@@ -50,11 +54,11 @@ class Genetic:
         kept: Any = told.state.get(_GENES)  # what `draw` put there; another's trials have none
         generation = told.state.get(_GENERATION, 0)
         genes = genes_of(self._plan.knobs, told.point, kept if isinstance(kept, Mapping) else None)
-        constraints = {f"constraints:{index}": float(value) for index, value in enumerate(told.violations)}
         self._study.add_trial(
             optuna.trial.create_trial(
                 values=list(told.values), params=genes, distributions=dict(self._distributions),
-                system_attrs={self._kind._get_generation_key(): generation, **constraints},
+                user_attrs={_GENERATION: generation},
+                constraints={str(index): float(value) for index, value in enumerate(told.violations)},
             )
         )
         self._choose_parents()
@@ -77,13 +81,12 @@ class Genetic:
         sampler = self._sampler(seed)
         self._study.sampler = optuna.samplers.RandomSampler(seed=seed) if attempt >= PATIENCE else sampler
         trial = self._study.ask(dict(self._distributions))
-        generation = sampler.get_trial_generation(self._study, self._study.get_trials(deepcopy=False)[trial.number])
         genes: dict[str, Any] = trial.params
         # The result comes back through `add`, as a trial of its own.
         self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         point = point_of(self._space, genes)
         absent = {path: gene for path, gene in genes.items() if path not in point}
-        return Asked(point, {_GENERATION: generation, _GENES: absent})
+        return Asked(point, {_GENERATION: self._chosen, _GENES: absent})
 
     def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
         """Nothing is learned from it."""
@@ -94,4 +97,20 @@ class Genetic:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return self._kind(seed=seed, population_size=self._population)
+            sampler = self._kind(seed=seed, population_size=self._population)
+        sampler.current = self._chosen
+        return sampler
+
+
+class _Generations:
+    """Generations as they are kept here: Optuna has a key of its own for them, which is private."""
+
+    current = 0
+
+    def get_trial_generation(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> int:
+        """That of the next trial."""
+        return self.current
+
+    def get_population(self, study: optuna.Study, generation: int) -> list[optuna.trial.FrozenTrial]:
+        """The trials of a generation that have values."""
+        return [item for item in study.get_trials(deepcopy=False) if item.user_attrs.get(_GENERATION) == generation]

@@ -65,13 +65,13 @@ class Parzen:
         self._whole.draw(replay)
         system = told.state.get(_SYSTEM, {})
         assert isinstance(system, Mapping)
-        constraints = {f"constraints:{index}": float(value) for index, value in enumerate(told.violations)}
         complete = told.values is not None
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED,
                 values=list(told.values) if told.values is not None else None,
-                params=params, distributions=distributions, system_attrs={**system, **constraints},
+                params=params, distributions=distributions, system_attrs=dict(system),
+                constraints={str(index): float(value) for index, value in enumerate(told.violations)},
             )
         )
 

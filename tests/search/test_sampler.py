@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
+import optuna
 import pytest
 
 from optlang.forms import OptlangError
@@ -131,6 +134,19 @@ def test_what_fails_is_not_drawn_as_often_as_what_works(plan_of: Make, sampler: 
     search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 40; seed = 3"))
     runtimes = [search.step(failing="openvino").point["here.runtime"] for _ in range(30)]
     assert runtimes[10:].count("openvino") <= 4
+
+
+def test_an_optuna_with_another_gp_is_refused_by_name(plan_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(plan_of(STEPS, search="sampler = gp { startup = 2 }; trials = 20; seed = 3"))
+    for _ in range(3):
+        search.step()
+    monkeypatch.setattr(optuna.samplers.GPSampler, "sample_relative", lambda *_: {})
+    with pytest.raises(OptlangError, match="changed GPSampler's acquisition interface") as caught:
+        search.ask()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (bound,) = (item for item in project["dependencies"] if item.startswith("optuna"))
+    assert caught.value.help is not None
+    assert bound in caught.value.help
 
 
 class TestGrid:
