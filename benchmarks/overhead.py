@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import Artifact, File, Measurement
+from optlang.interfaces import Artifact, File, Measurement
 from optlang.plan.load import load
 from optlang.run.engine import LocalEngine
 from optlang.run.job import FrontJob, Result, TrialJob

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optlang.forms import OptlangError, OutsideError
+    from optlang.interfaces import OptlangError, OutsideError
     from optlang.plan.load import load
     from optlang.plan.model import Plan
     from optlang.run.loop import Outcome
@@ -20,9 +20,9 @@ __all__ = ["Options", "OptlangError", "Outcome", "OutsideError", "Plan", "load",
 
 _PLACES = {
     "Options": ("optlang.run.study", "Options"),
-    "OptlangError": ("optlang.forms", "OptlangError"),
+    "OptlangError": ("optlang.interfaces", "OptlangError"),
     "Outcome": ("optlang.run.loop", "Outcome"),
-    "OutsideError": ("optlang.forms", "OutsideError"),
+    "OutsideError": ("optlang.interfaces", "OutsideError"),
     "Plan": ("optlang.plan.model", "Plan"),
     "load": ("optlang.plan.load", "load"),
     "open_store": ("optlang.store.reader", "connect"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 
 WRONG, USAGE, OUTSIDE, INTERRUPTED = 1, 2, 3, 130
 

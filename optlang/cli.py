@@ -13,7 +13,7 @@ import typer
 
 from optlang import lsp, texts
 from optlang.answers import INTERRUPTED, OUTSIDE, USAGE, WRONG, colored, usage
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.options import (
     DEFAULT_DB,
     Continue,
@@ -80,10 +80,10 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def _explain(error: OptlangError) -> None:
-    from optlang.diagnostics import StudyError
+    from optlang.diagnostics.model import StudyError
 
     if isinstance(error, StudyError):
-        from optlang.render import render
+        from optlang.diagnostics.render import render
 
         sys.stderr.write(render(error.diagnostics, error.texts, color=colored(sys.stderr)))
         return

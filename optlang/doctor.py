@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang import resources
-from optlang.forms import JSON, OptlangError
+from optlang.interfaces import JSON, OptlangError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -186,7 +186,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
 
 def _declared() -> Iterator[Runtime]:
     """The facts of every runtime that the library declares."""
-    from optlang.diagnostics import Diagnostics
+    from optlang.diagnostics.model import Diagnostics
     from optlang.plan.declared import Facts
     from optlang.plan.load import library
     from optlang.plan.names import Scope

@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 
 from optlang.answers import WRONG
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 
 
 def lsp() -> int:

@@ -32,9 +32,9 @@ def plan_of(file: Path, sets: list[str] | None = None) -> tuple[Plan, str]:
 
     Raises StudyError with all of its problems. Warnings are shown.
     """
-    from optlang.diagnostics import StudyError
+    from optlang.diagnostics.model import StudyError
+    from optlang.diagnostics.render import render
     from optlang.plan.load import load
-    from optlang.render import render
 
     if not _exists(file) or not file.is_file():
         raise usage(f"there is no file {file}", "name a study, for example studies/digits.opt")
@@ -54,8 +54,8 @@ def check(
     fix: Annotated[bool, typer.Option("--fix", help="Fix what can only be a slip, then check again.")] = False,
 ) -> int:
     """Find every problem of studies and modules; runs none of their code."""
+    from optlang.diagnostics.render import render
     from optlang.plan.load import load
-    from optlang.render import render
 
     files = opt_files(files)
     fixed = _fixed(files) if fix else 0
@@ -78,7 +78,7 @@ def check(
 
 
 def _fixed(files: Sequence[Path]) -> int:
-    from optlang.mend import mend
+    from optlang.diagnostics.fixes import mend
 
     return sum(mend(file) for file in files)
 
@@ -102,7 +102,7 @@ def opt_files(paths: Sequence[Path]) -> list[Path]:
 
 def read_or_refuse(path: Path) -> bytes:
     """What a file holds; raises OutsideError where it cannot be read."""
-    from optlang.forms import OutsideError
+    from optlang.interfaces import OutsideError
     from optlang.syntax.source import read
 
     try:
@@ -129,7 +129,7 @@ def fmt(
     diff: Annotated[bool, typer.Option("--diff", help="Write nothing; show what would change.")] = False,
 ) -> int:
     """Give files the one layout; comments, words and meaning stay. Files with errors are left alone."""
-    from optlang.render import render
+    from optlang.diagnostics.render import render
     from optlang.syntax.format import format_text
     from optlang.syntax.parse import parse_bytes
     from optlang.syntax.source import LARGEST

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optlang.diagnostics import Diagnostic
+from optlang.diagnostics.model import Diagnostic
 from optlang.plan.load import Loaded, load
 
 ROOT = Path(__file__).parent.parent

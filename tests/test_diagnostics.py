@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from optlang.diagnostics import Diagnostics, Lines, Span
+from optlang.diagnostics.model import Diagnostics, Lines, Span
 
 
 @pytest.mark.parametrize(

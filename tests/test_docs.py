@@ -16,8 +16,8 @@ from lark import Token, Tree
 from pages import DOCS, ROOT, WRITTEN, Example, blocks, examples, files, loaded, said, whole
 
 from optlang.cli import app
+from optlang.diagnostics.render import render
 from optlang.plan.units import UNITS
-from optlang.render import render
 from optlang.report.reference import PAGES
 from optlang.syntax import build, parse
 from optlang.syntax.source import Source

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from optlang.diagnostics import Fix
+from optlang.diagnostics.fixes import applied
+from optlang.diagnostics.model import Fix
 from optlang.editor.context import around
 from optlang.editor.document import Document, Documents
 from optlang.editor.positions import Positions
-from optlang.forms import OptlangError
-from optlang.mend import applied
+from optlang.interfaces import OptlangError
 from optlang.plan.load import load
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import re
 import pytest
 from test_fixtures import WRONG, loaded
 
-from optlang.render import render
+from optlang.diagnostics.render import render
 
 CONCISE = re.compile(r"^(.+?):(\d+):\d+: \w+\[([EW]\d{3})\] ", re.MULTILINE)
 GITHUB = re.compile(r"^::\w+ file=(.+?),line=(\d+),.*?title=([EW]\d{3})::", re.MULTILINE)

@@ -16,8 +16,8 @@ import pytest
 
 from optlang import resources
 from optlang.cli import command
-from optlang.diagnostics import Fix, Span
-from optlang.mend import applied
+from optlang.diagnostics.fixes import applied
+from optlang.diagnostics.model import Fix, Span
 
 ROOT = Path(__file__).parent.parent
 STUDY = """\

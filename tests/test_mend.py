@@ -10,8 +10,8 @@ import pytest
 from mutations import Mutator
 
 from optlang.cli import command
-from optlang.diagnostics import Fix, Span
-from optlang.mend import apart, applied, mend
+from optlang.diagnostics.fixes import apart, applied, mend
+from optlang.diagnostics.model import Fix, Span
 from optlang.plan.load import load
 
 FIXTURES = Path(__file__).parent / "fixtures" / "err"

@@ -7,8 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from optlang.diagnostics import Diagnostic, Fix, Label, Span
-from optlang.render import render
+from optlang.diagnostics.model import Diagnostic, Fix, Label, Span
+from optlang.diagnostics.render import render
 
 TEXT = "optlang 1\n\nsteps {\n  statc { samples = 64 }\n\tbits\t= 3\n  漢字 = é́ + x\n}\n"
 

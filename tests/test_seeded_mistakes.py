@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from optlang.diagnostics import Diagnostic
+from optlang.diagnostics.model import Diagnostic
+from optlang.diagnostics.render import render
 from optlang.plan.load import Loaded, load
-from optlang.render import render
 
 SEEDS = Path(__file__).parent / "fixtures" / "seeds"
 STUDY = SEEDS / "whole.opt"

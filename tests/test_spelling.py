@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optlang.spelling import certain, closest, slips
+from optlang.diagnostics.suggest import certain, closest, slips
 
 
 @pytest.mark.parametrize(

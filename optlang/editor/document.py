@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optlang import resources
-from optlang.diagnostics import Diagnostic, Fix, Label, Span
+from optlang.diagnostics.fixes import apart, applied
+from optlang.diagnostics.model import Diagnostic, Fix, Label, Span
 from optlang.editor import context, rename, rooms
 from optlang.editor.labels import Labels, labels_of
 from optlang.editor.offers import Entry, Offers
 from optlang.editor.positions import Positions
-from optlang.forms import OptlangError
-from optlang.mend import apart, applied
+from optlang.interfaces import OptlangError
 from optlang.plan.load import Loaded, load
 from optlang.syntax.format import format_text
 

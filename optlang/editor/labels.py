@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optlang.diagnostics import Span
+from optlang.diagnostics.model import Span
 from optlang.plan.names import Declared, Scope
 from optlang.syntax import tree
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from optlang.diagnostics import Span
+from optlang.diagnostics.model import Span
 from optlang.editor.context import Context
 from optlang.editor.labels import Knob, Labels
 from optlang.editor.rooms import WEIGHTS, Room, find, params_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optlang.diagnostics import Lines
+from optlang.diagnostics.model import Lines
 
 _WIDTH = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
 _CODEC = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}

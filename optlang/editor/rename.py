@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optlang.diagnostics import Fix, Span
+from optlang.diagnostics.fixes import applied
+from optlang.diagnostics.model import Fix, Span
 from optlang.editor.labels import Label, Labels
-from optlang.forms import OptlangError
-from optlang.mend import applied
+from optlang.interfaces import OptlangError
 from optlang.plan.load import Loaded
 from optlang.plan.names import RESERVED
 

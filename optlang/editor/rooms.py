@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from optlang.diagnostics import Span
+from optlang.diagnostics.model import Span
 from optlang.editor.context import Context, Frame
 from optlang.plan.declared import Facts
 from optlang.plan.limits import MEASURE, SAMPLERS, SEARCH

@@ -18,11 +18,11 @@ from pygls.exceptions import JsonRpcException
 from pygls.lsp.server import LanguageServer
 from pygls.uris import from_fs_path, to_fs_path
 
-from optlang.diagnostics import Diagnostic, Fix, Span
+from optlang.diagnostics.model import Diagnostic, Fix, Span
 from optlang.editor.document import Document, Documents, placed
 from optlang.editor.offers import Entry, Sorted
 from optlang.editor.positions import Positions
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 
 REST = 0.15
 """Seconds without a change after which a file is checked."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Arrays
+from optlang.interfaces import Arrays
 from optlang.measure.process import BareProcess, RunError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from optlang.forms import Measurement
+from optlang.interfaces import Measurement
 from optlang.workload.layers import weights
 from optlang.workload.operations import macs, operations
 from optlang.workload.parametrized import plain_copy

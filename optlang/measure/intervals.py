@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 
 if TYPE_CHECKING:
     import numpy

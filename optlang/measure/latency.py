@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Arrays, Measurement
+from optlang.interfaces import Arrays, Measurement
 from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import alone

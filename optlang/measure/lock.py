@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, lock_descriptor, unlock_descriptor
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 
 _POLL = 0.01
 """Seconds between two attempts to take the lock: short next to a measurement."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from optlang.forms import JSON, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
+from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
 
 if TYPE_CHECKING:
     import numpy

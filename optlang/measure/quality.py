@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from optlang.forms import Arrays, Measurement, OptlangError
+from optlang.interfaces import Arrays, Measurement, OptlangError
 from optlang.measure import intervals
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from optlang.forms import Artifact, Measurement, OptlangError
+from optlang.interfaces import Artifact, Measurement, OptlangError
 
 LEVEL = 12
 """The zstd level of `size.compressed`.

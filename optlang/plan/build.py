@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.cells import Index
 from optlang.plan.checks import CHECKS, Draft
 from optlang.plan.declared import Facts, metric_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 
-from optlang.diagnostics import Diagnostics, Label, Span
+from optlang.diagnostics.model import Diagnostics, Label, Span
 from optlang.plan import requirements
 from optlang.plan.bounds import Space, decided
 from optlang.plan.cells import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import factorial
 from typing import TYPE_CHECKING
 
-from optlang.diagnostics import Label, Span
+from optlang.diagnostics.model import Label, Span
 from optlang.plan.expressions import Binary, Const, KnobRef
 from optlang.plan.knobs import Around, Guard, Later, Made, always
 from optlang.plan.model import Apply, Branch, Choice, Group, Order, OrderDomain, SetDomain, Step

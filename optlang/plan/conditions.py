@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from optlang.diagnostics import Label, Span
+from optlang.diagnostics.model import Label, Span
 from optlang.plan.expressions import Const, Expression, If, KnobRef
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
 from optlang.plan.lookup import Given

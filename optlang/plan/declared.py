@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from optlang.diagnostics import Diagnostic, Diagnostics, Label, Span
+from optlang.diagnostics.model import Diagnostic, Diagnostics, Label, Span
+from optlang.diagnostics.suggest import closest
 from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Expression, KnobRef, references
 from optlang.plan.lookup import FIXED, Draft, Place
@@ -16,7 +17,6 @@ from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Ru
 from optlang.plan.names import Declared, Scope, duplicate, listed, only, second, suggestion
 from optlang.plan.units import SAID, TYPES, show
 from optlang.plan.values import Resolver
-from optlang.spelling import closest
 from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")

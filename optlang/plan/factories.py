@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from optlang.diagnostics import Diagnostics, Span
-from optlang.forms import WEIGHTS_FORMS, WEIGHTS_SUFFIXES
+from optlang.diagnostics.field_words import SETTINGS
+from optlang.diagnostics.model import Diagnostics, Span
+from optlang.interfaces import WEIGHTS_FORMS, WEIGHTS_SUFFIXES
 from optlang.plan.declared import Facts
-from optlang.plan.field_words import SETTINGS
 from optlang.plan.knobs import Around, Guard, Knobs, Later
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Computed, Dimension, Factory, Fixed, Models, ModelUse, Param, Plain, Searched, Setting

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.declared import declare
 from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.expressions import Const, Expression, KnobRef, Reference, RoundRef, conjunction, references, replaced
 from optlang.plan.lookup import Draft, Given, Place, Role, suffixes
 from optlang.plan.model import Dimension, Domain, Knob, Location, Param, Setting, Step

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from optlang.diagnostics import Span
-from optlang.plan import field_words
+from optlang.diagnostics import field_words
+from optlang.diagnostics.model import Span
 from optlang.plan.expressions import Value
 from optlang.plan.knobs import Around, Knobs
 from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search, SetDomain

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from optlang import resources
-from optlang.diagnostics import MOST, Diagnostic, Diagnostics, Label, Lines, Span, TooMuchError
-from optlang.forms import OutsideError
+from optlang.diagnostics.model import MOST, Diagnostic, Diagnostics, Label, Lines, Span, TooMuchError
+from optlang.diagnostics.suggest import closest
+from optlang.interfaces import OutsideError
 from optlang.plan import pipelines, plugins
 from optlang.plan.build import StudyBuilder
 from optlang.plan.declared import Facts, metric_of
@@ -18,7 +19,6 @@ from optlang.plan.names import Declared, Module, PythonModule, Scope, collect, d
 from optlang.plan.python_files import find_object, inside, text_of
 from optlang.plan.sources import exists, file_of
 from optlang.plan.values import Resolver
-from optlang.spelling import closest
 from optlang.syntax import tree
 from optlang.syntax.parse import Parsed, parse_bytes, parse_file
 

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self, TypeAlias
 
-from optlang.diagnostics import Diagnostics, Label, Span
-from optlang.plan import field_words
+from optlang.diagnostics import field_words
+from optlang.diagnostics.field_words import METRICS
+from optlang.diagnostics.model import Diagnostics, Label, Span
+from optlang.diagnostics.suggest import closest
 from optlang.plan.expressions import MetricRef, RoundRef
-from optlang.plan.field_words import METRICS
 from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, Setting
 from optlang.plan.names import Scope, either, listed, only, suggestion
 from optlang.plan.units import Constant
-from optlang.spelling import closest
 from optlang.syntax import tree
 
 Role: TypeAlias = Literal["value", "choice", "maybe", "repeat", "order", "runtime"]

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from optlang.diagnostics import Diagnostics, Fix, Label, Span
-from optlang.plan import field_words
-from optlang.plan.field_words import SETTINGS, VALUES, Words
-from optlang.spelling import certain, closest
+from optlang.diagnostics import field_words
+from optlang.diagnostics.field_words import SETTINGS, VALUES, Words
+from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
+from optlang.diagnostics.suggest import certain, closest
 from optlang.syntax import tree
 
 Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let"]

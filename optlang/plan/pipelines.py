@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.diagnostics import Diagnostics, Label, Span, TooMuchError
+from optlang.diagnostics.model import Diagnostics, Label, Span, TooMuchError
 from optlang.plan.choices import label_of
 from optlang.plan.conditions import MODELS
 from optlang.plan.declared import Facts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics.model import Diagnostics, Span
 
 GROUP = "optlang.modules"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.util import decode_source
 from pathlib import Path
 
-from optlang.diagnostics import Diagnostics, Span
+from optlang.diagnostics.model import Diagnostics, Span
+from optlang.diagnostics.suggest import closest
 from optlang.plan.names import listed
-from optlang.spelling import closest
 
 LARGEST = 1024 * 1024
 """How many bytes a Python file may have that is read for its functions; torch's longest has half of it."""

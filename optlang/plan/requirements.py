@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from math import inf
 
-from optlang.diagnostics import Diagnostics, Fix, Label, Span
+from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
 from optlang.plan.bounds import Interval, Space, decided, interval
 from optlang.plan.conditions import paths
 from optlang.plan.expressions import Binary, Const, Expression, MetricRef, Unary, references

@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 
-from optlang.diagnostics import Fix, Label, Span
+from optlang.diagnostics.field_words import UNITS as UNIT_WORDS
+from optlang.diagnostics.field_words import VALUES
+from optlang.diagnostics.model import Fix, Label, Span
 from optlang.plan.domains import values_of
 from optlang.plan.expressions import (
     Binary,
@@ -25,8 +27,6 @@ from optlang.plan.expressions import (
     holds,
     references,
 )
-from optlang.plan.field_words import UNITS as UNIT_WORDS
-from optlang.plan.field_words import VALUES
 from optlang.plan.lookup import Draft, Given, Lookup, Place
 from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched, SetDomain
 from optlang.plan.names import listed, only, suggestion

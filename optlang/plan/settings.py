@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from optlang.diagnostics import Span
-from optlang.plan import field_words
+from optlang.diagnostics import field_words
+from optlang.diagnostics.field_words import SETTINGS
+from optlang.diagnostics.model import Span
+from optlang.diagnostics.suggest import closest
 from optlang.plan.conditions import MODELS, Conditions, worth
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, Unary, evaluate, references
 from optlang.plan.expressions import Member as MemberOf
-from optlang.plan.field_words import SETTINGS
 from optlang.plan.knobs import Around, Guard, Knobs, Later, Once
 from optlang.plan.lookup import FIXED, Place
 from optlang.plan.model import Fixed, Models, Param, Searched, Setting
 from optlang.plan.names import Scope, duplicate, listed, only, suggestion
-from optlang.spelling import closest
 from optlang.syntax import tree
 
 UNSEARCHED = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from optlang.diagnostics import Diagnostics, Span
-from optlang.plan import field_words
+from optlang.diagnostics import field_words
+from optlang.diagnostics.field_words import RUNTIMES, STEPS
+from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.choices import choice, label_of, order
 from optlang.plan.declared import Facts
 from optlang.plan.domains import values_of
@@ -15,7 +16,6 @@ from optlang.plan.expressions import (
     Const,
     KnobRef,
 )
-from optlang.plan.field_words import RUNTIMES, STEPS
 from optlang.plan.knobs import Around, Knobs, Later, Made, always
 from optlang.plan.lookup import FIXED
 from optlang.plan.model import (

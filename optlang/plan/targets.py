@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from optlang.diagnostics import Diagnostics, Label, Span
-from optlang.plan import field_words
+from optlang.diagnostics import field_words
+from optlang.diagnostics.field_words import RUNTIMES, STEPS
+from optlang.diagnostics.model import Diagnostics, Label, Span
+from optlang.diagnostics.suggest import closest
 from optlang.plan.choices import branches_of, given
 from optlang.plan.computed import COUNTS
 from optlang.plan.declared import Facts
 from optlang.plan.expressions import Binary, Const, KnobRef
-from optlang.plan.field_words import RUNTIMES, STEPS
 from optlang.plan.knobs import Around, Knobs, Later
 from optlang.plan.model import Fixed, Param, Runtime, RuntimeUse, SetDomain, Setting, Target
 from optlang.plan.names import SORTS, Scope, duplicate, either, listed, only, suggestion
 from optlang.plan.settings import poison, settings_of
-from optlang.spelling import closest
 from optlang.syntax import tree
 
 PARAMS = (

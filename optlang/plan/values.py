@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from optlang.diagnostics import Fix, Label, Span
+from optlang.diagnostics.field_words import VALUES
+from optlang.diagnostics.model import Fix, Label, Span
+from optlang.diagnostics.suggest import closest, slips
 from optlang.plan.domains import contains, show_domain, subset, values_of
 from optlang.plan.expressions import Const, If, KnobRef, Scalar, outcomes
-from optlang.plan.field_words import VALUES
 from optlang.plan.lookup import FIXED, Given, Place
 from optlang.plan.model import Computed, Domain, Fixed, FloatDomain, IntDomain, ListDomain, Param, Searched, SetDomain
 from optlang.plan.names import listed, only, suggestion
 from optlang.plan.resolve import Expressions, Typed, known, text_of
 from optlang.plan.units import NUMERIC, SAID, Constant, Kind, common, fits, plain, scalar, show, value_of
-from optlang.spelling import closest, slips
 from optlang.syntax import tree
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 
 WRITTEN = frozenset({
     "README.md", "manifest.json", "run.py", "build.sh", "serve.py", "run.mjs", "index.html", "examples.json",

@@ -10,11 +10,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 
-from optlang.catalogue import ENTRIES
-from optlang.plan import field_words
+from optlang.diagnostics import field_words
+from optlang.diagnostics.catalogue import ENTRIES
+from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS
+from optlang.diagnostics.suggest import closest
 from optlang.plan.declared import MEASURED
 from optlang.plan.domains import show_domain
-from optlang.plan.field_words import METRICS, RUNTIMES, STEPS
 from optlang.plan.limits import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.plan.load import library
 from optlang.plan.model import Param
@@ -23,7 +24,6 @@ from optlang.plan.plugins import plugins
 from optlang.plan.targets import PARAMS
 from optlang.plan.units import TYPES, show
 from optlang.report.reference import facts
-from optlang.spelling import closest
 from optlang.syntax import tree
 from optlang.syntax.parse import parse_file
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import OptlangError
+from optlang.diagnostics.commands import command
+from optlang.interfaces import OptlangError
 from optlang.plan import sources
 from optlang.report import checked, web
 from optlang.report.export_readme import readme
 from optlang.report.front import asked, goal, load_members, load_plan
 from optlang.report.runners import builder, runner
 from optlang.report.studies import Chosen, check_trial, choose
-from optlang.store.commands import command
 from optlang.store.places import located
 from optlang.store.reader import Reader
 

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 from optlang.plan.quantities import compared, in_seconds, quantity
 from optlang.report.tables import counted, heading
 from optlang.watch import Begun, Ended, Figure, Planned

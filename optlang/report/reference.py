@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from optlang.catalogue import ENTRIES, Entry
+from optlang.diagnostics.catalogue import ENTRIES, Entry
 from optlang.plan.declared import MEASURED
 from optlang.plan.load import library
 from optlang.plan.names import Declared

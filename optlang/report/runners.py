@@ -150,7 +150,7 @@ _NO_ZEROS = """def zeros(model):
 
 _EAGER = {
     "package": "the package that exported it, since the model is made by its factory and then changed as it was",
-    "imports": "import json\nimport os\n\nfrom optlang.forms import Artifact, File, OptlangError, TargetSpec\n"
+    "imports": "import json\nimport os\n\nfrom optlang.interfaces import Artifact, File, OptlangError, TargetSpec\n"
     "from optlang.runtimes.eager import Eager\n",
     "load": '''    """The session that runs the model; the folder `python` holds the user's own Python that makes it.
 

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from optlang.forms import OptlangError
-from optlang.spelling import closest
-from optlang.store.commands import command
+from optlang.diagnostics.commands import command
+from optlang.diagnostics.suggest import closest
+from optlang.interfaces import OptlangError
 from optlang.store.reader import Reader
 
 

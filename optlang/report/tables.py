@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from unicodedata import east_asian_width
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.store.reader import Answer, Column
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optlang.diagnostics.commands import command
 from optlang.plan.quantities import change, compared, quantity, times
 from optlang.report.front import Figure, Front, Member, Tradeoffs
 from optlang.report.tables import cells, counted, heading, printed
-from optlang.store.commands import command
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from optlang.forms import Artifact, File, OptlangError, Session, TargetSpec
+from optlang.interfaces import Artifact, File, OptlangError, Session, TargetSpec
 from optlang.run import signals
 
 if TYPE_CHECKING:

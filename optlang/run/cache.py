@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 
 
 def key_of(*parts: JSON) -> str:

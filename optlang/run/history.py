@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import JSON, Artifact, File, Measurement, OptlangError
+from optlang.diagnostics.commands import command
+from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError
 from optlang.plan.model import Plan
 from optlang.plan.shortfall import Shortfall
 from optlang.run.job import Result
@@ -19,7 +20,6 @@ from optlang.search.recipe import Point, Recipe, resolve
 from optlang.search.sampler import Told
 from optlang.search.space import Space
 from optlang.search.told import value_of
-from optlang.store.commands import command
 from optlang.store.places import located
 from optlang.store.store import RunRow, Store, TrialRow
 

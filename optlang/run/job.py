@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from optlang.forms import JSON, Artifact, Factory, Measurement, TargetSpec
+from optlang.interfaces import JSON, Artifact, Factory, Measurement, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
 from optlang.run.scratch import FOLDER

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from optlang import forms
-from optlang.forms import JSON, Artifact, Measurement, OptlangError, OutsideError, TargetSpec
+from optlang import interfaces
+from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, OutsideError, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
 from optlang.plan.model import Plan, Runtime
@@ -106,8 +106,8 @@ class Loop:
         self._space = Space(plan, unavailable, self._facts)
         self._history = History(plan, self._space, before, home, unavailable)
         self._workload = Workload(
-            forms.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
-            forms.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
+            interfaces.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
+            interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
         )
         measure = plan.measure
         self._effort = Effort(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)

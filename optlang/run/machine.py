@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 
 LIBRARIES = ("optlang-dsl", "torch", "torch-pruning", "onnx", "onnxruntime", "openvino", "optuna", "numpy")
 

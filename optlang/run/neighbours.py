@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Arrays, OptlangError, Subject
+from optlang.interfaces import JSON, Arrays, OptlangError, Subject
 from optlang.measure import quality
 from optlang.measure.answers import LARGER, Answers, difference
 

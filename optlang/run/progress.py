@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 
 
 class ProgressWriter:

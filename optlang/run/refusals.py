@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import JSON, OptlangError
+from optlang.interfaces import JSON, OptlangError
 from optlang.plan.model import Plan
 from optlang.run.cache import key_of
 from optlang.run.job import Failure

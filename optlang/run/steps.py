@@ -13,7 +13,18 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optlang.forms import JSON, Context, Factory, Measurement, Memo, OptlangError, QuantWants, Refusal, Request, Subject
+from optlang.interfaces import (
+    JSON,
+    Context,
+    Factory,
+    Measurement,
+    Memo,
+    OptlangError,
+    QuantWants,
+    Refusal,
+    Request,
+    Subject,
+)
 from optlang.measure import counts, onnx_counts
 from optlang.measure.counts import Counted
 from optlang.run.cache import Cache, key_of

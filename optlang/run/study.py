@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 from optlang.plan.expressions import MetricRef
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine, signals

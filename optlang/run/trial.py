@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Artifact, File, Measurement, OptlangError, Refusal, Runtime, Subject, TargetSpec
+from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError, Refusal, Runtime, Subject, TargetSpec
 from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock

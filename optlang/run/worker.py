@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from optlang.forms import Measurement, OptlangError, Refusal
+from optlang.interfaces import Measurement, OptlangError, Refusal
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
 from optlang.run.progress import ProgressWriter

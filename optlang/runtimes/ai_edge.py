@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Refusal, Request
+from optlang.interfaces import Refusal, Request
 from optlang.runtimes import tflite
 from optlang.workload import exported
 

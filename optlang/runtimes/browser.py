@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 
 VARIABLE = "OPTLANG_BROWSER"
 """The environment's variable that names the browser's program."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 
 if TYPE_CHECKING:
     import numpy

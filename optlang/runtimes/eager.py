@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.forms import Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Arrays, OptlangError, OutsideError, Refusal
+from optlang.interfaces import Arrays, OptlangError, OutsideError, Refusal
 from optlang.runtimes.cuda import Stream
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from optlang.forms import File
+from optlang.interfaces import File
 
 
 def described(folder: Path, names: Iterable[str]) -> tuple[File, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.forms import Artifact, Refusal, Subject
+from optlang.interfaces import Artifact, Refusal, Subject
 
 if TYPE_CHECKING:
     from optlang.workload.data import Data

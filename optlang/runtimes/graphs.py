@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optlang.forms import Arrays
+from optlang.interfaces import Arrays
 
 if TYPE_CHECKING:
     import numpy

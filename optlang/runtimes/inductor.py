@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.forms import Artifact, OptlangError, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Artifact, OptlangError, Refusal, Session, Subject, TargetSpec
 from optlang.runtimes.eager import Eager, Open
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.forms import JSON, Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import JSON, Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy

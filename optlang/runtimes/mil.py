@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.workload import exported, tracing
 
 if TYPE_CHECKING:

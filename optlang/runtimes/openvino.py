@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.forms import Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy

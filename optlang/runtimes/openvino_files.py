@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Artifact, OptlangError, Refusal, Subject, TargetSpec
+from optlang.interfaces import JSON, Artifact, OptlangError, Refusal, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy

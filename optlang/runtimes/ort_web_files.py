@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from optlang.forms import OptlangError, OutsideError
+from optlang.interfaces import OptlangError, OutsideError
 from optlang.runtimes.browser import caches
 
 PACKAGE = "onnxruntime-web"

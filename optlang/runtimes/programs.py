@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 
 # What a program remembers of where its nodes come from: paths of this machine, and half of a small file.
 _ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Artifact, OutsideError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import JSON, Artifact, OutsideError, QuantWants, Refusal, Session, Subject, TargetSpec
 
 if TYPE_CHECKING:
     import numpy

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import OptlangError, Refusal, Request
+from optlang.interfaces import OptlangError, Refusal, Request
 from optlang.runtimes import pt2e
 from optlang.runtimes.processor import overflows
 from optlang.workload import exported

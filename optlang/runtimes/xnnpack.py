@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Refusal, Request
+from optlang.interfaces import Refusal, Request
 from optlang.runtimes import pt2e
 from optlang.workload import exported
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from optlang.forms import Measurement
+from optlang.interfaces import Measurement
 from optlang.plan.expressions import Environment, MetricRef, references, violations
 from optlang.plan.model import Plan, Rule
 from optlang.plan.shortfall import Shortfall, shortfalls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.plan.limits import GRID_POINTS
 from optlang.plan.model import Plan
 from optlang.search.recipe import Point

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from optlang.forms import JSON, TargetSpec
+from optlang.interfaces import JSON, TargetSpec
 from optlang.plan.expressions import Const, Environment, Value, holds
 from optlang.plan.flow import as_done
 from optlang.plan.model import (

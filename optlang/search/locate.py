@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import count, permutations
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 from optlang.plan.domains import contains
 from optlang.plan.expressions import Environment, If, KnobRef, Value, holds, outcomes
 from optlang.plan.model import (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
-from optlang.forms import JSON, OptlangError, TargetSpec
+from optlang.interfaces import JSON, OptlangError, TargetSpec
 from optlang.plan.computed import COUNTS, NoValue, declared
 from optlang.plan.computed import value_of as computed
 from optlang.plan.expressions import (

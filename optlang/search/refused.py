@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from optlang.forms import JSON, TargetSpec
+from optlang.interfaces import JSON, TargetSpec
 from optlang.plan.model import Plan, is_pruning
 from optlang.search.recipe import Applied, Place, Recipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.search import goals
 from optlang.search.recipe import Point, resolve

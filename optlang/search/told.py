@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from optlang.forms import JSON
+from optlang.interfaces import JSON
 from optlang.plan.expressions import Value
 from optlang.search.recipe import Point
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 from optlang.store.rows import Row, Rows, Seen
 from optlang.store.views import view_statements
 

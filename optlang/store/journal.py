@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 
 SCHEMA = 1
 """The version of the events; a journal of a newer one is refused."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor, unlock_descriptor
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 
 WAIT = 0.5
 """Seconds that a run tries for the lock: whoever asks who holds it (`holder`) takes it for some microseconds."""

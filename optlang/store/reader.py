@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from optlang.forms import OptlangError, OutsideError
+from optlang.diagnostics.commands import command
+from optlang.interfaces import OptlangError, OutsideError
 from optlang.store import database
-from optlang.store.commands import command
 from optlang.store.drain import fold
 from optlang.store.journal import identity, journal_path
 from optlang.store.lock import holder

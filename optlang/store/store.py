@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from optlang.forms import JSON, Measurement, OutsideError
+from optlang.interfaces import JSON, Measurement, OutsideError
 from optlang.store import database
 from optlang.store.drain import PATIENCE, drain_batch, restore_journal, write_journal
 from optlang.store.journal import Journal, encode, identity, journal_path, read

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optlang.diagnostics import MOST, Diagnostics, Fix, Label, Span
+from optlang.diagnostics.model import MOST, Diagnostics, Fix, Label, Span
 from optlang.syntax.repairs import CLOSER, CLOSERS, OPENER, SIGN, Repair, adds_up, partner, repairs, unlikely
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import LINE_END, Token, goes_on

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from lark import Tree
 
-from optlang.diagnostics import MOST, Diagnostics, Span
+from optlang.diagnostics.model import MOST, Diagnostics, Span
 from optlang.syntax import tree
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import Token

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from optlang.diagnostics import Diagnostics, Fix
-from optlang.spelling import closest, slips
+from optlang.diagnostics.model import Diagnostics, Fix
+from optlang.diagnostics.suggest import closest, slips
 from optlang.syntax.habits import advice as advice_of
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import LINE_END, RESERVED, Token

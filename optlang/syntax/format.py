@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from optlang.diagnostics import Span
+from optlang.diagnostics.model import Span
 from optlang.syntax import tree
 from optlang.syntax.layout import MARK, WIDTH, Doc, Fill, Group, Hard, Indent, Line, Pad, Prose, Trail, flat, lines_of
 from optlang.syntax.parse import Parsed, lexed, parse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optlang.diagnostics import Fix
+from optlang.diagnostics.model import Fix
 from optlang.syntax.source import Source
 from optlang.syntax.tokens import Token, spaced
 

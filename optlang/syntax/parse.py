@@ -21,7 +21,7 @@ from lark.lexer import TerminalDef
 from lark.parse_tree_builder import ParseTreeBuilder
 
 from optlang import resources
-from optlang.diagnostics import Diagnostic, Diagnostics, Fix, Span, TooMuchError
+from optlang.diagnostics.model import Diagnostic, Diagnostics, Fix, Span, TooMuchError
 from optlang.syntax import brackets, build, recovery, tokens, tree, trials
 from optlang.syntax.source import Source, decode, read
 

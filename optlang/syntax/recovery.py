@@ -12,7 +12,7 @@ from lark.parsers.lalr_analysis import Shift
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 from lark.parsers.lalr_parser_state import ParserState
 
-from optlang.diagnostics import MOST, Diagnostics, Fix, Span
+from optlang.diagnostics.model import MOST, Diagnostics, Fix, Span
 from optlang.syntax import expected
 from optlang.syntax.build import begin
 from optlang.syntax.source import Source

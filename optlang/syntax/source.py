@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from optlang.diagnostics import Diagnostics, Lines, Span
+from optlang.diagnostics.model import Diagnostics, Lines, Span
 
 LARGEST = 1024 * 1024
 """How many bytes a file may have; the largest study that anybody wrote by hand is a hundredth of it."""

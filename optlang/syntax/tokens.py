@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import lark
 
-from optlang.diagnostics import MOST, Diagnostics, Fix, TooMuchError
+from optlang.diagnostics.model import MOST, Diagnostics, Fix, TooMuchError
 from optlang.syntax.source import Source
 
 RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", "or", "not", "in", "log", "step"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from optlang.diagnostics import Span
+from optlang.diagnostics.model import Span
 
 
 @dataclass(frozen=True, slots=True)

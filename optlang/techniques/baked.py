@@ -11,7 +11,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.forms import JSON, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Edit, Refusal, Subject
 from optlang.techniques.zeros import NOTE, noted
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.techniques.nodes import WITH_WEIGHTS, census, eligible, load
 from optlang.techniques.qdq import Reader
 

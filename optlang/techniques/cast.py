@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Edit, Refusal, Subject
+from optlang.interfaces import Context, Edit, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.failures import FAILURES, exhausted
 from optlang.workload import coverage

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.interfaces import Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.nodes import census, load
 from optlang.workload.onnx_weights import QUANTIZED

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.interfaces import Context, Refusal, Subject
 from optlang.techniques import prune, zeros
 from optlang.techniques.features import Watch, attention_loss, matched
 from optlang.techniques.fit import Loss, fit

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.interfaces import Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.failures import attempt
 from optlang.techniques.graph import answers, close, fold, proved, start

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import QuantWants
+from optlang.interfaces import QuantWants
 
 # A batch moves a running range by this share (Jacob et al. smooth over many steps; this is torch's own default).
 _MOVE = 0.01

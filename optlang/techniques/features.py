@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from optlang.forms import Context, Refusal
+from optlang.interfaces import Context, Refusal
 from optlang.techniques.averaging import Average, copied, filled
 from optlang.techniques.schedule import warmed
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context
+from optlang.interfaces import Context
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

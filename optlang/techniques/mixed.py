@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, QuantWants, Refusal, Subject
+from optlang.interfaces import JSON, Context, QuantWants, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.nodes import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.qdq import finished, float_bytes, ranges_of, wants_of, workshop, write

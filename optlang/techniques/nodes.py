@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optlang.forms import JSON, QuantWants, Refusal, Subject
+from optlang.interfaces import JSON, QuantWants, Refusal, Subject
 from optlang.techniques.tables import tables_of
 from optlang.workload import coverage
 from optlang.workload.layers import left_alone

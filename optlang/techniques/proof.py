@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.forms import Context, Edit, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Edit, OptlangError, Refusal, Subject
 from optlang.techniques import coupled
 from optlang.techniques.baked import BAKED
 from optlang.techniques.failures import FAILURES, attempt, exhausted, first_line

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques import coupled, proof
 from optlang.techniques.baked import baked
 from optlang.techniques.coupled import Group, drawn, forward, traceable

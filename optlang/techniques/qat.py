@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.fit import Loss, fit
 from optlang.techniques.nodes import (

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, QuantWants, Refusal, Subject
 from optlang.techniques.nodes import census, load, one_scale, refuse_less
 from optlang.techniques.tables import cover, tables_of
 from optlang.workload.compact import compact

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.interfaces import Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.nodes import (
     LINEAR,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.techniques.nodes import WITH_WEIGHTS, census, eligible, layer_of
 from optlang.techniques.qdq import Reader
 from optlang.techniques.tables import tables_of

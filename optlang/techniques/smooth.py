@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.interfaces import Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.graph import answers, close, proved, start
 from optlang.techniques.paths import origin, own_weights, trace

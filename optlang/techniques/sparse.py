@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.zeros import noted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optlang.forms import Context, Refusal
+from optlang.interfaces import Context, Refusal
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal, Subject
+from optlang.interfaces import Context, Refusal, Subject
 from optlang.techniques import zeros
 from optlang.techniques.cast import is_half
 from optlang.techniques.fit import Loss, fit

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques import proof
 from optlang.techniques.baked import baked
 from optlang.techniques.failures import FAILURES, exhausted, first_line

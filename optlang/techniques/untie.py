@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.failures import FAILURES, exhausted
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.levels import grouped, rounded
 from optlang.techniques.nodes import WEIGHTS, census, left_float, load, mostly

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, Refusal, Subject
 from optlang.techniques.aim import cutting, largest, measure_of
 from optlang.techniques.baked import baked
 from optlang.techniques.prune import Cut, Cutter

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Context, Refusal
+from optlang.interfaces import Context, Refusal
 from optlang.techniques.gradients import fisher, taylor
 
 if TYPE_CHECKING:

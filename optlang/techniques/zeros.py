@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from optlang.forms import JSON, Subject
+from optlang.interfaces import JSON, Subject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optlang.forms import JSON, Refusal
+from optlang.interfaces import JSON, Refusal
 
 LEAST = 0.5
 """A technique that changes less than this share of the weights that it was asked for fails: its name would mislead."""

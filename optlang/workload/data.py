@@ -14,8 +14,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import JSON, Factory, OptlangError
-from optlang.spelling import closest
+from optlang.diagnostics.suggest import closest
+from optlang.interfaces import JSON, Factory, OptlangError
 from optlang.workload import objects
 from optlang.workload.parts import Batch, Part, part_of
 from optlang.workload.seeds import seeded

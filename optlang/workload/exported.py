@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.workload import coverage, tracing
 from optlang.workload.coverage import Weight
 from optlang.workload.layers import left_alone

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import JSON, OptlangError, Refusal
+from optlang.interfaces import JSON, OptlangError, Refusal
 from optlang.workload import coverage
 
 if TYPE_CHECKING:

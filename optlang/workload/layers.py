@@ -6,8 +6,8 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from optlang.forms import OptlangError
-from optlang.spelling import closest
+from optlang.diagnostics.suggest import closest
+from optlang.interfaces import OptlangError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import JSON, WEIGHTS_FORMS, Edit, Factory, OptlangError, Refusal, Request, Subject
+from optlang.interfaces import JSON, WEIGHTS_FORMS, Edit, Factory, OptlangError, Refusal, Request, Subject
 from optlang.workload import objects
 from optlang.workload.parametrized import modernized
 from optlang.workload.seeds import seeded

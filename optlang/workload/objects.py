@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from optlang.forms import OptlangError
+from optlang.diagnostics.suggest import closest
+from optlang.interfaces import OptlangError
 from optlang.plan import sources
-from optlang.spelling import closest
 
 # Folders below the study's that hold other people's code.
 _FOREIGN = frozenset({"site-packages", "dist-packages"})

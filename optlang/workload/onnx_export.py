@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import OutsideError, Refusal, Subject
+from optlang.interfaces import OutsideError, Refusal, Subject
 from optlang.workload import modules, objects, tracing
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import OptlangError, Refusal
+from optlang.interfaces import OptlangError, Refusal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

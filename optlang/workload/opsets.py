@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.workload import tracing
 from optlang.workload.onnx_export import opset_of
 

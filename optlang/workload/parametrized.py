@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, remove_spectral
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
-from optlang.forms import OptlangError, Refusal
+from optlang.interfaces import OptlangError, Refusal
 
 MASK = "mask"
 """How `parametrized` calls the zeros of torch.nn.utils.prune."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.workload.objects import user_code
 from optlang.workload.seeds import Stream
 from optlang.workload.tensors import Tensors, joined, leaves, mapped, nested

@@ -14,7 +14,7 @@ import numpy
 import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 from torch import Tensor
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.workload.objects import user_code
 from optlang.workload.tensors import Tensors, mapped, structured, tensor
 

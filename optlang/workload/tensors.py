@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from optlang.forms import JSON, OptlangError
+from optlang.interfaces import JSON, OptlangError
 
 Tensors: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """What a model takes, gives or is compared with."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.workload import modules, objects, tracing
 
 if TYPE_CHECKING:

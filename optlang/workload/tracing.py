@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.workload import modules
 
 if TYPE_CHECKING:

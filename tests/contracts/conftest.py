@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optlang.forms import Factory
+from optlang.interfaces import Factory
 from optlang.workload import data as data_module
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"

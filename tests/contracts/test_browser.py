@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OptlangError, OutsideError, QuantWants
+from optlang.interfaces import OptlangError, OutsideError, QuantWants
 from optlang.runtimes import browser, ort_web_files
 from optlang.runtimes.browser import Server
 from optlang.runtimes.ort_web import OrtWeb

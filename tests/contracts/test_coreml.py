@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.report.runners import runner
 from optlang.runtimes import mil
 from optlang.runtimes.coreml import CoreML

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.runtimes.executorch import ExecuTorch
 from optlang.workload import data as data_module
 from optlang.workload import modules, objects

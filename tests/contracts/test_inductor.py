@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.report.runners import runner
 from optlang.runtimes import programs
 from optlang.runtimes.inductor import Inductor

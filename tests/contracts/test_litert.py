@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.runtimes.litert import LiteRT
 from optlang.workload import data as data_module
 from optlang.workload import modules, objects

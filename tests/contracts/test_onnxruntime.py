@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, OptlangError, OutsideError, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OptlangError, OutsideError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.runners import runner
 from optlang.runtimes import gpu, graph

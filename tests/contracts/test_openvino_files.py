@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.runtimes import openvino as module
 from optlang.runtimes import openvino_files

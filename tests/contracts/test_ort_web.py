@@ -20,7 +20,7 @@ import pytest
 import test_runtimes as contract
 import torch
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess
 from optlang.report.web import pages
 from optlang.runtimes import ort_web_files

@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, QuantWants, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.runners import runner
 from optlang.runtimes import compiler

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.proof import proved, shared
 from optlang.workload import data as data_module

@@ -12,7 +12,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, OutsideError, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OutsideError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.runners import builder, runner
 from optlang.runtimes import cuda, gpu

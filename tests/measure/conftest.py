@@ -4,7 +4,7 @@ import numpy
 import pytest
 from numbers_runtime import RUNTIME
 
-from optlang.forms import Artifact, TargetSpec
+from optlang.interfaces import Artifact, TargetSpec
 from optlang.measure.process import Member
 
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.forms import Factory, Subject
+from optlang.interfaces import Factory, Subject
 from optlang.measure.counts import count, macs, sparsity, sparsity_by_layer
 from optlang.measure.onnx_counts import sparsity as sparsity_of_file
 from optlang.workload import data as data_module

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 from optlang.measure.lock import alone, held, machine_lock
 
 ROOT = Path(__file__).parents[2]

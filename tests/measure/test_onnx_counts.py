@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from optlang.forms import Context, Factory, QuantWants, Subject
+from optlang.interfaces import Context, Factory, QuantWants, Subject
 from optlang.measure import counts
 from optlang.measure.onnx_counts import sparsity
 from optlang.techniques.quantize import dynamic, static

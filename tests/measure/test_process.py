@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.measure.process import BareProcess, ProcessDied, ProcessTimeout, RunError, cores
 
 ROOT = Path(__file__).parents[2]

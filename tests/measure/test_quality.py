@@ -8,7 +8,7 @@ from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.measure.quality import score
 from optlang.workload.tasks import Classification, Regression, Sequence, task_of
 

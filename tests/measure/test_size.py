@@ -7,7 +7,7 @@ import numpy
 import pytest
 import zstandard
 
-from optlang.forms import Artifact, File, OptlangError
+from optlang.interfaces import Artifact, File, OptlangError
 from optlang.measure.size import LEVEL, in_few_bits, weigh
 
 

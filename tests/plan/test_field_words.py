@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from optlang.diagnostics import Span
-from optlang.plan import field_words
-from optlang.plan.field_words import METRICS, RUNTIMES, STEPS, UNITS, VALUES, is_known, meant, plain
+from optlang.diagnostics import field_words
+from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS, UNITS, VALUES, is_known, meant, plain
+from optlang.diagnostics.model import Span
 from optlang.plan.limits import MEASURE, SAMPLERS, SEARCH
 from optlang.plan.load import Loaded, library, load, words
 from optlang.plan.names import Sort, only

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 from optlang.plan.expressions import Environment, KnobRef, RoundRef, Value, holds
 from optlang.plan.load import library, load
 from optlang.plan.model import Apply, Computed, Fixed, Maybe, Plan, Repeat, Searched
@@ -202,7 +202,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_every_declaration_of_the_library_reads() -> None:
-    from optlang.diagnostics import Diagnostics
+    from optlang.diagnostics.model import Diagnostics
     from optlang.plan.declared import Facts
     from optlang.plan.names import Scope
     from optlang.plan.python_files import objects

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from optlang.cli import command
-from optlang.diagnostics import Diagnostic
+from optlang.diagnostics.model import Diagnostic
 from optlang.doctor import examine, page
 from optlang.plan.load import load
 from optlang.plan.model import Apply, Maybe

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.report import checked
 from optlang.report.export import export
 from optlang.report.runners import builder, runner

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from optlang.cli import command
+from optlang.diagnostics.render import render
 from optlang.plan.limits import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.plan.load import library, load
 from optlang.plan.names import Declared
 from optlang.plan.targets import PARAMS
-from optlang.render import render
 from optlang.report.explained import explained, listing, suggestion
 from optlang.syntax import tree
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.report.export import export
 from optlang.report.runners import runner
 from optlang.store.reader import Reader, connect
@@ -374,7 +374,7 @@ def test_the_inductor_runner_compiles_what_the_factory_makes() -> None:
 
 @pytest.mark.slow
 def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
-    from optlang.forms import Factory, Subject, TargetSpec
+    from optlang.interfaces import Factory, Subject, TargetSpec
     from optlang.runtimes.torchscript import TorchScript
     from optlang.workload import data, modules
 

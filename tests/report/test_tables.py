@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.report.tables import FORMATS, cells, render
 from optlang.store.reader import Answer, Column, connect
 from optlang.store.store import Store

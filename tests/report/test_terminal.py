@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.plan.expressions import Binary, Const, MetricRef
 from optlang.plan.model import Metric, Rule
 from optlang.report.front import load_front, load_tradeoffs

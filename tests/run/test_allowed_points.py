@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from optlang.forms import Factory, Refusal, Runtime
+from optlang.interfaces import Factory, Refusal, Runtime
 from optlang.plan.load import load
 from optlang.plan.model import Plan
 from optlang.run import steps

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.plan.model import Plan
 from optlang.run.history import choose_run
 from optlang.store.reader import query

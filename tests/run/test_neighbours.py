@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.forms import Factory, OptlangError, Subject
+from optlang.interfaces import Factory, OptlangError, Subject
 from optlang.measure.answers import Answers, same
 from optlang.run.neighbours import Reference, check_finite, depends, notes
 

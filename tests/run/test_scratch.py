@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from optlang.forms import Factory
+from optlang.interfaces import Factory
 from optlang.run import steps
 from optlang.run.job import Workload
 from optlang.run.scratch import FOLDER, Scratch

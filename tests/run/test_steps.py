@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from optlang.forms import Factory, QuantWants, Subject, TargetSpec
+from optlang.interfaces import Factory, QuantWants, Subject, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import steps, trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, StepRun, TrialJob, Workload

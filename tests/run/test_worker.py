@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optlang.forms import Factory
+from optlang.interfaces import Factory
 from optlang.run import worker
 from optlang.run.job import PrepareJob, Workload
 

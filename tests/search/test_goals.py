@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optlang.forms import Measurement
+from optlang.interfaces import Measurement
 from optlang.plan.model import Plan
 from optlang.search import goals
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import Factory
+from optlang.interfaces import Factory
 from optlang.plan.describe import describe
 from optlang.plan.describe import text as said
 from optlang.plan.load import load

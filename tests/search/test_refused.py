@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.plan.model import Plan
 from optlang.run.job import Failure, Refused
 from optlang.run.refusals import fact_of, late

@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.genes import gene_of, value_at
 from optlang.search.recipe import resolve

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.store.commands import command
+from optlang.diagnostics.commands import command
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 from optlang.store.journal import Journal, identity, journal_path, read
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OptlangError, OutsideError
+from optlang.interfaces import OptlangError, OutsideError
 from optlang.store.reader import Reader, connect, query
 from optlang.store.store import Store
 from tests.store.example_study import end, make_plan, search_events, session, start

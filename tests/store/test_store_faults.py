@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 from optlang.store import database
 from optlang.store.journal import journal_path
 from optlang.store.reader import connect, query

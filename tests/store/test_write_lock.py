@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OutsideError
+from optlang.interfaces import OutsideError
 from optlang.store.lock import WriteLock, holder, lock_path
 
 HOLD = """

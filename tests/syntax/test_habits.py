@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.mend import mend
+from optlang.diagnostics.fixes import mend
 from optlang.plan.load import load
 
 STEPS, GOAL = "steps { maybe static }", "minimize size"

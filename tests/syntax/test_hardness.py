@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.diagnostics import MOST
+from optlang.diagnostics.model import MOST
 from optlang.plan.load import load
 
 # What a child may allocate is limited by the system, which Windows does not do in this way.

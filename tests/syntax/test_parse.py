@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from optlang import resources
-from optlang.diagnostics import MOST
-from optlang.render import render
+from optlang.diagnostics.model import MOST
+from optlang.diagnostics.render import render
 from optlang.syntax import parse as parsing
 from optlang.syntax import tree
 from optlang.syntax.parse import Parsed, parse, parse_file

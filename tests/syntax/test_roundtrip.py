@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optlang import resources
-from optlang.diagnostics import Span
-from optlang.render import render
+from optlang.diagnostics.model import Span
+from optlang.diagnostics.render import render
 from optlang.syntax import tree
 from optlang.syntax.parse import parse
 from optlang.syntax.source import Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from optlang.diagnostics import Diagnostics
+from optlang.diagnostics.model import Diagnostics
 from optlang.syntax.parse import parse_bytes
 from optlang.syntax.source import LARGEST, decode
 

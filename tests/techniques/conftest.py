@@ -4,7 +4,7 @@ import pytest
 import torch
 from subjects import STUDY, start
 
-from optlang.forms import Context, Factory
+from optlang.interfaces import Context, Factory
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
 

@@ -6,7 +6,7 @@ import torch
 from onnx import numpy_helper
 from subjects import STUDY
 
-from optlang.forms import Context
+from optlang.interfaces import Context
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.quantize import static
 

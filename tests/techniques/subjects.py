@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from optlang.forms import Factory, Subject
+from optlang.interfaces import Factory, Subject
 from optlang.workload import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"

@@ -7,7 +7,7 @@ import torch
 from subjects import STUDY, start
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.forms import Context, Factory, Refusal, TargetSpec
+from optlang.interfaces import Context, Factory, Refusal, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload

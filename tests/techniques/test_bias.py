@@ -9,7 +9,7 @@ import torch
 from integers import WANTS, constants, quantized
 from subjects import start
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 from subjects import STUDY, start
 from torch import nn
 
-from optlang.forms import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.runtimes.eager import Eager
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.runtimes.openvino import OpenVino

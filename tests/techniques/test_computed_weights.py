@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from subjects import STUDY
 
-from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
 from optlang.measure import counts
 from optlang.techniques.aim import channels_until
 from optlang.techniques.baked import baked

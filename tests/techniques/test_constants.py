@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.techniques.constants import constants
 from optlang.workload import data as data_module
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import TRAINING
 from subjects import STUDY, start
 
-from optlang.forms import Context, Refusal
+from optlang.interfaces import Context, Refusal
 from optlang.workload import objects
 
 pytestmark = pytest.mark.slow

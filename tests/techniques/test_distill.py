@@ -7,7 +7,7 @@ import torch
 from subjects import STUDY, start
 from torch.nn import functional as F  # noqa: N812
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.techniques import features
 from optlang.techniques.distill import distill, ensemble, soft_loss
 from optlang.techniques.prune import channels

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from subjects import STUDY, start
 from torch import nn
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.techniques.qat import qat
 from optlang.techniques.quantize import dynamic, static
 

@@ -9,7 +9,7 @@ import torch
 from integers import STATIC, WANTS, constants
 from subjects import STUDY, start
 
-from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
 from optlang.techniques.mixed import mixed
 from optlang.techniques.qat import qat
 from optlang.techniques.quantize import dynamic, static

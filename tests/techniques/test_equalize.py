@@ -9,7 +9,7 @@ import torch
 from subjects import STUDY, start
 from torch import nn
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.equalize import equalize
 from optlang.techniques.quantize import static

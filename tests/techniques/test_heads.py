@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.measure.counts import macs
 from optlang.techniques.attention import narrowed
 from optlang.techniques.heads import heads

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.measure.counts import macs
 from optlang.techniques.rewind import rewind
 from optlang.techniques.train import finetune

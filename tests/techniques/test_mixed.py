@@ -15,7 +15,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from optlang.forms import Context, Factory, OptlangError, QuantWants, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, OptlangError, QuantWants, Refusal, Subject, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload

@@ -11,7 +11,7 @@ import pytest
 import torch
 from subjects import STUDY
 
-from optlang.forms import Context, Edit, Factory, Refusal, Subject
+from optlang.interfaces import Context, Edit, Factory, Refusal, Subject
 from optlang.techniques import aim, widths
 from optlang.techniques.proof import proved, removed
 from optlang.techniques.prune import channels

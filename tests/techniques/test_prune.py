@@ -6,7 +6,7 @@ import pytest
 import torch
 from subjects import STUDY, start
 
-from optlang.forms import Context, Factory, OptlangError, Refusal
+from optlang.interfaces import Context, Factory, OptlangError, Refusal
 from optlang.techniques.prune import channels, replay
 from optlang.workload import data as data_module
 

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from subjects import STUDY, start
 from torch.nn.utils import prune as reference
 
-from optlang.forms import Context, Factory, QuantWants, Refusal
+from optlang.interfaces import Context, Factory, QuantWants, Refusal
 from optlang.techniques.heads import heads
 from optlang.techniques.prune import channels
 from optlang.techniques.quantize import static

@@ -14,7 +14,7 @@ from onnxruntime.quantization.quant_utils import compute_scale_zp
 from subjects import STUDY, start
 from torch import nn
 
-from optlang.forms import Context, Factory, QuantWants, Subject
+from optlang.interfaces import Context, Factory, QuantWants, Subject
 from optlang.techniques import qat as qat_module
 from optlang.techniques.fake_quantize import Input, Scheme, Weight, grid, levels
 from optlang.techniques.qat import qat

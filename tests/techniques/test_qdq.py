@@ -13,7 +13,7 @@ from integers import STATIC, WANTS, constants
 from onnx import TensorProto, helper, numpy_helper
 from subjects import STUDY, start
 
-from optlang.forms import Context, Factory, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
 from optlang.techniques.mixed import mixed
 from optlang.techniques.qat import qat
 from optlang.techniques.quantize import dynamic, static

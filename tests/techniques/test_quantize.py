@@ -10,7 +10,7 @@ from integers import STATIC, WANTS, accuracy, constants, quantized
 from onnx import TensorProto
 from subjects import STUDY, start
 
-from optlang.forms import Context, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, QuantWants, Refusal, Subject
 from optlang.techniques.nodes import layer_of
 from optlang.techniques.quantize import dynamic, static
 

@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.techniques.heads import heads
 from optlang.techniques.prune import channels
 from optlang.techniques.rewind import rewind

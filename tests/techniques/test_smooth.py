@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.quantize import static
 from optlang.techniques.smooth import smooth

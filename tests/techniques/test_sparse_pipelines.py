@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.forms import Factory, Subject
+from optlang.interfaces import Factory, Subject
 from optlang.plan.load import load
 from optlang.plan.model import Plan
 from optlang.run import steps

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.techniques.fit import fit
 from optlang.techniques.schedule import rate, warmed
 from optlang.techniques.train import task_loss, train

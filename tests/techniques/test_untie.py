@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from optlang.forms import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.techniques.untie import untie
 from optlang.workload import data as data_module
 from optlang.workload import modules

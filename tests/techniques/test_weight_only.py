@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 from subjects import STUDY, start
 
-from optlang.forms import Context, Factory, Refusal
+from optlang.interfaces import Context, Factory, Refusal
 from optlang.techniques.levels import grouped, rounded
 from optlang.techniques.weight_only import weight_only
 from optlang.workload import data as data_module

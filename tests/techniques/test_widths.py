@@ -7,7 +7,7 @@ import torch
 from subjects import STUDY, start
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.forms import Context, Factory, Refusal
+from optlang.interfaces import Context, Factory, Refusal
 from optlang.techniques.aim import channels_until
 from optlang.techniques.prune import channels
 from optlang.techniques.train import train

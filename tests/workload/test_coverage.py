@@ -6,7 +6,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 from optlang.workload import coverage, floats, onnx_weights
 from optlang.workload.coverage import Weight
 

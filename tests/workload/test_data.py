@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from optlang.forms import Factory, OptlangError
+from optlang.interfaces import Factory, OptlangError
 from optlang.workload import data as data_module
 from optlang.workload import objects
 from optlang.workload.data import Data, load

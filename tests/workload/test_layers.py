@@ -2,7 +2,7 @@
 
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.workload.layers import chosen, left_alone
 
 NAMES = ("", "stem", "body", "body.conv", "body.norm", "head")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from optlang.forms import Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Factory, OptlangError, Refusal, Subject
 from optlang.workload import floats, modules, objects
 from optlang.workload.tensors import check_batched, describe, flat_outputs, imagined, structured
 

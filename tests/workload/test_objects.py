@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.plan import sources
 from optlang.workload import objects
 
@@ -79,12 +79,12 @@ class TestFind:
             assert sys.path[0] == str(folder.resolve())
 
     def test_a_study_at_the_root_of_our_own_checkout(self, study):
-        import optlang.forms
+        import optlang.interfaces
 
-        root = Path(optlang.forms.__file__).parents[1]
+        root = Path(optlang.interfaces.__file__).parents[1]
         cnn = objects.find("optlang.zoo.digits:cnn", root)
         objects.find("models.py:net", study("other.py", ""))
-        assert sys.modules["optlang.forms"] is optlang.forms
+        assert sys.modules["optlang.interfaces"] is optlang.interfaces
         assert objects.find("optlang.zoo.digits:cnn", root) is cnn
         with pytest.raises(objects.UserCodeError) as error, objects.user_code("the model cnn", root):
             cnn(width="wide")

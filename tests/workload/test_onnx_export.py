@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from optlang.forms import Factory, Refusal, Subject
+from optlang.interfaces import Factory, Refusal, Subject
 from optlang.workload import data as data_module
 from optlang.workload import modules
 from optlang.workload.objects import UserCodeError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils import prune
 
-from optlang.forms import Factory, OptlangError, Refusal
+from optlang.interfaces import Factory, OptlangError, Refusal
 from optlang.workload import modules, objects
 from optlang.workload.parametrized import bake, modernized, parametrized, plain_copy
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 from optlang.workload.objects import UserCodeError
 from optlang.workload.tasks import task_of
 

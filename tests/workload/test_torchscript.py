@@ -12,7 +12,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.forms import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.runtimes.torchscript import GRAPHS, TorchScript
 from optlang.techniques.cast import half
 from optlang.workload import data as data_module

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from optlang.forms import Context, Factory, Subject
+from optlang.interfaces import Context, Factory, Subject
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
 from optlang.workload import modules

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_diabetes
 from torch.nn.functional import cross_entropy
 
-from optlang.forms import Context, Factory, Subject
+from optlang.interfaces import Context, Factory, Subject
 from optlang.techniques.train import train
 from optlang.workload import data as data_module
 from optlang.workload import modules

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Literal
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 
 Severity = Literal["error", "warning"]
 

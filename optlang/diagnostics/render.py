@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from optlang.diagnostics import Diagnostic, Label, Lines, Span
+from optlang.diagnostics.model import Diagnostic, Label, Lines, Span
 
 Format = Literal["full", "concise", "json", "github"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from optlang.catalogue import domains, goals, names, plugins, steps, syntax, types
-from optlang.catalogue.entry import Entry
+from optlang.diagnostics.catalogue import domains, goals, names, plugins, steps, syntax, types
+from optlang.diagnostics.catalogue.entry import Entry
 
 ENTRIES: tuple[Entry, ...] = (
     *syntax.ENTRIES, *names.ENTRIES, *types.ENTRIES, *domains.ENTRIES, *steps.ENTRIES, *goals.ENTRIES, *plugins.ENTRIES,

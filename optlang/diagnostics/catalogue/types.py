@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optlang.catalogue.entry import Entry
+from optlang.diagnostics.catalogue.entry import Entry
 
 ENTRIES = (
     Entry(

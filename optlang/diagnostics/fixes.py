@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterable
 from pathlib import Path
 
-from optlang.diagnostics import Fix
+from optlang.diagnostics.model import Fix
 from optlang.plan.load import Loaded, load
 from optlang.syntax.source import read
 
