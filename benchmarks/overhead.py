@@ -23,10 +23,10 @@ from typing import Any
 from optlang.interfaces import Artifact, File, Measurement
 from optlang.plan.load import load
 from optlang.run.engine import LocalEngine
+from optlang.run.events import Begun, Ended, Planned
 from optlang.run.job import FrontJob, Result, TrialJob
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
-from optlang.watch import Begun, Ended, Planned
 
 STUDY = Path(__file__).resolve().parent.parent / "studies" / "digits.opt"
 

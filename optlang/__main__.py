@@ -1,4 +1,4 @@
-"""The `optlang` command; see cli.py."""
+"""The `optlang` command; see cli/app.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    from optlang.cli import command
+    from optlang.cli.app import command
 
     sys.exit(command(sys.argv[1:]))
 

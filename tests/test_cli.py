@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.cli import command
+from optlang.cli.app import command
 from optlang.store.store import Store
 from tests.store.example_study import search_events
 

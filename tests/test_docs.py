@@ -15,7 +15,7 @@ import typer
 from lark import Token, Tree
 from pages import DOCS, ROOT, WRITTEN, Example, blocks, examples, files, loaded, said, whole
 
-from optlang.cli import app
+from optlang.cli.app import app
 from optlang.diagnostics.render import render
 from optlang.plan.units import UNITS
 from optlang.report.reference import PAGES

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from optlang.cli import command
-from optlang.doctor import counted
+from optlang.cli.app import command
+from optlang.cli.doctor import counted
 from optlang.measure.lock import alone, machine_lock
 from optlang.plan.load import library
 from optlang.store.lock import WriteLock

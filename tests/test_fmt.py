@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pages import examples
 
-from optlang.cli import command
+from optlang.cli.app import command
 from optlang.syntax.format import format_text
 from optlang.syntax.parse import parse
 from optlang.syntax.source import Source

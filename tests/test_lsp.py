@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from optlang import resources
-from optlang.cli import command
+from optlang.cli.app import command
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix, Span
 
@@ -498,6 +498,6 @@ def test_nothing_heavy_is_loaded_and_pygls_by_this_command_alone(tmp_path: Path)
 def test_without_pygls_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("optlang.lsp.find_spec", lambda name: None)
+    monkeypatch.setattr("optlang.cli.lsp.find_spec", lambda name: None)
     assert command(["lsp"]) == 3
     assert 'pip install "optlang-dsl[lsp]"' in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mutations import Mutator
 
-from optlang.cli import command
+from optlang.cli.app import command
 from optlang.diagnostics.fixes import apart, applied, mend
 from optlang.diagnostics.model import Fix, Span
 from optlang.plan.load import load

@@ -16,7 +16,7 @@ from rich.text import Text
 from optlang.interfaces import JSON
 from optlang.plan.quantities import compared, in_seconds, quantity
 from optlang.report.tables import counted, heading
-from optlang.watch import Begun, Ended, Figure, Planned
+from optlang.run.events import Begun, Ended, Figure, Planned
 
 Words: TypeAlias = Callable[[Begun], str]
 """Says in words what a trial does."""

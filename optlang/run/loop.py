@@ -18,6 +18,7 @@ from optlang.measure.process import Member
 from optlang.plan.model import Plan, Runtime
 from optlang.run import signals
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
+from optlang.run.events import Begun, Ended, Figure, Planned, Watcher
 from optlang.run.history import INTERRUPTED, Done, History
 from optlang.run.job import (
     BASELINE,
@@ -46,7 +47,6 @@ from optlang.search.sampler import Sampler
 from optlang.search.space import Exhausted, Space
 from optlang.store.journal import now
 from optlang.store.store import Store
-from optlang.watch import Begun, Ended, Figure, Planned, Watcher
 
 PASSES = 3
 """How often the front is measured again at most, until it holds."""

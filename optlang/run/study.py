@@ -14,6 +14,7 @@ from optlang.plan.expressions import MetricRef
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine, signals
 from optlang.run.engine import Engine, LocalEngine
+from optlang.run.events import Watcher
 from optlang.run.history import choose_run
 from optlang.run.job import Failure, RuntimeJob
 from optlang.run.loop import WORKER_LOG, InterruptedRun, Loop, Outcome, RunError, spoken
@@ -22,7 +23,6 @@ from optlang.run.worker import availability, running
 from optlang.search.goals import metrics_of
 from optlang.store.journal import now
 from optlang.store.store import Store
-from optlang.watch import Watcher
 from optlang.workload import objects
 
 BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved"})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.cli import command
+from optlang.cli.app import command
 from optlang.plan.load import load
 from optlang.plan.model import Plan
 from optlang.plan.picture import Edge, Node, Picture, dot, mermaid, picture

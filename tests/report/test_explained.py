@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.cli import command
+from optlang.cli.app import command
 from optlang.diagnostics.render import render
 from optlang.plan.limits import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.plan.load import library, load

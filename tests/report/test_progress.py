@@ -12,7 +12,7 @@ from rich.console import Console
 from optlang.report.front import asked, columns
 from optlang.report.progress import LiveProgress, PlainProgress, outline
 from optlang.report.words import describe
-from optlang.watch import Begun, Ended, Figure, Planned
+from optlang.run.events import Begun, Ended, Figure, Planned
 from tests.store.example_study import METRICS, make_plan
 
 ACCURACY = "accuracy 91.2 % is below the limit 98.3 % (baseline.accuracy - 1%) by 7.1 points"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optlang.answers import WRONG, colored, counted, usage
-from optlang.options import DEFAULT_DB, CheckFormat, Db, Sets, StudyFile
+from optlang.cli.exits import WRONG, colored, counted, usage
+from optlang.cli.options import DEFAULT_DB, CheckFormat, Db, Sets, StudyFile
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from optlang.answers import WRONG
+from optlang.cli.exits import WRONG
 from optlang.interfaces import OutsideError
 
 

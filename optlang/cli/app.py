@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optlang import lsp, texts
-from optlang.answers import INTERRUPTED, OUTSIDE, USAGE, WRONG, colored, usage
-from optlang.interfaces import OptlangError
-from optlang.options import (
+from optlang.cli import check, lsp
+from optlang.cli.exits import INTERRUPTED, OUTSIDE, USAGE, WRONG, colored, usage
+from optlang.cli.options import (
     DEFAULT_DB,
     Continue,
     Db,
@@ -35,12 +34,13 @@ from optlang.options import (
     Timeout,
     Trials,
 )
+from optlang.interfaces import OptlangError
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
+    from optlang.run.events import Begun
     from optlang.run.loop import Outcome
     from optlang.store.reader import Reader
-    from optlang.watch import Begun
 
 # Typer has a copy of click of its own and names few of its errors: this one's parent is what wrong uses have in common.
 UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
@@ -51,9 +51,9 @@ app = typer.Typer(
     epilog="Start with: optlang run studies/digits.opt",
 )
 
-app.command()(texts.check)
-app.command()(texts.fmt)
-app.command()(texts.plan)
+app.command()(check.check)
+app.command()(check.fmt)
+app.command()(check.plan)
 app.command()(lsp.lsp)
 
 
@@ -109,7 +109,7 @@ def run(
     if continue_ + new + (join is not None) > 1:
         raise usage("--continue, --join and --new exclude each other", "keep one of them")
     limit = _seconds(timeout)
-    study, text = texts.plan_of(file, set_)
+    study, text = check.plan_of(file, set_)
     options = Options(
         trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
         mode="continue" if continue_ else "new" if new else "auto", join=join,
@@ -279,7 +279,7 @@ def explain(
 @app.command()
 def doctor(db: Db = DEFAULT_DB, home: Home = None, format: Page = PageFormat.text) -> int:
     """Show what can run here and what to install: runtimes, packages, processor, cache, disk. Imports none of them."""
-    from optlang.doctor import examine, page
+    from optlang.cli.doctor import examine, page
 
     found = examine(db, home)
     sys.stdout.write(found.json() if format is PageFormat.json else page(found))
