@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from optlang.analysis.modules.load import library, load
 from optlang.editor.document import Documents
-from optlang.plan.load import library, load
 from optlang.search.space import Space, values_of
 from optlang.syntax.format import format_text
 from optlang.syntax.parse import TABLE, parse

@@ -20,8 +20,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from optlang.analysis.modules.load import load
 from optlang.interfaces import Artifact, File, Measurement
-from optlang.plan.load import load
 from optlang.run.engine import LocalEngine
 from optlang.run.events import Begun, Ended, Planned
 from optlang.run.job import FrontJob, Result, TrialJob

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optlang.analysis.modules.load import load
     from optlang.interfaces import OptlangError, OutsideError
-    from optlang.plan.load import load
     from optlang.plan.model import Plan
     from optlang.run.loop import Outcome
     from optlang.run.study import Options, run
@@ -24,7 +24,7 @@ _PLACES = {
     "Outcome": ("optlang.run.loop", "Outcome"),
     "OutsideError": ("optlang.interfaces", "OutsideError"),
     "Plan": ("optlang.plan.model", "Plan"),
-    "load": ("optlang.plan.load", "load"),
+    "load": ("optlang.analysis.modules.load", "load"),
     "open_store": ("optlang.store.reader", "connect"),
     "run": ("optlang.run.study", "run"),
 }

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from optlang.analysis.modules.load import Loaded, load
 from optlang.diagnostics.model import Diagnostic
-from optlang.plan.load import Loaded, load
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import optlang
+from optlang.analysis.modules.load import load
 from optlang.diagnostics import catalogue
 from optlang.diagnostics.catalogue import ENTRIES, Entry
 from optlang.diagnostics.render import render
-from optlang.plan.load import load
 
 SOURCES = Path(optlang.__file__).parent
 RAISED = frozenset(

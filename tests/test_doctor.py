@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
+from optlang.analysis.modules.load import library
 from optlang.cli.app import command
 from optlang.cli.doctor import counted
 from optlang.measure.lock import alone, machine_lock
-from optlang.plan.load import library
 from optlang.store.lock import WriteLock
 
 ROOT = Path(__file__).parent.parent

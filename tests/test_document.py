@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix
 from optlang.editor.context import around
 from optlang.editor.document import Document, Documents
 from optlang.editor.positions import Positions
 from optlang.interfaces import OptlangError
-from optlang.plan.load import load
 
 ROOT = Path(__file__).parent.parent
 RIGHT = [*sorted((ROOT / "studies").glob("*.opt")), *sorted((ROOT / "tests/fixtures/ok").glob("*.opt"))]

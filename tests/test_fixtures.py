@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import Loaded, load
 from optlang.diagnostics.render import render
-from optlang.plan.load import Loaded, load
 
 FIXTURES = Path(__file__).parent / "fixtures"
 WRONG = sorted((FIXTURES / "err").glob("[EW][0-9][0-9][0-9]_*.opt"))

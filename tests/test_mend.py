@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mutations import Mutator
 
+from optlang.analysis.modules.load import load
 from optlang.cli.app import command
 from optlang.diagnostics.fixes import apart, applied, mend
 from optlang.diagnostics.model import Fix, Span
-from optlang.plan.load import load
 
 FIXTURES = Path(__file__).parent / "fixtures" / "err"
 # Fixtures that the fixes mend wholly: what stood in the text, and what stands there then.

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from optlang.analysis.modules.load import load
 from optlang.diagnostics.render import render
-from optlang.plan.load import load
 
 ROOT = Path(__file__).parent.parent
 OWN = ROOT / "tests" / "fixtures" / "own"

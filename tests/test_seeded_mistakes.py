@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import Loaded, load
 from optlang.diagnostics.model import Diagnostic
 from optlang.diagnostics.render import render
-from optlang.plan.load import Loaded, load
 
 SEEDS = Path(__file__).parent / "fixtures" / "seeds"
 STUDY = SEEDS / "whole.opt"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mutations import Mutant, Mutator, line_of
 
-from optlang.plan.load import load
+from optlang.analysis.modules.load import load
 from optlang.syntax.parse import keywords, lexed, parse
 from optlang.syntax.source import Source
 

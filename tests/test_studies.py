@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.diagnostics.render import render
-from optlang.plan.load import load
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "studies").glob("*.opt"))

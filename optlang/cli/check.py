@@ -32,9 +32,9 @@ def plan_of(file: Path, sets: list[str] | None = None) -> tuple[Plan, str]:
 
     Raises StudyError with all of its problems. Warnings are shown.
     """
+    from optlang.analysis.modules.load import load
     from optlang.diagnostics.model import StudyError
     from optlang.diagnostics.render import render
-    from optlang.plan.load import load
 
     if not _exists(file) or not file.is_file():
         raise usage(f"there is no file {file}", "name a study, for example studies/digits.opt")
@@ -54,8 +54,8 @@ def check(
     fix: Annotated[bool, typer.Option("--fix", help="Fix what can only be a slip, then check again.")] = False,
 ) -> int:
     """Find every problem of studies and modules; runs none of their code."""
+    from optlang.analysis.modules.load import load
     from optlang.diagnostics.render import render
-    from optlang.plan.load import load
 
     files = opt_files(files)
     fixed = _fixed(files) if fix else 0
@@ -182,7 +182,7 @@ def plan(
     db: Db = DEFAULT_DB,
 ) -> int:
     """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
-    from optlang.plan.describe import describe, text
+    from optlang.report.plan.describe import describe, text
     from optlang.search.ladder import rungs
     from optlang.search.space import Space
 
@@ -193,10 +193,10 @@ def plan(
         sys.stdout.write(study.model_dump_json(indent=2) + "\n")
         return 0
     if dot or mermaid:
-        from optlang.plan import picture
+        from optlang.report.plan import diagram
 
-        drawn = picture.picture(study)
-        sys.stdout.write(picture.dot(drawn) if dot else picture.mermaid(drawn))
+        drawn = diagram.picture(study)
+        sys.stdout.write(diagram.dot(drawn) if dot else diagram.mermaid(drawn))
         return 0
     space = Space(study)
     ladder = len(list(rungs(study, space, {}))) if study.search.ladder else 0

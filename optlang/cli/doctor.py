@@ -186,10 +186,10 @@ def examine(db: Path, home: Path | None = None) -> Examination:
 
 def _declared() -> Iterator[Runtime]:
     """The facts of every runtime that the library declares."""
+    from optlang.analysis.modules.declarations import Facts
+    from optlang.analysis.modules.load import library
+    from optlang.analysis.modules.names import Scope
     from optlang.diagnostics.model import Diagnostics
-    from optlang.plan.declared import Facts
-    from optlang.plan.load import library
-    from optlang.plan.names import Scope
 
     modules, _ = library()
     facts = Facts(Diagnostics(), lambda declared: Scope(declared.module, modules))
@@ -238,7 +238,7 @@ def _misfits(runtimes: Iterable[RuntimeState]) -> Iterator[Fault]:
 
 
 def _modules() -> Iterator[Brought]:
-    from optlang.plan.plugins import plugins
+    from optlang.analysis.modules.plugins import plugins
 
     for item in plugins():
         file = str(item.file) if item.file is not None else None

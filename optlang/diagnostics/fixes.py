@@ -6,8 +6,8 @@ import codecs
 from collections.abc import Iterable
 from pathlib import Path
 
+from optlang.analysis.modules.load import Loaded, load
 from optlang.diagnostics.model import Fix
-from optlang.plan.load import Loaded, load
 from optlang.syntax.source import read
 
 _MOST_ROUNDS = 20

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optlang import resources
+from optlang.analysis.modules.load import Loaded, load
 from optlang.diagnostics.fixes import apart, applied
 from optlang.diagnostics.model import Diagnostic, Fix, Label, Span
 from optlang.editor import context, rename, rooms
@@ -15,7 +16,6 @@ from optlang.editor.labels import Labels, labels_of
 from optlang.editor.offers import Entry, Offers
 from optlang.editor.positions import Positions
 from optlang.interfaces import OptlangError
-from optlang.plan.load import Loaded, load
 from optlang.syntax.format import format_text
 
 _REST = re.compile(r"(?:\.[A-Za-z_]\w*)+")

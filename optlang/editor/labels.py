@@ -1,6 +1,6 @@
 """The labels of a file, the knobs that they name, and every place that names one of them.
 
-Follows the rules of plan/ (lookup.py, steps.py, targets.py) over the tree alone, so that a file with mistakes has them
+Follows the rules of plan/ (analysis/symbols.py, steps.py, lower/targets.py) over the tree alone, so that a file with mistakes has them
 too. What a rename made of these is checked against the plan, see rename.py.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optlang.analysis.modules.names import Declared, Scope
 from optlang.diagnostics.model import Span
-from optlang.plan.names import Declared, Scope
 from optlang.syntax import tree
 
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from optlang.analysis.lower.search_settings import SAMPLERS
+from optlang.analysis.modules.declarations import FORMS, NEEDS, SHAPES, Facts
+from optlang.analysis.modules.names import Declared, PythonModule, Scope, Sort
+from optlang.analysis.modules.python_files import Signature, inside, objects
 from optlang.diagnostics.model import Span
 from optlang.editor.context import Context
 from optlang.editor.labels import Knob, Labels
 from optlang.editor.rooms import WEIGHTS, Room, find, params_of
-from optlang.plan.declared import FORMS, NEEDS, SHAPES, Facts
 from optlang.plan.domains import show_domain, values_of
-from optlang.plan.limits import SAMPLERS
 from optlang.plan.model import Knob as PlanKnob
 from optlang.plan.model import Param
-from optlang.plan.names import Declared, PythonModule, Scope, Sort
-from optlang.plan.python_files import Signature, inside, objects
 from optlang.plan.units import SAID, TYPES, show
 from optlang.syntax import tree
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from optlang.analysis.modules.load import Loaded
+from optlang.analysis.modules.names import RESERVED
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix, Span
 from optlang.editor.labels import Label, Labels
 from optlang.interfaces import OptlangError
-from optlang.plan.load import Loaded
-from optlang.plan.names import RESERVED
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WRITTEN = frozenset({"location", "text", "reason", "column"})

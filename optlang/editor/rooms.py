@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
+from optlang.analysis.lower.targets import PARAMS
+from optlang.analysis.modules.declarations import Facts
+from optlang.analysis.modules.names import Declared, Scope
 from optlang.diagnostics.model import Span
 from optlang.editor.context import Context, Frame
-from optlang.plan.declared import Facts
-from optlang.plan.limits import MEASURE, SAMPLERS, SEARCH
 from optlang.plan.model import Param
-from optlang.plan.names import Declared, Scope
-from optlang.plan.targets import PARAMS
 from optlang.syntax import tree
 
 Kind = Literal[

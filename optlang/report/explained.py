@@ -10,18 +10,18 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 
+from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
+from optlang.analysis.lower.targets import PARAMS
+from optlang.analysis.modules.declarations import MEASURED
+from optlang.analysis.modules.load import library
+from optlang.analysis.modules.names import Declared, Module, collect, either
+from optlang.analysis.modules.plugins import plugins
 from optlang.diagnostics import field_words
 from optlang.diagnostics.catalogue import ENTRIES
 from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS
 from optlang.diagnostics.suggest import closest
-from optlang.plan.declared import MEASURED
 from optlang.plan.domains import show_domain
-from optlang.plan.limits import ABOUT, MEASURE, SAMPLERS, SEARCH
-from optlang.plan.load import library
 from optlang.plan.model import Param
-from optlang.plan.names import Declared, Module, collect, either
-from optlang.plan.plugins import plugins
-from optlang.plan.targets import PARAMS
 from optlang.plan.units import TYPES, show
 from optlang.report.reference import facts
 from optlang.syntax import tree

@@ -13,7 +13,6 @@ from typing import Any
 
 from optlang.diagnostics.commands import command
 from optlang.interfaces import OptlangError
-from optlang.plan import sources
 from optlang.report import checked, web
 from optlang.report.export_readme import readme
 from optlang.report.front import asked, goal, load_members, load_plan
@@ -21,6 +20,7 @@ from optlang.report.runners import builder, runner
 from optlang.report.studies import Chosen, check_trial, choose
 from optlang.store.places import located
 from optlang.store.reader import Reader
+from optlang.workload import sources
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from optlang.analysis.modules.declarations import MEASURED
+from optlang.analysis.modules.load import library
+from optlang.analysis.modules.names import Declared
 from optlang.diagnostics.catalogue import ENTRIES, Entry
-from optlang.plan.declared import MEASURED
-from optlang.plan.load import library
-from optlang.plan.names import Declared
 from optlang.report.ebnf import grammar_page
 from optlang.syntax import tree
 

@@ -11,13 +11,13 @@ from typing import Any
 from optlang.diagnostics.commands import command
 from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError
 from optlang.plan.model import Plan
-from optlang.plan.shortfall import Shortfall
 from optlang.run.job import Result
 from optlang.search import goals
 from optlang.search.goals import Key, Violation
 from optlang.search.ladder import Rung, baseline_recipe
 from optlang.search.recipe import Point, Recipe, resolve
 from optlang.search.sampler import Told
+from optlang.search.shortfall import Shortfall
 from optlang.search.space import Space
 from optlang.search.told import value_of
 from optlang.store.places import located

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from optlang.interfaces import Measurement
 from optlang.plan.expressions import Environment, MetricRef, references, violations
 from optlang.plan.model import Plan, Rule
-from optlang.plan.shortfall import Shortfall, shortfalls
+from optlang.search.shortfall import Shortfall, shortfalls
 
 Key: TypeAlias = tuple[str | None, str]
 """A target, or None for the only one or the worst of several, and a metric."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from optlang.analysis.lower.search_settings import GRID_POINTS
 from optlang.interfaces import OptlangError
-from optlang.plan.limits import GRID_POINTS
 from optlang.plan.model import Plan
 from optlang.search.recipe import Point
 from optlang.search.space import Exhausted, Space

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 from optlang.interfaces import JSON, TargetSpec
 from optlang.plan.expressions import Const, Environment, Value, holds
-from optlang.plan.flow import as_done
 from optlang.plan.model import (
     BASELINE_RUNTIME,
     RECOVERY,
@@ -30,6 +29,7 @@ from optlang.search.alone import Usual, nearest, path_of, recoveries_of, resolve
 from optlang.search.locate import locate
 from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
 from optlang.search.space import Space
+from optlang.space.compatibility import as_done
 
 # The order in which the field recommends to try them; the trade-off table is printed in it.
 RECOMMENDED = ("graph", "cast", "training", "quant", "prune")

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 from optlang.interfaces import JSON, OptlangError, TargetSpec
-from optlang.plan.computed import COUNTS, NoValue, declared
-from optlang.plan.computed import value_of as computed
 from optlang.plan.expressions import (
     Environment,
     Expression,
@@ -38,6 +36,8 @@ from optlang.plan.model import (
     Step,
     Target,
 )
+from optlang.space.computed import COUNTS, NoValue, declared
+from optlang.space.computed import value_of as computed
 
 Point: TypeAlias = Mapping[str, Value]
 """A value for each knob that is present, by the knob's full path, in the order of the text."""

@@ -8,7 +8,6 @@ from itertools import permutations, product
 from math import prod
 from typing import TypeAlias
 
-from optlang.plan.computed import declared, uses
 from optlang.plan.domains import contains, size
 from optlang.plan.expressions import (
     Environment,
@@ -21,8 +20,6 @@ from optlang.plan.expressions import (
     show,
     show_value,
 )
-from optlang.plan.feasibility import listed
-from optlang.plan.flow import refusal
 from optlang.plan.model import (
     Domain,
     FloatDomain,
@@ -37,6 +34,9 @@ from optlang.plan.model import (
 )
 from optlang.search.recipe import NoValueError, Point, resolve
 from optlang.search.refused import Facts
+from optlang.space.compatibility import refusal
+from optlang.space.computed import declared, uses
+from optlang.space.feasibility import listed
 
 Ask: TypeAlias = Callable[[Knob, Domain], Value]
 """Gives a value of the domain for a knob. The domain is the knob's own, less what the facts rule out at this point."""

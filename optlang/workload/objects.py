@@ -22,7 +22,7 @@ from typing import Any
 
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import OptlangError
-from optlang.plan import sources
+from optlang.workload import sources
 
 # Folders below the study's that hold other people's code.
 _FOREIGN = frozenset({"site-packages", "dist-packages"})

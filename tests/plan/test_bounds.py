@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optlang.plan.bounds import ANY, Interval, Space, decided, interval, of_metric
+from optlang.analysis.checks.bounds import ANY, Interval, Space, decided, interval, of_metric
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, MetricRef, Unary, evaluate, holds
 from optlang.plan.model import FloatDomain, Knob, Metric
 

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from optlang.plan.cells import ruled_out
-from optlang.plan.load import load
+from optlang.analysis.modules.load import load
 from optlang.plan.model import Plan
 from optlang.search.space import Space
+from optlang.space.combinations import ruled_out
 
 Known: TypeAlias = dict[str, Any]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optlang.plan.describe import describe, text
-from optlang.plan.effort import Span, effort
 from optlang.plan.model import Plan
+from optlang.report.plan.describe import describe, text
 from optlang.search.ladder import rungs
 from optlang.search.space import Space
+from optlang.space.cost import Span, effort
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 
+from optlang.analysis.modules.load import library, load
 from optlang.plan.expressions import Environment, Value, holds
-from optlang.plan.load import library, load
 from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Plan, Repeat, Step, Target
 from optlang.search.space import Exhausted, Space, values_of
 

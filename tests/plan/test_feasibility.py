@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from optlang.plan import feasibility
-from optlang.plan.alike import Alike
-from optlang.plan.cells import Index, assignments, ruled_out
+from optlang.analysis.modules.load import load
 from optlang.plan.expressions import Value
-from optlang.plan.feasibility import _Study
-from optlang.plan.flow import refusal
-from optlang.plan.load import load
 from optlang.plan.model import FloatDomain, Impossible, Plan
-from optlang.plan.pairs import Pairs
+from optlang.space import feasibility
+from optlang.space.alike import Alike
+from optlang.space.combinations import Index, assignments, ruled_out
+from optlang.space.compatibility import refusal
+from optlang.space.feasibility import _Study
+from optlang.space.pairs import Pairs
 
 STEPS = {
     "digits": "steps { repeat rounds in 0 .. 3 { channels }; precision in { none; dynamic; static } }",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
+from optlang.analysis.lower.targets import PARAMS
+from optlang.analysis.modules.load import Loaded, library, load, words
+from optlang.analysis.modules.names import Sort, only
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS, UNITS, VALUES, is_known, meant, plain
 from optlang.diagnostics.model import Span
-from optlang.plan.limits import MEASURE, SAMPLERS, SEARCH
-from optlang.plan.load import Loaded, library, load, words
-from optlang.plan.names import Sort, only
-from optlang.plan.targets import PARAMS
 from optlang.plan.units import UNITS as DECLARED_UNITS
 from optlang.syntax import tree
 

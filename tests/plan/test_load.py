@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import library, load
 from optlang.interfaces import OutsideError
 from optlang.plan.expressions import Environment, KnobRef, RoundRef, Value, holds
-from optlang.plan.load import library, load
 from optlang.plan.model import Apply, Computed, Fixed, Maybe, Plan, Repeat, Searched
 
 ROOT = Path(__file__).parents[2]
@@ -193,7 +193,7 @@ def test_the_users_python_is_never_run() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from pathlib import Path; from optlang.plan.load import load\n"
+        "import sys; from pathlib import Path; from optlang.analysis.modules.load import load\n"
         "assert load(Path('studies/digits.opt')).plan\n"
         "print([name for name in ('torch', 'numpy', 'optuna', 'duckdb', 'onnx') if name in sys.modules])"
     )
@@ -202,11 +202,11 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_every_declaration_of_the_library_reads() -> None:
+    from optlang.analysis.modules.declarations import Facts
+    from optlang.analysis.modules.names import Scope
+    from optlang.analysis.modules.python_files import objects
     from optlang.diagnostics.model import Diagnostics
-    from optlang.plan.declared import Facts
-    from optlang.plan.names import Scope
-    from optlang.plan.python_files import objects
-    from optlang.plan.sources import file_of
+    from optlang.workload.sources import file_of
 
     modules, _ = library()
     diagnostics = Diagnostics()

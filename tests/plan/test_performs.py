@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from optlang.analysis.modules.load import load
 from optlang.diagnostics.render import render
-from optlang.plan.flow import refusal
-from optlang.plan.load import load
 from optlang.plan.model import Plan
+from optlang.space.compatibility import refusal
 
 STUDY = """\
 optlang 1

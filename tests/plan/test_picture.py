@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.cli.app import command
-from optlang.plan.load import load
 from optlang.plan.model import Plan
-from optlang.plan.picture import Edge, Node, Picture, dot, mermaid, picture
+from optlang.report.plan.diagram import Edge, Node, Picture, dot, mermaid, picture
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("studies", "benchmarks/curves", "benchmarks/tradeoffs", "tests/fixtures/ok")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.plan.load import load
+from optlang.analysis.modules.load import load
 from optlang.plan.model import Plan
 
 OK = Path(__file__).parents[1] / "fixtures" / "ok"
@@ -52,7 +52,7 @@ def test_json_and_back_loses_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_conditions_name_earlier_knobs_only(path: Path) -> None:
-    from optlang.plan.cells import deciding
+    from optlang.space.combinations import deciding
 
     before: set[str] = set()
     for knob in plan_of(path).knobs:

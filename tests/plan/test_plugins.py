@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.cli.app import command
 from optlang.cli.doctor import examine, page
 from optlang.diagnostics.model import Diagnostic
-from optlang.plan.load import load
 from optlang.plan.model import Apply, Maybe
 from optlang.report.explained import _modules
 

@@ -8,7 +8,7 @@ import pytest
 
 from optlang.plan.expressions import Environment, MetricRef, violations
 from optlang.plan.model import Plan
-from optlang.plan.shortfall import shortfalls
+from optlang.search.shortfall import shortfalls
 
 Make = Callable[..., Plan]
 

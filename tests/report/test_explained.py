@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
+from optlang.analysis.lower.targets import PARAMS
+from optlang.analysis.modules.load import library, load
+from optlang.analysis.modules.names import Declared
 from optlang.cli.app import command
 from optlang.diagnostics.render import render
-from optlang.plan.limits import ABOUT, MEASURE, SAMPLERS, SEARCH
-from optlang.plan.load import library, load
-from optlang.plan.names import Declared
-from optlang.plan.targets import PARAMS
 from optlang.report.explained import explained, listing, suggestion
 from optlang.syntax import tree
 

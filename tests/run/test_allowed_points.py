@@ -12,8 +12,8 @@ from random import Random
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.interfaces import Factory, Refusal, Runtime
-from optlang.plan.load import load
 from optlang.plan.model import Plan
 from optlang.run import steps
 from optlang.run.job import StepJob, Workload

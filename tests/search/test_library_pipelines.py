@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.plan.load import load
+from optlang.analysis.modules.load import load
 from optlang.plan.model import Plan
 from optlang.search.recipe import Recipe, resolve
 from optlang.search.space import Point

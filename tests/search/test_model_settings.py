@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.interfaces import Factory
-from optlang.plan.describe import describe
-from optlang.plan.describe import text as said
-from optlang.plan.load import load
 from optlang.plan.model import Plan
+from optlang.report.plan.describe import describe
+from optlang.report.plan.describe import text as said
 from optlang.search.ladder import rungs
 from optlang.search.recipe import resolve
 from optlang.search.space import Space

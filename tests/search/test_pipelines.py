@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.plan.load import load
+from optlang.analysis.modules.load import load
 from optlang.plan.model import Plan
 from optlang.search.ladder import rungs
 from optlang.search.recipe import resolve, steps_of

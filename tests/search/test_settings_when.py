@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from optlang.plan.describe import describe, text
-from optlang.plan.effort import Span, effort
 from optlang.plan.model import Plan
-from optlang.plan.picture import picture
+from optlang.report.plan.describe import describe, text
+from optlang.report.plan.diagram import picture
 from optlang.search.ladder import rungs
 from optlang.search.locate import locate
 from optlang.search.recipe import resolve
 from optlang.search.space import Space
+from optlang.space.cost import Span, effort
 
 Make = Callable[..., Plan]
 

@@ -7,14 +7,14 @@ from random import Random
 
 import pytest
 
-from optlang.plan.cells import ruled_out
 from optlang.plan.expressions import Value
-from optlang.plan.feasibility import listed
-from optlang.plan.flow import refusal
 from optlang.plan.model import Domain, FloatDomain, Knob, Plan
 from optlang.search.recipe import Point
 from optlang.search.sampler import Sampler
 from optlang.search.space import Space, values_of
+from optlang.space.combinations import ruled_out
+from optlang.space.compatibility import refusal
+from optlang.space.feasibility import listed
 
 MAYBES = [f"m{number}" for number in range(18)]
 STUDIES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.diagnostics.fixes import mend
-from optlang.plan.load import load
 
 STEPS, GOAL = "steps { maybe static }", "minimize size"
 _WHEN = "a condition stands behind `when`: `when CONDITION { … }`, or `STEP when CONDITION`"

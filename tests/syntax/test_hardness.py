@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.modules.load import load
 from optlang.diagnostics.model import MOST
-from optlang.plan.load import load
 
 # What a child may allocate is limited by the system, which Windows does not do in this way.
 resource = pytest.importorskip("resource")

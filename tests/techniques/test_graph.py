@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from optlang.analysis.modules.load import load
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
-from optlang.plan.load import load
 from optlang.runtimes.eager import Eager
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques import graph

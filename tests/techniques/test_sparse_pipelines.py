@@ -9,8 +9,8 @@ import numpy
 import pytest
 import torch
 
+from optlang.analysis.modules.load import load
 from optlang.interfaces import Factory, Subject
-from optlang.plan.load import load
 from optlang.plan.model import Plan
 from optlang.run import steps
 from optlang.run.job import StepJob, Workload

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from optlang.interfaces import OptlangError
-from optlang.plan import sources
-from optlang.workload import objects
+from optlang.workload import objects, sources
 
 OPTLANG = Path(objects.__file__).parents[1]
 

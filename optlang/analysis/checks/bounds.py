@@ -1,0 +1,142 @@
+"""Which values metrics and knobs can have, and whether a condition on them is always true, never, or either.
+
+Knows no text: what is reported of it is checks/requirements.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from optlang.plan.expressions import Binary, Const, Expression, If, KnobRef, MetricRef, Unary, references
+from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, Metric, SetDomain
+
+ORDERS = ("<", "<=", ">", ">=", "==", "!=")
+"""The operators that compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """All numbers from `low` to `high`, both included where they are finite."""
+
+    low: float
+    high: float
+
+    def apart(self, other: Interval) -> bool:
+        """Whether no number is in both."""
+        return self.high < other.low or other.high < self.low
+
+
+ANY = Interval(-inf, inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The metrics and the knobs that an expression may name."""
+
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    knobs: Mapping[str, Knob] = field(default_factory=dict)
+
+
+def of_metric(metric: Metric) -> Interval:
+    """What a metric can be: a ratio is a share, what optlang measures is never negative, others may be anything."""
+    if metric.dimension == "ratio":
+        return Interval(0.0, 1.0)
+    # A count of the user's own may be a balance, a time a delay.
+    return ANY if metric.task else Interval(0.0, inf)
+
+
+def _of_domain(domain: Domain) -> Interval:
+    match domain:
+        case IntDomain(low=low, high=high) | FloatDomain(low=low, high=high):
+            return Interval(float(low), float(high))
+        case SetDomain(values=values) | ListDomain(values=values):
+            numbers = [float(value) for value in values if isinstance(value, int | float)]
+            if len(numbers) == len(values):
+                return Interval(min(numbers), max(numbers))
+    return ANY
+
+
+def interval(expression: Expression, space: Space) -> Interval:
+    """What a number can be, each metric and knob on its own: too wide where one of them stands in it twice."""
+    match expression:
+        case Const(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
+            return Interval(float(value), float(value))
+        case MetricRef(metric=name):
+            return of_metric(space.metrics[name])
+        case KnobRef(path=path) if path in space.knobs:
+            return _of_domain(space.knobs[path].domain)
+        case Unary(operator="-", operand=operand):
+            inner = interval(operand, space)
+            return Interval(-inner.high, -inner.low)
+        case Binary(operator="+" | "-" | "*" | "/" as operator, left=left, right=right):
+            return _combined(operator, interval(left, space), interval(right, space))
+        case If(then=then, otherwise=otherwise):
+            one, other = interval(then, space), interval(otherwise, space)
+            return Interval(min(one.low, other.low), max(one.high, other.high))
+    return ANY
+
+
+def _combined(operator: str, left: Interval, right: Interval) -> Interval:
+    if operator == "+":
+        return Interval(left.low + right.low, left.high + right.high)
+    if operator == "-":
+        return Interval(left.low - right.high, left.high - right.low)
+    if operator == "/":
+        if right.low <= 0 <= right.high:
+            # A division by zero has no value at all.
+            return ANY
+        right = Interval(1 / right.high, 1 / right.low)
+    ends = [_product(one, other) for one in (left.low, left.high) for other in (right.low, right.high)]
+    return Interval(min(ends), max(ends))
+
+
+def _product(one: float, other: float) -> float:
+    # Zero times what grows without end stays zero.
+    return 0.0 if one == 0 or other == 0 else one * other
+
+
+def decided(expression: Expression, space: Space) -> bool | None:
+    """What a condition comes to whatever is measured; None where that depends on it."""
+    match expression:
+        case Const(value=value):
+            return bool(value)
+        case Unary(operator="not", operand=operand):
+            inner = decided(operand, space)
+            return None if inner is None else not inner
+        case Binary(operator="and" | "or" as operator, left=left, right=right):
+            strong = operator == "or"
+            sides = (decided(left, space), decided(right, space))
+            if strong in sides:
+                return strong
+            return None if None in sides else not strong
+        case Binary(operator=operator) if operator in ORDERS:
+            found = _compared(expression, space)
+            # A knob may be absent, and then an order comparison with it is false.
+            absent = any(isinstance(item, KnobRef) for item in references(expression))
+            return None if found and absent else found
+    return None
+
+
+def _compared(expression: Binary, space: Space) -> bool | None:
+    left, right = expression.left, expression.right
+    if all(isinstance(side, Const) and not isinstance(side.value, int | float) for side in (left, right)):
+        # Words and `none`: an order of them is an error elsewhere.
+        same = left == right
+        return {"==": same, "!=": not same}.get(expression.operator)
+    a, b = interval(left, space), interval(right, space)
+    match expression.operator:
+        case "<":
+            return True if a.high < b.low else False if a.low >= b.high else None
+        case "<=":
+            return True if a.high <= b.low else False if a.low > b.high else None
+        case ">":
+            return True if a.low > b.high else False if a.high <= b.low else None
+        case ">=":
+            return True if a.low >= b.high else False if a.high < b.low else None
+    if a.apart(b):
+        return expression.operator == "!="
+    if a.low == a.high == b.low == b.high:
+        return expression.operator == "=="
+    return None

@@ -1,0 +1,471 @@
+"""Expressions of the text → expressions of the plan, with their kinds checked.
+
+Knows what operators do to kinds, not where steps and settings may stand; names are analysis/symbols.py's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from decimal import Decimal, DivisionByZero, InvalidOperation
+
+from optlang.analysis.modules.names import listed, only, suggestion
+from optlang.analysis.symbols import Draft, Given, Lookup, Place
+from optlang.diagnostics.field_words import UNITS as UNIT_WORDS
+from optlang.diagnostics.field_words import VALUES
+from optlang.diagnostics.model import Fix, Label, Span
+from optlang.plan.domains import values_of
+from optlang.plan.expressions import (
+    Binary,
+    Const,
+    Environment,
+    Expression,
+    KnobRef,
+    Member,
+    RoundRef,
+    Scalar,
+    Unary,
+    Value,
+    holds,
+    references,
+)
+from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched, SetDomain
+from optlang.plan.units import (
+    NUMERIC,
+    SAID,
+    UNITS,
+    Constant,
+    Kind,
+    common,
+    exact,
+    product,
+    quantity,
+    show,
+    value_of,
+)
+from optlang.syntax import tree
+from optlang.syntax.build import LARGEST_EXPONENT
+
+_BY_ZERO = "this divides by zero"
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """An expression with its kind; `constant` where its value is known, `knob` where it is a knob by itself."""
+
+    expression: Expression
+    kind: Kind
+    constant: Constant | None = None
+    knob: Draft | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """A comparison of metrics as it was read: where it stands, and what it became in the plan's expression."""
+
+    node: tree.Binary
+    expression: Binary
+
+
+@dataclass(slots=True, eq=False)
+class Expressions(Lookup):
+    """Reads expressions in one scope. What it cannot read it reports once, and returns None."""
+
+    compared: list[Compared] = field(default_factory=list)
+
+    def _path(self, node: tree.Path, place: Place) -> Typed | None:
+        text = node.text
+        if text == "none":
+            return Typed(Const(value=None), "none", Constant(None, "none"))
+        if text in self.params:
+            return self._param(self.params[text])
+        if text in self.inputs:
+            self.used.add(text)
+            constant = self.inputs[text].constant
+            return known(constant)
+        value = self.let(node)
+        if value is not None:
+            return self._let(node, value, place)
+        rounds = self._round(node, place)
+        if rounds is not None:
+            return Typed(rounds, "count")
+        metric = self.metric(node)
+        if metric is not None and place.metrics:
+            return Typed(metric, self.metrics[metric.metric].dimension)
+        before = len(self.diagnostics.found)
+        knob = self.knob(node, place)
+        if len(self.diagnostics.found) > before:
+            return None
+        if knob is not None and place.knobs:
+            return Typed(KnobRef(path=knob.path), knob.dimension, knob=knob)
+        if knob is not None:
+            self._misplaced(node, "a knob", "a metric" if place.metrics else "a fixed value", place)
+        elif metric is not None and not self.silent(node):
+            self._misplaced(node, "a metric", "a knob" if place.knobs else "a fixed value", place)
+        else:
+            self._unknown(node, place)
+        return None
+
+    def _param(self, given: Given) -> Typed | None:
+        param, setting = given.param, given.setting()
+        domain = param.domain if param.domain is not None else SetDomain(values=())
+        draft = Draft(param.name, "value", domain, param.dimension, given.span, -1, param.help)
+        match setting:
+            case Fixed(value=value):
+                constant = constant_of(value, param.dimension)
+                return Typed(Const(value=value), constant.kind, constant, draft)
+            case Searched(knob=path):
+                return Typed(KnobRef(path=path), param.dimension, knob=draft)
+            case Computed(expression=expression):
+                return Typed(expression, param.dimension, knob=draft)
+            case Models():
+                return Typed(Const(value="a model"), param.dimension, Constant("a model", param.dimension), draft)
+        return None
+
+    def _let(self, node: tree.Path, value: tree.Domain, place: Place) -> Typed | None:
+        if node.text in self._open:
+            self.diagnostics.error(
+                "E408",
+                f"`{node.text}` is defined by itself",
+                node.span,
+                "this leads back to where it began",
+                help="give one of the names in the circle a value",
+            )
+            return None
+        if isinstance(value, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
+            self.diagnostics.error(
+                "E302",
+                f"`{node.text}` is a domain, not a value",
+                node.span,
+                "a value is expected",
+                labels=(Label(value.span, "the domain"),),
+                help=f"`in {node.text}` makes it a knob",
+            )
+            return None
+        self._open.append(node.text)
+        try:
+            return self.expression(value, place)
+        finally:
+            self._open.pop()
+
+    # ---- expressions
+
+    def expression(self, node: tree.Expression, place: Place) -> Typed | None:
+        """The expression with its kind; None where a part of it is wrong, which is then reported."""
+        self.diagnostics.budget.spend(node.span)
+        match node:
+            case tree.Number():
+                return self._number(node)
+            case tree.String(value=text):
+                return known(Constant(text, "string"))
+            case tree.Truth(value=truth):
+                return known(Constant(truth, "bool"))
+            case tree.Path():
+                return self._path(node, place)
+            case tree.ListOf(items=items):
+                read = [self._item(item, place) for item in items]
+                found = [item.constant for item in read if item is not None and item.constant is not None]
+                return known(Constant(tuple(found), "names")) if len(found) == len(items) else None
+            case tree.Unary():
+                return self._unary(node, place)
+            case tree.Binary():
+                return self._binary(node, place)
+            case tree.Member():
+                return self._member(node, place)
+            case tree.Call():
+                if not self.silent(node.path):
+                    self.diagnostics.error(
+                        "E302",
+                        f"`{node.path.text}(…)` is a call, and a value is expected",
+                        node.span,
+                        "not a value",
+                        help="a model or data set is made by `model NAME = …` or `data NAME = …`",
+                    )
+        return None
+
+    def _item(self, node: tree.Expression, place: Place) -> Typed | None:
+        # A bare word in a list of names stands for itself, unless it is an input or a `let`.
+        if (
+            isinstance(node, tree.Path)
+            and len(node.parts) == 1
+            and node.text not in self.params
+            and node.text not in self.inputs
+            and self.let(node) is None
+        ):
+            return known(Constant(node.text, "name"))
+        return self.expression(node, place)
+
+    def _number(self, node: tree.Number) -> Typed | None:
+        constant = quantity(node.value, node.unit, node.whole)
+        if constant is None:
+            assert node.unit is not None
+            alike = [unit for unit in UNITS if unit.lower() == node.unit.lower()]
+            unit_span = Span(node.span.file, node.span.end - len(node.unit), node.span.end)
+            # `Mb` may be a megabit.
+            sure = len(alike) == 1 and not re.fullmatch(r"[A-Zk]b", node.unit)
+            self.diagnostics.error(
+                "E303",
+                f"unknown unit `{node.unit}`",
+                node.span,
+                "not a unit of the language",
+                help=f"did you mean `{alike[0]}`?"
+                if alike
+                else suggestion(node.unit, UNITS, f"units are {listed(UNITS, 20)}", UNIT_WORDS),
+                fix=Fix(unit_span, alike[0]) if sure else None,
+            )
+            return None
+        return known(constant)
+
+    def _unary(self, node: tree.Unary, place: Place) -> Typed | None:
+        operand = self.expression(node.operand, place)
+        if operand is None:
+            return None
+        if node.operator == "not":
+            if not self._truth(operand, node.operand):
+                return None
+            if operand.constant is not None:
+                return known(Constant(not operand.constant.value, "bool"))
+            return Typed(Unary(operator="not", operand=operand.expression), "bool")
+        if operand.kind not in NUMERIC:
+            self._type(node.operand.span, f"`-` needs a number, and this is {SAID[operand.kind]}")
+            return None
+        if operand.constant is not None and isinstance(operand.constant.value, Decimal):
+            return known(Constant(-operand.constant.value, operand.kind, operand.constant.whole))
+        return Typed(Unary(operator="-", operand=operand.expression), operand.kind)
+
+    def _truth(self, typed: Typed, node: tree.Expression) -> bool:
+        if typed.kind == "bool":
+            return True
+        advice = None
+        if typed.knob is not None:
+            options = values_of(typed.knob.domain)
+            shown = show(options[-1], typed.knob.dimension) if options else "…"
+            advice = f"compare it with a value: `{text_of(node)} == {shown}`"
+        self._type(node.span, f"a condition is expected, and this is {SAID[typed.kind]}", help=advice)
+        return False
+
+    def condition(self, node: tree.Expression, place: Place) -> Expression | None:
+        """A true-or-false expression; E302 where it is anything else."""
+        typed = self.expression(node, place)
+        return typed.expression if typed is not None and self._truth(typed, node) else None
+
+    def _binary(self, node: tree.Binary, place: Place) -> Typed | None:
+        operator = node.operator
+        if operator in ("and", "or"):
+            left, right = self.expression(node.left, place), self.expression(node.right, place)
+            fine = [
+                item is not None and self._truth(item, side) for item, side in ((left, node.left), (right, node.right))
+            ]
+            if left is None or right is None or not all(fine):
+                return None
+            for one, other in ((left, right), (right, left)):
+                if one.constant is not None and (one.constant.value is (operator == "or")):
+                    return one
+                if one.constant is not None:
+                    return other
+            return Typed(Binary(operator=operator, left=left.expression, right=right.expression), "bool")
+        left, right = self._sides(node.left, node.right, place)
+        if left is None or right is None:
+            return None
+        if operator in ("==", "!=", "<=", ">=", "<", ">"):
+            return self._comparison(node, left, right, place)
+        return self._arithmetic(node, left, right)
+
+    def _sides(self, left: tree.Expression, right: tree.Expression, place: Place) -> tuple[Typed | None, Typed | None]:
+        for one, other, turned in ((left, right, False), (right, left, True)):
+            if not (
+                place.knobs and isinstance(one, tree.Path) and isinstance(other, tree.Path) and len(other.parts) == 1
+            ):
+                continue
+            if one.text in self.params:
+                typed = self.expression(one, place)
+                if typed is None:
+                    # What the other word means depends on it.
+                    return None, None
+                knob = typed.knob
+            elif one.text in self.inputs or self.let(one) is not None:
+                continue
+            else:
+                knob = self.knob(one, place, quiet=True)
+            if knob is None or knob.dimension != "name" or other.text == "none":
+                continue
+            typed, word = self.expression(one, place), self._word(other, knob, place)
+            return (word, typed) if turned else (typed, word)
+        return self.expression(left, place), self.expression(right, place)
+
+    def _word(self, node: tree.Path, knob: Draft, place: Place) -> Typed | None:
+        options = [str(value) for value in values_of(knob.domain) or ()]
+        if node.text in options:
+            return known(Constant(node.text, "name"))
+        named = node.text in self.params or node.text in self.inputs or self.let(node) is not None
+        if named or self.knob(node, place, quiet=True) is not None:
+            return self.expression(node, place)
+        if not self.silent(node) and not knob.doubtful:
+            self.diagnostics.error(
+                "E201",
+                f"`{knob.path}` is never `{node.text}`",
+                node.span,
+                "not one of its values",
+                labels=(Label(knob.span, "its values"),),
+                help=suggestion(node.text, options, f"it is one of {listed(options)}", VALUES),
+                fix=only(node.span, node.text, options),
+            )
+        return None
+
+    def _comparison(self, node: tree.Binary, left: Typed, right: Typed, place: Place) -> Typed | None:
+        order = node.operator not in ("==", "!=")
+        kind = common(left.kind, right.kind)
+        if "none" in (left.kind, right.kind):
+            kind = right.kind if left.kind == "none" else left.kind
+        if kind is None and {left.kind, right.kind} == {"name", "string"}:
+            kind = "string"
+        if kind is None:
+            self._mismatch(node, left, right)
+            return None
+        if order and kind not in NUMERIC:
+            self._type(
+                node.span, f"`{node.operator}` compares numbers, and these are {SAID[kind]}", help="use `==` or `!=`"
+            )
+            return None
+        sides = [_as(item, kind) for item in (left, right)]
+        compared = Binary(operator=node.operator, left=sides[0], right=sides[1])
+        if left.constant is not None and right.constant is not None and (left.knob or right.knob):
+            # A parameter that the study fixes decides it now.
+            return known(Constant(holds(compared, Environment()), "bool"))
+        if place.metrics:
+            self.compared.append(Compared(node, compared))
+        return Typed(compared, "bool")
+
+    def _arithmetic(self, node: tree.Binary, left: Typed, right: Typed) -> Typed | None:
+        for item, side in ((left, node.left), (right, node.right)):
+            if item.kind not in NUMERIC:
+                self._type(side.span, f"`{node.operator}` needs numbers, and this is {SAID[item.kind]}")
+                return None
+        if node.operator in ("+", "-"):
+            kind = common(left.kind, right.kind)
+        else:
+            kind = product(node.operator, left.kind, right.kind)
+        if kind is None:
+            self._mismatch(node, left, right)
+            return None
+        a, b = left.constant, right.constant
+        if a is not None and b is not None and isinstance(a.value, Decimal) and isinstance(b.value, Decimal):
+            return self._folded(node, a, b, kind)
+        if node.operator == "/" and b is not None and b.value == 0:
+            self._type(node.span, _BY_ZERO)
+            return None
+        sides = [_as(item, item.kind) for item in (left, right)]
+        return Typed(Binary(operator=node.operator, left=sides[0], right=sides[1]), kind)
+
+    def _folded(self, node: tree.Binary, left: Constant, right: Constant, kind: Kind) -> Typed | None:
+        a, b = left.value, right.value
+        assert isinstance(a, Decimal)
+        assert isinstance(b, Decimal)
+        try:
+            value = {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__}[node.operator](b)
+        except (DivisionByZero, InvalidOperation):
+            self._type(node.span, _BY_ZERO)
+            return None
+        if value and abs(value.adjusted()) > LARGEST_EXPONENT:
+            self._type(node.span, f"this comes to {value:.0e}, and numbers end at 1e{LARGEST_EXPONENT}")
+            return None
+        return known(Constant(value, kind, left.whole and right.whole and value == value.to_integral_value()))
+
+    def _member(self, node: tree.Member, place: Place) -> Typed | None:
+        value = self.expression(node.value, place)
+        written = node.options.statements if isinstance(node.options, tree.Block) else node.options.items
+        options: list[Scalar | None] = []
+        failed = value is None
+        for item in written:
+            inner = item.value if isinstance(item, tree.Element) and item.block is None and item.when is None else item
+            if isinstance(inner, tree.Fix | tree.Vary | tree.Element | tree.Maybe | tree.Repeat | tree.Guard):
+                self._type(item.span, "a value is expected")
+                failed = True
+                continue
+            word = isinstance(inner, tree.Path) and inner.text != "none"
+            if word and value is not None and value.knob is not None and value.kind == "name":
+                assert isinstance(inner, tree.Path)
+                option = self._word(inner, value.knob, place)
+            else:
+                option = self.expression(inner, place)
+            if option is None or value is None:
+                failed = True
+                continue
+            kind = common(value.kind, option.kind)
+            if option.constant is None or (kind is None and option.kind != "none"):
+                self._type(inner.span, f"{SAID[value.kind]} is expected, and this is {SAID[option.kind]}")
+                failed = True
+                continue
+            single = value_of(option.constant, kind or "none")
+            assert not isinstance(single, tuple)
+            options.append(single)
+        if failed or value is None:
+            return None
+        return Typed(Member(value=value.expression, options=tuple(options)), "bool")
+
+    def _type(self, span: Span, message: str, help: str | None = None) -> None:
+        self.diagnostics.error("E302", message, span, help=help)
+
+    def _mismatch(self, node: tree.Binary, left: Typed, right: Typed) -> None:
+        numeric = left.kind in NUMERIC and right.kind in NUMERIC
+        advice = None
+        if numeric and "ratio" in (left.kind, right.kind) and node.operator in ("+", "-"):
+            base, part, shown = (left, right, node.left) if right.kind == "ratio" else (right, left, node.right)
+            if part.constant is not None and isinstance(part.constant.value, Decimal) and base.constant is None:
+                share = 1 - part.constant.value if node.operator == "-" else 1 + part.constant.value
+                advice = f"a share of it is a product: `{share.normalize():f} * {text_of(shown)}`"
+        elif numeric and "plain" in (left.kind, right.kind):
+            other = right.kind if left.kind == "plain" else left.kind
+            if other in ("time", "bytes"):
+                advice = f"write the number with its unit: `{'2ms' if other == 'time' else '4MB'}`"
+        self.diagnostics.error(
+            "E301" if numeric else "E302",
+            f"`{node.operator}` cannot join {SAID[left.kind]} and {SAID[right.kind]}",
+            node.span,
+            labels=(Label(node.left.span, SAID[left.kind]), Label(node.right.span, SAID[right.kind])),
+            help=advice,
+        )
+
+
+def constant_of(value: Value, dimension: Dimension) -> Constant:
+    """A value of a plan as it could have been written."""
+    if isinstance(value, tuple):
+        return Constant(tuple(Constant(str(item), "string") for item in value), "names")
+    if value is None or isinstance(value, bool | str):
+        return Constant(value, dimension if value is not None else "none")
+    return Constant(exact(value), dimension, isinstance(value, int))
+
+
+def known(constant: Constant) -> Typed:
+    """A constant as an expression."""
+    return Typed(Const(value=value_of(constant, constant.kind)), constant.kind, constant)
+
+
+def _as(typed: Typed, kind: Kind) -> Expression:
+    # A count stays an integer, whatever it is compared with; a ratio written as a plain number becomes a float.
+    if typed.constant is None:
+        return typed.expression
+    return Const(value=value_of(typed.constant, typed.kind if typed.kind == "plain" and kind != "ratio" else kind))
+
+
+def names_rounds(expression: Expression) -> bool:
+    """Whether it depends on the number of the round."""
+    return any(isinstance(item, RoundRef) for item in references(expression))
+
+
+def text_of(node: tree.Domain) -> str:
+    """A short expression as it could be written, for a help."""
+    match node:
+        case tree.Path():
+            return node.text
+        case tree.Number(value=value, unit=unit):
+            return f"{value}{unit or ''}"
+        case tree.Truth(value=truth):
+            return "true" if truth else "false"
+        case tree.String(value=text):
+            return f'"{text}"'
+        case tree.Unary(operator=operator, operand=operand):
+            return f"{operator}{' ' if operator == 'not' else ''}{text_of(operand)}"
+        case tree.Binary(operator=operator, left=left, right=right):
+            return f"{text_of(left)} {operator} {text_of(right)}"
+    return "…"

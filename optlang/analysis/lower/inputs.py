@@ -1,0 +1,142 @@
+"""`input` and `--set`: what may be changed from outside, and the value that it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optlang.analysis.expressions import constant_of
+from optlang.analysis.modules.declarations import declare
+from optlang.analysis.modules.names import RESERVED, Scope, listed, suggestion
+from optlang.analysis.symbols import Named
+from optlang.analysis.values import Resolver
+from optlang.diagnostics.model import Diagnostics, Span
+from optlang.plan.domains import contains, show_domain
+from optlang.plan.expressions import Value
+from optlang.plan.model import Input, Param
+from optlang.plan.units import SAID
+from optlang.syntax import tree
+from optlang.syntax.parse import parse
+from optlang.syntax.source import Source
+
+
+@dataclass(slots=True, eq=False)
+class Inputs:
+    """Reads the inputs of a study, with the values that were given from outside."""
+
+    resolver: Resolver
+    texts: dict[str, str]
+    overrides: Mapping[str, str]
+    spans: dict[str, Span] = field(default_factory=dict)
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Where problems go."""
+        return self.resolver.diagnostics
+
+    def read(self, nodes: list[tree.Input]) -> tuple[Input, ...]:
+        """All inputs, in the order of the text; E201 for an override that names none of them."""
+        found: list[Input] = []
+        for node in nodes:
+            name = node.name.text
+            if node.type.text in ("model", "models"):
+                self.diagnostics.error(
+                    "E302",
+                    "an input is a value, and a model is made by a call",
+                    node.type.span,
+                    "no value",
+                    help="name it in the study, `let NAME = FACTORY(width = width)`, and let inputs be its arguments",
+                )
+                self.resolver.scope.unknown.add(name)
+                continue
+            before = len(self.diagnostics.found)
+            param = declare(self.resolver, node)
+            failed = len(self.diagnostics.found) > before
+            if param is None or (failed and param.required):
+                self.resolver.scope.unknown.add(name)
+                continue
+            value: Value = param.default
+            if name in self.overrides:
+                value = self._override(param, self.overrides[name])
+            elif param.required:
+                self.diagnostics.error(
+                    "E107",
+                    f"the input `{name}` has no value",
+                    node.name.span,
+                    "neither a default nor `--set`",
+                    help=f"add a default, or give it one: `--set {name}=…`",
+                )
+                self.resolver.scope.unknown.add(name)
+                continue
+            if name in self.resolver.inputs:
+                # Named twice, which was told: the first counts.
+                continue
+            self.spans[name] = node.name.span
+            bare = self._bare(node, self.overrides.get(name))
+            self.resolver.inputs[name] = Named(constant_of(value, param.dimension), param.dimension, bare)
+            found.append(Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help))
+        declared = [node.name.text for node in nodes]
+        for name, value_text in self.overrides.items():
+            if name not in declared:
+                file = f"--set {name}"
+                self.texts[file] = f"{name}={value_text}"
+                self.diagnostics.error(
+                    "E201",
+                    f"the study has no input `{name}`",
+                    Span(file, 0, len(name)),
+                    "not an input",
+                    help=suggestion(
+                        name, declared, f"its inputs are {listed(declared)}" if declared else "it has none"
+                    ),
+                )
+        return tuple(found)
+
+    @staticmethod
+    def _bare(node: tree.Input, override: str | None) -> Span | None:
+        """Where the input's value stands, if it is a number without a unit."""
+        if override is not None:
+            name = node.name.text
+            start = len(name) + 1
+            bare = re.fullmatch(r"\d+(\.\d+)?", override) is not None
+            return Span(f"--set {name}", start, start + len(override)) if bare else None
+        default = node.default
+        return default.span if isinstance(default, tree.Number) and default.unit is None else None
+
+    def _override(self, param: Param, text: str) -> Value:
+        """The value of `--set NAME=text`; E304 where the input cannot have it, and then the default."""
+        file = f"--set {param.name}"
+        self.texts[file] = f"{param.name}={text}"
+        span = Span(file, len(param.name) + 1, max(len(param.name) + 1 + len(text), len(param.name) + 2))
+        reason, value = self._value(param, text)
+        if reason is None and param.domain is not None and not contains(param.domain, value):
+            reason = f"it is declared as {show_domain(param.domain, param.dimension)}"
+            if param.dimension == "ratio" and re.fullmatch(r"\d+(\.\d+)?", text) and 1 < float(text) <= 100:
+                reason = f"did you mean `--set {param.name}={text}%`? {reason}"
+        if reason is None:
+            return value
+        self.diagnostics.error("E304", f"`{param.name}` cannot be set to `{text}`", span, "refused", help=reason)
+        return param.default
+
+    def _value(self, param: Param, text: str) -> tuple[str | None, Value]:
+        if param.dimension == "string" and not text.startswith('"'):
+            # A shell has taken the quotes away already.
+            return None, text
+        parsed = parse(Source(f"--set {param.name}", f"optlang 1\nlet value = {text}\n"))
+        items = parsed.file.items if parsed.file is not None else ()
+        if parsed.diagnostics.failed or len(items) != 1 or not isinstance(items[0], tree.Let) or "\n" in text:
+            return "write the value as in a study: `5`, `30%`, `2ms`, `minmax`", None
+        scope = Scope(self.resolver.scope.own, self.resolver.scope.library)
+        scratch = Resolver(Diagnostics(budget=self.diagnostics.budget), scope)
+        fixed = scratch.constant(
+            items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param
+        )
+        if fixed is None:
+            said = f"it is {SAID[param.dimension]}"
+            if param.domain is not None:
+                said = f"it is declared as {show_domain(param.domain, param.dimension)}"
+            return said, None
+        return None, fixed.value
+
+
+__all__ = ["RESERVED", "Inputs"]

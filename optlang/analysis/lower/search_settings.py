@@ -1,0 +1,169 @@
+"""`search { … }` and `measure { … }`: the settings of the search and of measuring, with their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from optlang.analysis.knobs import Around, Knobs
+from optlang.analysis.modules.names import only, suggestion
+from optlang.analysis.settings import settings_of
+from optlang.diagnostics import field_words
+from optlang.diagnostics.model import Span
+from optlang.plan.expressions import Value
+from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search, SetDomain
+from optlang.syntax import tree
+
+YEAR = 365 * 86400.0
+
+
+def _count(name: str, low: int, high: int, default: int, text: str) -> Param:
+    return Param(name=name, dimension="count", domain=IntDomain(low=low, high=high), default=default, help=text)
+
+
+def _time(name: str, low: float, default: float | None, text: str) -> Param:
+    return Param(name=name, dimension="time", domain=FloatDomain(low=low, high=YEAR), default=default, help=text)
+
+
+SEARCH = (
+    _count("trials", 0, 1_000_000, 40, "searched trials in all; 0: the baseline and the ladder alone"),
+    _time("timeout", 1.0, None, "how long the search may take"),
+    _time("trial_timeout", 1.0, 600.0, "how long one trial may take"),
+    _count("seed", 0, 2**31 - 1, 0, "what every draw follows from"),
+    Param(
+        name="ladder", dimension="bool", domain=SetDomain(values=(False, True)), default=True,
+        help="whether each technique is measured alone first",
+    ),
+)
+MEASURE = (
+    _count("rounds", 1, 10_000, 5, "rounds while searching"),
+    _count("processes", 1, 100, 1, "processes while searching"),
+    _count("front_rounds", 1, 10_000, 10, "rounds for the front"),
+    _count("front_processes", 1, 100, 3, "processes for the front"),
+    _time("round_seconds", 0.001, 0.05, "the least time that one round lasts"),
+    _count("round_calls", 1, 1_000_000, 20, "the fewest calls in one round"),
+)
+STARTUP = _count("startup", 1, 100_000, 10, "trials that are drawn at random first")
+POPULATION = _count("population", 2, 10_000, 24, "trials in one generation")
+SAMPLERS: dict[str, tuple[Param, ...]] = {
+    "auto": (),
+    "random": (),
+    "tpe": (STARTUP,),
+    "nsga2": (POPULATION,),
+    "nsga3": (POPULATION,),
+    "gp": (STARTUP,),
+    "grid": (),
+    "qmc": (),
+}
+ABOUT = {
+    "auto": "TPE up to 1,000 trials, beyond that NSGA-II",
+    "random": "uniform draws",
+    "tpe": "models where good trials lie; draws knobs that come and go together as one",
+    "nsga2": "a genetic algorithm that spreads the front by crowding distance; for many hundred trials",
+    "nsga3": "a genetic algorithm with reference directions, for more than three objectives and many hundred trials",
+    "gp": "Gaussian processes and the expected gain of the front's hypervolume; four objectives at most",
+    "grid": "every point once, in an order that the seed decides; no continuous knobs, 10,000 points at most",
+    "qmc": "a scrambled Sobol' sequence: trials spread evenly, whatever they return",
+}
+"""What each sampler does, in a line."""
+
+LISTED = ", ".join(f"`{name}`" for name in SAMPLERS)
+GP_OBJECTIVES = 4
+"""How many objectives Gaussian processes may have: Optuna warns of the cost of dividing the hypervolume of more."""
+
+GRID_POINTS = 10_000
+"""How many points a grid may have: more would not be tried in any time that a study has."""
+
+LATER = {
+    "workers": "this version runs one trial after another",
+    "warm_start": "runs go on by themselves where they stopped",
+}
+
+# Every setting has a default, so that none can be said to be missing somewhere.
+NOWHERE = Span("", 0, 0)
+
+Second = Callable[[tree.Section], None]
+
+
+def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Search | None:
+    """The search's settings; None where one of them is wrong."""
+    sampler: Sampler | None = Sampler(name="auto")
+    kept: list[tree.Statement] = []
+    for statement in _statements(sections, second):
+        statement = _always(knobs, "`search`", statement)
+        name = statement.name.text if isinstance(statement, tree.Fix | tree.Vary) else ""
+        if name in LATER:
+            knobs.diagnostics.error("E106", f"`{name}` is not in this version", statement.span, help=LATER[name])
+        elif name == "sampler":
+            sampler = _sampler(knobs, statement)
+        else:
+            kept.append(statement)
+    values = _values(knobs, "`search`", SEARCH, sections, kept)
+    if values is None or sampler is None:
+        return None
+    return Search(sampler=sampler, **values)  # type: ignore[arg-type]
+
+
+def measure_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Measure | None:
+    """How latency is measured; None where a setting is wrong."""
+    statements = [_always(knobs, "`measure`", statement) for statement in _statements(sections, second)]
+    values = _values(knobs, "`measure`", MEASURE, sections, statements)
+    return Measure(**values) if values is not None else None  # type: ignore[arg-type]
+
+
+def _always(knobs: Knobs, said: str, statement: tree.Statement) -> tree.Statement:
+    """The statement without a condition, and an error where it has one: it is read once, before there is a point."""
+    if not isinstance(statement, tree.Fix | tree.Vary) or statement.when is None:
+        return statement
+    knobs.diagnostics.error(
+        "E206",
+        f"a setting of {said} has no condition",
+        statement.when.span,
+        "one value for all points",
+        help="take an input for the value, and set it for the run: `input quick: int = 40`, then `--set quick=10`",
+    )
+    return replace(statement, when=None)
+
+
+def _statements(sections: list[tree.Section], second: Second) -> list[tree.Statement]:
+    for other in sections[1:]:
+        second(other)
+    return list(sections[0].block.statements) if sections else []
+
+
+def _values(
+    knobs: Knobs, said: str, params: tuple[Param, ...], sections: list[tree.Section], statements: list[tree.Statement]
+) -> dict[str, Value] | None:
+    block = tree.Block(sections[0].block.span, tuple(statements)) if sections else None
+    settings = settings_of(knobs, said, params, block, Around(fixed=said), NOWHERE)()
+    values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+    return values if len(values) == len(params) else None
+
+
+def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
+    diagnostics = knobs.diagnostics
+    if isinstance(statement, tree.Vary):
+        knobs.searched(statement.span, "`search`")
+        return None
+    assert isinstance(statement, tree.Fix)
+    value = statement.value
+    if not isinstance(value, tree.Path):
+        diagnostics.error("E302", "a sampler is expected", value.span, "not a sampler", help="write `sampler = tpe`")
+        return None
+    if value.text not in SAMPLERS:
+        diagnostics.error(
+            "E201",
+            f"unknown sampler `{value.text}`",
+            value.span,
+            "not a sampler",
+            help=suggestion(value.text, SAMPLERS, f"samplers are {LISTED}", field_words.SAMPLERS),
+            fix=only(value.span, value.text, SAMPLERS),
+        )
+        return None
+    params = SAMPLERS[value.text]
+    said, block = f"`{value.text}`", statement.block
+    if block is not None:
+        block = replace(block, statements=tuple(_always(knobs, said, item) for item in block.statements))
+    settings = settings_of(knobs, said, params, block, Around(fixed="a sampler"), value.span)()
+    values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+    return Sampler(name=value.text, settings=values)  # type: ignore[arg-type]

@@ -1,0 +1,217 @@
+"""What a name stands for: modules, imports, the standard library's declarations, and what was misspelled.
+
+Knows no values: what a declaration says is modules/declarations.py's, what a study says lower/study.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from optlang.diagnostics import field_words
+from optlang.diagnostics.field_words import SETTINGS, VALUES, Words
+from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
+from optlang.diagnostics.suggest import certain, closest
+from optlang.syntax import tree
+
+Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let"]
+Item: TypeAlias = "tree.Declaration | tree.Target | tree.Metric | tree.Let"
+
+RESERVED = frozenset(
+    {"when", "maybe", "repeat", "any", "none", "true", "false", "and", "or", "not", "in", "log", "step"}
+)
+"""Words with a meaning of their own: they name nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One declaration: what it is, its name qualified by its module, and its node."""
+
+    sort: Sort
+    name: str
+    module: Module
+    node: Item = field(repr=False)
+
+    @property
+    def qualified(self) -> str:
+        """The name that the plan uses: the module's and its own."""
+        return f"{self.module.name}.{self.name}"
+
+
+@dataclass(slots=True, eq=False)
+class Module:
+    """A file of declarations. `own` tells a file of the user's from the standard library's."""
+
+    name: str
+    file: str
+    own: bool
+    declared: dict[str, Declared] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class PythonModule:
+    """`import python "models.py" as mine`: `calls` is what stands before the colon; `text` None where it is absent."""
+
+    alias: str
+    calls: str
+    source: tree.String
+    text: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """What can be named in one file, nearest first: its own declarations, what it imports, the standard library."""
+
+    own: Module
+    library: Mapping[str, Module]
+    modules: dict[str, Module] = field(default_factory=dict)
+    taken: dict[str, Declared] = field(default_factory=dict)
+    python: dict[str, PythonModule] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    """Names that something else was already said about: a second report would only repeat the first."""
+
+    def find(self, path: tree.Path) -> Declared | None:
+        """What `path` names, or None."""
+        parts = [part.text for part in path.parts]
+        if len(parts) == 2:
+            module = self.modules.get(parts[0])
+            if module is not None:
+                self.used.add(parts[0])
+                return module.declared.get(parts[1])
+            library = self.library.get(parts[0])
+            return library.declared.get(parts[1]) if library is not None else None
+        if len(parts) != 1:
+            return None
+        name = parts[0]
+        if name in self.own.declared:
+            return self.own.declared[name]
+        if name in self.taken:
+            self.used.add(name)
+            return self.taken[name]
+        for library in self.library.values():
+            if name in library.declared:
+                return library.declared[name]
+        return None
+
+    def module_of(self, name: str) -> Module | None:
+        """The module that `name` means, an imported one before the standard library's."""
+        return self.modules.get(name) or self.library.get(name)
+
+    def names(self, *sorts: Sort) -> list[str]:
+        """All that can be written for something of these sorts, qualified names of imported modules included."""
+        found = [item.name for item in self.own.declared.values() if item.sort in sorts]
+        found += [name for name, item in self.taken.items() if item.sort in sorts]
+        for alias, module in self.modules.items():
+            found += [f"{alias}.{item.name}" for item in module.declared.values() if item.sort in sorts]
+        for module in self.library.values():
+            for item in module.declared.values():
+                if item.sort in sorts:
+                    found += [item.name, f"{module.name}.{item.name}"]
+        return found
+
+    def missed(self, word: str, options: Iterable[str]) -> None:
+        """Count what `word` was probably to name as used: the slip is told, and not that nothing names it."""
+        meant = closest(word, options)
+        if meant is not None:
+            self.used |= {meant, meant.partition(".")[0]}
+
+    def silent(self, path: tree.Path) -> bool:
+        """Whether something was already said about a part of `path`."""
+        return any(part.text in self.unknown for part in path.parts)
+
+
+SORTS: dict[Sort, str] = {
+    "technique": "a technique",
+    "pipeline": "a pipeline",
+    "runtime": "a runtime",
+    "model": "a model",
+    "data": "a data set",
+    "target": "a target",
+    "metric": "a metric",
+    "let": "a `let`",
+}
+
+
+def sort_of(item: Item) -> Sort:
+    """What kind of thing an item declares."""
+    if isinstance(item, tree.Declaration):
+        return item.kind
+    if isinstance(item, tree.Target):
+        return "target"
+    return "metric" if isinstance(item, tree.Metric) else "let"
+
+
+def name_of(item: Item) -> tuple[str, Span]:
+    """The name that an item declares, and where it stands."""
+    if isinstance(item, tree.Metric):
+        return item.path.text, item.path.span
+    return item.name.text, item.name.span
+
+
+def collect(module: Module, file: tree.File, diagnostics: Diagnostics) -> None:
+    """Enter a file's declarations into its module; E202 where a name comes twice."""
+    for item in file.items:
+        if isinstance(item, tree.Study):
+            continue
+        name, span = name_of(item)
+        if name in module.declared:
+            first = name_of(module.declared[name].node)[1]
+            duplicate(diagnostics, name, span, first)
+            continue
+        module.declared[name] = Declared(sort_of(item), name, module, item)
+
+
+def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help: str | None = None) -> None:
+    """E202: one name for two things; `first` is where it stood before."""
+    diagnostics.error(
+        "E202",
+        f"`{name}` is named twice",
+        span,
+        "the second time",
+        labels=(Label(first, "the first time"),),
+        help=help or "give one of them another name, or take one away",
+    )
+
+
+def second(diagnostics: Diagnostics, kind: str, span: Span, first: Span) -> None:
+    """E202: a part of a study that there is one of."""
+    diagnostics.error(
+        "E202", f"a second `{kind}`", span, "the second", labels=(Label(first, "the first"),),
+        help=f"a study has one `{kind}`: put the two together, or take one away",
+    )
+
+
+def suggestion(
+    word: str, options: Iterable[str], otherwise: str | None = None, words: Words | None = None
+) -> str | None:
+    """A help that says what was meant, or `otherwise`. `words` are what the field calls such things."""
+    known = list(dict.fromkeys(options))
+    if words is not None:
+        # A setting or a value is one of what is declared; techniques, runtimes and metrics of the library always are.
+        answers = field_words.meant(word, words, known if words is SETTINGS or words is VALUES else None)
+        if answers:
+            return f"did you mean {either(answers)}?"
+    meant = closest(word, known) if not field_words.is_other(word) else None
+    return f"did you mean `{meant}`?" if meant is not None else otherwise
+
+
+def only(span: Span, word: str, options: Iterable[str]) -> Fix | None:
+    """The fix of a word that can only be a misspelling of one of the options, and means nothing by itself."""
+    meant = certain(word, options)
+    return Fix(span, meant) if meant is not None and not field_words.is_known(word) else None
+
+
+def either(options: Iterable[str]) -> str:
+    """`a, b or c` in backquotes."""
+    *others, last = [f"`{option}`" for option in options]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def listed(options: Iterable[str], limit: int = 12) -> str:
+    """`a, b and c` in backquotes, cut after `limit`."""
+    quoted = [f"`{option}`" for option in options]
+    if len(quoted) > limit:
+        return ", ".join(quoted[:limit]) + f" and {len(quoted) - limit} more"
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + f" and {quoted[-1]}" if quoted else "none"

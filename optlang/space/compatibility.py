@@ -1,0 +1,218 @@
+"""What the declared facts say of one way through the steps: which form each step finds, and where that does not go.
+
+Knows declarations, steps and values of knobs; runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from optlang.analysis.expressions import names_rounds
+from optlang.plan.expressions import Environment, Expression, Value, holds
+from optlang.plan.model import (
+    Apply,
+    Choice,
+    Group,
+    Maybe,
+    Order,
+    Plan,
+    Repeat,
+    Runtime,
+    RuntimeUse,
+    Step,
+    Target,
+    Technique,
+)
+
+FORMS = {
+    "module": "a module", "graph": "a module that its runtime converts itself when it builds", "onnx": "an ONNX file",
+    "artifact": "an artifact",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Why one way through the steps does not go: the code, the words, and the paths of the steps (or the runtime).
+
+    `turned` says that `path` is the party that the reason speaks of second.
+    """
+
+    code: str
+    reason: str
+    path: str
+    other: str | None = None
+    turned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is declared of the techniques and runtimes that a study uses."""
+
+    techniques: Mapping[str, Technique]
+    runtimes: Mapping[str, Runtime]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Facts:
+        """Those that the plan holds."""
+        return cls({item.name: item for item in plan.techniques}, {item.name: item for item in plan.runtimes})
+
+
+def label_of(path: str) -> str:
+    """The last label of a path, which is how it is spoken of."""
+    return path.rpartition(".")[2]
+
+
+def refusal(plan: Plan, values: Mapping[str, Value]) -> str | None:
+    """Why the declared facts rule this point out, or None. Exact where `plan.impossible` had too much to list."""
+    facts = Facts.of(plan)
+    environment = Environment(knob=values.get)
+    taken = list(applied(plan.steps, values, lambda condition: holds(condition, environment)))
+    for target in plan.targets:
+        found = conflicts(taken, target.use(values), target, facts)
+        if found:
+            return found[0].reason
+    return None
+
+
+def applied(
+    steps: tuple[Step, ...], values: Mapping[str, Value], true: Callable[[Expression], bool]
+) -> Iterator[Apply]:
+    """The steps that run with these values, in their order; two rounds of a `repeat` show what any more would."""
+    for step in steps:
+        # A condition on the round's number holds in some round.
+        if step.when is not None and not names_rounds(step.when) and not true(step.when):
+            continue
+        match step:
+            case Apply():
+                yield step
+            case Choice(path=path, branches=branches):
+                for branch in branches:
+                    if values.get(path) == branch.name:
+                        yield from applied(branch.steps, values, true)
+            case Maybe(path=path, steps=inner):
+                if values.get(path):
+                    yield from applied(inner, values, true)
+            case Repeat(count=count, steps=inner):
+                rounds = count if count is not None else values.get(step.counter)
+                for _ in range(min(rounds, 2) if isinstance(rounds, int) else 0):
+                    yield from applied(inner, values, true)
+            case Group(steps=inner):
+                yield from applied(inner, values, true)
+            case Order(path=path, members=members):
+                order = values.get(path)
+                named = {member.name: member for member in members}
+                for label in order if isinstance(order, tuple) else ():
+                    yield from applied(named[str(label)].steps, values, true)
+
+
+@dataclass(slots=True)
+class _Walk:
+    form: str = "module"
+    left_by: Apply | None = None
+    done: list[tuple[Apply, Technique]] = field(default_factory=list)
+    found: dict[Conflict, None] = field(default_factory=dict)
+
+
+def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: Facts) -> list[Conflict]:
+    """All that keeps these steps and this runtime from going together, in the order of the run."""
+    walk = _Walk()
+    for step in steps:
+        technique = as_done(facts.techniques[step.technique], facts.runtimes[use.runtime])
+        parties: set[frozenset[str | None]] = set()
+        for check in (_gpu, _order, _form, _excludes):
+            conflict = check(walk, step, technique, target)
+            # Two steps in the wrong order often leave the wrong form too: that is one mistake.
+            if conflict is not None and frozenset((conflict.path, conflict.other)) not in parties:
+                parties.add(frozenset((conflict.path, conflict.other)))
+                walk.found[conflict] = None
+        if walk.form not in technique.gives:
+            walk.form, walk.left_by = technique.gives[0], step
+        walk.done.append((step, technique))
+    conflict = _runtime(walk, use, facts.runtimes[use.runtime], target)
+    if conflict is not None:
+        walk.found[conflict] = None
+    return list(walk.found)
+
+
+def _device(target: Target) -> str:
+    return f"the target {target.name} has device = {target.device}"
+
+
+def _gpu(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
+    if "gpu" not in technique.needs or target.device == "cuda":
+        return None
+    reason = f"{label_of(step.path)} needs a GPU; {_device(target)}"
+    return Conflict("E501", reason, step.path)
+
+
+def _form(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
+    if walk.form in technique.takes:
+        return None
+    takes = " or ".join(FORMS[form] for form in technique.takes)
+    before = f"{label_of(walk.left_by.path)} leaves" if walk.left_by is not None else "the model is"
+    reason = f"{label_of(step.path)} takes {takes}; {before} {FORMS[walk.form]}"
+    code = "E506" if walk.form == "artifact" else "E508"
+    return Conflict(code, reason, step.path, walk.left_by.path if walk.left_by is not None else None)
+
+
+def _order(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
+    for earlier, declared in walk.done:
+        if declared.name != technique.name and _names(declared.after, technique):
+            reason = f"{label_of(earlier.path)} comes after {label_of(step.path)}; here it runs before it"
+            return Conflict("E502", reason, earlier.path, step.path)
+    return None
+
+
+def _excludes(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
+    for earlier, declared in walk.done:
+        if declared.name == technique.name:
+            continue
+        if _names(declared.excludes, technique) or _names(technique.excludes, declared):
+            reason = f"{label_of(earlier.path)} and {label_of(step.path)} exclude each other"
+            return Conflict("E503", reason, step.path, earlier.path)
+    return None
+
+
+def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> Conflict | None:
+    if "gpu" in runtime.needs and target.device != "cuda":
+        return Conflict("E501", f"{use.label} needs a GPU; {_device(target)}", use.path)
+    if ("browser" in runtime.needs) is not (target.device == "browser"):
+        runs = "runs in a browser" if "browser" in runtime.needs else "runs in no browser"
+        return Conflict("E504", f"{use.label} {runs}; {_device(target)}", use.path)
+    if walk.form not in runtime.takes:
+        takes = " or ".join(FORMS[form] for form in runtime.takes)
+        left = walk.left_by
+        before = f"{label_of(left.path)} leaves" if left is not None else "the model is"
+        reason = f"{use.label} runs {takes}; {before} {FORMS[walk.form]}"
+        return Conflict("E504", reason, left.path if left is not None else use.path, use.path)
+    for step, technique in walk.done:
+        for word in runtime.excludes:
+            if word in (*technique.traits, technique.name, technique.name.rpartition(".")[2]):
+                return Conflict(
+                    "E504", f"{use.label} does not run {word}; {label_of(step.path)} makes it", step.path, use.path
+                )
+    return None
+
+
+def _names(words: tuple[str, ...], technique: Technique) -> bool:
+    # A declaration names a technique, or a module for all of its techniques.
+    return technique.name in words or technique.name.rpartition(".")[0] in words
+
+
+def as_done(technique: Technique, runtime: Runtime) -> Technique:
+    """The technique as it is on this runtime: what a runtime carries out itself leaves the module to it."""
+    if not runtime.carries_out(technique.name):
+        return technique
+    return technique.model_copy(update={"takes": ("module", "graph"), "gives": ("graph",)})
+
+
+def risky(first: Technique, second: Technique) -> bool:
+    """Whether the two can be in each other's way, in this order, at all."""
+    forms = [form for form in first.gives if form not in second.takes]
+    return bool(forms) or _names(first.after, second) or apart(first, second)
+
+
+def apart(first: Technique, second: Technique) -> bool:
+    """Whether the two exclude each other."""
+    return first.name != second.name and (_names(first.excludes, second) or _names(second.excludes, first))

@@ -1,0 +1,143 @@
+"""The steps of a study by where they stand, and which of them can be in the way of one another, or of a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+
+from optlang.plan.expressions import Expression, Value
+from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Repeat, Runtime, Step, Target, Technique
+from optlang.space.compatibility import Facts, apart, risky
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A technique in the text, with the values of knobs that it needs, the orders and repeats it is in."""
+
+    step: Apply
+    technique: Technique
+    guards: tuple[tuple[str, Value], ...]
+    whens: tuple[Expression, ...]
+    orders: tuple[str, ...]
+    repeats: tuple[str, ...]
+    index: int
+    members: tuple[str, ...] = ()
+    """Of which member of each of the orders it is a part."""
+
+
+def places_of(steps: tuple[Step, ...], facts: Facts) -> list[Place]:
+    """All steps, in the order of the text."""
+    return list(_walk(steps, facts, (), (), (), (), (), count()))
+
+
+def _walk(
+    steps: tuple[Step, ...],
+    facts: Facts,
+    guards: tuple[tuple[str, Value], ...],
+    whens: tuple[Expression, ...],
+    orders: tuple[str, ...],
+    members: tuple[str, ...],
+    repeats: tuple[str, ...],
+    numbers: Iterator[int],
+) -> Iterator[Place]:
+    for step in steps:
+        under = (*whens, step.when) if step.when is not None else whens
+        match step:
+            case Apply():
+                technique = facts.techniques[step.technique]
+                yield Place(step, technique, guards, under, orders, repeats, next(numbers), members)
+            case Choice(path=path, branches=branches):
+                for branch in branches:
+                    yield from _walk(
+                        branch.steps, facts, (*guards, (path, branch.name)), under, orders, members, repeats, numbers
+                    )
+            case Maybe(path=path, steps=inner):
+                yield from _walk(inner, facts, (*guards, (path, True)), under, orders, members, repeats, numbers)
+            case Repeat(path=path, count=fixed, steps=inner):
+                # The count of a searched repeat matters as a whole, so any of its values stands for the guard.
+                guarded = (*guards, (step.counter, None)) if fixed is None else guards
+                yield from _walk(inner, facts, guarded, under, orders, members, (*repeats, path), numbers)
+            case Group(steps=inner):
+                yield from _walk(inner, facts, guards, under, orders, members, repeats, numbers)
+            case Order(path=path, members=parts):
+                for part in parts:
+                    within = ((*orders, path), (*members, part.name))
+                    yield from _walk(part.steps, facts, guards, under, *within, repeats, numbers)
+
+
+def together(first: Place, second: Place) -> bool:
+    """Whether both can be taken: two branches of one choice never are."""
+    values = dict(first.guards)
+    return all(path not in values or values[path] == value for path, value in second.guards)
+
+
+def _turned(first: Place, second: Place) -> bool:
+    """Whether the second may run before the first, though it stands behind it."""
+    return bool(set(first.orders) & set(second.orders)) or bool(set(first.repeats) & set(second.repeats))
+
+
+def involved(places: list[Place], target: Target, facts: Facts) -> list[Place]:
+    """The steps that can be in the way of another, or of a runtime."""
+    found: set[int] = set()
+    for place in places:
+        technique = place.technique
+        if "gpu" in technique.needs and target.device != "cuda":
+            found.add(place.index)
+        if "module" not in technique.takes:
+            found.add(place.index)
+        for use in target.runtimes:
+            runtime = facts.runtimes[use.runtime]
+            if any(form not in runtime.takes for form in technique.gives) or set(runtime.excludes) & {
+                *technique.traits,
+                technique.name,
+                technique.name.rpartition(".")[2],
+            }:
+                found.add(place.index)
+        # A step in a repeat meets what it left itself a round before.
+        if place.repeats and any(form not in technique.takes for form in technique.gives):
+            found.add(place.index)
+    for first, second in clashing(places):
+        found |= {first.index, second.index}
+    if found:
+        # Whoever turns one form into another may lift a conflict.
+        found |= {place.index for place in places if set(place.technique.takes) - set(place.technique.gives)}
+        found |= {
+            place.index
+            for place in places
+            if place.technique.gives != ("module",) or "module" not in place.technique.takes
+        }
+    return [place for place in places if place.index in found]
+
+
+def clashing(places: Iterable[Place]) -> Iterator[tuple[Place, Place]]:
+    """The pairs of places, in the order of the run, that can be taken both and be in each other's way."""
+    named: dict[str, list[Place]] = {}
+    for place in places:
+        named.setdefault(place.technique.name, []).append(place)
+    for group in named.values():
+        for others in named.values():
+            one, other = group[0].technique, others[0].technique
+            straight = risky(one, other) or apart(one, other)
+            if not straight and not risky(other, one):
+                continue
+            for first in group:
+                for second in others:
+                    # What runs in the order of the text only is in the way of what comes behind it.
+                    if first.index < second.index and (straight or _turned(first, second)) and together(first, second):
+                        yield first, second
+
+
+def anywhere(place: Place, runtimes: Iterable[Runtime]) -> Place:
+    """With the forms that it takes and gives on any of the runtimes: some may carry it out themselves."""
+    technique = place.technique
+    if not any(runtime.carries_out(technique.name) for runtime in runtimes):
+        return place
+    wider = {"takes": (*technique.takes, "graph"), "gives": (*technique.gives, "graph")}
+    return replace(place, technique=technique.model_copy(update=wider))
+
+
+def lifts(place: Place) -> bool:
+    """Whether it turns an exported model into something else, and so may lift what two other steps have together."""
+    technique = place.technique
+    return "module" not in technique.takes or bool(set(technique.takes) - {"module"} - set(technique.gives))
