@@ -25,7 +25,7 @@ from pathlib import Path
 
 from optlang.analysis.modules.load import library, load
 from optlang.editor.document import Documents
-from optlang.search.space import Space, values_of
+from optlang.space.space import Space, values_of
 from optlang.syntax.format import format_text
 from optlang.syntax.parse import TABLE, parse
 from optlang.syntax.source import Source

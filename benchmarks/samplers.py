@@ -21,10 +21,10 @@ from pathlib import Path
 import optlang
 from optlang.plan.expressions import Value
 from optlang.plan.model import Plan
-from optlang.search import goals
-from optlang.search.recipe import Point, resolve
+from optlang.search import objectives
 from optlang.search.sampler import Sampler, Told
-from optlang.search.space import Space
+from optlang.space.recipe import Point, resolve
+from optlang.space.space import Space
 
 AFTER = (20, 40, 80)
 SAMPLERS = ("tpe", "gp", "nsga2 { population = 12 }", "nsga3 { population = 12 }", "qmc", "grid", "random")
@@ -116,7 +116,7 @@ def search(plan: Plan) -> list[tuple[float, ...]]:
 
 def hypervolume(losses: Sequence[Sequence[float]]) -> float:
     """The volume of the unit cube that the points dominate, by slices along the last axis (three losses)."""
-    members = goals.front({number: item for number, item in enumerate(losses) if max(item) < 1.0})
+    members = objectives.front({number: item for number, item in enumerate(losses) if max(item) < 1.0})
     points = sorted((losses[member] for member in members), key=lambda item: item[2])
     total = 0.0
     for index, point in enumerate(points):

@@ -183,8 +183,8 @@ def plan(
 ) -> int:
     """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
     from optlang.report.plan.describe import describe, text
-    from optlang.search.ladder import rungs
-    from optlang.search.space import Space
+    from optlang.search.ablation import rungs
+    from optlang.space.space import Space
 
     if json + dot + mermaid > 1:
         raise usage("--json, --dot and --mermaid exclude each other", "ask once for each")
@@ -222,7 +222,7 @@ def _refused(study: Plan, file: Path, db: Path) -> list[str]:
     if not db.exists():
         return []
     from optlang.run.refusals import noted, recalled
-    from optlang.search.space import Space
+    from optlang.space.space import Space
 
     run, trials = noted(study, db)
     facts = recalled(study, file.resolve().parent, trials)

@@ -12,14 +12,14 @@ from optlang.diagnostics.commands import command
 from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError
 from optlang.plan.model import Plan
 from optlang.run.job import Result
-from optlang.search import goals
-from optlang.search.goals import Key, Violation
-from optlang.search.ladder import Rung, baseline_recipe
-from optlang.search.recipe import Point, Recipe, resolve
+from optlang.search import objectives
+from optlang.search.ablation import Rung, baseline_recipe
+from optlang.search.objectives import Key, Violation
+from optlang.search.observation import value_of
 from optlang.search.sampler import Told
 from optlang.search.shortfall import Shortfall
-from optlang.search.space import Space
-from optlang.search.told import value_of
+from optlang.space.recipe import Point, Recipe, resolve
+from optlang.space.space import Space
 from optlang.store.places import located
 from optlang.store.store import RunRow, Store, TrialRow
 
@@ -78,12 +78,12 @@ class History:
         if result.failure is not None:
             verdict, reason, error = "failed", result.failure.reason, result.failure.text or None
         else:
-            measured = goals.by_metric(self._plan, result.measurements)
+            measured = objectives.by_metric(self._plan, result.measurements)
             reference = measured if origin == "baseline" else self._baseline_measured()
             # The baseline is what requirements are relative to: it stays in the front whatever they say.
-            violations = [] if origin == "baseline" else goals.broken(self._plan, measured, reference)
+            violations = [] if origin == "baseline" else objectives.broken(self._plan, measured, reference)
             verdict, reason, error = ("infeasible" if violations else "complete"), _missed(violations), None
-            absent = goals.absent(self._plan, measured)
+            absent = objectives.absent(self._plan, measured)
             if absent:
                 left_out = result.notes.get(f"{absent}.uncounted")
                 why = f": {', '.join(map(str, left_out))}" if isinstance(left_out, list | tuple) else ""
@@ -105,7 +105,7 @@ class History:
         """A trial's measurements by target and metric."""
         held = self._measured.get(done.number)
         if held is None or held[0] is not done:
-            held = self._measured[done.number] = (done, goals.by_metric(self._plan, done.measurements))
+            held = self._measured[done.number] = (done, objectives.by_metric(self._plan, done.measurements))
         return held[1]
 
     def trial(self, number: int) -> Done:
@@ -152,12 +152,12 @@ class History:
             # It would fail again: told as pruned and broken, it keeps the sampler away (told as failed it would not).
             return Told(done.point, None, [1.0], done.sampler_state)
         measured = self.measured(done)
-        constraints = goals.constraints(self._plan, measured, self._baseline_measured())
-        return Told(done.point, goals.objective_values(self._plan, measured), constraints, done.sampler_state)
+        constraints = objectives.constraints(self._plan, measured, self._baseline_measured())
+        return Told(done.point, objectives.objective_values(self._plan, measured), constraints, done.sampler_state)
 
     def front(self) -> list[int]:
         """The baseline and the complete trials of the space that no other dominates."""
-        return goals.front(self._losses())
+        return objectives.front(self._losses())
 
     def near(self, limit: int) -> list[int]:
         """Trials outside the front that would be in it at the good end of their latency's interval, nearest first."""
@@ -167,11 +167,11 @@ class History:
         for number in losses:
             if number in members or number == 0:
                 continue
-            optimistic = goals.losses(self._plan, {
+            optimistic = objectives.losses(self._plan, {
                 name: replace(item, ratio=item.ratio_high) if item.ratio_high is not None else item
                 for name, item in self.measured(self._trials[number]).items()
             })
-            if not any(goals.dominates(losses[member], optimistic) for member in members):
+            if not any(objectives.dominates(losses[member], optimistic) for member in members):
                 gap = sum(abs(a - b) / (abs(a) or 1.0) for a, b in zip(losses[number], optimistic, strict=True))
                 found.append((gap, number))
         return [number for _, number in sorted(found)[:limit]]
@@ -186,7 +186,7 @@ class History:
 
     def _losses(self) -> dict[int, tuple[float, ...]]:
         return {
-            done.number: goals.losses(self._plan, self.measured(done))
+            done.number: objectives.losses(self._plan, self.measured(done))
             for done in self._trials.values()
             if done.state == "complete" and (done.point is not None or done.origin == "baseline")
         }

@@ -38,13 +38,13 @@ from optlang.run.progress import ProgressReader
 from optlang.run.refusals import fact_of, late, note_of, recalled
 from optlang.run.refusals import spoken as spoken_fact
 from optlang.run.scratch import Scratch
-from optlang.search import goals
-from optlang.search.ladder import Rung, baseline_recipe, rungs
-from optlang.search.locate import locate
-from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
-from optlang.search.refused import Fact
+from optlang.search import objectives
+from optlang.search.ablation import Rung, baseline_recipe, rungs
 from optlang.search.sampler import Sampler
-from optlang.search.space import Exhausted, Space
+from optlang.space.locate import locate
+from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
+from optlang.space.refused import Fact
+from optlang.space.space import Exhausted, Space
 from optlang.store.journal import now
 from optlang.store.store import Store
 
@@ -260,7 +260,7 @@ class Loop:
         from optlang.run.worker import prepare
 
         names = {
-            ref.metric for rule in self._plan.requires for ref in goals.metrics_of(rule)
+            ref.metric for rule in self._plan.requires for ref in objectives.metrics_of(rule)
         } | {objective.metric.metric for objective in self._plan.objectives}
         task = tuple(sorted(name for name in names if self._plan.metric(name).task))
         reader = ProgressReader(self._progress)
@@ -429,7 +429,7 @@ class Loop:
             planned.total, left, dependent,
         )
 
-    def _figure(self, done: Done, key: goals.Key, item: Measurement) -> Figure:
+    def _figure(self, done: Done, key: objectives.Key, item: Measurement) -> Figure:
         """A measurement against the baseline's: side by side where it was measured so."""
         baseline = self._history.baseline
         if done.origin == "baseline":

@@ -12,8 +12,8 @@ from optlang.plan.model import Plan
 from optlang.run.cache import key_of
 from optlang.run.job import Failure
 from optlang.run.machine import versions
-from optlang.search.recipe import Applied, Place, Recipe
-from optlang.search.refused import Fact, Facts, fact_from
+from optlang.space.recipe import Applied, Place, Recipe
+from optlang.space.refused import Fact, Facts, fact_from
 from optlang.store.reader import query
 from optlang.workload import objects
 

@@ -20,7 +20,7 @@ from optlang.run.job import Failure, RuntimeJob
 from optlang.run.loop import WORKER_LOG, InterruptedRun, Loop, Outcome, RunError, spoken
 from optlang.run.scratch import Scratch
 from optlang.run.worker import availability, running
-from optlang.search.goals import metrics_of
+from optlang.search.objectives import metrics_of
 from optlang.store.journal import now
 from optlang.store.store import Store
 from optlang.workload import objects

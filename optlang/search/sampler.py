@@ -7,11 +7,11 @@ from random import Random
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
-from optlang.search import goals
-from optlang.search.recipe import Point, resolve
-from optlang.search.recombine import recombined
-from optlang.search.space import Exhausted, Space
-from optlang.search.told import Asked, Draws, Told, count_of, seed_of, value_of
+from optlang.search import objectives
+from optlang.search.observation import Asked, Draws, Told, count_of, seed_of, value_of
+from optlang.search.samplers.crossover import recombined
+from optlang.space.recipe import Point, resolve
+from optlang.space.space import Exhausted, Space
 
 __all__ = ["Asked", "Sampler", "Told"]
 
@@ -83,7 +83,7 @@ class Sampler:
         random = Random(seed_of(self._plan.search.seed, number))
         if self._name != "tpe" or self._told < self._startup or random.random() >= RECOMBINED:
             return None
-        members = goals.front({number: losses for number, (_, losses) in self._feasible.items()})
+        members = objectives.front({number: losses for number, (_, losses) in self._feasible.items()})
         parents = [self._feasible[member][0] for member in members]
         return recombined(self._plan, self._space, parents, self._known, random)
 
@@ -92,22 +92,22 @@ class Sampler:
         settings = self._plan.search.sampler.settings
         match self._name:
             case "grid":
-                from optlang.search.grid import Grid
+                from optlang.search.samplers.grid import Grid
 
                 return Grid(self._plan, self._space)
             case "qmc":
-                from optlang.search.quasirandom import QuasiRandom
+                from optlang.search.samplers.qmc import QuasiRandom
 
                 return QuasiRandom(self._plan, self._space)
             case "nsga2" | "nsga3":
-                from optlang.search.genetic import Genetic
+                from optlang.search.samplers.genetic import Genetic
 
                 return Genetic(self._plan, self._space, self._name, count_of(settings, "population", POPULATION))
             case "gp":
-                from optlang.search.gaussian import Gaussian
+                from optlang.search.samplers.gp import Gaussian
 
                 return Gaussian(self._plan, self._space, self._known, self._startup)
-        from optlang.search.parzen import Parzen
+        from optlang.search.samplers.tpe import Parzen
 
         return Parzen(self._plan, self._space, self._startup if self._name == "tpe" else None)
 

@@ -13,8 +13,8 @@ import pytest
 
 from optlang.analysis.modules.load import load
 from optlang.plan.model import Plan
-from optlang.search.space import Space
 from optlang.space.combinations import ruled_out
+from optlang.space.space import Space
 
 Known: TypeAlias = dict[str, Any]
 

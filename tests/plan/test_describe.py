@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe, text
-from optlang.search.ladder import rungs
-from optlang.search.space import Space
+from optlang.search.ablation import rungs
 from optlang.space.cost import Span, effort
+from optlang.space.space import Space
 
 
 @dataclass(frozen=True)

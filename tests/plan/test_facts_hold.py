@@ -15,7 +15,7 @@ from random import Random
 from optlang.analysis.modules.load import library, load
 from optlang.plan.expressions import Environment, Value, holds
 from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Plan, Repeat, Step, Target
-from optlang.search.space import Exhausted, Space, values_of
+from optlang.space.space import Exhausted, Space, values_of
 
 STUDIES = int(os.environ.get("OPTLANG_FACTS", "120"))
 POINTS = 25

@@ -17,8 +17,8 @@ from optlang.interfaces import Factory, Refusal, Runtime
 from optlang.plan.model import Plan
 from optlang.run import steps
 from optlang.run.job import StepJob, Workload
-from optlang.search.recipe import Recipe, resolve
-from optlang.search.space import Space, values_of
+from optlang.space.recipe import Recipe, resolve
+from optlang.space.space import Space, values_of
 from optlang.workload import data as data_module
 from optlang.workload import objects
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from optlang.interfaces import Measurement
 from optlang.plan.model import Plan
-from optlang.search import goals
+from optlang.search import objectives
 
 Make = Callable[..., Plan]
 
@@ -25,22 +25,22 @@ def test_front_is_what_comparing_all_pairs_gives(points: dict[int, tuple[int, in
         a for a, x in points.items() for b, y in points.items()
         if a != b and all(j <= i for i, j in zip(x, y, strict=True)) and x != y
     }
-    assert goals.front(points) == [key for key in points if key not in worse]
+    assert objectives.front(points) == [key for key in points if key not in worse]
 
 
 def test_latency_is_compared_by_its_ratio_to_the_baseline(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }")
     latency = of("latency.p50", 0.004, ratio=4.0)
-    measured = goals.by_metric(plan, [latency, of("size", 10), of("accuracy", 0.9)])
-    assert goals.objective_values(plan, measured) == [0.25, 10, 0.9]
-    assert goals.losses(plan, measured) == (0.25, 10, -0.9)
+    measured = objectives.by_metric(plan, [latency, of("size", 10), of("accuracy", 0.9)])
+    assert objectives.objective_values(plan, measured) == [0.25, 10, 0.9]
+    assert objectives.losses(plan, measured) == (0.25, 10, -0.9)
 
 
 def test_throughput_is_compared_by_its_ratio_too(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }", goals="maximize throughput\nminimize size")
     trial = [of("throughput", 4000.0, ratio=2.5), of("size", 10)]
-    assert sorted(goals.objective_values(plan, goals.by_metric(plan, trial))) == [2.5, 10]
-    assert 2.5 not in goals.objective_values(plan, goals.by_metric(plan, [of("throughput", 4000.0), trial[1]]))
+    assert sorted(objectives.objective_values(plan, objectives.by_metric(plan, trial))) == [2.5, 10]
+    assert 2.5 not in objectives.objective_values(plan, objectives.by_metric(plan, [of("throughput", 4000.0), trial[1]]))
 
 
 def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
@@ -50,30 +50,30 @@ def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
         require latency.p95 <= 2ms and size <= 0.5 * baseline.size
         require sparsity >= 50% or size <= 10B
     """)
-    baseline = goals.by_metric(plan, [of("accuracy", 0.99), of("size", 100)])
+    baseline = objectives.by_metric(plan, [of("accuracy", 0.99), of("size", 100)])
     found = [of("accuracy", 0.98), of("latency.p95", 0.001), of("size", 40), of("sparsity", 0.6)]
-    good = goals.by_metric(plan, found)
-    assert goals.broken(plan, good, baseline) == []
-    assert all(value <= 0 for value in goals.constraints(plan, good, baseline))
-    bad = goals.by_metric(plan, [*found, of("accuracy", 0.97), of("size", 75), of("sparsity", 0.0)])
-    found = goals.broken(plan, bad, baseline)
+    good = objectives.by_metric(plan, found)
+    assert objectives.broken(plan, good, baseline) == []
+    assert all(value <= 0 for value in objectives.constraints(plan, good, baseline))
+    bad = objectives.by_metric(plan, [*found, of("accuracy", 0.97), of("size", 75), of("sparsity", 0.0)])
+    found = objectives.broken(plan, bad, baseline)
     assert [item.text for item in found] == [rule.text for rule in plan.requires]
     assert [round(item.by, 4) for item in found] == [round(0.01 / 0.98, 4), 0.5, 1.0]
-    assert len(goals.constraints(plan, bad, baseline)) == 4
+    assert len(objectives.constraints(plan, bad, baseline)) == 4
 
 
 def test_a_requirement_compares_with_the_baseline_of_the_same_measurement(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }\nrequire latency <= 0.5 * baseline.latency")
     # The machine was slower while the trial ran: next to it the baseline took 10 ms, alone 6.
-    baseline = goals.by_metric(plan, [of("latency.p50", 0.006)])
+    baseline = objectives.by_metric(plan, [of("latency.p50", 0.006)])
     trial = replace(of("latency.p50", 0.004, ratio=2.5), baseline=0.010)
-    assert goals.broken(plan, goals.by_metric(plan, [trial]), baseline) == []
-    assert goals.broken(plan, goals.by_metric(plan, [replace(trial, baseline=None)]), baseline) != []
+    assert objectives.broken(plan, objectives.by_metric(plan, [trial]), baseline) == []
+    assert objectives.broken(plan, objectives.by_metric(plan, [replace(trial, baseline=None)]), baseline) != []
 
 
 def test_a_metric_that_was_not_measured_breaks_its_requirement(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }\nrequire size <= 10B")
-    assert goals.constraints(plan, {}, {}) == [1.0]
+    assert objectives.constraints(plan, {}, {}) == [1.0]
 
 
 TWO = "target phone { runtime = onnxruntime }\n  target laptop { runtime = openvino }"
@@ -84,12 +84,12 @@ def test_without_a_target_the_worst_of_several_counts(plan_of: Make) -> None:
         "steps { finetune }\nrequire phone.size <= 10B\nrequire accuracy >= 80%", target=TWO,
         goals="minimize latency, laptop.size\n  maximize accuracy",
     )
-    measured = goals.by_metric(plan, [
+    measured = objectives.by_metric(plan, [
         replace(of("latency.p50", 0.001, ratio=2.0), target="phone"), replace(of("size", 12), target="phone"),
         replace(of("latency.p50", 0.002, ratio=5.0), target="laptop"), replace(of("size", 8), target="laptop"),
         replace(of("accuracy", 0.9), target="phone"), replace(of("accuracy", 0.7), target="laptop"),
     ])
     # The gain that both have, the size of the one that is named, the lower of the two accuracies.
-    assert goals.objective_values(plan, measured) == [1 / 2.0, 8, 0.7]
+    assert objectives.objective_values(plan, measured) == [1 / 2.0, 8, 0.7]
     assert measured[None, "latency.p50"].value == 0.002
-    assert [round(item.by, 4) for item in goals.broken(plan, measured, measured)] == [0.2, 0.125]
+    assert [round(item.by, 4) for item in objectives.broken(plan, measured, measured)] == [0.2, 0.125]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from optlang.plan.model import Plan
-from optlang.search.ladder import Rung, baseline_recipe, rungs
-from optlang.search.locate import locate
-from optlang.search.recipe import resolve
-from optlang.search.space import Space
+from optlang.search.ablation import Rung, baseline_recipe, rungs
+from optlang.space.locate import locate
+from optlang.space.recipe import resolve
+from optlang.space.space import Space
 
 Make = Callable[..., Plan]
 

@@ -9,8 +9,8 @@ import pytest
 
 from optlang.analysis.modules.load import load
 from optlang.plan.model import Plan
-from optlang.search.recipe import Recipe, resolve
-from optlang.search.space import Point
+from optlang.space.recipe import Recipe, resolve
+from optlang.space.space import Point
 
 OK = Path(__file__).parents[1] / "fixtures" / "ok"
 

@@ -12,9 +12,9 @@ from optlang.interfaces import Factory
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe
 from optlang.report.plan.describe import text as said
-from optlang.search.ladder import rungs
-from optlang.search.recipe import resolve
-from optlang.search.space import Space
+from optlang.search.ablation import rungs
+from optlang.space.recipe import resolve
+from optlang.space.space import Space
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "ok" / "models.opt"
 

@@ -8,9 +8,9 @@ import pytest
 
 from optlang.analysis.modules.load import load
 from optlang.plan.model import Plan
-from optlang.search.ladder import rungs
-from optlang.search.recipe import resolve, steps_of
-from optlang.search.space import Space
+from optlang.search.ablation import rungs
+from optlang.space.recipe import resolve, steps_of
+from optlang.space.space import Space
 
 PIPELINES = Path(__file__).parents[1] / "fixtures" / "ok" / "pipelines.opt"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from optlang.plan.model import Plan
-from optlang.search.recipe import resolve
+from optlang.space.recipe import resolve
 
 Make = Callable[..., Plan]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from random import Random
 
 from optlang.plan.model import Plan
-from optlang.search.recipe import Point, resolve
-from optlang.search.recombine import recombined
-from optlang.search.space import Space
+from optlang.search.samplers.crossover import recombined
+from optlang.space.recipe import Point, resolve
+from optlang.space.space import Space
 
 Make = Callable[..., Plan]
 

@@ -13,10 +13,10 @@ from optlang.interfaces import Refusal
 from optlang.plan.model import Plan
 from optlang.run.job import Failure, Refused
 from optlang.run.refusals import fact_of, late
-from optlang.search.recipe import Recipe, resolve
-from optlang.search.refused import Fact, Facts, fact_from
 from optlang.search.sampler import Sampler, Told
-from optlang.search.space import Exhausted, Space
+from optlang.space.recipe import Recipe, resolve
+from optlang.space.refused import Fact, Facts, fact_from
+from optlang.space.space import Exhausted, Space
 
 Make = Callable[..., Plan]
 

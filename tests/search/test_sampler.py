@@ -12,10 +12,10 @@ import pytest
 
 from optlang.interfaces import OptlangError
 from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, Plan, SetDomain
-from optlang.search.genes import gene_of, value_at
-from optlang.search.recipe import resolve
 from optlang.search.sampler import Asked, Sampler, Told
-from optlang.search.space import Exhausted, Space, values_of
+from optlang.search.samplers.encoding import gene_of, value_at
+from optlang.space.recipe import resolve
+from optlang.space.space import Exhausted, Space, values_of
 
 Make = Callable[..., Plan]
 SAMPLERS = [

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe, text
 from optlang.report.plan.diagram import picture
-from optlang.search.ladder import rungs
-from optlang.search.locate import locate
-from optlang.search.recipe import resolve
-from optlang.search.space import Space
+from optlang.search.ablation import rungs
 from optlang.space.cost import Span, effort
+from optlang.space.locate import locate
+from optlang.space.recipe import resolve
+from optlang.space.space import Space
 
 Make = Callable[..., Plan]
 

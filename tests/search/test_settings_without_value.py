@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from optlang.plan.model import Plan
-from optlang.search.recipe import NoValueError, resolve
-from optlang.search.space import Space
+from optlang.space.recipe import NoValueError, resolve
+from optlang.space.space import Space
 
 Make = Callable[..., Plan]
 

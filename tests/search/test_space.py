@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from optlang.plan.model import Domain, Knob, Plan
-from optlang.search.recipe import Point, resolve
-from optlang.search.space import Exhausted, Space, values_of
+from optlang.space.recipe import Point, resolve
+from optlang.space.space import Exhausted, Space, values_of
 
 Make = Callable[..., Plan]
 

@@ -9,12 +9,12 @@ import pytest
 
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, Knob, Plan
-from optlang.search.recipe import Point
 from optlang.search.sampler import Sampler
-from optlang.search.space import Space, values_of
 from optlang.space.combinations import ruled_out
 from optlang.space.compatibility import refusal
 from optlang.space.feasibility import listed
+from optlang.space.recipe import Point
+from optlang.space.space import Space, values_of
 
 MAYBES = [f"m{number}" for number in range(18)]
 STUDIES = {

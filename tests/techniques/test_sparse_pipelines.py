@@ -15,7 +15,7 @@ from optlang.plan.model import Plan
 from optlang.run import steps
 from optlang.run.job import StepJob, Workload
 from optlang.runtimes.onnxruntime import OnnxRuntime
-from optlang.search.recipe import Applied, resolve, steps_of
+from optlang.space.recipe import Applied, resolve, steps_of
 from optlang.workload import data as data_module
 from optlang.workload import modules
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from optlang.plan.domains import contains, size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, OrderDomain, SetDomain
-from optlang.search.recipe import Point
-from optlang.search.space import Space, values_of
+from optlang.space.recipe import Point
+from optlang.space.space import Space, values_of
 
 ABSENT = 0.5
 """The gene of a knob that is not there, where nothing else is known of it."""

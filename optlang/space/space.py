@@ -32,11 +32,11 @@ from optlang.plan.model import (
     Rule,
     SetDomain,
 )
-from optlang.search.recipe import NoValueError, Point, resolve
-from optlang.search.refused import Facts
 from optlang.space.compatibility import refusal
 from optlang.space.computed import declared, uses
 from optlang.space.feasibility import listed
+from optlang.space.recipe import NoValueError, Point, resolve
+from optlang.space.refused import Facts
 
 Ask: TypeAlias = Callable[[Knob, Domain], Value]
 """Gives a value of the domain for a knob. The domain is the knob's own, less what the facts rule out at this point."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from optlang.interfaces import JSON
 from optlang.plan.expressions import Value
-from optlang.search.recipe import Point
+from optlang.space.recipe import Point
 
 TRIES = 200
 """After so many draws in a row that must not or need not run, a space is called exhausted."""

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.plan.model import Plan
-from optlang.search.genes import genes_of, point_of
-from optlang.search.space import Space
-from optlang.search.told import TRIES, Asked, Told, seed_of
+from optlang.search.observation import TRIES, Asked, Told, seed_of
+from optlang.search.samplers.encoding import genes_of, point_of
+from optlang.space.space import Space
 
 if TYPE_CHECKING:
     import optuna

@@ -7,9 +7,9 @@ import json
 from optlang.analysis.lower.search_settings import GRID_POINTS
 from optlang.interfaces import OptlangError
 from optlang.plan.model import Plan
-from optlang.search.recipe import Point
-from optlang.search.space import Exhausted, Space
-from optlang.search.told import Asked, Told, seed_of
+from optlang.search.observation import Asked, Told, seed_of
+from optlang.space.recipe import Point
+from optlang.space.space import Exhausted, Space
 
 
 class Grid:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from optlang.plan.model import Plan
-from optlang.search.genes import point_of
-from optlang.search.space import Space
-from optlang.search.told import TRIES, Asked, Told, seed_of
+from optlang.search.observation import TRIES, Asked, Told, seed_of
+from optlang.search.samplers.encoding import point_of
+from optlang.space.space import Space
 
 _DRAWN = "drawn"
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from optlang.plan.domains import size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
-from optlang.search.space import Space, values_of
-from optlang.search.told import TRIES, Asked, Told
+from optlang.search.observation import TRIES, Asked, Told
+from optlang.space.space import Space, values_of
 
 if TYPE_CHECKING:
     import optuna

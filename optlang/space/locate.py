@@ -24,8 +24,8 @@ from optlang.plan.model import (
     Step,
     Target,
 )
-from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
-from optlang.search.space import Space, values_of
+from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
+from optlang.space.space import Space, values_of
 
 READINGS = 5_000
 """How many steps are looked at in all: a recipe can be read in more ways than anyone waits for, where many steps of one

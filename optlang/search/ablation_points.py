@@ -35,8 +35,8 @@ from optlang.plan.model import (
     applies,
     is_pruning,
 )
-from optlang.search.recipe import Applied, NoValueError, Point, Recipe, resolve
-from optlang.search.space import Exhausted, Space, values_of
+from optlang.space.recipe import Applied, NoValueError, Point, Recipe, resolve
+from optlang.space.space import Exhausted, Space, values_of
 
 DRAWS = 100
 """Points that are looked at until one is found at which a technique stands alone."""

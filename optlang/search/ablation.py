@@ -25,11 +25,11 @@ from optlang.plan.model import (
     applies,
     is_pruning,
 )
-from optlang.search.alone import Usual, nearest, path_of, recoveries_of, resolved
-from optlang.search.locate import locate
-from optlang.search.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
-from optlang.search.space import Space
+from optlang.search.ablation_points import Usual, nearest, path_of, recoveries_of, resolved
 from optlang.space.compatibility import as_done
+from optlang.space.locate import locate
+from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
+from optlang.space.space import Space
 
 # The order in which the field recommends to try them; the trade-off table is printed in it.
 RECOMMENDED = ("graph", "cast", "training", "quant", "prune")

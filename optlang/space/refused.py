@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from optlang.interfaces import JSON, TargetSpec
 from optlang.plan.model import Plan, is_pruning
-from optlang.search.recipe import Applied, Place, Recipe
+from optlang.space.recipe import Applied, Place, Recipe
 
 Depends = Literal["model", "settings", "time"]
 

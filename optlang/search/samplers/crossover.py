@@ -13,8 +13,8 @@ from random import Random
 
 from optlang.plan.expressions import Value
 from optlang.plan.model import Plan
-from optlang.search.recipe import Point, resolve
-from optlang.search.space import Space
+from optlang.space.recipe import Point, resolve
+from optlang.space.space import Space
 
 ATTEMPTS = 30
 """Pairs of parents that are tried until one has a child that is new."""
