@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from optlang.cli.app import command
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import search_events
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from optlang.report.export_readme import readme
 from optlang.report.front import asked, goal, load_members, load_plan
 from optlang.report.runners import builder, runner
 from optlang.report.studies import Chosen, check_trial, choose
-from optlang.store.places import located
+from optlang.store.locations import located
 from optlang.store.reader import Reader
 from optlang.workload import sources
 

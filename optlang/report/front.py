@@ -10,8 +10,8 @@ from typing import Any
 
 from optlang.report.studies import Chosen, choose
 from optlang.report.words import dependence, describe, left_whole, uncounted
+from optlang.store.projection import INTERRUPTED
 from optlang.store.reader import Reader
-from optlang.store.rows import INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)

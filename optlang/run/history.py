@@ -20,8 +20,8 @@ from optlang.search.sampler import Told
 from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Space
-from optlang.store.places import located
-from optlang.store.store import RunRow, Store, TrialRow
+from optlang.store.locations import located
+from optlang.store.writer import RunRow, Store, TrialRow
 
 INTERRUPTED = "interrupted"
 

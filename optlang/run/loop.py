@@ -46,7 +46,7 @@ from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolv
 from optlang.space.refused import Fact
 from optlang.space.space import Exhausted, Space
 from optlang.store.journal import now
-from optlang.store.store import Store
+from optlang.store.writer import Store
 
 PASSES = 3
 """How often the front is measured again at most, until it holds."""

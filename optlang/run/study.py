@@ -22,7 +22,7 @@ from optlang.run.scratch import Scratch
 from optlang.run.worker import availability, running
 from optlang.search.objectives import metrics_of
 from optlang.store.journal import now
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from optlang.workload import objects
 
 BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved"})

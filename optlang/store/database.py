@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from optlang.interfaces import OutsideError
-from optlang.store.rows import Row, Rows, Seen
+from optlang.store.projection import Row, Rows, Seen
 from optlang.store.views import view_statements
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 from optlang.diagnostics.commands import command
 from optlang.interfaces import OptlangError, OutsideError
 from optlang.store import database
-from optlang.store.drain import fold
 from optlang.store.journal import identity, journal_path
 from optlang.store.lock import holder
+from optlang.store.sync import fold
 
 if TYPE_CHECKING:
     import duckdb

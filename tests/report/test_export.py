@@ -17,7 +17,7 @@ from optlang.interfaces import OptlangError
 from optlang.report.export import export
 from optlang.report.runners import runner
 from optlang.store.reader import Reader, connect
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import end, measurement, session, start
 
 

@@ -9,7 +9,7 @@ import pytest
 from optlang.interfaces import OptlangError
 from optlang.report.tables import FORMATS, cells, render
 from optlang.store.reader import Answer, Column, connect
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import search_events
 
 SQL = """

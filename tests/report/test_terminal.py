@@ -15,7 +15,7 @@ from optlang.report.tables import cells
 from optlang.report.terminal import next_command, render_front, render_tradeoffs
 from optlang.report.words import describe, repeated
 from optlang.store.reader import Reader, connect
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import METRICS, end, make_plan, measurement, search_events, session, start
 
 

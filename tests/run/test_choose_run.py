@@ -14,7 +14,7 @@ from optlang.interfaces import OptlangError
 from optlang.plan.model import Plan
 from optlang.run.history import choose_run
 from optlang.store.reader import query
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import end, finish, session, start
 
 Make = Callable[..., Plan]

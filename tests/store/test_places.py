@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from optlang.store.places import located
+from optlang.store.locations import located
 
 
 def test_the_home_beside_the_database_comes_first(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optlang.store.reader import Reader, connect
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import search_events
 
 PAGE = (Path(__file__).parents[2] / "docs" / "questions.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 
 from optlang.interfaces import OptlangError, OutsideError
 from optlang.store.reader import Reader, connect, query
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import end, make_plan, search_events, session, start
 
 
@@ -205,7 +205,7 @@ def test_a_thousand_trials_are_read_whole(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_loaded_before_it_is_asked_for() -> None:
     code = (
-        "import sys, optlang.store.store, optlang.store.reader, optlang.report.terminal, optlang.report.front, "
+        "import sys, optlang.store.writer, optlang.store.reader, optlang.report.terminal, optlang.report.front, "
         "optlang.report.export, optlang.report.tables; "
         "print([name for name in ('torch', 'duckdb', 'rich', 'pydantic', 'optuna', 'numpy') if name in sys.modules])"
     )

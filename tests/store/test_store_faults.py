@@ -16,7 +16,7 @@ from optlang.interfaces import OutsideError
 from optlang.store import database
 from optlang.store.journal import journal_path
 from optlang.store.reader import connect, query
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import end, finish, make_plan, measurement, search_events, session, start
 
 # Records trials without an end, telling each event that is safe. `every` is the time between two drains.
@@ -163,7 +163,7 @@ def test_close_does_not_wait_for_ever_and_readers_have_the_rest_from_the_journal
     db = tmp_path / "x.duckdb"
     events = list(search_events(3))
     write(db, events[:2])
-    monkeypatch.setattr("optlang.store.store.PATIENCE", 0.1)
+    monkeypatch.setattr("optlang.store.writer.PATIENCE", 0.1)
     with holding(db, "read only") as other:
         write(db, events[2:])
         assert query("SELECT count(*) FROM results", [db]).rows == ((12,),), "a reader beside a reader"

@@ -10,7 +10,7 @@ import pytest
 from optlang.plan.model import FloatDomain, IntDomain, Knob, ListDomain, Metric, OrderDomain, SetDomain
 from optlang.store import database
 from optlang.store.reader import Reader, connect
-from optlang.store.store import Store
+from optlang.store.writer import Store
 from tests.store.example_study import METRICS, end, make_plan, measurement, search_events, session, start
 
 RESULTS = (

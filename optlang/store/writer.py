@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from optlang.interfaces import JSON, Measurement, OutsideError
 from optlang.store import database
-from optlang.store.drain import PATIENCE, drain_batch, restore_journal, write_journal
 from optlang.store.journal import Journal, encode, identity, journal_path, read
 from optlang.store.lock import WriteLock
-from optlang.store.rows import INTERRUPTED, Row, Rows
+from optlang.store.projection import INTERRUPTED, Row, Rows
+from optlang.store.sync import PATIENCE, drain_batch, restore_journal, write_journal
 
 _EVERY = 2.0  # seconds between two drains: each takes some 50 ms of a processor that is being measured on
 

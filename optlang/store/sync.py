@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from optlang.store import database
 from optlang.store.journal import Journal, encode, journal_path, now, read
-from optlang.store.rows import INTERRUPTED, Row, Rows
+from optlang.store.projection import INTERRUPTED, Row, Rows
 
 if TYPE_CHECKING:
     import duckdb
