@@ -143,7 +143,7 @@ def _watcher(study: Plan, rich: bool) -> Any:
 
     from optlang.report.front import columns
     from optlang.report.progress import LiveProgress, PlainProgress
-    from optlang.report.words import describe
+    from optlang.report.trial_text import describe
 
     plan = study.model_dump(mode="json", include={"knobs", "metrics", "targets", "objectives", "requires"})
 
@@ -218,7 +218,7 @@ def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = Table
 
 def _rows(reader: Reader, view: str, study: str | None, shown: TableFormat) -> int:
     """A view's rows of one study, columns as they are in SQL."""
-    from optlang.report.studies import choose
+    from optlang.report.selection import choose
     from optlang.report.tables import render
 
     answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])
@@ -250,7 +250,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Write into the folder though it holds something.")] = False,
 ) -> int:
     """Put a trial's artifact, with a manifest and a runner, where you want it."""
-    from optlang.report import export as exporting
+    from optlang.report.export import write as exporting
     from optlang.store.reader import connect
 
     with connect([db]) as reader:
@@ -267,7 +267,7 @@ def explain(
     ] = None,
 ) -> int:
     """Explain a code, technique, runtime, metric, sampler or setting; without a name, list them all."""
-    from optlang.report.explained import explained, listing, suggestion
+    from optlang.report.explain import explained, listing, suggestion
 
     page = explained(name) if name is not None else listing()
     if page is None:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optlang.report.studies import Chosen, choose
-from optlang.report.words import dependence, describe, left_whole, uncounted
+from optlang.report.selection import Chosen, choose
+from optlang.report.trial_text import dependence, describe, left_whole, uncounted
 from optlang.store.projection import INTERRUPTED
 from optlang.store.reader import Reader
 

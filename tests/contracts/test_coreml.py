@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
-from optlang.report.runners import runner
+from optlang.report.export.runners import runner
 from optlang.runtimes import mil
 from optlang.runtimes.coreml import CoreML
 from optlang.workload import data as data_module

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
-from optlang.report.runners import runner
+from optlang.report.export.runners import runner
 from optlang.runtimes import programs
 from optlang.runtimes.inductor import Inductor
 from optlang.workload import modules, objects

@@ -13,7 +13,7 @@ import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, OutsideError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
-from optlang.report.runners import runner
+from optlang.report.export.runners import runner
 from optlang.runtimes import gpu, graph
 from optlang.runtimes import onnxruntime as adapter
 from optlang.runtimes.onnxruntime import OnnxRuntime

@@ -22,7 +22,7 @@ import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess
-from optlang.report.web import pages
+from optlang.report.export.web import pages
 from optlang.runtimes import ort_web_files
 from optlang.runtimes.browser import ISOLATION, Page, Server
 from optlang.runtimes.ort_web import OrtWeb

@@ -13,7 +13,7 @@ import torch
 
 from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
-from optlang.report.runners import runner
+from optlang.report.export.runners import runner
 from optlang.runtimes import compiler
 from optlang.workload import data as data_module
 from optlang.workload import modules, objects

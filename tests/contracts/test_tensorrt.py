@@ -14,7 +14,7 @@ import torch
 
 from optlang.interfaces import Context, Factory, OutsideError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
-from optlang.report.runners import builder, runner
+from optlang.report.export.runners import builder, runner
 from optlang.runtimes import cuda, gpu
 from optlang.runtimes import tensorrt as adapter
 from optlang.runtimes.tensorrt import TensorRT

@@ -16,7 +16,7 @@ from optlang.cli.app import command
 from optlang.cli.doctor import examine, page
 from optlang.diagnostics.model import Diagnostic
 from optlang.plan.model import Apply, Maybe
-from optlang.report.explained import _modules
+from optlang.report.explain import _modules
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "language" / "declarations.md").read_text()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from optlang.interfaces import OptlangError
-from optlang.report import checked
-from optlang.report.export import export
-from optlang.report.runners import builder, runner
+from optlang.report.export import checked
+from optlang.report.export.runners import builder, runner
+from optlang.report.export.write import export
 from tests.report.test_export import artifact, read
 
 

@@ -13,7 +13,7 @@ from optlang.analysis.modules.load import library, load
 from optlang.analysis.modules.names import Declared
 from optlang.cli.app import command
 from optlang.diagnostics.render import render
-from optlang.report.explained import explained, listing, suggestion
+from optlang.report.explain import explained, listing, suggestion
 from optlang.syntax import tree
 
 DECLARED = [item for module in library()[0].values() for item in module.declared.values()]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from optlang.interfaces import OptlangError
-from optlang.report.export import export
-from optlang.report.runners import runner
+from optlang.report.export.runners import runner
+from optlang.report.export.write import export
 from optlang.store.reader import Reader, connect
 from optlang.store.writer import Store
 from tests.store.example_study import end, measurement, session, start

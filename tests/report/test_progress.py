@@ -11,7 +11,7 @@ from rich.console import Console
 
 from optlang.report.front import asked, columns
 from optlang.report.progress import LiveProgress, PlainProgress, outline
-from optlang.report.words import describe
+from optlang.report.trial_text import describe
 from optlang.run.events import Begun, Ended, Figure, Planned
 from tests.store.example_study import METRICS, make_plan
 

@@ -10,10 +10,10 @@ from optlang.interfaces import OptlangError
 from optlang.plan.expressions import Binary, Const, MetricRef
 from optlang.plan.model import Metric, Rule
 from optlang.report.front import load_front, load_tradeoffs
-from optlang.report.studies import choose
+from optlang.report.selection import choose
 from optlang.report.tables import cells
 from optlang.report.terminal import next_command, render_front, render_tradeoffs
-from optlang.report.words import describe, repeated
+from optlang.report.trial_text import describe, repeated
 from optlang.store.reader import Reader, connect
 from optlang.store.writer import Store
 from tests.store.example_study import METRICS, end, make_plan, measurement, search_events, session, start

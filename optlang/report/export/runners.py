@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optlang.report import checked, tensorrt_runner
+from optlang.report.export import checked, tensorrt_runner
 
 _OPENING = '''"""Runs the exported model: `python run.py [INPUTS.npz]` ({package}).
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optlang.plan.quantities import compared, quantity
+from optlang.report.export.web import SERVER
 from optlang.report.tables import counted
-from optlang.report.web import SERVER
 
 _FIRST = ("size", "latency.p50", "latency.p95", "accuracy", "agreement", "memory.peak", "load_time")
 

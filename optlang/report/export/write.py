@@ -13,11 +13,11 @@ from typing import Any
 
 from optlang.diagnostics.commands import command
 from optlang.interfaces import OptlangError
-from optlang.report import checked, web
-from optlang.report.export_readme import readme
+from optlang.report.export import checked, web
+from optlang.report.export.readme import readme
+from optlang.report.export.runners import builder, runner
 from optlang.report.front import asked, goal, load_members, load_plan
-from optlang.report.runners import builder, runner
-from optlang.report.studies import Chosen, check_trial, choose
+from optlang.report.selection import Chosen, check_trial, choose
 from optlang.store.locations import located
 from optlang.store.reader import Reader
 from optlang.workload import sources

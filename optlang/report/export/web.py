@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from optlang.report import checked
+from optlang.report.export import checked
 
 RUNTIME = "ort_web"
 SERVER = "serve.py"
