@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pygments.token import Comment, Error, Keyword, Name, Number, Operator, String, Token
 
-from optlang.editor import textmate, words
+from optlang.editor import keywords, textmate
 from optlang.editor.lexer import OptlangLexer
 from optlang.plan.units import UNITS
 from optlang.syntax import parse
@@ -76,9 +76,9 @@ def test_shipped_files_are_coloured_as_the_grammar_reads_them(path: Path) -> Non
 
 
 def test_every_word_of_the_grammar_has_its_kind() -> None:
-    known = {*words.CONSTANTS, *words.LOGIC, *words.FLOW, *words.INSIDE, *words.FIRST}
+    known = {*keywords.CONSTANTS, *keywords.LOGIC, *keywords.FLOW, *keywords.INSIDE, *keywords.FIRST}
     assert parse.keywords() | {"none"} == known
-    for word in words.FIRST:
+    for word in keywords.FIRST:
         line = f"  {word} thing {{"
         assert next(colored(line))[1].startswith("keyword"), word
         assert (2, Keyword.Declaration, word) in list(OptlangLexer().get_tokens_unprocessed(line)), word

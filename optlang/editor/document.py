@@ -11,10 +11,10 @@ from optlang import resources
 from optlang.analysis.modules.load import Loaded, load
 from optlang.diagnostics.fixes import apart, applied
 from optlang.diagnostics.model import Diagnostic, Fix, Label, Span
-from optlang.editor import context, rename, rooms
-from optlang.editor.labels import Labels, labels_of
-from optlang.editor.offers import Entry, Offers
+from optlang.editor import context, rename, scopes
+from optlang.editor.completion import Entry, Offers
 from optlang.editor.positions import Positions
+from optlang.editor.symbols import Labels, labels_of
 from optlang.interfaces import OptlangError
 from optlang.syntax.format import format_text
 
@@ -112,7 +112,7 @@ class Documents:
         offers = document._offers
         if around.dead or offers is None:
             return around, []
-        room = rooms.room_of(around, offers.scope, offers.facts)
+        room = scopes.room_of(around, offers.scope, offers.facts)
         found = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
         # What is set already is not offered again; the word under the cursor may be the one that sets it.
         taken = room.written - {around.word}
@@ -127,7 +127,7 @@ class Documents:
         offers = document._offers
         if offers is None or not around.word or around.dead:
             return None
-        room = rooms.room_of(around, offers.scope, offers.facts)
+        room = scopes.room_of(around, offers.scope, offers.facts)
         listed = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
         rest = _REST.match(document.text, around.end)
         whole = around.end if rest is None else rest.end()

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pygments.lexer import RegexLexer, bygroups
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Whitespace
 
-from optlang.editor import words
+from optlang.editor import keywords
 
 
 class OptlangLexer(RegexLexer):  # type: ignore[misc]  # Pygments has no types
@@ -22,24 +22,24 @@ class OptlangLexer(RegexLexer):  # type: ignore[misc]  # Pygments has no types
     flags = re.MULTILINE
     tokens: ClassVar = {
         "root": [
-            (rf"^([ \t]*)({words.any_of(words.FIRST)}){words.BEFORE_A_NAME}",
+            (rf"^([ \t]*)({keywords.any_of(keywords.FIRST)}){keywords.BEFORE_A_NAME}",
              bygroups(Whitespace, Keyword.Declaration)),
-            (rf"([{{;])([ \t]*)({words.any_of(words.FIRST)}){words.BEFORE_A_NAME}",
+            (rf"([{{;])([ \t]*)({keywords.any_of(keywords.FIRST)}){keywords.BEFORE_A_NAME}",
              bygroups(Punctuation, Whitespace, Keyword.Declaration)),
             (r"\s+", Whitespace),
             (r"#.*$", Comment.Single),
             (r'"', String.Double, "text"),
-            (rf"({words.NUMBER})({words.UNIT})", bygroups(Number, Keyword.Type)),
-            (rf"{words.NUMBER}(?![A-Za-z0-9_%])", Number),
-            (words.any_of(words.CONSTANTS), Keyword.Constant),
-            (words.any_of(words.LOGIC), Operator.Word),
-            (words.any_of(words.FLOW), Keyword),
-            (rf"(:)(\s*)({words.any_of(words.TYPE_NAMES)})", bygroups(Punctuation, Whitespace, Keyword.Type)),
-            (rf"(?<=\s){words.any_of(words.INSIDE)}(?=\s+[A-Za-z_\"{{]|\s*$)(?!\s+in\b)", Keyword.Reserved),
-            (rf"{words.NAME}(?=\()", Name.Function),
-            (rf"{words.NAME}(?=\s*(?:=(?!=)|in\b))", Name.Attribute),
-            (words.NAME, Name),
-            (words.OPERATOR, Operator),
+            (rf"({keywords.NUMBER})({keywords.UNIT})", bygroups(Number, Keyword.Type)),
+            (rf"{keywords.NUMBER}(?![A-Za-z0-9_%])", Number),
+            (keywords.any_of(keywords.CONSTANTS), Keyword.Constant),
+            (keywords.any_of(keywords.LOGIC), Operator.Word),
+            (keywords.any_of(keywords.FLOW), Keyword),
+            (rf"(:)(\s*)({keywords.any_of(keywords.TYPE_NAMES)})", bygroups(Punctuation, Whitespace, Keyword.Type)),
+            (rf"(?<=\s){keywords.any_of(keywords.INSIDE)}(?=\s+[A-Za-z_\"{{]|\s*$)(?!\s+in\b)", Keyword.Reserved),
+            (rf"{keywords.NAME}(?=\()", Name.Function),
+            (rf"{keywords.NAME}(?=\s*(?:=(?!=)|in\b))", Name.Attribute),
+            (keywords.NAME, Name),
+            (keywords.OPERATOR, Operator),
             (r"[{}()\[\],;:.]", Punctuation),
         ],
         "text": [

@@ -10,7 +10,7 @@ from optlang.analysis.modules.load import Loaded
 from optlang.analysis.modules.names import RESERVED
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix, Span
-from optlang.editor.labels import Label, Labels
+from optlang.editor.symbols import Label, Labels
 from optlang.interfaces import OptlangError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -19,8 +19,8 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import from_fs_path, to_fs_path
 
 from optlang.diagnostics.model import Diagnostic, Fix, Span
+from optlang.editor.completion import Entry, Sorted
 from optlang.editor.document import Document, Documents, placed
-from optlang.editor.offers import Entry, Sorted
 from optlang.editor.positions import Positions
 from optlang.interfaces import OptlangError
 

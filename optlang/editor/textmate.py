@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang import resources
-from optlang.editor import words
+from optlang.editor import keywords
 
 NAME = "optlang.tmLanguage.json"
 
@@ -32,23 +32,23 @@ def grammar() -> dict[str, Any]:
                     {"name": "invalid.illegal.escape.optlang", "match": r"\\."},
                 ],
             },
-            {"name": "constant.numeric.quantity.optlang", "match": f"(?<![A-Za-z0-9_]){words.NUMBER}({words.UNIT})",
+            {"name": "constant.numeric.quantity.optlang", "match": f"(?<![A-Za-z0-9_]){keywords.NUMBER}({keywords.UNIT})",
              "captures": {"1": {"name": "keyword.other.unit.optlang"}}},
-            {"name": "constant.numeric.optlang", "match": f"(?<![A-Za-z0-9_]){words.NUMBER}(?![A-Za-z0-9_%])"},
-            {"name": "invalid.illegal.unit.optlang", "match": f"(?<![A-Za-z0-9_]){words.NUMBER}[A-Za-z0-9_%]+"},
-            _words("constant.language.optlang", words.CONSTANTS),
-            _words("keyword.operator.logical.optlang", words.LOGIC),
-            _words("keyword.control.optlang", words.FLOW),
+            {"name": "constant.numeric.optlang", "match": f"(?<![A-Za-z0-9_]){keywords.NUMBER}(?![A-Za-z0-9_%])"},
+            {"name": "invalid.illegal.unit.optlang", "match": f"(?<![A-Za-z0-9_]){keywords.NUMBER}[A-Za-z0-9_%]+"},
+            _words("constant.language.optlang", keywords.CONSTANTS),
+            _words("keyword.operator.logical.optlang", keywords.LOGIC),
+            _words("keyword.control.optlang", keywords.FLOW),
             {"name": "keyword.declaration.optlang",
-             "match": rf"(?:^|(?<=[{{;]))(\s*)({words.any_of(words.FIRST)}){words.BEFORE_A_NAME}"},
-            {"match": rf":\s*({words.any_of(words.TYPE_NAMES)})",
+             "match": rf"(?:^|(?<=[{{;]))(\s*)({keywords.any_of(keywords.FIRST)}){keywords.BEFORE_A_NAME}"},
+            {"match": rf":\s*({keywords.any_of(keywords.TYPE_NAMES)})",
              "captures": {"1": {"name": "storage.type.optlang"}}},
             {"name": "keyword.other.optlang",
-             "match": rf"(?<=\s){words.any_of(words.INSIDE)}(?=\s+[A-Za-z_\"{{]|\s*$)(?!\s+in\b)"},
-            {"name": "entity.name.function.optlang", "match": rf"\b{words.NAME}(?=\()"},
-            {"name": "variable.parameter.optlang", "match": rf"\b{words.NAME}(?=\s*(?:=(?!=)|in\b))"},
-            {"name": "variable.other.optlang", "match": rf"\b{words.NAME}"},
-            {"name": "keyword.operator.optlang", "match": words.OPERATOR},
+             "match": rf"(?<=\s){keywords.any_of(keywords.INSIDE)}(?=\s+[A-Za-z_\"{{]|\s*$)(?!\s+in\b)"},
+            {"name": "entity.name.function.optlang", "match": rf"\b{keywords.NAME}(?=\()"},
+            {"name": "variable.parameter.optlang", "match": rf"\b{keywords.NAME}(?=\s*(?:=(?!=)|in\b))"},
+            {"name": "variable.other.optlang", "match": rf"\b{keywords.NAME}"},
+            {"name": "keyword.operator.optlang", "match": keywords.OPERATOR},
             {"name": "punctuation.optlang", "match": r"[{}()\[\],;:.]"},
             {"name": "invalid.illegal.optlang", "match": r"\S"},
         ],
@@ -56,7 +56,7 @@ def grammar() -> dict[str, Any]:
 
 
 def _words(scope: str, some: tuple[str, ...]) -> dict[str, str]:
-    return {"name": scope, "match": words.any_of(some)}
+    return {"name": scope, "match": keywords.any_of(some)}
 
 
 def text() -> str:

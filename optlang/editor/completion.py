@@ -15,8 +15,8 @@ from optlang.analysis.modules.names import Declared, PythonModule, Scope, Sort
 from optlang.analysis.modules.python_files import Signature, inside, objects
 from optlang.diagnostics.model import Span
 from optlang.editor.context import Context
-from optlang.editor.labels import Knob, Labels
-from optlang.editor.rooms import WEIGHTS, Room, find, params_of
+from optlang.editor.scopes import WEIGHTS, Room, find, params_of
+from optlang.editor.symbols import Knob, Labels
 from optlang.plan.domains import show_domain, values_of
 from optlang.plan.model import Knob as PlanKnob
 from optlang.plan.model import Param
