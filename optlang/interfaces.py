@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Form = Literal["module", "graph", "onnx", "artifact"]

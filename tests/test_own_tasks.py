@@ -129,8 +129,8 @@ def the_eager_baseline_runs_anywhere(study: Path, folder: Path) -> None:
 
 
 def test_a_hidden_broadcast_in_a_loss_of_ones_own_is_an_error(tmp_path: Path) -> None:
-    from optlang.workload.objects import UserCodeError
-    from optlang.workload.tasks import task_of
+    from optlang.workload.data.tasks import task_of
+    from optlang.workload.imports import UserCodeError
 
     class Squares:
         def loss(self, outputs: Any, targets: Any) -> Any:

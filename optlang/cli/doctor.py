@@ -200,7 +200,7 @@ def _declared() -> Iterator[Runtime]:
 def _state(runtime: Runtime) -> RuntimeState:
     from optlang.run.job import Failure, RuntimeJob
     from optlang.run.worker import availability, running
-    from optlang.workload import objects
+    from optlang.workload import imports
 
     name = runtime.name.rpartition(".")[2]
     folder = resources.stdlib()
@@ -209,7 +209,7 @@ def _state(runtime: Runtime) -> RuntimeState:
     if reason is not None:
         return RuntimeState(name, runtime.help, reason.reason if isinstance(reason, Failure) else reason, {})
     unrun = running(job)
-    imported = getattr(objects.find(runtime.calls, folder), "imports", ())
+    imported = getattr(imports.find(runtime.calls, folder), "imports", ())
     roots = dict.fromkeys(str(item).partition(".")[0] for item in imported)
     versions = (_brought(root) for root in roots if root != "optlang")
     packages = {found[0]: found[1] for found in versions if found is not None}

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement
-from optlang.workload.layers import weights
-from optlang.workload.operations import macs, operations
-from optlang.workload.parametrized import plain_copy
+from optlang.workload.model.layers import weights
+from optlang.workload.model.operations import macs, operations
+from optlang.workload.model.parametrized import plain_copy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

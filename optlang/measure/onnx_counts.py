@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.workload.onnx_weights import scales_of
+from optlang.workload.export.onnx_weights import scales_of
 
 if TYPE_CHECKING:
     import numpy

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor
 
-    from optlang.workload.tasks import Task
+    from optlang.workload.data.tasks import Task
 
     Array = numpy.ndarray[Any, Any]
 

@@ -182,9 +182,9 @@ class _Bench:
         kind = type(error).__name__
         if not isinstance(error, OptlangError):
             # Imported only now: a bare process that goes well holds its runtime alone.
-            from optlang.workload import objects
+            from optlang.workload import imports
 
-            told = objects.told("running the model", error, getattr(self, "_study", Path.cwd()))
+            told = imports.told("running the model", error, getattr(self, "_study", Path.cwd()))
             if told.details:
                 error = told
         if isinstance(error, OptlangError):
@@ -202,9 +202,9 @@ class _Bench:
 def _found(calls: str, study: Path) -> Any:
     place, _, name = calls.rpartition(":")
     if place.endswith(".py"):
-        from optlang.workload import objects
+        from optlang.workload import imports
 
-        return objects.find(calls, study)
+        return imports.find(calls, study)
     return getattr(importlib.import_module(place), name)
 
 

@@ -53,7 +53,8 @@ class Reference:
         import numpy
         import torch
 
-        from optlang.workload import modules, objects
+        from optlang.workload import imports
+        from optlang.workload.model import modules
 
         total = len(next(iter(self._inputs.values()))[:first])
         pieces: dict[str, list[Array]] = {}
@@ -61,7 +62,7 @@ class Reference:
             for start in range(0, total, batch):
                 places = numpy.arange(start, start + batch) % total
                 given = {name: torch.from_numpy(item[places]) for name, item in self._inputs.items()}
-                with torch.inference_mode(), objects.user_code("running the model", self._study):
+                with torch.inference_mode(), imports.user_code("running the model", self._study):
                     found = modules.call(module, given)
                 for name, item in found.items():
                     values = item.float() if item.is_floating_point() else item

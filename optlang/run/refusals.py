@@ -15,7 +15,7 @@ from optlang.run.machine import versions
 from optlang.space.recipe import Applied, Place, Recipe
 from optlang.space.refused import Fact, Facts, fact_from
 from optlang.store.reader import query
-from optlang.workload import objects
+from optlang.workload import imports
 
 NOTE = "refused"
 """The note of a trial that its fact is kept in."""
@@ -114,7 +114,7 @@ def _code(plan: Plan, fact: Fact, folder: Path) -> str:
     calls += [plan.technique(step.technique).calls for step in fact.steps]
     calls += [plan.runtime(place.runtime).calls for place in fact.places]
     calls += [item for step in fact.steps for value in step.settings.values() for item in _models(value)]
-    return key_of([objects.fingerprint(item, folder) for item in calls], versions())
+    return key_of([imports.fingerprint(item, folder) for item in calls], versions())
 
 
 def _models(value: JSON) -> Iterator[str]:

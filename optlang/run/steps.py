@@ -31,8 +31,9 @@ from optlang.run.cache import Cache, key_of
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.machine import versions
 from optlang.techniques.proof import proved
-from optlang.workload import modules, objects
-from optlang.workload.data import Data
+from optlang.workload import imports
+from optlang.workload.data.dataset import Data
+from optlang.workload.model import modules
 
 Report = Callable[[Mapping[str, JSON]], None]
 
@@ -43,8 +44,8 @@ _MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
 
 # Code that every step's result depends on besides its technique: its data, its counts, and the files it is saved to.
 _SHARED = (
-    "optlang.workload.data:load", "optlang.measure.counts:count", "optlang.measure.onnx_counts:sparsity",
-    "optlang.workload.modules:save",
+    "optlang.workload.data.dataset:load", "optlang.measure.counts:count", "optlang.measure.onnx_counts:sparsity",
+    "optlang.workload.model.modules:save",
 )
 
 
@@ -185,9 +186,9 @@ def _one(
             counted, measurements=tuple(item for item in counted.measurements if item.metric != "sparsity")
         )
         return replace(subject, form="graph", requests=(*subject.requests, request)), counted
-    technique, own = objects.find(step.calls, context.study), objects.is_file(step.calls)
+    technique, own = imports.find(step.calls, context.study), imports.is_file(step.calls)
     # A technique of the user's own that raises is shown with the user's own lines; ours say what is wrong themselves.
-    with objects.user_code(f"the technique {step.technique}", context.study) if own else nullcontext():
+    with imports.user_code(f"the technique {step.technique}", context.study) if own else nullcontext():
         after = technique(subject, step.settings, context)
     if not isinstance(after, Subject):
         raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
@@ -230,14 +231,14 @@ def _read(cache: Cache, key: str, study: Path) -> tuple[Subject, Counted]:
 def _root_key(workload: Workload, data: Data) -> str:
     return key_of(
         "model", _factory(workload.model, workload.study), data.fingerprint,
-        objects.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
-        [objects.fingerprint(calls, workload.study) for calls in _SHARED],
+        imports.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
+        [imports.fingerprint(calls, workload.study) for calls in _SHARED],
     )
 
 
 def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock) -> str:
     return key_of(
-        parent, step.technique, objects.fingerprint(step.calls, workload.study),
+        parent, step.technique, imports.fingerprint(step.calls, workload.study),
         {name: _setting(value, workload.study) for name, value in step.settings.items()}, step.seed,
         "left to the runtime" if step.performed
         else asdict(wants) if wants is not None and "runtime" in step.needs else None,
@@ -259,7 +260,7 @@ def _factory(factory: Factory, study: Path) -> JSON:
     if factory.weights is not None:
         file = study / factory.weights
         weights = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else factory.weights
-    return [factory.calls, dict(factory.arguments), weights, objects.fingerprint(factory.calls, study)]
+    return [factory.calls, dict(factory.arguments), weights, imports.fingerprint(factory.calls, study)]
 
 
 def _now() -> str:

@@ -23,7 +23,7 @@ from optlang.run.worker import availability, running
 from optlang.search.objectives import metrics_of
 from optlang.store.journal import now
 from optlang.store.writer import Store
-from optlang.workload import objects
+from optlang.workload import imports
 
 BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved"})
 """The metrics that are known of what was built, without running it."""
@@ -188,7 +188,7 @@ def _answer(
 ) -> str | None:
     job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, {}, folder)
     # A runtime of the user's own is the user's code, which runs in workers only.
-    answer = engine.submit(question, job, None).result() if objects.is_file(job.calls) else question(job)
+    answer = engine.submit(question, job, None).result() if imports.is_file(job.calls) else question(job)
     if isinstance(answer, Failure):
         raise RunError(answer)
     return answer

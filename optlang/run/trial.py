@@ -18,8 +18,8 @@ from optlang.measure.process import BareProcess, Member
 from optlang.run import neighbours, steps
 from optlang.run.job import FrontJob, PlaceJob, Result, StepRun, TrialJob, Workload, member_name
 from optlang.techniques.baked import baked
-from optlang.workload import objects
-from optlang.workload.data import Data
+from optlang.workload import imports
+from optlang.workload.data.dataset import Data
 
 if TYPE_CHECKING:
     import numpy
@@ -103,7 +103,7 @@ def _on_target(
 ) -> _OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
     study = job.workload.study
-    runtime: Runtime = objects.find(place.runtime.calls, study)()
+    runtime: Runtime = imports.find(place.runtime.calls, study)()
     try:
         stepped = steps.apply(
             place.steps, job.workload, laboratory.data, runtime.wants, _clock(job, place, runtime, laboratory), report,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from optlang.run.trial import Laboratory
-    from optlang.workload.data import Data
-    from optlang.workload.tensors import Tensors
+    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.tensors import Tensors
 
 LARGEST_THREADS = 4
 """Training small models on more threads than this costs more in waiting than it wins."""
@@ -44,10 +44,10 @@ def running(job: RuntimeJob) -> str | Failure | None:
 
 
 def _asked(job: RuntimeJob, question: str) -> str | Failure | None:
-    from optlang.workload import objects
+    from optlang.workload import imports
 
     try:
-        runtime = objects.find(job.calls, job.study)()
+        runtime = imports.find(job.calls, job.study)()
         # Of the two only `available` is a must.
         if question != "available" and not hasattr(runtime, question):
             return None
@@ -60,7 +60,7 @@ def _asked(job: RuntimeJob, question: str) -> str | Failure | None:
 def prepare(job: PrepareJob) -> Failure | None:
     """Load the model and the data, and run the one on the other; None where all is well."""
     try:
-        from optlang.workload import modules
+        from optlang.workload.model import modules
 
         module = modules.make(job.workload.model, job.workload.study)
         _check_metrics(_laboratory(job.workload).data, module, job.task_metrics, job.workload)
@@ -94,7 +94,8 @@ def _laboratory(workload: Workload) -> Laboratory:
     global _kept
     if _kept is None or _kept.workload != workload:
         from optlang.run.trial import Laboratory
-        from optlang.workload import data, modules
+        from optlang.workload.data import dataset as data
+        from optlang.workload.model import modules
 
         _begin_torch()
         loaded = data.load(workload.data, workload.study)
@@ -124,7 +125,7 @@ def _check_metrics(data: Data, module: object, wanted: tuple[str, ...], workload
     Better now than after the training. Where the first samples have no metrics (no positive is among them), all have
     to.
     """
-    from optlang.workload import tensors
+    from optlang.workload.data import tensors
 
     answered = _answered(data, module, workload)
     outputs, targets = next(answered)
@@ -149,14 +150,16 @@ def _answered(data: Data, module: object, workload: Workload) -> Iterator[tuple[
     """The model's answers to 'validation', batch by batch, with the targets."""
     import torch
 
-    from optlang.workload import floats, modules, objects, tensors
+    from optlang.workload import imports
+    from optlang.workload.data import tensors
+    from optlang.workload.model import floats, modules
 
     assert isinstance(module, torch.nn.Module)
     for inputs, targets in data.batches("validation", 32):
         try:
-            with torch.inference_mode(), objects.user_code("running the model on the data", workload.study):
+            with torch.inference_mode(), imports.user_code("running the model on the data", workload.study):
                 outputs = modules.call(module, inputs)
-        except objects.UserCodeError as error:
+        except imports.UserCodeError as error:
             floats.refuse_inputs(module, error)
             raise
         tensors.check_batched(outputs, len(next(iter(inputs.values()))))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal, Request
 from optlang.runtimes import tflite
-from optlang.workload import exported
+from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
     import numpy
@@ -69,7 +69,7 @@ def quantized(
     """
     settings = request.settings
     if not any(item.weights is not None for item in _wanted(graph, module, request)):
-        exported.mostly(graph.weights(content), module, settings, "int8", _FEWER)
+        torch_export.mostly(graph.weights(content), module, settings, "int8", _FEWER)
     with quiet():
         try:
             answer = _rewritten(content, graph, module, request, samples)
@@ -81,8 +81,8 @@ def quantized(
     )
     if request.technique == "half":
         way_out = _SENSITIVE if settings["sensitive"] else _FEWER
-        return answer, exported.mostly(found, module, settings, "float16", way_out)
-    return answer, exported.mostly(found, module, settings, "int8", _CONVOLUTIONS if left else _FEWER)
+        return answer, torch_export.mostly(found, module, settings, "float16", way_out)
+    return answer, torch_export.mostly(found, module, settings, "int8", _CONVOLUTIONS if left else _FEWER)
 
 
 def _rewritten(
@@ -133,7 +133,7 @@ def _recipe(work: Any, graph: tflite.Graph, module: nn.Module, request: Request)
 
 def _wanted(graph: tflite.Graph, module: nn.Module, request: Request) -> Iterator[tflite.Operator]:
     settings = request.settings
-    chosen = [item for item in graph.operators if exported.chosen_layer(item.layer, module, settings)]
+    chosen = [item for item in graph.operators if torch_export.chosen_layer(item.layer, module, settings)]
     multiplying = [item for item in chosen if item.kind in tflite.PLACES]
     if request.technique == "static":
         quick = [item for item in chosen if item.kind not in _SLOW]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 NAME = "model.pt2"
 
@@ -57,7 +57,9 @@ class AOTInductor:
 
         from optlang.runtimes.compiler import quiet
         from optlang.runtimes.files import described
-        from optlang.workload import floats, modules, objects, tracing
+        from optlang.workload import imports as objects
+        from optlang.workload.export import tracing
+        from optlang.workload.model import floats, modules
 
         if subject.form != "module":
             raise Refusal(f"aotinductor compiles torch modules, not a model in the form {subject.form}")
@@ -99,7 +101,7 @@ class AOTInductor:
 def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: int) -> None:
     import torch
 
-    from optlang.workload import tracing
+    from optlang.workload.export import tracing
 
     wrapped = tracing.Positional(module, tuple(example)).eval()
     batch = torch.export.Dim("batch", min=1)
@@ -127,7 +129,7 @@ def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:
     import torch
 
     from optlang.runtimes.graphs import single
-    from optlang.workload import tracing
+    from optlang.workload.export import tracing
 
     def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
         found = torch._inductor.aoti_load_package(str(path))(*inputs.values())

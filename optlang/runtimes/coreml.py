@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
-from optlang.workload import coverage
+from optlang.workload.model import coverage
 
 if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
     from optlang.runtimes.mil import Weight
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 NAME = "model.mlpackage"
 _TARGETS = {"ios16": "iOS16", "ios17": "iOS17", "ios18": "iOS18", "ios26": "iOS26"}
@@ -73,7 +73,9 @@ class CoreML:
 
         from optlang.runtimes import mil
         from optlang.runtimes.files import described
-        from optlang.workload import floats, modules, objects, tracing
+        from optlang.workload import imports as objects
+        from optlang.workload.export import tracing
+        from optlang.workload.model import floats, modules
 
         if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
             raise Refusal(f"coreml is made from torch modules, not from a model in the form {subject.form}")
@@ -198,7 +200,7 @@ def _in_half(module: nn.Module, settings: Mapping[str, Any]) -> Callable[[str, s
     """Which operations are in float16: as in optlang's own half, which has its lists from torch.amp."""
     from torch import nn as layers
 
-    from optlang.workload import exported
+    from optlang.workload.export import torch_export
 
     norms = (
         layers.modules.batchnorm._NormBase, layers.LayerNorm, layers.GroupNorm, layers.RMSNorm,
@@ -209,9 +211,9 @@ def _in_half(module: nn.Module, settings: Mapping[str, Any]) -> Callable[[str, s
     def in_half(layer: str, kind: str) -> bool:
         if settings["sensitive"] and (kind in _SENSITIVE or (layer and layer in kept)):
             return False
-        return exported.chosen_layer(layer, module, settings)
+        return torch_export.chosen_layer(layer, module, settings)
 
-    exported.chosen_layer("", module, settings)  # a name that fits no layer is told now
+    torch_export.chosen_layer("", module, settings)  # a name that fits no layer is told now
     return in_half
 
 
@@ -230,12 +232,12 @@ def _refuse_little(
     found: list[Weight], done: Collection[str], module: nn.Module, settings: Mapping[str, Any] | None, what: str
 ) -> None:
     """Raise `Refusal` where most of the weights that a technique was asked for stay as they are."""
-    from optlang.workload import exported
+    from optlang.workload.export import torch_export
 
     settings = settings or {}
     asked = [
         coverage.Weight(item.layer, item.kind, item.elements, item.name in done) for item in found
-        if exported.chosen_layer(item.layer, module, settings)
+        if torch_export.chosen_layer(item.layer, module, settings)
     ]
     more = "sensitive = false casts norms and the last layer too; or " if settings.get("sensitive") else ""
     coverage.mostly(
@@ -260,12 +262,12 @@ def _share_in_half(found: list[Weight]) -> float:
 
 def _configured(found: list[Weight], module: nn.Module, chosen: _Chosen, model: Any) -> dict[str, Any]:
     """How each weight is to be stored, by name, those left out that stay as they are."""
-    from optlang.workload import exported
+    from optlang.workload.export import torch_export
 
     if chosen.integers is None and chosen.weights == "as_is":
         return {}
     settings = chosen.integers or {}
-    open_ones = [item for item in found if exported.chosen_layer(item.layer, module, settings)]
+    open_ones = [item for item in found if torch_export.chosen_layer(item.layer, module, settings)]
     if chosen.integers is not None:
         wanted = {item.name: _integers(item, chosen.integers) for item in open_ones}
         _check_bits(open_ones, chosen.integers)

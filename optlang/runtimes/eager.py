@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 WEIGHTS = "model.safetensors"
 
@@ -22,7 +22,7 @@ class Eager:
     """The artifact is the safetensors file; the module is made anew from the factory and its edits."""
 
     name: ClassVar[str] = "eager"
-    imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.modules")
+    imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.model.modules")
     """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def available(self) -> str | None:
@@ -41,7 +41,8 @@ class Eager:
         import torch
 
         from optlang.runtimes.files import described
-        from optlang.workload import floats, modules, objects
+        from optlang.workload import imports as objects
+        from optlang.workload.model import floats, modules
 
         if subject.form != "module":
             raise Refusal(f"{self.name} runs torch modules, not a model in the form {subject.form}")
@@ -66,7 +67,7 @@ class Eager:
         import safetensors.torch
         import torch
 
-        from optlang.workload import modules
+        from optlang.workload.model import modules
 
         threads = torch.get_num_threads()
         torch.set_num_threads(target.threads)
@@ -94,7 +95,7 @@ class Open:
         self._threads = threads
 
     def prepare(self, batch: Arrays) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        from optlang.workload import modules
+        from optlang.workload.model import modules
 
         given = {name: self._torch.tensor(batch[name]) for name in self._inputs}
         return modules.arguments(self._module, given)
@@ -105,7 +106,7 @@ class Open:
             return self.call(*positional, **named)
 
     def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
-        from optlang.workload.tensors import flat_outputs
+        from optlang.workload.data.tensors import flat_outputs
 
         torch = self._torch
         return {

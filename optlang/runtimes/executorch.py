@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 NAME = "model.pte"
 # XNNPACK's integers round in other places than the operators that stand for them do.
@@ -59,7 +59,9 @@ class ExecuTorch:
 
         from optlang.runtimes import xnnpack
         from optlang.runtimes.files import described
-        from optlang.workload import coverage, exported, floats, objects, tracing
+        from optlang.workload import imports as objects
+        from optlang.workload.export import torch_export, tracing
+        from optlang.workload.model import coverage, floats
 
         if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
             raise Refusal(f"executorch is made from torch modules, not from a model in the form {subject.form}")
@@ -74,15 +76,15 @@ class ExecuTorch:
         about: dict[str, JSON] = {}
         try:
             example = data.example(target.batch)
-            with tracing.plain_attention(), torch.no_grad(), exported.quiet():
+            with tracing.plain_attention(), torch.no_grad(), torch_export.quiet():
                 # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
                 with objects.user_code("running the model", study):
                     wanted = tracing.answers_of(module, example)
-                program = exported.program(module, example, "ExecuTorch")
+                program = torch_export.program(module, example, "ExecuTorch")
                 right, share = module, tracing.tolerance(module)
                 if subject.requests:
                     graph, about["int8"] = xnnpack.quantized(program, module, example, subject.requests[0], data)
-                    lowered = _lowered(exported.again(graph, example, "ExecuTorch"))
+                    lowered = _lowered(torch_export.again(graph, example, "ExecuTorch"))
                     _check_smaller(lowered, program)
                     right, share = graph, _ROUNDED
                 else:
@@ -102,9 +104,9 @@ class ExecuTorch:
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The method `forward`, loaded; XNNPACK's threads are the target's, in the pool that the process has."""
-        from optlang.workload import exported
+        from optlang.workload.export import torch_export
 
-        with exported.quiet():
+        with torch_export.quiet():
             from executorch.extension.pybindings import portable_lib
 
             # Before anything is loaded: XNNPACK asks for the pool when it makes a graph ready.
@@ -142,7 +144,7 @@ def _lowered(program: Any) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    from optlang.workload import tracing
+    from optlang.workload.export import tracing
 
     try:
         return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
@@ -169,7 +171,7 @@ def _check_smaller(lowered: Any, program: Any) -> None:
 def _prove(path: Path, example: Mapping[str, Tensor], right: nn.Module, outputs: tuple[str, ...], share: float) -> int:
     """Compare the file's answers with those of `right`, the module or its graph, to all samples of `example` and to
     the first; the least number of samples that the file takes."""
-    from optlang.workload import tracing
+    from optlang.workload.export import tracing
 
     method = _method(path)
     most = len(next(iter(example.values())))

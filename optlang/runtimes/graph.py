@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optlang.interfaces import Artifact, Refusal, Subject
 
 if TYPE_CHECKING:
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 NAME = "model.onnx"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -31,7 +31,9 @@ def build(
     import onnx
 
     from optlang.runtimes.files import described
-    from optlang.workload import coverage, modules, onnx_export, onnx_weights
+    from optlang.workload.export import onnx as onnx_export
+    from optlang.workload.export import onnx_weights
+    from optlang.workload.model import coverage, modules
 
     path = folder / NAME
     if subject.form == "module":
@@ -76,7 +78,8 @@ def build(
 def _convert(path: Path, opset: int, data: Data) -> None:
     import onnx
 
-    from optlang.workload import modules, opsets
+    from optlang.workload.export import opsets
+    from optlang.workload.model import modules
 
     graph = onnx.load(path, load_external_data=False).graph
     stored = {item.name for item in graph.initializer}

@@ -12,7 +12,7 @@ from optlang.interfaces import Artifact, OptlangError, Refusal, Session, Subject
 from optlang.runtimes.eager import Eager, Open
 
 if TYPE_CHECKING:
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 NAME, _FORMAT = "model.pt2", "pt2"
 # torch's "reduce-overhead" is left out: all it sets is CUDA graphs, and on the CPU it changes nothing.
@@ -60,7 +60,7 @@ class Inductor(Eager):
         Raises `Refusal` for other forms and devices; of int8 for what torch.export cannot capture, for settings that
         torchao's quantizer has not, and where most weights stay in float or the file does not become smaller.
         """
-        from optlang.workload.tensors import describe
+        from optlang.workload.data.tensors import describe
 
         mode, dynamic = str(settings.get("mode", "default")), bool(settings.get("dynamic", False))
         if mode not in _MODES:
@@ -79,7 +79,8 @@ class Inductor(Eager):
         """The module on `target.threads` threads, compiled for the target's batch. Raises `Refusal` where it cannot."""
         import torch
 
-        from optlang.workload import objects, tensors
+        from optlang.workload import imports as objects
+        from optlang.workload.data import tensors
 
         if artifact.format == _FORMAT:
             return _open_integers(artifact, target)
@@ -106,7 +107,7 @@ def _first_call(call: Callable[[], Any]) -> float:
     import torch
 
     from optlang.runtimes.compiler import quiet
-    from optlang.workload import tracing
+    from optlang.workload.export import tracing
 
     start = time.perf_counter()
     try:
@@ -128,7 +129,9 @@ def _in_integers(
 
     from optlang.runtimes import programs, x86
     from optlang.runtimes.files import described
-    from optlang.workload import coverage, exported, floats, modules, objects, tracing
+    from optlang.workload import imports as objects
+    from optlang.workload.export import torch_export, tracing
+    from optlang.workload.model import coverage, floats, modules
 
     x86.refuse_unknown(subject.requests)
     (request,) = subject.requests
@@ -139,13 +142,13 @@ def _in_integers(
     try:
         example = data.example(max(target.batch, tracing.TRACED) if dynamic else target.batch)
         shapes: dict[str, Any] = {"batch": torch.export.Dim("batch", min=1)} if dynamic else {"fixed": True}
-        with tracing.plain_attention(), torch.no_grad(), exported.quiet():
+        with tracing.plain_attention(), torch.no_grad(), torch_export.quiet():
             # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
             with objects.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
-            program = exported.program(module, example, "Inductor", **shapes)
+            program = torch_export.program(module, example, "Inductor", **shapes)
             graph, int8 = x86.quantized(program, module, example, request, data)
-            programs.write(exported.again(graph, example, "Inductor", **shapes), folder / NAME)
+            programs.write(torch_export.again(graph, example, "Inductor", **shapes), folder / NAME)
             _check_smaller(folder / NAME, module)
             given = data.example(tracing.CHECKED) if dynamic else example
             right, found = graph(*given.values()), programs.read(folder / NAME)(*given.values())
@@ -161,7 +164,7 @@ def _in_integers(
 def _check_smaller(path: Path, module: Any) -> None:
     import safetensors.torch
 
-    from optlang.workload import modules
+    from optlang.workload.model import modules
 
     size, float32 = path.stat().st_size, len(safetensors.torch.save(modules.parameters(module)))
     if size >= float32:
@@ -179,10 +182,11 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
     import torch._inductor
 
     from optlang.runtimes import graphs, programs, x86
-    from optlang.workload import exported, tensors
+    from optlang.workload.data import tensors
+    from optlang.workload.export import torch_export
 
     about: Mapping[str, Any] = artifact.about
-    with exported.quiet():
+    with torch_export.quiet():
         importlib.import_module(x86.QUANTIZER)
         start = time.perf_counter()
         model = programs.read(artifact.folder / NAME)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
     Array = numpy.ndarray[Any, Any]
 
@@ -67,7 +67,9 @@ class LiteRT:
 
         from optlang.runtimes import ai_edge, tflite
         from optlang.runtimes.files import described
-        from optlang.workload import coverage, exported, floats, objects, tracing
+        from optlang.workload import imports as objects
+        from optlang.workload.export import torch_export, tracing
+        from optlang.workload.model import coverage, floats
 
         if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
             raise Refusal(f"litert is made from torch modules, not from a model in the form {subject.form}")
@@ -86,7 +88,7 @@ class LiteRT:
                 # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
                 with objects.user_code("running the model", study):
                     wanted = tracing.answers_of(module, example)
-                program = exported.program(module, example, "LiteRT")
+                program = torch_export.program(module, example, "LiteRT")
                 content = _converted(module, example)
             graph = tflite.Graph(content, program)
             file = tflite.named(content, graph, example, wanted)
@@ -163,7 +165,7 @@ class _Open:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what the converter and torch say of their own code, and its report of progress."""
-    from optlang.workload import exported
+    from optlang.workload.export import torch_export
 
     before = os.environ.get(_PROGRESS)
     levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
@@ -171,7 +173,7 @@ def quiet() -> Iterator[None]:
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with exported.quiet():
+        with torch_export.quiet():
             yield
     finally:
         for name, level in levels.items():
@@ -185,7 +187,7 @@ def quiet() -> Iterator[None]:
 def _converted(module: nn.Module, example: Mapping[str, Tensor]) -> bytes:
     import litert_torch
 
-    from optlang.workload import tracing
+    from optlang.workload.export import tracing
 
     wrapped = tracing.Positional(module, tuple(example)).eval()
     try:
@@ -201,7 +203,7 @@ def _prove(
     folder: Path, given: Arrays, wanted: Mapping[str, Array], target: TargetSpec, share: float | None
 ) -> None:
     """Compare the file's answers with the module's; `share` None: their shapes alone."""
-    from optlang.workload import tracing
+    from optlang.workload.export import tracing
 
     session = _Open(folder / NAME, _tensors(wanted), target.threads)
     prepared = session.prepare(given)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.interfaces import Refusal
-from optlang.workload import exported, tracing
+from optlang.workload.export import torch_export, tracing
 
 if TYPE_CHECKING:
     import numpy
@@ -69,7 +69,7 @@ def workshop(folder: Path) -> Iterator[None]:
         level = logger.level
         try:
             # Bars of progress, and the versions that it has been tested with.
-            with contextlib.redirect_stderr(io.StringIO()), exported.quiet():
+            with contextlib.redirect_stderr(io.StringIO()), torch_export.quiet():
                 logger.setLevel(logging.ERROR)
                 yield
         finally:
@@ -88,8 +88,8 @@ def convert(
     """
     import coremltools as ct
 
-    program = exported.program(module, example, "Core ML", fixed=True)
-    recurrent = any(item.kind == "recurrent" for item in exported.weights(program.module()))
+    program = torch_export.program(module, example, "Core ML", fixed=True)
+    recurrent = any(item.kind == "recurrent" for item in torch_export.weights(program.module()))
     handles: dict[int, str] = {}
     options: dict[str, Any] = {
         "outputs": [ct.TensorType(name=name, dtype=_kind(item)) for name, item in outputs.items()]
@@ -135,10 +135,10 @@ def _numbered(program: Any) -> dict[int, str]:
     """A number for each node, which the converter hands on; a norm that it folds has that of its convolution."""
     layers: dict[int, str] = {}
     for number, node in enumerate(program.graph.nodes, 1):
-        layers[number] = exported.layer_of(node)
+        layers[number] = torch_export.layer_of(node)
         node.meta["debug_handle"] = number
         before: Any = node.args[0] if node.args else None
-        if "batch_norm" in str(node.target) and getattr(before, "target", None) in exported.CONVOLUTIONS:
+        if "batch_norm" in str(node.target) and getattr(before, "target", None) in torch_export.CONVOLUTIONS:
             node.meta["debug_handle"] = before.meta["debug_handle"]
     return layers
 

@@ -13,7 +13,7 @@ from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, QuantWants,
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 _LEVELS = {
     "off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",

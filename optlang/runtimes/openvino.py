@@ -18,7 +18,7 @@ from optlang.interfaces import Arrays, Artifact, OptlangError, QuantWants, Refus
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 _HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}

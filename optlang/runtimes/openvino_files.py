@@ -22,7 +22,7 @@ from optlang.interfaces import JSON, Artifact, OptlangError, Refusal, Subject, T
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
     Sample = dict[str, numpy.ndarray[Any, Any]]
 
@@ -51,7 +51,7 @@ def build(
     """
     from optlang.runtimes import graph
     from optlang.runtimes.files import described
-    from optlang.workload import floats
+    from optlang.workload.model import floats
 
     stored = onnx.about["stored"]
     way = str(settings.get("int8", "none"))
@@ -81,7 +81,8 @@ def _stored(model: Any, source: Path, way: str) -> JSON:
     """
     import onnx
 
-    from optlang.workload import coverage, onnx_weights
+    from optlang.workload.export import onnx_weights
+    from optlang.workload.model import coverage
 
     graph = onnx.load(source, load_external_data=False).graph
     total = sum(elements for elements, _ in onnx_weights.bits_of(graph).values())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy
 
     from optlang.runtimes.browser import Page, Server
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 _SCRIPT = Path(__file__).with_suffix(".mjs")
 _PROVIDERS = ("wasm", "webgpu")

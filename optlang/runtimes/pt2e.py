@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 _SEED = 0
 """Which calibration samples are drawn: the same ones in every trial, since a runtime has no seed of its own."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy
 
     from optlang.runtimes.engines import Open
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
     Shapes = dict[str, dict[str, list[int]]]
 
@@ -110,7 +110,7 @@ class TensorRT:
         self, subject: Subject, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], data: Data,
         study: Path,
     ) -> None:
-        from optlang.workload import tracing
+        from optlang.workload.export import tracing
 
         inputs = data.example(tracing.CHECKED)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optlang.workload.coverage import Weight
+from optlang.workload.model.coverage import Weight
 
 # What multiplies by weights or looks them up, and the place of these among the operator's inputs.
 PLACES = {
@@ -142,7 +142,7 @@ def _number(entry: Any) -> int:
 
 def _paths(program: Any) -> Mapping[str, list[tuple[str, frozenset[int]]]]:
     """The layers by the path of classes and attributes that the converter writes, with the sizes of their weights."""
-    from optlang.workload.exported import layer_of
+    from optlang.workload.export.torch_export import layer_of
 
     sizes: dict[str, set[int]] = {}
     found: dict[str, dict[str, frozenset[int]]] = {}

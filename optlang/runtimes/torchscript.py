@@ -17,7 +17,7 @@ from optlang.interfaces import Artifact, OptlangError, QuantWants, Refusal, Sess
 
 if TYPE_CHECKING:
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 NAME = "model.pt"
 GRAPHS = ("frozen", "folded", "optimized")
@@ -55,7 +55,8 @@ class TorchScript:
         answers are not the module's.
         """
         from optlang.runtimes.files import described
-        from optlang.workload import floats, torchscript
+        from optlang.workload.export import torchscript
+        from optlang.workload.model import floats
 
         if subject.form != "module":
             raise Refusal(f"torchscript is made from torch modules, not from a model in the form {subject.form}")

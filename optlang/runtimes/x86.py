@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import OptlangError, Refusal, Request
 from optlang.runtimes import pt2e
 from optlang.runtimes.processor import overflows
-from optlang.workload import exported
+from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 QUANTIZER = "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
 """Importing it tells Inductor the patterns that become integer kernels: what compiles such a program needs it."""
@@ -79,9 +79,9 @@ def quantized(
     prepared = prepare_pt2e(program.module(check_guards=False), _quantizer(module, settings, dynamic))
     pt2e.calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
     converted = convert_pt2e(prepared)
-    found = exported.weights(converted)
+    found = torch_export.weights(converted)
     left = dynamic and any(item.kind == "convolution" and not item.quantized for item in found)
-    about = exported.mostly(found, module, settings, "int8", _LINEAR if left else _WAY_OUT)
+    about = torch_export.mostly(found, module, settings, "int8", _LINEAR if left else _WAY_OUT)
     _drop_unused(converted)
     return converted, about | {"kernels": _products(converted)}
 
@@ -103,7 +103,7 @@ def _quantizer(module: nn.Module, settings: Mapping[str, Any], dynamic: bool) ->
             takes, shared = _taken(model.graph, dynamic), _sharing(model)
             for node in model.graph.nodes:
                 if node.target in x86.quantizable_ops and not (
-                    node.target in takes and node not in shared and exported.chosen(node, module, settings)
+                    node.target in takes and node not in shared and torch_export.chosen(node, module, settings)
                 ):
                     node.meta[x86.QUANT_ANNOTATION_KEY] = x86._X86InductorQuantizationAnnotation(_annotated=True)
             with _own_sources(model.graph):
@@ -120,15 +120,15 @@ def _taken(graph: Any, dynamic: bool) -> set[Any]:
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     if dynamic:
-        return set(exported.LINEAR)
-    products = {*exported.LINEAR, *exported.CONVOLUTIONS}
-    return products if exported.is_transformer(graph) else x86.default_quantizable_ops - {torch.ops.aten.mul.Tensor}
+        return set(torch_export.LINEAR)
+    products = {*torch_export.LINEAR, *torch_export.CONVOLUTIONS}
+    return products if torch_export.is_transformer(graph) else x86.default_quantizable_ops - {torch.ops.aten.mul.Tensor}
 
 
 def _sharing(graph_module: Any) -> set[Any]:
     """The products by a weight that another one takes too: Inductor's pattern of a layer in int8 is the weight's only
     user, and what does not fit it would turn integers into floats in each call."""
-    products = {*exported.LINEAR, *exported.CONVOLUTIONS}
+    products = {*torch_export.LINEAR, *torch_export.CONVOLUTIONS}
     users: dict[Any, list[Any]] = {}
     for node in graph_module.graph.nodes:
         if node.target in products and node.args[1].op == "get_attr":
@@ -191,7 +191,7 @@ def _drop_unused(graph_module: Any) -> None:
 
 def _products(graph_module: Any) -> int:
     """The layers' calls whose weights are integers."""
-    products = {*exported.LINEAR, *exported.CONVOLUTIONS}
+    products = {*torch_export.LINEAR, *torch_export.CONVOLUTIONS}
     return sum(
         node.target in products and "dequantize" in str(node.args[1].target) for node in graph_module.graph.nodes
     )

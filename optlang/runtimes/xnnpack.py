@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal, Request
 from optlang.runtimes import pt2e
-from optlang.workload import exported
+from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 _LINEAR = "operators = all takes convolutions too"
 _GROUPS = "static takes convolutions of groups and of one channel too, which XNNPACK has no dynamic ranges for"
@@ -59,11 +59,11 @@ def quantized(
     prepared = prepare_pt2e(graph_module, _quantizer(graph_module, module, settings, dynamic))
     pt2e.calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
     converted = convert_pt2e(prepared)
-    found = exported.weights(converted)
+    found = torch_export.weights(converted)
     way_out = _STATIC
     if dynamic and any(item.kind == "convolution" and not item.quantized for item in found):
         way_out = _LINEAR if settings["operators"] == "linear" else _GROUPS
-    share = exported.mostly(found, module, settings, "int8", way_out)
+    share = torch_export.mostly(found, module, settings, "int8", way_out)
     return converted, share
 
 
@@ -76,10 +76,10 @@ def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]
         # It leaves convolutions before a ReLU to a pattern that it has for static int8 alone; the kernel knows both.
         pattern = xnnpack_quantizer.QuantPattern("conv_relu", True, False, xnnpack_quantizer.CONV_TARGETS)
         quantizer.SUPPORTED_PATTERNS = [*quantizer.SUPPORTED_PATTERNS, pattern]
-    products = list(exported.LINEAR)
+    products = list(torch_export.LINEAR)
     if not dynamic or _with_convolutions(graph_module, module, settings):
-        products += exported.CONVOLUTIONS
-    if dynamic or exported.is_transformer(graph_module.graph):
+        products += torch_export.CONVOLUTIONS
+    if dynamic or torch_export.is_transformer(graph_module.graph):
         for target in products:
             quantizer.set_operator_type(target, config)
     else:
@@ -89,7 +89,7 @@ def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]
         # It is asked about weights too, which are of no layer.
         if node.op != "call_function":
             return True
-        return exported.chosen(node, module, settings) and not (dynamic and _grouped(node))
+        return torch_export.chosen(node, module, settings) and not (dynamic and _grouped(node))
 
     quantizer.set_filter_function(open_to)
     return quantizer
@@ -97,7 +97,7 @@ def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]
 
 def _grouped(node: Any) -> bool:
     """Whether it is a convolution of groups, or of one channel, which XNNPACK takes for one."""
-    if node.target not in exported.CONVOLUTIONS:
+    if node.target not in torch_export.CONVOLUTIONS:
         return False
     groups = node.args[6] if len(node.args) > 6 else 1
     return groups != 1 or bool(node.args[1].meta["val"].shape[1] == 1)
@@ -108,8 +108,8 @@ def _with_convolutions(graph_module: Any, module: nn.Module, settings: Mapping[s
     if settings["operators"] != "auto":
         return bool(settings["operators"] == "all")
     held = {"convolution": 0, "linear": 0}
-    for item in exported.weights(graph_module):
-        if item.kind in held and exported.chosen_layer(item.layer, module, settings):
+    for item in torch_export.weights(graph_module):
+        if item.kind in held and torch_export.chosen_layer(item.layer, module, settings):
             held[item.kind] += item.elements
     return held["convolution"] > held["linear"]
 

@@ -74,17 +74,17 @@ def channels_within(subject: Subject, settings: Mapping[str, Any], context: Cont
 @contextmanager
 def cutting(subject: Subject, settings: Mapping[str, Any], context: Context) -> Iterator[Cutter]:
     """What cuts copies of the subject; `Refusal` where it is no module."""
-    from optlang.workload import objects
+    from optlang.workload import imports
 
     if subject.form != "module":
         raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
-    with objects.at_home(context.study):
+    with imports.at_home(context.study):
         yield Cutter(subject, settings, context)
 
 
 def measure_of(aim: str, cutter: Cutter) -> Callable[[nn.Module], float]:
     """What counts the multiply-accumulates ("macs", for one sample) or the "parameters" of a module."""
-    from optlang.workload.operations import macs
+    from optlang.workload.model.operations import macs
 
     if aim == "macs":
         return lambda module: macs(module, cutter.example)

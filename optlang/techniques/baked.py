@@ -15,9 +15,9 @@ from optlang.interfaces import JSON, Edit, Refusal, Subject
 from optlang.techniques.zeros import NOTE, noted
 
 if TYPE_CHECKING:
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
-BAKED = "optlang.workload.parametrized:replay"
+BAKED = "optlang.workload.model.parametrized:replay"
 """The edit that makes plain weights."""
 
 _NOTE = "parametrized.baked"
@@ -34,8 +34,9 @@ def baked(subject: Subject, data: Data, study: Path) -> Subject:
         return subject
     import torch
 
-    from optlang.workload import objects, parametrized
-    from optlang.workload.tracing import agree, answers_of, tolerance
+    from optlang.workload import imports
+    from optlang.workload.export.tracing import agree, answers_of, tolerance
+    from optlang.workload.model import parametrized
 
     names = parametrized.parametrized(subject.model)
     if not names:
@@ -50,7 +51,7 @@ def baked(subject: Subject, data: Data, study: Path) -> Subject:
                 help="a parametrization that computes the same weight at each call in eval mode",
             )
     example = data.bind(module).example(2)
-    with torch.no_grad(), objects.user_code("the model's forward", study):
+    with torch.no_grad(), imports.user_code("the model's forward", study):
         wanted = answers_of(module, example)
         parametrized.bake(module, names)
         what = f"the model with plain weights in place of parametrizations ({_few(names)})"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, Edit, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.failures import FAILURES, exhausted
-from optlang.workload import coverage
-from optlang.workload.layers import left_alone
+from optlang.workload.model import coverage
+from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,8 @@ def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
     """
     import torch
 
-    from optlang.workload import objects
-    from optlang.workload.modules import call
+    from optlang.workload import imports
+    from optlang.workload.model.modules import call
 
     if subject.form != "module":
         raise Refusal(f"only a module can be cast, and the model is in the form {subject.form}")
@@ -42,8 +42,8 @@ def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
     dtype = str(settings["dtype"])
     example = context.data.bind(subject.model).example(2)
     module = copy.deepcopy(subject.model).eval()
-    with objects.at_home(context.study):
-        with torch.no_grad(), objects.user_code("the model's forward", context.study):
+    with imports.at_home(context.study):
+        with torch.no_grad(), imports.user_code("the model's forward", context.study):
             wanted = call(module, example)
             last = _last(module, example) if settings["sensitive"] else ""
         kept = _kept(module, settings, last)
@@ -177,7 +177,7 @@ def _kept(module: nn.Module, settings: Mapping[str, Any], last: str) -> list[str
 
 def _last(module: nn.Module, example: Mapping[str, Tensor]) -> str:
     """The layer with a matrix of its own that is called last; "" where it shares that with another layer."""
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     called: list[str] = []
     hooks = [
@@ -204,7 +204,7 @@ def _prove(module: nn.Module, example: Mapping[str, Tensor], wanted: Mapping[str
     """Run the cast module; raise `Refusal` with the layer where it fails, or where numbers become infinite."""
     import torch
 
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     path: list[str] = []
     broken: list[str] = []

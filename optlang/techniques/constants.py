@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.nodes import census, load
-from optlang.workload.onnx_weights import QUANTIZED
+from optlang.workload.export.onnx_weights import QUANTIZED
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -40,7 +40,7 @@ def constants(subject: Subject, settings: Mapping[str, Any], context: Context) -
         if subject.form == "onnx":
             source = Path(subject.model)
         elif subject.form == "module":
-            from optlang.workload.onnx_export import export
+            from optlang.workload.export.onnx import export
 
             source = Path(name) / "float.onnx"
             export(subject, context.data.bind(subject.model), source, context.study)

@@ -16,8 +16,8 @@ from optlang.techniques.train import task_loss
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from optlang.workload.tasks import Task
-    from optlang.workload.tensors import Tensors
+    from optlang.workload.data.tasks import Task
+    from optlang.workload.data.tensors import Tensors
 
 # How channels leave where only a width is asked for: what `channels` itself does if nothing else is said.
 _SLIMMER = {
@@ -42,7 +42,7 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     where layers are to be compared with those of several teachers,
     where no channel can be removed, where there is no layer for `hint` or `attention`, or where `fit` does.
     """
-    from optlang.workload.modules import settled
+    from optlang.workload.model.modules import settled
 
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
@@ -88,7 +88,7 @@ def soft_loss(
     import torch
     import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 
-    from optlang.workload.tasks import IGNORED, Classification, Regression
+    from optlang.workload.data.tasks import IGNORED, Classification, Regression
 
     if isinstance(task, Classification):
         (scores, labels), (known, _) = task.pair(answers, targets), task.pair(wanted, targets)
@@ -110,7 +110,7 @@ def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> M
     """
     import torch
 
-    from optlang.workload import tasks
+    from optlang.workload.data import tasks
 
     if len(several) == 1:
         return several[0]
@@ -124,7 +124,7 @@ def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> M
 
 
 def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
-    from optlang.workload import modules
+    from optlang.workload.model import modules
 
     given = [item for item in (settings["teacher"], *(settings["teachers"] or ())) if item is not None]
     if given:
@@ -140,13 +140,13 @@ def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
 
 
 def _count(module: nn.Module) -> int:
-    from optlang.workload.parametrized import plain_copy
+    from optlang.workload.model.parametrized import plain_copy
 
     return sum(item.numel() for item in plain_copy(module).parameters())
 
 
 def _student(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
-    from optlang.workload import modules
+    from optlang.workload.model import modules
 
     if settings["student"] is not None:
         factory = modules.factory_from(settings["student"])
@@ -168,7 +168,7 @@ def _redraw(module: nn.Module, student: Subject, context: Context) -> None:
     import torch
     from torch.nn.utils import parametrize
 
-    from optlang.workload import modules
+    from optlang.workload.model import modules
     from optlang.workload.seeds import seeded
 
     initial = dict(modules.rebuild(student.factory, student.edits, context.study).named_parameters())
@@ -223,8 +223,8 @@ class _Lesson:
         """Run both once on real inputs, and refuse what cannot be compared."""
         import torch
 
-        from optlang.workload.modules import call
-        from optlang.workload.objects import user_code
+        from optlang.workload.imports import user_code
+        from optlang.workload.model.modules import call
         from optlang.workload.seeds import seeded
 
         inputs = {
@@ -268,8 +268,8 @@ class _Lesson:
         """What each teacher says to the student's inputs."""
         import torch
 
-        from optlang.workload.modules import call
-        from optlang.workload.objects import user_code
+        from optlang.workload.imports import user_code
+        from optlang.workload.model.modules import call
 
         with torch.no_grad(), user_code("the teacher's forward", self._context.study):
             several = [

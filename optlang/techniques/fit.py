@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from optlang.workload.data import Data
-    from optlang.workload.tensors import Tensors
+    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.tensors import Tensors
 
 Loss: TypeAlias = "Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensors], Tensor]"
 """The loss of a batch from the module's outputs (float32, by name), its inputs (by name) and the targets."""
@@ -39,7 +39,7 @@ def fit(
     """
     import torch
 
-    from optlang.workload.modules import settled
+    from optlang.workload.model.modules import settled
     from optlang.workload.seeds import seeded
 
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -69,7 +69,7 @@ class _Run:
     ) -> None:
         import torch
 
-        from optlang.workload.parametrized import undecayed
+        from optlang.workload.model.parametrized import undecayed
 
         self._module, self._data, self._loss_of = module, data, loss_of
         self._settings, self._context = settings, context
@@ -110,7 +110,7 @@ class _Run:
         """One pass over the data; the mean loss of its samples."""
         import torch
 
-        from optlang.workload.tensors import mapped
+        from optlang.workload.data.tensors import mapped
 
         settings, data, device = self._settings, self._data, self._device
         batch, peak, warmup = int(settings["batch"]), float(settings["lr"]), float(settings["warmup"])
@@ -141,8 +141,8 @@ class _Run:
     def _outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         import torch
 
-        from optlang.workload.modules import call
-        from optlang.workload.objects import user_code
+        from optlang.workload.imports import user_code
+        from optlang.workload.model.modules import call
 
         with user_code("the model's forward", self._context.study), torch.autocast(
             self._device.type, dtype=self._amp, enabled=self._amp is not None
@@ -192,7 +192,7 @@ class _Run:
         """The task's mean loss on 'validation'."""
         import torch
 
-        from optlang.workload.tensors import mapped
+        from optlang.workload.data.tensors import mapped
 
         modes = [(layer, layer.training) for layer in self._module.modules()]
         self._module.eval()

@@ -11,7 +11,7 @@ from optlang.interfaces import Context
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from optlang.workload.tensors import Tensors
+    from optlang.workload.data.tensors import Tensors
 
 # Samples of a step while gradients are collected.
 _BATCH = 64
@@ -72,8 +72,8 @@ def after_each(
     """
     import torch
 
-    from optlang.workload.modules import call, settled
-    from optlang.workload.objects import user_code
+    from optlang.workload.imports import user_code
+    from optlang.workload.model.modules import call, settled
 
     data = context.data.bind(module)
     frozen = [item for item in module.parameters() if not item.requires_grad]
@@ -101,7 +101,7 @@ def after_each(
 def _batches(
     batches: Iterator[tuple[dict[str, Tensor], Tensors]], one_by_one: bool
 ) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
-    from optlang.workload.tensors import mapped
+    from optlang.workload.data.tensors import mapped
 
     for inputs, targets in batches:
         if not one_by_one:

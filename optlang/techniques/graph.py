@@ -119,7 +119,7 @@ def _by_pixel(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tu
 def start(subject: Subject, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy of the module in eval mode that is known to run, and an example."""
     from optlang.techniques.cast import is_half
-    from optlang.workload import objects
+    from optlang.workload import imports
 
     if subject.form != "module":
         raise Refusal(f"only a module can be {done}, and the model is in the form {subject.form}")
@@ -127,7 +127,7 @@ def start(subject: Subject, context: Context, done: str) -> tuple[nn.Module, dic
         raise Refusal(f"a model in 16 bits is not {done}", help="do it before the cast")
     module = copy.deepcopy(subject.model).eval()
     example = context.data.bind(module).example(4)
-    with objects.user_code("the model's forward", context.study):
+    with imports.user_code("the model's forward", context.study):
         answers(module, example)
     return module, example
 
@@ -142,7 +142,7 @@ def _edited(
 def answers(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
     import torch
 
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     with torch.no_grad():
         return {name: item.clone() for name, item in call(module, example).items()}

@@ -13,7 +13,7 @@ from optlang.techniques.baked import baked
 from optlang.techniques.failures import FAILURES, exhausted, first_line
 from optlang.techniques.prune import share_removed
 from optlang.techniques.sparse import recounted
-from optlang.workload.layers import left_alone
+from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -229,7 +229,7 @@ def _try(module: nn.Module, context: Context) -> None:
     """Refuse where code around the layers counts on what only the whole ones have."""
     import torch
 
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     try:
         with torch.no_grad():

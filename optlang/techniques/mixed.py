@@ -21,10 +21,10 @@ from optlang.techniques.baked import baked
 from optlang.techniques.nodes import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.qdq import finished, float_bytes, ranges_of, wants_of, workshop, write
 from optlang.techniques.sensitivity import Layers, answers, scores
-from optlang.workload.compact import compact
+from optlang.workload.export.minify import compact
 
 if TYPE_CHECKING:
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 # What the scores follow from; another budget finds them as they are.
 _SCORED = ("calibrator", "percentile", "bins", "samples", "granularity", "keep", "only")

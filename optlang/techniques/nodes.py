@@ -11,9 +11,9 @@ from typing import Any
 
 from optlang.interfaces import JSON, QuantWants, Refusal, Subject
 from optlang.techniques.tables import tables_of
-from optlang.workload import coverage
-from optlang.workload.layers import left_alone
-from optlang.workload.onnx_weights import bits_of
+from optlang.workload.export.onnx_weights import bits_of
+from optlang.workload.model import coverage
+from optlang.workload.model.layers import left_alone
 
 LINEAR = ("MatMul", "Gemm")
 WITH_WEIGHTS = ("Conv", *LINEAR)

@@ -33,8 +33,8 @@ _DIGIT = 2**23
 
 def proved(before: Subject, after: Subject, context: Context) -> None:
     """Raise `Refusal` where `after` lost other numbers than its edits say, or unties weights that layers share."""
-    from optlang.workload import objects
-    from optlang.workload.parametrized import plain_copy
+    from optlang.workload import imports
+    from optlang.workload.model.parametrized import plain_copy
 
     if before.form != "module" or after.form != "module" or after.factory != before.factory:
         return
@@ -50,7 +50,7 @@ def proved(before: Subject, after: Subject, context: Context) -> None:
     if not new:
         return
     example = context.data.bind(before.model).example(SAMPLES)
-    with objects.user_code("the model's forward", context.study):
+    with imports.user_code("the model's forward", context.study):
         answers(before.model, example)
     lost = removed(before.model, new, context.study)
     if lost is None or not lost.any:
@@ -182,7 +182,7 @@ def _doubled(edited: nn.Module, found: Mapping[str, Tensor], total: int) -> tupl
 
 def replayed(module: nn.Module, edits: Sequence[Edit], study: Path, *, copied: bool = True) -> nn.Module:
     """A copy of `module` with `edits` made again."""
-    from optlang.workload import modules
+    from optlang.workload.model import modules
 
     try:
         return modules.edited(copy.deepcopy(module) if copied else module, edits, study)

@@ -20,7 +20,7 @@ from optlang.techniques.sparse import recounted
 from optlang.techniques.statistics import recalibrate
 from optlang.techniques.symmetry import Symmetry
 from optlang.techniques.worth import Scale, Worth, worth
-from optlang.workload.layers import left_alone
+from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,12 +40,12 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     `prune.no_norm`, the layers that importance "bn_scale" left alone because they have no norm behind them.
     Raises `Refusal` where nothing would be removed, or a layer cannot be pruned.
     """
-    from optlang.workload import objects
+    from optlang.workload import imports
 
     if subject.form != "module":
         raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
     subject = baked(subject, context.data, context.study)
-    with objects.at_home(context.study):
+    with imports.at_home(context.study):
         cutter = Cutter(subject, settings, context)
         cut = cutter.cut(float(settings["ratio"]))
         if not cut.removed:
@@ -71,11 +71,11 @@ class Cutter:
 
     The settings are those of `channels` but the ratio. What cannot be cut rightly is left alone, and `left` says why,
     by the layer: see `coupled`, `symmetry` and `proof`. Used where the user's own modules can be imported
-    (`objects.at_home`). Raises `Refusal` where the model cannot be followed at all.
+    (`imports.at_home`). Raises `Refusal` where the model cannot be followed at all.
     """
 
     def __init__(self, subject: Subject, settings: Mapping[str, Any], context: Context) -> None:
-        from optlang.workload import objects
+        from optlang.workload import imports
 
         self._subject, self._settings, self._context = subject, settings, context
         # One sample would hide layers that take the batch for channels.
@@ -83,7 +83,7 @@ class Cutter:
         self.example, self._samples = data.example(2), data.example(proof.SAMPLES)
         self._kept = _kept(subject.model, settings)
         _no_recurrent(subject.model)
-        with objects.user_code("the model's forward", context.study):
+        with imports.user_code("the model's forward", context.study):
             self._shapes = _shapes(copy.deepcopy(subject.model).eval(), self.example)
         self._training = proof.trains(subject.model, self.example)
         self._score_of = worth(subject.model, settings, context)
@@ -102,7 +102,7 @@ class Cutter:
         What is doubtful is proved at each cut; where blocks of it can be exchanged (heads, as a rule), as many go from
         each of them.
         """
-        from optlang.workload import objects
+        from optlang.workload import imports
 
         module = copy.deepcopy(self._subject.model).eval()
         self._kept |= _chosen_before(module)
@@ -121,7 +121,7 @@ class Cutter:
                 open_groups.append(group)
         # In the order of the model, which the graph has from its end.
         open_groups.reverse()
-        with objects.user_code("the model's forward", self._context.study):
+        with imports.user_code("the model's forward", self._context.study):
             symmetry = Symmetry(module, self._samples)
         for group in symmetry.asymmetric(open_groups):
             self._doubtful.add(group.root)
@@ -274,7 +274,7 @@ class Cutter:
 
     def subject(self, cut: Cut, **notes: JSON) -> Subject:
         """The cut model as a subject, recalibrated, with what was removed and `notes` noted."""
-        from optlang.workload.tensors import describe
+        from optlang.workload.data.tensors import describe
 
         module, subject = self.recalibrated(cut).module, self._subject
         edit = Edit(_REPLAY, {**self._arguments(cut.history), "example": describe(self.example)})
@@ -370,7 +370,7 @@ def _no_recurrent(module: nn.Module) -> None:
 def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     import torch
 
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     with torch.no_grad():
         return {name: tuple(item.shape) for name, item in call(module, example).items()}

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optlang.techniques.fake_quantize import Input
-    from optlang.workload.data import Data
-    from optlang.workload.tensors import Tensors
+    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.tensors import Tensors
 
 _KERNELS = (*WITH_WEIGHTS, "ConvTranspose")
 # What the loop knows besides, and a training in int8 does without: averaged weights have no rounding of their own.
@@ -180,7 +180,7 @@ def _followed(module: nn.Module, data: Data, context: Context) -> dict[str, str]
     import torch
     from torch import nn
 
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     answers: dict[int, tuple[str, Tensor]] = {}
     found: dict[str, str] = {}
@@ -239,7 +239,7 @@ def _distilled(data: Data, subject: Subject, settings: Mapping[str, Any], contex
     import torch
     import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     reference = context.baseline() if context.baseline is not None else subject
     teacher = copy.deepcopy(reference.model).to(context.device).eval()

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, QuantWants, Refusal, Subject
 from optlang.techniques.nodes import census, load, one_scale, refuse_less
 from optlang.techniques.tables import cover, tables_of
-from optlang.workload.compact import compact
-from optlang.workload.floats import module_types, refuse_others, types_of
-from optlang.workload.onnx_weights import is_quantized, shares
+from optlang.workload.export.minify import compact
+from optlang.workload.export.onnx_weights import is_quantized, shares
+from optlang.workload.model.floats import module_types, refuse_others, types_of
 
 if TYPE_CHECKING:
     import numpy
@@ -60,7 +60,7 @@ def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
         if subject.form == "onnx":
             source = Path(subject.model)
         elif subject.form == "module":
-            from optlang.workload.onnx_export import export
+            from optlang.workload.export.onnx import export
 
             refuse_others(module_types(subject.model))
             source = folder / "float.onnx"

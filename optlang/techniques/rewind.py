@@ -65,7 +65,7 @@ def _masks(subject: Subject) -> dict[str, Tensor]:
 
 def _earlier(subject: Subject, settings: Mapping[str, Any], context: Context) -> tuple[nn.Module, str]:
     """The earlier state in the subject's structure, and how to speak of it."""
-    from optlang.workload import modules
+    from optlang.workload.model import modules
 
     factory, edits = subject.factory, subject.edits
     if settings["checkpoint"] is not None:

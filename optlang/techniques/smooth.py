@@ -119,9 +119,9 @@ def _peaks(module: nn.Module, groups: Sequence[_Group], samples: int, context: C
     """The largest absolute value of each channel of each norm's answers, over the calibration samples."""
     import torch
 
-    from optlang.workload.modules import call
-    from optlang.workload.objects import user_code
-    from optlang.workload.tracing import plain_attention
+    from optlang.workload.export.tracing import plain_attention
+    from optlang.workload.imports import user_code
+    from optlang.workload.model.modules import call
 
     data = context.data.bind(module)
     given = {name: torch.from_numpy(item) for name, item in data.calibration(samples, context.seed).items()}

@@ -13,8 +13,8 @@ from optlang.interfaces import JSON, Context, Refusal, Subject
 from optlang.techniques.baked import baked
 from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.zeros import noted
-from optlang.workload.layers import left_alone
-from optlang.workload.layers import weights as weights_of
+from optlang.workload.model.layers import left_alone
+from optlang.workload.model.layers import weights as weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -21,8 +21,8 @@ def recalibrate(module: nn.Module, batches: int, context: Context) -> None:
     import torch
     from torch import nn
 
-    from optlang.workload.modules import call
-    from optlang.workload.objects import user_code
+    from optlang.workload.imports import user_code
+    from optlang.workload.model.modules import call
 
     norms = [
         item for item in module.modules()

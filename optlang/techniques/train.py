@@ -14,7 +14,7 @@ from optlang.techniques.fit import Loss, fit
 if TYPE_CHECKING:
     from torch import nn
 
-    from optlang.workload.tasks import Task
+    from optlang.workload.data.tasks import Task
 
 
 def train(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
@@ -34,7 +34,7 @@ def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     of torchvision's reference training. Warm-up, averaging, smoothing and clipping are off: short trainings of small
     models rarely want them. Raises `Refusal` where there is no module, or where `fit` does.
     """
-    from optlang.workload.modules import settled
+    from optlang.workload.model.modules import settled
 
     if subject.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
@@ -55,7 +55,7 @@ def task_loss(task: Task, smoothing: float) -> Loss:
 
     Raises `Refusal` where labels are to be smoothed and the task has none.
     """
-    from optlang.workload.tasks import Classification
+    from optlang.workload.data.tasks import Classification
 
     if not smoothing:
         return lambda outputs, inputs, targets: task.loss(outputs, targets)

@@ -15,7 +15,7 @@ from optlang.techniques.gradients import fisher, taylor
 from optlang.techniques.prune import share_removed
 from optlang.techniques.recurrent import cut, directions, ends, layer_called, recurrent, silence
 from optlang.techniques.sparse import recounted
-from optlang.workload.layers import left_alone
+from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,8 +44,8 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     """
     import torch
 
-    from optlang.workload.modules import call
-    from optlang.workload.objects import user_code
+    from optlang.workload.imports import user_code
+    from optlang.workload.model.modules import call
 
     if subject.form != "module":
         raise Refusal(f"only a module can lose hidden units, and the model is in the form {subject.form}")
@@ -235,7 +235,7 @@ def _elsewhere(name: str, why: str) -> str:
 def _run(module: nn.Module, example: Mapping[str, Tensor], name: str, context: Context) -> dict[str, Tensor]:
     import torch
 
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     try:
         with torch.no_grad():

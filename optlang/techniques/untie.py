@@ -27,15 +27,15 @@ def untie(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     """
     import torch
 
-    from optlang.workload import objects
-    from optlang.workload.modules import call
+    from optlang.workload import imports
+    from optlang.workload.model.modules import call
 
     if subject.form != "module":
         raise Refusal(f"only a module has layers to untie, and the model is in the form {subject.form}")
     subject = baked(subject, context.data, context.study)
     module: nn.Module = copy.deepcopy(subject.model).eval()
     example = context.data.bind(module).example(3)
-    with torch.no_grad(), objects.user_code("the model's forward", context.study):
+    with torch.no_grad(), imports.user_code("the model's forward", context.study):
         wanted = call(module, example)
         shared = _shared(module, example)
     if not shared:
@@ -77,7 +77,7 @@ def _stateless(layer: nn.Module) -> bool:
 
 def _calls(module: nn.Module, example: Mapping[str, Tensor]) -> list[tuple[nn.Module | None, int, nn.Module]]:
     """Each call in order: by which layer, in its how-manieth call, and of which layer."""
-    from optlang.workload.modules import call
+    from optlang.workload.model.modules import call
 
     active: list[tuple[nn.Module, int]] = []
     found: list[tuple[nn.Module | None, int, nn.Module]] = []

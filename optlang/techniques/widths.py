@@ -110,8 +110,8 @@ def _loss(module: nn.Module, samples: int, context: Context) -> float:
     """The task's mean loss on `samples` training samples, drawn with the context's seed, in eval mode."""
     import torch
 
-    from optlang.workload.modules import call
-    from optlang.workload.objects import user_code
+    from optlang.workload.imports import user_code
+    from optlang.workload.model.modules import call
 
     data = context.data.bind(module)
     total, seen = 0.0, 0

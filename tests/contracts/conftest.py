@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from optlang.interfaces import Factory
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 

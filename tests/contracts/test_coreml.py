@@ -15,8 +15,9 @@ from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request,
 from optlang.report.export.runners import runner
 from optlang.runtimes import mil
 from optlang.runtimes.coreml import CoreML
-from optlang.workload import data as data_module
-from optlang.workload import modules, objects
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 HALF = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
@@ -171,7 +172,7 @@ def test_float16_keeps_what_is_sensitive_and_what_was_named(images, tmp_path):
 
 
 def test_zeros_are_left_out_where_they_are_half(images, tmp_path):
-    prune = objects.find("optlang.techniques.sparse:magnitude", STUDY)
+    prune = imports.find("optlang.techniques.sparse:magnitude", STUDY)
     settings = {"sparsity": 0.8, "of": "all", "scope": "layer", "importance": "l1", "keep": ("5",), "only": ()}
     pruned = prune(named("mlp"), settings, Context(images, 1, tmp_path, STUDY))
     plain = build(pruned, images, tmp_path / "plain")

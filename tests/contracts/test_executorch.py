@@ -9,8 +9,9 @@ import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.runtimes.executorch import ExecuTorch
-from optlang.workload import data as data_module
-from optlang.workload import modules, objects
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 STATIC = {
@@ -33,7 +34,7 @@ def trained(images, tmp_path_factory):
         "epochs": 6, "lr": 1e-2, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
         "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
     }
-    train = objects.find("optlang.techniques.train:train", STUDY)
+    train = imports.find("optlang.techniques.train:train", STUDY)
     start = Subject("module", modules.make(factory, STUDY), factory)
     return train(start, settings, Context(images, 1, tmp_path_factory.mktemp("trained"), STUDY))
 

@@ -17,9 +17,10 @@ from optlang.report.export.runners import runner
 from optlang.runtimes import gpu, graph
 from optlang.runtimes import onnxruntime as adapter
 from optlang.runtimes.onnxruntime import OnnxRuntime
-from optlang.workload import data as data_module
-from optlang.workload import modules, objects
-from optlang.workload.onnx_export import opset_of
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.onnx import opset_of
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 CALLS = "optlang.runtimes.onnxruntime:OnnxRuntime"
@@ -51,7 +52,7 @@ def quantized(network, data, folder):
     folder.mkdir(parents=True)
     subject = start(network)
     context = Context(data.bind(subject.model), 1, folder, STUDY, OnnxRuntime().wants())
-    return objects.find("optlang.techniques.quantize:static", STUDY)(subject, STATIC, context)
+    return imports.find("optlang.techniques.quantize:static", STUDY)(subject, STATIC, context)
 
 
 def built(subject, data, folder, target=TARGET, **settings):

@@ -14,8 +14,8 @@ from optlang.runtimes import openvino as module
 from optlang.runtimes import openvino_files
 from optlang.runtimes.openvino import OpenVino
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 TARGET = TargetSpec("here")

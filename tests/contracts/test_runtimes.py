@@ -15,8 +15,9 @@ from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject, T
 from optlang.measure.process import BareProcess, Member
 from optlang.report.export.runners import runner
 from optlang.runtimes import compiler
-from optlang.workload import data as data_module
-from optlang.workload import modules, objects
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "tests" / "fixtures" / "models"
@@ -70,7 +71,7 @@ def images():
 
 
 def runtime_of(name):
-    return objects.find(RUNTIMES[name], STUDY)()
+    return imports.find(RUNTIMES[name], STUDY)()
 
 
 def start(network, **arguments):
@@ -106,7 +107,7 @@ def samples(member, data, count):
 
 def quantized(subject, data, folder, wants):
     folder.mkdir(parents=True, exist_ok=True)
-    static = objects.find("optlang.techniques.quantize:static", STUDY)
+    static = imports.find("optlang.techniques.quantize:static", STUDY)
     settings = {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
@@ -346,7 +347,7 @@ def run_exported(name, artifact, inputs, outputs):
 @pytest.mark.parametrize("name", TAKE_ONNX)
 class TestOnnxFiles:
     def test_int8_file_runs_smaller_and_close_to_float(self, name, images, tmp_path):
-        train = objects.find("optlang.techniques.train:train", STUDY)
+        train = imports.find("optlang.techniques.train:train", STUDY)
         settings = {
             "epochs": 6, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
             "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0,
@@ -405,7 +406,7 @@ class TestOnnxFiles:
         numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
 
     def test_a_transformer_in_float16_is_loaded_and_answers(self, name, tmp_path):
-        half = objects.find("optlang.techniques.cast:half", STUDY)
+        half = imports.find("optlang.techniques.cast:half", STUDY)
         lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), STUDY)
         factory = Factory("optlang.zoo.transformer:transformer")
         subject = Subject("module", modules.make(factory, STUDY), factory)

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.proof import proved, shared
-from optlang.workload import data as data_module
-from optlang.workload import modules, objects
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "tests" / "fixtures" / "models"
@@ -155,7 +156,7 @@ def given(technique, network, data, folder):
 
 
 def apply(technique, subject, data, folder, seed=3, **changed):
-    function = objects.find(declared()[technique], STUDY)
+    function = imports.find(declared()[technique], STUDY)
     # As long as there is to multiply: what really takes how long is not in question here.
     clock = {"latency": lambda item: 1e-9 * macs(item)}
     context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: subject, **clock)
@@ -292,7 +293,7 @@ class TestEffect:
     def test_training_lowers_the_loss_and_nothing_else(self, technique, network, images, tmp_path):
         subject = start(network)
         epochs = []
-        function = objects.find(declared()[technique], STUDY)
+        function = imports.find(declared()[technique], STUDY)
         result = function(subject, _TRAINING, Context(images, 3, tmp_path, STUDY, report=epochs.append))
         losses = [
             images.task.metrics(answers(item, images, 200), images.arrays("validation")[1])["loss"]
@@ -335,7 +336,7 @@ class TestEffect:
 
     @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS, ("dynamic", "static", "weight_only", "qat")))
     def test_quantizing_makes_weights_int8_and_the_file_smaller(self, technique, network, images, tmp_path):
-        from optlang.workload.onnx_export import export
+        from optlang.workload.export.onnx import export
 
         subject = wide(network)
         export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)

@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from optlang.interfaces import Factory, Subject
 from optlang.measure.counts import count, macs, sparsity, sparsity_by_layer
 from optlang.measure.onnx_counts import sparsity as sparsity_of_file
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.onnx_export import export
-from optlang.workload.operations import operations
-from optlang.workload.parametrized import modernized
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.onnx import export
+from optlang.workload.model import modules
+from optlang.workload.model.operations import operations
+from optlang.workload.model.parametrized import modernized
 
 pytestmark = pytest.mark.slow
 

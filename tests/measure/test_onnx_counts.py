@@ -15,9 +15,9 @@ from optlang.measure.onnx_counts import sparsity
 from optlang.techniques.quantize import dynamic, static
 from optlang.techniques.sparse import magnitude
 from optlang.techniques.weight_only import weight_only
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.onnx_export import export
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.onnx import export
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 ZEROED = {"sparsity": 0.6, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": ()}

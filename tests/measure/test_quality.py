@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 
 from optlang.interfaces import OptlangError
 from optlang.measure.quality import score
-from optlang.workload.tasks import Classification, Regression, Sequence, task_of
+from optlang.workload.data.tasks import Classification, Regression, Sequence, task_of
 
 
 @pytest.fixture(scope="module")

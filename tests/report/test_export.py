@@ -376,7 +376,8 @@ def test_the_inductor_runner_compiles_what_the_factory_makes() -> None:
 def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
     from optlang.interfaces import Factory, Subject, TargetSpec
     from optlang.runtimes.torchscript import TorchScript
-    from optlang.workload import data, modules
+    from optlang.workload.data import dataset as data
+    from optlang.workload.model import modules
 
     study = Path(__file__).parents[1] / "fixtures" / "models"
     factory = Factory("networks.py:joined")

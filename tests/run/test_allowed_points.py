@@ -19,8 +19,8 @@ from optlang.run import steps
 from optlang.run.job import StepJob, Workload
 from optlang.space.recipe import Recipe, resolve
 from optlang.space.space import Space, values_of
-from optlang.workload import data as data_module
-from optlang.workload import objects
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def jobs(plan: Plan, recipe: Recipe) -> list[StepJob]:
 def carry_out(plan: Plan, recipe: Recipe, workload: Workload, folder: Path) -> None:
     """The steps, the build, and one call."""
     place = recipe.places[0]
-    runtime: Runtime = objects.find(plan.runtime(place.runtime).calls, workload.study)()
+    runtime: Runtime = imports.find(plan.runtime(place.runtime).calls, workload.study)()
     data = data_module.load(workload.data, workload.study)
     clock = steps.Clock("none", lambda _: 1e-3)
     done = steps.apply(jobs(plan, recipe), workload, data, runtime.wants, clock, lambda _: None, [])

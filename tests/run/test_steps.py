@@ -13,8 +13,8 @@ from optlang.measure.latency import Effort
 from optlang.run import steps, trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, StepRun, TrialJob, Workload
 from optlang.runtimes.onnxruntime import OnnxRuntime
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 pytestmark = pytest.mark.slow
 

@@ -58,7 +58,7 @@ def test_one_model_may_stand_for_several_and_none_for_one(plan: Plan) -> None:
 
 
 def test_it_is_what_a_factory_is_made_of(plan: Plan) -> None:
-    from optlang.workload import modules
+    from optlang.workload.model import modules
 
     student = resolve(plan, SMALL).steps[0].settings["student"]
     assert isinstance(student, dict)

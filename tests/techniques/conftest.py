@@ -6,7 +6,7 @@ from subjects import STUDY, start
 
 from optlang.interfaces import Context, Factory
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 TRAINING = {
     "epochs": 12, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01,

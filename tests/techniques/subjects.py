@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from optlang.interfaces import Factory, Subject
-from optlang.workload import modules
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 

@@ -13,8 +13,8 @@ from optlang.run import trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
 from optlang.techniques.aim import channels_until, channels_within
 from optlang.techniques.prune import channels
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
 

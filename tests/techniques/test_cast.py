@@ -16,9 +16,9 @@ from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.runtimes.openvino import OpenVino
 from optlang.techniques.cast import half
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.onnx_export import export
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.onnx import export
+from optlang.workload.model import modules
 
 SETTINGS = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
 # Half of the distance between neighbors, for numbers about as large as the largest.

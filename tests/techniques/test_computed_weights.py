@@ -27,9 +27,9 @@ from optlang.techniques.train import finetune
 from optlang.techniques.units import units
 from optlang.techniques.weight_only import weight_only
 from optlang.techniques.widths import widths
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.parametrized import parametrized, plain_copy
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
+from optlang.workload.model.parametrized import parametrized, plain_copy
 
 OPEN = {"keep": (), "only": ()}
 SPARSE = OPEN | {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None}

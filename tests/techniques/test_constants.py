@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.techniques.constants import constants
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 WEIGHT = numpy.arange(12, dtype=numpy.float32).reshape(3, 4) / 7

@@ -9,7 +9,7 @@ from conftest import TRAINING
 from subjects import STUDY, start
 
 from optlang.interfaces import Context, Refusal
-from optlang.workload import objects
+from optlang.workload import imports
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ CUT = {**OPEN, "ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4
     ],
 )
 def test_no_layer_of_the_kind_is_the_models(many_images, calls, network, settings, depends):
-    technique = objects.find(f"optlang.techniques.{calls}", STUDY)
+    technique = imports.find(f"optlang.techniques.{calls}", STUDY)
     with pytest.raises(Refusal) as refused:
         technique(start(network), settings, Context(many_images, 1, Path(), STUDY))
     assert refused.value.depends == depends, refused.value.message

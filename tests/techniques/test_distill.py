@@ -12,9 +12,9 @@ from optlang.techniques import features
 from optlang.techniques.distill import distill, ensemble, soft_loss
 from optlang.techniques.prune import channels
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.tasks import Classification, Regression, Sequence, task_of
+from optlang.workload.data import dataset as data_module
+from optlang.workload.data.tasks import Classification, Regression, Sequence, task_of
+from optlang.workload.model import modules
 
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
 TRAINING = {

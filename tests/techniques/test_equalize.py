@@ -14,7 +14,7 @@ from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.equalize import equalize
 from optlang.techniques.quantize import static
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 TENSOR = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 256, "granularity": "tensor",

@@ -15,8 +15,8 @@ from optlang.techniques import graph
 from optlang.techniques.cast import half
 from optlang.techniques.prune import channels
 from optlang.techniques.quantize import static
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}

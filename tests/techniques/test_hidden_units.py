@@ -13,9 +13,9 @@ from optlang.measure.counts import macs
 from optlang.techniques.rewind import rewind
 from optlang.techniques.train import finetune
 from optlang.techniques.units import units
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.onnx_export import export
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.onnx import export
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {"ratio": 0.5, "importance": "l2", "samples": 64, "round_to": 4, "keep": (), "only": ()}

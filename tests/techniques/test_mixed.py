@@ -25,10 +25,10 @@ from optlang.techniques.qdq import Reader
 from optlang.techniques.quantize import static
 from optlang.techniques.sensitivity import Layers, sqnr
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.compact import compact
-from optlang.workload.onnx_export import export
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.minify import compact
+from optlang.workload.export.onnx import export
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SCALES = {

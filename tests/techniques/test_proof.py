@@ -15,8 +15,8 @@ from optlang.interfaces import Context, Edit, Factory, Refusal, Subject
 from optlang.techniques import aim, widths
 from optlang.techniques.proof import proved, removed
 from optlang.techniques.prune import channels
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 SETTINGS = {
     "ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "round_to": 1, "keep": (), "only": (),

@@ -8,7 +8,7 @@ from subjects import STUDY, start
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal
 from optlang.techniques.prune import channels, replay
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 SETTINGS = {
     "ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "round_to": 4, "keep": (), "only": (),
@@ -271,7 +271,7 @@ class TestReplay:
         assert json.loads(json.dumps(dict(edit.arguments))) == edit.arguments
 
     def test_shapes_from_examples_alone(self, images):
-        from optlang.workload.tensors import imagined
+        from optlang.workload.data.tensors import imagined
 
         result = run(start("rows"), images)
         edit = result.edits[0]

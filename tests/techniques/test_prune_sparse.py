@@ -16,7 +16,7 @@ from optlang.techniques.quantize import static
 from optlang.techniques.sparse import magnitude, two_four
 from optlang.techniques.train import finetune
 from optlang.techniques.units import units
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 SETTINGS = {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": 128, "keep": (), "only": ()}
 TRAINING = {

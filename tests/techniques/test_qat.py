@@ -21,7 +21,7 @@ from optlang.techniques.qat import qat
 from optlang.techniques.quantize import static
 from optlang.techniques.train import train
 from optlang.techniques.zeros import noted
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 # Without the last bit no processor's kernels overflow, so that the file's answers are the same everywhere.
 WANTS = QuantWants("uint8", "int8", False, True, True, reduced=True)

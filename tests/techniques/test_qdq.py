@@ -18,7 +18,7 @@ from optlang.techniques.mixed import mixed
 from optlang.techniques.qat import qat
 from optlang.techniques.quantize import dynamic, static
 from optlang.techniques.weight_only import weight_only
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 NONE = {"keep": (), "only": ()}
 PERCENTILE = {"calibrator": "percentile", "percentile": 99.9}

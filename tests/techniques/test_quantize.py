@@ -184,7 +184,7 @@ class TestSettings:
         assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) <= 2
 
     def test_a_file_can_be_quantized_too(self, images, tmp_path):
-        from optlang.workload.onnx_export import export
+        from optlang.workload.export.onnx import export
 
         subject = start()
         export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)

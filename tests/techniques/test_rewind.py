@@ -12,8 +12,8 @@ from optlang.techniques.prune import channels
 from optlang.techniques.rewind import rewind
 from optlang.techniques.sparse import magnitude, two_four
 from optlang.techniques.train import finetune
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {"checkpoint": None, "to": "start"}

@@ -12,8 +12,8 @@ from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.techniques.quantize import static
 from optlang.techniques.smooth import smooth
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 STATIC = {

@@ -16,8 +16,8 @@ from optlang.run import steps
 from optlang.run.job import StepJob, Workload
 from optlang.runtimes.onnxruntime import OnnxRuntime
 from optlang.space.recipe import Applied, resolve, steps_of
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 OK = Path(__file__).parents[1] / "fixtures" / "ok"
 

@@ -10,8 +10,8 @@ from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.techniques.fit import fit
 from optlang.techniques.schedule import rate, warmed
 from optlang.techniques.train import task_loss, train
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 SETTINGS = {

@@ -9,8 +9,8 @@ from torch import fx, nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.techniques.untie import untie
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 

@@ -13,8 +13,8 @@ from subjects import STUDY, start
 from optlang.interfaces import Context, Factory, Refusal
 from optlang.techniques.levels import grouped, rounded
 from optlang.techniques.weight_only import weight_only
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 
 SETTINGS = {"bits": 8, "symmetric": True, "keep": (), "only": ()}
 # What the file says: without rounding the inputs of layers with small weights, as it does on processors with VNNI.

@@ -12,7 +12,7 @@ from optlang.techniques.aim import channels_until
 from optlang.techniques.prune import channels
 from optlang.techniques.train import train
 from optlang.techniques.widths import ordered, widths
-from optlang.workload import data as data_module
+from optlang.workload.data import dataset as data_module
 
 CHANNELS = {"importance": "l2", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
 SETTINGS = CHANNELS | {"aim": "macs", "share": 0.5, "levels": 4, "scored": 128}

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from optlang.workload.compact import compact
+from optlang.workload.export.minify import compact
 
 
 @pytest.fixture

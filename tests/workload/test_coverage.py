@@ -7,8 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from optlang.interfaces import Refusal
-from optlang.workload import coverage, floats, onnx_weights
-from optlang.workload.coverage import Weight
+from optlang.workload.export import onnx_weights
+from optlang.workload.model import coverage, floats
+from optlang.workload.model.coverage import Weight
 
 
 def test_less_than_half_is_refused_with_the_largest_layers_that_stay():

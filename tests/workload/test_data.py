@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from optlang.interfaces import Factory, OptlangError
-from optlang.workload import data as data_module
-from optlang.workload import objects
-from optlang.workload.data import Data, load
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.data.dataset import Data, load
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 INPUTS = numpy.arange(20, dtype=numpy.float32).reshape(10, 2)
@@ -231,7 +231,7 @@ class TestErrors:
             "        return [][index]\n\ndef samples():\n    return {'train': Broken(), 'validation': Broken()}\n",
             encoding="utf-8",
         )
-        with pytest.raises(objects.UserCodeError, match="IndexError") as error:
+        with pytest.raises(imports.UserCodeError, match="IndexError") as error:
             load(Factory("mine.py:samples"), tmp_path)
         assert "mine.py:6: in __getitem__" in error.value.details
 

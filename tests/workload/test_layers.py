@@ -3,7 +3,7 @@
 import pytest
 
 from optlang.interfaces import OptlangError
-from optlang.workload.layers import chosen, left_alone
+from optlang.workload.model.layers import chosen, left_alone
 
 NAMES = ("", "stem", "body", "body.conv", "body.norm", "head")
 

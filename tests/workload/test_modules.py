@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from optlang.interfaces import Factory, OptlangError, Refusal, Subject
-from optlang.workload import floats, modules, objects
-from optlang.workload.tensors import check_batched, describe, flat_outputs, imagined, structured
+from optlang.workload import imports
+from optlang.workload.data.tensors import check_batched, describe, flat_outputs, imagined, structured
+from optlang.workload.model import floats, modules
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 
@@ -48,11 +49,11 @@ class TestMake:
 
     def test_a_factory_that_raises(self, study):
         words = r"the model broken raised ValueError: no such depth \(mine.py:11"
-        with pytest.raises(objects.UserCodeError, match=words):
+        with pytest.raises(imports.UserCodeError, match=words):
             modules.make(Factory("mine.py:broken"), study)
 
     def test_an_argument_that_it_does_not_take(self, study):
-        with pytest.raises(objects.UserCodeError, match="unexpected keyword argument 'width'"):
+        with pytest.raises(imports.UserCodeError, match="unexpected keyword argument 'width'"):
             modules.make(Factory("mine.py:net", {"width": 3}), study)
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from optlang.interfaces import Factory, Refusal, Subject
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.objects import UserCodeError
-from optlang.workload.onnx_export import OPSET, export
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.onnx import OPSET, export
+from optlang.workload.imports import UserCodeError
+from optlang.workload.model import modules
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,9 @@ import torch
 from torch.nn.utils import prune
 
 from optlang.interfaces import Factory, OptlangError, Refusal
-from optlang.workload import modules, objects
-from optlang.workload.parametrized import bake, modernized, parametrized, plain_copy
+from optlang.workload import imports
+from optlang.workload.model import modules
+from optlang.workload.model.parametrized import bake, modernized, parametrized, plain_copy
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 KINDS = {
@@ -32,7 +33,7 @@ def one_thread():
 
 def user(name, **arguments):
     """The model as the user's own code makes it."""
-    return objects.find(f"computed.py:{name}", STUDY)(**arguments).eval()
+    return imports.find(f"computed.py:{name}", STUDY)(**arguments).eval()
 
 
 def made(name):

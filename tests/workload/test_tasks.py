@@ -6,8 +6,8 @@ import torch
 from sklearn import metrics as reference
 
 from optlang.interfaces import OptlangError
-from optlang.workload.objects import UserCodeError
-from optlang.workload.tasks import task_of
+from optlang.workload.data.tasks import task_of
+from optlang.workload.imports import UserCodeError
 
 GENERATOR = numpy.random.default_rng(0)
 SCORES = GENERATOR.normal(size=(50, 4)).astype(numpy.float32)

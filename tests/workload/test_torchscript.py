@@ -15,9 +15,9 @@ import torch
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.runtimes.torchscript import GRAPHS, TorchScript
 from optlang.techniques.cast import half
-from optlang.workload import data as data_module
-from optlang.workload import modules
-from optlang.workload.torchscript import _renamed_pickle, export
+from optlang.workload.data import dataset as data_module
+from optlang.workload.export.torchscript import _renamed_pickle, export
+from optlang.workload.model import modules
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 

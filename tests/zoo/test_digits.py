@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 
 from optlang.interfaces import Context, Factory, Subject
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 from optlang.zoo.digits import cnn, digits
 
 

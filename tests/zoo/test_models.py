@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from optlang.interfaces import Context, Factory, Subject
 from optlang.techniques.train import train
-from optlang.workload import data as data_module
-from optlang.workload import modules
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
 from optlang.zoo.convolutional import Inverted, Shortcut, depthwise_cnn, residual_cnn
 from optlang.zoo.digits import digits
 from optlang.zoo.recurrent import digit_rows, recurrent

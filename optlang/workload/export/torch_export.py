@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import Refusal
-from optlang.workload import coverage, tracing
-from optlang.workload.coverage import Weight
-from optlang.workload.layers import left_alone
+from optlang.workload.export import tracing
+from optlang.workload.model import coverage
+from optlang.workload.model.coverage import Weight
+from optlang.workload.model.layers import left_alone
 
 _QUIET = ("torchao", "torch.utils._pytree", "torch.__trace", "executorch")
 _ATEN = torch.ops.aten

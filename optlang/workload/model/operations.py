@@ -56,7 +56,7 @@ def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:
     """
     import torch
 
-    from optlang.workload import modules
+    from optlang.workload.model import modules
 
     if not len(next(iter(inputs.values()))):
         raise OptlangError("no example inputs to count operations with")

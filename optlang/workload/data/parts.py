@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from optlang.interfaces import OptlangError
-from optlang.workload.objects import user_code
+from optlang.workload.data.tensors import Tensors, joined, leaves, mapped, nested
+from optlang.workload.imports import user_code
 from optlang.workload.seeds import Stream
-from optlang.workload.tensors import Tensors, joined, leaves, mapped, nested
 
 Batch: TypeAlias = "tuple[Tensors, Tensors]"
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import JSON, Factory, OptlangError
-from optlang.workload import objects
-from optlang.workload.parts import Batch, Part, part_of
+from optlang.workload import imports
+from optlang.workload.data.parts import Batch, Part, part_of
+from optlang.workload.data.tasks import Task, task_of
+from optlang.workload.data.tensors import Tensors, forward_names, leaves
 from optlang.workload.seeds import seeded
-from optlang.workload.tasks import Task, task_of
-from optlang.workload.tensors import Tensors, forward_names, leaves
 
 if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
@@ -198,9 +198,9 @@ def load(factory: Factory, study: Path) -> Data:
 
     Raises `UserCodeError` where the factory raises, OptlangError where its answer has the wrong form.
     """
-    create = objects.find(factory.calls, study)
-    what = f"the data {objects.split(factory.calls)[1]}"
-    with seeded(_INITIAL_SEED), objects.user_code(what, study):
+    create = imports.find(factory.calls, study)
+    what = f"the data {imports.split(factory.calls)[1]}"
+    with seeded(_INITIAL_SEED), imports.user_code(what, study):
         answer = create(**factory.arguments)
     if not isinstance(answer, Mapping):
         raise OptlangError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from optlang.interfaces import Refusal
-from optlang.workload import modules
+from optlang.workload.model import modules
 
 if TYPE_CHECKING:
     import numpy

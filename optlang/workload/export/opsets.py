@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
-from optlang.workload import tracing
-from optlang.workload.onnx_export import opset_of
+from optlang.workload.export import tracing
+from optlang.workload.export.onnx import opset_of
 
 if TYPE_CHECKING:
     import numpy

@@ -15,8 +15,8 @@ import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 from torch import Tensor
 
 from optlang.interfaces import OptlangError
-from optlang.workload.objects import user_code
-from optlang.workload.tensors import Tensors, mapped, structured, tensor
+from optlang.workload.data.tensors import Tensors, mapped, structured, tensor
+from optlang.workload.imports import user_code
 
 Outputs: TypeAlias = "Mapping[str, Any] | Tensor | tuple[Any, ...] | numpy.ndarray[Any, Any]"
 """A model's answer: by output name, or as the model gave it; tensors or arrays."""

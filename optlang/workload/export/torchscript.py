@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import Refusal
-from optlang.workload import modules, objects, tracing
+from optlang.workload import imports
+from optlang.workload.export import tracing
+from optlang.workload.model import modules
 
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 _MANGLED = re.compile(r"___torch_mangle_(\d+)")
 # `version` is kept; the id is a hash of the other records, and nothing that loads asks for it.
@@ -45,7 +47,7 @@ def export(module: nn.Module, data: Data, path: Path, study: Path, *, mode: str,
         example = data.example(tracing.TRACED)
         with tracing.plain_attention(), torch.no_grad(), _quiet():
             # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-            with objects.user_code("running the model", study):
+            with imports.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
             graph = _traced(module, example) if mode == "trace" else _scripted(module, example)
             stored = io.BytesIO()

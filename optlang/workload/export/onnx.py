@@ -21,13 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import OutsideError, Refusal, Subject
-from optlang.workload import modules, objects, tracing
+from optlang.workload import imports
+from optlang.workload.export import tracing
+from optlang.workload.model import modules
 
 if TYPE_CHECKING:
     import numpy
     from onnx import GraphProto, ModelProto, TensorProto
 
-    from optlang.workload.data import Data
+    from optlang.workload.data.dataset import Data
 
 OPSET = 18
 """The newest one that every runtime here reads and that both exporters write without converting (script up to 20)."""
@@ -76,7 +78,7 @@ def export(
         example = data.example(tracing.TRACED)
         # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
         with tracing.plain_attention(), torch.no_grad():
-            with objects.user_code("running the model", study):
+            with imports.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
             model = _exported(module, example, outputs, path.parent, opset, exporter)
             _clean(model)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import JSON, WEIGHTS_FORMS, Edit, Factory, OptlangError, Refusal, Request, Subject
-from optlang.workload import objects
-from optlang.workload.parametrized import modernized
+from optlang.workload import imports
+from optlang.workload.data.tensors import flat_outputs, imagined
+from optlang.workload.model.parametrized import modernized
 from optlang.workload.seeds import seeded
-from optlang.workload.tensors import flat_outputs, imagined
 
 _ABOUT = "subject.json"
 _WEIGHTS = "model.safetensors"
@@ -36,9 +36,9 @@ def make(factory: Factory, study: Path) -> nn.Module:
     parametrizations, which can be copied (see `parametrized.modernized`). Raises `UserCodeError` where the factory
     raises, OptlangError where it returns no module, a ScriptModule, or the weights do not fit.
     """
-    create = objects.find(factory.calls, study)
-    what = f"the model {objects.split(factory.calls)[1]}"
-    with seeded(_INITIAL_SEED), objects.user_code(what, study):
+    create = imports.find(factory.calls, study)
+    what = f"the model {imports.split(factory.calls)[1]}"
+    with seeded(_INITIAL_SEED), imports.user_code(what, study):
         module = create(**factory.arguments)
     if not isinstance(module, nn.Module):
         raise OptlangError(
@@ -98,7 +98,7 @@ def rebuild(factory: Factory, edits: Sequence[Edit], study: Path) -> nn.Module:
 def edited(module: nn.Module, edits: Sequence[Edit], study: Path) -> nn.Module:
     """`module` with `edits` replayed in order, its weights those that it has left; it is changed in place."""
     for edit in edits:
-        replay = objects.find(edit.calls, study)
+        replay = imports.find(edit.calls, study)
         example: Any = edit.arguments.get("example", {})
         changed = replay(module, edit.arguments, imagined(example))
         module = module if changed is None else changed

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, OptlangError, Refusal
-from optlang.workload import coverage
+from optlang.workload.model import coverage
 
 if TYPE_CHECKING:
     from torch import nn
