@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optlang.analysis.modules.load import load
     from optlang.interfaces import OptlangError, OutsideError
     from optlang.plan.model import Plan
-    from optlang.run.loop import Outcome
+    from optlang.run.scheduler import Outcome
     from optlang.run.study import Options, run
     from optlang.store.reader import connect as open_store
 
@@ -21,7 +21,7 @@ __all__ = ["Options", "OptlangError", "Outcome", "OutsideError", "Plan", "load",
 _PLACES = {
     "Options": ("optlang.run.study", "Options"),
     "OptlangError": ("optlang.interfaces", "OptlangError"),
-    "Outcome": ("optlang.run.loop", "Outcome"),
+    "Outcome": ("optlang.run.scheduler", "Outcome"),
     "OutsideError": ("optlang.interfaces", "OutsideError"),
     "Plan": ("optlang.plan.model", "Plan"),
     "load": ("optlang.analysis.modules.load", "load"),

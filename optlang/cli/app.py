@@ -39,7 +39,7 @@ from optlang.interfaces import OptlangError
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
     from optlang.run.events import Begun
-    from optlang.run.loop import Outcome
+    from optlang.run.scheduler import Outcome
     from optlang.store.reader import Reader
 
 # Typer has a copy of click of its own and names few of its errors: this one's parent is what wrong uses have in common.
@@ -102,7 +102,7 @@ def run(
     join: Join = None, new: New = False, home: Home = None,
 ) -> int:
     """Search a study, or go on with it; ends with the best trade-offs and the next command to type."""
-    from optlang.run import signals
+    from optlang.measure import signals
     from optlang.run.study import Options
     from optlang.run.study import run as run_study
 

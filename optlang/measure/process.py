@@ -126,7 +126,7 @@ class BareProcess:
         try:
             return subprocess.Popen(
                 # -P: the study's folder is the current one, and its files must not stand in for the library's.
-                [sys.executable, "-P", "-X", "faulthandler", "-m", "optlang.run.bare"],
+                [sys.executable, "-P", "-X", "faulthandler", "-m", "optlang.measure.child"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=member.study,
                 env=environment,
             )

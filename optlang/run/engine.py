@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-from optlang.run import signals
+from optlang.measure import signals
 
 T = TypeVar("T")
 J = TypeVar("J")

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from optlang.interfaces import OutsideError
+from optlang.measure import signals
 from optlang.plan.expressions import MetricRef
 from optlang.plan.model import Plan, RuntimeUse, Target
-from optlang.run import machine, signals
+from optlang.run import machine
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.history import choose_run
 from optlang.run.job import Failure, RuntimeJob
-from optlang.run.loop import WORKER_LOG, InterruptedRun, Loop, Outcome, RunError, spoken
+from optlang.run.scheduler import WORKER_LOG, InterruptedRun, Loop, Outcome, RunError, spoken
 from optlang.run.scratch import Scratch
 from optlang.run.worker import availability, running
 from optlang.search.objectives import metrics_of

@@ -15,7 +15,7 @@ from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Member
-from optlang.run import neighbours, steps
+from optlang.run import batch_dependence, steps
 from optlang.run.job import FrontJob, PlaceJob, Result, StepRun, TrialJob, Workload, member_name
 from optlang.techniques.baked import baked
 from optlang.workload import imports
@@ -142,9 +142,9 @@ def _on_target(
     answers = timed.answers
     assert answers is not None
     few = {name: item[answers.part] for name, item in laboratory.validation.items()}
-    reference = neighbours.Reference(stepped.module, few, study)
-    neighbours.check_finite(answers, reference, place.runtime.name.rpartition(".")[2])
-    notes |= neighbours.notes(answers, reference)
+    reference = batch_dependence.Reference(stepped.module, few, study)
+    batch_dependence.check_finite(answers, reference, place.runtime.name.rpartition(".")[2])
+    notes |= batch_dependence.notes(answers, reference)
     answered: dict[str, JSON] = {"outputs": _tensors(answers.outputs, artifact), "samples_a_call": answers.batch}
     artifact = replace(artifact, about={**answered, **artifact.about})
     _keep_examples(place.folder, laboratory.validation, answers)

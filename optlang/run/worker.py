@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal
+from optlang.run.activity import ProgressWriter
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
-from optlang.run.progress import ProgressWriter
 from optlang.techniques.failures import exhausted
 
 if TYPE_CHECKING:

@@ -182,7 +182,7 @@ def test_process_ends_with_its_parent_even_in_mid_call(member_of, inputs):
 
 def test_nothing_heavy_is_in_a_process_that_runs_numpy(member_of, inputs):
     code = (
-        "import sys; sys.argv = ['bare']; import optlang.run.bare;"
+        "import sys; sys.argv = ['bare']; import optlang.measure.child;"
         "print([m for m in ('numpy', 'torch', 'onnx', 'onnxruntime', 'openvino', 'pydantic', 'duckdb', 'optuna')"
         " if m in sys.modules])"
     )

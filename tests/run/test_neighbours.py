@@ -12,7 +12,7 @@ from torch import nn
 
 from optlang.interfaces import Factory, OptlangError, Subject
 from optlang.measure.answers import Answers, same
-from optlang.run.neighbours import Reference, check_finite, depends, notes
+from optlang.run.batch_dependence import Reference, check_finite, depends, notes
 
 Array = numpy.ndarray[Any, Any]
 

@@ -1,4 +1,4 @@
-"""The child process that runs one artifact and times it: `python -m optlang.run.bare`, JSON lines in and out.
+"""The child process that runs one artifact and times it: `python -m optlang.measure.child`, JSON lines in and out.
 
 It holds the artifact's runtime and nothing else that is heavy, since what else is loaded slows small models down. It
 knows no study, no plan and no statistics: durations go back as they are. Commands are objects with `do`:
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from optlang.interfaces import Artifact, File, OptlangError, Session, TargetSpec
-from optlang.run import signals
+from optlang.measure import signals
 
 if TYPE_CHECKING:
     import numpy

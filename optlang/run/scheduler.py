@@ -13,10 +13,12 @@ from typing import Any, Literal, TypeVar
 
 from optlang import interfaces
 from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, OutsideError, TargetSpec
+from optlang.measure import signals
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
 from optlang.plan.model import Plan, Runtime
-from optlang.run import signals
+from optlang.run.activity import ProgressReader
+from optlang.run.batch_dependence import depends
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
 from optlang.run.events import Begun, Ended, Figure, Planned, Watcher
 from optlang.run.history import INTERRUPTED, Done, History
@@ -33,8 +35,6 @@ from optlang.run.job import (
     Workload,
     member_name,
 )
-from optlang.run.neighbours import depends
-from optlang.run.progress import ProgressReader
 from optlang.run.refusals import fact_of, late, note_of, recalled
 from optlang.run.refusals import spoken as spoken_fact
 from optlang.run.scratch import Scratch
