@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
     from optlang.plan.model import Runtime
-    from optlang.runtimes.processor import Instructions
+    from optlang.runtimes.shared.processor import Instructions
 
 DISTRIBUTION = "optlang-dsl"
 _NAMESAKE = "optlang"
@@ -136,7 +136,8 @@ def examine(db: Path, home: Path | None = None) -> Examination:
     """Look at this installation and this machine. `db` and `home` are where a run would keep its results and files."""
     from optlang.measure.lock import held, machine_lock
     from optlang.run import machine
-    from optlang.runtimes import compiler, processor
+    from optlang.runtimes.shared import processor
+    from optlang.runtimes.torch import compiler
     from optlang.store.lock import holder
 
     packages = tuple(_packages(_requirements()))

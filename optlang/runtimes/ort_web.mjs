@@ -1,4 +1,4 @@
-// Runs one model with onnxruntime-web inside a page, for optlang/runtimes/ort_web.py, which opens the page and calls
+// Runs one model with onnxruntime-web inside a page, for optlang/runtimes/ort_web/build.py, which opens the page and calls
 // what `bench` has. Arrays come from the page's own server and go back to it as raw bytes.
 
 const ARRAYS = {

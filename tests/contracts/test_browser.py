@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from optlang.interfaces import OptlangError, OutsideError, QuantWants
-from optlang.runtimes import browser, ort_web_files
-from optlang.runtimes.browser import Server
-from optlang.runtimes.ort_web import OrtWeb
+from optlang.runtimes.ort_web import browser
+from optlang.runtimes.ort_web import files as ort_web_files
+from optlang.runtimes.ort_web.browser import Server
+from optlang.runtimes.ort_web.build import OrtWeb
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def cache(monkeypatch, tmp_path):
 
 def test_a_package_is_kept_whole_or_not_at_all(cache, tmp_path, capsys):
     assert ort_web_files.folder() is None
-    assert "`python -m optlang.runtimes.ort_web_files` fetches them from npm" in OrtWeb().available()
+    assert "`python -m optlang.runtimes.ort_web.files` fetches them from npm" in OrtWeb().available()
     archive = packed(tmp_path / "a.tgz", version=ort_web_files.VERSION)
     for _ in range(2):
         assert ort_web_files.main(["--from", str(archive)]) == 0

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.report.export.runners import runner
-from optlang.runtimes import mil
-from optlang.runtimes.coreml import CoreML
+from optlang.runtimes.coreml import mil
+from optlang.runtimes.coreml.build import CoreML
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
-from optlang.runtimes.executorch import ExecuTorch
+from optlang.runtimes.executorch.build import ExecuTorch
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules

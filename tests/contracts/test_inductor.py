@@ -13,8 +13,8 @@ import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
 from optlang.report.export.runners import runner
-from optlang.runtimes import programs
-from optlang.runtimes.inductor import Inductor
+from optlang.runtimes.torch import pt2_archive
+from optlang.runtimes.torch.inductor import Inductor
 from optlang.workload import imports
 from optlang.workload.model import modules
 
@@ -99,7 +99,7 @@ def test_dynamic_takes_any_number_of_samples(images, tmp_path):
     artifact = build(asked(subject, "dynamic", DYNAMIC), images, tmp_path / "dynamic", dynamic=True)
     assert artifact.about["int8"] == {"weights": 1.0, "all": 1.0, "float": [], "kernels": 3}
     assert artifact.about["batch"] is None
-    program = programs.read(artifact.folder / "model.pt2")
+    program = pt2_archive.read(artifact.folder / "model.pt2")
     for count in (1, 7):
         given = images.example(count)["input"]
         with torch.no_grad():
@@ -138,15 +138,15 @@ def test_files_with_pickles_are_refused(images, tmp_path):
     program = torch.export.export(torch.nn.Linear(4, 2), (torch.zeros(1, 4),))
     torch.export.save(program, path := tmp_path / "model.pt2")
     with pytest.raises(Refusal, match=r"holds a pickle, data/sample_inputs/model\.pt"):
-        programs.read(path)
-    programs.write(program, path)
-    assert programs.read(path)(torch.zeros(1, 4)).shape == (1, 2)
+        pt2_archive.read(path)
+    pt2_archive.write(program, path)
+    assert pt2_archive.read(path)(torch.zeros(1, 4)).shape == (1, 2)
     whole = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(whole) as given, zipfile.ZipFile(path, "w") as file:
         for item in given.infolist():
             file.writestr(item, given.read(item).replace(b'"use_pickle": false', b'"use_pickle": true'))
     with pytest.raises(Refusal, match="holds a pickle, weight"):
-        programs.read(path)
+        pt2_archive.read(path)
     path.write_bytes(b"no archive at all")
     with pytest.raises(Refusal, match="does not load the model"):
-        programs.read(path)
+        pt2_archive.read(path)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
-from optlang.runtimes.litert import LiteRT
+from optlang.runtimes.litert.build import LiteRT
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules

@@ -14,16 +14,17 @@ import torch
 from optlang.interfaces import Context, Factory, OptlangError, OutsideError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.export.runners import runner
-from optlang.runtimes import gpu, graph
-from optlang.runtimes import onnxruntime as adapter
-from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.runtimes.onnxruntime import build as adapter
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
+from optlang.runtimes.shared import onnx_file
+from optlang.runtimes.tensorrt import available
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import opset_of
 from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-CALLS = "optlang.runtimes.onnxruntime:OnnxRuntime"
+CALLS = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
 TARGET = TargetSpec("here")
 STATIC = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
@@ -31,8 +32,8 @@ STATIC = {
 }
 needs_onnxscript = pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="no onnxscript")
 on_gpu = pytest.mark.skipif(
-    gpu.missing() is not None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
-    reason=f"no GPU for onnxruntime-gpu: {gpu.missing()}; providers: {onnxruntime.get_available_providers()}",
+    available.missing() is not None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason=f"no GPU for onnxruntime-gpu: {available.missing()}; providers: {onnxruntime.get_available_providers()}",
 )
 
 pytestmark = pytest.mark.slow
@@ -262,7 +263,7 @@ def test_a_file_that_is_no_valid_onnx_is_refused(images, tmp_path):
     onnx.save(model, tmp_path / "wrong.onnx")
     subject = Subject("onnx", tmp_path / "wrong.onnx", start("mlp").factory)
     with pytest.raises(Refusal, match=r"the file is no valid ONNX: .*NoSuchOperator"):
-        graph.build(subject, "onnxruntime", tmp_path, images, STUDY)
+        onnx_file.build(subject, "onnxruntime", tmp_path, images, STUDY)
 
 
 @on_gpu

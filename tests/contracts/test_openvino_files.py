@@ -10,9 +10,9 @@ import torch
 
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
-from optlang.runtimes import openvino as module
-from optlang.runtimes import openvino_files
-from optlang.runtimes.openvino import OpenVino
+from optlang.runtimes.openvino import build as module
+from optlang.runtimes.openvino import files
+from optlang.runtimes.openvino.build import OpenVino
 from optlang.techniques.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
@@ -46,7 +46,7 @@ def built(subject, digits, folder, **settings):
 
 
 def answers(artifact, digits, **settings):
-    member = Member("a model", "openvino", "optlang.runtimes.openvino:OpenVino", artifact, TARGET, settings, STUDY)
+    member = Member("a model", "openvino", "optlang.runtimes.openvino.build:OpenVino", artifact, TARGET, settings, STUDY)
     inputs, targets = digits.bind(artifact.inputs).arrays("validation")
     with BareProcess(member) as process:
         outputs = process.outputs(inputs)
@@ -110,7 +110,7 @@ def test_the_accuracy_control_scores_in_calls_of_the_targets_batch(digits):
     by_hand = numpy.concatenate([values[places] - values[places].mean(0) for places in calls])[:50]
     expected = float((by_hand.argmax(1) == targets.numpy()).mean())
     assert 0 < expected < 1
-    given = openvino_files._quality({"input": values}, targets, 3, digits)(compiled)
+    given = files._quality({"input": values}, targets, 3, digits)(compiled)
     assert given == (pytest.approx(expected), True)
 
 

@@ -23,9 +23,9 @@ import torch
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess
 from optlang.report.export.web import pages
-from optlang.runtimes import ort_web_files
-from optlang.runtimes.browser import ISOLATION, Page, Server
-from optlang.runtimes.ort_web import OrtWeb
+from optlang.runtimes.ort_web import files
+from optlang.runtimes.ort_web.browser import ISOLATION, Page, Server
+from optlang.runtimes.ort_web.build import OrtWeb
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
@@ -93,7 +93,7 @@ def test_the_contract_holds_on_one_model(images, tmp_path):
         content = (tmp_path / "built" / item.name).read_bytes()
         assert (item.bytes, item.sha256) == (len(content), sha256(content).hexdigest())
     assert member.artifact.about["provider"] == "wasm"
-    assert member.artifact.about["onnxruntime-web"] == ort_web_files.version(ort_web_files.folder())
+    assert member.artifact.about["onnxruntime-web"] == files.version(files.folder())
     shutil.move(tmp_path / "built", tmp_path / "moved")
     member = dataclasses.replace(member, artifact=dataclasses.replace(member.artifact, folder=tmp_path / "moved"))
     with BareProcess(member) as process:
@@ -227,7 +227,7 @@ def test_the_exported_page_checks_itself_in_the_browser(images, tmp_path):
 
 def shown(folder):
     """Title and text of the page that the exported server shows, once it has ended its check."""
-    command = [sys.executable, "-I", folder / "serve.py", "--port", "0", "--ort", ort_web_files.folder()]
+    command = [sys.executable, "-I", folder / "serve.py", "--port", "0", "--ort", files.folder()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as serving:
         try:
             address = serving.stdout.readline().strip()

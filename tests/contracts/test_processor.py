@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.runtimes.processor import Instructions, instructions, overflows
+from optlang.runtimes.shared.processor import Instructions, instructions, overflows
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.export.runners import runner
-from optlang.runtimes import compiler
+from optlang.runtimes.torch import compiler
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
-from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.proof import proved, shared
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module

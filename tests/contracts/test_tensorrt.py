@@ -15,15 +15,15 @@ import torch
 from optlang.interfaces import Context, Factory, OutsideError, Refusal, Subject, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.export.runners import builder, runner
-from optlang.runtimes import cuda, gpu
-from optlang.runtimes import tensorrt as adapter
-from optlang.runtimes.tensorrt import TensorRT
+from optlang.runtimes.tensorrt import available, cuda
+from optlang.runtimes.tensorrt import build as adapter
+from optlang.runtimes.tensorrt.build import TensorRT
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-CALLS = "optlang.runtimes.tensorrt:TensorRT"
+CALLS = "optlang.runtimes.tensorrt.build:TensorRT"
 TARGET = TargetSpec("there", device="cuda", batch=4)
 NO_GPU = TensorRT().runs()
 STATIC = {
@@ -169,7 +169,7 @@ def test_trained_integers_and_chosen_ones_are_built_too(images, tmp_path):
 
 
 def test_integers_of_another_scheme_are_refused_with_a_way_out(images, tmp_path):
-    from optlang.runtimes.onnxruntime import OnnxRuntime
+    from optlang.runtimes.onnxruntime.build import OnnxRuntime
 
     subject = start("cnn")
     context = Context(images.bind(subject.model), 1, tmp_path / "cpu", STUDY, OnnxRuntime().wants())
@@ -269,7 +269,7 @@ def test_without_a_gpu_it_says_so_and_what_can_be_done(images, tmp_path, monkeyp
     with pytest.raises(OutsideError, match="the engine cannot run here: "):
         TensorRT().open(artifact, TARGET, {}, STUDY)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert gpu.missing() == "CUDA_VISIBLE_DEVICES hides every GPU"
+    assert available.missing() == "CUDA_VISIBLE_DEVICES hides every GPU"
     if cuda.missing() is None:
         with pytest.raises(OutsideError, match="CUDA's cudaSetDevice failed: "):
             cuda.Stream()

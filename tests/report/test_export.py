@@ -367,7 +367,7 @@ def test_the_inductor_runner_compiles_what_the_factory_makes() -> None:
     program = runner("runtime.inductor", entry)
     assert program is not None
     compile(program, "run.py", "exec")
-    assert "from optlang.runtimes.inductor import Inductor\n" in program
+    assert "from optlang.runtimes.torch.inductor import Inductor\n" in program
     assert "Inductor().open(" in program
     assert "Eager" not in program
 
@@ -375,7 +375,7 @@ def test_the_inductor_runner_compiles_what_the_factory_makes() -> None:
 @pytest.mark.slow
 def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
     from optlang.interfaces import Factory, Subject, TargetSpec
-    from optlang.runtimes.torchscript import TorchScript
+    from optlang.runtimes.torch.torchscript import TorchScript
     from optlang.workload.data import dataset as data
     from optlang.workload.model import modules
 

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from subjects import STUDY
 
 from optlang.interfaces import Context
-from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.quantize import static
 
 STATIC = {

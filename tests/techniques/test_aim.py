@@ -143,7 +143,7 @@ class TestWithin:
         )
         data = data_module.load(workload.data, workload.study)
         laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
-        calls = "optlang.runtimes.onnxruntime:OnnxRuntime"
+        calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         step = StepJob(
             "fast", "channels_within", "optlang.techniques.aim:channels_within",
             CHANNELS | {"limit": "share", "share": 0.6, "round_to": 8}, ("training", "latency"), 1,

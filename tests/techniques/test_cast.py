@@ -11,9 +11,9 @@ from subjects import STUDY, start
 from torch import nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
-from optlang.runtimes.eager import Eager
-from optlang.runtimes.onnxruntime import OnnxRuntime
-from optlang.runtimes.openvino import OpenVino
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
+from optlang.runtimes.openvino.build import OpenVino
+from optlang.runtimes.torch.eager import Eager
 from optlang.techniques.cast import half
 from optlang.techniques.train import train
 from optlang.workload.data import dataset as data_module

@@ -10,7 +10,7 @@ from subjects import STUDY, start
 from torch import nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
-from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.equalize import equalize
 from optlang.techniques.quantize import static
 from optlang.techniques.train import train

@@ -9,8 +9,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from optlang.analysis.modules.load import load
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
-from optlang.runtimes.eager import Eager
-from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
+from optlang.runtimes.torch.eager import Eager
 from optlang.techniques import graph
 from optlang.techniques.cast import half
 from optlang.techniques.prune import channels

@@ -259,7 +259,7 @@ class TestLatency:
         )
         data = data_module.load(workload.data, workload.study)
         laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
-        calls = "optlang.runtimes.onnxruntime:OnnxRuntime"
+        calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
         needs = ("training", "calibration", "runtime", "latency")
 

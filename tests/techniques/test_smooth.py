@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
-from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.quantize import static
 from optlang.techniques.smooth import smooth
 from optlang.workload.data import dataset as data_module

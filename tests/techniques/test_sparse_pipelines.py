@@ -14,7 +14,7 @@ from optlang.interfaces import Factory, Subject
 from optlang.plan.model import Plan
 from optlang.run import steps
 from optlang.run.job import StepJob, Workload
-from optlang.runtimes.onnxruntime import OnnxRuntime
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.space.recipe import Applied, resolve, steps_of
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules

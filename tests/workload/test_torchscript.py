@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
-from optlang.runtimes.torchscript import GRAPHS, TorchScript
+from optlang.runtimes.torch.torchscript import GRAPHS, TorchScript
 from optlang.techniques.cast import half
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.torchscript import _renamed_pickle, export

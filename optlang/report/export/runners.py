@@ -151,7 +151,7 @@ _NO_ZEROS = """def zeros(model):
 _EAGER = {
     "package": "the package that exported it, since the model is made by its factory and then changed as it was",
     "imports": "import json\nimport os\n\nfrom optlang.interfaces import Artifact, File, OptlangError, TargetSpec\n"
-    "from optlang.runtimes.eager import Eager\n",
+    "from optlang.runtimes.torch.eager import Eager\n",
     "load": '''    """The session that runs the model; the folder `python` holds the user's own Python that makes it.
 
     Where that reads files of its own, name the study's folder in OPTLANG_STUDY: the Python is then taken from there.
@@ -274,7 +274,7 @@ _LITERT = {
 }
 
 _INDUCTOR = {
-    part: text.replace("optlang.runtimes.eager import Eager", "optlang.runtimes.inductor import Inductor").replace(
+    part: text.replace("optlang.runtimes.torch.eager import Eager", "optlang.runtimes.torch.inductor import Inductor").replace(
         "Eager()", "Inductor()"
     )
     for part, text in _EAGER.items()

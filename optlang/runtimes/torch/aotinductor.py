@@ -37,7 +37,7 @@ class AOTInductor:
 
     def available(self) -> str | None:
         """None where torch and a C++ compiler are installed."""
-        from optlang.runtimes.compiler import missing
+        from optlang.runtimes.torch.compiler import missing
 
         return missing()
 
@@ -55,8 +55,8 @@ class AOTInductor:
         """
         import torch
 
-        from optlang.runtimes.compiler import quiet
-        from optlang.runtimes.files import described
+        from optlang.runtimes.shared.artifact_files import described
+        from optlang.runtimes.torch.compiler import quiet
         from optlang.workload import imports as objects
         from optlang.workload.export import tracing
         from optlang.workload.model import floats, modules
@@ -84,8 +84,8 @@ class AOTInductor:
         """The library, loaded; it has the threads that it was built with, torch's own kernels those of the target."""
         import torch
 
-        from optlang.runtimes.compiler import quiet
-        from optlang.runtimes.graphs import Open
+        from optlang.runtimes.torch.compiler import quiet
+        from optlang.runtimes.torch.session import Open
 
         threads = torch.get_num_threads()
         torch.set_num_threads(target.threads)
@@ -128,7 +128,7 @@ def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: in
 def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:
     import torch
 
-    from optlang.runtimes.graphs import single
+    from optlang.runtimes.torch.session import single
     from optlang.workload.export import tracing
 
     def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:

@@ -55,7 +55,7 @@ class OnnxRuntime:
         weights keep to seven bits; that costs no time. Arm's kernels take unsigned and signed activations alike, so an
         ORT file for a phone has the same scheme.
         """
-        from optlang.runtimes.processor import overflows
+        from optlang.runtimes.shared.processor import overflows
 
         return QuantWants("uint8", "int8", False, True, True, reduced=overflows())
 
@@ -67,18 +67,18 @@ class OnnxRuntime:
         Raises `Refusal` where the device is not the provider's, for int8 on a GPU, which has no kernels for it here,
         and where the model cannot be exported or written as an ORT file.
         """
-        from optlang.runtimes import graph
+        from optlang.runtimes.shared import onnx_file
 
         provider = str(settings.get("provider", "cpu"))
         if subject.form in ("module", "onnx"):
             _check_device(provider, target.device)
         opset = int(settings.get("opset", _OPSET))
-        artifact = graph.build(
+        artifact = onnx_file.build(
             subject, "onnxruntime", folder, data, study, opset=None if opset == _OPSET else opset,
             exporter=str(settings.get("exporter", "script")),
         )
         if provider != "cpu":
-            _check_float(folder / graph.NAME)
+            _check_float(folder / onnx_file.NAME)
         session: dict[str, JSON] = {**_DEFAULTS, **{name: settings[name] for name in _DEFAULTS if name in settings}}
         about = {**artifact.about, "session": {**session, "threads": target.threads}}
         artifact = replace(artifact, about=about)
@@ -135,7 +135,7 @@ def _as_ort(artifact: Artifact, level: str) -> Artifact:
     """The ONNX file as `model.ort`, optimized as far as every machine can run it, in place of `model.onnx`."""
     import onnxruntime
 
-    from optlang.runtimes.files import described
+    from optlang.runtimes.shared.artifact_files import described
 
     options = _options({**_DEFAULTS, "graph": level}, 1)
     options.optimized_model_filepath = str(artifact.folder / "model.ort")

@@ -1,6 +1,6 @@
 """The files of onnxruntime-web: where they lie, and how they come there. Nothing is fetched unless it is asked for.
 
-`python -m optlang.runtimes.ort_web_files` fetches the npm package with npm, which checks what it gets, and keeps what
+`python -m optlang.runtimes.ort_web.files` fetches the npm package with npm, which checks what it gets, and keeps what
 the runtime needs of it (42 MB) in this user's cache; `--from FILE` takes a package that was fetched by other means.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from optlang.interfaces import OptlangError, OutsideError
-from optlang.runtimes.browser import caches
+from optlang.runtimes.ort_web.browser import caches
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
@@ -28,7 +28,7 @@ VARIABLE = "OPTLANG_ORT_WEB"
 
 LIBRARIES = {"wasm": "ort.wasm.min.mjs", "webgpu": "ort.webgpu.min.mjs"}
 _COMPILED = {"wasm": "ort-wasm-simd-threaded", "webgpu": "ort-wasm-simd-threaded.asyncify"}
-COMMAND = "python -m optlang.runtimes.ort_web_files"
+COMMAND = "python -m optlang.runtimes.ort_web.files"
 _WAIT = 600.0
 """Seconds that npm may take."""
 

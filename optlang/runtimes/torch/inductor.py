@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optlang.interfaces import Artifact, OptlangError, Refusal, Session, Subject, TargetSpec
-from optlang.runtimes.eager import Eager, Open
+from optlang.runtimes.torch.eager import Eager, Open
 
 if TYPE_CHECKING:
     from optlang.workload.data.dataset import Data
@@ -44,7 +44,7 @@ class Inductor(Eager):
         """None where torch, a C++ compiler and Python's headers are installed."""
         import sysconfig
 
-        from optlang.runtimes.compiler import missing
+        from optlang.runtimes.torch.compiler import missing
 
         header = Path(sysconfig.get_path("include")) / "Python.h"
         return missing() or (
@@ -106,7 +106,7 @@ def _first_call(call: Callable[[], Any]) -> float:
     """The seconds that a call takes which compiles; `Refusal` where torch does not compile the whole of it."""
     import torch
 
-    from optlang.runtimes.compiler import quiet
+    from optlang.runtimes.torch.compiler import quiet
     from optlang.workload.export import tracing
 
     start = time.perf_counter()
@@ -127,13 +127,13 @@ def _in_integers(
     """Write the program that torchao's quantizer makes of the module, and read it again: both give the same answers."""
     import torch
 
-    from optlang.runtimes import programs, x86
-    from optlang.runtimes.files import described
+    from optlang.runtimes.shared.artifact_files import described
+    from optlang.runtimes.torch import pt2_archive, x86_quantizer
     from optlang.workload import imports as objects
     from optlang.workload.export import torch_export, tracing
     from optlang.workload.model import coverage, floats, modules
 
-    x86.refuse_unknown(subject.requests)
+    x86_quantizer.refuse_unknown(subject.requests)
     (request,) = subject.requests
     module = subject.model
     floats.refuse_others(floats.module_types(module))
@@ -147,11 +147,11 @@ def _in_integers(
             with objects.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
             program = torch_export.program(module, example, "Inductor", **shapes)
-            graph, int8 = x86.quantized(program, module, example, request, data)
-            programs.write(torch_export.again(graph, example, "Inductor", **shapes), folder / NAME)
+            graph, int8 = x86_quantizer.quantized(program, module, example, request, data)
+            pt2_archive.write(torch_export.again(graph, example, "Inductor", **shapes), folder / NAME)
             _check_smaller(folder / NAME, module)
             given = data.example(tracing.CHECKED) if dynamic else example
-            right, found = graph(*given.values()), programs.read(folder / NAME)(*given.values())
+            right, found = graph(*given.values()), pt2_archive.read(folder / NAME)(*given.values())
             wanted = {name: item.numpy() for name, item in zip(outputs, right, strict=True)}
             tracing.agree(wanted, [item.numpy() for item in found], "the file", tracing.tolerance(module))
     finally:
@@ -181,18 +181,19 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
     import torch
     import torch._inductor
 
-    from optlang.runtimes import graphs, programs, x86
+    from optlang.runtimes.torch import pt2_archive, x86_quantizer
+    from optlang.runtimes.torch import session as graphs
     from optlang.workload.data import tensors
     from optlang.workload.export import torch_export
 
     about: Mapping[str, Any] = artifact.about
     with torch_export.quiet():
-        importlib.import_module(x86.QUANTIZER)
+        importlib.import_module(x86_quantizer.QUANTIZER)
         start = time.perf_counter()
-        model = programs.read(artifact.folder / NAME)
+        model = pt2_archive.read(artifact.folder / NAME)
     loaded = time.perf_counter() - start
     given = tuple(tensors.imagined(about["example"]).values())
-    threads, before = torch.get_num_threads(), x86.kernels()
+    threads, before = torch.get_num_threads(), x86_quantizer.kernels()
     torch.set_num_threads(target.threads)
     # For the whole process, as the threads are: torch asks for it before it looks at torch.compile's options, and again
     # where another number of samples is compiled.
@@ -212,7 +213,7 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
                 # torch makes one program of a single sample, and another of all other numbers.
                 other = tuple(item[:1] if len(item) > 1 else torch.cat([item, item]) for item in given)
                 seconds += _first_call(lambda: compiled(*other))
-        made = x86.kernels() - before
+        made = x86_quantizer.kernels() - before
         if made < about["int8"]["kernels"]:
             raise Refusal(
                 f"Inductor makes int8 kernels of {made} layers and leaves {about['int8']['kernels'] - made} in float, "

@@ -54,7 +54,7 @@ class TorchScript:
         load it again. Raises `Refusal` for other forms, for what cannot be traced or compiled, and where the graph's
         answers are not the module's.
         """
-        from optlang.runtimes.files import described
+        from optlang.runtimes.shared.artifact_files import described
         from optlang.workload.export import torchscript
         from optlang.workload.model import floats
 
@@ -73,7 +73,7 @@ class TorchScript:
         """The graph on `target.threads` threads (torch's own setting, for the whole process)."""
         import torch
 
-        from optlang.runtimes.graphs import Open
+        from optlang.runtimes.torch.session import Open
 
         threads = torch.get_num_threads()
         torch.set_num_threads(target.threads)

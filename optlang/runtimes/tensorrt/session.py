@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Arrays, OptlangError, OutsideError, Refusal
-from optlang.runtimes.cuda import Stream
+from optlang.runtimes.tensorrt.cuda import Stream
 
 if TYPE_CHECKING:
     import numpy

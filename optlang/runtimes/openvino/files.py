@@ -49,8 +49,8 @@ def build(
     Weights keep their precision. Raises `Refusal` where int8 is asked for and the model is no float model any more, or
     nothing in it was quantized; OptlangError where NNCF is missing.
     """
-    from optlang.runtimes import graph
-    from optlang.runtimes.files import described
+    from optlang.runtimes.shared import onnx_file as graph
+    from optlang.runtimes.shared.artifact_files import described
     from optlang.workload.model import floats
 
     stored = onnx.about["stored"]

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import OptlangError, Refusal, Request
-from optlang.runtimes import pt2e
-from optlang.runtimes.processor import overflows
+from optlang.runtimes.shared import pt2e
+from optlang.runtimes.shared.processor import overflows
 from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, QuantWants,
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.runtimes.browser import Page, Server
+    from optlang.runtimes.ort_web.browser import Page, Server
     from optlang.workload.data.dataset import Data
 
 _SCRIPT = Path(__file__).with_suffix(".mjs")
@@ -34,7 +34,8 @@ class OrtWeb:
 
     def available(self) -> str | None:
         """None where Playwright, a browser and the files of onnxruntime-web are here."""
-        from optlang.runtimes import browser, ort_web_files
+        from optlang.runtimes.ort_web import browser
+        from optlang.runtimes.ort_web import files as ort_web_files
 
         reasons = []
         if importlib.util.find_spec("playwright") is None:
@@ -63,7 +64,7 @@ class OrtWeb:
         self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write the ONNX file. For WebGPU the browser is asked for its adapter, whose name `about` keeps."""
-        from optlang.runtimes import graph
+        from optlang.runtimes.shared import onnx_file
 
         if target.device != "browser":
             raise Refusal(
@@ -75,7 +76,7 @@ class OrtWeb:
         if provider == "webgpu":
             about |= _adapter(bool(settings.get("software", False)))
         about["onnxruntime-web"] = _version()
-        built = graph.build(subject, "ort_web", folder, data, study)
+        built = onnx_file.build(subject, "ort_web", folder, data, study)
         return replace(built, about={**built.about, **about})
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
@@ -91,7 +92,7 @@ def _provider(settings: Mapping[str, Any]) -> str:
 
 
 def _files(provider: str) -> dict[str, Path]:
-    from optlang.runtimes import ort_web_files
+    from optlang.runtimes.ort_web import files as ort_web_files
 
     place = ort_web_files.folder()
     if place is None:
@@ -106,7 +107,7 @@ def _files(provider: str) -> dict[str, Path]:
 
 
 def _version() -> str:
-    from optlang.runtimes import ort_web_files
+    from optlang.runtimes.ort_web import files as ort_web_files
 
     place = ort_web_files.folder()
     return "unknown" if place is None else ort_web_files.version(place)
@@ -115,7 +116,7 @@ def _version() -> str:
 @functools.cache
 def _adapter(software: bool) -> dict[str, JSON]:
     """The browser's version and its WebGPU adapter; asked once, since the browser's start takes a second."""
-    from optlang.runtimes.browser import Page, Server, page
+    from optlang.runtimes.ort_web.browser import Page, Server, page
 
     server = Server()
     try:
@@ -159,7 +160,7 @@ class _Open:
     """
 
     def __init__(self, artifact: Artifact, threads: int, provider: str, software: bool) -> None:
-        from optlang.runtimes.browser import Page, Server
+        from optlang.runtimes.ort_web.browser import Page, Server
 
         self._outputs = artifact.outputs
         self._provider = provider
@@ -181,7 +182,7 @@ class _Open:
     def _load(
         self, artifact: Artifact, threads: int, provider: str, software: bool, files: Mapping[str, Path]
     ) -> float:
-        from optlang.runtimes.browser import page
+        from optlang.runtimes.ort_web.browser import page
 
         server = self._server
         script = server.put("page.mjs", _SCRIPT)

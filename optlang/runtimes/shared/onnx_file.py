@@ -30,7 +30,7 @@ def build(
 
     import onnx
 
-    from optlang.runtimes.files import described
+    from optlang.runtimes.shared.artifact_files import described
     from optlang.workload.export import onnx as onnx_export
     from optlang.workload.export import onnx_weights
     from optlang.workload.model import coverage, modules

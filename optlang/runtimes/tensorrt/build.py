@@ -21,7 +21,7 @@ from optlang.interfaces import JSON, Artifact, OutsideError, QuantWants, Refusal
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.runtimes.engines import Open
+    from optlang.runtimes.tensorrt.session import Open
     from optlang.workload.data.dataset import Data
 
     Shapes = dict[str, dict[str, list[int]]]
@@ -56,7 +56,8 @@ class TensorRT:
 
     def runs(self) -> str | None:
         """None where a driver, a GPU and cuda-bindings are here, else what is missing."""
-        from optlang.runtimes import cuda, gpu
+        from optlang.runtimes.tensorrt import available as gpu
+        from optlang.runtimes.tensorrt import cuda
 
         return gpu.missing() or cuda.missing()
 
@@ -77,8 +78,8 @@ class TensorRT:
         Raises `Refusal` for other forms and devices, for integers in another scheme than `wants`, for axes besides the
         batch that have no fixed length, and where the parser or the builder refuses, with the operator.
         """
-        from optlang.runtimes import graph
-        from optlang.runtimes.files import described
+        from optlang.runtimes.shared import onnx_file as graph
+        from optlang.runtimes.shared.artifact_files import described
 
         if subject.form in ("module", "onnx") and target.device != "cuda":
             raise Refusal(
@@ -126,7 +127,7 @@ class TensorRT:
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The engine on the GPU, called by the library that built it."""
-        from optlang.runtimes.engines import Open
+        from optlang.runtimes.tensorrt.session import Open
 
         if (reason := self.runs()) is not None:
             raise OutsideError(f"the engine cannot run here: {reason}")
@@ -144,7 +145,7 @@ class TensorRT:
 
 def _library(library: str, compute: str) -> Any:
     """The module that builds for `compute`; raises where it is not installed or needs a GPU that is not here."""
-    from optlang.runtimes import gpu
+    from optlang.runtimes.tensorrt import available as gpu
 
     name = {"tensorrt": _PLAIN, "rtx": _RTX}.get(library)
     if name is None:
@@ -218,8 +219,8 @@ def _compile(
     module: Any, folder: Path, settings: Mapping[str, Any], compute: str, batch: int, most: int
 ) -> tuple[Shapes, dict[str, JSON]]:
     """Write the engine; gives the shapes of its profile, empty where all are fixed, and what it was built with."""
-    from optlang.runtimes import graph
-    from optlang.runtimes.engines import listener
+    from optlang.runtimes.shared import onnx_file as graph
+    from optlang.runtimes.tensorrt.session import listener
 
     lines: list[str] = []
     logger = listener(module, lines)
@@ -293,7 +294,7 @@ def _gpu(compute: str) -> str:
     """The compute capability that an engine is for; "portable" is 8.6 and newer."""
     if compute != "current":
         return compute
-    from optlang.runtimes.cuda import Stream
+    from optlang.runtimes.tensorrt.cuda import Stream
 
     stream = Stream()
     try:
@@ -304,7 +305,7 @@ def _gpu(compute: str) -> str:
 
 def _command(module: Any, settings: Mapping[str, Any], compute: str, profile: Shapes) -> str:
     """The line of a shell that builds the engine again, in the artifact's folder."""
-    from optlang.runtimes import graph
+    from optlang.runtimes.shared import onnx_file as graph
 
     tool = _TOOLS[module.__name__]
     words = [tool, f"--onnx={graph.NAME}", f"--saveEngine={NAME}", "--skipInference"]

@@ -41,7 +41,7 @@ class OpenVino:
 
     def wants(self) -> QuantWants:
         """The same as ONNX Runtime: the QDQ file made for it runs as fast here as one of OpenVINO's own tool."""
-        from optlang.runtimes.processor import overflows
+        from optlang.runtimes.shared.processor import overflows
 
         return QuantWants("uint8", "int8", False, True, True, reduced=overflows())
 
@@ -52,17 +52,18 @@ class OpenVino:
 
         OpenVINO's converter is not used: it is what reports to its makers, and reading a file does not.
         """
-        from optlang.runtimes import graph, openvino_files
+        from optlang.runtimes.openvino import files
+        from optlang.runtimes.shared import onnx_file
 
         if target.device != "cpu":
             raise Refusal(f"this runtime is OpenVINO on the CPU; the target's device is {target.device}")
         own = settings.get("int8", "none") != "none" or settings.get("file", "onnx") == "ir"
         if not own:
-            artifact = graph.build(subject, "openvino", folder, data, study)
+            artifact = onnx_file.build(subject, "openvino", folder, data, study)
         else:
             with tempfile.TemporaryDirectory(prefix="optlang-openvino-") as aside:
-                onnx = graph.build(subject, "openvino", Path(aside), data, study)
-                artifact = openvino_files.build(onnx, subject, target, settings, folder, data)
+                onnx = onnx_file.build(subject, "openvino", Path(aside), data, study)
+                artifact = files.build(onnx, subject, target, settings, folder, data)
         return replace(
             artifact, about={**artifact.about, "precision": _precision(settings), "hint": _hint(settings)}
         )

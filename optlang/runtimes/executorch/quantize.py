@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal, Request
-from optlang.runtimes import pt2e
+from optlang.runtimes.shared import pt2e
 from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:

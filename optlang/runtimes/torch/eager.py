@@ -40,7 +40,7 @@ class Eager:
         import safetensors.torch
         import torch
 
-        from optlang.runtimes.files import described
+        from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports as objects
         from optlang.workload.model import floats, modules
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-    from optlang.runtimes.mil import Weight
+    from optlang.runtimes.coreml.mil import Weight
     from optlang.workload.data.dataset import Data
 
 NAME = "model.mlpackage"
@@ -71,8 +71,8 @@ class CoreML:
         """
         import torch
 
-        from optlang.runtimes import mil
-        from optlang.runtimes.files import described
+        from optlang.runtimes.coreml import mil
+        from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports as objects
         from optlang.workload.export import tracing
         from optlang.workload.model import floats, modules
@@ -153,7 +153,7 @@ def _made(
     """Write the package; what there is to say of it, and its files."""
     import coremltools as ct
 
-    from optlang.runtimes import mil
+    from optlang.runtimes.coreml import mil
 
     target = getattr(ct.target, _TARGETS[chosen.deployment])
     model, layer_of = mil.convert(module, example, outputs, target, in_half)
@@ -368,7 +368,7 @@ def _compressed(model: Any, wanted: Mapping[str, Any], chosen: _Chosen) -> Any:
 
 def _values(model: Any) -> dict[str, numpy.ndarray[Any, Any]]:
     """The plain constants of a program by name."""
-    from optlang.runtimes import mil
+    from optlang.runtimes.coreml import mil
 
     operations = mil.operations(model._mil_program.functions["main"])
     return {item.name: item.outputs[0].val for item in operations if item.op_type == "const" and item.outputs[0].shape}

@@ -65,8 +65,8 @@ class LiteRT:
         """
         import torch
 
-        from optlang.runtimes import ai_edge, tflite
-        from optlang.runtimes.files import described
+        from optlang.runtimes.litert import quantize, tflite
+        from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports as objects
         from optlang.workload.export import torch_export, tracing
         from optlang.workload.model import coverage, floats
@@ -75,7 +75,7 @@ class LiteRT:
             raise Refusal(f"litert is made from torch modules, not from a model in the form {subject.form}")
         if target.device != "cpu":
             raise Refusal(f"litert is measured on the CPU only, not on {target.device}")
-        ai_edge.refuse_unknown(subject.requests)
+        quantize.refuse_unknown(subject.requests)
         module: nn.Module = subject.model
         if any(item.technique != "half" for item in subject.requests):
             floats.refuse_others(floats.module_types(module))
@@ -98,7 +98,7 @@ class LiteRT:
             for request in subject.requests:
                 count: Any = request.settings.get("samples", 1)
                 samples = _samples(data, int(count), target.batch, example)
-                content, about[request.technique] = ai_edge.quantized(content, graph, module, request, samples)
+                content, about[request.technique] = quantize.quantized(content, graph, module, request, samples)
                 smaller = tflite.named(content, graph, example, wanted)
                 _check_smaller(smaller, file, request.technique)
                 (folder / NAME).write_bytes(smaller)

@@ -57,8 +57,8 @@ class ExecuTorch:
         """
         import torch
 
-        from optlang.runtimes import xnnpack
-        from optlang.runtimes.files import described
+        from optlang.runtimes.executorch import quantize
+        from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports as objects
         from optlang.workload.export import torch_export, tracing
         from optlang.workload.model import coverage, floats
@@ -67,7 +67,7 @@ class ExecuTorch:
             raise Refusal(f"executorch is made from torch modules, not from a model in the form {subject.form}")
         if target.device != "cpu":
             raise Refusal(f"executorch is measured on the CPU only, not on {target.device}")
-        xnnpack.refuse_unknown(subject.requests)
+        quantize.refuse_unknown(subject.requests)
         module: nn.Module = subject.model
         if subject.requests:
             floats.refuse_others(floats.module_types(module))
@@ -83,7 +83,7 @@ class ExecuTorch:
                 program = torch_export.program(module, example, "ExecuTorch")
                 right, share = module, tracing.tolerance(module)
                 if subject.requests:
-                    graph, about["int8"] = xnnpack.quantized(program, module, example, subject.requests[0], data)
+                    graph, about["int8"] = quantize.quantized(program, module, example, subject.requests[0], data)
                     lowered = _lowered(torch_export.again(graph, example, "ExecuTorch"))
                     _check_smaller(lowered, program)
                     right, share = graph, _ROUNDED

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal, Request
-from optlang.runtimes import tflite
+from optlang.runtimes.litert import tflite
 from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
