@@ -30,7 +30,7 @@ from optlang.measure.counts import Counted
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.machine import versions
-from optlang.techniques.proof import proved
+from optlang.techniques.shared.proof import proved
 from optlang.workload import imports
 from optlang.workload.data.dataset import Data
 from optlang.workload.model import modules

@@ -17,7 +17,7 @@ from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Member
 from optlang.run import batch_dependence, steps
 from optlang.run.job import FrontJob, PlaceJob, Result, StepRun, TrialJob, Workload, member_name
-from optlang.techniques.baked import baked
+from optlang.techniques.shared.baked import baked
 from optlang.workload import imports
 from optlang.workload.data.dataset import Data
 

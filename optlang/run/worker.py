@@ -14,7 +14,7 @@ from optlang.interfaces import Measurement, OptlangError, Refusal
 from optlang.run.activity import ProgressWriter
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
-from optlang.techniques.failures import exhausted
+from optlang.techniques.shared.failures import exhausted
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -34,7 +34,7 @@ def trained(images, tmp_path_factory):
         "epochs": 6, "lr": 1e-2, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
         "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
     }
-    train = imports.find("optlang.techniques.train:train", STUDY)
+    train = imports.find("optlang.techniques.training.train:train", STUDY)
     start = Subject("module", modules.make(factory, STUDY), factory)
     return train(start, settings, Context(images, 1, tmp_path_factory.mktemp("trained"), STUDY))
 

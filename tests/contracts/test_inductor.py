@@ -49,7 +49,7 @@ def build(subject, images, folder, batch=1, **settings):
 
 
 def test_static_int8_answers_as_float_and_runs_without_the_models_python(images, tmp_path):
-    train = imports.find("optlang.techniques.train:train", STUDY)
+    train = imports.find("optlang.techniques.training.train:train", STUDY)
     settings = {
         "epochs": 4, "lr": 1e-2, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
         "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,

@@ -53,7 +53,7 @@ def quantized(network, data, folder):
     folder.mkdir(parents=True)
     subject = start(network)
     context = Context(data.bind(subject.model), 1, folder, STUDY, OnnxRuntime().wants())
-    return imports.find("optlang.techniques.quantize:static", STUDY)(subject, STATIC, context)
+    return imports.find("optlang.techniques.quant.static:static", STUDY)(subject, STATIC, context)
 
 
 def built(subject, data, folder, target=TARGET, **settings):

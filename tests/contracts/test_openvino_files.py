@@ -13,7 +13,7 @@ from optlang.measure.process import BareProcess, Member
 from optlang.runtimes.openvino import build as module
 from optlang.runtimes.openvino import files
 from optlang.runtimes.openvino.build import OpenVino
-from optlang.techniques.train import train
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 

@@ -147,7 +147,7 @@ def test_int8_is_natively_the_same_to_the_bit_and_a_killed_process_takes_its_bro
 def test_weights_beside_the_file_and_a_fixed_batch_in_float16(tmp_path):
     import onnx
 
-    half = imports.find("optlang.techniques.cast:half", contract.STUDY)
+    half = imports.find("optlang.techniques.cast.half:half", contract.STUDY)
     lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), contract.STUDY)
     factory = Factory("optlang.zoo.transformer:transformer")
     subject = Subject("module", modules.make(factory, contract.STUDY), factory)

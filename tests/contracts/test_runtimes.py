@@ -107,7 +107,7 @@ def samples(member, data, count):
 
 def quantized(subject, data, folder, wants):
     folder.mkdir(parents=True, exist_ok=True)
-    static = imports.find("optlang.techniques.quantize:static", STUDY)
+    static = imports.find("optlang.techniques.quant.static:static", STUDY)
     settings = {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
@@ -347,7 +347,7 @@ def run_exported(name, artifact, inputs, outputs):
 @pytest.mark.parametrize("name", TAKE_ONNX)
 class TestOnnxFiles:
     def test_int8_file_runs_smaller_and_close_to_float(self, name, images, tmp_path):
-        train = imports.find("optlang.techniques.train:train", STUDY)
+        train = imports.find("optlang.techniques.training.train:train", STUDY)
         settings = {
             "epochs": 6, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
             "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0,
@@ -406,7 +406,7 @@ class TestOnnxFiles:
         numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
 
     def test_a_transformer_in_float16_is_loaded_and_answers(self, name, tmp_path):
-        half = imports.find("optlang.techniques.cast:half", STUDY)
+        half = imports.find("optlang.techniques.cast.half:half", STUDY)
         lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), STUDY)
         factory = Factory("optlang.zoo.transformer:transformer")
         subject = Subject("module", modules.make(factory, STUDY), factory)

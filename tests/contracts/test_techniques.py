@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
-from optlang.techniques.proof import proved, shared
+from optlang.techniques.shared.proof import proved, shared
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules

@@ -55,10 +55,10 @@ def made(network, kind, data, folder):
     subject = start(network)
     context = Context(data.bind(subject.model), 1, folder, STUDY, TensorRT().wants())
     if kind == "float16":
-        half = imports.find("optlang.techniques.cast:half", STUDY)
+        half = imports.find("optlang.techniques.cast.half:half", STUDY)
         return half(subject, {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}, context)
     if kind == "int8":
-        return imports.find("optlang.techniques.quantize:static", STUDY)(subject, STATIC, context)
+        return imports.find("optlang.techniques.quant.static:static", STUDY)(subject, STATIC, context)
     return subject
 
 
@@ -151,8 +151,8 @@ def test_integers_are_what_tensorrt_takes_and_lose_little(images, tmp_path):
 
 
 def test_trained_integers_and_chosen_ones_are_built_too(images, tmp_path):
-    qat = imports.find("optlang.techniques.qat:qat", STUDY)
-    mixed = imports.find("optlang.techniques.mixed:mixed", STUDY)
+    qat = imports.find("optlang.techniques.quant.qat:qat", STUDY)
+    mixed = imports.find("optlang.techniques.quant.mixed:mixed", STUDY)
     subject = start("cnn")
     training = {
         "epochs": 1, "lr": 1e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 128, "weight_decay": 0.0,
@@ -177,14 +177,14 @@ def test_integers_of_another_scheme_are_refused_with_a_way_out(images, tmp_path)
         ("static", STATIC, "signed integers around 0, and .* is in (uint8|int32)"),
         ("dynamic", {"operators": "all", "keep": (), "only": ()}, "TensorRT has no DynamicQuantizeLinear"),
     ):
-        other = imports.find(f"optlang.techniques.quantize:{name}", STUDY)(subject, settings, context)
+        other = imports.find(f"optlang.techniques.quant.static:{name}", STUDY)(subject, settings, context)
         with pytest.raises(Refusal, match=message) as caught:
             built(other, images, tmp_path / name)
         assert caught.value.help
 
 
 def test_weights_alone_in_few_bits_are_built(images, tmp_path):
-    weight_only = imports.find("optlang.techniques.weight_only:weight_only", STUDY)
+    weight_only = imports.find("optlang.techniques.quant.weight_only:weight_only", STUDY)
     settings = {"bits": 4, "group": 32, "symmetric": True, "keep": (), "only": ()}
     for bits, precision in ((8, "int8"), (4, "int4")):
         (tmp_path / precision).mkdir()

@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 from optlang.interfaces import Context, Factory, QuantWants, Subject
 from optlang.measure import counts
 from optlang.measure.onnx_counts import sparsity
-from optlang.techniques.quantize import dynamic, static
-from optlang.techniques.sparse import magnitude
-from optlang.techniques.weight_only import weight_only
+from optlang.techniques.prune.magnitude import magnitude
+from optlang.techniques.quant.static import dynamic, static
+from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model import modules

@@ -109,7 +109,7 @@ def test_a_technique_that_asks_gets_the_baseline_after_its_steps(workload: Workl
 
 def test_the_zeros_of_a_file_are_its_own(workload: Workload) -> None:
     settings = {"bits": 8, "group": None, "symmetric": True, "keep": (), "only": ()}
-    rounded = StepJob("w", "weight_only", "optlang.techniques.weight_only:weight_only", settings, (), 1)
+    rounded = StepJob("w", "weight_only", "optlang.techniques.quant.weight_only:weight_only", settings, (), 1)
     data = data_module.load(workload.data, workload.study)
     clock = steps.Clock("none", never)
     for _ in ("computed", "from the cache"):

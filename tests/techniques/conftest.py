@@ -5,7 +5,7 @@ import torch
 from subjects import STUDY, start
 
 from optlang.interfaces import Context, Factory
-from optlang.techniques.train import train
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 
 TRAINING = {

@@ -8,7 +8,7 @@ from subjects import STUDY
 
 from optlang.interfaces import Context
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
-from optlang.techniques.quantize import static
+from optlang.techniques.quant.static import static
 
 STATIC = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",

@@ -11,8 +11,8 @@ from optlang.interfaces import Context, Factory, Refusal, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
-from optlang.techniques.aim import channels_until, channels_within
-from optlang.techniques.prune import channels
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.channels_to_budget import channels_until, channels_within
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 
@@ -145,7 +145,7 @@ class TestWithin:
         laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
         calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         step = StepJob(
-            "fast", "channels_within", "optlang.techniques.aim:channels_within",
+            "fast", "channels_within", "optlang.techniques.prune.channels_to_budget:channels_within",
             CHANNELS | {"limit": "share", "share": 0.6, "round_to": 8}, ("training", "latency"), 1,
         )
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)

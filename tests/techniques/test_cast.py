@@ -14,8 +14,8 @@ from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.runtimes.openvino.build import OpenVino
 from optlang.runtimes.torch.eager import Eager
-from optlang.techniques.cast import half
-from optlang.techniques.train import train
+from optlang.techniques.cast.half import half
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model import modules

@@ -11,22 +11,22 @@ from subjects import STUDY
 
 from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
 from optlang.measure import counts
-from optlang.techniques.aim import channels_until
-from optlang.techniques.baked import baked
-from optlang.techniques.cast import half
-from optlang.techniques.distill import distill
-from optlang.techniques.equalize import equalize
-from optlang.techniques.graph import channels_last, clean, fold
-from optlang.techniques.proof import proved
-from optlang.techniques.prune import channels
-from optlang.techniques.qat import qat
-from optlang.techniques.quantize import dynamic, static
-from optlang.techniques.rewind import rewind
-from optlang.techniques.sparse import magnitude, two_four
-from optlang.techniques.train import finetune
-from optlang.techniques.units import units
-from optlang.techniques.weight_only import weight_only
-from optlang.techniques.widths import widths
+from optlang.techniques.cast.half import half
+from optlang.techniques.graph.fold import channels_last, clean, fold
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.channels_to_budget import channels_until
+from optlang.techniques.prune.magnitude import magnitude, two_four
+from optlang.techniques.prune.rewind import rewind
+from optlang.techniques.prune.units import units
+from optlang.techniques.prune.widths import widths
+from optlang.techniques.quant.equalize import equalize
+from optlang.techniques.quant.qat import qat
+from optlang.techniques.quant.static import dynamic, static
+from optlang.techniques.quant.weight_only import weight_only
+from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.proof import proved
+from optlang.techniques.training.distill import distill
+from optlang.techniques.training.train import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 from optlang.workload.model.parametrized import parametrized, plain_copy

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
-from optlang.techniques.constants import constants
+from optlang.techniques.graph.constants import constants
 from optlang.workload.data import dataset as data_module
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"

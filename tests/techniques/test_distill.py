@@ -8,10 +8,10 @@ from subjects import STUDY, start
 from torch.nn import functional as F  # noqa: N812
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
-from optlang.techniques import features
-from optlang.techniques.distill import distill, ensemble, soft_loss
-from optlang.techniques.prune import channels
-from optlang.techniques.train import train
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.training import hint_losses
+from optlang.techniques.training.distill import distill, ensemble, soft_loss
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.data.tasks import Classification, Regression, Sequence, task_of
 from optlang.workload.model import modules
@@ -85,14 +85,14 @@ class TestLayers:
         one, other = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
         maps = [(item**2).sum(1).flatten(1) for item in (one, other)]
         unit = [item / item.norm(dim=1, keepdim=True) for item in maps]
-        found = features.attention_loss({"s": one}, {"t": other}, [("s", "t")])
+        found = hint_losses.attention_loss({"s": one}, {"t": other}, [("s", "t")])
         assert found == pytest.approx(float(((unit[0] - unit[1]) ** 2).sum(1).mean()), rel=1e-5)
 
     def test_the_layers_that_are_compared(self):
-        watch = features.Watch(start("residual").model)
+        watch = hint_losses.Watch(start("residual").model)
         assert watch.found == {}
         module = start("residual").model
-        watch = features.Watch(module)
+        watch = hint_losses.Watch(module)
         module(torch.zeros(2, 1, 8, 8))
         assert watch.hidden("student") == "blocks.1.second"
         assert watch.maps() == {(8, 8): "blocks.1.second"}
@@ -106,11 +106,11 @@ class TestLayers:
         example = images.bind(teacher.model).example(64)
 
         def look(subject):
-            watch = features.Watch(subject.model)
+            watch = hint_losses.Watch(subject.model)
             with torch.no_grad():
                 modules.call(subject.model, example)
             watch.close()
-            return watch.found["2"] if weight == "hint" else features.attention(watch.found["2"])
+            return watch.found["2"] if weight == "hint" else hint_losses.attention(watch.found["2"])
 
         own = {"calls": "networks.py:cnn", "arguments": {"width": 8}, "weights": None}
         plain, taught = (

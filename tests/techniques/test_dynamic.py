@@ -12,8 +12,8 @@ from subjects import STUDY, start
 from torch import nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
-from optlang.techniques.qat import qat
-from optlang.techniques.quantize import dynamic, static
+from optlang.techniques.quant.qat import qat
+from optlang.techniques.quant.static import dynamic, static
 
 SETTINGS = {"operators": "linear", "keep": (), "only": ()}
 pytestmark = pytest.mark.slow

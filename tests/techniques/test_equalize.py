@@ -11,9 +11,9 @@ from torch import nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
-from optlang.techniques.equalize import equalize
-from optlang.techniques.quantize import static
-from optlang.techniques.train import train
+from optlang.techniques.quant.equalize import equalize
+from optlang.techniques.quant.static import static
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 
 TENSOR = {

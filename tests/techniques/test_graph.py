@@ -11,10 +11,10 @@ from optlang.analysis.modules.load import load
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.runtimes.torch.eager import Eager
-from optlang.techniques import graph
-from optlang.techniques.cast import half
-from optlang.techniques.prune import channels
-from optlang.techniques.quantize import static
+from optlang.techniques.cast.half import half
+from optlang.techniques.graph import fold
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.quant.static import static
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 
@@ -72,7 +72,7 @@ class TestFold:
     @pytest.mark.parametrize(("network", "folded"), [("cnn", 1), ("residual", 4), ("depthwise", 6), ("unet", 5)])
     def test_answers_stay_and_parameters_go(self, network, folded, images, tmp_path):
         subject = start(network)
-        result = apply(graph.fold, subject, images)
+        result = apply(fold.fold, subject, images)
         assert result.notes["graph.folded"] == folded
         assert not norms(result.model)
         torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
@@ -88,7 +88,7 @@ class TestFold:
 
     def test_the_same_weights_as_torchs_own(self, images):
         subject = start("residual")
-        result = apply(graph.fold, subject, images)
+        result = apply(fold.fold, subject, images)
         for before, after in zip(subject.model.blocks, result.model.blocks, strict=True):
             own = fuse_conv_bn_eval(before.first, before.first_norm)
             assert torch.equal(after.first.weight, own.weight)
@@ -101,12 +101,12 @@ class TestFold:
                 nn.BatchNorm1d(10, affine=False),
             )
         )
-        result = apply(graph.fold, subject, images)
+        result = apply(fold.fold, subject, images)
         assert result.notes["graph.folded"] == 2
         torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
 
     def test_then_pruned_or_int8(self, images, tmp_path):
-        folded = apply(graph.fold, start("residual"), images)
+        folded = apply(fold.fold, start("residual"), images)
         settings = CHANNELS | {"ratio": 0.5}
         pruned = apply(channels, folded, images, settings=settings)
         modules.save(pruned, tmp_path / "saved")
@@ -118,7 +118,7 @@ class TestFold:
         assert apply(static, folded, images, tmp_path, settings).notes["quantize.weights"] > 0.95
 
     def test_then_cast(self, images, tmp_path):
-        result = apply(half, apply(graph.fold, start("residual"), images), images, settings=HALF)
+        result = apply(half, apply(fold.fold, start("residual"), images), images, settings=HALF)
         modules.save(result, tmp_path)
         assert torch.equal(answers(modules.load(tmp_path, STUDY), images), answers(result, images))
 
@@ -134,7 +134,7 @@ class TestFold:
 
         subject = Subject("module", Twice().eval(), Factory("networks.py:cnn"))
         with pytest.raises(Refusal, match="something else takes what conv gives"):
-            apply(graph.fold, subject, images)
+            apply(fold.fold, subject, images)
 
     @pytest.mark.parametrize(
         ("layers", "reason"),
@@ -148,24 +148,24 @@ class TestFold:
     )
     def test_what_is_no_fold(self, layers, reason, images):
         with pytest.raises(Refusal, match=reason):
-            apply(graph.fold, given(nn.Sequential(*layers)), images)
+            apply(fold.fold, given(nn.Sequential(*layers)), images)
 
     def test_half_of_them(self, images):
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10)
         )
-        result = apply(graph.fold, given(net), images)
+        result = apply(fold.fold, given(net), images)
         assert (result.notes["graph.folded"], len(norms(result.model))) == (1, 1)
 
     def test_after_a_cast(self, images):
         with pytest.raises(Refusal, match="16 bits"):
-            apply(graph.fold, apply(half, start(), images, settings=HALF), images)
+            apply(fold.fold, apply(half, start(), images, settings=HALF), images)
 
 
 class TestClean:
     def test_only_what_does_nothing_goes(self, images, tmp_path):
         subject = start("dropping")
-        result = apply(graph.clean, subject, images)
+        result = apply(fold.clean, subject, images)
         assert result.notes["graph.removed"] == 1
         assert [name for name, _ in result.model.named_children()] == ["0", "1", "2", "4"]
         assert torch.equal(answers(result, images), answers(subject, images))
@@ -175,19 +175,19 @@ class TestClean:
         assert torch.equal(answers(loaded, images), answers(subject, images))
 
     def test_what_folding_leaves(self, images):
-        result = apply(graph.clean, apply(graph.fold, start(), images), images)
+        result = apply(fold.clean, apply(fold.fold, start(), images), images)
         assert not [layer for layer in result.model.modules() if isinstance(layer, nn.Identity)]
 
     def test_none(self, images):
         with pytest.raises(Refusal, match="no Dropout and no Identity"):
-            apply(graph.clean, start("mlp"), images)
+            apply(fold.clean, start("mlp"), images)
 
 
 class TestChannelsLast:
     @pytest.mark.parametrize("network", ["cnn", "residual", "unet"])
     def test_strides_in_memory_from_disk_and_in_eager(self, network, images, tmp_path):
         subject = start(network)
-        result = apply(graph.channels_last, subject, images)
+        result = apply(fold.channels_last, subject, images)
         torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
         modules.save(result, tmp_path / "saved")
         (tmp_path / "eager").mkdir()
@@ -210,9 +210,9 @@ class TestChannelsLast:
 
     def test_no_convolution_and_twice(self, images):
         with pytest.raises(Refusal, match="two-dimensional convolution"):
-            apply(graph.channels_last, start("mlp"), images)
+            apply(fold.channels_last, start("mlp"), images)
         with pytest.raises(Refusal, match="already"):
-            apply(graph.channels_last, apply(graph.channels_last, start(), images), images)
+            apply(fold.channels_last, apply(fold.channels_last, start(), images), images)
 
     def test_it_leaves_the_space_where_there_is_no_eager(self, tmp_path):
         text = """optlang 1
@@ -239,7 +239,7 @@ class TestFaults:
         (AttributeError("relu"), False),
     ])
     def test_what_is_no_answer(self, error, passes):
-        from optlang.techniques.failures import attempt
+        from optlang.techniques.shared.failures import attempt
 
         def run():
             raise error
@@ -259,4 +259,4 @@ class TestFaults:
 
         net = Large(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).eval()
         with pytest.raises(MemoryError):
-            graph.fold(Subject("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))
+            fold.fold(Subject("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))

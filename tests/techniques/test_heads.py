@@ -10,11 +10,11 @@ from torch import nn
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
 from optlang.measure.counts import macs
-from optlang.techniques.attention import narrowed
-from optlang.techniques.heads import heads
-from optlang.techniques.prune import channels
-from optlang.techniques.sparse import magnitude
-from optlang.techniques.train import finetune
+from optlang.techniques.prune.attention import narrowed
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.heads import heads
+from optlang.techniques.prune.magnitude import magnitude
+from optlang.techniques.training.train import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model import modules

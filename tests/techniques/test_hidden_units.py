@@ -10,9 +10,9 @@ from torch import nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.measure.counts import macs
-from optlang.techniques.rewind import rewind
-from optlang.techniques.train import finetune
-from optlang.techniques.units import units
+from optlang.techniques.prune.rewind import rewind
+from optlang.techniques.prune.units import units
+from optlang.techniques.training.train import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model import modules

@@ -19,12 +19,12 @@ from optlang.interfaces import Context, Factory, OptlangError, QuantWants, Refus
 from optlang.measure.latency import Effort
 from optlang.run import trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
-from optlang.techniques.mixed import mixed
-from optlang.techniques.nodes import load
-from optlang.techniques.qdq import Reader
-from optlang.techniques.quantize import static
-from optlang.techniques.sensitivity import Layers, sqnr
-from optlang.techniques.train import train
+from optlang.techniques.quant.mixed import mixed
+from optlang.techniques.quant.onnx_graph import load
+from optlang.techniques.quant.ort_quantizer import Reader
+from optlang.techniques.quant.sensitivity import Layers, sqnr
+from optlang.techniques.quant.static import static
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx import export
@@ -266,7 +266,7 @@ class TestLatency:
         def notes(**budget):
             # As a study gives them: what a condition rules out is not there.
             settings = {name: item for name, item in (SETTINGS | budget).items() if item is not None}
-            step = StepJob("mixed", "mixed", "optlang.techniques.mixed:mixed", settings, needs, 1)
+            step = StepJob("mixed", "mixed", "optlang.techniques.quant.mixed:mixed", settings, needs, 1)
             place = PlaceJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
             job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
             return trial.carry_out(job, laboratory, lambda _: None, []).notes

@@ -12,9 +12,9 @@ import torch
 from subjects import STUDY
 
 from optlang.interfaces import Context, Edit, Factory, Refusal, Subject
-from optlang.techniques import aim, widths
-from optlang.techniques.proof import proved, removed
-from optlang.techniques.prune import channels
+from optlang.techniques.prune import channels_to_budget, widths
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.shared.proof import proved, removed
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 
@@ -112,7 +112,7 @@ class TestLeftAlone:
 
     def test_the_other_techniques_leave_them_alone_too(self, images):
         for technique, settings in (
-            (aim.channels_until, {"aim": "parameters", "share": 0.8}),
+            (channels_to_budget.channels_until, {"aim": "parameters", "share": 0.8}),
             (widths.widths, {"aim": "parameters", "share": 0.8, "levels": 2, "scored": 64}),
         ):
             subject = start("shuffled")

@@ -7,7 +7,7 @@ import torch
 from subjects import STUDY, start
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal
-from optlang.techniques.prune import channels, replay
+from optlang.techniques.prune.channels import channels, replay
 from optlang.workload.data import dataset as data_module
 
 SETTINGS = {
@@ -267,7 +267,7 @@ class TestReplay:
         import json
 
         edit = run(start(), images).edits[0]
-        assert edit.calls == "optlang.techniques.prune:replay"
+        assert edit.calls == "optlang.techniques.prune.channels:replay"
         assert json.loads(json.dumps(dict(edit.arguments))) == edit.arguments
 
     def test_shapes_from_examples_alone(self, images):

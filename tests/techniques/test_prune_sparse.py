@@ -10,12 +10,12 @@ from subjects import STUDY, start
 from torch.nn.utils import prune as reference
 
 from optlang.interfaces import Context, Factory, QuantWants, Refusal
-from optlang.techniques.heads import heads
-from optlang.techniques.prune import channels
-from optlang.techniques.quantize import static
-from optlang.techniques.sparse import magnitude, two_four
-from optlang.techniques.train import finetune
-from optlang.techniques.units import units
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.heads import heads
+from optlang.techniques.prune.magnitude import magnitude, two_four
+from optlang.techniques.prune.units import units
+from optlang.techniques.quant.static import static
+from optlang.techniques.training.train import finetune
 from optlang.workload.data import dataset as data_module
 
 SETTINGS = {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": 128, "keep": (), "only": ()}

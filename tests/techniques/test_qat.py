@@ -15,12 +15,12 @@ from subjects import STUDY, start
 from torch import nn
 
 from optlang.interfaces import Context, Factory, QuantWants, Subject
-from optlang.techniques import qat as qat_module
-from optlang.techniques.fake_quantize import Input, Scheme, Weight, grid, levels
-from optlang.techniques.qat import qat
-from optlang.techniques.quantize import static
-from optlang.techniques.train import train
-from optlang.techniques.zeros import noted
+from optlang.techniques.quant import qat as qat_module
+from optlang.techniques.quant.fake_quantize import Input, Scheme, Weight, grid, levels
+from optlang.techniques.quant.qat import qat
+from optlang.techniques.quant.static import static
+from optlang.techniques.shared.masks import noted
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 
 # Without the last bit no processor's kernels overflow, so that the file's answers are the same everywhere.

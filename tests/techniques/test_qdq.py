@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from subjects import STUDY, start
 
 from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
-from optlang.techniques.mixed import mixed
-from optlang.techniques.qat import qat
-from optlang.techniques.quantize import dynamic, static
-from optlang.techniques.weight_only import weight_only
+from optlang.techniques.quant.mixed import mixed
+from optlang.techniques.quant.qat import qat
+from optlang.techniques.quant.static import dynamic, static
+from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.data import dataset as data_module
 
 NONE = {"keep": (), "only": ()}

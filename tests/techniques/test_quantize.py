@@ -11,8 +11,8 @@ from onnx import TensorProto
 from subjects import STUDY, start
 
 from optlang.interfaces import Context, QuantWants, Refusal, Subject
-from optlang.techniques.nodes import layer_of
-from optlang.techniques.quantize import dynamic, static
+from optlang.techniques.quant.onnx_graph import layer_of
+from optlang.techniques.quant.static import dynamic, static
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy
 import pytest
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from optlang.techniques.entropy import EntropyCollector
-from optlang.techniques.mse import SquaredErrorCollector
+from optlang.techniques.quant.calibrators import SquaredErrorCollector
+from optlang.techniques.quant.entropy import EntropyCollector
 
 
 class TestEntropy:

@@ -7,11 +7,11 @@ import safetensors.torch
 import torch
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
-from optlang.techniques.heads import heads
-from optlang.techniques.prune import channels
-from optlang.techniques.rewind import rewind
-from optlang.techniques.sparse import magnitude, two_four
-from optlang.techniques.train import finetune
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.heads import heads
+from optlang.techniques.prune.magnitude import magnitude, two_four
+from optlang.techniques.prune.rewind import rewind
+from optlang.techniques.training.train import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
-from optlang.techniques.quantize import static
-from optlang.techniques.smooth import smooth
+from optlang.techniques.quant.smooth import smooth
+from optlang.techniques.quant.static import static
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 

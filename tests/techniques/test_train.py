@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
-from optlang.techniques.fit import fit
-from optlang.techniques.schedule import rate, warmed
-from optlang.techniques.train import task_loss, train
+from optlang.techniques.training.schedule import rate, warmed
+from optlang.techniques.training.train import task_loss, train
+from optlang.techniques.training.trainer import fit
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from optlang.interfaces import Context, Factory, Refusal, Subject
-from optlang.techniques.untie import untie
+from optlang.techniques.graph.untie import untie
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 

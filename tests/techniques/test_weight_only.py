@@ -11,8 +11,8 @@ from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 from subjects import STUDY, start
 
 from optlang.interfaces import Context, Factory, Refusal
-from optlang.techniques.levels import grouped, rounded
-from optlang.techniques.weight_only import weight_only
+from optlang.techniques.quant.levels import grouped, rounded
+from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 

@@ -8,10 +8,10 @@ from subjects import STUDY, start
 from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.interfaces import Context, Factory, Refusal
-from optlang.techniques.aim import channels_until
-from optlang.techniques.prune import channels
-from optlang.techniques.train import train
-from optlang.techniques.widths import ordered, widths
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.channels_to_budget import channels_until
+from optlang.techniques.prune.widths import ordered, widths
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 
 CHANNELS = {"importance": "l2", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}

@@ -14,7 +14,7 @@ import torch
 
 from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
 from optlang.runtimes.torch.torchscript import GRAPHS, TorchScript
-from optlang.techniques.cast import half
+from optlang.techniques.cast.half import half
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.torchscript import _renamed_pickle, export
 from optlang.workload.model import modules

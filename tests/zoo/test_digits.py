@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from optlang.interfaces import Context, Factory, Subject
-from optlang.techniques.train import train
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 from optlang.zoo.digits import cnn, digits

@@ -8,7 +8,7 @@ from sklearn.datasets import load_diabetes
 from torch.nn.functional import cross_entropy
 
 from optlang.interfaces import Context, Factory, Subject
-from optlang.techniques.train import train
+from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 from optlang.zoo.convolutional import Inverted, Shortcut, depthwise_cnn, residual_cnn

@@ -8,7 +8,7 @@ from optlang.diagnostics.catalogue.entry import Entry
 def _own(facts: str, steps: str) -> str:
     """A file with a technique of its own, `mine`, and a study that uses it."""
     return (
-        f'technique mine {{\n  calls "optlang.techniques.train:train"\n  {facts}\n}}\n\nstudy small {{\n'
+        f'technique mine {{\n  calls "optlang.techniques.training.train:train"\n  {facts}\n}}\n\nstudy small {{\n'
         "  model net  = zoo.digits_cnn()\n  data  seen = zoo.digits()\n"
         f"  target here {{ runtime = onnxruntime }}\n  steps {{ {steps} }}\n  maximize accuracy\n}}"
     )

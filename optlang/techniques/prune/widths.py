@@ -1,0 +1,213 @@
+"""Prunes each layer to a width of its own, by what its channels are worth to the loss, within a budget.
+
+Sensitivities are those of Li et al., Pruning Filters for Efficient ConvNets (ICLR 2017, section 3.2): the loss with one
+layer pruned and all others whole. Widths are chosen among them as bits are among quantizers (Shoham & Gersho, Efficient
+Bit Allocation for an Arbitrary Set of Quantizers, 1988): always the next cut with the least loss for what it saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import JSON, Context, Refusal, Subject
+from optlang.techniques.prune.channels import Cut, Cutter
+from optlang.techniques.prune.channels_to_budget import cutting, largest, measure_of
+from optlang.techniques.shared.baked import baked
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# The largest share of a layer's channels that may go, as for `channels`.
+_MOST = 0.95
+# Samples that run through the model at once.
+_BATCH = 64
+# How often an interval of ratios is halved, so that no more goes than the budget asks.
+_HALVINGS = 7
+# Widths between one ratio for all (0) and those that the sensitivities say (1).
+_BLENDS = (0.25, 0.5, 0.75)
+_ROUNDING = 1e-9
+_SCORED = ("levels", "scored", "importance", "samples", "round_to", "keep", "only", "recalibrate")
+
+Level = tuple[float, float, float]
+"""A ratio, what it saves (of what the model came with), and how much larger it makes the loss."""
+
+
+def widths(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """Remove channels until at most `share` of the macs or parameters is left, most where the loss suffers least.
+
+    Each group of coupled channels is pruned alone by `levels` ratios up to 95 % and the task's loss taken on `scored`
+    training samples, with batch norms set anew where `recalibrate` says so. The cuts with the least loss for each mac
+    (or parameter) that they save are then made together, the last of them only as far as is needed. Losses of layers
+    pruned together are not quite the sum of their own: widths on the way from there to one ratio for all layers are
+    tried too, within the same budget, and those with the least loss are kept. The other settings are those of
+    `channels`.
+
+    Notes: `prune.ratios`, the share of its channels asked of each pruned group, by one of its layers; `prune.blend`, 1
+    where these are the layers' own and 0 where they are the same for all; `prune.reached`, the share that is left; and
+    those of `channels`. Raises `Refusal` where all groups at 95 % leave more than `share`, where no group can be
+    pruned, or a layer cannot.
+    """
+    subject = baked(subject, context.data, context.study)
+    aim = str(settings["aim"])
+    with cutting(subject, {**settings, "scope": "layer"}, context) as cutter:
+        about: dict[str, JSON] = {
+            name: list(item) if isinstance(item, list | tuple) else item
+            for name, item in settings.items() if name in _SCORED
+        }
+        scored: Any = context.memo("widths", about, lambda: _scored(cutter, settings, context))
+        groups = {
+            name: [(float(ratio), float(saved[aim]), float(loss)) for ratio, saved, loss in levels]
+            for name, levels in scored.items()
+        }
+        moves = ordered(groups)
+        if not moves:
+            raise cutter.refusal(f"not even ratio {_MOST:g} takes a channel from any layer", "another importance")
+        budget = _Budget(cutter, measure_of(aim, cutter), subject.model, aim, float(settings["share"]))
+        candidates = [(1.0, budget.least(moves))]
+        own = candidates[0][1].ratios
+        names = [name for name, levels in groups.items() if levels]
+        same = budget.along(dict.fromkeys(names, 1.0))
+        candidates.append((0.0, same))
+        for blend in _BLENDS:
+            mixed = {name: blend * own.get(name, 0.0) + (1 - blend) * same.ratios[name] for name in names}
+            candidates.append((blend, budget.along(mixed)))
+        losses = [
+            _loss(cutter.recalibrated(item.cut).module, int(settings["scored"]), context) for _, item in candidates
+        ]
+        blend, best = candidates[losses.index(min(losses))]
+        notes: dict[str, JSON] = {"prune.ratios": best.ratios, "prune.blend": blend, "prune.reached": best.reached}
+        return cutter.subject(best.cut, **notes)
+
+
+def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> dict[str, JSON]:
+    """For each group the levels that change it: ratio, shares of macs and parameters saved, growth of the loss."""
+    whole = cutter.cut(0.0)
+    measures = {aim: measure_of(aim, cutter) for aim in ("macs", "parameters")}
+    before = {aim: measure(whole.module) for aim, measure in measures.items()}
+    loss = _loss(whole.module, int(settings["scored"]), context)
+    found: dict[str, JSON] = {}
+    names = cutter.groups()
+    for number, name in enumerate(names):
+        levels: list[JSON] = []
+        history: list[JSON] = []
+        for level in range(1, int(settings["levels"]) + 1):
+            ratio = round(_MOST * level / int(settings["levels"]), 6)
+            cut = cutter.cut(0.0, {name: ratio})
+            if not cut.removed or cut.history == history:
+                continue  # rounding leaves the width of the level before
+            history = cut.history
+            saved: dict[str, JSON] = {aim: 1 - measure(cut.module) / before[aim] for aim, measure in measures.items()}
+            change = _loss(cutter.recalibrated(cut).module, int(settings["scored"]), context) - loss
+            levels.append([ratio, saved, change])
+        found[name] = levels
+        context.report({"layer": number + 1, "layers": len(names)})
+    return found
+
+
+def _loss(module: nn.Module, samples: int, context: Context) -> float:
+    """The task's mean loss on `samples` training samples, drawn with the context's seed, in eval mode."""
+    import torch
+
+    from optlang.workload.imports import user_code
+    from optlang.workload.model.modules import call
+
+    data = context.data.bind(module)
+    total, seen = 0.0, 0
+    module.eval()
+    with torch.no_grad():
+        for inputs, targets in data.batches("train", _BATCH, seed=context.seed, shuffle=True):
+            with user_code("the model's forward", context.study):
+                outputs = call(module, inputs)
+            count = len(next(iter(inputs.values())))
+            total += count * float(data.task.loss(outputs, targets))
+            seen += count
+            if seen >= samples:
+                break
+    return total / seen
+
+
+def ordered(groups: Mapping[str, Sequence[Level]]) -> list[tuple[str, float]]:
+    """The cuts of all groups, each a group and the ratio that it then has, those that cost least first.
+
+    What a cut costs is the growth of the loss over the saving, from the group's cut before. Levels above the lower
+    convex hull of a group are passed over: the next one costs less.
+    """
+    moves: list[tuple[float, str, float]] = []
+    for name, levels in groups.items():
+        at, cost = 0.0, 0.0
+        # A loss that falls is no reason to cut deeper first: less than nothing counts as nothing.
+        left = [(saved, max(0.0, loss), ratio) for ratio, saved, loss in levels]
+        while left := [item for item in left if item[0] > at]:
+            slopes = [(loss - cost) / (saved - at) for saved, loss, _ in left]
+            least = slopes.index(min(slopes))
+            at, cost, ratio = left[least]
+            moves.append((slopes[least], name, ratio))
+    return [(name, ratio) for _, name, ratio in sorted(moves, key=lambda item: item[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A cut within the budget: the ratio of each group, the cut, and the share that it leaves."""
+
+    ratios: dict[str, float]
+    cut: Cut
+    reached: float
+
+
+class _Budget:
+    """Finds cuts that leave at most a share of what is counted."""
+
+    def __init__(
+        self, cutter: Cutter, measure: Callable[[nn.Module], float], model: nn.Module, aim: str, share: float
+    ) -> None:
+        self._cutter, self._measure, self._whole = cutter, measure, measure(model)
+        self._aim, self._share = aim, share
+
+    def _tried(self, ratios: Mapping[str, float]) -> _Fit:
+        rounded = {name: round(ratio, 6) for name, ratio in ratios.items()}
+        cut = self._cutter.cut(0.0, rounded)
+        return _Fit(rounded, cut, self._measure(cut.module) / self._whole)
+
+    def _holds(self, fit: _Fit) -> bool:
+        return fit.reached <= self._share + _ROUNDING
+
+    def least(self, moves: Sequence[tuple[str, float]]) -> _Fit:
+        """The fewest of `moves` that are enough, the last of them only as far as is needed."""
+        low, high, best = 0, len(moves), self._tried(dict(moves))
+        if not self._holds(best):
+            raise Refusal(
+                f"{self._share:.1%} of the {self._aim} cannot be reached by removing channels: {_MOST:.0%} of each "
+                f"layer's leave {best.reached:.1%}, and the largest layer then is {largest(best.cut.module)}",
+                help="a larger share, a smaller round_to, or fewer layers in keep",
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            fit = self._tried(dict(moves[:middle]))
+            low, high, best = (low, middle, fit) if self._holds(fit) else (middle, high, best)
+        name, above = moves[high - 1]
+        below = dict(moves[: high - 1]).get(name, 0.0)
+        return self._halved(below, above, best, lambda ratio: {**best.ratios, name: ratio})
+
+    def along(self, direction: Mapping[str, float]) -> _Fit:
+        """The smallest multiple of `direction` (group to ratio) that is enough, no ratio above the largest."""
+
+        def scaled(factor: float) -> dict[str, float]:
+            return {name: min(_MOST, factor * ratio) for name, ratio in direction.items()}
+
+        most = _MOST / min(ratio for ratio in direction.values() if ratio > 0)
+        return self._halved(0.0, most, self._tried(scaled(most)), scaled)
+
+    def _halved(
+        self, below: float, above: float, best: _Fit, ratios_at: Callable[[float], Mapping[str, float]]
+    ) -> _Fit:
+        """Between `below`, which is not enough, and `above`, which gives `best`: the smallest that is enough."""
+        for _ in range(_HALVINGS):
+            middle = (below + above) / 2
+            fit = self._tried(ratios_at(middle))
+            if self._holds(fit):
+                above, best = middle, fit
+            else:
+                below = middle
+        return best

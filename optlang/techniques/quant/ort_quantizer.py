@@ -1,0 +1,263 @@
+"""The way through ONNX Runtime's static quantizers: a float graph, ranges of its tensors, the int8 file.
+
+Each part is a function of its own, so that techniques may put their own ranges or weights in between. It knows no
+runtime by name; what int8 must look like comes as `QuantWants`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import Context, QuantWants, Refusal, Subject
+from optlang.techniques.quant.onnx_graph import census, load, one_scale, refuse_less
+from optlang.techniques.quant.tables import cover, tables_of
+from optlang.workload.export.minify import compact
+from optlang.workload.export.onnx_weights import is_quantized, shares
+from optlang.workload.model.floats import module_types, refuse_others, types_of
+
+if TYPE_CHECKING:
+    import numpy
+
+# The modules of ONNX Runtime's quantizers that print or log to the root logger.
+_TALKATIVE = (
+    "base_quantizer", "calibrate", "onnx_model", "onnx_quantizer", "qdq_quantizer", "quant_utils", "quantize",
+)
+# Samples that run through the model at once while ranges are collected.
+_BATCH = 32
+
+
+def wants_of(context: Context) -> QuantWants:
+    """The scheme of the trial's runtime; `Refusal` where nobody said it."""
+    if context.wants is None:
+        raise Refusal("int8 was asked for without saying for which runtime")
+    return context.wants
+
+
+def quant_type(name: str) -> Any:
+    """ONNX Runtime's own value for "uint8" or "int8"."""
+    from onnxruntime.quantization import QuantType
+
+    return QuantType.QUInt8 if name == "uint8" else QuantType.QInt8
+
+
+@contextlib.contextmanager
+def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
+    """The float graph and, folded and with its shapes inferred, the one to quantize; gone when the work is done.
+
+    Raises `Refusal` for other forms, for a model that is quantized already, and for weights that are not in float32.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    _silence()
+    with tempfile.TemporaryDirectory(prefix="quantize-") as name:
+        folder = Path(name)
+        if subject.form == "onnx":
+            source = Path(subject.model)
+        elif subject.form == "module":
+            from optlang.workload.export.onnx import export
+
+            refuse_others(module_types(subject.model))
+            source = folder / "float.onnx"
+            export(subject, context.data.bind(subject.model), source, context.study)
+        else:
+            raise Refusal(f"int8 is made from a module or an ONNX file, and the model is in the form {subject.form}")
+        graph = load(source).graph
+        if is_quantized(graph):
+            raise Refusal("the model is quantized already")
+        refuse_others(types_of(graph))
+        prepared = folder / "prepared.onnx"
+        quant_pre_process(_shaped(source, folder / "shaped.onnx"), prepared, skip_symbolic_shape=True)
+        yield source, prepared
+
+
+def _shaped(source: Path, result: Path) -> Path:
+    """`source` with its shapes inferred in symbols, written to `result`; `source` itself where that is not possible.
+
+    `quant_pre_process` would do the same, but leaves what it cannot finish in the current folder. Shapes that stay
+    open cost only fusions.
+    """
+    import onnx
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    inference = SymbolicShapeInference(2**31 - 1, False, False, 0)
+    begin, step, end = inference._preprocess, inference._infer_impl, inference._update_output_from_vi
+    complete = False
+    try:
+        begin(load(source))
+        while inference.run_:
+            complete = step()
+        end()
+    except Exception:  # operators that it does not know end in exceptions of any kind: assertions, keys, attributes
+        return source
+    if not complete:
+        return source
+    onnx.save(inference.out_mp_, result)
+    return result
+
+
+def _silence() -> None:
+    """Keep the quantizers' remarks off standard output and the root logger, for them alone.
+
+    They print, and log by the functions of `logging`, which also give the root logger a handler. Instead they log to
+    "onnxruntime.quantization", which has no handler unless the caller adds one.
+    """
+    own = logging.getLogger("onnxruntime.quantization")
+    own.propagate = False
+    if not own.handlers:
+        own.addHandler(logging.NullHandler())
+    for name in _TALKATIVE:
+        module: Any = importlib.import_module(f"onnxruntime.quantization.{name}")
+        module.logging = own
+        module.print = lambda *words, **_: own.debug(" ".join(map(str, words)))
+
+
+class Reader:
+    """Feeds calibration samples in batches (onnxruntime's CalibrationDataReader)."""
+
+    def __init__(self, samples: Mapping[str, numpy.ndarray[Any, Any]]) -> None:
+        count = len(next(iter(samples.values())))
+        # Histograms want batches of one size, so that no odd one stays at the end.
+        size = max(size for size in range(1, min(_BATCH, count) + 1) if count % size == 0)
+        self._batches = iter(
+            [{name: item[start : start + size] for name, item in samples.items()} for start in range(0, count, size)]
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._batches, None)
+
+
+def ranges_of(
+    model: Path, samples: Mapping[str, Any], operators: Sequence[str], settings: Mapping[str, Any], wants: QuantWants
+) -> Any:
+    """The range of every input and output of `operators`, as ONNX Runtime's `TensorsData`, by `calibrator`.
+
+    `samples` are inputs by name, first axis the sample; settings are `calibrator` and with it `bins` or `percentile`.
+    The calibrators are called here and not through `quantize_static`, which passes no number of bins on.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    CalibrationDataReader.register(Reader)
+    options: dict[str, Any] = {"symmetric": wants.symmetric_activations}
+    method = CalibrationMethod.MinMax
+    if settings["calibrator"] in ("entropy", "mse"):
+        method = CalibrationMethod.Entropy
+        options["num_bins"] = int(settings["bins"])
+    elif settings["calibrator"] == "percentile":
+        method = CalibrationMethod.Percentile
+        options["percentile"] = float(settings["percentile"])
+    calibrator = create_calibrator(
+        model, list(operators), augmented_model_path=str(model.with_name("augmented.onnx")), calibrate_method=method,
+        extra_options=options,
+    )
+    if method == CalibrationMethod.Entropy:
+        from optlang.techniques.quant.calibrators import SquaredErrorCollector
+        from optlang.techniques.quant.entropy import EntropyCollector
+
+        kind = SquaredErrorCollector if settings["calibrator"] == "mse" else EntropyCollector
+        calibrator.collector = kind(
+            "entropy", options["symmetric"], options["num_bins"], calibrator.num_quantized_bins, calibrator.percentile,
+            calibrator.scenario,
+        )
+    calibrator.collect_data(Reader(samples))
+    return calibrator.compute_data()
+
+
+def write(
+    model: Path, result: Path, operators: Sequence[str], kept: Sequence[str], ranges: Any, wants: QuantWants
+) -> None:
+    """Write `model` quantized by `ranges` to `result`; the nodes named in `kept` stay in float.
+
+    Embedding tables become int8 with the rest.
+    """
+    from onnxruntime.quantization import QuantizationMode
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    loaded = load_model_with_shape_infer(model)
+    # Their rows are rounded as they stand: the quantizer would give them the range of an activation.
+    tables = [node.name for nodes in tables_of(loaded.graph, kept).values() for node in nodes]
+    kept = [*kept, *tables]
+    options = {
+        "ActivationSymmetric": wants.symmetric_activations, "WeightSymmetric": wants.symmetric_weights,
+        "MatMulConstBOnly": True, "QuantizeBias": wants.biases == "int32",
+        "OpTypesToExcludeOutputQuantization": list(operators) if wants.operators == "weighted" else [],
+    }
+    weights, activations = quant_type(wants.weights), quant_type(wants.activations)
+    if wants.per_channel:
+        one = {"quant_type": weights, "symmetric": wants.symmetric_weights, "reduce_range": wants.reduced}
+        options["TensorQuantOverrides"] = {name: [dict(one)] for name in one_scale(loaded.graph)}
+    quantizer: Any
+    if wants.format == "qdq":
+        quantizer = QDQQuantizer(
+            loaded, wants.per_channel, wants.reduced, weights, activations, ranges, [], list(kept), list(operators),
+            options,
+        )
+    else:
+        quantizer = ONNXQuantizer(
+            loaded, wants.per_channel, wants.reduced, QuantizationMode.QLinearOps, True, weights, activations, ranges,
+            [], [*kept, *(f"{name}_MatMul" for name in kept)], list(operators), options,
+        )
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(result), False)
+    if tables:
+        write_tables(result, result, [name for name in kept if name not in tables], wants)
+
+
+def write_tables(model: Path, result: Path, kept: Collection[str], wants: QuantWants) -> None:
+    """Write `model` with its embedding tables in int8 to `result`; those that nodes in `kept` read stay in float."""
+    import onnx
+
+    written = load(model)
+    cover(written, kept, **scheme(wants))
+    onnx.save(written, result)
+
+
+def scheme(wants: QuantWants | None) -> dict[str, bool]:
+    """How embedding tables are stored for a runtime, as `tables.cover` takes it."""
+    if wants is None:
+        return {}
+    return {"ahead": wants.tables == "ahead", "one_scale": not wants.per_channel}
+
+
+def finished(
+    result: Path, source: Path, subject: Subject, context: Context, asked: tuple[Any, Collection[str]] | None = None
+) -> Subject:
+    """The compact file in the context's folder, with the share of its weights in int8 as the note `quantize.weights`.
+
+    `asked` is the float graph, with the nodes that were to stay in float. Raises `Refusal` where nothing was quantized,
+    where less than `coverage.LEAST` was of the weights asked for, or the file is not smaller than the float `source`.
+    """
+    import onnx
+
+    model = load(result)
+    share, _ = shares(model.graph)
+    if share == 0:
+        raise Refusal(f"no weight became int8: the model has {census(model.graph)}")
+    if asked is not None:
+        refuse_less(asked[0], model.graph, asked[1])
+    compact(model)
+    onnx.checker.check_model(model)
+    path = context.folder / "model.onnx"
+    context.folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    old, new = float_bytes(source), path.stat().st_size
+    if new >= old:
+        path.unlink()
+        raise Refusal(
+            f"int8 makes this model larger: {new} bytes against {old} in float32",
+            help="scales and zero points cost more than its few weights save",
+        )
+    return Subject("onnx", path, subject.factory, subject.edits, {**subject.notes, "quantize.weights": share})
+
+
+def float_bytes(path: Path) -> int:
+    """The size of the float graph, made as compact: a file is not to win by shorter names."""
+    return int(compact(load(path)).ByteSize())

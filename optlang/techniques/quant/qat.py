@@ -1,0 +1,278 @@
+"""Quantization-aware training: a module learns with its weights and its layers' inputs rounded, then becomes int8.
+
+The file is written by the same quantizer as `static`'s, from the trained weights and the learned ranges, so it has the
+same operators and runs as fast. It knows no runtime by name; what int8 must look like comes as `QuantWants`.
+
+Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
+(CVPR 2018), whose scheme it trains in.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import JSON, Context, Refusal, Subject
+from optlang.techniques.quant.onnx_graph import (
+    RECURRENT,
+    WITH_WEIGHTS,
+    census,
+    covered,
+    eligible,
+    layer_of,
+    left_float,
+    load,
+    operators_of,
+)
+from optlang.techniques.quant.ort_quantizer import finished, ranges_of, wants_of, workshop, write
+from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.masks import Held, meant
+from optlang.techniques.training.trainer import Loss, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from optlang.techniques.quant.fake_quantize import Input
+    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.tensors import Tensors
+
+_KERNELS = (*WITH_WEIGHTS, "ConvTranspose")
+# What the loop knows besides, and a training in int8 does without: averaged weights have no rounding of their own.
+_PLAIN = {"amp": "none", "warmup": 0.0, "ema": 0.0, "clip": 0.0, "patience": 0}
+# They hand values on: ONNX Runtime gives what they take and what they give one scale.
+_PASSING = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The float graph's part in it: the tensors that layers take, by layer, and the names of norms not folded."""
+
+    inputs: Mapping[str, Sequence[str]]
+    norms: frozenset[str]
+    ranges: Any
+    notes: Mapping[str, JSON]
+
+
+def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """The module trained in int8's rounding, as an int8 ONNX file: the same seed gives the same file.
+
+    Ranges of the layers' inputs start from `samples` of the calibration (else training) data and, with `ranges`
+    running, follow the batches; after the share `freeze` of the training they and the statistics of batch norms stay.
+    `distill` is the weight of the float model's answers in the loss. Notes: `quantize.weights`, the share of weights
+    in int8, `qat.layers`, how many layers were trained in it, and `quantize.float` as static's. That ranges and norms
+    stay in the end is the way of torchvision's reference training. Raises `Refusal` where static does for want of
+    layers, and where training changed nothing or left the finite numbers.
+    """
+    if subject.form != "module":
+        raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
+    wants = wants_of(context)
+    subject = baked(subject, context.data, context.study)
+    with workshop(subject, context) as (_, path):
+        prepared = _prepared(path, subject, settings, context)
+    module = copy.deepcopy(subject.model).to(context.device)
+    data = context.data.bind(module)
+    weights, inputs = _attach(module, data, prepared, settings, context)
+    if not weights:
+        raise Refusal(
+            "no layer is left to train in int8: convolutions, linear layers and attention can be",
+            help="shorten `keep`, or name more in `only`",
+        )
+    _train(module, data, inputs, subject, settings, context)
+    trained = Subject("module", _baked(module, subject, weights), subject.factory, subject.edits, subject.notes)
+    with workshop(trained, context) as (source, path):
+        graph = load(path).graph
+        again = _prepared(path, trained, settings, context)
+        for layer, hook in inputs.items():
+            for name in again.inputs.get(layer, ()):
+                _learned(again.ranges, name, hook)
+        result = path.with_name("quantized.onnx")
+        kept = left_float(graph, trained, settings)
+        write(path, result, operators_of(graph, wants), kept, again.ranges, wants)
+        done = finished(result, source, trained, context, None if settings["only"] else (graph, kept))
+    return replace(done, notes={**done.notes, **prepared.notes, "qat.layers": len(weights)})
+
+
+def _prepared(path: Path, subject: Subject, settings: Mapping[str, Any], context: Context) -> Prepared:
+    graph = load(path).graph
+    kept = left_float(graph, subject, settings)
+    operators = operators_of(graph, wants_of(context))
+    chosen = set(eligible(graph, [item for item in operators if item in _KERNELS], kept))
+    if not chosen:
+        layers = sorted({layer_of(node.name) for node in graph.node if node.name} - {""})
+        where = f" in {', '.join(layers[:4])}" if layers else ""
+        raise Refusal(
+            f"no layer is left to quantize: the model has {census(graph)}{where}",
+            depends="settings" if kept else "model",
+            help="int8 takes convolutions and linear layers; shorten `keep`, or name more in `only`",
+        )
+    notes = covered(graph, chosen, kept, settings, RECURRENT)
+    producer = {name: node for node in graph.node for name in node.output}
+    inputs: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.name in chosen:
+            names = inputs.setdefault(layer_of(node.name), [])
+            name = node.input[0]
+            names.append(name)
+            while name in producer and producer[name].op_type in _PASSING:
+                name = producer[name].input[0]
+                names.append(name)
+    norms = frozenset(layer_of(node.name) for node in graph.node if node.op_type == "BatchNormalization")
+    samples = context.data.bind([item.name for item in graph.input]).calibration(int(settings["samples"]), context.seed)
+    return Prepared(inputs, norms, ranges_of(path, samples, operators, settings, wants_of(context)), notes)
+
+
+def _learned(ranges: Any, name: str, hook: Input) -> None:
+    import numpy
+    from onnxruntime.quantization.calibrate import TensorData
+
+    if name in ranges:
+        low, high = (numpy.array(end, dtype=numpy.float32) for end in (hook.low, hook.high))
+        ranges[name] = TensorData(lowest=low, highest=high)
+
+
+def _attach(
+    module: nn.Module, data: Data, prepared: Prepared, settings: Mapping[str, Any], context: Context
+) -> tuple[list[tuple[str, str]], dict[str, Input]]:
+    """Round the module's weights and inputs from now on: (layer, attribute) of each weight, and the hooks by layer."""
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    from optlang.techniques.quant.fake_quantize import Input, Weight
+
+    wants = wants_of(context)
+    convolutions = (nn.modules.conv._ConvNd,)
+    followed = _followed(module, data, context)
+    weights: list[tuple[str, str]] = []
+    inputs: dict[str, Input] = {}
+    for name, names in prepared.inputs.items():
+        layer = module.get_submodule(name) if name in dict(module.named_modules()) else None
+        if isinstance(layer, nn.MultiheadAttention):
+            found = [(name, "in_proj_weight"), (f"{name}.out_proj", "weight")]
+            weights.extend(item for item in found if getattr(module.get_submodule(item[0]), item[1]) is not None)
+            continue
+        if not isinstance(layer, (*convolutions, nn.Linear)):
+            continue
+        weights.append((name, "weight"))
+        if names[0] in prepared.ranges:
+            low, high = (end.item() for end in prepared.ranges[names[0]].range_value)
+            inputs[name] = Input(wants, min(low, 0.0), max(high, 0.0), settings["ranges"] == "running")
+            layer.register_forward_pre_hook(inputs[name])
+    for name, attribute in weights:
+        layer = module.get_submodule(name)
+        axis = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
+        norm_name = followed.get(name)
+        norm = module.get_submodule(norm_name) if norm_name is not None and norm_name not in prepared.norms else None
+        scheme = wants
+        if axis == 1 and layer.groups != 1:
+            norm = None  # one place of the weight serves several channels of the norm
+            scheme = replace(wants, per_channel=False)  # as it is written
+        rounding = Weight(scheme, axis, norm)
+        parametrize.register_parametrization(layer, attribute, rounding, unsafe=True)
+    return weights, inputs
+
+
+def _followed(module: nn.Module, data: Data, context: Context) -> dict[str, str]:
+    """The batch norm that takes each layer's answer, by the layer's name, as one run of the module shows it."""
+    import torch
+    from torch import nn
+
+    from optlang.workload.model.modules import call
+
+    answers: dict[int, tuple[str, Tensor]] = {}
+    found: dict[str, str] = {}
+    handles = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+            def norm(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+                if id(given[0]) in answers:
+                    found[answers[id(given[0])][0]] = name
+
+            handles.append(layer.register_forward_pre_hook(norm))
+        elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+            def keep(_: nn.Module, __: Any, answer: Tensor, name: str = name) -> None:
+                answers[id(answer)] = (name, answer)  # held, so that no other tensor gets its id
+
+            handles.append(layer.register_forward_hook(keep))
+    try:
+        with torch.no_grad():
+            call(module.eval(), {name: item.to(context.device) for name, item in data.example(2).items()})
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _train(
+    module: nn.Module, data: Data, inputs: Mapping[str, Input], subject: Subject, settings: Mapping[str, Any],
+    context: Context,
+) -> None:
+    from torch import nn
+
+    names = {name.replace(".parametrizations", "").removesuffix(".original"): name
+             for name, _ in module.named_parameters()}
+    held = Held(module, [names[name] for name in meant(subject.notes) if name in names])
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+    def before(progress: float) -> None:
+        if progress >= float(settings["freeze"]):
+            for layer in norms:
+                layer.eval()
+            for hook in inputs.values():
+                hook.moving = False
+
+    loss: Loss = (
+        _distilled(data, subject, settings, context) if float(settings["distill"]) > 0
+        else lambda outputs, inputs, targets: data.task.loss(outputs, targets)
+    )
+    fit(module, data, loss, _PLAIN | dict(settings), context, before_step=before, after_step=held.again)
+    module.eval()
+    if not all(math.isfinite(hook.low) and math.isfinite(hook.high) for hook in inputs.values()):
+        raise Refusal("a layer's inputs were not finite in training", help="a smaller lr may hold them")
+
+
+def _distilled(data: Data, subject: Subject, settings: Mapping[str, Any], context: Context) -> Loss:
+    """The task's loss and the distance to the float baseline's answers, softened (Hinton et al., 2015)."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
+
+    from optlang.workload.model.modules import call
+
+    reference = context.baseline() if context.baseline is not None else subject
+    teacher = copy.deepcopy(reference.model).to(context.device).eval()
+    share, heat = float(settings["distill"]), float(settings["temperature"])
+    classes = data.task.name in ("classification", "sequence")
+
+    def loss(outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensors) -> Tensor:
+        with torch.no_grad():
+            wanted = call(teacher, inputs)
+        total = data.task.loss(outputs, targets) * (1 - share)
+        # As the task does, the first answer counts where a classifier gives several.
+        for name in list(outputs)[: 1 if classes else None]:
+            answer, right = outputs[name], wanted[name].to(outputs[name].dtype)
+            if classes:
+                soft = F.kl_div(
+                    F.log_softmax(answer / heat, -1), F.log_softmax(right / heat, -1), reduction="none", log_target=True
+                )
+                total = total + share * heat**2 * soft.sum(-1).mean()
+            else:
+                total = total + share * F.mse_loss(answer, right)
+        return total
+
+    return loss
+
+
+def _baked(module: nn.Module, subject: Subject, weights: Sequence[tuple[str, str]]) -> nn.Module:
+    """A module like the subject's with the trained values, its weights as they are rounded."""
+    import torch
+
+    state = {name: item for name, item in module.state_dict().items() if ".parametrizations." not in name}
+    with torch.no_grad():
+        for name, attribute in weights:
+            state[f"{name}.{attribute}"] = getattr(module.get_submodule(name), attribute).detach()
+    plain: nn.Module = copy.deepcopy(subject.model)
+    plain.load_state_dict({name: item.cpu() for name, item in state.items()})
+    return plain.eval()

@@ -1,0 +1,218 @@
+"""Weights in 8-bit or 4-bit integers, everything else in the file in float: a smaller file for layers of any kind.
+
+Weights stand before DequantizeLinear in the graph: 8 bits by output channel, 4 bits by groups of a linear layer's
+inputs (ONNX opset 21). A runtime may fold that when it loads the file, or multiply by the levels themselves: ONNX
+Runtime does so for linear layers (in 4 bits as MatMulNBits), OpenVINO where the processor has VNNI, and both then round
+their inputs to 8 bits as they come.
+
+Sources: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference: A whitepaper, 2018 (section
+3.1.1) for 8 bits; groups as in Dettmers and Zettlemoyer, The case for 4-bit precision, ICML 2023, with the scales and
+zero points of ONNX Runtime's own quantizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import JSON, Context, Refusal, Subject
+from optlang.techniques.quant.levels import grouped, rounded
+from optlang.techniques.quant.onnx_graph import WEIGHTS, census, left_float, load, mostly
+from optlang.techniques.quant.ort_quantizer import finished, scheme, workshop
+from optlang.techniques.quant.tables import cover, reads, tables_of
+from optlang.techniques.shared.baked import baked
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray[Any, Any]
+
+# The least group that ONNX Runtime multiplies by as it is.
+_LEAST = 16
+# The first opset with integers of 4 bits and with groups, and the format of files that came with it.
+_OPSET, _FORMAT = 21, 10
+_TAKES = (
+    "weight_only takes linear, convolutional and recurrent layers and embedding tables; shorten `keep`, or name in "
+    "`only` what is all that you want"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How one weight is held: the axis of its output channels, its bits, and how many inputs share a scale (0: all)."""
+
+    axis: int
+    bits: int = 8
+    group: int = 0
+
+
+def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """Round the weights of layers and embedding tables to int8 (uint8 where not `symmetric`).
+
+    With `bits` = 4 the linear layers are in 4 bits, with a scale for each `group` inputs; where it does not divide a
+    layer's inputs, the largest power of two from 16 on that does, or one scale for all where they are no more than a
+    group. The other layers are in 8 bits, and so is a table that is a layer's weight too.
+
+    Notes: `quantize.weights`, the share of the weights in 8 bits or fewer; `quantize.float`, what stays in float though
+    nobody asked for it; with 4 bits, `quantize.four_bits`, the share in 4, and `quantize.eight_bits`, the layers that
+    are not. Raises `Refusal` where no layer of these kinds is left, more than half of the weights would stay in float,
+    the file does not become smaller, or half of what 4 bits were asked for would be in 8; layers named in `only` are
+    taken as they are.
+    """
+    import onnx
+    from onnx import numpy_helper, version_converter
+
+    subject = baked(subject, context.data, context.study)
+    with workshop(subject, context) as (source, prepared):
+        model = load(prepared)
+        left = set(left_float(model.graph, subject, settings))
+        bits = int(settings["bits"])
+        if bits == 4:
+            model = version_converter.convert_version(model, _OPSET)
+            model.ir_version = max(model.ir_version, _FORMAT)
+            _as_products(model.graph, left)
+        graph = model.graph
+        stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
+        alone = {name for name, nodes in tables_of(graph, left).items() if reads(graph).count(name) == len(nodes)}
+        places = _places(graph, stored, left, bits, int(settings.get("group") or 0))
+        places = {name: place for name, place in places.items() if name not in alone}
+        if not places and not alone:
+            raise Refusal(
+                f"no layer is left to quantize: the model has {census(graph)}", help=_TAKES,
+                depends="settings" if stored else "model",
+            )
+        _, others = mostly(graph, {*places, *alone}, left, settings, "in 8 bits", _TAKES)
+        if others:
+            subject = replace(subject, notes={**subject.notes, "quantize.float": others})
+        if bits == 4:
+            subject = _noted(subject, graph, places, left, settings, others)
+        symmetric = bool(settings["symmetric"])
+        # A zero point of 0 is what a graph means by none.
+        ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
+        ahead = []
+        for name, place in places.items():
+            levels = _levels(numpy_helper.to_array(stored[name]), place, symmetric)
+            graph.initializer.remove(stored[name])
+            parts = [f"{name}_{end}" for end in ends]
+            graph.initializer.extend(map(numpy_helper.from_array, levels[: len(ends)], parts))
+            about = {"axis": 1 - place.axis, "block_size": place.group} if place.group else {"axis": place.axis}
+            ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
+        _only_these(graph, [*ahead, *graph.node])
+        cover(model, left, symmetric=symmetric, **scheme(context.wants))
+        result = prepared.with_name("quantized.onnx")
+        onnx.save(model, result)
+        return finished(result, source, subject, context, None if settings["only"] else (load(prepared).graph, left))
+
+
+def _only_these(graph: Any, nodes: list[Any]) -> None:
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _as_products(graph: Any, left: set[str]) -> None:
+    """Write each plain Gemm as a product less its bias times -1.
+
+    ONNX Runtime multiplies by 4-bit levels in products alone, and would make a Gemm of a product and a sum.
+    """
+    import numpy
+    import onnx
+    from onnx import numpy_helper
+
+    stored = {item.name: item for item in graph.initializer if len(item.dims) == 2}
+    biases = {item.name: item for item in graph.initializer if len(item.dims) == 1}
+    given = list(graph.node)
+    turned = {
+        place: _turned(node) for place, node in enumerate(given)
+        if node.name not in left and _plain(node, stored) and node.input[2] in biases
+    }
+    users: dict[str, list[int]] = {}
+    for place, node in enumerate(given):
+        for name in node.input:
+            users.setdefault(name, []).append(place)
+    # A weight that something else takes too stays as it lies.
+    whole = {name for name in stored if all(turned.get(place) for place in users.get(name, ()))}
+    for name in whole:
+        array = numpy.ascontiguousarray(numpy_helper.to_array(stored[name]).T)
+        stored[name].CopyFrom(numpy_helper.from_array(array, name))
+    nodes: list[Any] = []
+    for place, node in enumerate(given):
+        if place not in turned or (turned[place] and node.input[1] not in whole):
+            nodes.append(node)
+            continue
+        product = f"{node.output[0]}_product"
+        nodes.append(onnx.helper.make_node("MatMul", node.input[:2], [product], node.name))
+        less = f"{node.output[0]}_less"
+        graph.initializer.append(numpy_helper.from_array(-numpy_helper.to_array(biases[node.input[2]]), less))
+        nodes.append(onnx.helper.make_node("Sub", [product, less], node.output, f"{node.name}_bias"))
+    _only_these(graph, nodes)
+    used = {name for node in graph.node for name in node.input}
+    for name in set(biases) - used:
+        graph.initializer.remove(biases[name])
+
+
+def _plain(node: Any, stored: Mapping[str, Any]) -> bool:
+    """Whether the node is x W + b with a weight of its own, W as it lies or transposed."""
+    about = {item.name: item for item in node.attribute}
+    return (
+        node.op_type == "Gemm" and len(node.input) > 2 and node.input[1] in stored and node.input[0] not in stored
+        and all(about[name].f == 1 for name in ("alpha", "beta") if name in about)
+        and not ("transA" in about and about["transA"].i)
+    )
+
+
+def _turned(node: Any) -> bool:
+    return any(item.name == "transB" and item.i for item in node.attribute)
+
+
+def _places(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, group: int) -> dict[str, _Place]:
+    found: dict[str, _Place] = {}
+    gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    for node in graph.node:
+        for index in WEIGHTS.get(node.op_type, ()) if node.name not in left else ():
+            name = node.input[index]
+            if name not in stored or node.op_type == "Gather":
+                continue
+            place = _Place(_axis(node, stored[name].dims))
+            # Rows of groups cannot be gathered as integers.
+            products = node.op_type in ("MatMul", "Gemm") and len(stored[name].dims) == 2 and name not in gathered
+            if bits == 4 and products:
+                inputs = stored[name].dims[1 - place.axis]
+                common = math.gcd(inputs, group)
+                if common >= _LEAST:
+                    place = replace(place, bits=4, group=common)
+                elif inputs <= group:
+                    place = replace(place, bits=4)
+            found.setdefault(name, place)
+    return found
+
+
+def _noted(
+    subject: Subject, graph: Any, places: Mapping[str, _Place], left: set[str], settings: Mapping[str, Any],
+    floats: Sequence[str],
+) -> Subject:
+    """The subject with what is in 4 bits and what is in 8, which `floats` are not; `Refusal` where 4 bits are few."""
+    fours = {name for name, place in places.items() if place.bits == 4}
+    share, others = mostly(graph, fours, left, settings, "in 4 bits", "bits = 8")
+    eights: list[JSON] = [layer for layer in others if layer not in floats]
+    return replace(subject, notes={**subject.notes, "quantize.four_bits": share, "quantize.eight_bits": eights})
+
+
+def _axis(node: Any, dims: Any) -> int:
+    """The axis of a weight's output channels."""
+    attributes = {item.name: item for item in node.attribute}
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return 1
+    if node.op_type == "ConvTranspose":
+        return 0 if "group" in attributes and attributes["group"].i > 1 else 1
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and _turned(node)):
+        return 0
+    return len(dims) - 1
+
+
+def _levels(weight: Array, place: _Place, symmetric: bool) -> tuple[Array, Array, Array]:
+    if place.bits == 8:
+        return rounded(weight, place.axis, symmetric)
+    return grouped(weight, place.axis, place.group, symmetric)

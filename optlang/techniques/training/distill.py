@@ -1,0 +1,306 @@
+"""Distillation: a smaller model learns to answer as a larger one does. Knows no runtime and measures nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import Context, Refusal, Subject
+from optlang.techniques.prune import channels
+from optlang.techniques.shared import masks
+from optlang.techniques.training.hint_losses import Watch, attention_loss, matched
+from optlang.techniques.training.train import task_loss
+from optlang.techniques.training.trainer import Loss, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from optlang.workload.data.tasks import Task
+    from optlang.workload.data.tensors import Tensors
+
+# How channels leave where only a width is asked for: what `channels` itself does if nothing else is said.
+_SLIMMER = {
+    "importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0,
+}
+
+
+def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """Train a student on the teacher's answers and the targets (Hinton, Vinyals and Dean, 2015).
+
+    The student is `student`, else the subject with the share `width` of its channels (removed as `channels` does, and
+    recorded as its edit). The teachers are `teacher` and `teachers`, else the baseline; of several the mean answer is
+    learned (see `ensemble`). The loss is (1 - `alpha`) of the task's own and
+    `alpha` of the soft one (see `soft_loss`), and beside them `hint` times the mean squared error between the last
+    layers before the answer, through a learned linear map where their widths differ (FitNets: Romero et al., 2015), and
+    `attention` times the distance of the attention maps of convolutions (Zagoruyko and Komodakis, 2017).
+
+    The declared temperature of 4 is that of RepDistiller (Tian et al., ICLR 2020). The note `distill.parameters` is the
+    student's parameters as a share of all teachers'.
+
+    Raises `Refusal` where nothing would be learned from the teacher, where the answers of the two have other shapes,
+    where layers are to be compared with those of several teachers,
+    where no channel can be removed, where there is no layer for `hint` or `attention`, or where `fit` does.
+    """
+    from optlang.workload.model.modules import settled
+
+    if subject.form != "module":
+        raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
+    if not (settings["alpha"] or settings["hint"] or settings["attention"]):
+        raise Refusal(
+            "alpha, hint and attention are all 0: nothing is learned from the teacher",
+            help="set one of them, or use finetune",
+        )
+    task = context.data.task
+    own_loss = task_loss(task, float(settings["label_smoothing"]))
+    # The baseline may be the subject itself, and its layers are watched.
+    teachers = [copy.deepcopy(item).to(context.device).eval() for item in _teachers(settings, context)]
+    if len(teachers) > 1 and (settings["hint"] or settings["attention"]):
+        raise Refusal(
+            f"hint and attention compare layers with one teacher's, and there are {len(teachers)}",
+            help="leave both at 0, or give one teacher",
+        )
+    student = _student(subject, settings, context)
+    module: nn.Module = copy.deepcopy(student.model).to(context.device)
+    held = masks.Held(module, masks.meant(student.notes))
+    if settings["start"] == "fresh":
+        _redraw(module, student, context)
+        held.again()
+    lesson = _Lesson(module, teachers, own_loss, task, settings, context)
+    try:
+        data = context.data.bind(module)
+        fit(module, data, lesson.loss, settings, context, after_step=held.again, also=lesson.parameters)
+    finally:
+        lesson.close()
+    share = _count(module) / sum(map(_count, teachers))
+    notes = {**student.notes, "distill.parameters": share}
+    return Subject("module", settled(module.cpu()), student.factory, student.edits, notes)
+
+
+def soft_loss(
+    task: Task, answers: Mapping[str, Tensor], wanted: Mapping[str, Tensor], targets: Tensors, t: float
+) -> Tensor:
+    """How far the answers of a student are from those of its teacher.
+
+    With labels: the Kullback-Leibler divergence of the softmax at the temperature `t`, times `t` squared, so that
+    gradients keep their size; labels that do not count are left out. Else the mean squared error of the answers.
+    """
+    import torch
+    import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
+
+    from optlang.workload.data.tasks import IGNORED, Classification, Regression
+
+    if isinstance(task, Classification):
+        (scores, labels), (known, _) = task.pair(answers, targets), task.pair(wanted, targets)
+        distance = F.kl_div(
+            F.log_softmax(scores / t, dim=1), F.log_softmax(known / t, dim=1), reduction="none", log_target=True
+        ).sum(dim=1)
+        return distance[labels != IGNORED].mean() * t * t
+    if isinstance(task, Regression):
+        return F.mse_loss(task.pair(answers, targets)[0], task.pair(wanted, targets)[0])
+    real = [name for name, item in wanted.items() if item.is_floating_point()]
+    return torch.stack([F.mse_loss(answers[name], wanted[name]) for name in real]).mean()
+
+
+def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> Mapping[str, Tensor]:
+    """The mean answer of several teachers, their answers of equal shapes and names.
+
+    With labels it has the mean of their probabilities at the temperature `t` as its own ones there (Hinton, Vinyals and
+    Dean, 2015); what are no labels is the mean of the numbers.
+    """
+    import torch
+
+    from optlang.workload.data import tasks
+
+    if len(several) == 1:
+        return several[0]
+    stacked = {name: torch.stack([item[name] for item in several]) for name in several[0]}
+    mean = {name: item.mean(dim=0) if item.is_floating_point() else item[0] for name, item in stacked.items()}
+    if isinstance(task, tasks.Classification):
+        name = "logits" if "logits" in stacked else next(iter(stacked))
+        axis = -1 if isinstance(task, tasks.Sequence) else 2  # the first axis is the teachers'
+        mean[name] = t * ((stacked[name] / t).log_softmax(dim=axis).logsumexp(dim=0) - math.log(len(several)))
+    return mean
+
+
+def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
+    from optlang.workload.model import modules
+
+    given = [item for item in (settings["teacher"], *(settings["teachers"] or ())) if item is not None]
+    if given:
+        return [modules.make(modules.factory_from(item), context.study) for item in given]
+    assert context.baseline is not None, "`distill` declares that it needs the baseline"
+    baseline = context.baseline()
+    if baseline.form != "module":
+        raise Refusal(
+            f"the teacher is the baseline, which is in the form {baseline.form} after its steps",
+            help="a baseline whose steps end in a module, or a teacher of its own",
+        )
+    return [baseline.model]
+
+
+def _count(module: nn.Module) -> int:
+    from optlang.workload.model.parametrized import plain_copy
+
+    return sum(item.numel() for item in plain_copy(module).parameters())
+
+
+def _student(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    from optlang.workload.model import modules
+
+    if settings["student"] is not None:
+        factory = modules.factory_from(settings["student"])
+        return Subject("module", modules.make(factory, context.study), factory)
+    width = float(settings["width"])
+    if width == 1:
+        return subject
+    try:
+        return channels.channels(subject, {**_SLIMMER, "ratio": 1 - width}, context)
+    except Refusal as error:
+        raise Refusal(
+            f"the model has no slimmer copy of width {width:g}: {error.message}",
+            help="another width, a student of your own, or width = 100 % to train the model as it stands",
+        ) from error
+
+
+def _redraw(module: nn.Module, student: Subject, context: Context) -> None:
+    """Draw the weights anew, layer by layer; what no layer draws begins as the model's own factory has it."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    from optlang.workload.model import modules
+    from optlang.workload.seeds import seeded
+
+    initial = dict(modules.rebuild(student.factory, student.edits, context.study).named_parameters())
+    frozen = [(item, item.detach().clone()) for item in module.parameters() if not item.requires_grad]
+    with seeded(context.seed), torch.no_grad():
+        for prefix, layer in module.named_modules():
+            if parametrize.is_parametrized(layer):
+                raise Refusal(f"{prefix} has parametrized weights, which cannot be drawn anew", help="start = kept")
+            draw = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+            own = dict(layer.named_parameters(recurse=False))
+            if callable(draw):
+                draw()
+                continue
+            for name, item in own.items():
+                item.copy_(initial[f"{prefix}.{name}" if prefix else name])
+        for item, kept in frozen:
+            item.copy_(kept)
+
+
+class _Lesson:
+    """The loss of a student: holds the teachers, watches the layers of both, and owns the map between their widths."""
+
+    def __init__(
+        self, module: nn.Module, teachers: Sequence[nn.Module], own_loss: Loss, task: Task, settings: Mapping[str, Any],
+        context: Context,
+    ) -> None:
+        self._teachers, self._own_loss, self._task, self._context = teachers, own_loss, task, context
+        self._alpha, self._temperature = float(settings["alpha"]), float(settings["temperature"])
+        self._hint, self._attention = float(settings["hint"]), float(settings["attention"])
+        self._names = [context.data.bind(teacher).input_names for teacher in teachers]
+        watched = bool(self._hint or self._attention)
+        self._ours, self._theirs = (Watch(item) if watched else None for item in (module, teachers[0]))
+        self._map: nn.Linear | None = None
+        try:
+            self._look(module)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Leave student and teacher as they were."""
+        for watch in (self._ours, self._theirs):
+            if watch is not None:
+                watch.close()
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What the loss itself learns."""
+        return [] if self._map is None else list(self._map.parameters())
+
+    def _look(self, module: nn.Module) -> None:
+        """Run both once on real inputs, and refuse what cannot be compared."""
+        import torch
+
+        from optlang.workload.imports import user_code
+        from optlang.workload.model.modules import call
+        from optlang.workload.seeds import seeded
+
+        inputs = {
+            name: item.to(self._context.device) for name, item in self._context.data.bind(module).example(8).items()
+        }
+        with torch.no_grad(), user_code("the model's forward", self._context.study):
+            answers = call(module.eval(), inputs)
+        several = self._each(inputs)
+        ours, *others = ({name: tuple(item.shape) for name, item in found.items()} for found in (answers, *several))
+        for theirs in others:
+            if ours != theirs:
+                raise Refusal(f"the student answers with {_said(ours)} and the teacher with {_said(theirs)}")
+        wanted = ensemble(self._task, several, self._temperature)
+        if not any(item.is_floating_point() for item in wanted.values()):
+            raise Refusal("the teacher's answers are whole numbers, which nothing can be learned from")
+        if all(torch.equal(answers[name].to(item), item) for name, item in wanted.items()):
+            raise Refusal(
+                "the student answers just as the teacher does: there is nothing to learn",
+                help="a smaller width, a step before this one that changes the model, or start = fresh",
+            )
+        if self._ours is None or self._theirs is None:
+            return
+        if self._attention:
+            self._pairs = matched(self._ours, self._theirs)
+        if self._hint:
+            self._hidden = self._ours.hidden("student"), self._theirs.hidden("teacher")
+            mine, other = (
+                watch.channels_last(name) for watch, name in zip((self._ours, self._theirs), self._hidden, strict=True)
+            )
+            if mine.shape[:-1] != other.shape[:-1]:
+                raise Refusal(
+                    f"hint compares {self._hidden[0]} of the student, which gives {tuple(mine.shape[1:])}, with "
+                    f"{self._hidden[1]} of the teacher, which gives {tuple(other.shape[1:])} (channels last)",
+                    help="leave hint at 0: only the number of channels may differ",
+                )
+            if mine.shape[-1] != other.shape[-1]:
+                with seeded(self._context.seed):
+                    self._map = torch.nn.Linear(mine.shape[-1], other.shape[-1]).to(mine.device)
+
+    def _each(self, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """What each teacher says to the student's inputs."""
+        import torch
+
+        from optlang.workload.imports import user_code
+        from optlang.workload.model.modules import call
+
+        with torch.no_grad(), user_code("the teacher's forward", self._context.study):
+            several = [
+                call(teacher, dict(zip(names, inputs.values(), strict=True)))
+                for teacher, names in zip(self._teachers, self._names, strict=True)
+            ]
+        return [
+            {name: item.float() if item.is_floating_point() else item for name, item in found.items()}
+            for found in several
+        ]
+
+    def loss(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensors) -> Tensor:
+        """The loss of a batch whose `outputs` the student has just given."""
+        import torch
+        import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
+
+        with torch.no_grad():
+            wanted = ensemble(self._task, self._each(inputs), self._temperature)
+        total: Tensor = (1 - self._alpha) * self._own_loss(outputs, inputs, targets)
+        if self._alpha:
+            total = total + self._alpha * soft_loss(self._task, outputs, wanted, targets, self._temperature)
+        if self._ours is not None and self._theirs is not None:
+            if self._hint:
+                mine = self._ours.channels_last(self._hidden[0])
+                mine = mine if self._map is None else self._map(mine)
+                total = total + self._hint * F.mse_loss(mine, self._theirs.channels_last(self._hidden[1]))
+            if self._attention:
+                total = total + self._attention * attention_loss(self._ours.found, self._theirs.found, self._pairs)
+        return total
+
+
+def _said(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name} {tuple(shape[1:])}" for name, shape in shapes.items())

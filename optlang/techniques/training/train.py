@@ -1,0 +1,67 @@
+"""Training and fine-tuning of a module on the user's data. Knows nothing of pruning, quantization or measuring."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import Context, Refusal, Subject
+from optlang.techniques.cast.half import is_half
+from optlang.techniques.shared import masks
+from optlang.techniques.training.trainer import Loss, fit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from optlang.workload.data.tasks import Task
+
+
+def train(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """Train the module from where it stands; see `trained`."""
+    return trained(subject, settings, context)
+
+
+def finetune(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """A short training at a small learning rate, after pruning; see `trained`."""
+    return trained(subject, settings, context)
+
+
+def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    """A copy of the module, trained on 'train' with the task's loss (see `fit.fit`); zeros that are meant stay zero.
+
+    The declared defaults: AdamW's learning rate and weight decay are torch's, the cosine is timm's, SGD's momentum that
+    of torchvision's reference training. Warm-up, averaging, smoothing and clipping are off: short trainings of small
+    models rarely want them. Raises `Refusal` where there is no module, or where `fit` does.
+    """
+    from optlang.workload.model.modules import settled
+
+    if subject.form != "module":
+        raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
+    if is_half(subject.model):
+        raise Refusal(
+            "the model is in 16 bits, in which the small steps of a training are lost",
+            help="train first and cast afterwards; amp calculates in 16 bits and keeps the weights in float32",
+        )
+    loss_of = task_loss(context.data.task, float(settings["label_smoothing"]))
+    module: nn.Module = copy.deepcopy(subject.model).to(context.device)
+    held = masks.Held(module, masks.meant(subject.notes))
+    fit(module, context.data.bind(module), loss_of, settings, context, after_step=held.again)
+    return Subject("module", settled(module.cpu()), subject.factory, subject.edits, subject.notes)
+
+
+def task_loss(task: Task, smoothing: float) -> Loss:
+    """The task's own loss; `smoothing` moves that share of each label to all classes (Szegedy et al., 2016).
+
+    Raises `Refusal` where labels are to be smoothed and the task has none.
+    """
+    from optlang.workload.data.tasks import Classification
+
+    if not smoothing:
+        return lambda outputs, inputs, targets: task.loss(outputs, targets)
+    if not isinstance(task, Classification):
+        raise Refusal(
+            f"label_smoothing is for labels, and the task is {task.name}",
+            help="leave label_smoothing at 0 %: only classification and sequence tasks have labels",
+        )
+    return lambda outputs, inputs, targets: task.loss(outputs, targets, smoothing)

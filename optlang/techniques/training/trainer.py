@@ -1,0 +1,232 @@
+"""The loop that trains: steps, learning rate, mixed precision, early stopping. Knows no technique and no subject."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from optlang.interfaces import Context, Refusal
+from optlang.techniques.training.averaging import Average, copied, filled
+from optlang.techniques.training.schedule import warmed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.tensors import Tensors
+
+Loss: TypeAlias = "Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensors], Tensor]"
+"""The loss of a batch from the module's outputs (float32, by name), its inputs (by name) and the targets."""
+
+
+def fit(
+    module: nn.Module, data: Data, loss_of: Loss, settings: Mapping[str, Any], context: Context, *,
+    before_step: Callable[[float], None] | None = None, after_step: Callable[[], None] | None = None,
+    also: Sequence[nn.Parameter] = (),
+) -> None:
+    """Train `module` in place on 'train' of `data` (bound to it); the same seed gives the same weights on a CPU.
+
+    The module must lie on the context's device; it is left there, in eval mode. `before_step` is told the progress (0
+    to 1) before each batch, and `after_step` is called after each step of the optimizer. `also` are parameters that the
+    loss itself learns and that are no part of the module. Weight decay spares biases and the parameters of norms, as is
+    usual. With `patience` the weights with the least loss of the task on 'validation' are kept (Prechelt, 1998), with
+    `ema` the averaged ones are looked at and kept.
+
+    Raises `Refusal` where the module has nothing to train, where a loss is not finite, or where no weight has changed.
+    """
+    import torch
+
+    from optlang.workload.model.modules import settled
+    from optlang.workload.seeds import seeded
+
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise Refusal(
+            "the model has no parameters to train: all of them are frozen, or there are none", depends="model"
+        )
+    before = [parameter.detach().clone() for parameter in trainable]
+    with seeded(context.seed), torch.enable_grad():
+        module.train()
+        _Run(module, data, loss_of, settings, context, before_step, after_step, [*trainable, *also]).epochs()
+    if all(torch.equal(old, new) for old, new in zip(before, trainable, strict=True)):
+        raise Refusal("the training changed no weight: the loss does not depend on any parameter that is not frozen")
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
+        raise Refusal(f"the training ended with weights that are not finite; lr {settings['lr']:g} may be too high")
+    module.zero_grad(set_to_none=True)
+    settled(module.eval())
+
+
+class _Run:
+    """One training: its optimizer, and what is kept beside the weights."""
+
+    def __init__(
+        self, module: nn.Module, data: Data, loss_of: Loss, settings: Mapping[str, Any], context: Context,
+        before_step: Callable[[float], None] | None, after_step: Callable[[], None] | None,
+        parameters: Sequence[nn.Parameter],
+    ) -> None:
+        import torch
+
+        from optlang.workload.model.parametrized import undecayed
+
+        self._module, self._data, self._loss_of = module, data, loss_of
+        self._settings, self._context = settings, context
+        self._before_step, self._after_step = before_step, after_step
+        self._parameters = parameters
+        self._optimizer = _optimizer(parameters, settings, undecayed(module))
+        self._device = torch.device(context.device)
+        amp = settings["amp"]
+        self._amp = None if amp == "none" else torch.float16 if amp == "float16" else torch.bfloat16
+        # The small gradients of float16 would be zero; those of bfloat16 have the range of float32.
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=amp == "float16")
+        self._average = Average(float(settings["ema"])) if settings["ema"] else None
+        self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+
+    def epochs(self) -> None:
+        """Train for all epochs, or until patience is at its end."""
+        epochs, patience = int(self._settings["epochs"]), int(self._settings["patience"])
+        waited = 0
+        for epoch in range(epochs):
+            mean = self._epoch(epoch, epochs)
+            if not math.isfinite(mean):
+                raise Refusal(
+                    f"the loss is {mean} in epoch {epoch + 1} of {epochs}",
+                    help=f"a smaller lr than {self._settings['lr']:g} may hold it; inputs with NaN or infinity would "
+                    "break it too",
+                )
+            self._context.report({"epoch": epoch + 1, "epochs": epochs, "loss": mean})
+            if patience:
+                waited = 0 if self._better(epoch, epochs) else waited + 1
+                if waited >= patience:
+                    break
+        if self._best is not None:
+            filled(self._module, self._best[1])
+        elif self._average is not None:
+            self._average.fill(self._module)
+
+    def _epoch(self, epoch: int, epochs: int) -> float:
+        """One pass over the data; the mean loss of its samples."""
+        import torch
+
+        from optlang.workload.data.tensors import mapped
+
+        settings, data, device = self._settings, self._data, self._device
+        batch, peak, warmup = int(settings["batch"]), float(settings["lr"]), float(settings["warmup"])
+        normalized = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in self._module.modules())
+        size = data.size("train")
+        total = torch.zeros((), device=device)
+        seen = 0
+        # An order of its own for each epoch, the same wherever this epoch is run.
+        for inputs, targets in data.batches("train", batch, seed=self._context.seed * 1009 + epoch, shuffle=True):
+            count = len(next(iter(inputs.values())))
+            if count == 1 and normalized and size > 1 and batch > 1:
+                continue  # a last batch of one sample has no variance to normalize by
+            start, end = (min(1.0, (epoch + part / size) / epochs) for part in (seen, seen + count))
+            for group in self._optimizer.param_groups:
+                group["lr"] = peak * warmed(settings["schedule"], warmup, start, end)
+            if self._before_step is not None:
+                self._before_step(start)
+            inputs = {name: item.to(device) for name, item in inputs.items()}
+            targets = mapped(targets, lambda item: item.to(device))
+            loss = self._loss_of(self._outputs(inputs), inputs, targets)
+            self._optimizer.zero_grad(set_to_none=True)
+            if loss.requires_grad:
+                self._step(loss)
+            total += loss.detach() * count
+            seen += count
+        return float(total) / max(seen, 1)
+
+    def _outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        import torch
+
+        from optlang.workload.imports import user_code
+        from optlang.workload.model.modules import call
+
+        with user_code("the model's forward", self._context.study), torch.autocast(
+            self._device.type, dtype=self._amp, enabled=self._amp is not None
+        ):
+            outputs = call(self._module, inputs)
+        return {name: item.float() if item.is_floating_point() else item for name, item in outputs.items()}
+
+    def _step(self, loss: Tensor) -> None:
+        import torch
+
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._settings["clip"]:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, float(self._settings["clip"]))
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._after_step is not None:
+            self._after_step()
+        if self._average is not None:
+            self._average.update(self._module)
+
+    def _better(self, epoch: int, epochs: int) -> bool:
+        """Whether the loss on 'validation' is the least so far; the weights are then the best ones."""
+        with self._averaged():
+            loss = self._validation()
+            if not math.isfinite(loss):
+                raise Refusal(f"the loss on 'validation' is {loss} after epoch {epoch + 1} of {epochs}")
+            if self._best is not None and loss >= self._best[0]:
+                return False
+            self._best = loss, copied(self._module)
+        return True
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The module with its averaged weights, where there are such."""
+        if self._average is None:
+            yield
+            return
+        current = copied(self._module)
+        self._average.fill(self._module)
+        try:
+            yield
+        finally:
+            filled(self._module, current)
+
+    def _validation(self) -> float:
+        """The task's mean loss on 'validation'."""
+        import torch
+
+        from optlang.workload.data.tensors import mapped
+
+        modes = [(layer, layer.training) for layer in self._module.modules()]
+        self._module.eval()
+        total, seen = 0.0, 0
+        with torch.no_grad():
+            for inputs, targets in self._data.batches("validation", int(self._settings["batch"])):
+                outputs = self._outputs({name: item.to(self._device) for name, item in inputs.items()})
+                count = len(next(iter(inputs.values())))
+                targets = mapped(targets, lambda item: item.to(self._device))
+                total += float(self._data.task.loss(outputs, targets)) * count
+                seen += count
+        for layer, mode in modes:
+            layer.training = mode
+        return total / max(seen, 1)
+
+
+def _optimizer(
+    parameters: Sequence[nn.Parameter], settings: Mapping[str, Any], spared: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
+    import torch
+
+    known = {id(item) for item in spared}
+    decayed = [item for item in parameters if item.ndim > 1 and id(item) not in known]
+    others = [item for item in parameters if item.ndim <= 1 or id(item) in known]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": float(settings["weight_decay"])},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    lr = float(settings["lr"])
+    match settings["optimizer"]:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=lr, momentum=float(settings["momentum"]))
+        case "adam":
+            return torch.optim.Adam(groups, lr=lr)
+        case _:
+            return torch.optim.AdamW(groups, lr=lr)
