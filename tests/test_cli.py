@@ -50,7 +50,7 @@ def loaded_by(*arguments: str, cwd: Path) -> set[str]:
     """The heavy modules that a command loads."""
     program = textwrap.dedent(f"""
         import sys
-        from optlang.cli import command
+        from optlang.cli.app import command
         command({list(arguments)!r})
         print("loaded:", *[name for name in {HEAVY!r} if name in sys.modules])
     """)

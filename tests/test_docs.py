@@ -18,9 +18,9 @@ from pages import DOCS, ROOT, WRITTEN, Example, blocks, examples, files, loaded,
 from optlang.cli.app import app
 from optlang.diagnostics.render import render
 from optlang.plan.units import UNITS
-from optlang.report.reference import PAGES
 from optlang.syntax import build, parse
 from optlang.syntax.source import Source
+from tools.reference import PAGES
 
 EXAMPLES = examples()
 LANGUAGE = [item for item in EXAMPLES if item.page.parent.name == "language" and item.wrong is None]
@@ -120,7 +120,7 @@ def test_links_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_generated_pages_are_fresh(name: str) -> None:
-    assert (DOCS / name).read_text() == PAGES[name](), "run: python -m optlang.report.reference docs"
+    assert (DOCS / name).read_text() == PAGES[name](), "run: python -m tools.reference docs"
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from pygments.token import Comment, Error, Keyword, Name, Number, Operator, String, Token
 
-from optlang.editor import keywords, textmate
+from optlang.editor import keywords
 from optlang.editor.lexer import OptlangLexer
 from optlang.plan.units import UNITS
 from optlang.syntax import parse
 from optlang.syntax.source import Source
+from tools import textmate
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("studies", "stdlib", "benchmarks/curves", "benchmarks/tradeoffs", "tests/fixtures/ok")

@@ -22,12 +22,10 @@ from optlang.plan.expressions import (
     Expression,
     KnobRef,
     Member,
-    RoundRef,
     Scalar,
     Unary,
     Value,
     holds,
-    references,
 )
 from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched, SetDomain
 from optlang.plan.units import (
@@ -446,11 +444,6 @@ def _as(typed: Typed, kind: Kind) -> Expression:
     if typed.constant is None:
         return typed.expression
     return Const(value=value_of(typed.constant, typed.kind if typed.kind == "plain" and kind != "ratio" else kind))
-
-
-def names_rounds(expression: Expression) -> bool:
-    """Whether it depends on the number of the round."""
-    return any(isinstance(item, RoundRef) for item in references(expression))
 
 
 def text_of(node: tree.Domain) -> str:

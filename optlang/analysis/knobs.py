@@ -10,11 +10,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from optlang.analysis.expressions import names_rounds
 from optlang.analysis.symbols import Draft, Given, Place, Role, suffixes
 from optlang.analysis.values import Resolver
 from optlang.diagnostics.model import Diagnostics, Span
-from optlang.plan.expressions import Const, Expression, KnobRef, Reference, RoundRef, conjunction, references, replaced
+from optlang.plan.expressions import (
+    Const,
+    Expression,
+    KnobRef,
+    Reference,
+    RoundRef,
+    conjunction,
+    names_rounds,
+    references,
+    replaced,
+)
 from optlang.plan.model import Dimension, Domain, Knob, Location, Param, Setting, Step
 from optlang.syntax import tree
 

@@ -1,8 +1,7 @@
-"""The commands about texts: check, fmt and plan. None of them runs anything that a study names, nor imports torch."""
+"""The command `check`, and how every command reads the files that it is given. Runs nothing that a study names."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optlang.cli.exits import WRONG, colored, counted, usage
-from optlang.cli.options import DEFAULT_DB, CheckFormat, Db, Sets, StudyFile
+from optlang.cli.options import CheckFormat
 
 if TYPE_CHECKING:
+    from optlang.analysis.modules.load import Loaded
     from optlang.plan.model import Plan
 
 
@@ -58,7 +58,7 @@ def check(
     from optlang.diagnostics.render import render
 
     files = opt_files(files)
-    fixed = _fixed(files) if fix else 0
+    fixed = sum(fix_file(file) for file in files) if fix else 0
     found: list[Any] = []
     texts: dict[str, str] = {}
     for file in files:
@@ -77,10 +77,43 @@ def check(
     return WRONG if errors else 0
 
 
-def _fixed(files: Sequence[Path]) -> int:
-    from optlang.diagnostics.fixes import mend
+_MOST_ROUNDS = 20
+"""A fixed mistake may uncover another one; each round must leave fewer errors."""
 
-    return sum(mend(file) for file in files)
+
+def fix_file(path: Path) -> int:
+    """Apply the fixes of the file at `path`, again and again while errors become fewer; how many were written.
+
+    A file whose errors do not become fewer is left as it was. Runs no code of the user's; raises OutsideError where the
+    file cannot be read or written.
+    """
+    import codecs
+
+    from optlang.analysis.modules.load import load
+    from optlang.diagnostics.fixes import apart, applied
+    from optlang.syntax.source import read
+
+    written = 0
+    found = load(path)
+    for _ in range(_MOST_ROUNDS):
+        shown = path.as_posix()
+        fixes = apart(item.fix for item in found.diagnostics if item.fix is not None and item.fix.span.file == shown)
+        if not fixes:
+            break
+        before = read(path)
+        mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+        path.write_bytes(mark + applied(found.texts[shown], fixes).encode())
+        after = load(path)
+        if _errors(after) >= _errors(found):
+            path.write_bytes(before)
+            break
+        written += len(fixes)
+        found = after
+    return written
+
+
+def _errors(found: Loaded) -> int:
+    return sum(item.severity == "error" for item in found.diagnostics)
 
 
 def opt_files(paths: Sequence[Path]) -> list[Path]:
@@ -119,132 +152,3 @@ def _exists(path: Path) -> bool:
     except OSError:
         # No file can have such a name.
         return False
-
-
-def fmt(
-    files: Annotated[list[Path], typer.Argument(
-        metavar="FILE...", allow_dash=True, help="Files, folders of them, or - for standard input.",
-    )],
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if a file would change.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Write nothing; show what would change.")] = False,
-) -> int:
-    """Give files the one layout; comments, words and meaning stay. Files with errors are left alone."""
-    from optlang.diagnostics.render import render
-    from optlang.syntax.format import format_text
-    from optlang.syntax.parse import parse_bytes
-    from optlang.syntax.source import LARGEST
-
-    if Path("-") in files and len(files) > 1:
-        raise usage("- stands alone: it reads one text from standard input", "leave it out, or the files")
-    through = files == [Path("-")]
-    wrong = changed = 0
-    paths = files if through else opt_files(files)
-    for path in paths:
-        shown = "<stdin>" if through else str(path)
-        data = sys.stdin.buffer.read(LARGEST + 1) if through else read_or_refuse(path)
-        parsed = parse_bytes(shown, data)
-        if parsed.file is None or parsed.diagnostics.failed:
-            wrong += 1
-            text = render(parsed.diagnostics.sorted(), {shown: parsed.source.text}, color=colored(sys.stderr))
-            sys.stderr.write(text)
-            continue
-        laid_out = format_text(parsed).encode()
-        changed += laid_out != data
-        if diff:
-            _show_difference(shown, parsed.source.text, laid_out.decode())
-        elif through and not check:
-            sys.stdout.buffer.write(laid_out)
-        elif laid_out != data:
-            sys.stderr.write(f"{'would change' if check else 'changed'} {shown}\n")
-            if not check:
-                path.write_bytes(laid_out)
-    if not through:
-        word = "would change" if check or diff else "changed"
-        left = f", {wrong} left alone for {'their' if wrong > 1 else 'its'} errors" if wrong else ""
-        sys.stderr.write(f"{counted(len(paths), 'file')}: {changed} {word}{left}\n")
-    return WRONG if wrong or (changed and (check or diff)) else 0
-
-
-def _show_difference(shown: str, before: str, after: str) -> None:
-    import difflib
-
-    old, new = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (before, after))
-    for row in difflib.unified_diff(old, new, shown, shown):
-        sys.stdout.write(row if row.endswith("\n") else f"{row}\n\\ No newline at end of file\n")
-
-
-def plan(
-    file: StudyFile,
-    json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
-    dot: Annotated[bool, typer.Option("--dot", help="The pipeline with its knobs as a picture, for Graphviz.")] = False,
-    mermaid: Annotated[bool, typer.Option("--mermaid", help="The same picture as a Mermaid flowchart.")] = False,
-    set_: Sets = None,
-    db: Db = DEFAULT_DB,
-) -> int:
-    """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
-    from optlang.report.plan.describe import describe, text
-    from optlang.search.ablation import rungs
-    from optlang.space.space import Space
-
-    if json + dot + mermaid > 1:
-        raise usage("--json, --dot and --mermaid exclude each other", "ask once for each")
-    study, _ = plan_of(file, set_)
-    if json:
-        sys.stdout.write(study.model_dump_json(indent=2) + "\n")
-        return 0
-    if dot or mermaid:
-        from optlang.report.plan import diagram
-
-        drawn = diagram.picture(study)
-        sys.stdout.write(diagram.dot(drawn) if dot else diagram.mermaid(drawn))
-        return 0
-    space = Space(study)
-    ladder = len(list(rungs(study, space, {}))) if study.search.ladder else 0
-    sys.stdout.write(text(describe(study, space.size(), ladder)))
-    sys.stdout.writelines(f"{line}\n" for line in _refused(study, file, db))
-    seconds = _seconds_a_trial(study.study, db)
-    if seconds is not None:
-        from optlang.plan.quantities import in_seconds
-
-        sys.stdout.write(
-            f"\nA searched trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
-            f"{in_seconds(seconds * study.search.trials)}.\n"
-        )
-    return 0
-
-
-LISTED = 10_000
-"""Points that are counted one by one, to say how many of them are left."""
-
-
-def _refused(study: Plan, file: Path, db: Path) -> list[str]:
-    """What the newest run of this study found refused, as the database knows it, and how many points that leaves."""
-    if not db.exists():
-        return []
-    from optlang.run.refusals import noted, recalled
-    from optlang.space.space import Space
-
-    run, trials = noted(study, db)
-    facts = recalled(study, file.resolve().parent, trials)
-    if not facts:
-        return []
-    lines = ["", f"refused in run {run}, and left out"]
-    lines += [f"  {fact.what}: {fact.reason} (trial {fact.trial})" for fact in facts]
-    size = Space(study).size()
-    if size.exact and not size.continuous and size.points <= LISTED:
-        left = sum(1 for _ in Space(study, facts=facts).points())
-        lines.append(f"  {left:,} of {counted(size.points, 'point')} are left")
-    return lines
-
-
-def _seconds_a_trial(study: str, db: Path) -> float | None:
-    """The mean time of a trial of this study, as the database knows it."""
-    if not db.exists():
-        return None
-    from optlang.store.reader import query
-
-    sql = "SELECT avg(seconds) FROM results WHERE study = ? AND origin = 'sampler' AND state <> 'failed'"
-    rows = query(sql, [db], [study]).rows
-    return rows[0][0] if rows else None
-
-

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang import resources
+from optlang.cli.exits import OUTSIDE
+from optlang.cli.options import DEFAULT_DB, Db, Home, Page, PageFormat
 from optlang.interfaces import JSON, OptlangError
 
 if TYPE_CHECKING:
@@ -34,6 +37,13 @@ _NAMESAKE = "optlang"
 _MODULES = {"scikit-learn": "sklearn"}
 _COUNTING = 0.5
 """Seconds that the files of one folder are counted for: a cache may hold millions."""
+
+
+def doctor(db: Db = DEFAULT_DB, home: Home = None, format: Page = PageFormat.text) -> int:
+    """Show what can run here and what to install: runtimes, packages, processor, cache, disk. Imports none of them."""
+    found = examine(db, home)
+    sys.stdout.write(found.json() if format is PageFormat.json else page(found))
+    return OUTSIDE if found.problems else 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from optlang.interfaces import OptlangError
@@ -25,3 +26,8 @@ def colored(stream: Any) -> bool:
 def counted(count: int, word: str) -> str:
     """`1 file`, `2 files`."""
     return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def width() -> int | None:
+    """The terminal's width; None where the output goes to a file or a pipe, which have none."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None

@@ -1,7 +1,7 @@
 """The labels of a file, the knobs that they name, and every place that names one of them.
 
-Follows the rules of plan/ (analysis/symbols.py, steps.py, lower/targets.py) over the tree alone, so that a file with mistakes has them
-too. What a rename made of these is checked against the plan, see rename.py.
+Follows the rules of analysis/ over the tree alone, so that a file with mistakes has them too. What a rename made of
+these is checked against the plan, see rename.py.
 """
 
 from __future__ import annotations

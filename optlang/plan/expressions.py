@@ -305,3 +305,8 @@ def show_value(value: Value) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(show_value(item) for item in value) + "]"
     return str(value)
+
+
+def names_rounds(expression: Expression) -> bool:
+    """Whether it depends on the number of the round."""
+    return any(isinstance(item, RoundRef) for item in references(expression))

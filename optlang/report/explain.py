@@ -23,7 +23,6 @@ from optlang.diagnostics.suggest import closest
 from optlang.plan.domains import show_domain
 from optlang.plan.model import Param
 from optlang.plan.units import TYPES, show
-from optlang.report.reference import facts
 from optlang.syntax import tree
 from optlang.syntax.parse import parse_file
 
@@ -37,6 +36,35 @@ _LONG = ("names", "model", "models")
 """Types whose values are too long for an example."""
 
 _SECTIONS: Mapping[str, tuple[Param, ...]] = {"search": SEARCH, "measure": MEASURE, "target": PARAMS}
+
+_FACTS = {
+    "needs": "needs",
+    "takes": "takes",
+    "gives": "gives",
+    "traits": "traits",
+    "after": "comes after",
+    "excludes": "excludes",
+    "performs": "carries out itself",
+}
+_NEEDS = {
+    "training": "training data",
+    "calibration": "calibration data",
+    "runtime": "the runtime's int8 scheme",
+    "baseline": "the trained baseline",
+    "latency": "times on the runtime",
+    "gpu": "a target with a GPU (`device = cuda`)",
+    "browser": "a target that is a browser (`device = browser`)",
+}
+_FORMS = {
+    "module": "a PyTorch module",
+    "graph": "a module that its runtime converts itself when it builds",
+    "onnx": "an ONNX file",
+    "artifact": "what only its runtime can run",
+}
+_SHAPE = {
+    "settings": "Size and speed follow from the settings alone.",
+    "weights": "Size and speed depend on the weights too.",
+}
 
 
 def explained(name: str) -> str | None:
@@ -305,3 +333,21 @@ def _chosen(item: Declared, only: str = "") -> list[str]:
         elif default:
             found.append(f"{name} = {default}")
     return found[:2]
+
+
+def facts(node: tree.Declaration) -> Iterator[str]:
+    """What a declaration needs, takes, gives, comes after, excludes and carries out itself: a line each."""
+    clauses: dict[str, list[str]] = {}
+    for fact in node.facts:
+        if isinstance(fact, tree.Clause):
+            clauses.setdefault(fact.keyword, []).extend(path.text for path in fact.paths)
+    for keyword, title in _FACTS.items():
+        if keyword not in clauses:
+            continue
+        words: Mapping[str, str] = _NEEDS if keyword == "needs" else _FORMS if keyword in ("takes", "gives") else {}
+        shown = [words.get(name, f"`{name}`") for name in clauses[keyword]]
+        if keyword == "after":
+            shown = [f"all of `{name}`" if name in library()[0] else f"`{name}`" for name in clauses[keyword]]
+        yield f"{title}: {(' or ' if keyword == 'takes' else ', ').join(shown)}"
+    if node.kind == "technique":
+        yield _SHAPE[clauses.get("shape", ["settings"])[0]]

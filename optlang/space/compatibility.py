@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from optlang.analysis.expressions import names_rounds
-from optlang.plan.expressions import Environment, Expression, Value, holds
+from optlang.plan.expressions import Environment, Expression, Value, holds, names_rounds
 from optlang.plan.model import (
     Apply,
     Choice,

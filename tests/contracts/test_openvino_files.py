@@ -46,7 +46,8 @@ def built(subject, digits, folder, **settings):
 
 
 def answers(artifact, digits, **settings):
-    member = Member("a model", "openvino", "optlang.runtimes.openvino.build:OpenVino", artifact, TARGET, settings, STUDY)
+    calls = "optlang.runtimes.openvino.build:OpenVino"
+    member = Member("a model", "openvino", calls, artifact, TARGET, settings, STUDY)
     inputs, targets = digits.bind(artifact.inputs).arrays("validation")
     with BareProcess(member) as process:
         outputs = process.outputs(inputs)

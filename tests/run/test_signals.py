@@ -23,7 +23,7 @@ study, ended = small.study, small.ended
 # The grace as it is, or another one, before the command line begins.
 PROGRAM = """\
 import sys
-from optlang.cli import command
+from optlang.cli.app import command
 from optlang.run import signals
 if __name__ == "__main__":
     signals.GRACE = float(sys.argv.pop(1))

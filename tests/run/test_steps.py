@@ -169,7 +169,8 @@ def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: 
 def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_path: Path) -> None:
     data = data_module.load(workload.data, workload.study)
     laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
-    runtime = RuntimeJob("onnxruntime", "optlang.runtimes.onnxruntime.build:OnnxRuntime", {"graph": "all"}, workload.study)
+    calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
+    runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
     timed = step("timed", needs=("latency",))
     place = PlaceJob(TargetSpec("here"), runtime, (timed,), tmp_path / "artifact", None)
     job = TrialJob(1, workload, (place,), Effort(2, 1, 0.002, 5), tmp_path / "progress")

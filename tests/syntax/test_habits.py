@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optlang.analysis.modules.load import load
-from optlang.diagnostics.fixes import mend
+from optlang.cli.check import fix_file
 
 STEPS, GOAL = "steps { maybe static }", "minimize size"
 _WHEN = "a condition stands behind `when`: `when CONDITION { … }`, or `STEP when CONDITION`"
@@ -54,6 +54,6 @@ def test_a_habit_is_answered_with_what_is_written_here(
     assert (first.code, first.help) == ("E101", expected)
     assert (first.fix is not None) == (right is not None)
     if right is not None:
-        assert mend(path) == 1
+        assert fix_file(path) == 1
         assert f"\n  {right}\n" in path.read_text(encoding="utf-8")
         assert not load(path).failed

@@ -274,9 +274,7 @@ _LITERT = {
 }
 
 _INDUCTOR = {
-    part: text.replace("optlang.runtimes.torch.eager import Eager", "optlang.runtimes.torch.inductor import Inductor").replace(
-        "Eager()", "Inductor()"
-    )
+    part: text.replace("eager import Eager", "inductor import Inductor").replace("Eager()", "Inductor()")
     for part, text in _EAGER.items()
 }
 

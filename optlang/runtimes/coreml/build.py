@@ -73,7 +73,7 @@ class CoreML:
 
         from optlang.runtimes.coreml import mil
         from optlang.runtimes.shared.artifact_files import described
-        from optlang.workload import imports as objects
+        from optlang.workload import imports
         from optlang.workload.export import tracing
         from optlang.workload.model import floats, modules
 
@@ -90,7 +90,7 @@ class CoreML:
         try:
             example = data.example(target.batch)
             with tracing.plain_attention(), torch.no_grad(), mil.workshop(folder):
-                with objects.user_code("running the model", study):
+                with imports.user_code("running the model", study):
                     outputs = modules.call(module, example)
                 in_half = _in_half(module, chosen.half) if chosen.half is not None else None
                 about, names = _made(module, example, outputs, chosen, in_half, folder / NAME)

@@ -59,7 +59,7 @@ class ExecuTorch:
 
         from optlang.runtimes.executorch import quantize
         from optlang.runtimes.shared.artifact_files import described
-        from optlang.workload import imports as objects
+        from optlang.workload import imports
         from optlang.workload.export import torch_export, tracing
         from optlang.workload.model import coverage, floats
 
@@ -78,7 +78,7 @@ class ExecuTorch:
             example = data.example(target.batch)
             with tracing.plain_attention(), torch.no_grad(), torch_export.quiet():
                 # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-                with objects.user_code("running the model", study):
+                with imports.user_code("running the model", study):
                     wanted = tracing.answers_of(module, example)
                 program = torch_export.program(module, example, "ExecuTorch")
                 right, share = module, tracing.tolerance(module)

@@ -49,7 +49,7 @@ def build(
     Weights keep their precision. Raises `Refusal` where int8 is asked for and the model is no float model any more, or
     nothing in it was quantized; OptlangError where NNCF is missing.
     """
-    from optlang.runtimes.shared import onnx_file as graph
+    from optlang.runtimes.shared import onnx_file
     from optlang.runtimes.shared.artifact_files import described
     from optlang.workload.model import floats
 
@@ -58,7 +58,7 @@ def build(
     if way not in WAYS:
         raise OptlangError(f"openvino has no int8 '{way}'", help=f"one of {', '.join(WAYS)}")
     # Converters report to their makers too; reading a file does not.
-    model = _openvino().Core().read_model(str(onnx.folder / graph.NAME))
+    model = _openvino().Core().read_model(str(onnx.folder / onnx_file.NAME))
     if way != "none":
         if subject.form != "module":
             raise Refusal(
@@ -67,7 +67,7 @@ def build(
             )
         floats.refuse_others(floats.module_types(subject.model))
         model = _quantized(model, way, target, settings, data.bind(onnx.inputs))
-        stored = _stored(model, onnx.folder / graph.NAME, way)
+        stored = _stored(model, onnx.folder / onnx_file.NAME, way)
     _rename(model)
     _openvino().save_model(model, str(folder / NAME), compress_to_fp16=False)
     about: dict[str, JSON] = {"batch": onnx.about["batch"], "int8": way, "stored": stored}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optlang.runtimes.ort_web.browser import Page, Server
     from optlang.workload.data.dataset import Data
 
-_SCRIPT = Path(__file__).with_suffix(".mjs")
+_SCRIPT = Path(__file__).with_name("session.mjs")
 _PROVIDERS = ("wasm", "webgpu")
 
 
@@ -156,7 +156,7 @@ class _Batch:
 class _Open:
     """A model in a page; `loaded` is the seconds from the page's opening until the session was ready.
 
-    Calls are timed in the page by its own clock, whose steps are 5 µs: see `durations` in ort_web.mjs.
+    Calls are timed in the page by its own clock, whose steps are 5 µs: see `durations` in session.mjs.
     """
 
     def __init__(self, artifact: Artifact, threads: int, provider: str, software: bool) -> None:

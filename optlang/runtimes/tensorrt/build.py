@@ -78,7 +78,7 @@ class TensorRT:
         Raises `Refusal` for other forms and devices, for integers in another scheme than `wants`, for axes besides the
         batch that have no fixed length, and where the parser or the builder refuses, with the operator.
         """
-        from optlang.runtimes.shared import onnx_file as graph
+        from optlang.runtimes.shared import onnx_file
         from optlang.runtimes.shared.artifact_files import described
 
         if subject.form in ("module", "onnx") and target.device != "cuda":
@@ -91,15 +91,15 @@ class TensorRT:
                 f"the target's batch is {target.batch}, and the engine takes {most} samples", help="a larger max_batch"
             )
         compute = str(settings.get("compute", "current"))
-        source = graph.build(subject, "tensorrt", folder, data, study)
-        _check_integers(folder / graph.NAME)
+        source = onnx_file.build(subject, "tensorrt", folder, data, study)
+        _check_integers(folder / onnx_file.NAME)
         module = _library(str(settings.get("library", "auto")), compute)
         started = time.monotonic()
         profile, about = _compile(module, folder, settings, compute, target.batch, most)
         about |= {
             "batch": source.about["batch"], "seconds": time.monotonic() - started, "profile": profile,
             "command": _command(module, settings, compute, profile), "cuda_graph": settings.get("cuda_graph", True),
-            "precision": _precision(folder / graph.NAME), "beside": [asdict(item) for item in source.files],
+            "precision": _precision(folder / onnx_file.NAME), "beside": [asdict(item) for item in source.files],
             "stored": source.about["stored"],
         }
         artifact = replace(source, format="tensorrt", files=described(folder, [NAME]), about=about)
@@ -219,7 +219,7 @@ def _compile(
     module: Any, folder: Path, settings: Mapping[str, Any], compute: str, batch: int, most: int
 ) -> tuple[Shapes, dict[str, JSON]]:
     """Write the engine; gives the shapes of its profile, empty where all are fixed, and what it was built with."""
-    from optlang.runtimes.shared import onnx_file as graph
+    from optlang.runtimes.shared import onnx_file
     from optlang.runtimes.tensorrt.session import listener
 
     lines: list[str] = []
@@ -228,7 +228,7 @@ def _compile(
     # Without this flag TensorRT 10 chooses types itself; since 11, and in RTX, it says what is always so.
     network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = module.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(folder / graph.NAME)):
+    if not parser.parse_from_file(str(folder / onnx_file.NAME)):
         raise _refused(parser, lines)
     profile = _profile(network, batch, most)
     engine = builder.build_serialized_network(network, _config(module, builder, settings, compute, profile))
@@ -305,10 +305,10 @@ def _gpu(compute: str) -> str:
 
 def _command(module: Any, settings: Mapping[str, Any], compute: str, profile: Shapes) -> str:
     """The line of a shell that builds the engine again, in the artifact's folder."""
-    from optlang.runtimes.shared import onnx_file as graph
+    from optlang.runtimes.shared import onnx_file
 
     tool = _TOOLS[module.__name__]
-    words = [tool, f"--onnx={graph.NAME}", f"--saveEngine={NAME}", "--skipInference"]
+    words = [tool, f"--onnx={onnx_file.NAME}", f"--saveEngine={NAME}", "--skipInference"]
     words += ["--stronglyTyped"] if module.__name__ == _PLAIN else []
     for end in ("min", "opt", "max") if profile else ():
         shapes = ",".join(f"{_quoted(name)}:{'x'.join(map(str, item[end]))}" for name, item in profile.items())

@@ -57,7 +57,7 @@ class AOTInductor:
 
         from optlang.runtimes.shared.artifact_files import described
         from optlang.runtimes.torch.compiler import quiet
-        from optlang.workload import imports as objects
+        from optlang.workload import imports
         from optlang.workload.export import tracing
         from optlang.workload.model import floats, modules
 
@@ -71,7 +71,7 @@ class AOTInductor:
         try:
             example = data.example(tracing.TRACED)
             with tracing.plain_attention(), torch.no_grad(), quiet():
-                with objects.user_code("running the model", study):
+                with imports.user_code("running the model", study):
                     outputs = tuple(modules.call(module, example))
                 _compile(module, example, folder / NAME, target.threads)
                 _prove(module, data.example(tracing.CHECKED), folder / NAME)

@@ -41,7 +41,7 @@ class Eager:
         import torch
 
         from optlang.runtimes.shared.artifact_files import described
-        from optlang.workload import imports as objects
+        from optlang.workload import imports
         from optlang.workload.model import floats, modules
 
         if subject.form != "module":
@@ -50,7 +50,7 @@ class Eager:
             raise Refusal(f"{self.name} is measured on the CPU only, not on {target.device}")
         module: nn.Module = subject.model
         training = module.training
-        with torch.no_grad(), objects.user_code("running the model", study):
+        with torch.no_grad(), imports.user_code("running the model", study):
             outputs = tuple(modules.call(module.eval(), data.example(1)))
         module.train(training)
         safetensors.torch.save_file(modules.parameters(module), folder / WEIGHTS)

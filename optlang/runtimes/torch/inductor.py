@@ -79,7 +79,7 @@ class Inductor(Eager):
         """The module on `target.threads` threads, compiled for the target's batch. Raises `Refusal` where it cannot."""
         import torch
 
-        from optlang.workload import imports as objects
+        from optlang.workload import imports
         from optlang.workload.data import tensors
 
         if artifact.format == _FORMAT:
@@ -89,7 +89,7 @@ class Inductor(Eager):
         about: Mapping[str, Any] = artifact.about
         given = {name: item.numpy() for name, item in tensors.imagined(about["example"]).items()}
         prepared = session.prepare(given)
-        with objects.user_code("running the model", study):
+        with imports.user_code("running the model", study):
             session.run(prepared)
         session.call = torch.compile(
             session.call, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True
@@ -129,7 +129,7 @@ def _in_integers(
 
     from optlang.runtimes.shared.artifact_files import described
     from optlang.runtimes.torch import pt2_archive, x86_quantizer
-    from optlang.workload import imports as objects
+    from optlang.workload import imports
     from optlang.workload.export import torch_export, tracing
     from optlang.workload.model import coverage, floats, modules
 
@@ -144,7 +144,7 @@ def _in_integers(
         shapes: dict[str, Any] = {"batch": torch.export.Dim("batch", min=1)} if dynamic else {"fixed": True}
         with tracing.plain_attention(), torch.no_grad(), torch_export.quiet():
             # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-            with objects.user_code("running the model", study):
+            with imports.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
             program = torch_export.program(module, example, "Inductor", **shapes)
             graph, int8 = x86_quantizer.quantized(program, module, example, request, data)
@@ -181,8 +181,7 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
     import torch
     import torch._inductor
 
-    from optlang.runtimes.torch import pt2_archive, x86_quantizer
-    from optlang.runtimes.torch import session as graphs
+    from optlang.runtimes.torch import pt2_archive, session, x86_quantizer
     from optlang.workload.data import tensors
     from optlang.workload.export import torch_export
 
@@ -223,7 +222,7 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
     except Refusal:
         ended()
         raise
-    return graphs.Open(
+    return session.Open(
         compiled, artifact.inputs, artifact.outputs, threads, without_grad=torch.no_grad, ended=ended, loaded=loaded,
         compiled=seconds,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, Refusal, Subject
-from optlang.techniques.shared import masks as zeros
+from optlang.techniques.shared import masks
 from optlang.techniques.shared.failures import FAILURES, exhausted, first_line
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def rewind(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
 def _masks(subject: Subject) -> dict[str, Tensor]:
     """Where the zeros that are meant lie, by the names of the parameters that have some."""
     parameters = dict(subject.model.named_parameters())
-    found = {name: parameters[name].detach() == 0 for name in zeros.meant(subject.notes) if name in parameters}
+    found = {name: parameters[name].detach() == 0 for name in masks.meant(subject.notes) if name in parameters}
     return {name: mask for name, mask in found.items() if bool(mask.any())}
 
 

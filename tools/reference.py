@@ -1,6 +1,6 @@
 """Writes the reference pages of the docs: the standard library as it is declared, and the catalogue of codes.
 
-`python -m optlang.report.reference docs` writes them into the folder `docs`. It knows what stands in the declarations,
+`python -m tools.reference docs` writes them into the folder `docs`. It knows what stands in the declarations,
 and nothing of the Python that they call.
 """
 
@@ -15,40 +15,11 @@ from optlang.analysis.modules.declarations import MEASURED
 from optlang.analysis.modules.load import library
 from optlang.analysis.modules.names import Declared
 from optlang.diagnostics.catalogue import ENTRIES, Entry
-from optlang.report.ebnf import grammar_page
+from optlang.report.explain import facts
 from optlang.syntax import tree
+from tools.ebnf import grammar_page
 
-_MADE = "<!-- Made by `python -m optlang.report.reference docs`: do not edit. -->"
-
-_FACTS = {
-    "needs": "needs",
-    "takes": "takes",
-    "gives": "gives",
-    "traits": "traits",
-    "after": "comes after",
-    "excludes": "excludes",
-    "performs": "carries out itself",
-}
-_NEEDS = {
-    "training": "training data",
-    "calibration": "calibration data",
-    "runtime": "the runtime's int8 scheme",
-    "baseline": "the trained baseline",
-    "latency": "times on the runtime",
-    "gpu": "a target with a GPU (`device = cuda`)",
-    "browser": "a target that is a browser (`device = browser`)",
-}
-_FORMS = {
-    "module": "a PyTorch module",
-    "graph": "a module that its runtime converts itself when it builds",
-    "onnx": "an ONNX file",
-    "artifact": "what only its runtime can run",
-}
-_SHAPE = {
-    "settings": "Size and speed follow from the settings alone.",
-    "weights": "Size and speed depend on the weights too.",
-}
-
+_MADE = "<!-- Made by `python -m tools.reference docs`: do not edit. -->"
 
 def library_page() -> str:
     """`docs/library.md`: everything that a study can name without an import."""
@@ -128,24 +99,6 @@ def _declaration(item: Declared) -> Iterator[str]:
     yield ""
 
 
-def facts(node: tree.Declaration) -> Iterator[str]:
-    """What a declaration needs, takes, gives, comes after, excludes and carries out itself: a line each."""
-    clauses: dict[str, list[str]] = {}
-    for fact in node.facts:
-        if isinstance(fact, tree.Clause):
-            clauses.setdefault(fact.keyword, []).extend(path.text for path in fact.paths)
-    for keyword, title in _FACTS.items():
-        if keyword not in clauses:
-            continue
-        words: Mapping[str, str] = _NEEDS if keyword == "needs" else _FORMS if keyword in ("takes", "gives") else {}
-        shown = [words.get(name, f"`{name}`") for name in clauses[keyword]]
-        if keyword == "after":
-            shown = [f"all of `{name}`" if name in library()[0] else f"`{name}`" for name in clauses[keyword]]
-        yield f"{title}: {(' or ' if keyword == 'takes' else ', ').join(shown)}"
-    if node.kind == "technique":
-        yield _SHAPE[clauses.get("shape", ["settings"])[0]]
-
-
 def _target(item: Declared) -> Iterator[str]:
     node = item.node
     assert isinstance(node, tree.Target)
@@ -221,7 +174,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
 def main(arguments: list[str]) -> int:
     """Write the pages into the folder that is named, and say which."""
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        sys.stderr.write("usage: python -m optlang.report.reference FOLDER\n")
+        sys.stderr.write("usage: python -m tools.reference FOLDER\n")
         return 2
     for name, write in PAGES.items():
         path = Path(arguments[0]) / name

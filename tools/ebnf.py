@@ -6,7 +6,7 @@ import re
 
 from optlang import resources
 
-_MADE = "<!-- Made by `python -m optlang.report.reference docs`: do not edit. -->"
+_MADE = "<!-- Made by `python -m tools.reference docs`: do not edit. -->"
 _INTRODUCTION = """\
 [The language](../language.md): grammar. Made from [optlang.lark](../../grammar/optlang.lark), which the parser reads.
 

@@ -1,6 +1,6 @@
 """The TextMate grammar, which VS Code, Sublime Text, TextMate and GitHub colour the language by.
 
-`python -m optlang.editor.textmate` writes it again after the language's words have changed.
+`python -m tools.textmate` writes it again after the language's words have changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def grammar() -> dict[str, Any]:
     """The grammar as JSON, see https://macromates.com/manual/en/language_grammars; the patterns are tried in order."""
     return {
         "$schema": "https://raw.githubusercontent.com/martinring/tmlanguage/master/tmlanguage.json",
-        "comment": "made from the language by `python -m optlang.editor.textmate`; do not edit",
+        "comment": "made from the language by `python -m tools.textmate`; do not edit",
         "name": "optlang",
         "scopeName": "source.optlang",
         "fileTypes": ["opt"],
@@ -32,7 +32,8 @@ def grammar() -> dict[str, Any]:
                     {"name": "invalid.illegal.escape.optlang", "match": r"\\."},
                 ],
             },
-            {"name": "constant.numeric.quantity.optlang", "match": f"(?<![A-Za-z0-9_]){keywords.NUMBER}({keywords.UNIT})",
+            {"name": "constant.numeric.quantity.optlang",
+             "match": f"(?<![A-Za-z0-9_]){keywords.NUMBER}({keywords.UNIT})",
              "captures": {"1": {"name": "keyword.other.unit.optlang"}}},
             {"name": "constant.numeric.optlang", "match": f"(?<![A-Za-z0-9_]){keywords.NUMBER}(?![A-Za-z0-9_%])"},
             {"name": "invalid.illegal.unit.optlang", "match": f"(?<![A-Za-z0-9_]){keywords.NUMBER}[A-Za-z0-9_%]+"},

@@ -1,0 +1,67 @@
+"""The commands that read a database: front, tradeoffs and sql."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optlang.cli.exits import colored, width
+from optlang.cli.options import DEFAULT_DB, Db, Rows, StudyName, TableFormat
+
+if TYPE_CHECKING:
+    from optlang.store.reader import Reader
+
+
+def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
+    """Show the best trade-offs of a study."""
+    from optlang.report.front import load_front
+    from optlang.report.terminal import render_front
+    from optlang.store.reader import connect
+
+    with connect([db]) as reader:
+        if format is not TableFormat.table:
+            return _rows(reader, "front", study, format)
+        found = load_front(reader, study)
+        sys.stdout.write(render_front(found, width=width(), color=colored(sys.stdout), db=db))
+        return 0
+
+
+def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
+    """Show what each technique won alone: size, speed and accuracy against the baseline."""
+    from optlang.report.front import load_tradeoffs
+    from optlang.report.terminal import render_tradeoffs
+    from optlang.store.reader import connect
+
+    with connect([db]) as reader:
+        if format is not TableFormat.table:
+            return _rows(reader, "tradeoffs", study, format)
+        found = load_tradeoffs(reader, study)
+        sys.stdout.write(render_tradeoffs(found, width=width(), color=colored(sys.stdout), db=db))
+        return 0
+
+
+def _rows(reader: Reader, view: str, study: str | None, shown: TableFormat) -> int:
+    """A view's rows of one study, columns as they are in SQL."""
+    from optlang.report.selection import choose
+    from optlang.report.tables import render
+
+    answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])
+    sys.stdout.write(render(answer, shown.value))
+    return 0
+
+
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="For example: FROM front ORDER BY latency_p50")],
+    db: Annotated[list[Path] | None, typer.Option("--db", metavar="PATH", help="A database; may be repeated.")] = None,
+    format: Rows = TableFormat.table,
+) -> int:
+    """Ask the results a question; reads only, also while a run goes on. Views: results, front, tradeoffs, timeline."""
+    from optlang.report.tables import render
+    from optlang.store import reader
+
+    answer = reader.query(query, db or [DEFAULT_DB])
+    sys.stdout.write(render(answer, format.value, width=width(), color=colored(sys.stdout)))
+    return 0

@@ -1,0 +1,118 @@
+"""The command `run`: searches a study, or goes on with it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optlang.cli.check import plan_of
+from optlang.cli.exits import INTERRUPTED, WRONG, colored, usage, width
+from optlang.cli.options import (
+    DEFAULT_DB,
+    Continue,
+    Db,
+    Home,
+    Join,
+    Ladder,
+    New,
+    Progress,
+    Seed,
+    Sets,
+    Shown,
+    StudyFile,
+    Timeout,
+    Trials,
+)
+
+if TYPE_CHECKING:
+    from optlang.plan.model import Plan
+    from optlang.run.events import Begun
+    from optlang.run.scheduler import Outcome
+
+
+def run(
+    file: StudyFile, set_: Sets = None, trials: Trials = None, timeout: Timeout = None, seed: Seed = None,
+    db: Db = DEFAULT_DB, progress: Shown = None, ladder: Ladder = None, continue_: Continue = False,
+    join: Join = None, new: New = False, home: Home = None,
+) -> int:
+    """Search a study, or go on with it; ends with the best trade-offs and the next command to type."""
+    from optlang.measure import signals
+    from optlang.run.study import Options
+    from optlang.run.study import run as run_study
+
+    if continue_ + new + (join is not None) > 1:
+        raise usage("--continue, --join and --new exclude each other", "keep one of them")
+    limit = _seconds(timeout)
+    study, text = plan_of(file, set_)
+    options = Options(
+        trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
+        mode="continue" if continue_ else "new" if new else "auto", join=join,
+    )
+    with signals.raised():
+        watcher = _watcher(study, progress is Progress.rich or (progress is None and colored(sys.stderr)))
+        try:
+            outcome = run_study(study, text, file, db, options, watcher)
+        finally:
+            watcher.close()
+        return _ending(study, outcome, db, new)
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from decimal import Decimal
+
+    from optlang.plan.units import quantity
+
+    number, unit = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text), None
+    if number is not None:
+        unit = quantity(Decimal(number[1]), number[2] or None, False)
+    if unit is None or unit.kind != "time":
+        raise usage(f"--timeout {text}: that is no time", "write it as in a study: 90s, 10min, 2h")
+    return float(str(unit.value))
+
+
+def _watcher(study: Plan, rich: bool) -> Any:
+    from rich.console import Console
+
+    from optlang.report.front import columns
+    from optlang.report.progress import LiveProgress, PlainProgress
+    from optlang.report.trial_text import describe
+
+    plan = study.model_dump(mode="json", include={"knobs", "metrics", "targets", "objectives", "requires"})
+
+    def words(begun: Begun) -> str:
+        return describe(plan, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
+
+    def shown(there: Collection[str]) -> Sequence[str]:
+        return columns(plan, there)
+
+    if rich:
+        return LiveProgress(Console(stderr=True, highlight=False), words, shown)
+    return PlainProgress(sys.stderr, words, shown)
+
+
+def _ending(study: Plan, outcome: Outcome, db: Path, new: bool) -> int:
+    from optlang.report import front, terminal
+    from optlang.store.reader import connect
+
+    with connect([db]) as reader:
+        if outcome.why == "ladder":
+            found = front.load_tradeoffs(reader, study.study)
+            sys.stdout.write(terminal.render_tradeoffs(found, width=width(), color=colored(sys.stdout), db=db))
+        else:
+            best = front.load_front(reader, study.study)
+            sys.stdout.write(terminal.render_front(best, width=width(), color=colored(sys.stdout), db=db))
+    again = "the same command without --new" if new else "the same command"
+    if outcome.why == "interrupted":
+        sys.stderr.write(f"interrupted: all that was finished is kept, and {again} goes on\n")
+        return INTERRUPTED
+    if outcome.why == "timeout":
+        limit = "`timeout` in search { }, or --timeout"
+        sys.stderr.write(f"time is up ({limit}): {again} goes on, with as much time again\n")
+    if outcome.why == "ladder":
+        return 0
+    return 0 if outcome.met else WRONG
