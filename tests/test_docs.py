@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 import typer
 from lark import Token, Tree
-from pages import DOCS, ROOT, WRITTEN, Example, blocks, examples, files, loaded, said, whole
 
 from optlang.cli.app import app
 from optlang.diagnostics.render import render
 from optlang.plan.units import UNITS
 from optlang.syntax import build, parse
 from optlang.syntax.source import Source
+from tests.pages import DOCS, ROOT, WRITTEN, Example, blocks, examples, files, loaded, said, whole
 from tools.reference import PAGES
 
 EXAMPLES = examples()

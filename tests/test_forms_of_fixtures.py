@@ -6,9 +6,9 @@ import json
 import re
 
 import pytest
-from test_fixtures import WRONG, loaded
 
 from optlang.diagnostics.render import render
+from tests.test_fixtures import WRONG, loaded
 
 CONCISE = re.compile(r"^(.+?):(\d+):\d+: \w+\[([EW]\d{3})\] ", re.MULTILINE)
 GITHUB = re.compile(r"^::\w+ file=(.+?),line=(\d+),.*?title=([EW]\d{3})::", re.MULTILINE)

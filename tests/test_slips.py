@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mutations import Mutant, Mutator, line_of
 
 from optlang.analysis.modules.load import load
 from optlang.syntax.parse import keywords, lexed, parse
 from optlang.syntax.source import Source
+from tests.mutations import Mutant, Mutator, line_of
 
 SEEDS = Path(__file__).parent / "fixtures" / "seeds"
 STUDY = SEEDS / "whole.opt"

@@ -2,10 +2,10 @@
 
 import numpy
 import pytest
-from numbers_runtime import RUNTIME
 
 from optlang.interfaces import Artifact, TargetSpec
 from optlang.measure.process import Member
+from tests.measure.numbers_runtime import RUNTIME
 
 
 @pytest.fixture

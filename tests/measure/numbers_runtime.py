@@ -12,7 +12,7 @@ class Plain:
 
     def open(self, artifact, target, settings, study):
         if settings.get("refuse"):
-            from optlang.forms import Refusal
+            from optlang.interfaces import Refusal
             raise Refusal("no such operator: Magic", help="use another")
         print("loading", artifact.folder, flush=True)
         os.write(1, b"from below python\\n")

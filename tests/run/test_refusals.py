@@ -23,7 +23,7 @@ technique refuse "ask for a layer that the model has not" {
 """
 RAISED = """
 
-from optlang.forms import Refusal
+from optlang.interfaces import Refusal
 
 
 def refuse(subject, settings, context):

@@ -33,8 +33,8 @@ runtime archive "builds for hardware that is not here" {
 PYTHON = """\
 import copy, dataclasses, pathlib
 import torch
-from optlang.forms import Artifact, QuantWants
-from optlang.runtimes.files import described
+from optlang.interfaces import Artifact, QuantWants
+from optlang.runtimes.shared.artifact_files import described
 
 HERE = pathlib.Path(__file__).parent
 

@@ -26,8 +26,8 @@ MEMORY = 700 * 2**20
 READ = """
 import json, pathlib, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
-from optlang.plan.load import load
-from optlang.render import render
+from optlang.analysis.modules.load import load
+from optlang.diagnostics.render import render
 for path in map(pathlib.Path, sys.argv[2:]):
     began = time.monotonic()
     found = load(path)

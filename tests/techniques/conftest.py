@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from subjects import STUDY, start
 
 from optlang.interfaces import Context, Factory
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
+from tests.techniques.subjects import STUDY, start
 
 TRAINING = {
     "epochs": 12, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01,

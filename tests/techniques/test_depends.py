@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import TRAINING
-from subjects import STUDY, start
 
 from optlang.interfaces import Context, Refusal
 from optlang.workload import imports
+from tests.techniques.conftest import TRAINING
+from tests.techniques.subjects import STUDY, start
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,166 @@
+"""What an open file offers and how it is renamed, over every shipped study and every fixture, without an editor."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from optlang.analysis.modules.load import load
+from optlang.diagnostics.fixes import applied
+from optlang.diagnostics.model import Fix
+from optlang.editor.context import around
+from optlang.editor.document import Document, Documents
+from optlang.editor.positions import Positions
+from optlang.interfaces import OptlangError
+
+ROOT = Path(__file__).parents[2]
+RIGHT = [*sorted((ROOT / "studies").glob("*.opt")), *sorted((ROOT / "tests/fixtures/ok").glob("*.opt"))]
+WRONG = sorted((ROOT / "tests/fixtures/err").rglob("*.opt"))
+SIGNS = re.compile(r'#[^\n]*|"[^"\n]*"')
+
+
+def opened(path: Path, text: str | None = None) -> tuple[Documents, Document]:
+    documents = Documents()
+    return documents, documents.put(path, path.read_text() if text is None else text)
+
+
+@pytest.mark.parametrize("path", [path for path in RIGHT if path.stem != "recipes"], ids=lambda path: path.stem)
+def test_every_label_takes_another_name_and_back(path: Path) -> None:
+    documents, document = opened(path)
+    before = document.text
+    labels = [label for part in documents.check(document).labels for label in part.labels]
+    for label in {label.span: label for label in labels if label.span.file == document.shown}.values():
+        edits = documents.rename(document, label.span.start, "another_name")
+        text = applied(before, edits)
+        assert text.count("another_name") == len(edits)
+        if label.bare is None:
+            assert text.replace("another_name", label.text) == before
+
+
+@pytest.mark.parametrize("path", WRONG, ids=lambda path: path.stem)
+def test_no_place_of_a_wrong_file_is_too_strange_to_be_asked_about(path: Path) -> None:
+    try:
+        documents, document = opened(path)
+    except UnicodeDecodeError:
+        return
+    text = document.text[:20_000]
+    documents.put(path, text)
+    for offset in range(0, len(text) + 1, max(1, len(text) // 20)):
+        documents.entries(document, offset)
+        documents.described(document, offset)
+        documents.definition(document, offset)
+        documents.label(document, offset)
+    documents.laid_out(document)
+    documents.fixes(document)
+
+
+@pytest.mark.parametrize("path", RIGHT[:3], ids=lambda path: path.stem)
+def test_a_file_can_be_asked_about_while_it_is_typed(path: Path) -> None:
+    text = path.read_text()
+    documents, document = opened(path, "")
+    for offset in range(0, len(text), max(1, len(text) // 25)):
+        documents.put(path, text[:offset])
+        documents.check(document)
+        documents.entries(document, offset)
+        documents.described(document, offset)
+
+
+@pytest.mark.parametrize("path", RIGHT, ids=lambda path: path.stem)
+def test_what_is_checked_in_memory_is_what_is_checked_on_disk(path: Path) -> None:
+    documents, document = opened(path)
+    saved = load(path)
+    checked = documents.check(document).loaded
+    assert checked.diagnostics == saved.diagnostics
+    assert checked.plan == saved.plan
+
+
+def test_each_setting_of_the_shipped_studies_is_known() -> None:
+    for path in sorted((ROOT / "studies").glob("*.opt")):
+        documents, document = opened(path)
+        plain = SIGNS.sub(lambda found: " " * len(found[0]), document.text)
+        for found in re.finditer(r"[{;]\s*(\w+)\s*(?:=|in)[ ]", plain):
+            place = documents.described(document, found.start(1) + 1)
+            assert place is not None, (path.name, found[1])
+
+
+def test_two_pipelines_do_not_share_their_names() -> None:
+    text = (
+        "optlang 1\npipeline a { param mine: int = 1 \"\"\n steps { finetune { epochs = mine } } }\n"
+        "pipeline b { param yours: int = 1 \"\"\n steps { finetune { epochs =  } } }\n"
+    )
+    documents, document = opened(Path("two.opt"), text)
+    found = {entry.label for entry in documents.entries(document, text.index("=  }") + 2)[1]}
+    assert "yours" in found
+    assert "mine" not in found
+
+
+def test_values_of_a_knob_that_may_be_anything_are_those_of_its_declaration() -> None:
+    text = (
+        "optlang 1\nstudy x {\n  model m = zoo.digits_cnn()\n  data d = zoo.digits()\n  target t { runtime = eager }\n"
+        "  steps { channels { scope in any } }\n  forbid scope == global\n  minimize latency\n}\n"
+    )
+    documents, document = opened(Path("any.opt"), text)
+    found = {entry.label for entry in documents.entries(document, text.index("global"))[1]}
+    assert {"layer", "global"} <= found
+
+
+def test_a_parameter_of_a_pipeline_is_renamed_where_it_is_set() -> None:
+    path = ROOT / "tests/fixtures/ok/pipelines.opt"
+    documents, document = opened(path)
+    edits = documents.rename(document, document.text.index("param count") + 6, "how_many")
+    assert applied(document.text, edits) == re.sub(r"\bcount\b", "how_many", document.text)
+
+
+def test_a_name_that_another_file_uses_stays(tmp_path: Path) -> None:
+    module = tmp_path / "recipes.opt"
+    module.write_text((ROOT / "tests/fixtures/ok/recipes.opt").read_text())
+    documents, document = opened(module)
+    offset = document.text.index("param epochs") + 6
+    assert documents.rename(document, offset, "longer")
+    (tmp_path / "study.opt").write_text((ROOT / "tests/fixtures/ok/pipelines.opt").read_text())
+    with pytest.raises(OptlangError, match=r"study\.opt names `epochs` too"):
+        documents.rename(document, offset, "longer")
+
+
+@pytest.mark.parametrize(("encoding", "unit"), [("utf-8", 1), ("utf-16", 2), ("utf-32", 4)])
+def test_places_are_counted_in_the_units_that_were_agreed_on(encoding: str, unit: int) -> None:
+    text = "abc\naé🚀b\r\n\n🚀"
+    positions = Positions(text, encoding)
+    codec = encoding if unit == 1 else f"{encoding}-le"
+    for offset in range(len(text) + 1):
+        line = text.count("\n", 0, offset)
+        before = text[:offset].rpartition("\n")[2]
+        place = (line, len(before.encode(codec)) // unit)
+        assert positions.at(offset) == place
+        if not before.endswith("\r"):
+            assert positions.offset(*place) == offset
+    assert positions.offset(1, 99) == text.index("\r")
+    assert positions.offset(99, 0) == len(text)
+
+
+def test_a_place_inside_a_character_is_its_beginning() -> None:
+    assert Positions("a🚀b").offset(0, 2) == 1
+
+
+@pytest.mark.parametrize(("text", "frames", "words"), [
+    ("study a {\n  steps { x = |", ["study a", "steps"], "x ="),
+    ("study a {\n  minimize b, |", ["study a"], "minimize b ,"),
+    ("study a {\n  steps { b = c { d = 1, |", ["study a", "steps", "b = c"], ""),
+    ("study a {\n  model m = f(x = [1,\n 2], |", ["study a", "model m = f"], ""),
+    ("study a { # {\n  |", ["study a"], ""), ('study a "{" {\n  |', ["study a \"{\""], ""),
+    ("study a { steps { b }\n  |", ["study a"], ""), ("study a { steps { b } } ] } |", [], "study a {}"),
+    ("study a {\n  require b <=\n    |", ["study a"], "require b <="),
+])
+def test_brackets_and_words_around_the_cursor(text: str, frames: list[str], words: str) -> None:
+    found = around(text.replace("|", ""), text.index("|"))
+    assert [" ".join(frame.head) for frame in found.frames] == frames
+    assert " ".join(found.words) == words
+
+
+def test_edits_that_mend_are_those_of_check() -> None:
+    text = "optlang 1\nstudy x {\n  minimise latency\n  maximise accuracy\n}\n"
+    documents, document = opened(Path("mend.opt"), text)
+    assert [fix.replacement for fix in documents.fixes(document)] == ["minimize", "maximize"]
+    assert all(isinstance(fix, Fix) for fix in documents.fixes(document))

@@ -1,0 +1,141 @@
+"""ExecuTorch's own int8, held against torch: answers, sizes, what stays in float, and what is refused."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.runtimes.executorch.build import ExecuTorch
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
+
+STUDY = Path(__file__).parents[2] / "fixtures" / "models"
+STATIC = {
+    "calibrator": "minmax", "samples": 64, "granularity": "auto", "bias_correction": False, "keep": (), "only": (),
+}
+DYNAMIC = {"operators": "auto", "keep": (), "only": ()}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(importlib.util.find_spec("executorch") is None, reason="executorch is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(images, tmp_path_factory):
+    """A residual network, one ReLU of which is used twice, after a few epochs."""
+    factory = Factory("networks.py:residual", {})
+    settings = {
+        "epochs": 6, "lr": 1e-2, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
+        "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
+    }
+    train = imports.find("optlang.techniques.training.train:train", STUDY)
+    start = Subject("module", modules.make(factory, STUDY), factory)
+    return train(start, settings, Context(images, 1, tmp_path_factory.mktemp("trained"), STUDY))
+
+
+def asked(subject, technique, settings):
+    return Subject("graph", subject.model, subject.factory, requests=(Request(technique, settings),))
+
+
+def named(network):
+    factory = Factory(f"networks.py:{network}")
+    return Subject("module", modules.make(factory, STUDY), factory)
+
+
+def build(subject, images, folder, batch=1):
+    folder.mkdir()
+    return ExecuTorch().build(
+        subject, TargetSpec("phone", batch=batch), {}, folder, images.bind(subject.model), STUDY
+    )
+
+
+def answered(artifact, images, count=200):
+    inputs = images.bind(artifact.inputs).arrays("validation", count)[0]
+    batch = artifact.about["batch"]
+    session = ExecuTorch().open(artifact, TargetSpec("phone"), {}, STUDY)
+    found = []
+    for start in range(0, count, batch):
+        prepared = session.prepare({name: item[start : start + batch] for name, item in inputs.items()})
+        found.append(session.collect(session.run(prepared))["output"])
+    session.close()
+    return numpy.concatenate(found)
+
+
+def test_static_int8_answers_as_float_from_half_of_the_bytes(trained, images, tmp_path):
+    plain = build(trained, images, tmp_path / "float", batch=8)
+    static = build(asked(trained, "static", STATIC), images, tmp_path / "static", batch=8)
+    inputs = images.arrays("validation", 200)[0]
+    with torch.no_grad():
+        wanted = trained.model(torch.from_numpy(inputs["input"])).numpy()
+    numpy.testing.assert_allclose(answered(plain, images), wanted, rtol=1e-4, atol=1e-4)
+    found = answered(static, images)
+    assert (found.argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.97
+    assert not numpy.array_equal(found, wanted)
+    assert static.about["int8"] == {"weights": 1.0, "all": 1.0, "float": []}
+    # A small model pays for its scales.
+    assert static.files[0].bytes < 0.52 * plain.files[0].bytes
+    assert (static.about["batch"], static.about["samples"]) == (8, {"least": 1, "most": 8})
+    assert static.about["inputs"] == {"image": {"dtype": "float32", "shape": [8, 1, 8, 8]}}
+    assert static.about["outputs"] == {"output": {"dtype": "float32", "shape": [8, 10]}}
+    assert static.about["backends"] == ["XnnpackBackend"]
+    assert static.about["operators"] == ["aten::mean.out"]
+
+
+def test_dynamic_takes_convolutions_where_they_hold_the_weights(trained, images, tmp_path):
+    dynamic = build(asked(trained, "dynamic", DYNAMIC), images, tmp_path / "dynamic")
+    # XNNPACK takes a convolution of one channel for one of groups.
+    assert dynamic.about["int8"]["float"] == ["stem"]
+    assert 0.9 < dynamic.about["int8"]["weights"] < 1
+    with torch.no_grad():
+        inputs = images.arrays("validation", 100)[0]
+        wanted = trained.model(torch.from_numpy(inputs["input"])).numpy()
+    assert (answered(dynamic, images, 100).argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.97
+
+
+def test_settings_of_static_are_kept_to(images, tmp_path):
+    settings = {**STATIC, "calibrator": "mse", "bins": 128, "granularity": "tensor", "keep": ("1", "5")}
+    some = build(asked(named("mlp"), "static", settings), images, tmp_path / "some")
+    all_of_them = build(asked(named("mlp"), "static", STATIC), images, tmp_path / "all")
+    assert some.files[0].bytes > all_of_them.files[0].bytes + 64 * 32 * 2
+    with pytest.raises(OptlangError, match="has none"):
+        build(asked(named("mlp"), "static", {**STATIC, "keep": ("nowhere",)}), images, tmp_path / "none")
+
+
+@pytest.mark.parametrize(("network", "technique", "settings", "reason"), [
+    ("mlp", "static", {**STATIC, "calibrator": "entropy"}, "no observer for calibrator = entropy"),
+    ("mlp", "static", {**STATIC, "bias_correction": True}, "bias_correction = false"),
+    ("mlp", "weight_only", {}, "does not carry out weight_only"),
+    ("mlp", "static", {**STATIC, "keep": ("*",)}, "no layer is left to quantize"),
+    ("cnn", "dynamic", {**DYNAMIC, "operators": "linear"}, r"only 6% .*2 \(convolution\), 0 \(convolution\)"),
+    ("lstm", "dynamic", DYNAMIC, r"only 7% of the weights would be int8: not those of lstm \(recurrent\)"),
+    ("joined", "static", STATIC, "int8 makes this model larger: 1"),
+])
+def test_what_it_cannot_do_is_refused(network, technique, settings, reason, images, tmp_path):
+    with pytest.raises(Refusal, match=reason):
+        build(asked(named(network), technique, settings), images, tmp_path / "refused")
+
+
+def test_a_forward_that_chooses_by_values_is_refused(images, tmp_path):
+    with pytest.raises(Refusal, match="cannot be exported for ExecuTorch"):
+        build(named("choosing"), images, tmp_path / "choosing")
+
+
+@pytest.mark.parametrize(("technique", "settings"), [("static", STATIC), ("dynamic", DYNAMIC)])
+def test_weights_in_float16_are_named(technique, settings, images, tmp_path):
+    with pytest.raises(Refusal, match="the model's weights are in float16, and int8 is made from weights in float32"):
+        build(asked(named("typed"), technique, settings), images, tmp_path / "half")
+
+
+def test_an_embedding_table_that_stays_in_float_is_no_success(tmp_path):
+    words = data_module.load(Factory("networks.py:tokens"), STUDY)
+    with pytest.raises(Refusal, match=r"only 3% of the weights would be int8: not those of table \(embedding table\)"):
+        build(asked(named("bag"), "static", STATIC), words, tmp_path / "bag")
+    artifact = build(asked(named("cnn"), "static", STATIC), data_module.load(Factory("networks.py:images"), STUDY),
+                     tmp_path / "cnn")
+    assert artifact.about["stored"] == {"quantized": 1.0, "halved": 0.0}

@@ -1,0 +1,389 @@
+"""Kills, other programs and lost files: nothing is doubled, nothing that was recorded is lost."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optlang.interfaces import OutsideError
+from optlang.store import database
+from optlang.store.journal import journal_path
+from optlang.store.reader import connect, query
+from optlang.store.writer import Store
+from tests.store.example_study import end, finish, make_plan, measurement, search_events, session, start
+
+# Records trials without an end, telling each event that is safe. `every` is the time between two drains.
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from optlang.store import writer as store
+from tests.store.example_study import end, make_plan, measurement, session, start
+store._EVERY = float(sys.argv[2])
+plan = make_plan()
+with store.Store(Path(sys.argv[1])) as writer:
+    number = len(writer.runs())
+    known = writer.find(plan.study, plan.meaning, {"epochs": 3}, 7)
+    run = known.run if known else "r1"
+    writer.record(session(run, int(sys.argv[3]), plan))
+    for trial in itertools.count(writer.next_trial(run)):
+        print("start", trial, flush=True)
+        steps = [{"path": "a", "technique": "t", "settings": {}}]
+        writer.record(start(run, trial, {"rounds": trial % 4}, number=int(sys.argv[3]), steps=steps))
+        print("started", trial, flush=True)
+        writer.record(end(run, trial, measurements=[measurement("size", 100.0 + trial), measurement("accuracy", 0.9)]))
+        print("ended", trial, flush=True)
+"""
+# Files may grow to 48 kB and no further for a while, as on a disk that is full.
+FULL = """
+import resource, sys
+from pathlib import Path
+from optlang.store import writer as store
+from tests.store.example_study import end, measurement, session, start
+store._EVERY = 0.0
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+with store.Store(Path(sys.argv[1])) as writer:
+    writer.record(session())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (48_000, most))
+    for trial in range(20):
+        writer.record(start("r1", trial))
+        writer.record(end("r1", trial, measurements=[measurement(f"m{number}", 1.0) for number in range(5)]))
+        if writer.trouble:
+            break
+    print(trial, writer.trouble)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+"""
+HOLD = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1], read_only=len(sys.argv) > 2)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def holding(db: Path, *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(db), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def dump(db: Path) -> dict[str, list[str]]:
+    """All rows of the tables in the file itself, in an order of their own."""
+    connection = database.open_file(db)
+    try:
+        return {
+            name: sorted(json.dumps(row, sort_keys=True, default=str) for row in rows)
+            for name, rows in database.all_rows(connection).items()
+        }
+    finally:
+        connection.close()
+
+
+def write(db: Path, events: Sequence[dict[str, Any]]) -> None:
+    with Store(db) as store:
+        for event in events:
+            store.record(event)
+
+
+@pytest.mark.parametrize("every", ["0", "0.05", "1000"])
+def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -> None:
+    db = tmp_path / "x.duckdb"
+    draw = random.Random(int(float(every) * 100))
+    told: set[tuple[str, int]] = set()
+    for number in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(db), every, str(number)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        ) as process:
+            assert process.stdout is not None
+            # Killed at no particular moment: somewhere in an append, a drain or between.
+            for _ in range(draw.randint(20, 90) // (3 if every == "0" else 1)):
+                word, trial = process.stdout.readline().split()
+                told.add((word, int(trial)))
+            time.sleep(draw.random() * 0.03)
+            process.send_signal(signal.SIGKILL)
+            told |= {(line.split()[0], int(line.split()[1])) for line in process.stdout if line.endswith("\n")}
+    with Store(db) as store:
+        trials = store.trials("r1")
+    numbers = [row.trial for row in trials]
+    assert numbers == list(range(len(numbers))), "no number twice, none left out"
+    states = {row.trial: row.state for row in trials}
+    assert {trial for word, trial in told if word == "started"} <= states.keys()
+    assert {trial for word, trial in told if word == "ended"} <= {
+        trial for trial, state in states.items() if state == "complete"
+    }
+    assert sum(state == "failed" for state in states.values()) <= 4, "a kill costs the trial that ran, no more"
+    rows = query("SELECT count(*), count(DISTINCT trial), count(*) FILTER (state = 'complete') FROM trials", [db]).rows
+    complete = sum(row.state == "complete" for row in trials)
+    assert rows == ((len(trials), len(trials), complete),)
+    assert query("SELECT count(*) FROM measurements", [db]).rows == ((2 * complete,),)
+    assert query("SELECT count(*) FROM steps", [db]).rows == ((len(trials),),)
+    assert query("SELECT count(*), count(finished) FROM sessions", [db]).rows == ((4, 0),)
+    # What was drained piece by piece between kills is what one drain of the whole journal gives.
+    pieces = dump(db)
+    db.unlink()
+    Store(db).close()
+    assert dump(db) == pieces
+
+
+def test_a_run_goes_on_while_another_program_holds_the_file(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    events = list(search_events(5))
+    write(db, events[:4])
+    with Store(db) as store:
+        for arguments in ((), ("read only",)):
+            with holding(db, *arguments) as other:
+                store._next_drain = 0.0
+                half = len(events) // 2
+                for event in events[4:half] if not arguments else events[half:-1]:
+                    store.record(event)
+                assert store.trouble is not None
+                assert "held open by another program" in store.trouble
+                other.kill()
+        store.record(events[-1])
+        assert store.drain(final=True)
+        assert store.trouble is None
+    assert query("SELECT count(*) FROM trials", [db]).rows == ((14,),)
+
+
+def test_close_does_not_wait_for_ever_and_readers_have_the_rest_from_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tmp_path / "x.duckdb"
+    events = list(search_events(3))
+    write(db, events[:2])
+    monkeypatch.setattr("optlang.store.writer.PATIENCE", 0.1)
+    with holding(db, "read only") as other:
+        write(db, events[2:])
+        assert query("SELECT count(*) FROM results", [db]).rows == ((12,),), "a reader beside a reader"
+        other.kill()
+    assert query("SELECT count(*) FROM results", [db]).rows == ((12,),)
+    write(db, [])
+    connection = database.open_file(db)
+    assert connection.execute("SELECT count(*) FROM results").fetchall() == [(12,)]
+    connection.close()
+
+
+def test_a_reader_gives_up_in_the_end_and_says_what_to_do(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, list(search_events(1)))
+    journal_path(db).unlink()
+    with holding(db) as other:
+        with pytest.raises(OutsideError, match="held open by another program") as caught:
+            connect([db], patience=0.1)
+        assert caught.value.exit_code == 3
+        other.kill()
+
+
+def test_a_file_that_is_held_is_left_alone_and_the_journal_read(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, list(search_events(3)))
+    expected = query("FROM results ORDER BY trial", [db]).rows
+    with holding(db) as other:
+        assert query("FROM results ORDER BY trial", [db]).rows == expected
+        other.kill()
+
+
+def test_readers_answer_while_a_writer_writes(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, [session()])
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(db), "0", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout is not None
+        seen = -1
+        for _ in range(8):
+            for _ in range(9):
+                word, trial = process.stdout.readline().split()
+            rows = query(
+                "SELECT max(trial), count(*), count(DISTINCT trial), count(*) FILTER (state = 'running') FROM results",
+                [db],
+            ).rows
+            newest, count, distinct, running = rows[0]
+            assert count == distinct == newest + 1
+            assert running <= 1
+            assert newest >= int(trial) - 1, f"{word} {trial} was told before the question"
+            assert newest >= seen
+            seen = newest
+        process.kill()
+
+
+def test_a_trial_is_running_while_its_run_lives_and_interrupted_after(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    question = "SELECT trial, state, reason FROM results ORDER BY trial"
+    store = Store(db)
+    for event in [session(), start("r1", 0), end("r1", 0), start("r1", 1)]:
+        store.record(event)
+    assert query(question, [db]).rows == ((0, "complete", None), (1, "running", None))
+    assert [row.state for row in store.trials("r1")] == ["complete", "running"]
+    store.close()
+    over = ((0, "complete", None), (1, "failed", "interrupted"))
+    assert query(question, [db]).rows == over
+    with Store(db) as store:
+        assert store.trials("r1")[1].interrupted
+        assert store.next_trial("r1") == 2
+        store.record(session(number=1))
+        store.record(start("r1", 2, number=1))
+        assert query(question, [db]).rows == (*over, (2, "running", None))
+        store.record(end("r1", 2, "infeasible", reason="too slow"))
+        store.record(finish(number=1))
+    assert query(question, [db]).rows == (*over, (2, "infeasible", "too slow"))
+
+
+def test_a_deleted_database_is_made_again_from_its_journal(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, list(search_events(20)))
+    before = dump(db)
+    db.unlink()
+    assert query("SELECT count(*) FROM trials", [db]).rows == ((29,),), "a reader needs no file"
+    assert not db.exists()
+    write(db, [])
+    assert dump(db) == before
+
+
+def test_a_deleted_journal_is_made_again_from_its_database(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    events = list(search_events(20))
+    write(db, events[:-9])
+    with Store(db) as store:
+        store.record(
+            {
+                "event": "measured",
+                "run": "r1",
+                "trial": 0,
+                "pass": 1,
+                "at": "2026-05-04T13:00:00+00:00",
+                "measurements": [measurement("latency.p50", 2e-4)],
+            }
+        )
+        known = store.trials("r1")
+    before = dump(db)
+    journal_path(db).unlink()
+    with Store(db) as store:
+        assert store.trials("r1") == known
+        assert [row.run for row in store.runs()] == ["r1"]
+        assert store.runs()[0].plan == make_plan().model_dump(mode="json")
+    assert dump(db) == before
+    write(db, [session(number=1), start("r1", 99, number=1), end("r1", 99)])
+    assert query("SELECT count(*) FROM trials", [db]).rows == ((len(known) + 1,),)
+    db.unlink()
+    write(db, [])
+    assert query("SELECT count(*) FROM trials", [db]).rows == ((len(known) + 1,),)
+
+
+def test_files_that_go_while_a_run_writes_come_again(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    events = list(search_events(10))
+    with Store(db) as store:
+        for number, event in enumerate(events):
+            if number == 6:
+                store.drain(final=True)
+                journal_path(db).unlink()
+            if number == 17:
+                db.unlink()
+            store.record(event)
+    whole = tmp_path / "y.duckdb"
+    write(whole, events)
+    assert dump(db) == dump(whole)
+
+
+def test_the_same_lines_again_change_nothing(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, list(search_events(8)))
+    before = dump(db)
+    connection = database.open_file(db)
+    connection.execute("UPDATE optlang SET journal = 'another', drained = 7")
+    connection.close()
+    write(db, [])
+    assert dump(db) == before
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, list(search_events(1)))
+    connection = database.open_file(db)
+    connection.execute("UPDATE optlang SET version = 99")
+    connection.close()
+    for refused in (lambda: Store(db), lambda: connect([db])):
+        with pytest.raises(OutsideError, match="newer optlang") as caught:
+            refused()
+        assert caught.value.exit_code == 3
+
+
+def test_an_older_version_is_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, list(search_events(3)))
+    next_script = tmp_path / "next.sql"
+    next_script.write_text("ALTER TABLE trials ADD COLUMN mood VARCHAR; UPDATE trials SET mood = 'good';")
+    monkeypatch.setattr(database, "SCRIPTS", (*database.SCRIPTS, str(next_script)))
+    assert query("SELECT DISTINCT mood FROM trials", [db]).rows == (("good",),), "a reader brings its copy forward"
+    write(db, [session(number=1)])
+    connection = database.open_file(db)
+    assert connection.execute("SELECT version FROM optlang").fetchall() == [(len(database.SCRIPTS),)]
+    assert connection.execute("SELECT count(mood), count(*) FROM trials").fetchall() == [(12, 12)]
+    connection.close()
+
+
+def test_measurements_of_version_1_are_kept_and_have_no_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tmp_path / "x.duckdb"
+    with monkeypatch.context() as old:
+        old.setattr(database, "SCRIPTS", database.SCRIPTS[:1])
+        connection = database.open_file(db)
+        database.bring_forward(connection, db)
+        connection.execute("INSERT INTO runs (run, study) VALUES ('r', 's')")
+        connection.execute("INSERT INTO measurements (run, trial, pass, metric, value) VALUES ('r', 0, 0, 'size', 7)")
+        connection.close()
+    assert query("SELECT value, baseline FROM measurements", [db]).rows == ((7.0, None),)
+
+
+def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    db = tmp_path / "notes.txt"
+    db.write_text("dear diary\n" * 1000)
+    for refused in (lambda: Store(db), lambda: connect([db])):
+        with pytest.raises(OutsideError, match="is no DuckDB database"):
+            refused()
+    assert db.read_text() == "dear diary\n" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_second_run_is_refused_while_the_first_writes(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    with Store(db), pytest.raises(OutsideError, match="another run is writing"):
+        Store(db)
+    Store(db).close()
+
+
+def test_steps_stand_in_the_order_in_which_they_were_done(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    planned = [{"path": path, "technique": "t", "settings": {"x": number}} for number, path in enumerate("aab")]
+    done = [{"path": path, "cached": path == "z", "seconds": 1.0, "key": str(n)} for n, path in enumerate("zaa")]
+    write(db, [session(), start("r1", 1, steps=planned), end("r1", 1, "failed", steps=done)])
+    rows = query("SELECT path, settings ->> 'x', key, cached FROM steps ORDER BY position", [db]).rows
+    assert rows == (("z", None, "0", True), ("a", "0", "1", False), ("a", "1", "2", False), ("b", "2", None, None))
+
+
+def test_a_full_disk_is_reported_as_such_and_nothing_is_lost(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, str(db)], capture_output=True, text=True, check=True, timeout=100
+    ).stdout
+    last, _, trouble = told.strip().partition(" ")
+    assert "File too large" in trouble, "the reason, not what became of the transaction"
+    assert "rollback" not in trouble
+    assert query("SELECT count(*), count(DISTINCT trial) FROM trials", [db]).rows == ((int(last) + 1, int(last) + 1),)

@@ -1,0 +1,262 @@
+"""Rewriting: norms folded as torch itself folds them, every way a fold would be wrong, what is taken out, strides."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from optlang.analysis.modules.load import load
+from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
+from optlang.runtimes.torch.eager import Eager
+from optlang.techniques.cast.half import half
+from optlang.techniques.graph import fold
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.quant.static import static
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
+
+STUDY = Path(__file__).parents[2] / "fixtures" / "models"
+CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
+HALF = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images"), STUDY)
+
+
+def unlike(module):
+    """Its norms as if they had been trained."""
+    generator = torch.Generator().manual_seed(5)
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            for item in (layer.running_mean, layer.running_var, layer.weight, layer.bias):
+                if item is not None:
+                    item.data = torch.rand(item.shape, generator=generator) + 0.3
+    return module.eval()
+
+
+def start(network="cnn", **arguments):
+    factory = Factory(f"networks.py:{network}", arguments)
+    return Subject("module", unlike(modules.make(factory, STUDY)), factory)
+
+
+def given(module):
+    """A subject of a module that no factory makes."""
+    return Subject("module", unlike(module), Factory("networks.py:cnn"))
+
+
+def apply(technique, subject, data, folder=Path(), settings=None):
+    return technique(subject, settings or {}, Context(data, 3, folder, STUDY, OnnxRuntime().wants()))
+
+
+def answers(subject, data, count=16):
+    with torch.no_grad():
+        return modules.call(subject.model, data.bind(subject.model).example(count))["output"]
+
+
+def count(module):
+    return sum(item.numel() for item in module.parameters())
+
+
+def norms(module):
+    return [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+class TestFold:
+    @pytest.mark.parametrize(("network", "folded"), [("cnn", 1), ("residual", 4), ("depthwise", 6), ("unet", 5)])
+    def test_answers_stay_and_parameters_go(self, network, folded, images, tmp_path):
+        subject = start(network)
+        result = apply(fold.fold, subject, images)
+        assert result.notes["graph.folded"] == folded
+        assert not norms(result.model)
+        torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
+        # A norm has a scale and a shift; a layer without a bias gets one.
+        gone = sum(2 * layer.num_features for layer in norms(subject.model))
+        biases = sum(
+            result.model.get_submodule(name).bias.numel() for name, layer in subject.model.named_modules()
+            if isinstance(layer, nn.Conv2d) and layer.bias is None
+        )
+        assert count(subject.model) - count(result.model) == gone - biases
+        modules.save(result, tmp_path)
+        assert torch.equal(answers(modules.load(tmp_path, STUDY), images), answers(result, images))
+
+    def test_the_same_weights_as_torchs_own(self, images):
+        subject = start("residual")
+        result = apply(fold.fold, subject, images)
+        for before, after in zip(subject.model.blocks, result.model.blocks, strict=True):
+            own = fuse_conv_bn_eval(before.first, before.first_norm)
+            assert torch.equal(after.first.weight, own.weight)
+            assert torch.equal(after.first.bias, own.bias)
+
+    def test_linear_layers_and_norms_without_parameters(self, images):
+        subject = given(
+            nn.Sequential(
+                nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10),
+                nn.BatchNorm1d(10, affine=False),
+            )
+        )
+        result = apply(fold.fold, subject, images)
+        assert result.notes["graph.folded"] == 2
+        torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
+
+    def test_then_pruned_or_int8(self, images, tmp_path):
+        folded = apply(fold.fold, start("residual"), images)
+        settings = CHANNELS | {"ratio": 0.5}
+        pruned = apply(channels, folded, images, settings=settings)
+        modules.save(pruned, tmp_path / "saved")
+        assert torch.equal(answers(modules.load(tmp_path / "saved", STUDY), images), answers(pruned, images))
+        settings = {
+            "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
+            "bias_correction": False, "keep": (), "only": (),
+        }
+        assert apply(static, folded, images, tmp_path, settings).notes["quantize.weights"] > 0.95
+
+    def test_then_cast(self, images, tmp_path):
+        result = apply(half, apply(fold.fold, start("residual"), images), images, settings=HALF)
+        modules.save(result, tmp_path)
+        assert torch.equal(answers(modules.load(tmp_path, STUDY), images), answers(result, images))
+
+    def test_norms_that_are_not_trained_hide_no_mistake(self, images):
+        class Twice(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 10)
+
+            def forward(self, image):
+                y = self.conv(image)
+                return self.head((self.norm(y) + y).mean(dim=(2, 3)))
+
+        subject = Subject("module", Twice().eval(), Factory("networks.py:cnn"))
+        with pytest.raises(Refusal, match="something else takes what conv gives"):
+            apply(fold.fold, subject, images)
+
+    @pytest.mark.parametrize(
+        ("layers", "reason"),
+        [
+            ([nn.Conv2d(1, 8, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(8)], "2 does not follow"),
+            ([nn.Conv2d(1, 8, 3), nn.ReLU(), nn.BatchNorm2d(8)], "2 does not follow"),
+            ([nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3)], "0 does not follow"),
+            ([nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)], "1 has no running statistics"),
+            ([nn.Conv2d(1, 8, 3), nn.ReLU()], "the model has none"),
+        ],
+    )
+    def test_what_is_no_fold(self, layers, reason, images):
+        with pytest.raises(Refusal, match=reason):
+            apply(fold.fold, given(nn.Sequential(*layers)), images)
+
+    def test_half_of_them(self, images):
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10)
+        )
+        result = apply(fold.fold, given(net), images)
+        assert (result.notes["graph.folded"], len(norms(result.model))) == (1, 1)
+
+    def test_after_a_cast(self, images):
+        with pytest.raises(Refusal, match="16 bits"):
+            apply(fold.fold, apply(half, start(), images, settings=HALF), images)
+
+
+class TestClean:
+    def test_only_what_does_nothing_goes(self, images, tmp_path):
+        subject = start("dropping")
+        result = apply(fold.clean, subject, images)
+        assert result.notes["graph.removed"] == 1
+        assert [name for name, _ in result.model.named_children()] == ["0", "1", "2", "4"]
+        assert torch.equal(answers(result, images), answers(subject, images))
+        modules.save(result, tmp_path)
+        loaded = modules.load(tmp_path, STUDY)
+        assert len(loaded.model) == 4
+        assert torch.equal(answers(loaded, images), answers(subject, images))
+
+    def test_what_folding_leaves(self, images):
+        result = apply(fold.clean, apply(fold.fold, start(), images), images)
+        assert not [layer for layer in result.model.modules() if isinstance(layer, nn.Identity)]
+
+    def test_none(self, images):
+        with pytest.raises(Refusal, match="no Dropout and no Identity"):
+            apply(fold.clean, start("mlp"), images)
+
+
+class TestChannelsLast:
+    @pytest.mark.parametrize("network", ["cnn", "residual", "unet"])
+    def test_strides_in_memory_from_disk_and_in_eager(self, network, images, tmp_path):
+        subject = start(network)
+        result = apply(fold.channels_last, subject, images)
+        torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
+        modules.save(result, tmp_path / "saved")
+        (tmp_path / "eager").mkdir()
+        bound = images.bind(subject.model)
+        artifact = Eager().build(result, TargetSpec("here"), {}, tmp_path / "eager", bound, STUDY)
+        session = Eager().open(artifact, TargetSpec("here"), {}, STUDY)
+        seen = []
+        for module in (result.model, modules.load(tmp_path / "saved", STUDY).model, session._module):
+            convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+            wide = [layer for layer in convolutions if layer.in_channels > 1 and layer.kernel_size != (1, 1)]
+            assert wide
+            assert all(layer.weight.stride(1) == 1 for layer in wide)
+            hook = wide[-1].register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
+            with torch.no_grad():
+                module(next(iter(bound.example(4).values())))
+            hook.remove()
+        session.close()
+        assert len(seen) == 3
+        assert all(item.is_contiguous(memory_format=torch.channels_last) for pair in seen for item in pair)
+
+    def test_no_convolution_and_twice(self, images):
+        with pytest.raises(Refusal, match="two-dimensional convolution"):
+            apply(fold.channels_last, start("mlp"), images)
+        with pytest.raises(Refusal, match="already"):
+            apply(fold.channels_last, apply(fold.channels_last, start(), images), images)
+
+    def test_it_leaves_the_space_where_there_is_no_eager(self, tmp_path):
+        text = """optlang 1
+study small {
+  model net  = zoo.digits_cnn()
+  data  seen = zoo.digits()
+  target here { runtime in { eager; onnxruntime } }
+  steps { maybe channels_last }
+  maximize accuracy
+}
+"""
+        (tmp_path / "small.opt").write_text(text)
+        loaded = load(tmp_path / "small.opt")
+        assert not loaded.failed
+        assert "onnxruntime does not run channels_last" in str(loaded.plan.impossible)
+
+
+class TestFaults:
+    """Only what a changed model raises means that it answers otherwise."""
+
+    @pytest.mark.parametrize(("error", "passes"), [
+        (MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (KeyboardInterrupt(), True), (LookupError("a fault"), True), (RuntimeError("shapes"), False),
+        (AttributeError("relu"), False),
+    ])
+    def test_what_is_no_answer(self, error, passes):
+        from optlang.techniques.shared.failures import attempt
+
+        def run():
+            raise error
+
+        if passes:
+            with pytest.raises(type(error)):
+                attempt(run)
+        else:
+            assert attempt(run) is error
+
+    def test_memory_that_runs_out_while_a_fold_is_proved_is_no_norm_that_cannot_be_folded(self, images):
+        class Large(nn.Sequential):
+            def forward(self, image):
+                if not isinstance(self[1], nn.BatchNorm2d):
+                    raise MemoryError
+                return super().forward(image)
+
+        net = Large(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).eval()
+        with pytest.raises(MemoryError):
+            fold.fold(Subject("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))

@@ -1,0 +1,96 @@
+"""Untying: no layer without parameters is called twice afterwards, by torch.fx's own count, and no answer changes."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import fx, nn
+
+from optlang.interfaces import Context, Factory, Refusal, Subject
+from optlang.techniques.graph.untie import untie
+from optlang.workload.data import dataset as data_module
+from optlang.workload.model import modules
+
+STUDY = Path(__file__).parents[2] / "fixtures" / "models"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images"), STUDY)
+
+
+def given(module):
+    return Subject("module", module.eval(), Factory("networks.py:cnn"))
+
+
+def apply(subject, data):
+    return untie(subject, {}, Context(data, 3, Path(), STUDY))
+
+
+def answers(subject, data):
+    with torch.no_grad():
+        return modules.call(subject.model, data.bind(subject.model).example(8))["output"]
+
+
+def uses(module):
+    return Counter(node.target for node in fx.symbolic_trace(module).graph.nodes if node.op == "call_module")
+
+
+def test_a_residual_net(images, tmp_path):
+    factory = Factory("networks.py:residual")
+    subject = Subject("module", modules.make(factory, STUDY), factory)
+    assert max(uses(subject.model).values()) == 2
+    result = apply(subject, images)
+    assert max(uses(result.model).values()) == 1
+    assert result.notes["graph.untied"] == 2
+    assert list(result.model.state_dict()) == list(subject.model.state_dict())
+    assert torch.equal(answers(result, images), answers(subject, images))
+    modules.save(result, tmp_path)
+    loaded = modules.load(tmp_path, STUDY)
+    assert max(uses(loaded.model).values()) == 1
+    assert torch.equal(answers(loaded, images), answers(subject, images))
+    with pytest.raises(Refusal, match="nothing to untie"):
+        apply(result, images)
+
+
+def test_one_layer_under_two_names(images):
+    relu = nn.ReLU()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), relu, nn.Linear(8, 8), relu, nn.Linear(8, 10))
+    result = apply(given(net), images)
+    assert result.model[2] is not result.model[4]
+    assert net[2] is net[4]
+    assert torch.equal(answers(result, images), answers(given(net), images))
+
+
+class Recurring(nn.Module):
+    """The same layer with its parameters again, and an activation of each use."""
+
+    def __init__(self, ask=False):
+        super().__init__()
+        self.first, self.again, self.relu, self.ask = nn.Linear(64, 8), nn.Linear(8, 8), nn.ReLU(), ask
+
+    def forward(self, image):
+        x = self.relu(self.first(image.flatten(1)))
+        x = self.relu(self.again(self.relu(self.again(x))))
+        return nn.functional.dropout(x, 0.5, self.training) if self.ask else x
+
+
+def test_parameters_that_are_shared_stay_shared(images):
+    result = apply(given(Recurring()), images)
+    assert uses(result.model)["again"] == 2
+    assert [times for target, times in uses(result.model).items() if "relu" in target] == [1, 1, 1]
+
+
+def test_what_cannot_be_traced(images):
+    class Choosing(Recurring):
+        def forward(self, image):
+            x = self.relu(self.first(image.flatten(1)))
+            return self.relu(x) if x.sum() > 0 else x
+
+    with pytest.raises(Refusal, match="forward of the model cannot be traced"):
+        apply(given(Choosing()), images)
+    with pytest.raises(Refusal, match="something else in training"):
+        apply(given(Recurring(ask=True)), images)

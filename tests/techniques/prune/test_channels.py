@@ -1,0 +1,295 @@
+"""Channel pruning: counts worked out by hand, the settings' meaning, and layers that must be left alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from optlang.interfaces import Context, Factory, OptlangError, Refusal
+from optlang.techniques.prune.channels import channels, replay
+from optlang.workload.data import dataset as data_module
+from tests.techniques.subjects import STUDY, start
+
+SETTINGS = {
+    "ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "round_to": 4, "keep": (), "only": (),
+    "recalibrate": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data_module.load(Factory("networks.py:images"), STUDY)
+
+
+def run(subject, data, seed=1, **changed):
+    return channels(subject, SETTINGS | changed, Context(data, seed, Path(), STUDY))
+
+
+class TestCounts:
+    def test_half_of_a_plain_net(self, images):
+        # 1-16-32-10 becomes 1-8-16-10: weights and biases, and the norm's scale and shift.
+        before = 16 * 9 + 16 + 16 * 32 * 9 + 32 + 2 * 32 + 32 * 10 + 10
+        after = 8 * 9 + 8 + 8 * 16 * 9 + 16 + 2 * 16 + 16 * 10 + 10
+        subject = start()
+        assert sum(item.numel() for item in subject.model.parameters()) == before
+        result = run(subject, images)
+        assert sum(item.numel() for item in result.model.parameters()) == after
+        assert result.notes["prune.removed_parameters"] == pytest.approx(1 - after / before)
+        assert result.notes["prune.removed_channels"] == pytest.approx(24 / 58)
+
+    def test_what_is_coupled_goes_together(self, images):
+        model = run(start("residual"), images).model
+        stream = {model.stem.out_channels, model.head.in_features}
+        for block in model.blocks:
+            stream |= {block.first.in_channels, block.second.out_channels, block.second_norm.num_features}
+            assert block.first.out_channels == block.first_norm.num_features == block.second.in_channels == 8
+        assert stream == {8}
+        assert model.head.out_features == 10
+
+    def test_depthwise_layers_follow(self, images):
+        model = run(start("depthwise"), images).model
+        for block in (model[2], model[3]):
+            depthwise = block.depthwise[0]
+            assert depthwise.groups == depthwise.in_channels == depthwise.out_channels == block.expand[0].out_channels
+            assert block.squeeze[3].out_channels == depthwise.out_channels
+
+    @pytest.mark.parametrize(
+        ("ratio", "left"), [(0.1, 28), (0.2, 24), (0.3, 24), (0.4, 20), (0.5, 16), (0.8, 8), (0.9, 4), (0.95, 4)]
+    )
+    def test_ratios_and_multiples(self, images, ratio, left):
+        # Of 32 channels 28.8, 25.6, 22.4, 19.2, 16, 6.4, 3.2 and 1.6: the nearest multiple of 4, and at least one.
+        assert run(start(width=32), images, ratio=ratio).model[0].out_channels == left
+
+    def test_groups_lose_as_many_each(self, images):
+        model = run(start("grouped"), images, ratio=0.4).model
+        assert (model.stem.out_channels, model.grouped.in_channels, model.grouped.out_channels) == (20, 20, 20)
+        assert (model.grouped.groups, model.norm.num_groups, model.norm.num_channels) == (4, 4, 20)
+
+    def test_exact_without_rounding(self, images):
+        for ratio in (0.1, 0.2, 0.3, 0.7, 0.8, 0.9):
+            left = run(start(width=10), images, ratio=ratio, round_to=1).model[0].out_channels
+            assert left == round(10 * (1 - ratio))
+
+    def test_rounds_add_up_to_one_share(self, images):
+        subject = start(width=32)
+        twice = run(run(subject, images, ratio=0.3), images, ratio=0.3)
+        left = sum(item.numel() for item in twice.model.parameters())
+        whole = sum(item.numel() for item in subject.model.parameters())
+        assert twice.notes["prune.removed_parameters"] == pytest.approx(1 - left / whole)
+
+
+class TestImportance:
+    def test_the_smallest_channels_go(self, images):
+        subject = start("mlp", width=16)
+        with torch.no_grad():
+            for layer in (subject.model[1], subject.model[3], subject.model[5]):
+                layer.weight.fill_(1.0)
+                layer.bias.fill_(1.0)
+            subject.model[1].weight[[2, 5, 7, 11]] = 0.01
+            subject.model[1].bias[:] = torch.arange(16.0)
+        for importance in ("l1", "l2"):
+            left = run(subject, images, ratio=0.25, importance=importance, keep=("3",)).model[1].bias.tolist()
+            assert left == [0, 1, 3, 4, 6, 8, 9, 10, 12, 13, 14, 15]
+
+    def test_norms_differ(self, images):
+        subject = start("mlp", width=8)
+        with torch.no_grad():
+            for layer in (subject.model[1], subject.model[3], subject.model[5]):
+                layer.weight.zero_()
+            # By the sum of all values the first four are larger, by their squares the last four.
+            subject.model[1].weight[:4] = 0.1
+            subject.model[1].weight[4:, 0] = 3.0
+            subject.model[1].bias[:] = torch.arange(8.0)
+        left = {
+            name: run(subject, images, importance=name, keep=("3",)).model[1].bias.tolist() for name in ("l1", "l2")
+        }
+        assert left == {"l1": [0, 1, 2, 3], "l2": [4, 5, 6, 7]}
+
+    def test_random_follows_the_seed(self, images):
+        subject = start(width=32)
+        one, same, other = (
+            run(subject, images, seed=seed, importance="random").edits[0].arguments["history"] for seed in (1, 1, 2)
+        )
+        assert one == same != other
+
+    def test_taylor_is_a_hand_made_sum_with_the_norms(self, images):
+        # 1-16-32-10, the norm behind the second convolution: its own scale counts among the second's channels.
+        subject = start()
+        left = run(subject, images, importance="taylor", samples=64, round_to=1, seed=5).model
+        reference = start().model.eval()
+        inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
+        torch.nn.functional.cross_entropy(reference(*inputs.values()), targets).backward()
+        first, second, norm = reference[0], reference[2], reference[3]
+        change = {layer: (layer.weight * layer.weight.grad).abs() for layer in (first, second, norm)}
+        head = next(item for item in reference if isinstance(item, torch.nn.Linear))
+        change[head] = (head.weight * head.weight.grad).abs()
+        one = change[first].sum((1, 2, 3)) + change[second].sum((0, 2, 3))
+        two = change[second].sum((1, 2, 3)) + change[norm] + change[head].sum(0)
+        assert torch.equal(left[0].bias, first.bias[one.topk(8).indices.sort().values])
+        assert torch.equal(left[3].weight, norm.weight[two.topk(16).indices.sort().values])
+        assert torch.equal(left[2].bias, second.bias[two.topk(16).indices.sort().values])
+
+    def test_fisher_is_a_hand_made_sum_over_single_samples(self, images):
+        subject = start()
+        left = run(subject, images, importance="fisher", samples=24, round_to=1, seed=5).model
+        inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
+        pixels = next(iter(inputs.values()))
+        module = start().model.eval()
+        layers = [module[0], module[2], module[3], module[7]]
+        squares = [torch.zeros_like(layer.weight) for layer in layers]
+        for sample in range(24):
+            loss = torch.nn.functional.cross_entropy(module(pixels[sample : sample + 1]), targets[sample : sample + 1])
+            gradients = torch.autograd.grad(loss, [layer.weight for layer in layers])
+            squares = [total + item**2 for total, item in zip(squares, gradients, strict=True)]
+        first, second, norm, head = (
+            layer.weight.detach() ** 2 * total / 48 for layer, total in zip(layers, squares, strict=True)
+        )
+        one = first.sum((1, 2, 3)) + second.sum((0, 2, 3))
+        two = second.sum((1, 2, 3)) + norm + head.sum(0)
+        assert torch.equal(left[0].bias, module[0].bias[one.topk(8).indices.sort().values])
+        assert torch.equal(left[2].bias, module[2].bias[two.topk(16).indices.sort().values])
+
+    def test_taylor_compares_layers_by_what_the_loss_would_change(self, images):
+        subject = start("mlp", width=32)
+        result = run(subject, images, importance="taylor", scope="global", round_to=1, samples=64).model
+        scored = start("mlp", width=32).model.eval()
+        inputs, targets = next(images.batches("train", 64, seed=1, shuffle=True))
+        torch.nn.functional.cross_entropy(scored(*inputs.values()), targets).backward()
+        change = {index: (scored[index].weight * scored[index].weight.grad).abs() for index in (1, 3, 5)}
+        scores = torch.cat([change[1].sum(1) + change[3].sum(0), change[3].sum(1) + change[5].sum(0)])
+        kept = scores >= scores.sort().values[32]
+        assert (result[1].out_features, result[3].out_features) == (int(kept[:32].sum()), int(kept[32:].sum()))
+
+    def test_lamp_is_its_formula(self, images):
+        subject = start("mlp", width=32)
+        with torch.no_grad():
+            subject.model[3].weight.mul_(3.0)
+        first, second, last = (subject.model[index].weight for index in (1, 3, 5))
+        inner = first.square().sum(1) + second.square().sum(0), second.square().sum(1) + last.square().sum(0)
+        scores = [torch.stack([item / squares[squares >= item].sum() for item in squares]) for squares in inner]
+        kept = torch.cat(scores) >= torch.cat(scores).sort().values[32]
+        result = run(subject, images, importance="lamp", scope="global", round_to=1).model
+        assert (result[1].out_features, result[3].out_features) == (int(kept[:32].sum()), int(kept[32:].sum()))
+        assert torch.equal(result[1].bias, subject.model[1].bias[kept[:32]])
+
+    def test_the_scale_of_the_norm(self, images):
+        subject = start()
+        norm = subject.model[3]
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(-1, 1, 32))
+        result = run(subject, images, importance="bn_scale").model
+        assert torch.equal(result[3].weight, torch.cat([norm.weight[:8], norm.weight[24:]]))
+        assert result[0].out_channels == 16  # no norm behind it
+
+    def test_layers_without_a_norm_are_told(self, images):
+        assert run(start(), images, importance="bn_scale").notes["prune.no_norm"] == ["0"]
+        assert "prune.no_norm" not in run(start(), images, importance="bn_scale", keep=("0",)).notes
+        assert "prune.no_norm" not in run(start(), images).notes
+
+    def test_no_norm_at_all(self, images):
+        with pytest.raises(Refusal, match="1 has none behind it"):
+            run(start("mlp"), images, importance="bn_scale")
+
+    def test_global_takes_more_where_less_matters(self, images):
+        subject = start("mlp", width=32)
+        with torch.no_grad():
+            for layer in (subject.model[1], subject.model[3], subject.model[5]):
+                layer.weight.normal_(generator=torch.Generator().manual_seed(0))
+            subject.model[3].weight[8:] *= 0.01
+        module = run(subject, images, scope="global").model
+        assert module[1].out_features > module[3].out_features >= 4
+
+
+class TestKept:
+    @pytest.mark.parametrize(("keep", "left"), [(("0",), (16, 16)), (("2",), (8, 32)), (("[03]",), (16, 32))])
+    def test_by_name_and_pattern(self, images, keep, left):
+        module = run(start(), images, keep=keep).model if keep != ("[03]",) else None
+        if module is None:
+            with pytest.raises(Refusal, match="nothing was removed"):
+                run(start(), images, keep=keep)
+        else:
+            assert (module[0].out_channels, module[2].out_channels) == left
+
+    @pytest.mark.parametrize(("only", "left"), [(("0",), (8, 32)), (("2",), (16, 16)), (("[02]",), (8, 16))])
+    def test_only(self, images, only, left):
+        module = run(start(), images, only=only).model
+        assert (module[0].out_channels, module[2].out_channels) == left
+
+    def test_only_inside_a_block(self, images):
+        model = run(start("residual"), images, only=("blocks.0.first",)).model
+        assert (model.stem.out_channels, model.blocks[0].first.out_channels) == (16, 8)
+        assert model.blocks[1].first.out_channels == 16
+
+    def test_a_whole_block(self, images):
+        model = run(start("residual"), images, keep=("blocks.0",)).model
+        assert model.blocks[0].first.out_channels == 16
+        assert model.blocks[1].first.out_channels == 8
+        assert model.stem.out_channels == 16  # the kept block's channels are those of the whole stream
+
+    def test_outputs_of_every_kind(self, images):
+        model = run(start("joined"), images).model
+        assert (model.features.out_features, model.head.out_features, model.head.in_features) == (12, 10, 12)
+        assert model.mix.out_channels == 8
+
+    def test_frozen_parameters_stay_frozen(self, images):
+        subject = start()
+        subject.model[0].weight.requires_grad_(False)
+        model = run(subject, images).model
+        assert not model[0].weight.requires_grad
+        assert model[2].weight.requires_grad
+
+
+class TestRecalibrate:
+    def test_the_mean_of_batches(self, images):
+        plain, again = run(start(), images).model, run(start(), images, recalibrate=3).model
+        seen = []
+        plain[3].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        for number, (inputs, _) in enumerate(images.batches("train", 64, seed=1, shuffle=True)):
+            if number < 3:
+                with torch.no_grad():
+                    plain(*inputs.values())
+        means = torch.stack([item.mean((0, 2, 3)) for item in seen]).mean(0)
+        variances = torch.stack([item.var((0, 2, 3)) for item in seen]).mean(0)
+        assert torch.allclose(again[3].running_mean, means, atol=1e-5)
+        assert torch.allclose(again[3].running_var, variances, atol=1e-5)
+        assert not torch.allclose(plain[3].running_mean, means, atol=1e-5)
+        assert torch.equal(plain[2].weight, again[2].weight)
+        assert again[3].momentum == 0.1
+        assert not again[3].training
+
+    def test_no_statistics(self, images):
+        with pytest.raises(Refusal, match="recalibrate"):
+            run(start("mlp"), images, recalibrate=1)
+
+
+class TestReplay:
+    def test_history_is_plain(self, images):
+        import json
+
+        edit = run(start(), images).edits[0]
+        assert edit.calls == "optlang.techniques.prune.channels:replay"
+        assert json.loads(json.dumps(dict(edit.arguments))) == edit.arguments
+
+    def test_shapes_from_examples_alone(self, images):
+        from optlang.workload.data.tensors import imagined
+
+        result = run(start("rows"), images)
+        edit = result.edits[0]
+        again = replay(start("rows").model, edit.arguments, imagined(edit.arguments["example"]))
+        wanted = {name: item.shape for name, item in result.model.state_dict().items()}
+        assert {name: item.shape for name, item in again.state_dict().items()} == wanted
+
+
+class TestRefusal:
+    def test_nothing_is_left_to_remove(self, images):
+        with pytest.raises(Refusal, match=r"ratio 0\.01 with round_to 4") as error:
+            run(start(), images, ratio=0.01)
+        assert "round_to" in error.value.help
+
+    def test_a_misspelt_layer(self, images):
+        with pytest.raises(OptlangError, match=r"'blocks\.2'"):
+            run(start("residual"), images, keep=("blocks.2",))
+
+    def test_a_forward_that_breaks_is_the_users(self, images):
+        with pytest.raises(OptlangError, match="the model's forward raised RuntimeError: mat1 and mat2"):
+            run(start("linear", inputs=5), images)

@@ -1,0 +1,297 @@
+"""The user's data in every form that the contract allows, and the errors for those that it does not."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from optlang.interfaces import Factory, OptlangError
+from optlang.workload import imports
+from optlang.workload.data import dataset as data_module
+from optlang.workload.data.dataset import Data, load
+
+MODELS = Path(__file__).parents[2] / "fixtures" / "models"
+INPUTS = numpy.arange(20, dtype=numpy.float32).reshape(10, 2)
+LABELS = numpy.arange(10) % 3
+
+
+class Pairs(Dataset):
+    """Ten samples, one by one."""
+
+    def __init__(self, shift=0.0, noisy=False):
+        self.shift, self.noisy = shift, noisy
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        noise = torch.rand(2) if self.noisy else torch.zeros(2)
+        return torch.from_numpy(INPUTS[index]) + self.shift + noise, int(LABELS[index])
+
+
+@pytest.fixture
+def given(monkeypatch, tmp_path):
+    """Load what a data factory answers."""
+
+    def loaded(answer) -> Data:
+        monkeypatch.setattr(data_module.imports, "find", lambda calls, study: lambda: answer)
+        return load(Factory("mine.py:samples"), tmp_path)
+
+    return loaded
+
+
+def whole(**changed):
+    return {"train": (INPUTS, LABELS), "validation": (INPUTS[:4], LABELS[:4])} | changed
+
+
+def rows(data, part="train", **options):
+    batches = list(data.batches(part, 4, **options))
+    return torch.cat([next(iter(inputs.values())) for inputs, _ in batches]), torch.cat([item for _, item in batches])
+
+
+class TestForms:
+    @pytest.mark.parametrize(
+        "part",
+        [
+            (INPUTS, LABELS),
+            [torch.from_numpy(INPUTS), torch.from_numpy(LABELS)],
+            (INPUTS.tolist(), LABELS.tolist()),
+            (INPUTS.astype(numpy.float64), LABELS.astype(numpy.uint8)),
+            (INPUTS[:, ::-1][:, ::-1], LABELS.astype(numpy.uint16)),
+            TensorDataset(torch.from_numpy(INPUTS), torch.from_numpy(LABELS)),
+            Pairs(),
+            [(INPUTS[index], LABELS[index]) for index in range(10)],
+            DataLoader(Pairs(), batch_size=3),
+        ],
+        ids=["arrays", "tensors", "lists", "float64", "strided", "tensor_dataset", "dataset", "pairs", "loader"],
+    )
+    def test_all_give_the_same_batches_and_arrays(self, given, part):
+        data = given(whole(train=part))
+        inputs, labels = rows(data)
+        assert torch.equal(inputs, torch.from_numpy(INPUTS))
+        assert (inputs.dtype, labels.dtype) == (torch.float32, torch.int64)
+        assert labels.tolist() == LABELS.tolist()
+        assert data.size("train") == 10
+        arrays, targets = data.arrays("train")
+        assert numpy.array_equal(arrays["input"], INPUTS)
+        assert targets.tolist() == LABELS.tolist()
+        assert data.arrays("train", limit=7)[0]["input"].shape == (7, 2)
+        assert data.example(13)["input"].tolist() == [*INPUTS.tolist(), *INPUTS[:3].tolist()]
+        assert data.example(1)["input"].shape == (1, 2)
+        assert data.calibration(6, seed=1)["input"].shape == (6, 2)
+        assert data.calibration(60, seed=1)["input"].shape == (10, 2)
+
+    @pytest.mark.parametrize("part", [(INPUTS, LABELS), Pairs()], ids=["arrays", "dataset"])
+    def test_order_follows_the_seed(self, given, part):
+        data = given(whole(train=part))
+        first, labels = rows(data, seed=1, shuffle=True)
+        again, _ = rows(data, seed=1, shuffle=True)
+        other, _ = rows(data, seed=2, shuffle=True)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert sorted(first[:, 0].tolist()) == INPUTS[:, 0].tolist()
+        assert [int(row[0]) // 2 % 3 for row in first] == labels.tolist()
+
+    def test_a_loader_keeps_its_batches_and_draws_from_the_seed(self, given):
+        data = given(whole(train=DataLoader(Pairs(noisy=True), batch_size=3, shuffle=True, drop_last=True)))
+        sizes = [len(labels) for _, labels in data.batches("train", 4)]
+        assert sizes == [3, 3, 3]
+        assert data.size("train") == 9
+        torch.manual_seed(0)
+        first, _ = rows(data, seed=1, shuffle=True)
+        again, _ = rows(data, seed=1, shuffle=True)
+        other, _ = rows(data, seed=2, shuffle=True)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_augmentation_is_repeatable_and_leaves_the_process_alone(self, given):
+        data = given(whole(train=Pairs(noisy=True)))
+        state = torch.get_rng_state()
+        first, _ = rows(data, seed=1)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(first, rows(data, seed=1)[0])
+        assert not torch.equal(first, rows(data, seed=2)[0])
+
+    def test_a_stream_is_counted(self, given):
+        class Stream(IterableDataset):
+            def __iter__(self):
+                return iter([(torch.ones(2), 1)] * 5)
+
+        data = given(whole(train=DataLoader(Stream(), batch_size=2)))
+        assert data.size("train") == 5
+        assert data.calibration(3, seed=0)["input"].shape == (3, 2)
+
+    def test_calibration_prefers_its_own_part(self, given):
+        data = given(whole(calibration=(INPUTS + 100, LABELS)))
+        assert data.calibration(5, seed=0)["input"].min() >= 100
+        assert given(whole()).calibration(5, seed=0)["input"].min() < 100
+
+    def test_calibration_follows_the_seed(self, given):
+        data = given(whole())
+        one, same, other = (data.calibration(5, seed=seed)["input"] for seed in (1, 1, 2))
+        assert numpy.array_equal(one, same)
+        assert not numpy.array_equal(one, other)
+
+    def test_regression_targets_become_float32(self, given):
+        data = given({"train": (INPUTS, LABELS), "validation": (INPUTS, LABELS / 2), "task": "regression"})
+        assert rows(data)[1].dtype == rows(data, "validation")[1].dtype == torch.float32
+
+
+class Two(nn.Module):
+    def forward(self, left, right, scale=None):
+        return left + right
+
+
+class TestNames:
+    def test_of_a_tuple_and_a_dictionary(self, given):
+        both = given(whole(train=((INPUTS, INPUTS), LABELS), validation=((INPUTS, INPUTS), LABELS)))
+        assert both.input_names == ("input_0", "input_1")
+        bound = both.bind(Two())
+        assert bound.input_names == ("left", "right")
+        assert list(bound.example(2)) == ["left", "right"]
+        assert both.input_names == ("input_0", "input_1")
+        named = {"right": INPUTS, "left": INPUTS * 2}
+        by_name = given(whole(train=(named, LABELS), validation=(named, LABELS)))
+        assert by_name.bind(Two()).input_names == ("right", "left")
+        inputs, _ = next(by_name.batches("train", 4))
+        assert torch.equal(inputs["left"], 2 * inputs["right"])
+
+    def test_a_dataset_of_dictionaries(self, given):
+        class Named(Dataset):
+            def __len__(self):
+                return 6
+
+            def __getitem__(self, index):
+                return {"left": INPUTS[index], "right": index}, index % 2
+
+        data = given(whole(train=Named()))
+        assert data.bind(Two()).example(4)["right"].tolist() == [0, 1, 2, 3]
+
+    def test_given_by_an_artifact(self, given):
+        assert given(whole()).bind(["x"]).input_names == ("x",)
+
+    def test_a_model_of_any_arguments(self, given):
+        class Anything(nn.Module):
+            def forward(self, *values, **named):
+                return values[0]
+
+        assert given(whole()).bind(Anything()).input_names == ("input",)
+
+    def test_what_does_not_fit(self, given):
+        three = (INPUTS,) * 4
+        with pytest.raises(OptlangError, match="gives 4 inputs, and the model takes 3"):
+            given(whole(train=(three, LABELS))).bind(Two())
+        with pytest.raises(OptlangError, match="forward takes left, right, scale") as error:
+            given(whole(train=({"lefft": INPUTS}, LABELS))).bind(Two())
+        assert error.value.help == "did you mean 'left'?"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("answer", "words", "way_out"),
+        [
+            ([1], "gave a list, not a dictionary", "validation"),
+            ({"train": (INPUTS, LABELS)}, "gave no 'validation'", "validation"),
+            ({"validation": (INPUTS, LABELS)}, "gave no 'train'", "train"),
+            (whole(val=1), "'val', which is no part", "did you mean 'validation'"),
+            (whole(train=INPUTS), "'train' is a ndarray", "pair"),
+            (whole(train=(INPUTS, LABELS, 3)), "'train' is a tuple", "pair"),
+            (whole(train={"x": INPUTS}), "'train' is a dict", "pair"),
+            (whole(train=5), "'train' is a int", "pair"),
+            (whole(train=iter([1])), "no length", "DataLoader"),
+            (whole(train=(INPUTS[:7], LABELS)), "different lengths: 7, 10", "first axis"),
+            (whole(train=(INPUTS[:0], LABELS[:0])), "'train' is empty", "at least one"),
+            (whole(train=[]), "'train' is empty", "at least one"),
+            (whole(train=(numpy.float32(1), LABELS)), "single number", "first axis"),
+            (whole(train=(numpy.array(["a"] * 10), LABELS)), "array of <U1", "numbers"),
+            (whole(train=(INPUTS, LABELS / 1)), "float32, and classification", "regression"),
+            (whole(train=(INPUTS, -LABELS)), "negative", "from 0"),
+            (whole(task="clasification"), "no task 'clasification'", "classification"),
+            (whole(task=object()), "without loss and metrics", "loss"),
+            (whole(train=[(1, 2, 3)] * 5), "a sample of the data's 'train' is 3 things", "pair"),
+            (whole(train=[(numpy.zeros(index + 1), 1) for index in range(3)]), "do not stack", "collate_fn"),
+            (whole(train=DataLoader([1.0, 2.0])), "a batch of the data's 'train' is a Tensor", "pair"),
+        ],
+    )
+    def test_wrong_answers(self, given, answer, words, way_out):
+        with pytest.raises(OptlangError, match=words) as error:
+            list(given(answer).batches("train", 4))
+        assert way_out in error.value.help
+
+    def test_a_part_that_is_not_there(self, given):
+        with pytest.raises(OptlangError, match="no 'test' part"):
+            given(whole()).arrays("test")
+
+    def test_a_dataset_that_raises_names_the_users_line(self, tmp_path):
+        (tmp_path / "mine.py").write_text(
+            "class Broken:\n    def __len__(self):\n        return 3\n\n    def __getitem__(self, index):\n"
+            "        return [][index]\n\ndef samples():\n    return {'train': Broken(), 'validation': Broken()}\n",
+            encoding="utf-8",
+        )
+        with pytest.raises(imports.UserCodeError, match="IndexError") as error:
+            load(Factory("mine.py:samples"), tmp_path)
+        assert "mine.py:6: in __getitem__" in error.value.details
+
+
+class TestFingerprint:
+    def test_of_arrays_is_their_content(self, given):
+        one = given(whole()).fingerprint
+        assert one == given(whole(train=(INPUTS.copy(), LABELS.copy()))).fingerprint
+        changed = INPUTS.copy()
+        changed[9, 1] += 1e-3
+        assert one != given(whole(train=(changed, LABELS))).fingerprint
+        assert one != given(whole(train=(INPUTS.reshape(10, 1, 2), LABELS))).fingerprint
+        assert one != given(whole(task="regression")).fingerprint
+        assert one != given(whole(test=(INPUTS, LABELS))).fingerprint
+
+    def test_of_a_dataset_is_its_samples(self, given):
+        one = given(whole(train=Pairs())).fingerprint
+        assert one == given(whole(train=Pairs())).fingerprint
+        assert one != given(whole(train=Pairs(shift=1.0))).fingerprint
+
+    def test_of_a_dataset_that_changes_must_be_said(self, given):
+        data = given(whole(train=Pairs(noisy=True)))
+        with pytest.raises(OptlangError, match="cannot be recognized") as error:
+            _ = data.fingerprint
+        assert "fingerprint" in error.value.help
+        said = Pairs(noisy=True)
+        said.fingerprint = "v1"
+        one = given(whole(train=said)).fingerprint
+        said.fingerprint = "v2"
+        assert one != given(whole(train=said)).fingerprint
+        assert given(whole(train=Pairs(noisy=True), fingerprint="x")).fingerprint
+
+    def test_of_a_loader(self, given):
+        one = given(whole(train=DataLoader(Pairs(), batch_size=2))).fingerprint
+        assert one == given(whole(train=DataLoader(Pairs(), batch_size=2))).fingerprint
+        assert one != given(whole(train=DataLoader(Pairs(), batch_size=5))).fingerprint
+
+    def test_of_the_users_task_is_its_class_and_settings(self, given):
+        class Weighted:
+            def __init__(self, weight):
+                self.weight = weight
+
+            def loss(self, outputs, targets):
+                return outputs.sum()
+
+            def metrics(self, outputs, targets):
+                return {"m": 1.0}
+
+        one, same, other = (given(whole(task=Weighted(weight))).fingerprint for weight in (0.5, 0.5, 0.7))
+        assert one == same != other
+
+
+def test_real_data_from_a_users_file():
+    data = load(Factory("networks.py:diabetes"), MODELS)
+    assert (data.task.name, data.size("train"), data.size("validation")) == ("regression", 300, 142)
+    assert data.arrays("train")[0]["input"].dtype == numpy.float32
+
+
+def test_preprocessing_is_told_to_whoever_deploys(given):
+    assert given(whole()).preprocessing is None
+    assert given(whole(preprocessing={"scale": 1 / 16})).preprocessing == {"scale": 1 / 16}
+    with pytest.raises(OptlangError, match=r"'preprocessing' of .* is no plain JSON"):
+        given(whole(preprocessing=object()))
