@@ -22,7 +22,7 @@ RAISED = frozenset(
     for code in re.findall(r'"([EW]\d{3})"', path.read_text(encoding="utf-8"))
 )
 INSTALLED = frozenset({"E704"})
-"""Problems of installed distributions, which no text shows: tests/analysis/modules/test_plugins.py installs some that have them."""
+"""Problems of installed distributions, which no text shows: tests/analysis/modules/test_plugins.py makes some."""
 
 SHOWN = [entry for entry in ENTRIES if entry.code in RAISED - INSTALLED]
 DEFAULTS = {

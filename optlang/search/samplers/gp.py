@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from optlang.plan.domains import size
 from optlang.plan.model import Knob, Plan
-from optlang.search import goals
-from optlang.search.genes import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
-from optlang.search.gp_acquisition import Score, maximize
-from optlang.search.recipe import Point, resolve
-from optlang.search.space import Exhausted, Space
-from optlang.search.told import TRIES, Asked, Told
+from optlang.search import objectives
+from optlang.search.observation import TRIES, Asked, Told
+from optlang.search.samplers.encoding import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
+from optlang.search.samplers.gp_acquisition import Score, maximize
+from optlang.space.recipe import Point, resolve
+from optlang.space.space import Exhausted, Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ class Gaussian:
             index: [sign * value for sign, value in zip(signs, told.values or (), strict=True)]
             for index, told in enumerate(measured) if all(value <= 0 for value in told.violations)
         }
-        return [measured[index].point for index in goals.front(feasible)] or [told.point for told in measured]
+        return [measured[index].point for index in objectives.front(feasible)] or [told.point for told in measured]
 
     def new(self, point: Point) -> bool:
         """Whether it may run and was not run."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from optlang.forms import OptlangError
+from optlang.interfaces import OptlangError
 
 if TYPE_CHECKING:
     import numpy
