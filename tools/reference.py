@@ -45,13 +45,15 @@ def library_page() -> str:
             lines += [f"## {title}", ""]
             for item in found:
                 lines += write(item)
+    groups = [item for item in declared if item.sort == "params"]
+    lines += ["## Groups of parameters", "", *_groups(groups)]
     lines += ["## Metrics", "", *_metrics([item for item in declared if item.sort == "metric"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _text(item: Declared, node: tree.Node) -> str:
+def _text(node: tree.Node) -> str:
     """What was written at `node`, in one line."""
-    whole = library()[1][item.module.file]
+    whole = library()[1][node.span.file]
     return " ".join(whole[node.span.start : node.span.end].split())
 
 
@@ -83,7 +85,25 @@ def _declaration(item: Declared) -> Iterator[str]:
     if clauses:
         yield from (f"- {fact}" for fact in clauses)
         yield ""
-    params = [fact for fact in node.facts if isinstance(fact, tree.Param)]
+    yield from _params(item)
+
+
+def _groups(found: list[Declared]) -> Iterator[str]:
+    yield "For declarations of your own: `with NAME` gives a technique, a pipeline or a runtime these parameters (see"
+    yield "[declarations](language/declarations.md#groups-of-parameters))."
+    yield ""
+    for item in found:
+        assert isinstance(item.node, tree.Declaration)
+        yield f"### {item.name}"
+        yield ""
+        yield f"`{item.qualified}`{': ' + item.node.help.value if item.node.help else ''}."
+        yield ""
+        yield from _params(item)
+
+
+def _params(item: Declared) -> Iterator[str]:
+    """The parameters as a table, those of groups where they stand."""
+    params = [member.node for member in item.members]
     if not params:
         yield "No parameters."
         yield ""
@@ -91,10 +111,10 @@ def _declaration(item: Declared) -> Iterator[str]:
     yield "| parameter | type | allowed | default | |"
     yield "|---|---|---|---|---|"
     for param in params:
-        when = f"only when `{_text(item, param.when)}`" if param.when else ""
+        when = f"only when `{_text(param.when)}`" if param.when else ""
         said = "; ".join(part for part in (param.help.value if param.help else "", when) if part)
-        allowed = f"`{_text(item, param.domain)}`" if param.domain else "any"
-        default = f"`{_text(item, param.default)}`" if param.default else "must be set"
+        allowed = f"`{_text(param.domain)}`" if param.domain else "any"
+        default = f"`{_text(param.default)}`" if param.default else "must be set"
         yield f"| `{param.name.text}` | {param.type.text} | {allowed} | {default} | {said} |"
     yield ""
 
@@ -108,7 +128,7 @@ def _target(item: Declared) -> Iterator[str]:
     yield ""
     yield "```text"
     for statement in node.block.statements if node.block else ():
-        yield _text(item, statement)
+        yield _text(statement)
     yield "```"
     yield ""
 

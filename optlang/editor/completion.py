@@ -31,6 +31,7 @@ _FILE = {
     "study": "what is searched, and what for", "import": "another file, or Python beside this one",
     "from": "names of another file", "technique": "a step of your own", "pipeline": "steps with parameters",
     "runtime": "a runtime of your own", "model": "a factory of models", "data": "a factory of data",
+    "params": "parameters that several declarations share",
     "target": "where models run", "metric": "a metric of your own task", "let": "a name for a value or a domain",
     "optlang": "the edition of the language, on the first line",
 }
@@ -44,7 +45,8 @@ _STUDY = {
     "because": "the reason of the rule before",
 }
 _FACTS = {
-    "param": "a parameter with its type, domain, default and help", "calls": "the object that does it",
+    "param": "a parameter with its type, domain, default and help",
+    "with": "the parameters of a group, as if they stood here", "calls": "the object that does it",
     "needs": "what it must be given", "takes": "the forms of model that it takes", "gives": "the form that it gives",
     "traits": "what is true of what it leaves", "after": "what it comes after",
     "excludes": "what it cannot stand beside",
@@ -52,9 +54,10 @@ _FACTS = {
     "steps": "the steps of a pipeline",
 }
 _FACTS_OF = {
-    "technique": ("param", "calls", "needs", "takes", "gives", "traits", "after", "excludes", "shape"),
-    "runtime": ("param", "calls", "needs", "takes", "traits", "excludes", "performs"),
-    "pipeline": ("param", "steps"), "model": ("param", "calls"), "data": ("param", "calls"),
+    "technique": ("param", "with", "calls", "needs", "takes", "gives", "traits", "after", "excludes", "shape"),
+    "runtime": ("param", "with", "calls", "needs", "takes", "traits", "excludes", "performs"),
+    "pipeline": ("param", "with", "steps"), "model": ("param", "with", "calls"), "data": ("param", "with", "calls"),
+    "params": ("param", "with"),
 }
 _STEPS = {"maybe": "in or out", "repeat": "a block several times", "when": "only if a condition holds"}
 _WORDS = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "shape": SHAPES}
@@ -147,6 +150,8 @@ class Offers:
     def _fact(self, words: Sequence[str], section: str) -> Iterator[Entry]:
         if not words:
             yield from _keywords({name: _FACTS[name] for name in _FACTS_OF[section]})
+        elif words[0] == "with" and words[-1] in ("with", ","):
+            yield from self._declared("params", sort="parameter")
         elif words[0] in _WORDS:
             yield from (Entry(name, "value", f"after `{words[0]}`") for name in _WORDS[words[0]])
         elif words[0] in ("after", "excludes", "performs"):

@@ -18,7 +18,7 @@ _OPENERS = {"{": "}", "(": ")", "[": "]"}
 _GOES_ON = frozenset({
     ",", "=", "in", "..", "when", "because", "and", "or", "not", "+", "-", "*", "/", "==", "!=", "<=", ">=", "<", ">",
 })
-_MEMBERS = frozenset({"study", "technique", "pipeline", "runtime", "model", "data"})
+_MEMBERS = frozenset({"study", "technique", "pipeline", "runtime", "model", "data", "params"})
 
 
 @dataclass(slots=True)

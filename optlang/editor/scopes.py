@@ -46,10 +46,8 @@ class Room:
 
     def span(self, name: str) -> Span | None:
         """Where the parameter of this name is declared; None where that is in no text."""
-        node = self.declared.node if self.declared is not None else None
-        facts = node.facts if isinstance(node, tree.Declaration) else ()
-        found = (fact.name.span for fact in facts if isinstance(fact, tree.Param) and fact.name.text == name)
-        return next(found, None)
+        members = self.declared.members if self.declared is not None else ()
+        return next((member.node.name.span for member in members if member.node.name.text == name), None)
 
     def find(self, name: str) -> Param | None:
         """What can be set here under this name."""
@@ -79,6 +77,8 @@ def params_of(declared: Declared, facts: Facts) -> tuple[Param, ...]:
             return facts.runtime(declared).params
         case "model" | "data":
             return facts.maker(declared).params
+        case "params":
+            return facts.group(declared)
         case "pipeline":
             pipeline = facts.pipeline(declared)
             return pipeline.params if pipeline is not None else ()
@@ -98,6 +98,8 @@ def _inside(room: Room, frame: Frame, scope: Scope, facts: Facts) -> Room:
         case "file" | "study":
             return _member(head, room.kind)
         case "declaration":
+            if head[0] == "with":
+                return _settable("settings", head[-1], scope, facts)
             return Room("steps") if head[0] == "steps" else Room(UNKNOWN)
         case "steps" | "choice":
             # The branches of a choice may stand behind a condition that several have.
@@ -120,7 +122,7 @@ def _condition(head: Sequence[str], opener: str) -> Room | None:
 
 
 def _member(head: Sequence[str], kind: Kind) -> Room:
-    if kind == "file" and head[0] in ("study", "technique", "pipeline", "runtime", "model", "data"):
+    if kind == "file" and head[0] in ("study", "technique", "pipeline", "runtime", "model", "data", "params"):
         return Room("study") if head[0] == "study" else Room("declaration", section=head[0])
     if head[0] in ("steps", "baseline", "let"):
         return Room("steps")

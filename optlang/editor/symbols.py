@@ -143,9 +143,9 @@ class _Walk:
 
     def declaration(self, node: tree.Declaration) -> Labels:
         self.made.owner = node.name.text
-        for fact in node.facts:
-            if isinstance(fact, tree.Param) and node.kind == "pipeline":
-                self._name(fact.name)
+        declared = self.scope.own.declared.get(node.name.text)
+        self.made.names |= _params(declared)
+        self.made.labels += [label for label in self.made.names.values() if not label.fixed]
         for fact in node.facts:
             if isinstance(fact, tree.Section):
                 self._block(fact.block, ())
@@ -356,17 +356,20 @@ class _Walk:
 
 def _words(declared: Declared | None) -> dict[str, frozenset[str]]:
     """By parameter, the words that are its values before they are anything else."""
-    node = declared.node if declared is not None else None
     found: dict[str, frozenset[str]] = {}
-    for fact in node.facts if isinstance(node, tree.Declaration) else ():
-        if isinstance(fact, tree.Param) and fact.type.text == "name" and isinstance(fact.domain, tree.Block):
-            items = [item.value for item in fact.domain.statements if isinstance(item, tree.Element)]
-            found[fact.name.text] = frozenset(item.text for item in items if isinstance(item, tree.Path))
+    for member in declared.members if declared is not None else ():
+        param = member.node
+        if param.type.text == "name" and isinstance(param.domain, tree.Block):
+            items = [item.value for item in param.domain.statements if isinstance(item, tree.Element)]
+            found[param.name.text] = frozenset(item.text for item in items if isinstance(item, tree.Path))
     return found
 
 
 def _params(declared: Declared | None) -> dict[str, Label]:
-    """The parameters of a pipeline, which the language alone names; a technique's are known to its Python too."""
-    node = declared.node if declared is not None and declared.sort == "pipeline" else None
-    facts = node.facts if isinstance(node, tree.Declaration) else ()
-    return {fact.name.text: Label(fact.name.text, fact.name.span) for fact in facts if isinstance(fact, tree.Param)}
+    """The parameters of a pipeline, which the language alone names; a technique's are known to its Python too.
+
+    What a group declares, techniques may have too.
+    """
+    members = declared.members if declared is not None and declared.sort == "pipeline" else ()
+    names = [(member.node.name, member.group is not None) for member in members]
+    return {name.text: Label(name.text, name.span, fixed=fixed) for name, fixed in names}

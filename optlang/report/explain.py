@@ -13,8 +13,8 @@ from functools import cache
 from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
 from optlang.analysis.modules.declarations import MEASURED
-from optlang.analysis.modules.load import library
-from optlang.analysis.modules.names import Declared, Module, collect, either
+from optlang.analysis.modules.load import library, module_at
+from optlang.analysis.modules.names import Declared, Module, either
 from optlang.analysis.modules.plugins import plugins
 from optlang.diagnostics import field_words
 from optlang.diagnostics.catalogue import ENTRIES
@@ -24,13 +24,12 @@ from optlang.plan.domains import show_domain
 from optlang.plan.model import Param
 from optlang.plan.units import TYPES, show
 from optlang.syntax import tree
-from optlang.syntax.parse import parse_file
 
 _WIDTH = 100
 _TYPE = {dimension: name for name, dimension in reversed(TYPES.items())}
 _TITLES = {
     "technique": "Techniques", "pipeline": "Pipelines", "runtime": "Runtimes", "model": "Models", "data": "Data sets",
-    "target": "Targets", "metric": "Metrics",
+    "target": "Targets", "metric": "Metrics", "params": "Groups of parameters",
 }
 _LONG = ("names", "model", "models")
 """Types whose values are too long for an example."""
@@ -133,42 +132,40 @@ def _columns(found: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 @cache
-def _modules() -> tuple[tuple[Module, str], ...]:
-    """The library's modules and those of installed distributions, with their texts."""
+def _modules() -> tuple[tuple[Module, ...], Mapping[str, str]]:
+    """The library's modules and those of installed distributions, and the texts of all their files."""
     modules, texts = library()
-    found = [(module, texts[module.file]) for module in modules.values()]
+    found, read = list(modules.values()), dict(texts)
     for plugin in plugins():
         if plugin.file is None or plugin.name in modules:
             continue
-        parsed = parse_file(plugin.file, plugin.file.as_posix())
-        if parsed.file is not None and not parsed.diagnostics.failed:
-            module = Module(plugin.name, plugin.file.as_posix(), own=False)
-            collect(module, parsed.file, parsed.diagnostics)
-            found.append((module, parsed.source.text))
-    return tuple(found)
+        brought = module_at(plugin.file, plugin.name)
+        if brought is not None:
+            found.append(brought[0])
+            read |= brought[1]
+    return tuple(found), read
 
 
 def _items() -> Iterator[Declared]:
-    for module, _ in _modules():
+    for module in _modules()[0]:
         yield from (item for item in module.declared.values() if item.sort in _TITLES)
 
 
-def _written(item: Declared, node: tree.Node, before: tree.Node | None = None) -> str:
-    """What was written at `node`, in one line, as far as `before`."""
-    text = next(text for module, text in _modules() if module is item.module)
-    return " ".join(text[node.span.start : before.span.start if before is not None else node.span.end].split())
+def _written(node: tree.Node) -> str:
+    """What was written at `node`, in one line."""
+    return " ".join(_modules()[1][node.span.file][node.span.start : node.span.end].split())
 
 
-def _lines(item: Declared, node: tree.Node) -> str:
+def _lines(node: tree.Node) -> str:
     """What was written at `node`, in its own lines."""
-    text = next(text for module, text in _modules() if module is item.module)
+    text = _modules()[1][node.span.file]
     return textwrap.dedent(text[text.rfind("\n", 0, node.span.start) + 1 : node.span.end])
 
 
 def _help(item: Declared) -> str:
     if isinstance(item.node, tree.Target):
         statements = item.node.block.statements if item.node.block is not None else ()
-        return "; ".join(_written(item, statement) for statement in statements)
+        return "; ".join(_written(statement) for statement in statements)
     help_text = getattr(item.node, "help", None)
     return help_text.value if help_text is not None else ""
 
@@ -194,20 +191,22 @@ def _declared(item: Declared) -> str:
 def _declaration(item: Declared) -> str:
     node = item.node
     assert isinstance(node, tree.Declaration)
-    params = [fact for fact in node.facts if isinstance(fact, tree.Param)]
     steps = [statement for fact in node.facts if isinstance(fact, tree.Section) for statement in fact.block.statements]
     said = facts(node)
-    return _page(f"{item.sort} {item.name} ({item.qualified})", _help(item), (
-        ("It does, one after another", "\n".join(_lines(item, statement) for statement in steps)),
-        ("Parameters", "\n".join(_param(item, param) for param in params) or "none"),
+    sort = "group of parameters" if item.sort == "params" else item.sort
+    return _page(f"{sort} {item.name} ({item.qualified})", _help(item), (
+        ("It does, one after another", "\n".join(_lines(statement) for statement in steps)),
+        ("Parameters", "\n".join(_param(member.node) for member in item.members) or "none"),
         ("What it needs, takes and gives", "\n".join(said)),
         ("Example", example(item)),
     ))
 
 
-def _param(item: Declared, param: tree.Param) -> str:
+def _param(param: tree.Param) -> str:
     """A parameter as it is declared, and its help on the next line."""
-    declared = _written(item, param, param.help).removeprefix("param ")
+    parts = (("in", param.domain), ("=", param.default), ("when", param.when))
+    declared = f"{param.name.text}: {param.type.text}"
+    declared += "".join(f" {word} {_written(node)}" for word, node in parts if node is not None)
     help_text = param.help.value if param.help else ""
     rows = [declared, *textwrap.wrap(help_text, _WIDTH - 8, initial_indent="    ", subsequent_indent="    ")]
     return "\n".join(rows)
@@ -218,7 +217,7 @@ def _target(item: Declared) -> str:
     body = item.node.block.statements if item.node.block else ()
     return _page(
         f"target {item.name} ({item.qualified})", "A target to start from; what a study says itself takes its place.",
-        (("It says", "\n".join(_written(item, statement) for statement in body)), ("Example", example(item))),
+        (("It says", "\n".join(_written(statement) for statement in body)), ("Example", example(item))),
     )
 
 
@@ -259,8 +258,7 @@ def _setting(section: str, param: Param) -> str:
 
 
 def _names_of_parameters() -> set[str]:
-    nodes = [item.node for item in _items() if isinstance(item.node, tree.Declaration)]
-    return {fact.name.text for node in nodes for fact in node.facts if isinstance(fact, tree.Param)}
+    return {member.node.name.text for item in _items() for member in item.members}
 
 
 def _parameters(name: str) -> list[str]:
@@ -268,11 +266,11 @@ def _parameters(name: str) -> list[str]:
     owner, _, last = name.rpartition(".")
     found: dict[str, list[str]] = {}
     for item in _items():
-        if owner not in ("", item.name, item.qualified) or not isinstance(item.node, tree.Declaration):
+        if owner not in ("", item.name, item.qualified) or (not owner and item.sort == "params"):
             continue
-        for fact in item.node.facts:
-            if isinstance(fact, tree.Param) and fact.name.text == last:
-                found.setdefault(_param(item, fact), []).append(item.name)
+        for member in item.members:
+            if member.node.name.text == last:
+                found.setdefault(_param(member.node), []).append(item.name)
     if not found:
         return []
     parts = [(f"Of {', '.join(owners)}", declared) for declared, owners in found.items()]
@@ -306,27 +304,28 @@ def _use(item: Declared, called: str) -> str:
             device = {"gpu": "device = cuda; ", "browser": "device = browser; "}
             before = "".join(text for need, text in device.items() if need in needs)
             return f"target here {{ {before}runtime = {called}{_braced(item)} }}"
+        case tree.Declaration(kind="params"):
+            return f'technique mine {{ calls "mine.py:mine"; with {item.qualified}{_braced(item, "=")} }}'
         case tree.Declaration(kind="model" | "data" as kind):
             arguments = ", ".join(_chosen(item, "="))
             return f"{kind} {'net' if kind == 'model' else 'seen'} = {item.qualified}({arguments})"
     return f"steps {{ maybe {called}{_braced(item)} }}"
 
 
-def _braced(item: Declared) -> str:
-    chosen = "; ".join(_chosen(item))
+def _braced(item: Declared, only: str = "") -> str:
+    chosen = "; ".join(_chosen(item, only))
     return f" {{ {chosen} }}" if chosen else ""
 
 
 def _chosen(item: Declared, only: str = "") -> list[str]:
     """Up to two of the parameters, with their defaults, or searched among their words where `only` is not `=`."""
-    assert isinstance(item.node, tree.Declaration)
     found: list[str] = []
-    for param in item.node.facts:
-        if not isinstance(param, tree.Param) or param.when is not None or param.type.text in _LONG:
+    for param in (member.node for member in item.members):
+        if param.when is not None or param.type.text in _LONG:
             continue
-        name, default = param.name.text, _written(item, param.default) if param.default is not None else ""
+        name, default = param.name.text, _written(param.default) if param.default is not None else ""
         listed = param.domain.statements if isinstance(param.domain, tree.Block) else ()
-        words = [_written(item, word) for word in listed]
+        words = [_written(word) for word in listed]
         others = [word for word in words if word not in (default, "none")]
         if others and only != "=":
             found.append(f"{name} in {{{default}, {others[0]}}}")

@@ -23,7 +23,7 @@ DEEPEST = 50
 _TRIED = 60
 _LINES = 40
 _HEADS = {"study": "study", "target": "block"} | dict.fromkeys(
-    ("technique", "pipeline", "runtime", "model", "data"), "declaration"
+    ("technique", "pipeline", "runtime", "model", "data", "params"), "declaration"
 )
 
 
@@ -306,9 +306,9 @@ class _Matching:
         top = self._opened[-1]
         if top.token.type != "LBRACE":
             return ("call",) if top.token.type == "LPAR" else ("list",)
-        if len(self._opened) > 1:
-            return ("block",)
         head = self._lines[top.line].first.value
+        if len(self._opened) > 1:
+            return ("changes",) if head == "with" else ("block",)
         return (_HEADS[head],) if head in _HEADS else ("study", "declaration", "block")
 
     def _swallow(

@@ -167,7 +167,7 @@ class Builder:
     # ---- declarations
 
     def declaration(self, values: Values, span: Span) -> tree.Declaration:
-        facts = _all(values, tree.Param, tree.Calls, tree.Clause, tree.Section)
+        facts = _all(values, tree.Param, tree.Uses, tree.Calls, tree.Clause, tree.Section)
         return tree.Declaration(span, values[0].value, self._name(values[1]), self._help(values[:3]), facts)
 
     def calls(self, values: Values, span: Span) -> tree.Calls:
@@ -177,6 +177,19 @@ class Builder:
         domain, default, when = _after(values, "IN"), _after(values, "EQUAL"), _after(values, "WHEN")
         name, kind = self._name(values[1]), self._name(values[3])
         return tree.Param(span, name, kind, domain, default, when, self._help(values))
+
+    def uses(self, values: Values, span: Span) -> tree.Uses:
+        return tree.Uses(span, _all(values, tree.Use))
+
+    def use(self, values: Values, span: Span) -> tree.Use:
+        return tree.Use(span, values[0], _first(values, tree.Changes))
+
+    def changes(self, values: Values, span: Span) -> tree.Changes:
+        return tree.Changes(span, _all(values, tree.Change))
+
+    def change(self, values: Values, span: Span) -> tree.Change:
+        domain, default = _after(values, "IN"), _after(values, "EQUAL")
+        return tree.Change(span, self._name(values[0]), domain, default, self._help(values))
 
     def clause(self, values: Values, span: Span) -> tree.Clause:
         return tree.Clause(span, values[0].value, _all(values, tree.Path))

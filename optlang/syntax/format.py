@@ -76,12 +76,14 @@ def _same(left: Any, right: Any) -> bool:
 
 @dataclass(slots=True)
 class _Facts:
-    """By offset: parentheses that hold a call's arguments, signs of negative numbers, braces of blocks and of sets."""
+    """By offset: parentheses that hold a call's arguments, signs of negative numbers, braces of blocks and of sets, and
+    what a declaration changes of the parameters of a group."""
 
     calls: set[int] = field(default_factory=set)
     negative: set[int] = field(default_factory=set)
     blocks: set[int] = field(default_factory=set)
     sets: set[int] = field(default_factory=set)
+    changes: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, file: tree.File) -> _Facts:
@@ -94,12 +96,16 @@ class _Facts:
                     facts.calls.add(node.path.span.end)
                 case tree.Unary(operator="-"):
                     facts.negative.add(node.span.start)
-                case tree.Block():
+                case tree.Block() | tree.Changes():
                     facts.blocks.add(node.span.start)
                 case tree.Member(options=tree.Block(span=span)) | tree.Let(value=tree.Block(span=span)):
                     facts.sets.add(span.start)
                 case tree.Vary(domain=tree.Block(span=span)) | tree.Input(domain=tree.Block(span=span)):
                     facts.sets.add(span.start)
+                case tree.Change():
+                    facts.changes.add(node.span.start)
+                    if isinstance(node.domain, tree.Block):
+                        facts.sets.add(node.domain.span.start)
                 case tree.Param(domain=tree.Block(span=span)) | tree.Repeat(count=tree.Block(span=span)):
                     facts.sets.add(span.start)
             stack.extend(_children(node))
@@ -346,7 +352,12 @@ class _Writer:
         forced = forced or any(entry.lead or entry.trail for entry in entries)
         columns = [dict.fromkeys(_column(entry, block)) for entry in entries]
         made = [{index: Pad() for index in column} for column in columns]
-        docs = [self._statement(entry, depth, pad) for entry, pad in zip(entries, made, strict=True)]
+        prose = [self._ends_in_prose(entry, depth, bracket.open) for entry in entries]
+        forced = forced or any(prose)
+        docs = [
+            self._statement(entry, depth, pad, prose=long)
+            for entry, pad, long in zip(entries, made, prose, strict=True)
+        ]
         texts = [flat(doc) for doc in docs]
         single = [text is not None and depth + len(text) <= WIDTH for text in texts]
         self._align(entries, made, texts, single, depth)
@@ -381,9 +392,21 @@ class _Writer:
 
     # ---- statements
 
-    def _statement(self, entry: _Entry, depth: int, pads: dict[int, Pad]) -> Doc:
+    def _ends_in_prose(self, entry: _Entry, depth: int, is_open: bool) -> bool:
+        """Whether a statement ends in a help text that may be as long as it is."""
+        first, last = entry.items[0], entry.items[-1]
+        if not _text(last).startswith('"') or last.comments:
+            return False
+        if _text(first) in _TOLD:
+            return True
+        if not isinstance(first, _Word) or first.start not in self._facts.changes:
+            return False
+        line = flat(self._items(entry.items, depth, {}))
+        return is_open or line is None or depth + len(line) > WIDTH
+
+    def _statement(self, entry: _Entry, depth: int, pads: dict[int, Pad], *, prose: bool) -> Doc:
         items = entry.items
-        if _text(items[0]) in _TOLD and _text(items[-1]).startswith('"') and not items[-1].comments:
+        if prose:
             return [self._items(items[:-1], depth, pads), " ", Prose(_text(items[-1]))]
         at = next((index for index, item in enumerate(items) if index and _text(item) == "because"), None)
         if at is None or _text(items[0]) not in ("forbid", "require") or at + 2 != len(items):

@@ -32,6 +32,7 @@ _NAMED = {
     "input": "input NAME: int = 5",
     "let": "let NAME = VALUE",
     "param": "param NAME: int = 5",
+    "params": "params NAME { … }",
 }
 _LESS = frozenset({"drop", "drops", "loss", "decrease", "degradation", "reduction"})
 _COMPARED = {

@@ -361,4 +361,4 @@ class Driver:
 
 def _gathers_statements(origin: str) -> bool:
     """Whether a symbol is the repetition inside a file, a study, a declaration or a block."""
-    return origin.startswith(("__start_", "__study_", "__declaration_", "__block_"))
+    return origin.startswith(("__start_", "__study_", "__declaration_", "__block_", "__changes_"))

@@ -314,6 +314,38 @@ class Param(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Change(Node):
+    """`name in domain = default "help"`: what differs from the parameter that a group declares; None where it stays."""
+
+    name: Name
+    domain: Domain | None
+    default: Expression | None
+    help: String | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Node):
+    """The changes between `{` and `}`, braces included in the span."""
+
+    items: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Use(Node):
+    """A group of parameters after `with`, with what differs here."""
+
+    group: Path
+    changes: Changes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Uses(Node):
+    """`with group, group { changes }`."""
+
+    groups: tuple[Use, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Calls(Node):
     """`calls "module:object"`."""
 
@@ -330,12 +362,12 @@ class Clause(Node):
 
 @dataclass(frozen=True, slots=True)
 class Declaration(Node):
-    """`technique name "help" { facts }`, and likewise pipeline, runtime, model and data."""
+    """`technique name "help" { facts }`, and likewise pipeline, runtime, model, data and params."""
 
-    kind: Literal["technique", "pipeline", "runtime", "model", "data"]
+    kind: Literal["technique", "pipeline", "runtime", "model", "data", "params"]
     name: Name
     help: String | None
-    facts: tuple[Param | Calls | Clause | Section, ...]
+    facts: tuple[Param | Uses | Calls | Clause | Section, ...]
 
 
 # ---- a file

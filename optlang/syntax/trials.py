@@ -19,6 +19,7 @@ CONTEXTS: Mapping[str, tuple[str, ...]] = {
     "study": ("STUDY", "NAME", "LBRACE"),
     "declaration": ("TECHNIQUE", "NAME", "LBRACE"),
     "block": ("STUDY", "NAME", "LBRACE", "STEPS", "LBRACE"),
+    "changes": ("PARAMS", "NAME", "LBRACE", "WITH", "NAME", "LBRACE"),
     "call": ("STUDY", "NAME", "LBRACE", "LET", "NAME", "EQUAL", "NAME", "LPAR"),
     "list": ("STUDY", "NAME", "LBRACE", "LET", "NAME", "EQUAL", "LSQB"),
 }

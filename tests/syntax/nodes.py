@@ -97,6 +97,14 @@ def text(node: Any) -> str:
             return f"{node.kind} {text(node.expression)}{because}"
         case tree.Goal():
             return f"{node.direction} {', '.join(map(text, node.metrics))}"
+        case tree.Change():
+            return f"{text(node.name)}{_in(node.domain)}{_is(node.default)}{_help(node.help)}"
+        case tree.Changes():
+            return "{ " + "; ".join(map(text, node.items)) + " }"
+        case tree.Use():
+            return text(node.group) + (f" {text(node.changes)}" if node.changes is not None else "")
+        case tree.Uses():
+            return f"with {', '.join(map(text, node.groups))}"
         case tree.Calls():
             return f"calls {text(node.value)}"
         case tree.Clause():

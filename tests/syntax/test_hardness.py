@@ -109,6 +109,13 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     "twice": (study("x = p40", pipelines(12, "a = p{i}; b = p{i}")), "E105"),
     "orders": (study("x = p12", pipelines(12, "o in any order {{ a = p{i}; b = p{i} }}")), "E105"),
     "pipelines_deep": (HEAD + pipelines(400, "a = p{i}"), "E105"),
+    "groups_deep": (HEAD + "".join(f"params g{i} {{ with g{i + 1} }}\n" for i in range(2_000)), "E105"),
+    "groups_in_a_circle": (
+        HEAD + "".join(f"params g{i} {{ with g{(i + 1) % 100} }}\n" for i in range(100)), "E204"
+    ),
+    "groups_of_groups": (HEAD + "params g0 { param x: int = 1 }\n" + "".join(
+        f"params g{i} {{ with {', '.join(f'g{j}' for j in range(i))} }}\n" for i in range(1, 120)
+    ), "E202"),
     "double_conditions": (study("maybe q = magnitude\nmagnitude when a60", members=doubled("q", "a{i} and a{i}")),
                           "E105"),
     "double_lists": (study("magnitude { keep = a60 }", members=doubled('["x"]', "[a{i}, a{i}]")), "E105"),

@@ -32,7 +32,8 @@ def some(strategy: st.SearchStrategy[Any], most: int = 3, least: int = 0) -> st.
 
 
 words = st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True) | st.sampled_from(
-    ["model", "data", "steps", "target", "shape", "order", "python", "study", "minimize", "none", "as"]
+    ["model", "data", "steps", "target", "params", "with", "shape", "order", "python", "study", "minimize", "none",
+     "as"]
 )
 names = of(tree.Name, words.filter(lambda word: word not in RESERVED))
 paths = of(tree.Path, some(names, 3, 1))
@@ -100,12 +101,18 @@ members = (
     | of(tree.Rule, st.sampled_from(["require", "forbid"]), st.just(NOWHERE), expressions, notes)
     | of(tree.Goal, directions, st.just(NOWHERE), some(paths, 3, 1))
 )
+changes = (
+    of(tree.Change, names, domains, st.none() | expressions, notes)
+    | of(tree.Change, names, st.none(), expressions, notes) | of(tree.Change, names, st.none(), st.none(), strings)
+)
+used = of(tree.Use, paths, st.none() | of(tree.Changes, some(changes)))
 clauses = st.sampled_from(["needs", "takes", "gives", "traits", "after", "excludes", "performs", "shape"])
 facts = (
     of(tree.Param, names, names, st.none() | domains, guards, guards, notes) | of(tree.Calls, strings)
+    | of(tree.Uses, some(used, 3, 1))
     | of(tree.Clause, clauses, some(paths, 3, 1)) | of(tree.Section, st.just("steps"), st.just(NOWHERE), blocks)
 )
-kinds = st.sampled_from(["technique", "pipeline", "runtime", "model", "data"])
+kinds = st.sampled_from(["technique", "pipeline", "runtime", "model", "data", "params"])
 items = (
     of(tree.Study, names, notes, some(members)) | of(tree.Declaration, kinds, names, notes, some(facts))
     | targets | metrics | lets

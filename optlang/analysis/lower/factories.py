@@ -298,6 +298,8 @@ class Factories:
         arguments: dict[str, Later[Plain | None]] = {}
         for name, item in given.items():
             param = params.get(name)
+            if param is None and declared.incomplete:
+                continue
             if param is None:
                 self.diagnostics.error(
                     "E205",

@@ -15,15 +15,13 @@ from optlang.analysis.conditions import MODELS
 from optlang.analysis.knobs import Around, Knobs, Later, Once
 from optlang.analysis.lower.choices import label_of
 from optlang.analysis.lower.factories import Factories
-from optlang.analysis.modules.declarations import Facts
+from optlang.analysis.modules.declarations import Facts, example_of
 from optlang.analysis.modules.names import Declared, Scope, duplicate
 from optlang.analysis.settings import settings_of
 from optlang.analysis.symbols import FIXED, Given
 from optlang.analysis.values import Resolver
 from optlang.diagnostics.model import Diagnostics, Label, Span, TooMuchError
-from optlang.plan.domains import values_of
-from optlang.plan.expressions import Value
-from optlang.plan.model import Dimension, Fixed, FloatDomain, IntDomain, Location, Param, Step
+from optlang.plan.model import Fixed, Location, Param, Step
 from optlang.syntax import tree
 
 if TYPE_CHECKING:
@@ -31,11 +29,6 @@ if TYPE_CHECKING:
 
 DEEPEST = 16
 """How deep pipelines may apply one another: each level is read within the one around it."""
-
-_EXAMPLES: dict[Dimension, Value] = {
-    "count": 1, "ratio": 0.5, "number": 1.0, "time": 1.0, "bytes": 1, "bool": True, "names": (), "name": "name",
-    "string": "text",
-}
 
 
 def expand(
@@ -59,7 +52,7 @@ def expand(
             "write the inner steps where they are applied",
         )
     pipeline = reader.facts.pipeline(declared)
-    if pipeline is None or declared.qualified in reader.facts.broken:
+    if pipeline is None or declared.incomplete or declared.qualified in reader.facts.broken:
         return None
     settings = Once(settings_of(reader.knobs, f"`{declared.name}`", pipeline.params, block, around, at))
     statements = block.statements if block is not None else ()
@@ -101,14 +94,14 @@ def check(
     """Find what is wrong in the declaration of a pipeline: its steps are read with the defaults of its parameters."""
     from optlang.analysis.lower.steps import Steps
 
-    if declared.qualified in facts.broken:
+    if declared.incomplete or declared.qualified in facts.broken:
         return
     before = len(facts.diagnostics.found)
     pipeline = facts.pipeline(declared)
     if pipeline is not None:
         _clashes(declared, pipeline.params, pipeline.steps, facts.diagnostics)
         at = pipeline.steps.keyword
-        given = {item.name: Given(item, at, Fixed(value=_example(item)), _no) for item in pipeline.params}
+        given = {item.name: Given(item, at, Fixed(value=example_of(item)), _no) for item in pipeline.params}
         outer = Steps(Knobs(Resolver(facts.diagnostics, scope), locate), facts, scope, folder)
         around = Around(path=declared.name)
         inner = _inner(outer, declared, given, around, at)
@@ -119,7 +112,7 @@ def check(
 
 def _clashes(declared: Declared, params: tuple[Param, ...], steps: tree.Section, diagnostics: Diagnostics) -> None:
     """E202: a knob of the steps that would have the path of a parameter."""
-    first = {fact.name.text: fact.name.span for fact in _node(declared).facts if isinstance(fact, tree.Param)}
+    first = {member.node.name.text: member.at for member in declared.members}
     for item in steps.block.statements:
         label = label_of(item)
         if label not in {param.name for param in params} or not isinstance(item, tree.Vary | tree.Maybe | tree.Repeat):
@@ -172,16 +165,6 @@ def _paths(node: tree.Domain) -> set[str]:
         case tree.Member(value=value):
             return _paths(value)
     return set()
-
-
-def _example(param: Param) -> Value:
-    if not param.required:
-        return param.default
-    if isinstance(param.domain, FloatDomain | IntDomain):
-        # No round is a count that a step cannot be read with.
-        return param.domain.low if param.domain.low > 0 else param.domain.high
-    listed = values_of(param.domain) if param.domain is not None else None
-    return listed[0] if listed else _EXAMPLES.get(param.dimension)
 
 
 def _applied_here(diagnostics: Diagnostics, before: int, declared: Declared, at: Span) -> None:

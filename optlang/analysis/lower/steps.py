@@ -203,6 +203,9 @@ class Steps:
         declared = self.scope.find(path)
         if declared is not None and declared.sort == "technique":
             technique = self.facts.technique(declared)
+            if declared.incomplete:
+                poison(self.scope, block)
+                return None
             self.used[technique.name] = technique
             return technique
         poison(self.scope, block)

@@ -327,6 +327,9 @@ class Targets:
                 )
             return None
         runtime = self.facts.runtime(declared)
+        if declared.incomplete:
+            poison(self.scope, block)
+            return None
         self.used[runtime.name] = runtime
         settings = settings_of(self.knobs, f"`{path.text}`", runtime.params, block, around, path.span)
         return lambda: RuntimeUse(path=at, label=label, runtime=runtime.name, settings=settings())

@@ -5,23 +5,38 @@ Imports nothing that `calls` names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from optlang.analysis.modules.names import Declared, Scope, duplicate, listed, only, second, suggestion
+from optlang.analysis.modules.names import SORTS, Declared, Member, Scope, listed, only, second, suggestion
 from optlang.analysis.symbols import FIXED, Draft, Place
 from optlang.analysis.values import Resolver
 from optlang.diagnostics.model import Diagnostic, Diagnostics, Label, Span
 from optlang.diagnostics.suggest import closest
-from optlang.plan.domains import contains, show_domain
-from optlang.plan.expressions import Expression, KnobRef, references
-from optlang.plan.model import Domain, FloatDomain, IntDomain, Metric, Param, Runtime, SetDomain, Technique
-from optlang.plan.units import SAID, TYPES, show
+from optlang.plan.domains import contains, show_domain, values_of
+from optlang.plan.expressions import Expression, KnobRef, Value, references
+from optlang.plan.model import (
+    Dimension,
+    Domain,
+    FloatDomain,
+    IntDomain,
+    Metric,
+    Param,
+    Runtime,
+    SetDomain,
+    Technique,
+)
+from optlang.plan.units import SAID, TYPES
 from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")
 NEEDS = ("training", "calibration", "runtime", "baseline", "latency", "gpu", "browser")
 SHAPES = ("settings", "weights")
+
+_EXAMPLES: dict[Dimension, Value] = {
+    "count": 1, "ratio": 0.5, "number": 1.0, "time": 1.0, "bytes": 1, "bool": True, "names": (), "name": "name",
+    "string": "text",
+}
 
 NO_METRIC = ("name", "names", "string", "bool", "model", "models")
 
@@ -80,6 +95,7 @@ class Facts:
     _runtimes: dict[str, Runtime] = field(default_factory=dict)
     _makers: dict[str, Maker] = field(default_factory=dict)
     _pipelines: dict[str, Pipeline | None] = field(default_factory=dict)
+    _groups: dict[str, tuple[Param, ...]] = field(default_factory=dict)
 
     def technique(self, declared: Declared) -> Technique:
         """The facts of a technique."""
@@ -139,6 +155,18 @@ class Facts:
             self.runtime(declared)
         elif declared.sort in ("model", "data"):
             self.maker(declared)
+        elif declared.sort == "params":
+            self.group(declared)
+
+    def group(self, declared: Declared) -> tuple[Param, ...]:
+        """The parameters of a group."""
+        name = declared.qualified
+        if name not in self._groups:
+            node = _declaration(declared)
+            self._clauses(declared, node, ())
+            self._calls_nothing(declared, node, "take it away")
+            self._groups[name] = self.params(declared, node)
+        return self._groups[name]
 
     def pipeline(self, declared: Declared) -> Pipeline | None:
         """The parameters and steps of a pipeline; None where it has no steps."""
@@ -146,11 +174,7 @@ class Facts:
         if name not in self._pipelines:
             node = _declaration(declared)
             self._clauses(declared, node, ())
-            for fact in node.facts:
-                if isinstance(fact, tree.Calls):
-                    self.diagnostics.error(
-                        "E205", "`calls` says nothing about a pipeline", fact.span, help="its steps are what it does"
-                    )
+            self._calls_nothing(declared, node, "its steps are what it does")
             params = self.params(declared, node)
             sections = [fact for fact in node.facts if isinstance(fact, tree.Section)]
             for other in sections[1:]:
@@ -167,51 +191,66 @@ class Facts:
         return self._pipelines[name]
 
     def params(self, declared: Declared, node: tree.Declaration) -> tuple[Param, ...]:
-        """The declared parameters, in the order of the text."""
+        """The declared parameters, those of the groups that are used among them, in the order of the text."""
         resolver = Resolver(self.diagnostics, self.scope_of(declared))
-        read: list[tuple[tree.Param, Param]] = []
-        first: dict[str, Span] = {}
-        for fact in node.facts:
-            if not isinstance(fact, tree.Param):
-                continue
-            if fact.name.text in first:
-                duplicate(self.diagnostics, fact.name.text, fact.name.span, first[fact.name.text])
-                continue
-            first[fact.name.text] = fact.name.span
-            param = declare(resolver, fact)
+        unclear = declared.incomplete
+        read: list[tuple[Member, Param]] = []
+        for member in declared.members:
+            own = member.group is None
+            param = declare(resolver, member.node) if own else self._of_group(resolver, member)
             if param is None:
                 # Who names it is not told a second time.
-                resolver.scope.unknown.add(fact.name.text)
+                resolver.scope.unknown.add(member.node.name.text)
+                declared.module.incomplete.add(declared.name)
             if param is not None:
-                read.append((fact, param))
+                read.append((member, param))
                 # A model has no domain, but whether it is given can be asked: `when teacher != none`.
                 domain = SetDomain(values=()) if param.dimension in ("model", "models") else param.domain
                 if domain is not None:
                     resolver.knobs.append(
-                        Draft(param.name, "value", domain, param.dimension, fact.name.span, len(resolver.knobs))
+                        Draft(param.name, "value", domain, param.dimension, member.at, len(resolver.knobs))
                     )
         place = Place("the condition of a parameter", knobs=True)
-        found = [
-            param if fact.when is None else param.model_copy(update={"when": resolver.condition(fact.when, place)})
-            for fact, param in read
-        ]
-        self._circles(found, {fact.name.text: fact for fact, _ in read})
-        return tuple(found)
+        conditions = {
+            member.node.name.text: resolver.condition(member.node.when, place)
+            for member, _ in read
+            # A group's are read in the group; what an unknown group has may be named.
+            if member.group is None and member.node.when is not None and not unclear
+        }
+        self._circles(conditions, {member.node.name.text: member.at for member, _ in read})
+        return tuple(
+            param.model_copy(update={"when": conditions[param.name]}) if param.name in conditions else param
+            for _, param in read
+        )
 
-    def _circles(self, params: list[Param], nodes: dict[str, tree.Param]) -> None:
-        depends = {param.name: _names(param.when) for param in params if param.when is not None}
+    def _of_group(self, resolver: Resolver, member: Member) -> Param | None:
+        """A parameter of a group, with what the declaration says otherwise; None where something is wrong with it."""
+        assert member.group is not None
+        name = member.node.name.text
+        param = next((item for item in self.group(member.group) if item.name == name), None)
+        return param if param is None or member.change is None else _changed(resolver, param, member)
+
+    def _circles(self, conditions: Mapping[str, Expression | None], spans: Mapping[str, Span]) -> None:
+        depends = {name: _names(condition) for name, condition in conditions.items() if condition is not None}
         for name in depends:
             reached, frontier = set[str](), set(depends[name])
             while frontier:
                 reached |= frontier
                 frontier = {after for one in frontier for after in depends.get(one, ())} - reached
-            if name in reached and name == min(reached & depends.keys(), key=lambda item: nodes[item].span.start):
+            if name in reached and name == min(reached & depends.keys(), key=lambda item: spans[item].start):
                 self.diagnostics.error(
                     "E408",
                     f"`{name}` is there on a condition that leads back to it",
-                    nodes[name].name.span,
+                    spans[name],
                     "conditions in a circle",
                     help="let one of the parameters be there always",
+                )
+
+    def _calls_nothing(self, declared: Declared, node: tree.Declaration, advice: str) -> None:
+        for fact in node.facts:
+            if isinstance(fact, tree.Calls):
+                self.diagnostics.error(
+                    "E205", f"`calls` says nothing about {SORTS[declared.sort]}", fact.span, help=advice
                 )
 
     def _calls(self, declared: Declared, node: tree.Declaration) -> str:
@@ -248,7 +287,8 @@ class Facts:
                 continue
             if fact.keyword not in known:
                 self.diagnostics.error(
-                    "E205", f"`{fact.keyword}` says nothing about a {node.kind}", fact.span, help="take it away"
+                    "E205", f"`{fact.keyword}` says nothing about {SORTS[declared.sort]}", fact.span,
+                    help="take it away",
                 )
                 continue
             words = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "shape": SHAPES}.get(fact.keyword)
@@ -309,9 +349,35 @@ def declare(resolver: Resolver, node: tree.Param | tree.Input) -> Param | None:
         domain = resolver.domain(node.domain, bare)
         if domain is None:
             return None
+    return _defaulted(resolver, node, bare.model_copy(update={"domain": domain}))
+
+
+def _changed(resolver: Resolver, param: Param, member: Member) -> Param | None:
+    """The parameter of a group with what a declaration changes of it; its domain may only become narrower."""
+    node, change = member.node, member.change
+    assert change is not None
+    help_text = node.help.value if node.help else ""
+    bare = param.model_copy(update={"default": None, "required": True, "help": help_text})
+    if param.dimension in ("model", "models"):
+        return _declared_model(resolver, node, bare, "say nothing of it here, or change its help")
+    if change.domain is not None:
+        domain = resolver.domain(change.domain, param)
+        if domain is None:
+            return None
+        bare = bare.model_copy(update={"domain": domain})
+    if change.default is not None:
+        return _defaulted(resolver, node, bare)
+    if node.default is not None and bare.domain is not None and not contains(bare.domain, param.default):
+        resolver.diagnostics.found.append(outside(param.name, node, bare.domain, at=change.domain))
+    return bare.model_copy(update={"default": param.default, "required": param.required})
+
+
+def _defaulted(resolver: Resolver, node: tree.Param | tree.Input, bare: Param) -> Param:
+    """The parameter with the default that the text gives it; E407 where that is outside its domain."""
+    domain = bare.domain
     if node.default is None:
-        return bare.model_copy(update={"domain": domain})
-    open_param = bare.model_copy(update={"domain": domain if dimension == "name" else None})
+        return bare
+    open_param = bare.model_copy(update={"domain": domain if bare.dimension == "name" else None})
     before = len(resolver.diagnostics.found)
     default = resolver.constant(node.default, open_param, FIXED)
     if default is None:
@@ -320,13 +386,14 @@ def declare(resolver: Resolver, node: tree.Param | tree.Input) -> Param | None:
             outside(bare.name, node, domain) if item.code == "E406" and domain is not None else item
             for item in resolver.diagnostics.found[before:]
         ]
-        return bare.model_copy(update={"domain": domain})
+        # Who uses it is not told that it is missing.
+        return bare.model_copy(update={"default": example_of(bare), "required": False})
     if domain is not None and not contains(domain, default.value):
         resolver.diagnostics.found.append(outside(bare.name, node, domain))
-    return bare.model_copy(update={"domain": domain, "default": default.value, "required": False})
+    return bare.model_copy(update={"default": default.value, "required": False})
 
 
-def _declared_model(resolver: Resolver, node: tree.Param, bare: Param) -> Param | None:
+def _declared_model(resolver: Resolver, node: tree.Param, bare: Param, advice: str | None = None) -> Param | None:
     # Which model is never declared: none at all is the only default.
     wrong = node.domain or node.default
     if wrong is None or (node.domain is None and isinstance(wrong, tree.Path) and wrong.text == "none"):
@@ -336,16 +403,26 @@ def _declared_model(resolver: Resolver, node: tree.Param, bare: Param) -> Param 
         f"`{bare.name}` is {SAID[bare.dimension]}, which a study names",
         wrong.span,
         "declared nowhere",
-        help=f"write `param {bare.name}: {node.type.text} = none`, or no default where it must be given",
+        help=advice or f"write `param {bare.name}: {node.type.text} = none`, or no default where it must be given",
     )
     return None
 
 
-def outside(name: str, node: tree.Param | tree.Input, domain: Domain) -> Diagnostic:
-    """E407: the default of `name` is not in its own domain."""
+def outside(
+    name: str, node: tree.Param | tree.Input, domain: Domain, at: tree.Domain | None = None
+) -> Diagnostic:
+    """E407: the default of `name` is not in its own domain; `at` is where a group's domain is made narrower."""
     assert node.default is not None
     assert node.domain is not None
     shown = show_domain(domain, TYPES[node.type.text])
+    if at is not None:
+        return Diagnostic(
+            "E407",
+            f"the default of `{name}` is outside its domain",
+            Label(at.span, "does not have the default of the group"),
+            labels=(Label(node.default.span, "the default"),),
+            help=f"give it a default that is allowed: `{name} in … = …`",
+        )
     return Diagnostic(
         "E407",
         f"the default of `{name}` is outside its domain",
@@ -378,15 +455,15 @@ def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metr
     )
 
 
-def example(param: Param) -> str:
-    """A value that `param` could have, for a help."""
-    match param.domain:
-        case IntDomain(low=low) | FloatDomain(low=low):
-            return show(low, param.dimension)
-        case None:
-            return show(param.default, param.dimension) if param.default is not None else "…"
-        case domain:
-            return show_domain(domain, param.dimension).strip("{}[]").split(",")[0]
+def example_of(param: Param) -> Value:
+    """A value that a parameter may have: its default where it has one."""
+    if not param.required:
+        return param.default
+    if isinstance(param.domain, FloatDomain | IntDomain):
+        # No round is a count that a step cannot be read with.
+        return param.domain.low if param.domain.low > 0 else param.domain.high
+    values = values_of(param.domain) if param.domain is not None else None
+    return values[0] if values else _EXAMPLES.get(param.dimension)
 
 
 def _declaration(declared: Declared) -> tree.Declaration:

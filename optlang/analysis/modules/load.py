@@ -10,7 +10,7 @@ from pathlib import Path
 from optlang import resources
 from optlang.analysis.lower import pipelines
 from optlang.analysis.lower.study import StudyBuilder
-from optlang.analysis.modules import plugins
+from optlang.analysis.modules import groups, plugins
 from optlang.analysis.modules.declarations import Facts, metric_of
 from optlang.analysis.modules.names import Declared, Module, PythonModule, Scope, collect, duplicate, only, suggestion
 from optlang.analysis.modules.python_files import find_object, inside, text_of
@@ -63,6 +63,15 @@ def load(
     return _Loading(path.parent, unsaved or {}).load(path, overrides or {})
 
 
+def module_at(path: Path, name: str) -> tuple[Module, Mapping[str, str]] | None:
+    """The module of this name that an installed distribution has at `path`, and the texts that were read for it.
+
+    None where its text has mistakes of syntax. Raises OutsideError where the file cannot be read.
+    """
+    loaded = _Loading(path.parent, brought={path: name}).load(path, {})
+    return None if loaded.scope is None or loaded.parsed.diagnostics.failed else (loaded.scope.own, loaded.texts)
+
+
 @cache
 def library() -> tuple[Mapping[str, Module], Mapping[str, str]]:
     """The modules of the standard library, and their texts by the name they are shown under."""
@@ -76,6 +85,10 @@ def library() -> tuple[Mapping[str, Module], Mapping[str, str]]:
         assert parsed.file is not None, parsed.diagnostics.found
         collect(module, parsed.file, parsed.diagnostics)
         assert not parsed.diagnostics.failed, parsed.diagnostics.found
+    problems = Diagnostics()
+    for module in modules.values():
+        groups.link(module, lambda declared: Scope(declared.module, modules), problems)
+    assert not problems.failed, problems.found
     return modules, texts
 
 
@@ -86,7 +99,8 @@ def words() -> frozenset[str]:
     found = set(modules)
     for module in modules.values():
         for name, declared in module.declared.items():
-            found.add(name)
+            if declared.sort != "params":
+                found.add(name)
             if isinstance(declared.node, tree.Declaration):
                 for param in declared.node.facts:
                     if isinstance(param, tree.Param):
@@ -254,6 +268,7 @@ class _Loading:
         first: dict[str, Span] = {}
         for item in file.imports:
             self._import(item, scope, path, around, first, outermost=len(around) == 1)
+        groups.link(own, self._scope_of, self.diagnostics)
         return scope
 
     def _scope_of(self, declared: Declared) -> Scope:
@@ -459,15 +474,15 @@ class _Loading:
             _, signature = find_object(self.diagnostics, text, module, name, value.span)
             if signature is None or signature.open or declared.sort not in ("model", "data"):
                 return
-            assert isinstance(declared.node, tree.Declaration)
-            for fact in declared.node.facts:
-                if isinstance(fact, tree.Param) and fact.name.text not in signature.arguments:
+            for member in declared.members:
+                argument = member.node.name.text
+                if argument not in signature.arguments:
                     self.diagnostics.error(
                         "E702",
-                        f"`{name}` has no argument `{fact.name.text}`",
-                        fact.name.span,
+                        f"`{name}` has no argument `{argument}`",
+                        member.at,
                         "not one of its arguments",
-                        help=suggestion(fact.name.text, signature.arguments),
+                        help=suggestion(argument, signature.arguments),
                     )
 
     def _metrics(self, scope: Scope, studies: list[tree.Study]) -> None:

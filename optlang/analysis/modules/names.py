@@ -15,7 +15,7 @@ from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
 from optlang.diagnostics.suggest import certain, closest
 from optlang.syntax import tree
 
-Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let"]
+Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let", "params"]
 Item: TypeAlias = "tree.Declaration | tree.Target | tree.Metric | tree.Let"
 
 RESERVED = frozenset(
@@ -38,15 +38,43 @@ class Declared:
         """The name that the plan uses: the module's and its own."""
         return f"{self.module.name}.{self.name}"
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All parameters in the order of the text, those of groups where `with` stands."""
+        return self.module.members.get(self.name, ())
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a group is used that is not known, so that there may be more parameters."""
+        return self.name in self.module.incomplete
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One parameter of a declaration, as if it were written out there.
+
+    `at` is where the declaration says it: its name, or that of the `group` after `with`, with what is changed of it.
+    """
+
+    node: tree.Param
+    at: Span
+    group: Declared | None = None
+    change: tree.Change | None = None
+
 
 @dataclass(slots=True, eq=False)
 class Module:
-    """A file of declarations. `own` tells a file of the user's from the standard library's."""
+    """A file of declarations. `own` tells a file of the user's from the standard library's.
+
+    `members` are the parameters of its declarations, and `incomplete` those that may have more: see groups.py.
+    """
 
     name: str
     file: str
     own: bool
     declared: dict[str, Declared] = field(default_factory=dict)
+    members: dict[str, tuple[Member, ...]] = field(default_factory=dict)
+    incomplete: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)
@@ -131,6 +159,7 @@ SORTS: dict[Sort, str] = {
     "target": "a target",
     "metric": "a metric",
     "let": "a `let`",
+    "params": "a group of parameters",
 }
 
 

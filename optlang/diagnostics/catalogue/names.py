@@ -15,7 +15,8 @@ ENTRIES = (
     Entry(
         "E202", "duplicate name",
         "A name is given twice in the same place: two settings of one block, two branches of a choice, two "
-        "inputs, two studies of a file. Both places are labelled. "
+        "inputs, two studies of a file, a parameter of a declaration and one of a group that it uses. Both places are "
+        "labelled. "
         "Steps take their technique's name unless they are given one of their own.",
         "one of the two would silently win.",
         "steps { static { samples = 64; samples = 128 } }",
@@ -31,15 +32,16 @@ ENTRIES = (
     ),
     Entry(
         "E204", "a circle",
-        "Files import one another in a circle, or a pipeline applies itself. The label names the way round.",
+        "Files import one another in a circle, a pipeline applies itself, or a group of parameters uses itself. The "
+        "label names the path round.",
         "none of the files could be read before the other; a pipeline that applies itself would never end.",
         'optlang 1\nimport main\n\nlet half = 50%',
         'optlang 1\n\nlet half = 50%',
     ),
     Entry(
         "E205", "unknown parameter",
-        "A setting or an argument that what it is given to does not declare. `optlang explain NAME` lists "
-        "the parameters.",
+        "A setting or an argument that what it is given to does not declare, or a fact that says nothing about what is "
+        "declared. `optlang explain NAME` lists the parameters.",
         "an option that nobody reads changes nothing, and its author believes that it did.",
         "steps { static { sample = 64 } }",
         "steps { static { samples = 64 } }",
