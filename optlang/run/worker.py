@@ -15,6 +15,7 @@ from optlang.run.activity import ProgressWriter
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
 from optlang.techniques.shared.failures import exhausted
+from optlang.workload import process_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 LARGEST_THREADS = 4
 """Training small models on more threads than this costs more in waiting than it wins."""
-
-# OpenMP reads it when its library is loaded, and never again.
-_WAIT = "OMP_WAIT_POLICY"
 
 
 _kept: Laboratory | None = None
@@ -109,13 +107,9 @@ def _begin_torch() -> None:
     Threads that spin cost a training three times its time as soon as anything else runs on the machine. Only this
     process is told so: the processes that measure keep what users have.
     """
-    before = os.environ.get(_WAIT)
-    os.environ.setdefault(_WAIT, "PASSIVE")
-    try:
+    # OpenMP reads it when its library is loaded, and never again.
+    with process_state.environment(OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY", "PASSIVE")):
         import torch
-    finally:
-        if before is None:
-            del os.environ[_WAIT]
     torch.set_num_threads(min(cores(), LARGEST_THREADS))
 
 

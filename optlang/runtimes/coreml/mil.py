@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import math
-import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.interfaces import Refusal
+from optlang.workload import process_state
 from optlang.workload.export import torch_export, tracing
 
 if TYPE_CHECKING:
@@ -35,6 +33,13 @@ _WEIGHTS = {
     "rnn": ("weight_ih", "weight_hh"), "gather": ("x",),
 }
 _CONSTANT = ("const", "constexpr_")
+_REMARKS: tuple[process_state.Remark, ...] = (
+    *tracing.REMARKS,
+    (r"Implicitly cleaning up", ResourceWarning),
+    (r"", DeprecationWarning, r"coremltools\..*"),
+    (r"", UserWarning, r"coremltools\..*"),
+    (r"Function _TORCH_OPS_REGISTRY", DeprecationWarning),
+)
 Layers = Callable[[Any], str]
 
 
@@ -56,25 +61,12 @@ class Weight:
 @contextlib.contextmanager
 def workshop(folder: Path) -> Iterator[None]:
     """coremltools writes its packages into a folder inside `folder`, which goes; nothing is printed or warned of."""
-    before = tempfile.tempdir
-    logger = logging.getLogger("coremltools")
-    with tempfile.TemporaryDirectory(prefix="mil-", dir=folder) as scratch, warnings.catch_warnings():
-        tempfile.tempdir = scratch
-        warnings.filterwarnings("ignore", category=ResourceWarning, message=r"Implicitly cleaning up")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"coremltools\..*")
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"coremltools\..*")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"Function _TORCH_OPS_REGISTRY")
-        for message, category in tracing.QUIET:
-            warnings.filterwarnings("ignore", message=message, category=category)
-        level = logger.level
-        try:
-            # Bars of progress, and the versions that it has been tested with.
-            with contextlib.redirect_stderr(io.StringIO()), torch_export.quiet():
-                logger.setLevel(logging.ERROR)
-                yield
-        finally:
-            logger.setLevel(level)
-            tempfile.tempdir = before
+    # Bars of progress, and the versions that it has been tested with.
+    with (
+        process_state.temporary_files_in(folder), process_state.quiet(("coremltools",), _REMARKS), torch_export.quiet(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        yield
 
 
 def convert(

@@ -6,8 +6,6 @@ Google's converter takes torch's own exported program to the file; no TensorFlow
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +26,7 @@ NAME = "model.tflite"
 _SEED = 0
 # Twenty roundings to the eleven bits of a float16, of weights alone.
 _HALF = 2e-2
-_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
-_TALKATIVE = ("absl", "torchao", "torch.utils._pytree", "jax")
+_LOGGERS = ("absl", "torchao", "torch.utils._pytree", "jax")
 
 
 class LiteRT:
@@ -84,7 +81,7 @@ class LiteRT:
         about: dict[str, JSON] = {}
         try:
             example = data.example(target.batch)
-            with tracing.plain_attention(), torch.no_grad(), quiet():
+            with tracing.plain_attention(), torch.no_grad(), _quiet():
                 # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
                 with imports.user_code("running the model", study):
                     wanted = tracing.answers_of(module, example)
@@ -163,25 +160,13 @@ class _Open:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without what the converter and torch say of their own code, and its report of progress."""
+    from optlang.workload import process_state
     from optlang.workload.export import torch_export
 
-    before = os.environ.get(_PROGRESS)
-    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
-    os.environ[_PROGRESS] = "n"
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with torch_export.quiet():
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        if before is None:
-            del os.environ[_PROGRESS]
-        else:
-            os.environ[_PROGRESS] = before
+    with process_state.environment(LITERT_TORCH_SHOW_PROGRESS="n"), process_state.quiet(_LOGGERS), torch_export.quiet():
+        yield
 
 
 def _converted(module: nn.Module, example: Mapping[str, Tensor]) -> bytes:

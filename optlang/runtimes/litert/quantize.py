@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal, Request
 from optlang.runtimes.litert import tflite
+from optlang.workload import process_state
 from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ SIGNATURE = "serving_default"
 _KNOWN = ("static", "dynamic", "weight_only", "half")
 # XNNPACK has no int8 kernel for these: the graph would fall apart around the interpreter's own, many times slower.
 _SLOW = ("HARD_SWISH",)
+_REMARKS: tuple[process_state.Remark, ...] = ((r".*experimental_preserve_all_tensors", UserWarning),)
 _CONVOLUTIONS = "operators = all takes convolutions too"
 _SENSITIVE = "sensitive = false casts the last layer too; or name in `only` what is all that you want"
 _FEWER = "LiteRT has kernels for convolutions, linear layers and products; name in `only` what is all that you want"
@@ -70,7 +70,8 @@ def quantized(
     settings = request.settings
     if not any(item.weights is not None for item in _wanted(graph, module, request)):
         torch_export.mostly(graph.weights(content), module, settings, "int8", _FEWER)
-    with quiet():
+    # Bars of progress, and its words about its own way to calibrate.
+    with contextlib.redirect_stderr(io.StringIO()), process_state.quiet(("absl",), _REMARKS):
         try:
             answer = _rewritten(content, graph, module, request, samples)
         except Exception as error:
@@ -172,17 +173,3 @@ def _with_convolutions(multiplying: Sequence[tflite.Operator], settings: Mapping
     for item in multiplying:
         held["CONV" in item.kind] += item.elements
     return held[True] > held[False]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the quantizer's bars of progress, and its words about its own way to calibrate."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*experimental_preserve_all_tensors", category=UserWarning)
-            yield
-    finally:
-        logger.setLevel(level)

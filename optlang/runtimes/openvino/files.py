@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Artifact, OptlangError, Refusal, Subject, TargetSpec
+from optlang.workload import process_state
 
 if TYPE_CHECKING:
     import numpy
@@ -37,8 +36,6 @@ HELD_OUT = 2048
 _BATCH = 32
 _INTEGERS = ("i8", "u8", "i4", "u4")
 _MADE = re.compile(r"[A-Z]\w*_\d+")
-# While this is in the environment, NNCF reports nothing to its makers.
-_SILENT = "NNCF_CI"
 
 
 def build(
@@ -196,14 +193,8 @@ def _batches(inputs: Sample, batch: int = 0) -> Iterator[Sample]:
 
 @contextmanager
 def _quiet_nncf() -> Iterator[Any]:
-    before = os.environ.get(_SILENT)
-    os.environ[_SILENT] = "1"
-    try:
+    # While this is in the environment, NNCF reports nothing to its makers; it looks when it is imported.
+    with process_state.environment(NNCF_CI="1"):
         import nncf
-    finally:
-        if before is None:
-            del os.environ[_SILENT]
-        else:
-            os.environ[_SILENT] = before
-    nncf.set_log_level(logging.ERROR)
-    yield nncf
+    with process_state.quiet(("nncf",)):
+        yield nncf

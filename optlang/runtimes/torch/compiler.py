@@ -6,9 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 _INSTALL = {
     "g++": "apt install g++ on Debian and Ubuntu, dnf install gcc-c++ on Fedora",
@@ -33,14 +31,12 @@ def missing() -> str | None:
     return f"there is no C++ compiler {_usual()}: {_INSTALL[_usual()]}; or name another one in CXX"
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Without what torch warns of in its own code while it compiles."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=r"To copy construct from a tensor", category=UserWarning)
-        yield
+    from optlang.workload import process_state
+    from optlang.workload.export import torch_export
+
+    return process_state.quiet(remarks=(*torch_export.REMARKS, (r"To copy construct from a tensor", UserWarning)))
 
 
 def _named() -> str:

@@ -7,9 +7,7 @@ kernels as eager with less around each.
 from __future__ import annotations
 
 import importlib.util
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -74,11 +72,13 @@ class TorchScript:
         import torch
 
         from optlang.runtimes.torch.session import Open
+        from optlang.workload import process_state
+        from optlang.workload.export import tracing
 
         threads = torch.get_num_threads()
         torch.set_num_threads(target.threads)
         try:
-            with _quiet():
+            with process_state.quiet(remarks=tracing.REMARKS):
                 module = torch.jit.load(str(artifact.folder / NAME), map_location="cpu").eval()  # type: ignore[no-untyped-call]
                 if artifact.about["graph"] == "optimized":
                     module = torch.jit.optimize_for_inference(module)
@@ -95,13 +95,6 @@ def _chosen(settings: Mapping[str, Any]) -> tuple[str, str]:
     if graph not in GRAPHS:
         raise OptlangError(f"torchscript has no graph '{graph}'", help=f"one of {', '.join(GRAPHS)}")
     return mode, graph
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=DeprecationWarning)
-        yield
 
 
 def _last_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, QuantWants, Refusal, Subject
 from optlang.techniques.quant.onnx_graph import census, load, one_scale, refuse_less
 from optlang.techniques.quant.tables import cover, tables_of
+from optlang.workload import process_state
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx_weights import is_quantized, shares
 from optlang.workload.model.floats import module_types, refuse_others, types_of
@@ -54,8 +55,7 @@ def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    _silence()
-    with tempfile.TemporaryDirectory(prefix="quantize-") as name:
+    with _silent(), tempfile.TemporaryDirectory(prefix="quantize-") as name:
         folder = Path(name)
         if subject.form == "onnx":
             source = Path(subject.model)
@@ -101,20 +101,23 @@ def _shaped(source: Path, result: Path) -> Path:
     return result
 
 
-def _silence() -> None:
-    """Keep the quantizers' remarks off standard output and the root logger, for them alone.
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The quantizers' remarks are kept off standard output and the root logger, theirs alone.
 
-    They print, and log by the functions of `logging`, which also give the root logger a handler. Instead they log to
-    "onnxruntime.quantization", which has no handler unless the caller adds one.
+    They print, and log by the functions of `logging`, which also give the root logger a handler. In the block they log
+    to "optlang.onnxruntime", which has no handler unless the caller adds one.
     """
-    own = logging.getLogger("onnxruntime.quantization")
+    own = logging.getLogger("optlang.onnxruntime")
     own.propagate = False
     if not own.handlers:
         own.addHandler(logging.NullHandler())
-    for name in _TALKATIVE:
-        module: Any = importlib.import_module(f"onnxruntime.quantization.{name}")
-        module.logging = own
-        module.print = lambda *words, **_: own.debug(" ".join(map(str, words)))
+    with contextlib.ExitStack() as stack:
+        for name in _TALKATIVE:
+            module = importlib.import_module(f"onnxruntime.quantization.{name}")
+            words = {"logging": own, "print": lambda *words, **_: own.debug(" ".join(map(str, words)))}
+            stack.enter_context(process_state.attributes(module, **words))
+        yield
 
 
 class Reader:

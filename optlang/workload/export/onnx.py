@@ -8,12 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import OutsideError, Refusal, Subject
-from optlang.workload import imports
+from optlang.workload import imports, process_state
 from optlang.workload.export import tracing
 from optlang.workload.model import modules
 
@@ -38,9 +34,9 @@ OPSET = 18
 _LARGE = 1_900_000_000
 
 # The loggers of the exporters, theirs alone: the caller may log while a model is exported.
-_TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-_QUIET: tuple[tuple[str, type[Warning]], ...] = (
-    *tracing.QUIET,
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_REMARKS: tuple[process_state.Remark, ...] = (
+    *tracing.REMARKS,
     (r"You are using the legacy TorchScript-based ONNX export", DeprecationWarning),
     (r"The feature will be removed\. Please remove usage of this function", DeprecationWarning),
     (r"Exporting a model to ONNX with a batch_size other than 1", UserWarning),
@@ -101,7 +97,13 @@ def _exported(
     else:
         axes = {name: {0: "batch"} for name in (*names, *outputs)}
         how = {"dynamo": False, "dynamic_axes": axes, "do_constant_folding": True}
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, _tracing(), _unlogged(exporter == "dynamo"):
+    # What matters of the newer exporter's warnings is asked of its result. The older one prints the whole graph on an
+    # error, from C++.
+    quiet = (
+        process_state.quiet(_LOGGERS, [("",)], logging.CRITICAL) if exporter == "dynamo"
+        else process_state.quiet(remarks=_REMARKS)
+    )
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet, process_state.without_standard_output():
         file = Path(scratch) / "exported.onnx"
         try:
             torch.onnx.export(
@@ -131,48 +133,6 @@ def _exported(
 def opset_of(model: ModelProto) -> int:
     """The version of ONNX's own operators."""
     return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
-
-
-@contextmanager
-def _unlogged(wanted: bool) -> Iterator[None]:
-    """Without what the exporter warns of and logs on its way; what matters of it is asked of its result."""
-    if not wanted:
-        yield
-        return
-    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def _tracing() -> Iterator[None]:
-    with warnings.catch_warnings(), _muted():
-        for message, category in _QUIET:
-            warnings.filterwarnings("ignore", message=message, category=category)
-        yield
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Standard output, by its descriptor: on an error the exporter prints the whole graph there from C++."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nothing)
 
 
 # ---- the file

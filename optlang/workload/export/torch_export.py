@@ -5,23 +5,31 @@ What a phone runs is captured for one number of samples: memory is planned for i
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import Refusal
+from optlang.workload import process_state
 from optlang.workload.export import tracing
 from optlang.workload.model import coverage
 from optlang.workload.model.coverage import Weight
 from optlang.workload.model.layers import left_alone
 
-_QUIET = ("torchao", "torch.utils._pytree", "torch.__trace", "executorch")
+_LOGGERS = ("torchao", "torch.utils._pytree", "torch.__trace", "executorch")
+REMARKS: tuple[process_state.Remark, ...] = (
+    (r".*torch\.jit\..* is deprecated", DeprecationWarning),
+    (r".*LeafSpec.* is deprecated", FutureWarning),
+    # A recurrent layer keeps its weights in a list too, and export restores it.
+    (r"The tensor attributes .* were assigned", UserWarning),
+    # ExecuTorch, as soon as it is imported: coremltools does so too where it is installed.
+    (r"This API is experimental",),
+    (r"(read|open)_\w+ is deprecated", DeprecationWarning),
+)
 _ATEN = torch.ops.aten
 CONVOLUTIONS = (
     _ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default, _ATEN.conv1d.padding, _ATEN.conv2d.padding,
@@ -41,25 +49,9 @@ _KINDS = {
 }
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Without what torch.export, and the tools that go on from there, say of their own code and of other machines."""
-    levels = {name: logging.getLogger(name).level for name in _QUIET}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-            # A recurrent layer keeps its weights in a list too, and export restores it.
-            warnings.filterwarnings("ignore", message=r"The tensor attributes .* were assigned", category=UserWarning)
-            # ExecuTorch, as soon as it is imported: coremltools does so too where it is installed.
-            warnings.filterwarnings("ignore", message=r"This API is experimental")
-            warnings.filterwarnings("ignore", message=r"(read|open)_\w+ is deprecated", category=DeprecationWarning)
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    return process_state.quiet(_LOGGERS, REMARKS)
 
 
 def program(

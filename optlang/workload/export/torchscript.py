@@ -9,10 +9,8 @@ import io
 import json
 import pickletools
 import re
-import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import Refusal
-from optlang.workload import imports
+from optlang.workload import imports, process_state
 from optlang.workload.export import tracing
 from optlang.workload.model import modules
 
@@ -45,7 +43,7 @@ def export(module: nn.Module, data: Data, path: Path, study: Path, *, mode: str,
     module.eval()
     try:
         example = data.example(tracing.TRACED)
-        with tracing.plain_attention(), torch.no_grad(), _quiet():
+        with tracing.plain_attention(), torch.no_grad(), process_state.quiet(remarks=tracing.REMARKS):
             # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
             with imports.user_code("running the model", study):
                 outputs = tuple(modules.call(module, example))
@@ -57,14 +55,6 @@ def export(module: nn.Module, data: Data, path: Path, study: Path, *, mode: str,
         return outputs
     finally:
         module.train(training)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        for message, category in tracing.QUIET:
-            warnings.filterwarnings("ignore", message=message, category=category)
-        yield
 
 
 def _traced(module: nn.Module, example: Mapping[str, Tensor]) -> Any:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from optlang.interfaces import Refusal
+from optlang.workload import process_state
 from optlang.workload.model import modules
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ INNER = "_optlang_inner"
 TRACED, CHECKED = 2, 3
 """How many samples a module is traced with, and how many the proof takes."""
 
-QUIET: tuple[tuple[str, type[Warning]], ...] = (
+REMARKS: tuple[process_state.Remark, ...] = (
     (r".*torch\.jit\..* is deprecated", DeprecationWarning),
     # Of values that became constants; the proof with another batch size answers that.
     (r".*", TracerWarning),

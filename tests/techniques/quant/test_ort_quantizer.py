@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quant_utils
 
 from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
 from optlang.techniques.quant.mixed import mixed
@@ -141,5 +142,7 @@ def test_the_process_stays_as_it_was(images, tmp_path, monkeypatch, capsys):
     assert [record.getMessage() for record in seen] == ["the caller's own"]
     assert capsys.readouterr().out == ""
     assert (sys.stdout, root.handlers, root.disabled) == (output, handlers, False)
+    assert quant_utils.logging is logging
+    assert not hasattr(quant_utils, "print")
     assert Path.cwd() == here
     assert not list(here.iterdir())
