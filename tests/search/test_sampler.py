@@ -136,6 +136,16 @@ def test_what_fails_is_not_drawn_as_often_as_what_works(plan_of: Make, sampler: 
     assert runtimes[10:].count("openvino") <= 4
 
 
+def test_optuna_logs_as_the_caller_wishes(plan_of: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    before = optuna.logging.get_verbosity()
+    for sampler in SAMPLERS[:3]:
+        search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 20; seed = 3"))
+        for _ in range(6):
+            search.step()
+    assert optuna.logging.get_verbosity() == before
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_optuna_with_another_gp_is_refused_by_name(plan_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     search = Search(plan_of(STEPS, search="sampler = gp { startup = 2 }; trials = 20; seed = 3"))
     for _ in range(3):

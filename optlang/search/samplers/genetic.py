@@ -7,13 +7,13 @@ on average) are Optuna's defaults.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.plan.model import Plan
 from optlang.search.observation import TRIES, Asked, Told, seed_of
 from optlang.search.samplers.encoding import genes_of, point_of
+from optlang.search.samplers.optuna_adapter import quiet
 from optlang.space.space import Space
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class Genetic:
 
     tries = TRIES
 
+    @quiet()
     def __init__(self, plan: Plan, space: Space, name: str, population: int) -> None:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan, self._space = plan, space
         kind = {"nsga2": optuna.samplers.NSGAIISampler, "nsga3": optuna.samplers.NSGAIIISampler}[name]
         self._kind: Any = type(kind.__name__, (_Generations, kind), {})
@@ -45,6 +45,7 @@ class Genetic:
         self._distributions = {knob.path: optuna.distributions.FloatDistribution(0.0, 1.0) for knob in plan.knobs}
         self._chosen = 0
 
+    @quiet()
     def add(self, told: Told) -> None:
         """Take in what became of a point; one that failed has no children."""
         import optuna
@@ -74,6 +75,7 @@ class Genetic:
             self._chosen += 1
             sampler.get_parent_population(self._study, self._chosen)
 
+    @quiet()
     def draw(self, seed: int, attempt: int) -> Asked:
         """The child of this attempt, or a point of the first generation."""
         import optuna
@@ -93,11 +95,7 @@ class Genetic:
         return False
 
     def _sampler(self, seed: int) -> Any:
-        import optuna
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = self._kind(seed=seed, population_size=self._population)
+        sampler = self._kind(seed=seed, population_size=self._population)
         sampler.current = self._chosen
         return sampler
 

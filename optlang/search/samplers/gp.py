@@ -18,7 +18,7 @@ from optlang.plan.model import Knob, Plan
 from optlang.search import objectives
 from optlang.search.observation import TRIES, Asked, Told
 from optlang.search.samplers.encoding import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
-from optlang.search.samplers.gp_acquisition import Score, maximize
+from optlang.search.samplers.optuna_adapter import Score, maximize, quiet
 from optlang.space.recipe import Point, resolve
 from optlang.space.space import Exhausted, Space
 
@@ -63,10 +63,10 @@ class Gaussian:
         """A random point, which may be forbidden."""
         return self._space.draw(lambda knob, domain: value_at(domain, random.random()))
 
+    @quiet()
     def _best(self, measured: Sequence[Told], seed: int, random: Random) -> Point:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(directions=[objective.direction for objective in self._plan.objectives])
         distributions: dict[str, optuna.distributions.BaseDistribution] = {
             knob.path: optuna.distributions.CategoricalDistribution(tuple(range(size(knob.domain) or 1)))

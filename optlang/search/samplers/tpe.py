@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from itertools import permutations
@@ -18,6 +17,7 @@ from optlang.plan.domains import size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.observation import TRIES, Asked, Told
+from optlang.search.samplers.optuna_adapter import quiet
 from optlang.space.space import Space, values_of
 
 if TYPE_CHECKING:
@@ -35,17 +35,17 @@ class Parzen:
 
     tries = TRIES
 
+    @quiet()
     def __init__(self, plan: Plan, space: Space, startup: int | None) -> None:
         import optuna
 
-        # The loop speaks for the study; Optuna's own log lines and notes on experimental options say nothing to a user.
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._startup = space, startup
         # Trials of a runtime that is missing today still tell about what does not hang on it.
         self._whole = Space(plan)
         self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
         self._asked: optuna.Trial | None = None
 
+    @quiet()
     def add(self, told: Told) -> None:
         """Take in what became of a point."""
         import optuna
@@ -75,14 +75,13 @@ class Parzen:
             )
         )
 
+    @quiet()
     def draw(self, seed: int, attempt: int) -> Asked:
         """The point of this attempt."""
         import optuna
 
         self._close(optuna.trial.TrialState.FAIL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self._sampler(seed, attempt >= PATIENCE)
+        self._study.sampler = self._sampler(seed, attempt >= PATIENCE)
         trial = self._asked = self._study.ask()
         point = self._space.draw(partial(_suggest, trial))
         return Asked(point, {_SYSTEM: dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs)})

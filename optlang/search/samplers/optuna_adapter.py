@@ -1,13 +1,15 @@
-"""The one use of a private interface of Optuna: the acquisition function that GPSampler fits to a study.
+"""What optlang asks of Optuna besides drawing: silence, and the acquisition function that GPSampler fits to a study.
 
-No public interface hands it over. GPSampler maximizes it over the whole box in `_optimize_acqf`, which its source
-offers for overriding without a promise for later versions, by calling `eval_acqf_no_grad`. So pyproject.toml admits the
-minor versions of Optuna in which these two were tried, and no later one.
+The function is the one use of a private interface, since no public one hands it over. GPSampler maximizes it over the
+whole box in `_optimize_acqf`, which its source offers for overriding without a promise for later versions, by calling
+`eval_acqf_no_grad`. So pyproject.toml admits the minor version of Optuna in which these two were tried, and no later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optlang.interfaces import OptlangError
@@ -20,6 +22,21 @@ if TYPE_CHECKING:
 
 Score: TypeAlias = "Callable[[Array], Array]"
 """The values of the acquisition function at points (one a row) in the sampler's normalized parameters."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's log lines and its notes on experimental options, which say nothing to the user of a study."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def maximize(
