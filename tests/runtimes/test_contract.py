@@ -448,9 +448,15 @@ def test_openvino_keeps_to_its_threads_and_to_float32(hint, images, tmp_path):
     session.close()
 
 
-def test_eager_leaves_the_number_of_threads_as_it_found_it(images, tmp_path):
-    member = built("eager", start("mlp"), images, tmp_path / "artifact", TargetSpec("here", threads=2))
-    session = runtime_of("eager").open(member.artifact, member.target, {}, STUDY)
+@pytest.mark.parametrize("runtime", ["eager", "torchscript"])
+def test_the_number_of_threads_is_as_before_after_closing_and_after_a_failure(runtime, images, tmp_path):
+    member = built(runtime, start("mlp"), images, tmp_path / "artifact", TargetSpec("here", threads=2))
+    session = runtime_of(runtime).open(member.artifact, member.target, {}, STUDY)
     assert torch.get_num_threads() == 2
     session.close()
+    assert torch.get_num_threads() == 1
+    (file,) = member.artifact.files
+    (member.artifact.folder / file.name).write_bytes(b"broken")
+    with pytest.raises(Exception, match=r"TorchScript does not load|header"):
+        runtime_of(runtime).open(member.artifact, member.target, {}, STUDY)
     assert torch.get_num_threads() == 1

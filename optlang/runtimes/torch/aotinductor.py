@@ -7,6 +7,7 @@ the processor and the number of threads there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,17 +86,16 @@ class AOTInductor:
         import torch
 
         from optlang.runtimes.torch.compiler import quiet
-        from optlang.runtimes.torch.session import Open
+        from optlang.runtimes.torch.session import Open, threads
 
-        threads = torch.get_num_threads()
-        torch.set_num_threads(target.threads)
-        try:
-            with quiet():
-                model = torch._inductor.aoti_load_package(str(artifact.folder / NAME))
-        except (RuntimeError, ValueError) as error:
-            torch.set_num_threads(threads)
-            raise Refusal(f"AOTInductor does not load the model: {str(error).splitlines()[0]}") from error
-        return Open(model, artifact.inputs, artifact.outputs, threads)
+        with ExitStack() as stack:
+            stack.enter_context(threads(target.threads))
+            try:
+                with quiet():
+                    model = torch._inductor.aoti_load_package(str(artifact.folder / NAME))
+            except (RuntimeError, ValueError) as error:
+                raise Refusal(f"AOTInductor does not load the model: {str(error).splitlines()[0]}") from error
+            return Open(model, artifact.inputs, artifact.outputs, stack.pop_all())
 
 
 def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -65,26 +66,26 @@ class Eager:
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The module with its weights, on `target.threads` threads (torch's own setting, for the whole process)."""
         import safetensors.torch
-        import torch
 
+        from optlang.runtimes.torch.session import threads
         from optlang.workload.model import modules
 
-        threads = torch.get_num_threads()
-        torch.set_num_threads(target.threads)
         about: Mapping[str, Any] = artifact.about
-        module = modules.rebuild(
-            modules.factory_from(about["factory"]), modules.edits_from(about["edits"]), study
-        )
-        # Knows of weights that share memory: the file holds them once.
-        safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
-        return Open(module.eval().requires_grad_(False), artifact.inputs, threads)
+        with ExitStack() as stack:
+            stack.enter_context(threads(target.threads))
+            module = modules.rebuild(
+                modules.factory_from(about["factory"]), modules.edits_from(about["edits"]), study
+            )
+            # Knows of weights that share memory: the file holds them once.
+            safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
+            return Open(module.eval().requires_grad_(False), artifact.inputs, stack.pop_all())
 
 
 class Open:
     """A module to call; `call` is what `run` calls, at first the module itself, and `compiled` the seconds that its
     compilation took (None where it was not compiled)."""
 
-    def __init__(self, module: nn.Module, inputs: tuple[str, ...], threads: int) -> None:
+    def __init__(self, module: nn.Module, inputs: tuple[str, ...], settings: ExitStack) -> None:
         import torch
 
         self._torch = torch
@@ -92,7 +93,7 @@ class Open:
         self.call: Any = module
         self.compiled: float | None = None
         self._inputs = inputs
-        self._threads = threads
+        self._settings = settings
 
     def prepare(self, batch: Arrays) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         from optlang.workload.model import modules
@@ -115,5 +116,5 @@ class Open:
         }
 
     def close(self) -> None:
-        self._torch.set_num_threads(self._threads)
         del self._module, self.call
+        self._settings.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -88,17 +89,16 @@ class Inductor(Eager):
         assert isinstance(session, Open)
         about: Mapping[str, Any] = artifact.about
         given = {name: item.numpy() for name, item in tensors.imagined(about["example"]).items()}
-        prepared = session.prepare(given)
-        with imports.user_code("running the model", study):
-            session.run(prepared)
-        session.call = torch.compile(
-            session.call, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True
-        )
-        try:
+        with ExitStack() as stack:
+            stack.callback(session.close)
+            prepared = session.prepare(given)
+            with imports.user_code("running the model", study):
+                session.run(prepared)
+            session.call = torch.compile(
+                session.call, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True
+            )
             session.compiled = _first_call(lambda: session.run(prepared))
-        except Refusal:
-            session.close()
-            raise
+            stack.pop_all()
         return session
 
 
@@ -192,18 +192,12 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
         model = pt2_archive.read(artifact.folder / NAME)
     loaded = time.perf_counter() - start
     given = tuple(tensors.imagined(about["example"]).values())
-    threads, before = torch.get_num_threads(), x86_quantizer.kernels()
-    torch.set_num_threads(target.threads)
-    # For the whole process, as the threads are: torch asks for it before it looks at torch.compile's options, and again
-    # where another number of samples is compiled.
-    freezing = torch._inductor.config.patch(freezing=True)
-    freezing.__enter__()
-
-    def ended() -> None:
-        freezing.__exit__(None, None, None)
-        torch.set_num_threads(threads)
-
-    try:
+    before = x86_quantizer.kernels()
+    with ExitStack() as stack:
+        stack.enter_context(session.threads(target.threads))
+        # For the whole process, as the threads are: torch asks for it before it looks at torch.compile's options, and
+        # again where another number of samples is compiled.
+        stack.enter_context(torch._inductor.config.patch(freezing=True))
         compiled: Any = torch.compile(model, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True)
         # oneDNN's packing of int8 weights is not known to inference mode.
         with torch.no_grad():
@@ -219,10 +213,7 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
                 "behind integers that it turns into floats in each call",
                 help="keep those layers in float, or the runtime onnxruntime",
             )
-    except Refusal:
-        ended()
-        raise
-    return session.Open(
-        compiled, artifact.inputs, artifact.outputs, threads, without_grad=torch.no_grad, ended=ended, loaded=loaded,
-        compiled=seconds,
-    )
+        return session.Open(
+            compiled, artifact.inputs, artifact.outputs, stack.pop_all(), without_grad=torch.no_grad, loaded=loaded,
+            compiled=seconds,
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,24 +17,34 @@ if TYPE_CHECKING:
 _HALVES = (torch.bfloat16, torch.float16)
 
 
-class Open:
-    """`model` is called with the inputs in order; closing gives the process its `threads` back.
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch's kernels on so many threads: it has one number for the whole process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    `without_grad` is how gradients are switched off, `ended` what is called in the end; `loaded` and `compiled` are the
-    seconds that these took, of graphs that are compiled before their first call.
+
+class Open:
+    """`model` is called with the inputs in order; closing leaves `settings`, those of the process that it runs under.
+
+    `without_grad` is how gradients are switched off; `loaded` and `compiled` are the seconds that these took, of graphs
+    that are compiled before their first call.
     """
 
     def __init__(
-        self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int, *,
-        without_grad: Callable[[], Any] = torch.inference_mode, ended: Callable[[], None] | None = None,
-        loaded: float | None = None, compiled: float | None = None,
+        self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], settings: ExitStack, *,
+        without_grad: Callable[[], Any] = torch.inference_mode, loaded: float | None = None,
+        compiled: float | None = None,
     ) -> None:
         self._model = model
         self._inputs = inputs
         self._outputs = outputs
-        self._threads = threads
+        self._settings = settings
         self._without_grad = without_grad
-        self._ended = ended
         self.compiled = compiled
         if loaded is not None:
             self.loaded = loaded
@@ -53,11 +64,9 @@ class Open:
         return {name: item.numpy(force=True) for name, item in zip(self._outputs, single(result), strict=True)}
 
     def close(self) -> None:
-        """Let the graph go, on as many threads as there were before."""
-        torch.set_num_threads(self._threads)
+        """Let the graph go, and give the process its settings back."""
         del self._model
-        if self._ended is not None:
-            self._ended()
+        self._settings.close()
 
 
 def single(answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,21 +72,20 @@ class TorchScript:
         """The graph on `target.threads` threads (torch's own setting, for the whole process)."""
         import torch
 
-        from optlang.runtimes.torch.session import Open
+        from optlang.runtimes.torch.session import Open, threads
         from optlang.workload import process_state
         from optlang.workload.export import tracing
 
-        threads = torch.get_num_threads()
-        torch.set_num_threads(target.threads)
-        try:
-            with process_state.quiet(remarks=tracing.REMARKS):
-                module = torch.jit.load(str(artifact.folder / NAME), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-                if artifact.about["graph"] == "optimized":
-                    module = torch.jit.optimize_for_inference(module)
-        except RuntimeError as error:
-            torch.set_num_threads(threads)
-            raise Refusal(f"TorchScript does not load the model: {_last_line(error)}") from error
-        return Open(module, artifact.inputs, artifact.outputs, threads)
+        with ExitStack() as stack:
+            stack.enter_context(threads(target.threads))
+            try:
+                with process_state.quiet(remarks=tracing.REMARKS):
+                    module = torch.jit.load(str(artifact.folder / NAME), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+                    if artifact.about["graph"] == "optimized":
+                        module = torch.jit.optimize_for_inference(module)
+            except RuntimeError as error:
+                raise Refusal(f"TorchScript does not load the model: {_last_line(error)}") from error
+            return Open(module, artifact.inputs, artifact.outputs, stack.pop_all())
 
 
 def _chosen(settings: Mapping[str, Any]) -> tuple[str, str]:
