@@ -106,6 +106,75 @@ def test_values_of_a_knob_that_may_be_anything_are_those_of_its_declaration() ->
     assert {"layer", "global"} <= found
 
 
+GROUPS = """optlang 1
+
+params mine "shared" {
+  param amount: ratio in 1% .. 99% = 50% "how much"
+}
+
+pipeline little {
+  with prune.selection, mine { amount = 30% }
+  steps { magnitude { sparsity = amount; scope = scope } }
+}
+
+study small {
+  model net = zoo.digits_cnn()
+  data seen = zoo.digits()
+  target here { runtime in { eager; onnxruntime } }
+  steps { maybe little { amount = 10%; scope = global } }
+  minimize size
+}
+"""
+
+
+def labels_at(text: str) -> set[str]:
+    """What is offered where `|` stands."""
+    documents, document = opened(Path("groups.opt"), GROUPS)
+    documents.check(document)
+    offset = text.index("|")
+    documents.put(document.path, text.replace("|", ""))
+    return {entry.label for entry in documents.entries(document, offset)[1]}
+
+
+def test_groups_and_what_they_have_are_offered_behind_with() -> None:
+    before, after = GROUPS.split("with prune.selection, mine { amount = 30% }")
+    assert {"with", "param", "steps"} <= labels_at(f"{before}|{after}")
+    assert labels_at(GROUPS.replace('params mine "shared" {', 'params mine "shared" { |')) == {"with", "param"}
+    assert "params" in labels_at(GROUPS + "\n|")
+    for start in ("with |", "with mine, |", "with mine { amount = 20% }, |"):
+        assert {"mine", "prune.selection", "selection", "training.fit"} <= labels_at(f"{before}{start}{after}")
+    assert labels_at(f"{before}with mine {{ | }}{after}") == {"amount"}
+    assert {"layer", "global"} <= labels_at(f"{before}with mine, selection {{ scope = | }}{after}")
+
+
+def test_groups_and_what_they_have_are_shown_and_found() -> None:
+    documents, document = opened(Path("groups.opt"), GROUPS)
+    declared = GROUPS.index("mine")
+
+    def found(words: str, part: str) -> tuple[str, str, int]:
+        offset = GROUPS.index(words) + words.index(part) + 1
+        shown, place = documents.described(document, offset), documents.definition(document, offset)
+        assert shown is not None
+        assert place is not None
+        return shown[1], Path(place.file).name, place.start
+
+    assert found(", mine {", "mine") == (
+        "**mine**: shared\n\n- `amount: ratio in 1% .. 99% = 50%` how much", "groups.opt", declared
+    )
+    assert found("{ amount = 30%", "amount")[1:] == ("groups.opt", GROUPS.index("amount"))
+    assert found("sparsity = amount", "amount")[1:] == ("groups.opt", GROUPS.index("amount"))
+    assert found("{ amount = 10%", "amount")[1:] == ("groups.opt", GROUPS.index("amount"))
+    assert found("; scope = global", "scope")[1] == "prune.opt"
+    assert "**prune.selection**" in found("prune.selection", "selection")[0]
+
+
+@pytest.mark.parametrize("words", ["param amount", "sparsity = amount", "{ amount = 10%"])
+def test_a_parameter_of_a_group_keeps_its_name(words: str) -> None:
+    documents, document = opened(Path("groups.opt"), GROUPS)
+    with pytest.raises(OptlangError):
+        documents.rename(document, GROUPS.index(words) + words.index("amount"), "much")
+
+
 def test_a_parameter_of_a_pipeline_is_renamed_where_it_is_set() -> None:
     path = ROOT / "tests/fixtures/ok/pipelines.opt"
     documents, document = opened(path)
