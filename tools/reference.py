@@ -29,7 +29,8 @@ def library_page() -> str:
         "What a study can name without an import, by its own name (`static`) or its module's (`quant.static`). A",
         "parameter that a study does not set has its default; what a study searches must be allowed here. How these",
         "are written into a study: [the language](language.md). `optlang explain static` prints what is said here in a",
-        "terminal, with an example; `optlang explain` lists all names.", "",
+        "terminal, with an example; `optlang explain` lists all names. Groups of parameters are for",
+        "[declarations](language/declarations.md#groups-of-parameters) of your own, which name them after `with`.", "",
     ]
     sections: tuple[tuple[str, str, Callable[[Declared], Iterator[str]]], ...] = (
         ("technique", "Techniques", _declaration),
@@ -38,6 +39,7 @@ def library_page() -> str:
         ("model", "Models", _declaration),
         ("data", "Data sets", _declaration),
         ("target", "Targets", _target),
+        ("params", "Groups of parameters", _declaration),
     )
     for sort, title, write in sections:
         found = [item for item in declared if item.sort == sort]
@@ -45,8 +47,6 @@ def library_page() -> str:
             lines += [f"## {title}", ""]
             for item in found:
                 lines += write(item)
-    groups = [item for item in declared if item.sort == "params"]
-    lines += ["## Groups of parameters", "", *_groups(groups)]
     lines += ["## Metrics", "", *_metrics([item for item in declared if item.sort == "metric"])]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -85,24 +85,6 @@ def _declaration(item: Declared) -> Iterator[str]:
     if clauses:
         yield from (f"- {fact}" for fact in clauses)
         yield ""
-    yield from _params(item)
-
-
-def _groups(found: list[Declared]) -> Iterator[str]:
-    yield "For declarations of your own: `with NAME` gives a technique, a pipeline or a runtime these parameters (see"
-    yield "[declarations](language/declarations.md#groups-of-parameters))."
-    yield ""
-    for item in found:
-        assert isinstance(item.node, tree.Declaration)
-        yield f"### {item.name}"
-        yield ""
-        yield f"`{item.qualified}`{': ' + item.node.help.value if item.node.help else ''}."
-        yield ""
-        yield from _params(item)
-
-
-def _params(item: Declared) -> Iterator[str]:
-    """The parameters as a table, those of groups where they stand."""
     params = [member.node for member in item.members]
     if not params:
         yield "No parameters."

@@ -356,19 +356,22 @@ def _changed(resolver: Resolver, param: Param, member: Member) -> Param | None:
     """The parameter of a group with what a declaration changes of it; its domain may only become narrower."""
     node, change = member.node, member.change
     assert change is not None
-    help_text = node.help.value if node.help else ""
-    bare = param.model_copy(update={"default": None, "required": True, "help": help_text})
+    bare = param.model_copy(update={"default": None, "required": True, "help": node.help.value if node.help else ""})
     if param.dimension in ("model", "models"):
         return _declared_model(resolver, node, bare, "say nothing of it here, or change its help")
-    if change.domain is not None:
-        domain = resolver.domain(change.domain, param)
-        if domain is None:
-            return None
-        bare = bare.model_copy(update={"domain": domain})
+    domain = param.domain if change.domain is None else resolver.domain(change.domain, param)
+    if change.domain is not None and domain is None:
+        return None
+    bare = bare.model_copy(update={"domain": domain})
     if change.default is not None:
         return _defaulted(resolver, node, bare)
-    if node.default is not None and bare.domain is not None and not contains(bare.domain, param.default):
-        resolver.diagnostics.found.append(outside(param.name, node, bare.domain, at=change.domain))
+    if node.default is not None and domain is not None and not contains(domain, param.default):
+        resolver.diagnostics.error(
+            "E407", f"the default of `{param.name}` is outside its domain",
+            node.domain.span if node.domain is not None else node.span,
+            "does not have the default of the group", labels=(Label(node.default.span, "the default"),),
+            help=f"give it a default that is allowed: `{param.name} in … = …`",
+        )
     return bare.model_copy(update={"default": param.default, "required": param.required})
 
 
@@ -408,21 +411,11 @@ def _declared_model(resolver: Resolver, node: tree.Param, bare: Param, advice: s
     return None
 
 
-def outside(
-    name: str, node: tree.Param | tree.Input, domain: Domain, at: tree.Domain | None = None
-) -> Diagnostic:
-    """E407: the default of `name` is not in its own domain; `at` is where a group's domain is made narrower."""
+def outside(name: str, node: tree.Param | tree.Input, domain: Domain) -> Diagnostic:
+    """E407: the default of `name` is not in its own domain."""
     assert node.default is not None
     assert node.domain is not None
     shown = show_domain(domain, TYPES[node.type.text])
-    if at is not None:
-        return Diagnostic(
-            "E407",
-            f"the default of `{name}` is outside its domain",
-            Label(at.span, "does not have the default of the group"),
-            labels=(Label(node.default.span, "the default"),),
-            help=f"give it a default that is allowed: `{name} in … = …`",
-        )
     return Diagnostic(
         "E407",
         f"the default of `{name}` is outside its domain",

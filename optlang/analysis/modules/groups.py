@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from optlang.analysis.modules.names import SORTS, Declared, Member, Module, Scope, duplicate, listed, only, suggestion
-from optlang.diagnostics.model import Diagnostics, Label
+from optlang.diagnostics.model import Diagnostics
 from optlang.syntax import tree
 
 _DECLARED = "a group is declared by `params NAME { … }`"
@@ -56,12 +56,11 @@ class _Collected:
     _used: dict[str, tree.Path] = field(default_factory=dict)
 
     def own(self, node: tree.Param) -> None:
-        first = self.found.get(node.name.text)
-        if first is None:
-            self.found[node.name.text] = Member(node, node.name.span)
-        else:
-            advice = None if first.group is None else _otherwise(first.group.name, node.name.text)
-            duplicate(self.diagnostics, node.name.text, node.name.span, first.at, advice)
+        name = node.name.text
+        first = self.found.setdefault(name, Member(node, node.name.span))
+        if first.node is not node:
+            advice = _otherwise(first.group.name, name) if first.group is not None else None
+            duplicate(self.diagnostics, name, node.name.span, first.at, advice)
 
     def use(self, use: tree.Use) -> None:
         group = self._group(use.group)
@@ -76,9 +75,13 @@ class _Collected:
             return
         self._used[group.qualified] = use.group
         changes = self._changes(group, use)
-        clashes = [member for member in group.members if member.node.name.text in self.found]
-        if clashes:
-            self._clash(group, use, [member.node.name.text for member in clashes])
+        clashes = [member.node.name.text for member in group.members if member.node.name.text in self.found]
+        for name in clashes[:1]:
+            first = self.found[name]
+            advice = "use one of the two groups, or put what both have into a third that is used once"
+            if first.group is None:
+                advice = _otherwise(use.group.text, name)
+            duplicate(self.diagnostics, name, use.group.span, first.at, advice)
         for member in group.members:
             name = member.node.name.text
             if name not in self.found:
@@ -118,16 +121,6 @@ class _Collected:
         if found.incomplete:
             self.declared.module.incomplete.add(self.declared.name)
         return found
-
-    def _clash(self, group: Declared, use: tree.Use, names: list[str]) -> None:
-        first = self.found[names[0]]
-        several = f"parameters {listed(names)}" if len(names) > 1 else f"parameter `{names[0]}`"
-        advice = "use one of the two groups, or put what both have into a third that is used once"
-        self.diagnostics.error(
-            "E202", f"`{use.group.text}` has the {several} too", use.group.span, "the second time",
-            labels=(Label(first.at, "the first time"),),
-            help=_otherwise(use.group.text, names[0]) if first.group is None else advice,
-        )
 
     def _changes(self, group: Declared, use: tree.Use) -> dict[str, tree.Change]:
         """What is changed of the group's parameters, by their names."""
