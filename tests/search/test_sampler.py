@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 from optlang.interfaces import OptlangError
 from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, Plan, SetDomain
@@ -136,13 +137,13 @@ def test_what_fails_is_not_drawn_as_often_as_what_works(plan_of: Make, sampler: 
     assert runtimes[10:].count("openvino") <= 4
 
 
-def test_optuna_logs_as_the_caller_wishes(plan_of: Make, capfd: pytest.CaptureFixture[str]) -> None:
-    before = optuna.logging.get_verbosity()
+def test_optuna_and_torch_are_set_as_the_caller_wishes(plan_of: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    before = optuna.logging.get_verbosity(), torch.get_num_threads()
     for sampler in SAMPLERS[:3]:
         search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 20; seed = 3"))
         for _ in range(6):
             search.step()
-    assert optuna.logging.get_verbosity() == before
+    assert (optuna.logging.get_verbosity(), torch.get_num_threads()) == before
     assert capfd.readouterr() == ("", "")
 
 
