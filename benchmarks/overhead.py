@@ -23,7 +23,7 @@ from typing import Any
 from optlang.analysis.modules.load import load
 from optlang.interfaces import Artifact, File, Measurement
 from optlang.run.engine import LocalEngine
-from optlang.run.events import Begun, Ended, Planned
+from optlang.run.events import Planned, TrialFinished, TrialStarted
 from optlang.run.job import FrontJob, Result, TrialJob
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
@@ -76,13 +76,13 @@ class Clock:
     def note(self, text: str) -> None:
         """Nothing to note."""
 
-    def began(self, begun: Begun) -> None:
+    def began(self, begun: TrialStarted) -> None:
         """Nothing to note."""
 
     def doing(self, what: Mapping[str, Any]) -> None:
         """Nothing to note."""
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: TrialFinished) -> None:
         """Note the time."""
         if ended.origin == "sampler":
             self.ends.append(time.perf_counter())

@@ -22,7 +22,7 @@ import optlang
 from optlang.plan.expressions import Value
 from optlang.plan.model import Plan
 from optlang.search import objectives
-from optlang.search.sampler import Sampler, Told
+from optlang.search.sampler import Observation, Sampler
 from optlang.space.recipe import Point, resolve
 from optlang.space.space import Space
 
@@ -107,7 +107,7 @@ def search(plan: Plan) -> list[tuple[float, ...]]:
         known.add(resolve(plan, asked.point).effect)
         latency, size, accuracy = measured(asked.point)
         violation = 0.95 - accuracy
-        sampler.tell(Told(asked.point, (latency, size, accuracy), [violation], asked.state))
+        sampler.tell(Observation(asked.point, (latency, size, accuracy), [violation], asked.state))
         # Five points of accuracy are what may be lost.
         losses = (latency, size, min(1.0, max(0.0, (0.99 - accuracy) / 0.05)))
         found.append(losses if violation <= 0 else (1.0, 1.0, 1.0))

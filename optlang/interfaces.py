@@ -99,7 +99,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ModelState:
     """A model in one form, with what was done to it.
 
     `model` is a `torch.nn.Module` where `form` is "module" or "graph" and the path of a file where it is "onnx". A
@@ -241,16 +241,16 @@ def _computed(_name: str, _about: JSON, compute: Callable[[], JSON]) -> JSON:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a technique may use besides the subject and its settings.
+    """What a technique may use besides the state and its settings.
 
     `wants` is given only to techniques that declare `needs runtime`; `report` takes a mapping at each epoch's end
     (`{"epoch": 2, "epochs": 5, "loss": 0.31}`) and may raise to stop the step. `folder` is an empty folder for files
     of the result. `study` is the study's folder, where the user's own Python and files lie.
 
     `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
-    `needs baseline`. `latency` gives the seconds (median) that a subject takes for one call of the target's batch,
+    `needs baseline`. `latency` gives the seconds (median) that a state takes for one call of the target's batch,
     built for the trial's runtime and measured in a process of its own: only to those that declare `needs latency`.
-    `memo(name, about, compute)` gives what `compute` returns, computed once for this subject, these data, this seed
+    `memo(name, about, compute)` gives what `compute` returns, computed once for this state, these data, this seed
     and `about` (plain JSON), however often and with whatever other settings the step runs: for scores that another
     budget can use again.
     """
@@ -262,15 +262,15 @@ class Context:
     wants: QuantWants | None = None
     device: str = "cpu"
     report: Report = _silent
-    baseline: Callable[[], Subject] | None = None
-    latency: Callable[[Subject], float] | None = None
+    baseline: Callable[[], ModelState] | None = None
+    latency: Callable[[ModelState], float] | None = None
     memo: Memo = _computed
 
 
 class Technique(Protocol):
-    """The object that a technique's `calls` names. It never changes `subject`, and fails where it would do nothing."""
+    """The object that a technique's `calls` names. It never changes `state`, and fails where it would do nothing."""
 
-    def __call__(self, subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+    def __call__(self, state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
         """Apply the technique; raise `Refusal` with the layer's name where that cannot be done."""
 
 
@@ -288,7 +288,7 @@ class Runtime(Protocol):
         """What an int8 model must look like to be fast here."""
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write the artifact's files into the empty `folder`; raise `Refusal` where the model cannot be exported."""
 

@@ -29,7 +29,7 @@ from optlang.cli.options import (
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
-    from optlang.run.events import Begun
+    from optlang.run.events import TrialStarted
     from optlang.run.scheduler import Outcome
 
 
@@ -84,7 +84,7 @@ def _watcher(study: Plan, rich: bool) -> Any:
 
     plan = study.model_dump(mode="json", include={"knobs", "metrics", "targets", "objectives", "requires"})
 
-    def words(begun: Begun) -> str:
+    def words(begun: TrialStarted) -> str:
         return describe(plan, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
 
     def shown(there: Collection[str]) -> Sequence[str]:

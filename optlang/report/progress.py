@@ -16,9 +16,9 @@ from rich.text import Text
 from optlang.interfaces import JSON
 from optlang.plan.quantities import compared, in_seconds, quantity
 from optlang.report.tables import counted, heading
-from optlang.run.events import Begun, Ended, Figure, Planned
+from optlang.run.events import Figure, Planned, TrialFinished, TrialStarted
 
-Words: TypeAlias = Callable[[Begun], str]
+Words: TypeAlias = Callable[[TrialStarted], str]
 """Says in words what a trial does."""
 
 Columns: TypeAlias = Callable[[Collection[str]], Sequence[str]]
@@ -47,14 +47,14 @@ class PlainProgress:
         """See `Watcher.note`."""
         self._write(text)
 
-    def began(self, begun: Begun) -> None:
+    def began(self, begun: TrialStarted) -> None:
         """See `Watcher.began`."""
         self._words[begun.trial] = self._describe(begun)
 
     def doing(self, what: Mapping[str, JSON]) -> None:
         """Nothing: a line for each epoch would drown the rest."""
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: TrialFinished) -> None:
         """See `Watcher.ended`."""
         if not self._shown and ended.figures:
             self._shown = self._columns(ended.figures)
@@ -94,7 +94,7 @@ class LiveProgress:
         self._doing = ""
         self._left: float | None = None
         self._words: dict[int, str] = {}
-        self._seen: dict[int, Ended] = {}
+        self._seen: dict[int, TrialFinished] = {}
         self._front: Sequence[int] = ()
         self._live.start()
 
@@ -108,7 +108,7 @@ class LiveProgress:
         """See `Watcher.note`; notes stay above the picture."""
         self._console.print(Text(text))
 
-    def began(self, begun: Begun) -> None:
+    def began(self, begun: TrialStarted) -> None:
         """See `Watcher.began`."""
         words = self._words[begun.trial] = self._describe(begun)
         self._now, self._doing = (begun.trial, words), ""
@@ -125,7 +125,7 @@ class LiveProgress:
         self._doing = text
         self._draw()
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: TrialFinished) -> None:
         """See `Watcher.ended`."""
         self._seen[ended.trial], self._front = ended, ended.front
         self._done, self._total, self._left, self._now = ended.done, ended.total, ended.seconds_left, None
@@ -158,7 +158,7 @@ class LiveProgress:
         parts += self._missed()
         self._live.update(Group(*parts))
 
-    def _members(self, members: Sequence[Ended]) -> Table:
+    def _members(self, members: Sequence[TrialFinished]) -> Table:
         """The baseline, where this session measured it, and the newest members of the front."""
         names = self._columns({name for ended in members for name in ended.figures})
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -209,7 +209,7 @@ def figure_text(figure: Figure) -> str:
     return f"{quantity(figure.value, figure.unit)} {compared(figure.times, figure.lost, figure.unit)}".rstrip()
 
 
-def verdict(ended: Ended) -> str:
+def verdict(ended: TrialFinished) -> str:
     """Why a trial is not among those to choose from."""
     return f"{ended.state}: {ended.reason}" if ended.reason else ended.state
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Arrays, OptlangError, Subject
+from optlang.interfaces import JSON, Arrays, ModelState, OptlangError
 from optlang.measure import quality
 from optlang.measure.answers import LARGER, Answers, difference
 
@@ -33,10 +33,10 @@ SHOWN = 0.02
 class Reference:
     """The answers of the torch module that an artifact was made of, to the first samples of `inputs`."""
 
-    def __init__(self, module: Callable[[], Subject | None], inputs: Arrays, study: Path) -> None:
+    def __init__(self, module: Callable[[], ModelState | None], inputs: Arrays, study: Path) -> None:
         self._module, self._inputs, self._study = module, inputs, study
         self._known: dict[tuple[int, int | None], dict[str, Array] | None] = {}
-        self._subject: Subject | None = None
+        self._subject: ModelState | None = None
 
     def answers(self, batch: int, first: int | None = None) -> dict[str, Array] | None:
         """In calls of `batch` samples, by output name, to the first so many, or all.

@@ -10,7 +10,7 @@ from optlang.interfaces import JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class TrialStarted:
     """A trial that starts: its number, where it came from, its knobs, what it will do (path, technique and settings of
     each step), and on which runtime."""
 
@@ -52,7 +52,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TrialFinished:
     """A trial that is over: its figures by metric (with the target in front where the study has several).
 
     `done` of `total` trials of the run are over, the baseline and the ladder among them; `seconds_left` is for the
@@ -82,11 +82,11 @@ class Watcher(Protocol):
     def plan(self, planned: Planned) -> None:
         """The run begins, or goes on."""
 
-    def began(self, begun: Begun) -> None:
+    def began(self, begun: TrialStarted) -> None:
         """A trial starts."""
 
     def doing(self, what: Mapping[str, JSON]) -> None:
         """What the trial is doing: `{"doing": "finetune", "epoch": 2, "epochs": 3, "loss": 0.1}`."""
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: TrialFinished) -> None:
         """A trial is over."""

@@ -13,10 +13,10 @@ from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError
 from optlang.plan.model import Plan
 from optlang.run.job import Result
 from optlang.search import objectives
-from optlang.search.ablation import Rung, baseline_recipe
+from optlang.search.ablation import AblationTrial, baseline_recipe
 from optlang.search.objectives import Key, Violation
 from optlang.search.observation import value_of
-from optlang.search.sampler import Told
+from optlang.search.sampler import Observation
 from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Space
@@ -27,7 +27,7 @@ INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class TrialRecord:
     """A trial that is over. `recipe` is None only for a ladder trial of an earlier session outside the space."""
 
     number: int
@@ -59,8 +59,8 @@ class History:
         self, plan: Plan, space: Space, rows: Iterable[TrialRow], home: Path, unavailable: Collection[str] = ()
     ) -> None:
         self._plan, self._space, self._home, self._unavailable = plan, space, home, unavailable
-        self._trials: dict[int, Done] = {}
-        self._measured: dict[int, tuple[Done, dict[Key, Measurement]]] = {}
+        self._trials: dict[int, TrialRecord] = {}
+        self._measured: dict[int, tuple[TrialRecord, dict[Key, Measurement]]] = {}
         self.known: set[str] = set()
         """The effects of the trials that need not run again; the sampler looks into it."""
         for row in rows:
@@ -69,7 +69,7 @@ class History:
     def add(
         self, number: int, recipe: Recipe, origin: str, point: Point | None, alone: str | None, result: Result,
         state: Mapping[str, JSON],
-    ) -> Done:
+    ) -> TrialRecord:
         """Judge a result: complete, infeasible or failed."""
         violations: list[Violation] = []
         verdict: str
@@ -88,7 +88,7 @@ class History:
                 left_out = result.notes.get(f"{absent}.uncounted")
                 why = f": {', '.join(map(str, left_out))}" if isinstance(left_out, list | tuple) else ""
                 violations, verdict, reason = [], "failed", f"{absent} is a goal and was not measured{why}"
-        done = Done(
+        done = TrialRecord(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, result.measurements,
             tuple(violations), result.artifacts, state, 1 if result.measurements else 0,
         )
@@ -101,19 +101,19 @@ class History:
         merged = {(item.target, item.metric): item for item in (*done.measurements, *measurements)}
         self._trials[number] = replace(done, measurements=tuple(merged.values()), passes=done.passes + 1)
 
-    def measured(self, done: Done) -> dict[Key, Measurement]:
+    def measured(self, done: TrialRecord) -> dict[Key, Measurement]:
         """A trial's measurements by target and metric."""
         held = self._measured.get(done.number)
         if held is None or held[0] is not done:
             held = self._measured[done.number] = (done, objectives.by_metric(self._plan, done.measurements))
         return held[1]
 
-    def trial(self, number: int) -> Done:
+    def trial(self, number: int) -> TrialRecord:
         """The trial with this number."""
         return self._trials[number]
 
     @property
-    def baseline(self) -> Done | None:
+    def baseline(self) -> TrialRecord | None:
         """The reference, None as long as it is not measured."""
         found = (done for done in self._trials.values() if done.origin == "baseline" and done.state == "complete")
         return next(found, None)
@@ -133,27 +133,28 @@ class History:
         """Whether a trial other than the baseline could be measured at all."""
         return any(done.state != "failed" for done in self._candidates())
 
-    def climbed(self, rung: Rung) -> bool:
+    def climbed(self, rung: AblationTrial) -> bool:
         """Whether this trial of the ladder was there already."""
         return rung.recipe.effect in self.known or any(
             done.alone == rung.alone and done.runtime == rung.recipe.label and not done.interrupted
             for done in self._trials.values()
         )
 
-    def told(self) -> list[Told]:
+    def told(self) -> list[Observation]:
         """What the sampler is to know, in the order in which it happened."""
         return [told for done in self._trials.values() if (told := self.tell(done)) is not None]
 
-    def tell(self, done: Done) -> Told | None:
+    def tell(self, done: TrialRecord) -> Observation | None:
         """What the sampler is to know of a trial; None where it lies outside the space or says nothing."""
         if done.point is None or done.interrupted:
             return None
         if done.state == "failed":
             # It would fail again: told as pruned and broken, it keeps the sampler away (told as failed it would not).
-            return Told(done.point, None, [1.0], done.sampler_state)
+            return Observation(done.point, None, [1.0], done.sampler_state)
         measured = self.measured(done)
         constraints = objectives.constraints(self._plan, measured, self._baseline_measured())
-        return Told(done.point, objectives.objective_values(self._plan, measured), constraints, done.sampler_state)
+        values = objectives.objective_values(self._plan, measured)
+        return Observation(done.point, values, constraints, done.sampler_state)
 
     def front(self) -> list[int]:
         """The baseline and the complete trials of the space that no other dominates."""
@@ -191,19 +192,19 @@ class History:
             if done.state == "complete" and (done.point is not None or done.origin == "baseline")
         }
 
-    def _candidates(self) -> list[Done]:
+    def _candidates(self) -> list[TrialRecord]:
         return [done for done in self._trials.values() if done.origin != "baseline" and done.point is not None]
 
     def _baseline_measured(self) -> dict[Key, Measurement]:
         baseline = self.baseline
         return {} if baseline is None else self.measured(baseline)
 
-    def _keep(self, done: Done) -> None:
+    def _keep(self, done: TrialRecord) -> None:
         self._trials[done.number] = done
         if done.recipe is not None and not done.interrupted:
             self.known.add(done.recipe.effect)
 
-    def _read(self, row: TrialRow) -> Done:
+    def _read(self, row: TrialRow) -> TrialRecord:
         point: Point | None = {path: value_of(value) for path, value in row.point.items()} if row.in_space else None
         recipe: Recipe | None = None
         if row.origin == "baseline":
@@ -212,7 +213,7 @@ class History:
             point = None
         if recipe is None and point is not None:
             recipe = resolve(self._plan, point)
-        return Done(
+        return TrialRecord(
             row.trial, row.origin, row.state, row.reason, row.error, point, row.alone, row.runtime or "", recipe,
             row.measurements, tuple(map(_violation, row.violations)),
             {str(item["target"]): _artifact(item, self._home) for item in row.artifacts}, row.sampler_state or {},

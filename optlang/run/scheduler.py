@@ -20,8 +20,8 @@ from optlang.plan.model import Plan, Runtime
 from optlang.run.activity import ProgressReader
 from optlang.run.batch_dependence import depends
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
-from optlang.run.events import Begun, Ended, Figure, Planned, Watcher
-from optlang.run.history import INTERRUPTED, Done, History
+from optlang.run.events import Figure, Planned, TrialFinished, TrialStarted, Watcher
+from optlang.run.history import INTERRUPTED, History, TrialRecord
 from optlang.run.job import (
     BASELINE,
     Failure,
@@ -39,7 +39,7 @@ from optlang.run.refusals import fact_of, late, note_of, recalled
 from optlang.run.refusals import spoken as spoken_fact
 from optlang.run.scratch import Scratch
 from optlang.search import objectives
-from optlang.search.ablation import Rung, baseline_recipe, rungs
+from optlang.search.ablation import AblationTrial, baseline_recipe, rungs
 from optlang.search.sampler import Sampler
 from optlang.space.locate import locate
 from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
@@ -121,7 +121,7 @@ class Loop:
         self._began = time.monotonic()
         self._cold = True
         self._spent: list[float] = []
-        self._rungs: list[Rung] = []
+        self._rungs: list[AblationTrial] = []
         self._wanted = 0
         self._trouble: str | None = None
         # The path of the step that a worker does, and since when.
@@ -207,7 +207,7 @@ class Loop:
                 sampler.tell(told)
         return "complete"
 
-    def _may_run(self, rung: Rung) -> bool:
+    def _may_run(self, rung: AblationTrial) -> bool:
         return self._facts.against(rung.recipe) is None
 
     def _over(self) -> str:
@@ -334,7 +334,7 @@ class Loop:
     def _trial(
         self, recipe: Recipe, origin: str, point: Point | None, alone: str | None,
         state: Mapping[str, JSON] | None = None,
-    ) -> Done:
+    ) -> TrialRecord:
         from optlang.run.worker import carry_out
 
         if self._cold:
@@ -349,7 +349,7 @@ class Loop:
             "target": ", ".join(place.target.name for place in recipe.places),
             "started": now(),
         })
-        self._watcher.began(Begun(number, origin, point or {}, planned, recipe.label))
+        self._watcher.began(TrialStarted(number, origin, point or {}, planned, recipe.label))
         reader = ProgressReader(self._progress)
         job = self._job(number, recipe, origin)
         self._at, fact = (None, 0.0), None
@@ -418,18 +418,18 @@ class Loop:
         done = drawn + (history.baseline is not None) + sum(map(history.climbed, self._rungs))
         return Planned(self._plan.study, len(self._rungs), self._wanted, done, drawn)
 
-    def _view(self, done: Done, seconds: float, dependent: bool) -> Ended:
+    def _view(self, done: TrialRecord, seconds: float, dependent: bool) -> TrialFinished:
         planned = self._planned()
         # The first trial of a session also loads the model and the data, or trains the baseline.
         recent = self._spent[1:]
         left = (planned.total - planned.done) * sum(recent) / len(recent) if recent else None
         figures = {_named(*key): self._figure(done, key, item) for key, item in self._history.measured(done).items()}
-        return Ended(
+        return TrialFinished(
             done.number, done.origin, done.state, done.reason, seconds, figures, self._history.front(), planned.done,
             planned.total, left, dependent,
         )
 
-    def _figure(self, done: Done, key: objectives.Key, item: Measurement) -> Figure:
+    def _figure(self, done: TrialRecord, key: objectives.Key, item: Measurement) -> Figure:
         """A measurement against the baseline's: side by side where it was measured so."""
         baseline = self._history.baseline
         if done.origin == "baseline":

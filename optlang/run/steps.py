@@ -19,11 +19,11 @@ from optlang.interfaces import (
     Factory,
     Measurement,
     Memo,
+    ModelState,
     OptlangError,
     QuantWants,
     Refusal,
     Request,
-    Subject,
 )
 from optlang.measure import counts, onnx_counts
 from optlang.measure.counts import Counted
@@ -37,7 +37,7 @@ from optlang.workload.model import modules
 
 Report = Callable[[Mapping[str, JSON]], None]
 
-_SUBJECT, _COUNTS, _MEMO = "subject", "counts.json", "memo.json"
+_SUBJECT, _COUNTS, _MEMO = "state", "counts.json", "memo.json"
 
 # The libraries that a step's result depends on; a newer runtime does not make trained weights stale.
 _MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
@@ -51,17 +51,17 @@ _SHARED = (
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What the steps came to: the subject, what each step took, and what was counted.
+    """What the steps came to: the state, what each step took, and what was counted.
 
     Parameters and macs are those of its last form as a torch module, the zeros those of its last form. `module` gives
-    the last subject that was a torch module (what the file was made of, where `subject` is one); None where the cache
+    the last state that was a torch module (what the file was made of, where `state` is one); None where the cache
     has it no more.
     """
 
-    subject: Subject
+    state: ModelState
     runs: tuple[StepRun, ...]
     counted: Counted
-    module: Callable[[], Subject | None]
+    module: Callable[[], ModelState | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Clock:
     """Times subjects on the trial's runtime; `about` is that runtime and its target, which the result hangs on."""
 
     about: JSON
-    seconds: Callable[[Subject], float]
+    seconds: Callable[[ModelState], float]
 
 
 def apply(
@@ -94,14 +94,14 @@ def apply(
     for step, key in zip(steps[:start], keys, strict=False):
         done.append(StepRun(step.path, step.technique, key, True, 0.0, _now()))
     if start:
-        subject, counted = _read(cache, keys[start - 1], workload.study)
+        state, counted = _read(cache, keys[start - 1], workload.study)
     else:
-        subject = Subject("module", modules.make(workload.model, workload.study), workload.model)
-        counted = counts.count(subject.model, data.example(1))
+        state = ModelState("module", modules.make(workload.model, workload.study), workload.model)
+        counted = counts.count(state.model, data.example(1))
     references = [step for step in steps if step.path.startswith(BASELINE)]
 
-    def baseline() -> Subject:
-        return apply(references, workload, data, wants_of, clock, report, []).subject
+    def baseline() -> ModelState:
+        return apply(references, workload, data, wants_of, clock, report, []).state
 
     for index, (step, key) in enumerate(zip(steps, keys, strict=True)):
         if index < start:
@@ -117,23 +117,23 @@ def apply(
             memo=_memo(cache, keys[index - 1] if index else root, step, workload, wants, clock),
         )
         try:
-            subject, counted = _one(step, subject, counted, context)
+            state, counted = _one(step, state, counted, context)
         except Refusal as refusal:
             refusal.step = step.path
             raise
 
-        def write(folder: Path, subject: Subject = subject, counted: Counted = counted) -> None:
-            modules.save(subject, folder / _SUBJECT)
+        def write(folder: Path, state: ModelState = state, counted: Counted = counted) -> None:
+            modules.save(state, folder / _SUBJECT)
             (folder / _COUNTS).write_text(json.dumps(asdict(counted)))
 
         cache.put(key, write)
-        if subject.form == "onnx":
+        if state.form == "onnx":
             # The technique's own file was written to a temporary folder, which goes; the kept one stays.
-            subject, counted = _read(cache, key, workload.study)
+            state, counted = _read(cache, key, workload.study)
         done.append(StepRun(step.path, step.technique, key, False, time.monotonic() - started, began))
-    last = subject
+    last = state
 
-    def module() -> Subject | None:
+    def module() -> ModelState | None:
         if last.form in ("module", "graph"):
             return last
         for key in reversed(keys):
@@ -142,9 +142,9 @@ def apply(
             found, _ = _read(cache, key, workload.study)
             if found.form in ("module", "graph"):
                 return found
-        return Subject("module", modules.make(workload.model, workload.study), workload.model)
+        return ModelState("module", modules.make(workload.model, workload.study), workload.model)
 
-    return Stepped(subject, tuple(done), counted, module)
+    return Stepped(state, tuple(done), counted, module)
 
 
 def _epochs(step: StepJob, report: Report) -> Report:
@@ -177,24 +177,24 @@ def _written(path: Path, value: JSON) -> None:
 
 
 def _one(
-    step: StepJob, subject: Subject, counted: Counted, context: Context
-) -> tuple[Subject, Counted]:
+    step: StepJob, state: ModelState, counted: Counted, context: Context
+) -> tuple[ModelState, Counted]:
     if step.performed:
         request = Request(step.technique.rpartition(".")[2], step.settings)
         # In fewer bits more weights become zero; what the runtime writes is not read back, so there is no such figure.
         counted = replace(
             counted, measurements=tuple(item for item in counted.measurements if item.metric != "sparsity")
         )
-        return replace(subject, form="graph", requests=(*subject.requests, request)), counted
+        return replace(state, form="graph", requests=(*state.requests, request)), counted
     technique, own = imports.find(step.calls, context.study), imports.is_file(step.calls)
     # A technique of the user's own that raises is shown with the user's own lines; ours say what is wrong themselves.
     with imports.user_code(f"the technique {step.technique}", context.study) if own else nullcontext():
-        after = technique(subject, step.settings, context)
-    if not isinstance(after, Subject):
-        raise OptlangError(f"the technique {step.technique} gave no subject but {type(after).__name__}")
+        after = technique(state, step.settings, context)
+    if not isinstance(after, ModelState):
+        raise OptlangError(f"the technique {step.technique} gave no state but {type(after).__name__}")
     if after.form == "module":
         modules.settled(after.model)
-    proved(subject, after, context)
+    proved(state, after, context)
     if after.form == "module":
         counted = counts.count(after.model, context.data.example(1))
     elif after.form == "onnx":
@@ -219,13 +219,13 @@ def scratch(workload: Workload) -> Path:
     return workload.scratch
 
 
-def _read(cache: Cache, key: str, study: Path) -> tuple[Subject, Counted]:
+def _read(cache: Cache, key: str, study: Path) -> tuple[ModelState, Counted]:
     folder = cache.find(key)
     assert folder is not None, key
-    subject = modules.load(folder / _SUBJECT, study)
+    state = modules.load(folder / _SUBJECT, study)
     kept = json.loads((folder / _COUNTS).read_text())
     measurements = tuple(Measurement(**item) for item in kept["measurements"])
-    return subject, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
+    return state, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
 
 
 def _root_key(workload: Workload, data: Data) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError, Refusal, Runtime, Subject, TargetSpec
+from optlang.interfaces import JSON, Artifact, File, Measurement, ModelState, OptlangError, Refusal, Runtime, TargetSpec
 from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock
@@ -33,7 +33,7 @@ Report = Callable[[Mapping[str, JSON]], None]
 
 
 @dataclass(slots=True)
-class Laboratory:
+class TrialContext:
     """What trials of one workload share in a worker: the data, the validation answers, the warm baseline process."""
 
     workload: Workload
@@ -64,7 +64,7 @@ class Laboratory:
         return {name: tensor.numpy() for name, tensor in self.data.example(target.batch).items()}
 
 
-def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[StepRun]) -> Result:
+def carry_out(job: TrialJob, trial_context: TrialContext, report: Report, done: list[StepRun]) -> Result:
     """What the trial comes to; raises whatever goes wrong. `done` gets the steps as they are done.
 
     Steps that do not ask what a runtime wants are done once for all targets: the others find them in the cache.
@@ -76,7 +76,7 @@ def carry_out(job: TrialJob, laboratory: Laboratory, report: Report, done: list[
     for place in job.places:
         found: list[StepRun] = []
         try:
-            result = _on_target(job, place, laboratory, report, found)
+            result = _on_target(job, place, trial_context, report, found)
         except OptlangError as error:
             if isinstance(error, Refusal):
                 error.target = place.target.name
@@ -99,33 +99,33 @@ class _OnTarget:
 
 
 def _on_target(
-    job: TrialJob, place: PlaceJob, laboratory: Laboratory, report: Report, done: list[StepRun]
+    job: TrialJob, place: PlaceJob, trial_context: TrialContext, report: Report, done: list[StepRun]
 ) -> _OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
     study = job.workload.study
     runtime: Runtime = imports.find(place.runtime.calls, study)()
     try:
         stepped = steps.apply(
-            place.steps, job.workload, laboratory.data, runtime.wants, _clock(job, place, runtime, laboratory), report,
-            done,
+            place.steps, job.workload, trial_context.data, runtime.wants,
+            _clock(job, place, runtime, trial_context), report, done,
         )
         report({"doing": "build", "runtime": place.runtime.name})
-        subject = _plain(stepped.subject, laboratory, study)
+        state = _plain(stepped.state, trial_context, study)
         shutil.rmtree(place.folder, ignore_errors=True)
         place.folder.mkdir(parents=True)
         began = time.perf_counter()
         artifact = runtime.build(
-            subject, place.target, place.runtime.settings, place.folder, laboratory.data, study
+            state, place.target, place.runtime.settings, place.folder, trial_context.data, study
         )
         seconds = time.perf_counter() - began
     finally:
         steps.clear_scratch(job.workload)
-    told = {**_told(laboratory, artifact, place.target), "parameters": stepped.counted.shapes}
+    told = {**_told(trial_context, artifact, place.target), "parameters": stepped.counted.shapes}
     artifact = replace(artifact, about={**told, **artifact.about})
     # One figure of one build: it has no interval.
     built = Measurement("build_time", seconds, "s", 1, seconds, seconds)
     known = [*size.weigh(artifact), *size.in_few_bits(artifact), built, *stepped.counted.measurements]
-    notes = dict(subject.notes)
+    notes = dict(state.notes)
     if stepped.counted.uncounted:
         notes["macs.uncounted"] = list(stepped.counted.uncounted)
     missing = runs(runtime)
@@ -136,43 +136,43 @@ def _on_target(
         member_name(job.trial), place.runtime.name, place.runtime.calls, artifact, place.target,
         place.runtime.settings, study,
     )
-    timed = laboratory.bench.measure(
-        member, place.baseline, laboratory.samples(place.target), job.effort, answer=laboratory.validation
+    timed = trial_context.bench.measure(
+        member, place.baseline, trial_context.samples(place.target), job.effort, answer=trial_context.validation
     )
     answers = timed.answers
     assert answers is not None
-    few = {name: item[answers.part] for name, item in laboratory.validation.items()}
+    few = {name: item[answers.part] for name, item in trial_context.validation.items()}
     reference = batch_dependence.Reference(stepped.module, few, study)
     batch_dependence.check_finite(answers, reference, place.runtime.name.rpartition(".")[2])
     notes |= batch_dependence.notes(answers, reference)
     answered: dict[str, JSON] = {"outputs": _tensors(answers.outputs, artifact), "samples_a_call": answers.batch}
     artifact = replace(artifact, about={**answered, **artifact.about})
-    _keep_examples(place.folder, laboratory.validation, answers)
+    _keep_examples(place.folder, trial_context.validation, answers)
     if place.baseline is None:
-        laboratory.remember(member, answers.outputs)
+        trial_context.remember(member, answers.outputs)
     scored = quality.score(
-        laboratory.data.task, answers.outputs, laboratory.targets, laboratory.answers(place.baseline or member),
-        job.directions, job.ratios,
+        trial_context.data.task, answers.outputs, trial_context.targets,
+        trial_context.answers(place.baseline or member), job.directions, job.ratios,
     )
     return _OnTarget((*scored, *known, *timed.measurements), artifact, notes)
 
 
-def _plain(subject: Subject, laboratory: Laboratory, study: Path) -> Subject:
-    """The subject as it is deployed: with the weights that its module computes. As it is where that cannot be."""
+def _plain(state: ModelState, trial_context: TrialContext, study: Path) -> ModelState:
+    """The state as it is deployed: with the weights that its module computes. As it is where that cannot be."""
     try:
-        return baked(subject, laboratory.data, study)
+        return baked(state, trial_context.data, study)
     except Refusal as error:
-        return replace(subject, notes={**subject.notes, "parametrized.left": error.message})
+        return replace(state, notes={**state.notes, "parametrized.left": error.message})
 
 
-def _told(laboratory: Laboratory, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
+def _told(trial_context: TrialContext, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
     """What the deployer must know of an artifact: its inputs, and the call that it was measured with."""
     told: dict[str, JSON] = {
-        "inputs": _tensors(laboratory.validation, artifact),
+        "inputs": _tensors(trial_context.validation, artifact),
         "measured": {"device": target.device, "threads": target.threads, "batch": target.batch},
     }
-    if laboratory.data.preprocessing is not None:
-        told["preprocessing"] = laboratory.data.preprocessing
+    if trial_context.data.preprocessing is not None:
+        told["preprocessing"] = trial_context.data.preprocessing
     return told
 
 
@@ -205,23 +205,23 @@ def _merge(done: list[StepRun], found: Sequence[StepRun]) -> None:
         )
 
 
-def _clock(job: TrialJob, place: PlaceJob, runtime: Runtime, laboratory: Laboratory) -> steps.Clock:
-    """What times a subject on the way, as the finished artifact will be timed, for techniques that aim at a latency."""
+def _clock(job: TrialJob, place: PlaceJob, runtime: Runtime, trial_context: TrialContext) -> steps.Clock:
+    """What times a state on the way, as the finished artifact will be timed, for techniques that aim at a latency."""
     about: JSON = [place.runtime.calls, dict(place.runtime.settings), asdict(place.target)]
 
-    def seconds(subject: Subject) -> float:
+    def seconds(state: ModelState) -> float:
         study = job.workload.study
         missing = runs(runtime)
         if missing is not None:
             raise Refusal(f"nothing can be timed on {place.runtime.name} here: {missing}")
         with tempfile.TemporaryDirectory(prefix="aim-", dir=steps.scratch(job.workload)) as name:
             artifact = runtime.build(
-                _plain(subject, laboratory, study), place.target, place.runtime.settings, Path(name), laboratory.data,
-                study,
+                _plain(state, trial_context, study), place.target, place.runtime.settings, Path(name),
+                trial_context.data, study,
             )
             member = Member("on the way", place.runtime.name, place.runtime.calls, artifact, place.target,
                             place.runtime.settings, study)
-            timed = laboratory.bench.measure(member, place.baseline, laboratory.samples(place.target), job.effort)
+            timed = trial_context.bench.measure(member, place.baseline, trial_context.samples(place.target), job.effort)
         return next(item.value for item in timed.measurements if item.metric == "latency.p50")
 
     return steps.Clock(about, seconds)
@@ -242,11 +242,11 @@ def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) 
         numpy.savez(folder / name, **few)
 
 
-def measure_front(job: FrontJob, laboratory: Laboratory, report: Report) -> dict[int, tuple[Measurement, ...]]:
+def measure_front(job: FrontJob, trial_context: TrialContext, report: Report) -> dict[int, tuple[Measurement, ...]]:
     """The latencies of the members and the baseline, all in one cycle, by the trials' numbers; the baseline's is 0."""
     report({"doing": f"measure {len(job.members)} side by side"})
     # Its own processes do the measuring: the one kept warm would be one more than the cores are for.
-    laboratory.bench.close()
-    samples = laboratory.samples(job.baseline.target)
+    trial_context.bench.close()
+    samples = trial_context.samples(job.baseline.target)
     found = latency.compare(job.baseline, tuple(job.members.values()), samples, job.effort, machine_lock())
     return {number: tuple(found[member.name]) for number, member in {0: job.baseline, **job.members}.items()}

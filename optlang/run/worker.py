@@ -20,7 +20,7 @@ from optlang.workload import process_state
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optlang.run.trial import Laboratory
+    from optlang.run.trial import TrialContext
     from optlang.workload.data.dataset import Data
     from optlang.workload.data.tensors import Tensors
 
@@ -28,7 +28,7 @@ LARGEST_THREADS = 4
 """Training small models on more threads than this costs more in waiting than it wins."""
 
 
-_kept: Laboratory | None = None
+_kept: TrialContext | None = None
 
 
 def availability(job: RuntimeJob) -> str | Failure | None:
@@ -88,16 +88,16 @@ def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Fail
         return _failure(error)
 
 
-def _laboratory(workload: Workload) -> Laboratory:
+def _laboratory(workload: Workload) -> TrialContext:
     global _kept
     if _kept is None or _kept.workload != workload:
-        from optlang.run.trial import Laboratory
+        from optlang.run.trial import TrialContext
         from optlang.workload.data import dataset as data
         from optlang.workload.model import modules
 
         _begin_torch()
         loaded = data.load(workload.data, workload.study)
-        _kept = Laboratory(workload, loaded.bind(modules.make(workload.model, workload.study)))
+        _kept = TrialContext(workload, loaded.bind(modules.make(workload.model, workload.study)))
     return _kept
 
 

@@ -39,7 +39,7 @@ EAGER_DEVICE = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class AblationTrial:
     """One trial of the ladder: which technique stands alone ("none": the bare runtime), what it does, and the point of
     the study's space that does just that (None where the space has no such point)."""
 
@@ -59,7 +59,7 @@ def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Plac
     return _place(plan, target, _usable(plan, target, unavailable)[0])
 
 
-def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[Rung]:
+def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[AblationTrial]:
     """The ladder in the recommended order, without the baseline. Runtimes that cannot run here are left out."""
     usual = Usual(plan)
     combinations = list(_combinations(plan, unavailable))
@@ -117,20 +117,20 @@ Uses: TypeAlias = "tuple[RuntimeUse | None, ...]"
 """The runtime of each target of the study; None where the technique does not suit it."""
 
 
-def _bare(plan: Plan, space: Space, usual: Usual, uses: Uses) -> Rung:
+def _bare(plan: Plan, space: Space, usual: Usual, uses: Uses) -> AblationTrial:
     """The runtimes without any step: a point of the space where all of its steps can be left out."""
     for point in usual.points(space, (), _labels(plan, uses)):
         recipe = resolved(plan, point)
         if recipe is not None and not recipe.steps:
-            return Rung("none", recipe, point)
-    return Rung("none", _recipe(plan, (), uses), None)
+            return AblationTrial("none", recipe, point)
+    return AblationTrial("none", _recipe(plan, (), uses), None)
 
 
-def _alone(plan: Plan, space: Space, usual: Usual, technique: Technique, on: Sequence[Uses]) -> list[Rung]:
+def _alone(plan: Plan, space: Space, usual: Usual, technique: Technique, on: Sequence[Uses]) -> list[AblationTrial]:
     """The technique as the study uses it, where it does so several times: as in the first use that can stand alone
     somewhere, else as in the first of all."""
     uses = [step for step in applies(plan.steps) if step.technique == technique.name]
-    found: list[list[Rung]] = []
+    found: list[list[AblationTrial]] = []
     for use in uses:
         stands = _Alone(plan, space, usual, use)
         found.append([stands.rung(runtimes) for runtimes in on])
@@ -147,7 +147,7 @@ class _Alone:
         self._pruning = is_pruning(use.technique)
         self._recoveries: list[Apply | None] = [*recoveries_of(plan, use)] if self._pruning else []
 
-    def rung(self, uses: Uses) -> Rung:
+    def rung(self, uses: Uses) -> AblationTrial:
         """The technique alone on these runtimes: as a point of the space where there is one."""
         plan, labels = self._plan, _labels(self._plan, uses)
         near: list[Recipe] = []
@@ -158,11 +158,11 @@ class _Alone:
                 if recipe is None or self._use.path not in map(path_of, recipe.steps):
                     continue
                 if None not in uses and self._is_all(recipe, recovery):
-                    return Rung(self._use.technique, recipe, point)
+                    return AblationTrial(self._use.technique, recipe, point)
                 near.append(recipe)
         recipe = _recipe(plan, tuple(self._steps(near, labels)), uses)
         found = locate(plan, self._space, recipe)
-        return Rung(self._use.technique, recipe if found is None else resolve(plan, found), found)
+        return AblationTrial(self._use.technique, recipe if found is None else resolve(plan, found), found)
 
     def _is_all(self, recipe: Recipe, recovery: Apply | None) -> bool:
         """Whether the recipe does the technique, the recovery after it, and nothing else."""

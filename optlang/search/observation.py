@@ -16,7 +16,7 @@ TRIES = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Observation:
     """What became of a point.
 
     `values` are the objectives' (None: it failed, or was never measured), `violations` how far each conjunct of the
@@ -31,14 +31,14 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Suggestion:
     """A point to try, with what the sampler wants to be told along with its result, also by a later process."""
 
     point: Point
     state: Mapping[str, JSON]
 
 
-class Draws(Protocol):
+class SamplerBackend(Protocol):
     """One way to draw points. It may draw what must not run or was run: the search asks it again then.
 
     The same history and the same seed make it draw the same, in another process too. `tries` is after how many draws
@@ -47,13 +47,13 @@ class Draws(Protocol):
 
     tries: int
 
-    def add(self, told: Told) -> None:
+    def add(self, told: Observation) -> None:
         """Take in what became of a point, its own or another's."""
 
-    def draw(self, seed: int, attempt: int) -> Asked:
+    def draw(self, seed: int, attempt: int) -> Suggestion:
         """The point of this attempt; raises `Exhausted` where there is none left."""
 
-    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+    def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """A point that it drew will not run: it is forbidden, or was run. True if a later process must be told."""
 
 

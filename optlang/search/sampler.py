@@ -8,12 +8,12 @@ from random import Random
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.search import objectives
-from optlang.search.observation import Asked, Draws, Told, count_of, seed_of, value_of
+from optlang.search.observation import Observation, SamplerBackend, Suggestion, count_of, seed_of, value_of
 from optlang.search.samplers.crossover import recombined
 from optlang.space.recipe import Point, resolve
 from optlang.space.space import Exhausted, Space
 
-__all__ = ["Asked", "Sampler", "Told"]
+__all__ = ["Observation", "Sampler", "Suggestion"]
 
 AUTO_TPE_TRIALS = 1000
 """`auto` is TPE up to so many trials; beyond, NSGA-II, whose cost a trial does not grow with their number."""
@@ -40,16 +40,16 @@ class Sampler:
         self._startup = count_of(plan.search.sampler.settings, "startup", STARTUP)
         self._draws = self._made()
 
-    def recall(self, told: Told) -> None:
+    def recall(self, told: Observation) -> None:
         """Add what became of a point that was asked for in an earlier session, with the refused draws before it."""
         refused = told.state.get(_REFUSED, ())
         assert isinstance(refused, list | tuple)
         for point in refused:
             assert isinstance(point, Mapping)
-            self._draws.add(Told({path: value_of(value) for path, value in point.items()}, None, [1.0]))
+            self._draws.add(Observation({path: value_of(value) for path, value in point.items()}, None, [1.0]))
         self.tell(told)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Add what became of a point."""
         self._told += 1
         if told.values is not None and all(value <= 0 for value in told.violations):
@@ -58,7 +58,7 @@ class Sampler:
             self._feasible[self._told] = (told.point, losses)
         self._draws.add(told)
 
-    def ask(self, number: int) -> Asked:
+    def ask(self, number: int) -> Suggestion:
         """The point for trial `number`; raises `Exhausted` where the space has none left that was not tried.
 
         Every draw is seeded from the study's seed, the trial's number and the attempt, so that a run that was
@@ -66,13 +66,13 @@ class Sampler:
         """
         child = self._child(number)
         if child is not None:
-            return Asked(child, {})
+            return Suggestion(child, {})
         refused: list[JSON] = []
         for attempt in range(self._draws.tries):
             asked = self._draws.draw(seed_of(self._plan.search.seed, number, attempt), attempt)
             forbidden = self._space.forbidden(asked.point) is not None
             if not forbidden and resolve(self._plan, asked.point).effect not in self._known:
-                return Asked(asked.point, {**asked.state, **({_REFUSED: refused} if refused else {})})
+                return Suggestion(asked.point, {**asked.state, **({_REFUSED: refused} if refused else {})})
             if self._draws.refuse(asked, forbidden=forbidden):
                 # A resumed search must know of it too, or it would go on with other draws.
                 refused.append(dict(asked.point))
@@ -87,7 +87,7 @@ class Sampler:
         parents = [self._feasible[member][0] for member in members]
         return recombined(self._plan, self._space, parents, self._known, random)
 
-    def _made(self) -> Draws:
+    def _made(self) -> SamplerBackend:
         # Each brings libraries of its own, which take their time to load.
         settings = self._plan.search.sampler.settings
         match self._name:

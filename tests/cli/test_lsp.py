@@ -349,7 +349,7 @@ def test_definitions_in_the_study(client: Client, mark: str, before: str) -> Non
 def test_definitions_in_modules_and_the_library(client: Client) -> None:
     module = 'optlang 1\n\ntechnique mild "🚀" { calls "parts.py:mild"; takes module }\n'
     (client.folder / "parts.opt").write_text(module)
-    (client.folder / "parts.py").write_text("def mild(subject): ...\n")
+    (client.folder / "parts.py").write_text("def mild(state): ...\n")
     text = "optlang 1\nimport parts\n" + STUDY[10:].replace("light = static {", "parts.mild\n      light = static {")
     uri = client.open(text, "uses.opt")
     found = client.at("definition", uri, text, "parts.mi|ld")

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.interfaces import Factory, Subject
+from optlang.interfaces import Factory, ModelState
 from optlang.measure.counts import count, macs, sparsity, sparsity_by_layer
 from optlang.measure.onnx_counts import sparsity as sparsity_of_file
 from optlang.workload.data import dataset as data_module
@@ -221,7 +221,7 @@ def test_the_exported_file_has_as_many_products_and_zeros(name, tmp_path):
             if item.ndim > 1:
                 item[torch.rand(item.shape, generator=torch.Generator().manual_seed(1)) < 0.3] = 0
     data = data_module.load(Factory(f"optlang.zoo.{ZOO[name]}"), study).bind(module)
-    export(Subject("module", module, factory), data, tmp_path / "model.onnx", study)
+    export(ModelState("module", module, factory), data, tmp_path / "model.onnx", study)
     found = {item.metric: item.value for item in count(module, data.example(2)).measurements}
     one_sample = {key: item.numpy() for key, item in data.example(1).items()}
     assert products(tmp_path / "model.onnx", one_sample) == found["macs"]

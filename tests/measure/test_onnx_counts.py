@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from optlang.interfaces import Context, Factory, QuantWants, Subject
+from optlang.interfaces import Context, Factory, ModelState, QuantWants
 from optlang.measure import counts
 from optlang.measure.onnx_counts import sparsity
 from optlang.techniques.prune.magnitude import magnitude
@@ -33,7 +33,7 @@ def images():
 
 def start(network):
     factory = Factory(f"networks.py:{network}")
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
 def pruned(network, images):
@@ -63,9 +63,9 @@ def zeros_of_the_runtime(path):
 
 @pytest.mark.parametrize("network", ["cnn", "unet", "lstm", "tied", "grouped"])
 def test_a_float_file_has_the_zeros_of_its_module(images, tmp_path, network):
-    subject = pruned(network, images)
-    export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)
-    assert sparsity(tmp_path / "float.onnx") == pytest.approx(counts.sparsity(subject.model), abs=1e-9)
+    state = pruned(network, images)
+    export(state, images.bind(state.model), tmp_path / "float.onnx", STUDY)
+    assert sparsity(tmp_path / "float.onnx") == pytest.approx(counts.sparsity(state.model), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -74,35 +74,35 @@ def test_a_float_file_has_the_zeros_of_its_module(images, tmp_path, network):
     + [("tied", "uint4")],
 )
 def test_integers_are_zero_where_the_runtime_says_so(images, tmp_path, network, bits):
-    subject = pruned(network, images)
+    state = pruned(network, images)
     if bits == "static":
         settings = {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
                     "bias_correction": False, "keep": (), "only": ()}
-        result = static(subject, settings, Context(images, 1, tmp_path, STUDY, WANTS))
+        result = static(state, settings, Context(images, 1, tmp_path, STUDY, WANTS))
     else:
         four = bits == "uint4"
         settings = {"bits": 4 if four else 8, "group": 16 if four else None, "symmetric": bits == "int8"}
-        result = weight_only(subject, settings | {"keep": (), "only": ()}, Context(images, 1, tmp_path, STUDY))
+        result = weight_only(state, settings | {"keep": (), "only": ()}, Context(images, 1, tmp_path, STUDY))
     zeros, total = zeros_of_the_runtime(result.model)
-    assert total == sum(item.numel() for item in subject.model.parameters() if item.ndim > 1)
+    assert total == sum(item.numel() for item in state.model.parameters() if item.ndim > 1)
     assert sparsity(result.model) == zeros / total
     # No zero of the module is lost.
-    assert zeros / total >= counts.sparsity(subject.model)
+    assert zeros / total >= counts.sparsity(state.model)
 
 
 def test_dynamic(images, tmp_path):
-    subject = pruned("tied", images)
+    state = pruned("tied", images)
     settings = {"operators": "all", "keep": (), "only": ()}
-    result = dynamic(subject, settings, Context(images, 1, tmp_path, STUDY, WANTS))
+    result = dynamic(state, settings, Context(images, 1, tmp_path, STUDY, WANTS))
     assert "MatMulInteger" in {node.op_type for node in onnx.load(result.model).graph.node}
     assert sparsity(result.model) == pytest.approx(0.6, abs=1e-3)
 
 
 def test_small_weights_that_become_zero_count(images, tmp_path):
-    subject = start("tied")
-    assert counts.sparsity(subject.model) == 0
+    state = start("tied")
+    assert counts.sparsity(state.model) == 0
     settings = {"bits": 4, "group": 64, "symmetric": True, "keep": (), "only": ()}
-    result = weight_only(subject, settings, Context(images, 1, tmp_path, STUDY))
+    result = weight_only(state, settings, Context(images, 1, tmp_path, STUDY))
     zeros, total = zeros_of_the_runtime(result.model)
     assert 0.05 < sparsity(result.model) == zeros / total
 
@@ -191,13 +191,13 @@ def test_a_transposed_weight_and_none(tmp_path):
 @pytest.mark.parametrize("network", ["bag", "speller"])
 def test_zeros_of_an_embedding_table(network, factor, symmetric, tmp_path):
     words = data_module.load(Factory("networks.py:tokens"), STUDY)
-    subject = start(network)
+    state = start(network)
     with torch.no_grad():  # with long rows among others, each row has a scale of its own
-        subject.model.table.weight[::50] *= factor
-    subject = magnitude(subject, ZEROED, Context(words, 1, Path(), STUDY))
+        state.model.table.weight[::50] *= factor
+    state = magnitude(state, ZEROED, Context(words, 1, Path(), STUDY))
     settings = {"bits": 8, "symmetric": symmetric, "keep": (), "only": ()}
-    result = weight_only(subject, settings, Context(words, 1, tmp_path, STUDY))
+    result = weight_only(state, settings, Context(words, 1, tmp_path, STUDY))
     # Every weight of the module, as the file holds it: its zeros stay zeros, and few others become such.
-    weights = {item.data_ptr(): item for item in subject.model.parameters() if item.ndim > 1}.values()
+    weights = {item.data_ptr(): item for item in state.model.parameters() if item.ndim > 1}.values()
     zeros = sum(int((item == 0).sum()) for item in weights) / sum(item.numel() for item in weights)
     assert zeros - 1e-9 <= sparsity(Path(result.model)) < zeros + 0.02

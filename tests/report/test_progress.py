@@ -12,13 +12,13 @@ from rich.console import Console
 from optlang.report.front import asked, columns
 from optlang.report.progress import LiveProgress, PlainProgress, outline
 from optlang.report.trial_text import describe
-from optlang.run.events import Begun, Ended, Figure, Planned
+from optlang.run.events import Figure, Planned, TrialFinished, TrialStarted
 from tests.store.example_study import METRICS, make_plan
 
 ACCURACY = "accuracy 91.2 % is below the limit 98.3 % (baseline.accuracy - 1%) by 7.1 points"
 
 
-def words(begun: Begun) -> str:
+def words(begun: TrialStarted) -> str:
     return describe({}, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
 
 
@@ -26,9 +26,9 @@ def shown(there: Collection[str]) -> Sequence[str]:
     return [name for name in ("size", "latency.p50", "accuracy", "edge_f1") if name in there]
 
 
-def begun(trial: int, technique: str = "", origin: str = "sampler") -> Begun:
+def begun(trial: int, technique: str = "", origin: str = "sampler") -> TrialStarted:
     steps = [{"path": "x", "technique": technique, "settings": {}}] if technique else []
-    return Begun(trial, origin, {}, steps, "onnxruntime")
+    return TrialStarted(trial, origin, {}, steps, "onnxruntime")
 
 
 def figures(size: float, ratio: float, lost: float) -> dict[str, Figure]:
@@ -39,12 +39,12 @@ def figures(size: float, ratio: float, lost: float) -> dict[str, Figure]:
     }
 
 
-def ended(trial: int, state: str = "complete", reason: str | None = None, **more: Any) -> Ended:
+def ended(trial: int, state: str = "complete", reason: str | None = None, **more: Any) -> TrialFinished:
     given: dict[str, Any] = {
         "origin": "sampler", "seconds": 2.5, "figures": figures(12_510, 9.4, 0.002), "front": (0, 1), "done": trial + 1,
         "total": 20, "seconds_left": 45.0,
     }
-    return Ended(trial, state=state, reason=reason, **(given | more))
+    return TrialFinished(trial, state=state, reason=reason, **(given | more))
 
 
 def follow(progress: PlainProgress | LiveProgress) -> None:

@@ -74,7 +74,7 @@ def carry_out(plan: Plan, recipe: Recipe, workload: Workload, folder: Path) -> N
     clock = steps.Clock("none", lambda _: 1e-3)
     done = steps.apply(jobs(plan, recipe), workload, data, runtime.wants, clock, lambda _: None, [])
     folder.mkdir()
-    artifact = runtime.build(done.subject, place.target, place.settings, folder, data, workload.study)
+    artifact = runtime.build(done.state, place.target, place.settings, folder, data, workload.study)
     session = runtime.open(artifact, place.target, place.settings, workload.study)
     try:
         inputs = {name: item.numpy() for name, item in data.example(1).items()}

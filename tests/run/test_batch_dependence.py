@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Factory, OptlangError, Subject
+from optlang.interfaces import Factory, ModelState, OptlangError
 from optlang.measure.answers import Answers, same
 from optlang.run.batch_dependence import Reference, check_finite, depends, notes
 
@@ -42,8 +42,8 @@ INPUTS = {"x": numpy.random.default_rng(0).normal(size=(64, 4)).astype(numpy.flo
 
 def reference(module: nn.Module | None) -> Reference:
     torch.manual_seed(0)
-    subject = None if module is None else Subject("module", module.eval(), Factory("parts.py:net"))
-    return Reference(lambda: subject, INPUTS, FOLDER)
+    state = None if module is None else ModelState("module", module.eval(), Factory("parts.py:net"))
+    return Reference(lambda: state, INPUTS, FOLDER)
 
 
 def answered(here: Array, others: dict[int, Array], batch: int = 1, noise: float = 0.0) -> Answers:
@@ -104,7 +104,7 @@ def test_what_int8_is_off_anyway_is_no_dependence() -> None:
 
 
 def test_answers_alike_are_not_compared_with_anything() -> None:
-    def never() -> Subject:
+    def never() -> ModelState:
         raise AssertionError("the module is loaded where it is needed only")
 
     here = numpy.ones((8, 3), numpy.float32)

@@ -26,7 +26,7 @@ RAISED = """
 from optlang.interfaces import Refusal
 
 
-def refuse(subject, settings, context):
+def refuse(state, settings, context):
     raise Refusal("the model has no such layer", depends="model")
 """
 STEPS = """

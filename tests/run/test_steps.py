@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from optlang.interfaces import Factory, QuantWants, Subject, TargetSpec
+from optlang.interfaces import Factory, ModelState, QuantWants, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import steps, trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, StepRun, TrialJob, Workload
@@ -26,29 +26,29 @@ from pathlib import Path
 import torch
 
 
-def scaled(subject, by):
-    model = copy.deepcopy(subject.model)
+def scaled(state, by):
+    model = copy.deepcopy(state.model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(by)
-    return dataclasses.replace(subject, model=model)
+    return dataclasses.replace(state, model=model)
 
 
-def double(subject, settings, context):
+def double(state, settings, context):
     assert context.baseline is None and context.latency is None
-    return scaled(subject, 2.0)
+    return scaled(state, 2.0)
 
 
-def back(subject, settings, context):
+def back(state, settings, context):
     """The baseline again, whatever was done since."""
     return dataclasses.replace(context.baseline(), notes={"back": True})
 
 
-def timed(subject, settings, context):
-    return dataclasses.replace(scaled(subject, 1.0), notes={"seconds": context.latency(subject)})
+def timed(state, settings, context):
+    return dataclasses.replace(scaled(state, 1.0), notes={"seconds": context.latency(state)})
 
 
-def scored(subject, settings, context):
+def scored(state, settings, context):
     log = Path(settings["log"])
 
     def compute():
@@ -57,7 +57,7 @@ def scored(subject, settings, context):
         return {"score": 1.5}
 
     scores = context.memo("scores", {"of": settings["of"]}, compute)
-    return dataclasses.replace(scaled(subject, 1.0 + settings["budget"]), notes=scores)
+    return dataclasses.replace(scaled(state, 1.0 + settings["budget"]), notes=scores)
 '''
 
 
@@ -80,31 +80,31 @@ def wants() -> QuantWants:
     return OnnxRuntime().wants()
 
 
-def never(_: Subject) -> float:
+def never(_: ModelState) -> float:
     raise AssertionError("nothing here is to be timed")
 
 
-def after(workload: Workload, *jobs: StepJob) -> tuple[Subject, list[StepRun]]:
+def after(workload: Workload, *jobs: StepJob) -> tuple[ModelState, list[StepRun]]:
     data = data_module.load(workload.data, workload.study)
     done: list[StepRun] = []
     clock = steps.Clock("none", never)
     result = steps.apply(jobs, workload, data, wants, clock, lambda _: None, done)
-    return result.subject, done
+    return result.state, done
 
 
-def weight(subject: Subject) -> float:
-    return float(next(subject.model.parameters()).detach().abs().sum())
+def weight(state: ModelState) -> float:
+    return float(next(state.model.parameters()).detach().abs().sum())
 
 
 def test_a_technique_that_asks_gets_the_baseline_after_its_steps(workload: Workload) -> None:
-    start = weight(Subject("module", modules.make(workload.model, workload.study), workload.model))
+    start = weight(ModelState("module", modules.make(workload.model, workload.study), workload.model))
     twice = step("double", path="baseline.double")
-    subject, _ = after(workload, twice, step("double"), step("back", needs=("baseline",)))
-    assert subject.notes == {"back": True}
-    assert weight(subject) == pytest.approx(2 * start)
+    state, _ = after(workload, twice, step("double"), step("back", needs=("baseline",)))
+    assert state.notes == {"back": True}
+    assert weight(state) == pytest.approx(2 * start)
     # Without steps of its own the baseline is what the factory gives.
-    subject, _ = after(workload, step("double"), step("back", needs=("baseline",)))
-    assert weight(subject) == pytest.approx(start)
+    state, _ = after(workload, step("double"), step("back", needs=("baseline",)))
+    assert weight(state) == pytest.approx(start)
 
 
 def test_the_zeros_of_a_file_are_its_own(workload: Workload) -> None:
@@ -116,7 +116,7 @@ def test_the_zeros_of_a_file_are_its_own(workload: Workload) -> None:
         done = steps.apply([rounded], workload, data, wants, clock, lambda _: None, [])
         counted = {item.metric: item.value for item in done.counted.measurements}
         levels = [
-            numpy_helper.to_array(item) for item in onnx.load(done.subject.model).graph.initializer
+            numpy_helper.to_array(item) for item in onnx.load(done.state.model).graph.initializer
             if item.data_type == onnx.TensorProto.INT8
         ]
         count = sum(int((item == 0).sum()) for item in levels)
@@ -129,12 +129,12 @@ def test_what_the_runtime_carries_out_itself_is_handed_to_it(workload: Workload)
     half = StepJob("half", "cast.half", "own.py:nowhere", {"dtype": "float16"}, (), 1, performed=True)
     static = StepJob("static", "quant.static", "own.py:nowhere", {"samples": 64}, ("runtime",), 1, True)
     for cached in (False, True):
-        subject, done = after(workload, step("double"), half, static)
-        assert subject.form == "graph"
-        assert [item.technique for item in subject.requests] == ["half", "static"]
-        assert [dict(item.settings) for item in subject.requests] == [{"dtype": "float16"}, {"samples": 64}]
+        state, done = after(workload, step("double"), half, static)
+        assert state.form == "graph"
+        assert [item.technique for item in state.requests] == ["half", "static"]
+        assert [dict(item.settings) for item in state.requests] == [{"dtype": "float16"}, {"samples": 64}]
         assert [item.cached for item in done] == [cached] * 3
-        assert weight(subject) == weight(after(workload, step("double"))[0])
+        assert weight(state) == weight(after(workload, step("double"))[0])
     # In fewer bits more weights are zero than the module has, and nobody counts what the runtime writes.
     data = data_module.load(workload.data, workload.study)
     counted = steps.apply(
@@ -152,8 +152,8 @@ def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: 
     def run(**changed: object) -> list[StepRun]:
         settings = {"of": "all", "budget": 0.5, "log": str(log)} | changed
         first = step("double", seed=int(str(settings.pop("parent", 1))))
-        subject, done = after(workload, first, step("scored", seed=int(str(settings.pop("seed", 1))), **settings))
-        assert subject.notes == {"score": 1.5}
+        state, done = after(workload, first, step("scored", seed=int(str(settings.pop("seed", 1))), **settings))
+        assert state.notes == {"score": 1.5}
         return done
 
     assert [item.cached for item in run()] == [False, False]
@@ -168,15 +168,15 @@ def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: 
 
 def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_path: Path) -> None:
     data = data_module.load(workload.data, workload.study)
-    laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
+    trial_context = trial.TrialContext(workload, data.bind(modules.make(workload.model, workload.study)))
     calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
     runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
     timed = step("timed", needs=("latency",))
     place = PlaceJob(TargetSpec("here"), runtime, (timed,), tmp_path / "artifact", None)
     job = TrialJob(1, workload, (place,), Effort(2, 1, 0.002, 5), tmp_path / "progress")
     done: list[StepRun] = []
-    result = trial.carry_out(job, laboratory, lambda _: None, done)
-    laboratory.bench.close()
+    result = trial.carry_out(job, trial_context, lambda _: None, done)
+    trial_context.bench.close()
     seconds = result.notes["seconds"]
     assert isinstance(seconds, float)
     assert 0 < seconds < 1

@@ -39,13 +39,13 @@ from optlang.runtimes.shared.artifact_files import described
 HERE = pathlib.Path(__file__).parent
 
 
-def count(subject, settings, context):
+def count(state, settings, context):
     with (HERE / "counted").open("a") as file:
         file.write("x")
-    model = copy.deepcopy(subject.model)
+    model = copy.deepcopy(state.model)
     with torch.no_grad():
         next(model.parameters()).mul_(0.999)
-    return dataclasses.replace(subject, model=model, notes={"counted": True})
+    return dataclasses.replace(state, model=model, notes={"counted": True})
 
 
 class Archive:
@@ -58,8 +58,8 @@ class Archive:
     def wants(self):
         raise AssertionError("it does its int8 itself")
 
-    def build(self, subject, target, settings, folder, data, study):
-        asked = "".join(f"{item.technique} {item.settings['samples']}" for item in subject.requests)
+    def build(self, state, target, settings, folder, data, study):
+        asked = "".join(f"{item.technique} {item.settings['samples']}" for item in state.requests)
         (folder / "model.bin").write_bytes(b"0" * (10 if asked else 40))
         (folder / "asked.txt").write_text(asked)
         return Artifact(folder, "archive", described(folder, ["model.bin"]), data.input_names, ("output",))

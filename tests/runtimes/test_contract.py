@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.export.runners import runner
 from optlang.runtimes.torch import compiler
@@ -83,21 +83,21 @@ def start(network, **arguments):
             if isinstance(item, torch.nn.BatchNorm2d):
                 item.running_mean.copy_(torch.linspace(-0.3, 0.4, item.num_features))
                 item.running_var.copy_(torch.linspace(0.5, 2.0, item.num_features))
-    return Subject("module", module, factory)
+    return ModelState("module", module, factory)
 
 
-def built(name, subject, data, folder, target=TARGET, settings=None):
+def built(name, state, data, folder, target=TARGET, settings=None):
     folder.mkdir(parents=True, exist_ok=True)
-    data = data.bind(subject.model) if subject.form == "module" else data
-    artifact = runtime_of(name).build(subject, target, settings or {}, folder, data, STUDY)
+    data = data.bind(state.model) if state.form == "module" else data
+    artifact = runtime_of(name).build(state, target, settings or {}, folder, data, STUDY)
     return Member(f"a model in {name}", name, RUNTIMES[name], artifact, target, settings or {}, STUDY)
 
 
-def reference(subject, inputs):
+def reference(state, inputs):
     """What the module itself answers, in this process."""
     with torch.no_grad():
         given = {name: torch.from_numpy(item) for name, item in inputs.items()}
-        return {name: item.numpy() for name, item in modules.call(subject.model, given).items()}
+        return {name: item.numpy() for name, item in modules.call(state.model, given).items()}
 
 
 def samples(member, data, count):
@@ -105,14 +105,14 @@ def samples(member, data, count):
     return {name: item[:count] for name, item in arrays.items()}
 
 
-def quantized(subject, data, folder, wants):
+def quantized(state, data, folder, wants):
     folder.mkdir(parents=True, exist_ok=True)
     static = imports.find("optlang.techniques.quant.static:static", STUDY)
     settings = {
         "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
         "bias_correction": False, "keep": (), "only": (),
     }
-    return static(subject, settings, Context(data, 1, folder, STUDY, wants))
+    return static(state, settings, Context(data, 1, folder, STUDY, wants))
 
 
 def test_the_contract_has_runtimes_to_hold():
@@ -125,7 +125,7 @@ class TestDeclared:
         target = TargetSpec("here", device=DEVICES.get(name, "cpu"))
         with pytest.raises(Refusal, match="graph"):
             runtime_of(name).build(
-                Subject("graph", None, Factory("networks.py:cnn")), target, {}, tmp_path, images, STUDY
+                ModelState("graph", None, Factory("networks.py:cnn")), target, {}, tmp_path, images, STUDY
             )
 
     def test_other_devices_are_refused(self, name, images, tmp_path):
@@ -163,12 +163,12 @@ class TestDeclared:
 class TestContract:
     @pytest.mark.parametrize("network", NETWORKS)
     def test_outputs_are_the_modules_own_at_any_batch_size(self, name, network, images, tmp_path):
-        subject = start(network)
-        member = built(name, subject, images, tmp_path / "artifact")
+        state = start(network)
+        member = built(name, state, images, tmp_path / "artifact")
         with BareProcess(member) as process:
             for count, batch in ((1, 64), (7, 64), (7, 3)):
                 inputs = samples(member, images, count)
-                wanted = reference(subject, inputs)
+                wanted = reference(state, inputs)
                 found = process.outputs(inputs, batch)
                 assert list(found) == list(member.artifact.outputs) == list(wanted)
                 for output, item in wanted.items():
@@ -177,8 +177,8 @@ class TestContract:
                     numpy.testing.assert_allclose(found[output], item, rtol=1e-4, atol=1e-5)
 
     def test_timing_leaves_the_answers_as_they_are(self, name, images, tmp_path):
-        subject = start("residual")
-        member = built(name, subject, images, tmp_path / "artifact")
+        state = start("residual")
+        member = built(name, state, images, tmp_path / "artifact")
         inputs = samples(member, images, 1)
         with BareProcess(member) as process:
             before = process.outputs(inputs)
@@ -200,9 +200,9 @@ class TestContract:
             assert process.outputs(samples(member, images, 6))["output"].shape == (6, 10)
 
     def test_files_are_all_there_is_and_come_out_the_same_again(self, name, images, tmp_path):
-        subject = start("joined")
-        first = built(name, subject, images, tmp_path / "first").artifact
-        second = built(name, subject, images, tmp_path / "second").artifact
+        state = start("joined")
+        first = built(name, state, images, tmp_path / "first").artifact
+        second = built(name, state, images, tmp_path / "second").artifact
         assert {item.name for item in first.files} == {path.name for path in first.folder.iterdir()}
         for item in first.files:
             content = (first.folder / item.name).read_bytes()
@@ -213,22 +213,22 @@ class TestContract:
         import dataclasses
         import shutil
 
-        subject = start("mlp")
-        member = built(name, subject, images, tmp_path / "built")
+        state = start("mlp")
+        member = built(name, state, images, tmp_path / "built")
         shutil.move(tmp_path / "built", tmp_path / "moved")
         artifact = dataclasses.replace(member.artifact, folder=tmp_path / "moved")
         inputs = samples(member, images, 2)
         with BareProcess(dataclasses.replace(member, artifact=artifact)) as process:
             found = process.outputs(inputs)
-        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+        numpy.testing.assert_allclose(found["output"], reference(state, inputs)["output"], rtol=1e-4, atol=1e-5)
 
     def test_building_leaves_the_subject_as_it_was(self, name, images, tmp_path):
-        subject = start("residual")
-        subject.model.train()
-        before = {key: item.clone() for key, item in subject.model.state_dict().items()}
-        built(name, subject, images, tmp_path / "artifact")
-        assert subject.model.training
-        assert all(torch.equal(item, before[key]) for key, item in subject.model.state_dict().items())
+        state = start("residual")
+        state.model.train()
+        before = {key: item.clone() for key, item in state.model.state_dict().items()}
+        built(name, state, images, tmp_path / "artifact")
+        assert state.model.training
+        assert all(torch.equal(item, before[key]) for key, item in state.model.state_dict().items())
 
     def test_closing_ends_the_process(self, name, images, tmp_path):
         member = built(name, start("mlp"), images, tmp_path / "artifact")
@@ -268,11 +268,11 @@ def test_what_does_not_compile_as_a_whole_is_refused_with_a_way_out(images, tmp_
     if (reason := runtime_of("aotinductor").available()) is not None:
         pytest.skip(reason)
     factory = Factory("networks.py:choosing")
-    subject = Subject("module", modules.make(factory, STUDY), factory)
+    state = ModelState("module", modules.make(factory, STUDY), factory)
     with pytest.raises(Refusal, match="cannot be exported for AOTInductor: ") as caught:
-        built("aotinductor", subject, images, tmp_path / "aot")
+        built("aotinductor", state, images, tmp_path / "aot")
     assert "must not choose by the values" in caught.value.help
-    member = built("inductor", subject, images, tmp_path / "inductor")
+    member = built("inductor", state, images, tmp_path / "inductor")
     with pytest.raises(Refusal, match="does not take the whole of forward: ") as caught:
         runtime_of("inductor").open(member.artifact, TARGET, {}, STUDY)
     assert "runtime eager" in caught.value.help
@@ -287,13 +287,13 @@ def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images
 
     if (reason := runtime_of(name).available()) is not None:
         pytest.skip(reason)
-    subject = start("joined")
-    subject.model.train()
-    before = {key: item.clone() for key, item in subject.model.state_dict().items()}
-    member = built(name, subject, images, tmp_path / "built", TargetSpec("here", batch=2), settings)
-    assert subject.model.training
-    assert all(torch.equal(item, before[key]) for key, item in subject.model.state_dict().items())
-    subject.model.eval()
+    state = start("joined")
+    state.model.train()
+    before = {key: item.clone() for key, item in state.model.state_dict().items()}
+    member = built(name, state, images, tmp_path / "built", TargetSpec("here", batch=2), settings)
+    assert state.model.training
+    assert all(torch.equal(item, before[key]) for key, item in state.model.state_dict().items())
+    state.model.eval()
     assert {item.name for item in member.artifact.files} == {path.name for path in (tmp_path / "built").iterdir()}
     for item in member.artifact.files:
         content = (tmp_path / "built" / item.name).read_bytes()
@@ -303,7 +303,7 @@ def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images
     with BareProcess(member) as process:
         for count, batch in ((1, 64), (7, 64), (7, 3)):
             inputs = samples(member, images, count)
-            wanted = reference(subject, inputs)
+            wanted = reference(state, inputs)
             found = process.outputs(inputs, batch)
             assert list(found) == list(member.artifact.outputs) == list(wanted)
             for output, item in wanted.items():
@@ -354,14 +354,14 @@ class TestOnnxFiles:
             "patience": 0,
         }
         (tmp_path / "trained").mkdir()
-        subject = train(start("cnn"), settings, Context(images, 1, tmp_path / "trained", STUDY))
-        int8 = quantized(subject, images, tmp_path / "int8", runtime_of(name).wants())
-        plain, member = (built(name, item, images, tmp_path / item.form) for item in (subject, int8))
+        state = train(start("cnn"), settings, Context(images, 1, tmp_path / "trained", STUDY))
+        int8 = quantized(state, images, tmp_path / "int8", runtime_of(name).wants())
+        plain, member = (built(name, item, images, tmp_path / item.form) for item in (state, int8))
         inputs = samples(member, images, 200)
         with BareProcess(member) as process:
             found = process.outputs(inputs)["output"]
             again = process.outputs(inputs, batch=1)["output"]
-        wanted = reference(subject, inputs)["output"]
+        wanted = reference(state, inputs)["output"]
         assert (found.argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.97
         assert not numpy.array_equal(found, wanted)
         # One at a time the same integers are summed, whatever the batch.
@@ -371,53 +371,53 @@ class TestOnnxFiles:
     def test_weights_beside_the_file_come_along(self, name, images, tmp_path):
         import onnx
 
-        subject = start("mlp")
-        source = built(name, subject, images, tmp_path / "plain").artifact.folder / "model.onnx"
+        state = start("mlp")
+        source = built(name, state, images, tmp_path / "plain").artifact.folder / "model.onnx"
         (tmp_path / "split").mkdir()
         onnx.save(
             onnx.load(source), tmp_path / "split" / "net.onnx", save_as_external_data=True, location="net.weights",
             size_threshold=0,
         )
         member = built(
-            name, Subject("onnx", tmp_path / "split" / "net.onnx", subject.factory), images, tmp_path / "artifact"
+            name, ModelState("onnx", tmp_path / "split" / "net.onnx", state.factory), images, tmp_path / "artifact"
         )
         assert {item.name for item in member.artifact.files} == {"model.onnx", "net.weights"}
         inputs = samples(member, images, 3)
         with BareProcess(member) as process:
             found = process.outputs(inputs)
-        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+        numpy.testing.assert_allclose(found["output"], reference(state, inputs)["output"], rtol=1e-4, atol=1e-5)
 
     def test_graph_fixed_to_a_batch_answers_any_number_of_samples(self, name, images, tmp_path):
         import onnx
 
-        subject = start("residual")
-        model = onnx.load(built(name, subject, images, tmp_path / "plain").artifact.folder / "model.onnx")
+        state = start("residual")
+        model = onnx.load(built(name, state, images, tmp_path / "plain").artifact.folder / "model.onnx")
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = 4
         onnx.save(model, tmp_path / "fixed.onnx")
         member = built(
-            name, Subject("onnx", tmp_path / "fixed.onnx", subject.factory), images, tmp_path / "artifact",
+            name, ModelState("onnx", tmp_path / "fixed.onnx", state.factory), images, tmp_path / "artifact",
             TargetSpec("here", batch=4),
         )
         assert member.artifact.about["batch"] == 4
         inputs = samples(member, images, 6)
         with BareProcess(member) as process:
             found = process.outputs(inputs)
-        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+        numpy.testing.assert_allclose(found["output"], reference(state, inputs)["output"], rtol=1e-4, atol=1e-5)
 
     def test_a_transformer_in_float16_is_loaded_and_answers(self, name, tmp_path):
         half = imports.find("optlang.techniques.cast.half:half", STUDY)
         lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), STUDY)
         factory = Factory("optlang.zoo.transformer:transformer")
-        subject = Subject("module", modules.make(factory, STUDY), factory)
+        state = ModelState("module", modules.make(factory, STUDY), factory)
         settings = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
-        cast = half(subject, settings, Context(lines, 1, tmp_path, STUDY))
+        cast = half(state, settings, Context(lines, 1, tmp_path, STUDY))
         member = built(name, cast, lines, tmp_path / "artifact")
         assert member.artifact.about["convolutions"] is False
         inputs = samples(member, lines, 3)
         with BareProcess(member) as process:
             found = process.outputs(inputs)["output"]
-        numpy.testing.assert_allclose(found, reference(subject, inputs)["output"], atol=0.02)
+        numpy.testing.assert_allclose(found, reference(state, inputs)["output"], atol=0.02)
 
     def test_a_broken_file_is_refused(self, name, images, tmp_path):
         member = built(name, start("mlp"), images, tmp_path / "artifact")
@@ -428,18 +428,18 @@ class TestOnnxFiles:
 
 def test_onnxruntime_takes_its_graph_level(images, tmp_path):
     for level in ("off", "basic", "extended", "all"):
-        subject = start("cnn")
-        member = built("onnxruntime", subject, images, tmp_path / level, settings={"graph": level})
+        state = start("cnn")
+        member = built("onnxruntime", state, images, tmp_path / level, settings={"graph": level})
         inputs = samples(member, images, 2)
         with BareProcess(member) as process:
             found = process.outputs(inputs)
-        numpy.testing.assert_allclose(found["output"], reference(subject, inputs)["output"], rtol=1e-4, atol=1e-5)
+        numpy.testing.assert_allclose(found["output"], reference(state, inputs)["output"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("hint", ["latency", "throughput"])
 def test_openvino_keeps_to_its_threads_and_to_float32(hint, images, tmp_path):
-    subject = start("residual")
-    member = built("openvino", subject, images, tmp_path / "artifact", settings={"hint": hint})
+    state = start("residual")
+    member = built("openvino", state, images, tmp_path / "artifact", settings={"hint": hint})
     session = runtime_of("openvino").open(member.artifact, TARGET, member.settings, STUDY)
     compiled = session._compiled[1]
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1

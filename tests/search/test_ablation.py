@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from optlang.plan.model import Plan
-from optlang.search.ablation import Rung, baseline_recipe, rungs
+from optlang.search.ablation import AblationTrial, baseline_recipe, rungs
 from optlang.space.locate import locate
 from optlang.space.recipe import resolve
 from optlang.space.space import Space
@@ -123,13 +123,13 @@ def test_a_branch_that_is_not_there_is_no_point_of_a_rung(plan_of: Make) -> None
 ONE = "target here { runtime = onnxruntime }"
 
 
-def only(plan: Plan, technique: str) -> Rung:
+def only(plan: Plan, technique: str) -> AblationTrial:
     """The rung of this technique, of which there is one."""
     (found,) = (rung for rung in rungs(plan, Space(plan), {}) if rung.alone == technique)
     return found
 
 
-def told(rung: Rung, *names: str) -> list[tuple[object, ...]]:
+def told(rung: AblationTrial, *names: str) -> list[tuple[object, ...]]:
     """The path of each step, and some of its settings."""
     return [
         (step.path, *(step.settings[name] for name in names if name in step.settings)) for step in rung.recipe.steps

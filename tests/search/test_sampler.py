@@ -13,7 +13,7 @@ import torch
 
 from optlang.interfaces import OptlangError
 from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, Plan, SetDomain
-from optlang.search.sampler import Asked, Sampler, Told
+from optlang.search.sampler import Observation, Sampler, Suggestion
 from optlang.search.samplers.encoding import gene_of, value_at
 from optlang.space.recipe import resolve
 from optlang.space.space import Exhausted, Space, values_of
@@ -49,12 +49,12 @@ class Search:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.space, self.known = plan, Space(plan), set[str]()
         self.sampler = Sampler(plan, self.space, self.known)
-        self.told: list[Told] = []
+        self.told: list[Observation] = []
 
-    def ask(self) -> Asked:
+    def ask(self) -> Suggestion:
         return self.sampler.ask(len(self.told))
 
-    def step(self, *, failing: str | None = None) -> Asked:
+    def step(self, *, failing: str | None = None) -> Suggestion:
         """Asks and tells; every trial on the runtime `failing` fails."""
         asked = self.ask()
         fails = failing is not None and asked.point["here.runtime"] == failing
@@ -62,7 +62,7 @@ class Search:
         self.known.add(recipe.effect)
         made_up = random.Random(recipe.effect)
         values = None if fails else [made_up.random() for _ in self.plan.objectives]
-        told = Told(asked.point, values, [1.0] if fails else [made_up.random() - 0.8], asked.state)
+        told = Observation(asked.point, values, [1.0] if fails else [made_up.random() - 0.8], asked.state)
         self.told.append(told)
         self.sampler.tell(told)
         return asked

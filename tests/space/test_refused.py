@@ -13,7 +13,7 @@ from optlang.interfaces import Refusal
 from optlang.plan.model import Plan
 from optlang.run.job import Failure, Refused
 from optlang.run.refusals import fact_of, late
-from optlang.search.sampler import Sampler, Told
+from optlang.search.sampler import Observation, Sampler
 from optlang.space.recipe import Recipe, resolve
 from optlang.space.refused import Fact, Facts, fact_from
 from optlang.space.space import Exhausted, Space
@@ -192,7 +192,7 @@ def test_no_sampler_draws_what_is_refused(plan_of: Make, sampler: str) -> None:
         done = resolve(plan, asked.point)
         known.add(done.effect)
         later += [done] if facts else []
-        search.tell(Told(asked.point, [1.0 + number % 3, 2.0, 0.9], [0.0], asked.state))
+        search.tell(Observation(asked.point, [1.0 + number % 3, 2.0, 0.9], [0.0], asked.state))
     assert len(later) == 8
     assert all(facts.against(done) is None for done in later)
 

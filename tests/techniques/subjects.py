@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from optlang.interfaces import Factory, Subject
+from optlang.interfaces import Factory, ModelState
 from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
@@ -10,4 +10,4 @@ STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 
 def start(network="cnn", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.shared.proof import proved, shared
 from optlang.workload import imports
@@ -139,7 +139,7 @@ def images():
 
 def start(network, **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
 def wide(network, width=64):
@@ -149,22 +149,22 @@ def wide(network, width=64):
 
 def given(technique, network, data, folder):
     """What the technique begins with: the network, and where one sets a pruning back, that pruned and trained."""
-    subject = start(network)
+    state = start(network)
     if technique == "rewind":
-        subject = apply("finetune", apply("magnitude", subject, data, folder), data, folder)
-    return subject
+        state = apply("finetune", apply("magnitude", state, data, folder), data, folder)
+    return state
 
 
-def apply(technique, subject, data, folder, seed=3, **changed):
+def apply(technique, state, data, folder, seed=3, **changed):
     function = imports.find(declared()[technique], STUDY)
     # As long as there is to multiply: what really takes how long is not in question here.
     clock = {"latency": lambda item: 1e-9 * macs(item)}
-    context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: subject, **clock)
+    context = Context(data, seed, folder, STUDY, WANTS, baseline=lambda: state, **clock)
     settings = SETTINGS[technique] | changed
     # A study gives no setting whose `when` does not hold; only a model may be none.
     there = {name: value for name, value in settings.items() if value is not None or name in MODELS}
-    result = function(subject, there, context)
-    proved(subject, result, context)  # as a run does after each step
+    result = function(state, there, context)
+    proved(state, result, context)  # as a run does after each step
     return result
 
 
@@ -173,36 +173,36 @@ def choosing(technique):
     return {"heads": "encoder", "units": "lstm"}.get(technique, "residual")
 
 
-def answers(subject, data, count=16):
+def answers(state, data, count=16):
     inputs = {name: item[:count] for name, item in data.arrays("validation")[0].items()}
-    if subject.form == "module":
-        data = data.bind(subject.model)
+    if state.form == "module":
+        data = data.bind(state.model)
         inputs = dict(zip(data.input_names, inputs.values(), strict=True))
         with torch.no_grad():
             tensors = {name: torch.from_numpy(item) for name, item in inputs.items()}
-            return {name: item.numpy() for name, item in modules.call(subject.model, tensors).items()}
-    session = onnxruntime.InferenceSession(str(subject.model), providers=["CPUExecutionProvider"])
+            return {name: item.numpy() for name, item in modules.call(state.model, tensors).items()}
+    session = onnxruntime.InferenceSession(str(state.model), providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
     given = dict(zip(names, inputs.values(), strict=True))
     return dict(zip([item.name for item in session.get_outputs()], session.run(None, given), strict=True))
 
 
-def macs(subject):
+def macs(state):
     """By torch's counter, which knows nothing of the kernels that run a whole encoder layer or LSTM at once."""
     fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.mkldnn.enabled = False
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            subject.model(torch.zeros(1, 1, 8, 8))
+            state.model(torch.zeros(1, 1, 8, 8))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.backends.mkldnn.enabled = onednn
     return counter.get_total_flops() // 2
 
 
-def count(subject):
-    return sum(item.numel() for item in subject.model.parameters())
+def count(state):
+    return sum(item.numel() for item in state.model.parameters())
 
 
 def test_every_declared_technique_is_held_to_the_contract():
@@ -221,18 +221,18 @@ class TestContract:
     ):
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
-        subject = given(technique, network, images, tmp_path)
-        before = copy.deepcopy(subject.model.state_dict())
-        wanted = answers(subject, images)
-        result = apply(technique, subject, images, tmp_path)
+        state = given(technique, network, images, tmp_path)
+        before = copy.deepcopy(state.model.state_dict())
+        wanted = answers(state, images)
+        result = apply(technique, state, images, tmp_path)
         found = answers(result, images)
         assert result.form == GIVES[technique]
         assert {name: item.shape for name, item in found.items()} == {name: item.shape for name, item in wanted.items()}
         assert all(numpy.isfinite(item).all() for item in found.values())
-        after = subject.model.state_dict()
+        after = state.model.state_dict()
         assert list(after) == list(before)
         assert all(torch.equal(before[name], after[name]) for name in before)
-        assert not subject.model.training
+        assert not state.model.training
         assert not list((tmp_path / "here").iterdir())
 
     @pytest.mark.parametrize(("technique", "network"), pairs(KINDS))
@@ -248,8 +248,8 @@ class TestContract:
 
     @pytest.mark.parametrize(("technique", "network"), pairs(SEEDED))
     def test_one_seed_one_result(self, technique, network, images, tmp_path):
-        subject = given(technique, network, images, tmp_path)
-        first, second = (apply(technique, subject, images, tmp_path / name) for name in ("a", "b"))
+        state = given(technique, network, images, tmp_path)
+        first, second = (apply(technique, state, images, tmp_path / name) for name in ("a", "b"))
         if first.form == "module":
             one, other = first.model.state_dict(), second.model.state_dict()
             assert all(torch.equal(one[name], other[name]) for name in one)
@@ -258,11 +258,11 @@ class TestContract:
 
     @pytest.mark.parametrize(("technique", "network"), REFUSED)
     def test_a_refusal_names_the_layer(self, technique, network, images, tmp_path):
-        subject = start(network)
-        before = copy.deepcopy(subject.model.state_dict())
+        state = start(network)
+        before = copy.deepcopy(state.model.state_dict())
         with pytest.raises(Refusal, match=REFUSED[technique, network]):
-            apply(technique, subject, images, tmp_path)
-        assert all(torch.equal(before[name], item) for name, item in subject.model.state_dict().items())
+            apply(technique, state, images, tmp_path)
+        assert all(torch.equal(before[name], item) for name, item in state.model.state_dict().items())
 
 
 class TestSharing:
@@ -271,46 +271,46 @@ class TestSharing:
     @pytest.mark.parametrize("network", ["tied", "words"])
     @pytest.mark.parametrize("technique", [name for name, gives in GIVES.items() if gives == "module"])
     def test_weights_that_layers_share_stay_shared(self, technique, network, images, tmp_path):
-        subject = given(technique, network, images, tmp_path)
+        state = given(technique, network, images, tmp_path)
         # What there is nothing of in these networks, or would cut the weight in one layer alone.
         why = REFUSED.get((technique, "mlp" if network == "words" else network))
         if why:
             with pytest.raises(Refusal, match=why):
-                apply(technique, subject, images, tmp_path)
+                apply(technique, state, images, tmp_path)
             return
-        result = apply(technique, subject, images, tmp_path)
-        assert shared(result.model) == shared(subject.model)
+        result = apply(technique, state, images, tmp_path)
+        assert shared(result.model) == shared(state.model)
         one, other = shared(result.model)[0]
         assert result.model.get_parameter(one) is result.model.get_parameter(other)
         modules.save(result, tmp_path / "saved")
         loaded = modules.load(tmp_path / "saved", STUDY)
-        assert shared(loaded.model) == shared(subject.model)
-        assert count(loaded) == count(result) <= count(subject)
+        assert shared(loaded.model) == shared(state.model)
+        assert count(loaded) == count(result) <= count(state)
 
 
 class TestEffect:
     @pytest.mark.parametrize(("technique", "network"), pairs(KINDS, ("train", "finetune")))
     def test_training_lowers_the_loss_and_nothing_else(self, technique, network, images, tmp_path):
-        subject = start(network)
+        state = start(network)
         epochs = []
         function = imports.find(declared()[technique], STUDY)
-        result = function(subject, _TRAINING, Context(images, 3, tmp_path, STUDY, report=epochs.append))
+        result = function(state, _TRAINING, Context(images, 3, tmp_path, STUDY, report=epochs.append))
         losses = [
             images.task.metrics(answers(item, images, 200), images.arrays("validation")[1])["loss"]
-            for item in (subject, result)
+            for item in (state, result)
         ]
         assert losses[1] < losses[0]
         assert [(item["epoch"], item["epochs"]) for item in epochs] == [(1, 2), (2, 2)]
         assert epochs[1]["loss"] < epochs[0]["loss"]
-        assert (count(result), macs(result), result.edits) == (count(subject), macs(subject), ())
+        assert (count(result), macs(result), result.edits) == (count(state), macs(state), ())
 
     @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS, ("channels",)))
     def test_pruning_removes_parameters_and_operations(self, technique, network, images, tmp_path):
-        subject = start(network)
-        result = apply(technique, subject, images, tmp_path)
-        assert count(result) < 0.8 * count(subject)
-        assert macs(result) < 0.8 * macs(subject)
-        assert result.notes["prune.removed_parameters"] == pytest.approx(1 - count(result) / count(subject))
+        state = start(network)
+        result = apply(technique, state, images, tmp_path)
+        assert count(result) < 0.8 * count(state)
+        assert macs(result) < 0.8 * macs(state)
+        assert result.notes["prune.removed_parameters"] == pytest.approx(1 - count(result) / count(state))
         assert 0 < result.notes["prune.removed_channels"] <= 0.5
 
     @pytest.mark.parametrize(("technique", "network"), pairs(NETWORKS, ("channels",)))
@@ -338,15 +338,15 @@ class TestEffect:
     def test_quantizing_makes_weights_int8_and_the_file_smaller(self, technique, network, images, tmp_path):
         from optlang.workload.export.onnx import export
 
-        subject = wide(network)
-        export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)
-        result = apply(technique, subject, images, tmp_path / "result")
+        state = wide(network)
+        export(state, images.bind(state.model), tmp_path / "float.onnx", STUDY)
+        result = apply(technique, state, images, tmp_path / "result")
         model = onnx.load(result.model)
         onnx.checker.check_model(model, full_check=True)
         known = [torch.nn.Conv2d, torch.nn.Linear] + ([torch.nn.ConvTranspose2d] if technique != "dynamic" else [])
-        layers = [m for m in subject.model.modules() if isinstance(m, tuple(known))]
-        attention = [m for m in subject.model.modules() if isinstance(m, torch.nn.MultiheadAttention)]
-        recurrent = [m for m in subject.model.modules() if isinstance(m, torch.nn.LSTM)]
+        layers = [m for m in state.model.modules() if isinstance(m, tuple(known))]
+        attention = [m for m in state.model.modules() if isinstance(m, torch.nn.MultiheadAttention)]
+        recurrent = [m for m in state.model.modules() if isinstance(m, torch.nn.LSTM)]
         found = [*(m.weight for m in layers), *(m.in_proj_weight for m in attention)]
         found += [item for m in recurrent for item in m.parameters() if item.ndim > 1]
         weights = {id(item): item.numel() for item in found}
@@ -383,12 +383,12 @@ class TestOptions:
         ("dynamic", {"keep": ("head",)}),
     ])
     def test_of_int8(self, technique, changed, images, tmp_path):
-        subject = wide("rows")
-        result = apply(technique, subject, images, tmp_path, **changed)
-        wanted, found = answers(subject, images)["output"], answers(result, images)["output"]
+        state = wide("rows")
+        result = apply(technique, state, images, tmp_path, **changed)
+        wanted, found = answers(state, images)["output"], answers(result, images)["output"]
         assert found.shape == wanted.shape
         assert numpy.abs(found - wanted).mean() < 0.2 * numpy.abs(wanted).mean()
-        plain = apply(technique, subject, images, tmp_path / "plain")
+        plain = apply(technique, state, images, tmp_path / "plain")
         assert Path(result.model).read_bytes() != Path(plain.model).read_bytes()
 
     @pytest.mark.parametrize(("technique", "changed", "what"), [
@@ -409,7 +409,7 @@ class TestRefusal:
     )
     def test_a_file_is_no_module(self, technique, images, tmp_path):
         with pytest.raises(Refusal, match="onnx"):
-            apply(technique, Subject("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
+            apply(technique, ModelState("onnx", tmp_path / "model.onnx", Factory("x:y")), images, tmp_path)
 
     @pytest.mark.parametrize("technique", ["train", "finetune", "qat"])
     def test_nothing_to_train(self, technique, images, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from optlang.interfaces import Context, Factory, Subject
+from optlang.interfaces import Context, Factory, ModelState
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
@@ -54,8 +54,8 @@ def test_it_learns_the_digits(tmp_path):
             "epochs": 15, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
             "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
         }
-        subject = Subject("module", modules.make(factory, study), factory)
-        model = train(subject, settings, Context(data, 7, study, study)).model
+        state = ModelState("module", modules.make(factory, study), factory)
+        model = train(state, settings, Context(data, 7, study, study)).model
         inputs, labels = data.arrays("validation")
         with torch.no_grad():
             found = data.task.metrics(modules.call(model, {"input": torch.from_numpy(inputs["input"])}), labels)

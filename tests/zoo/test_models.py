@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_diabetes
 from torch.nn.functional import cross_entropy
 
-from optlang.interfaces import Context, Factory, Subject
+from optlang.interfaces import Context, Factory, ModelState
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
@@ -167,8 +167,8 @@ def test_each_learns_its_task(model, arguments, source, settings, metric, least)
             "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01, "amp": "none",
             "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
         }
-        subject = Subject("module", modules.make(factory, STUDY), factory)
-        trained = train(subject, wanted | settings, Context(data, 7, STUDY, STUDY)).model.eval()
+        state = ModelState("module", modules.make(factory, STUDY), factory)
+        trained = train(state, wanted | settings, Context(data, 7, STUDY, STUDY)).model.eval()
         inputs, targets = data.bind(trained).arrays("validation")
         with torch.no_grad():
             answers = modules.call(trained, {name: torch.from_numpy(item) for name, item in inputs.items()})

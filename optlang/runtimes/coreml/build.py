@@ -12,7 +12,17 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import (
+    JSON,
+    Arrays,
+    Artifact,
+    ModelState,
+    OptlangError,
+    QuantWants,
+    Refusal,
+    Session,
+    TargetSpec,
+)
 from optlang.workload.model import coverage
 
 if TYPE_CHECKING:
@@ -62,7 +72,7 @@ class CoreML:
         return QuantWants("int8", "int8", True, True, True)
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Convert, compress and write the model, and read it back: every weight that was asked for is compressed.
 
@@ -77,12 +87,12 @@ class CoreML:
         from optlang.workload.export import tracing
         from optlang.workload.model import floats, modules
 
-        if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
-            raise Refusal(f"coreml is made from torch modules, not from a model in the form {subject.form}")
+        if state.form not in ("module", "graph") or not isinstance(state.model, torch.nn.Module):
+            raise Refusal(f"coreml is made from torch modules, not from a model in the form {state.form}")
         if target.device != "cpu":
             raise Refusal(f"coreml's units are its own setting; the target's device is cpu, not {target.device}")
-        chosen = _Chosen(subject, settings)
-        module: nn.Module = subject.model
+        chosen = _Chosen(state, settings)
+        module: nn.Module = state.model
         if chosen.integers is not None:
             floats.refuse_others(floats.module_types(module))
         training = module.training
@@ -116,13 +126,13 @@ class CoreML:
 class _Chosen:
     """What was asked for, all of it known to Core ML."""
 
-    def __init__(self, subject: Subject, settings: Mapping[str, Any]) -> None:
+    def __init__(self, state: ModelState, settings: Mapping[str, Any]) -> None:
         self.deployment = _one_of(settings, "deployment", "ios17", _TARGETS)
         self.weights = _one_of(settings, "weights", "as_is", _WEIGHTS)
         self.units = _UNITS[_one_of(settings, "units", "all", _UNITS)]
         self.half: Mapping[str, Any] | None = None
         self.integers: Mapping[str, Any] | None = None
-        for request in subject.requests:
+        for request in state.requests:
             if request.technique not in _PERFORMED:
                 raise Refusal(f"coreml does not carry out {request.technique}", help=" or ".join(_PERFORMED))
             if request.technique == "half":

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import JSON, Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import JSON, Arrays, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -47,7 +47,7 @@ class ExecuTorch:
         return QuantWants("int8", "int8", False, True, True)
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Capture, quantize where that was asked for, lower and write the model; its answers are compared.
 
@@ -63,13 +63,13 @@ class ExecuTorch:
         from optlang.workload.export import torch_export, tracing
         from optlang.workload.model import coverage, floats
 
-        if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
-            raise Refusal(f"executorch is made from torch modules, not from a model in the form {subject.form}")
+        if state.form not in ("module", "graph") or not isinstance(state.model, torch.nn.Module):
+            raise Refusal(f"executorch is made from torch modules, not from a model in the form {state.form}")
         if target.device != "cpu":
             raise Refusal(f"executorch is measured on the CPU only, not on {target.device}")
-        quantize.refuse_unknown(subject.requests)
-        module: nn.Module = subject.model
-        if subject.requests:
+        quantize.refuse_unknown(state.requests)
+        module: nn.Module = state.model
+        if state.requests:
             floats.refuse_others(floats.module_types(module))
         training = module.training
         module.eval()
@@ -82,8 +82,8 @@ class ExecuTorch:
                     wanted = tracing.answers_of(module, example)
                 program = torch_export.program(module, example, "ExecuTorch")
                 right, share = module, tracing.tolerance(module)
-                if subject.requests:
-                    graph, about["int8"] = quantize.quantized(program, module, example, subject.requests[0], data)
+                if state.requests:
+                    graph, about["int8"] = quantize.quantized(program, module, example, state.requests[0], data)
                     lowered = _lowered(torch_export.again(graph, example, "ExecuTorch"))
                     _check_smaller(lowered, program)
                     right, share = graph, _ROUNDED

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import JSON, Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import JSON, Arrays, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -53,7 +53,7 @@ class LiteRT:
         return QuantWants("int8", "int8", False, True, True)
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Convert and, where that was asked for, quantize the model; the float file's answers are the module's.
 
@@ -68,13 +68,13 @@ class LiteRT:
         from optlang.workload.export import torch_export, tracing
         from optlang.workload.model import coverage, floats
 
-        if subject.form not in ("module", "graph") or not isinstance(subject.model, torch.nn.Module):
-            raise Refusal(f"litert is made from torch modules, not from a model in the form {subject.form}")
+        if state.form not in ("module", "graph") or not isinstance(state.model, torch.nn.Module):
+            raise Refusal(f"litert is made from torch modules, not from a model in the form {state.form}")
         if target.device != "cpu":
             raise Refusal(f"litert is measured on the CPU only, not on {target.device}")
-        quantize.refuse_unknown(subject.requests)
-        module: nn.Module = subject.model
-        if any(item.technique != "half" for item in subject.requests):
+        quantize.refuse_unknown(state.requests)
+        module: nn.Module = state.model
+        if any(item.technique != "half" for item in state.requests):
             floats.refuse_others(floats.module_types(module))
         training = module.training
         module.eval()
@@ -92,7 +92,7 @@ class LiteRT:
             (folder / NAME).write_bytes(file)
             given = {name: item.numpy() for name, item in example.items()}
             _prove(folder, given, wanted, target, tracing.tolerance(module))
-            for request in subject.requests:
+            for request in state.requests:
                 count: Any = request.settings.get("samples", 1)
                 samples = _samples(data, int(count), target.batch, example)
                 content, about[request.technique] = quantize.quantized(content, graph, module, request, samples)
@@ -104,7 +104,7 @@ class LiteRT:
         finally:
             module.train(training)
         about["stored"] = floats.stored(module)
-        for request in subject.requests:
+        for request in state.requests:
             became: Any = about[request.technique]
             halved = request.technique == "half"
             about["stored"] = coverage.stored(0.0 if halved else became["all"], became["all"] if halved else 0.0)

@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import (
+    JSON,
+    Arrays,
+    Artifact,
+    ModelState,
+    OptlangError,
+    QuantWants,
+    Refusal,
+    Session,
+    TargetSpec,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -60,7 +70,7 @@ class OnnxRuntime:
         return QuantWants("uint8", "int8", False, True, True, reduced=overflows())
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write the file. An ONNX file has no optimizations of the session in it: they fit one machine only.
 
@@ -70,11 +80,11 @@ class OnnxRuntime:
         from optlang.runtimes.shared import onnx_file
 
         provider = str(settings.get("provider", "cpu"))
-        if subject.form in ("module", "onnx"):
+        if state.form in ("module", "onnx"):
             _check_device(provider, target.device)
         opset = int(settings.get("opset", _OPSET))
         artifact = onnx_file.build(
-            subject, "onnxruntime", folder, data, study, opset=None if opset == _OPSET else opset,
+            state, "onnxruntime", folder, data, study, opset=None if opset == _OPSET else opset,
             exporter=str(settings.get("exporter", "script")),
         )
         if provider != "cpu":

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Arrays, Artifact, ModelState, OptlangError, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -46,7 +46,7 @@ class OpenVino:
         return QuantWants("uint8", "int8", False, True, True, reduced=overflows())
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write `model.onnx`, or OpenVINO's own `model.xml` and `model.bin`, in int8 by NNCF where that is asked for.
 
@@ -59,11 +59,11 @@ class OpenVino:
             raise Refusal(f"this runtime is OpenVINO on the CPU; the target's device is {target.device}")
         own = settings.get("int8", "none") != "none" or settings.get("file", "onnx") == "ir"
         if not own:
-            artifact = onnx_file.build(subject, "openvino", folder, data, study)
+            artifact = onnx_file.build(state, "openvino", folder, data, study)
         else:
             with tempfile.TemporaryDirectory(prefix="optlang-openvino-") as aside:
-                onnx = onnx_file.build(subject, "openvino", Path(aside), data, study)
-                artifact = files.build(onnx, subject, target, settings, folder, data)
+                onnx = onnx_file.build(state, "openvino", Path(aside), data, study)
+                artifact = files.build(onnx, state, target, settings, folder, data)
         return replace(
             artifact, about={**artifact.about, "precision": _precision(settings), "hint": _hint(settings)}
         )

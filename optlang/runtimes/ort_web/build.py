@@ -10,7 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import (
+    JSON,
+    Arrays,
+    Artifact,
+    ModelState,
+    OptlangError,
+    QuantWants,
+    Refusal,
+    Session,
+    TargetSpec,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -61,7 +71,7 @@ class OrtWeb:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write the ONNX file. For WebGPU the browser is asked for its adapter, whose name `about` keeps."""
         from optlang.runtimes.shared import onnx_file
@@ -76,7 +86,7 @@ class OrtWeb:
         if provider == "webgpu":
             about |= _adapter(bool(settings.get("software", False)))
         about["onnxruntime-web"] = _version()
-        built = onnx_file.build(subject, "ort_web", folder, data, study)
+        built = onnx_file.build(state, "ort_web", folder, data, study)
         return replace(built, about={**built.about, **about})
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.interfaces import Artifact, Refusal, Subject
+from optlang.interfaces import Artifact, ModelState, Refusal
 
 if TYPE_CHECKING:
     from optlang.workload.data.dataset import Data
@@ -15,7 +15,7 @@ _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def build(
-    subject: Subject, runtime: str, folder: Path, data: Data, study: Path, *, opset: int | None = None,
+    state: ModelState, runtime: str, folder: Path, data: Data, study: Path, *, opset: int | None = None,
     exporter: str = "script",
 ) -> Artifact:
     """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
@@ -36,10 +36,10 @@ def build(
     from optlang.workload.model import coverage, modules
 
     path = folder / NAME
-    if subject.form == "module":
-        onnx_export.export(subject, data, path, study, opset=opset or onnx_export.OPSET, exporter=exporter)
-    elif subject.form == "onnx":
-        source = Path(subject.model)
+    if state.form == "module":
+        onnx_export.export(state, data, path, study, opset=opset or onnx_export.OPSET, exporter=exporter)
+    elif state.form == "onnx":
+        source = Path(state.model)
         shutil.copyfile(source, path)
         for name in modules.external_files(source):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def build(
         if opset is not None:
             _convert(path, opset, data)
     else:
-        raise Refusal(f"{runtime} runs torch modules and ONNX files, not a model in the form {subject.form}")
+        raise Refusal(f"{runtime} runs torch modules and ONNX files, not a model in the form {state.form}")
     graph = onnx.load(path, load_external_data=False).graph
     stored = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in stored]

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Artifact, OutsideError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import JSON, Artifact, ModelState, OutsideError, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -71,7 +71,7 @@ class TensorRT:
         return QuantWants("int8", "int8", True, True, True, biases="float", operators="weighted", tables="ahead")
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write the ONNX file and the engine. On the GPU that it is for, a module's engine is proven against it.
 
@@ -81,7 +81,7 @@ class TensorRT:
         from optlang.runtimes.shared import onnx_file
         from optlang.runtimes.shared.artifact_files import described
 
-        if subject.form in ("module", "onnx") and target.device != "cuda":
+        if state.form in ("module", "onnx") and target.device != "cuda":
             raise Refusal(
                 f"tensorrt runs on NVIDIA GPUs; the target's device is {target.device}", help="device = cuda"
             )
@@ -91,7 +91,7 @@ class TensorRT:
                 f"the target's batch is {target.batch}, and the engine takes {most} samples", help="a larger max_batch"
             )
         compute = str(settings.get("compute", "current"))
-        source = onnx_file.build(subject, "tensorrt", folder, data, study)
+        source = onnx_file.build(state, "tensorrt", folder, data, study)
         _check_integers(folder / onnx_file.NAME)
         module = _library(str(settings.get("library", "auto")), compute)
         started = time.monotonic()
@@ -103,12 +103,12 @@ class TensorRT:
             "stored": source.about["stored"],
         }
         artifact = replace(source, format="tensorrt", files=described(folder, [NAME]), about=about)
-        if subject.form == "module" and compute == "current":
-            self._prove(subject, artifact, target, settings, data, study)
+        if state.form == "module" and compute == "current":
+            self._prove(state, artifact, target, settings, data, study)
         return artifact
 
     def _prove(
-        self, subject: Subject, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], data: Data,
+        self, state: ModelState, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], data: Data,
         study: Path,
     ) -> None:
         from optlang.workload.export import tracing
@@ -123,7 +123,7 @@ class TensorRT:
                 session.close()
             return [found[name] for name in outputs]
 
-        tracing.prove(subject.model, inputs, "the engine", answer)
+        tracing.prove(state.model, inputs, "the engine", answer)
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The engine on the GPU, called by the library that built it."""

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -47,7 +47,7 @@ class AOTInductor:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Export, compile and write the model, proven with another number of samples than it was exported with.
 
@@ -62,11 +62,11 @@ class AOTInductor:
         from optlang.workload.export import tracing
         from optlang.workload.model import floats, modules
 
-        if subject.form != "module":
-            raise Refusal(f"aotinductor compiles torch modules, not a model in the form {subject.form}")
+        if state.form != "module":
+            raise Refusal(f"aotinductor compiles torch modules, not a model in the form {state.form}")
         if target.device != "cpu":
             raise Refusal(f"aotinductor is measured on the CPU only, not on {target.device}")
-        module = subject.model
+        module = state.model
         training = module.training
         module.eval()
         try:

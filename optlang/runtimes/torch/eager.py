@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Arrays, Artifact, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Arrays, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -35,7 +35,7 @@ class Eager:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write the weights; the factory and the edits go into `about`. Raises `Refusal` for other forms."""
         import safetensors.torch
@@ -45,11 +45,11 @@ class Eager:
         from optlang.workload import imports
         from optlang.workload.model import floats, modules
 
-        if subject.form != "module":
-            raise Refusal(f"{self.name} runs torch modules, not a model in the form {subject.form}")
+        if state.form != "module":
+            raise Refusal(f"{self.name} runs torch modules, not a model in the form {state.form}")
         if target.device != "cpu":
             raise Refusal(f"{self.name} is measured on the CPU only, not on {target.device}")
-        module: nn.Module = subject.model
+        module: nn.Module = state.model
         training = module.training
         with torch.no_grad(), imports.user_code("running the model", study):
             outputs = tuple(modules.call(module.eval(), data.example(1)))
@@ -58,7 +58,7 @@ class Eager:
         return Artifact(
             folder, "safetensors", described(folder, [WEIGHTS]), data.input_names, outputs,
             {
-                "factory": modules.factory_json(subject.factory), "edits": modules.edits_json(subject.edits),
+                "factory": modules.factory_json(state.factory), "edits": modules.edits_json(state.edits),
                 "stored": floats.stored(module),
             },
         )

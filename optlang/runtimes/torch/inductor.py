@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Artifact, OptlangError, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Artifact, ModelState, OptlangError, Refusal, Session, TargetSpec
 from optlang.runtimes.torch.eager import Eager, Open
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Inductor(Eager):
         )
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write eager's file, or the program in int8; what inputs look like goes into `about`, for `open` to compile
         for them.
@@ -66,10 +66,10 @@ class Inductor(Eager):
         mode, dynamic = str(settings.get("mode", "default")), bool(settings.get("dynamic", False))
         if mode not in _MODES:
             raise OptlangError(f"inductor has no mode '{mode}'", help=f"one of {', '.join(_MODES)}")
-        if subject.form == "graph" and subject.requests and target.device == "cpu":
-            artifact = _in_integers(subject, target, dynamic, folder, data, study)
+        if state.form == "graph" and state.requests and target.device == "cpu":
+            artifact = _in_integers(state, target, dynamic, folder, data, study)
         else:
-            artifact = super().build(subject, target, settings, folder, data, study)
+            artifact = super().build(state, target, settings, folder, data, study)
         about = {
             **artifact.about, "mode": mode, "dynamic": dynamic, "example": describe(data.example(target.batch)),
             "batch": None if dynamic else target.batch,
@@ -122,7 +122,7 @@ def _first_call(call: Callable[[], Any]) -> float:
 
 
 def _in_integers(
-    subject: Subject, target: TargetSpec, dynamic: bool, folder: Path, data: Data, study: Path
+    state: ModelState, target: TargetSpec, dynamic: bool, folder: Path, data: Data, study: Path
 ) -> Artifact:
     """Write the program that torchao's quantizer makes of the module, and read it again: both give the same answers."""
     import torch
@@ -133,9 +133,9 @@ def _in_integers(
     from optlang.workload.export import torch_export, tracing
     from optlang.workload.model import coverage, floats, modules
 
-    x86_quantizer.refuse_unknown(subject.requests)
-    (request,) = subject.requests
-    module = subject.model
+    x86_quantizer.refuse_unknown(state.requests)
+    (request,) = state.requests
+    module = state.model
     floats.refuse_others(floats.module_types(module))
     training = module.training
     module.eval()

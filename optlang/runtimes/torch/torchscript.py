@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Artifact, OptlangError, QuantWants, Refusal, Session, Subject, TargetSpec
+from optlang.interfaces import Artifact, ModelState, OptlangError, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
 
@@ -45,7 +45,7 @@ class TorchScript:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
     ) -> Artifact:
         """Write the graph, proven with another number of samples than it was traced with.
 
@@ -57,15 +57,15 @@ class TorchScript:
         from optlang.workload.export import torchscript
         from optlang.workload.model import floats
 
-        if subject.form != "module":
-            raise Refusal(f"torchscript is made from torch modules, not from a model in the form {subject.form}")
+        if state.form != "module":
+            raise Refusal(f"torchscript is made from torch modules, not from a model in the form {state.form}")
         if target.device != "cpu":
             raise Refusal(f"torchscript is measured on the CPU only, not on {target.device}")
         mode, graph = _chosen(settings)
-        outputs = torchscript.export(subject.model, data, folder / NAME, study, mode=mode, fold=graph != "frozen")
+        outputs = torchscript.export(state.model, data, folder / NAME, study, mode=mode, fold=graph != "frozen")
         return Artifact(
             folder, "torchscript", described(folder, [NAME]), data.input_names, outputs,
-            {"graph": graph, "stored": floats.stored(subject.model)},
+            {"graph": graph, "stored": floats.stored(state.model)},
         )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:

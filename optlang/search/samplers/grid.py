@@ -7,7 +7,7 @@ import json
 from optlang.analysis.lower.search_settings import GRID_POINTS
 from optlang.interfaces import OptlangError
 from optlang.plan.model import Plan
-from optlang.search.observation import Asked, Told, seed_of
+from optlang.search.observation import Observation, Suggestion, seed_of
 from optlang.space.recipe import Point
 from optlang.space.space import Exhausted, Space
 
@@ -37,16 +37,16 @@ class Grid:
         text = json.dumps(point, sort_keys=True)
         return seed_of(self._seed, text), text
 
-    def add(self, told: Told) -> None:
+    def add(self, told: Observation) -> None:
         """The search knows what was run: it asks for the next point then."""
 
-    def draw(self, seed: int, attempt: int) -> Asked:
+    def draw(self, seed: int, attempt: int) -> Suggestion:
         """The next point. A later process begins at the first again, and passes over what was run."""
         if self._next == len(self._points):
             raise Exhausted
         self._next += 1
-        return Asked(self._points[self._next - 1], {})
+        return Suggestion(self._points[self._next - 1], {})
 
-    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+    def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """It has gone on already."""
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from optlang.plan.model import Plan
-from optlang.search.observation import TRIES, Asked, Told, seed_of
+from optlang.search.observation import TRIES, Observation, Suggestion, seed_of
 from optlang.search.samplers.encoding import point_of
 from optlang.space.space import Space
 
@@ -26,13 +26,13 @@ class QuasiRandom:
         self._next = 0
         self._sequence: Any = None
 
-    def add(self, told: Told) -> None:
+    def add(self, told: Observation) -> None:
         """Go on after this point; how it did says nothing to a sequence."""
         drawn = told.state.get(_DRAWN)
         if isinstance(drawn, int) and drawn >= self._next:
             self._next = drawn + 1
 
-    def draw(self, seed: int, attempt: int) -> Asked:
+    def draw(self, seed: int, attempt: int) -> Suggestion:
         """The next member of the sequence, whatever the seed of the draw."""
         from scipy.stats import qmc
 
@@ -44,8 +44,8 @@ class QuasiRandom:
         drawn, self._next = self._next, self._next + 1
         coordinates = self._sequence.random(1)[0].tolist()
         genes = {knob.path: gene for knob, gene in zip(self._plan.knobs, coordinates, strict=False)}
-        return Asked(point_of(self._space, genes), {_DRAWN: drawn})
+        return Suggestion(point_of(self._space, genes), {_DRAWN: drawn})
 
-    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+    def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """It has gone on already."""
         return False

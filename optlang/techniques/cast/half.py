@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Edit, Refusal, Subject
+from optlang.interfaces import Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.failures import FAILURES, exhausted
 from optlang.workload.model import coverage
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _REPLAY = "optlang.techniques.cast.half:replay"
 
 
-def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def half(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Weights and arithmetic in `dtype` (float16 or bfloat16); inputs and outputs stay float32.
 
     With `sensitive` what loses most by rounding stays in float32, as in the lists of torch.amp: norms, softmax layers
@@ -34,14 +34,14 @@ def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
     from optlang.workload import imports
     from optlang.workload.model.modules import call
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can be cast, and the model is in the form {subject.form}")
-    if is_half(subject.model):
+    if state.form != "module":
+        raise Refusal(f"only a module can be cast, and the model is in the form {state.form}")
+    if is_half(state.model):
         raise Refusal("the model is in 16 bits already", help="cast once")
-    subject = baked(subject, context.data, context.study)
+    state = baked(state, context.data, context.study)
     dtype = str(settings["dtype"])
-    example = context.data.bind(subject.model).example(2)
-    module = copy.deepcopy(subject.model).eval()
+    example = context.data.bind(state.model).example(2)
+    module = copy.deepcopy(state.model).eval()
     with imports.at_home(context.study):
         with torch.no_grad(), imports.user_code("the model's forward", context.study):
             wanted = call(module, example)
@@ -58,8 +58,8 @@ def half(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
         _refuse_little(module, settings, dtype)
         _prove(module, example, wanted, dtype)
     edit = Edit(_REPLAY, {"dtype": dtype, "float32": kept, "last": last})
-    return Subject(
-        "module", module, subject.factory, (*subject.edits, edit), {**subject.notes, "cast.share": cast / total}
+    return ModelState(
+        "module", module, state.factory, (*state.edits, edit), {**state.notes, "cast.share": cast / total}
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.quant.onnx_graph import census, load
 from optlang.techniques.shared.baked import baked
 from optlang.workload.export.onnx_weights import QUANTIZED
@@ -27,7 +27,7 @@ _NEVER = {
 _GROWTH = 1024
 
 
-def constants(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def constants(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Replace the nodes that no input reaches by what they give, and take out what nothing uses any more.
 
     The arithmetic is ONNX Runtime's, without its optimizer. Weights in integers stay as they are: unfolded, they save
@@ -35,17 +35,17 @@ def constants(subject: Subject, settings: Mapping[str, Any], context: Context) -
     """
     import onnx
 
-    subject = baked(subject, context.data, context.study)
+    state = baked(state, context.data, context.study)
     with tempfile.TemporaryDirectory(prefix="constants-") as name:
-        if subject.form == "onnx":
-            source = Path(subject.model)
-        elif subject.form == "module":
+        if state.form == "onnx":
+            source = Path(state.model)
+        elif state.form == "module":
             from optlang.workload.export.onnx import export
 
             source = Path(name) / "float.onnx"
-            export(subject, context.data.bind(subject.model), source, context.study)
+            export(state, context.data.bind(state.model), source, context.study)
         else:
-            raise Refusal(f"an ONNX graph is folded, and the model is in the form {subject.form}")
+            raise Refusal(f"an ONNX graph is folded, and the model is in the form {state.form}")
         model = load(source)
     found = _constant(model.graph)
     values = _answers(model, found)
@@ -56,7 +56,7 @@ def constants(subject: Subject, settings: Mapping[str, Any], context: Context) -
     context.folder.mkdir(parents=True, exist_ok=True)
     path = context.folder / "model.onnx"
     onnx.save(model, path)
-    return Subject("onnx", path, subject.factory, subject.edits, {**subject.notes, "graph.constants": gone})
+    return ModelState("onnx", path, state.factory, state.edits, {**state.notes, "graph.constants": gone})
 
 
 def _constant(graph: GraphProto) -> list[NodeProto]:

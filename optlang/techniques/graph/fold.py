@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.failures import attempt
 
@@ -20,15 +20,15 @@ _FOLDED, _CLEANED, _LAID_OUT = (
 _TOLERANCE = 1e-4
 
 
-def fold(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def fold(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Multiply each BatchNorm into the convolution or linear layer before it (Jacob et al., CVPR 2018, section 3.2).
 
     Only where the norm takes that layer's answer as it is, and nothing else does. That is proved: with norms of random
     numbers the folded model must still give the same answers, since norms that are not trained yet would hide a
     mistake. Notes: `graph.folded`, how many. Raises `Refusal` where there is no such norm, with what stands in the way.
     """
-    subject = baked(subject, context.data, context.study)
-    module, example = start(subject, context, "folded")
+    state = baked(state, context.data, context.study)
+    module, example = start(state, context, "folded")
     pairs, why = _followed(module, example)
     pairs = proved(pairs, lambda chosen: _same_when_folded(module, example, chosen))
     if not pairs:
@@ -36,7 +36,7 @@ def fold(subject: Subject, settings: Mapping[str, Any], context: Context) -> Sub
             f"there is no BatchNorm to fold: {why}", help="a norm folds into the convolution or linear layer before it"
         )
     _fold(module, pairs)
-    return _edited(subject, module, _FOLDED, {"pairs": [list(pair) for pair in pairs]}, {"graph.folded": len(pairs)})
+    return _edited(state, module, _FOLDED, {"pairs": [list(pair) for pair in pairs]}, {"graph.folded": len(pairs)})
 
 
 def replay_fold(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -45,13 +45,13 @@ def replay_fold(module: nn.Module, arguments: Mapping[str, Any], example: Mappin
     return module
 
 
-def clean(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def clean(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Take out the Dropout and Identity layers of the model's Sequentials: they do nothing when a model answers.
 
     The other layers keep their names. Notes: `graph.removed`, how many. Raises `Refusal` where there are none.
     """
-    subject = baked(subject, context.data, context.study)
-    module, example = start(subject, context, "cleaned")
+    state = baked(state, context.data, context.study)
+    module, example = start(state, context, "cleaned")
     found = _idle(module)
     names = proved(found, lambda chosen: _same_when_cleaned(module, example, chosen))
     if not names:
@@ -61,7 +61,7 @@ def clean(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
             depends="settings" if found else "model",
         )
     _clean(module, names)
-    return _edited(subject, module, _CLEANED, {"names": list(names)}, {"graph.removed": len(names)})
+    return _edited(state, module, _CLEANED, {"names": list(names)}, {"graph.removed": len(names)})
 
 
 def replay_clean(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -70,7 +70,7 @@ def replay_clean(module: nn.Module, arguments: Mapping[str, Any], example: Mappi
     return module
 
 
-def channels_last(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def channels_last(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Images and the weights of convolutions in memory by pixel, not by channel (torch.channels_last).
 
     The numbers are the same; which order is faster is the processor's to say, and only eager has an order. Raises
@@ -78,17 +78,17 @@ def channels_last(subject: Subject, settings: Mapping[str, Any], context: Contex
     """
     from torch import nn
 
-    subject = baked(subject, context.data, context.study)
-    module, _ = start(subject, context, "laid out")
+    state = baked(state, context.data, context.study)
+    module, _ = start(state, context, "laid out")
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.modules()):
         raise Refusal(
             "no layer is a two-dimensional convolution: the others have no order of channels and pixels",
             depends="model",
         )
-    if any(edit.calls == _LAID_OUT for edit in subject.edits):
+    if any(edit.calls == _LAID_OUT for edit in state.edits):
         raise Refusal("the model is in channels_last already")
     replay_channels_last(module, {}, {})
-    return _edited(subject, module, _LAID_OUT, {}, {})
+    return _edited(state, module, _LAID_OUT, {}, {})
 
 
 def replay_channels_last(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -116,16 +116,16 @@ def _by_pixel(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tu
 # ---- what they share
 
 
-def start(subject: Subject, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
+def start(state: ModelState, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy of the module in eval mode that is known to run, and an example."""
     from optlang.techniques.cast.half import is_half
     from optlang.workload import imports
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can be {done}, and the model is in the form {subject.form}")
-    if is_half(subject.model):
+    if state.form != "module":
+        raise Refusal(f"only a module can be {done}, and the model is in the form {state.form}")
+    if is_half(state.model):
         raise Refusal(f"a model in 16 bits is not {done}", help="do it before the cast")
-    module = copy.deepcopy(subject.model).eval()
+    module = copy.deepcopy(state.model).eval()
     example = context.data.bind(module).example(4)
     with imports.user_code("the model's forward", context.study):
         answers(module, example)
@@ -133,10 +133,10 @@ def start(subject: Subject, context: Context, done: str) -> tuple[nn.Module, dic
 
 
 def _edited(
-    subject: Subject, module: nn.Module, replay: str, arguments: Mapping[str, JSON], found: Mapping[str, JSON]
-) -> Subject:
-    edits = (*subject.edits, Edit(replay, arguments))
-    return Subject("module", module, subject.factory, edits, {**subject.notes, **found})
+    state: ModelState, module: nn.Module, replay: str, arguments: Mapping[str, JSON], found: Mapping[str, JSON]
+) -> ModelState:
+    edits = (*state.edits, Edit(replay, arguments))
+    return ModelState("module", module, state.factory, edits, {**state.notes, **found})
 
 
 def answers(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -250,13 +250,13 @@ def _fold(module: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
         norm: Any = module.get_submodule(after)
         scale = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight
         shift = torch.zeros_like(norm.running_var) if norm.bias is None else norm.bias
-        state = (norm.running_mean, norm.running_var, norm.eps, scale, shift)
+        moments = (norm.running_mean, norm.running_var, norm.eps, scale, shift)
         grows = layer.weight.requires_grad
         if isinstance(layer, nn.Linear):
-            weight, bias = fuse_linear_bn_weights(layer.weight, layer.bias, *state)
+            weight, bias = fuse_linear_bn_weights(layer.weight, layer.bias, *moments)
         else:
             weight, bias = fuse_conv_bn_weights(
-                layer.weight, layer.bias, *state, transpose=isinstance(layer, nn.modules.conv._ConvTransposeNd)
+                layer.weight, layer.bias, *moments, transpose=isinstance(layer, nn.modules.conv._ConvTransposeNd)
             )
         layer.weight, layer.bias = weight.requires_grad_(grows), bias.requires_grad_(grows)
         _replaced(module, after, nn.Identity())

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.failures import FAILURES, exhausted
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _REPLAY = "optlang.techniques.graph.untie:replay"
 
 
-def untie(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """A copy for each use of a layer that has no parameters and is used more than once (one ReLU for two activations).
 
     Tools that capture graphs by layers take two uses for one. A layer under several names gets a copy a name; where one
@@ -30,10 +30,10 @@ def untie(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     from optlang.workload import imports
     from optlang.workload.model.modules import call
 
-    if subject.form != "module":
-        raise Refusal(f"only a module has layers to untie, and the model is in the form {subject.form}")
-    subject = baked(subject, context.data, context.study)
-    module: nn.Module = copy.deepcopy(subject.model).eval()
+    if state.form != "module":
+        raise Refusal(f"only a module has layers to untie, and the model is in the form {state.form}")
+    state = baked(state, context.data, context.study)
+    module: nn.Module = copy.deepcopy(state.model).eval()
     example = context.data.bind(module).example(3)
     with torch.no_grad(), imports.user_code("the model's forward", context.study):
         wanted = call(module, example)
@@ -59,8 +59,8 @@ def untie(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         raise Refusal("the forward that was written from its trace gives other answers: it chooses by values")
     made = sum(1 for _ in module.modules()) - before
     edit = Edit(_REPLAY, arguments)
-    notes = {**subject.notes, "graph.untied": made}
-    return Subject("module", module, subject.factory, (*subject.edits, edit), notes)
+    notes = {**state.notes, "graph.untied": made}
+    return ModelState("module", module, state.factory, (*state.edits, edit), notes)
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:

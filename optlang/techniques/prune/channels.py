@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.prune.importance import Scale, Worth, worth
 from optlang.techniques.prune.magnitude import recounted
 from optlang.techniques.prune.statistics import recalibrate
@@ -30,7 +30,7 @@ _REPLAY = "optlang.techniques.prune.channels:replay"
 _ROUNDING = 1e-9
 
 
-def channels(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def channels(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Remove the channels that matter least, with all that hangs on them (DepGraph: Fang et al., CVPR 2023).
 
     The model's outputs keep their shapes: layers whose channels reach them are left alone, and so are those that `keep`
@@ -42,18 +42,18 @@ def channels(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     """
     from optlang.workload import imports
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
-    subject = baked(subject, context.data, context.study)
+    if state.form != "module":
+        raise Refusal(f"only a module can lose channels, and the model is in the form {state.form}")
+    state = baked(state, context.data, context.study)
     with imports.at_home(context.study):
-        cutter = Cutter(subject, settings, context)
+        cutter = Cutter(state, settings, context)
         cut = cutter.cut(float(settings["ratio"]))
         if not cut.removed:
             raise cutter.refusal(
                 f"ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer as it is",
                 "a larger ratio",
             )
-        return cutter.subject(cut)
+        return cutter.state(cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +67,29 @@ class Cut:
 
 
 class Cutter:
-    """Removes channels from copies of a subject's module, as often as asked; what they are worth is found once.
+    """Removes channels from copies of a state's module, as often as asked; what they are worth is found once.
 
     The settings are those of `channels` but the ratio. What cannot be cut rightly is left alone, and `left` says why,
     by the layer: see `coupled`, `symmetry` and `proof`. Used where the user's own modules can be imported
     (`imports.at_home`). Raises `Refusal` where the model cannot be followed at all.
     """
 
-    def __init__(self, subject: Subject, settings: Mapping[str, Any], context: Context) -> None:
+    def __init__(self, state: ModelState, settings: Mapping[str, Any], context: Context) -> None:
         from optlang.workload import imports
 
-        self._subject, self._settings, self._context = subject, settings, context
+        self._subject, self._settings, self._context = state, settings, context
         # One sample would hide layers that take the batch for channels.
-        data = context.data.bind(subject.model)
+        data = context.data.bind(state.model)
         self.example, self._samples = data.example(2), data.example(proof.SAMPLES)
-        self._kept = _kept(subject.model, settings)
-        _no_recurrent(subject.model)
+        self._kept = _kept(state.model, settings)
+        _no_recurrent(state.model)
         with imports.user_code("the model's forward", context.study):
-            self._shapes = _shapes(copy.deepcopy(subject.model).eval(), self.example)
-        self._training = proof.trains(subject.model, self.example)
-        self._score_of = worth(subject.model, settings, context)
+            self._shapes = _shapes(copy.deepcopy(state.model).eval(), self.example)
+        self._training = proof.trains(state.model, self.example)
+        self._score_of = worth(state.model, settings, context)
         self.left: dict[str, str] = {}
         """The layers whose channels stay though they were open to pruning, and why."""
-        self._ties = proof.shared(subject.model)
+        self._ties = proof.shared(state.model)
         self._doubtful: set[str] = set()
         self._parts: dict[str, int] = {}
         self._routes: dict[str, list[list[int]]] = {}
@@ -272,15 +272,15 @@ class Cutter:
             recalibrate(cut.module, int(self._settings["recalibrate"]), self._context)
         return cut
 
-    def subject(self, cut: Cut, **notes: JSON) -> Subject:
-        """The cut model as a subject, recalibrated, with what was removed and `notes` noted."""
+    def state(self, cut: Cut, **notes: JSON) -> ModelState:
+        """The cut model as a state, recalibrated, with what was removed and `notes` noted."""
         from optlang.workload.data.tensors import describe
 
-        module, subject = self.recalibrated(cut).module, self._subject
+        module, state = self.recalibrated(cut).module, self._subject
         edit = Edit(_REPLAY, {**self._arguments(cut.history), "example": describe(self.example)})
-        before, after = counted(subject.model), counted(module)
+        before, after = counted(state.model), counted(module)
         removed: dict[str, JSON] = {
-            f"prune.removed_{name}": share_removed(subject, name, new / old)
+            f"prune.removed_{name}": share_removed(state, name, new / old)
             for name, old, new in zip(("parameters", "channels"), before, after, strict=True)
         }
         if cut.no_norm:
@@ -288,9 +288,9 @@ class Cutter:
         if self.left:
             removed["prune.left"] = dict(self.left)
         module.zero_grad(set_to_none=True)
-        edits = (*subject.edits, edit)
-        removed |= recounted(subject.notes, module)
-        return Subject("module", module, subject.factory, edits, {**subject.notes, **removed, **notes})
+        edits = (*state.edits, edit)
+        removed |= recounted(state.notes, module)
+        return ModelState("module", module, state.factory, edits, {**state.notes, **removed, **notes})
 
 
 class _Broken(Exception):  # noqa: N818 - an answer, not an accident
@@ -333,9 +333,9 @@ def _item(item: JSON) -> Sequence[Any]:
     return item
 
 
-def share_removed(subject: Subject, what: str, left: float) -> float:
-    """The share of `what` removed since the model was made, where `left` of the subject's is there still."""
-    earlier = subject.notes.get(f"prune.removed_{what}", 0.0)
+def share_removed(state: ModelState, what: str, left: float) -> float:
+    """The share of `what` removed since the model was made, where `left` of the state's is there still."""
+    earlier = state.notes.get(f"prune.removed_{what}", 0.0)
     assert isinstance(earlier, int | float)
     return 1 - (1 - earlier) * left
 

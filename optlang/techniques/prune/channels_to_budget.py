@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.channels import Cut, Cutter, counted
 from optlang.techniques.shared.baked import baked
 
@@ -21,26 +21,26 @@ _FINE, _COARSE = 950, 95
 _ROUNDING = 1e-9
 
 
-def channels_until(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def channels_until(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Remove as few channels as leave at most `share` of the macs or parameters that the model came with.
 
     One ratio for all layers (or across them, `scope` global), found by bisection in steps of 0.1 %; the other settings
     are those of `channels`. Notes: `prune.ratio`, the ratio found; `prune.reached`, the share that is left; and those
     of `channels`. Raises `Refusal` where a ratio of 95 % leaves more than `share`, or a layer cannot be pruned.
     """
-    subject = baked(subject, context.data, context.study)
+    state = baked(state, context.data, context.study)
     share = float(settings["share"])
-    with cutting(subject, settings, context) as cutter:
+    with cutting(state, settings, context) as cutter:
         measure = measure_of(str(settings["aim"]), cutter)
-        whole = measure(subject.model)
+        whole = measure(state.model)
         cut, ratio, reached = _found(
             cutter, _FINE, share, lambda cut: measure(cut.module) / whole,
             lambda value: f"{value:.1%} of the {settings['aim']}",
         )
-        return cutter.subject(cut, **{"prune.ratio": ratio, "prune.reached": reached})
+        return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})
 
 
-def channels_within(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def channels_within(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Remove channels until a call on the trial's runtime and target takes at most a share of what it took, or a time.
 
     `limit` "share" is of the latency that the model came with, "time" in seconds. As for `channels_until`, in steps of
@@ -50,15 +50,15 @@ def channels_within(subject: Subject, settings: Mapping[str, Any], context: Cont
     ratio of 95 % is too slow, where the model is fast enough as it came, or a layer cannot be pruned.
     """
     assert context.latency is not None, "declared: needs latency"
-    subject = baked(subject, context.data, context.study)
+    state = baked(state, context.data, context.study)
     time_of, shared = context.latency, settings["limit"] == "share"
     limit = float(settings["share"] if shared else settings["time"])
 
     def shown(value: float) -> str:
         return f"{value:.1%} of the latency" if shared else f"{1e3 * value:.4g} ms"
 
-    with cutting(subject, settings, context) as cutter:
-        whole = time_of(subject)
+    with cutting(state, settings, context) as cutter:
+        whole = time_of(state)
         unit = whole if shared else 1.0
         if whole / unit <= limit:
             raise Refusal(
@@ -66,20 +66,20 @@ def channels_within(subject: Subject, settings: Mapping[str, Any], context: Cont
                 help="a shorter `time`, or no pruning",
             )
         cut, ratio, reached = _found(
-            cutter, _COARSE, limit, lambda cut: time_of(cutter.subject(cut)) / unit, shown
+            cutter, _COARSE, limit, lambda cut: time_of(cutter.state(cut)) / unit, shown
         )
-        return cutter.subject(cut, **{"prune.ratio": ratio, "prune.reached": reached})
+        return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})
 
 
 @contextmanager
-def cutting(subject: Subject, settings: Mapping[str, Any], context: Context) -> Iterator[Cutter]:
-    """What cuts copies of the subject; `Refusal` where it is no module."""
+def cutting(state: ModelState, settings: Mapping[str, Any], context: Context) -> Iterator[Cutter]:
+    """What cuts copies of the state; `Refusal` where it is no module."""
     from optlang.workload import imports
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can lose channels, and the model is in the form {subject.form}")
+    if state.form != "module":
+        raise Refusal(f"only a module can lose channels, and the model is in the form {state.form}")
     with imports.at_home(context.study):
-        yield Cutter(subject, settings, context)
+        yield Cutter(state, settings, context)
 
 
 def measure_of(aim: str, cutter: Cutter) -> Callable[[nn.Module], float]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.prune.channels import share_removed
 from optlang.techniques.prune.magnitude import recounted
 from optlang.techniques.shared import masks, proof
@@ -25,7 +25,7 @@ _REPLAY = "optlang.techniques.prune.heads:replay"
 _ROUNDING = 1e-9
 
 
-def heads(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def heads(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Remove the attention heads that matter least, with their share of all four projections (Michel et al., 2019).
 
     Of each `nn.MultiheadAttention` (those of torch's Transformer layers too) with `scope` "layer", of all of them
@@ -39,13 +39,13 @@ def heads(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     Layers that share a weight with another layer are left alone, and `prune.left` says so. Raises `Refusal` where there
     is no such layer, where no head would go, or where the model does not run without.
     """
-    if subject.form != "module":
-        raise Refusal(f"only a module can lose heads, and the model is in the form {subject.form}")
-    subject = baked(subject, context.data, context.study)
-    module: nn.Module = copy.deepcopy(subject.model).eval()
+    if state.form != "module":
+        raise Refusal(f"only a module can lose heads, and the model is in the form {state.form}")
+    state = baked(state, context.data, context.study)
+    module: nn.Module = copy.deepcopy(state.model).eval()
     found = _layers(module)
     open_layers, alone = _own(_open(found, module, settings), module)
-    kept = _kept(_scores(subject.model, open_layers, settings, context), settings)
+    kept = _kept(_scores(state.model, open_layers, settings, context), settings)
     left = {name: chosen for name, chosen in kept.items() if len(chosen) < open_layers[name].num_heads}
     if not left:
         some = ", ".join(f"{name} has {layer.num_heads}" for name, layer in list(open_layers.items())[:4])
@@ -59,16 +59,16 @@ def heads(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     _try(module, context)
     counts: dict[str, JSON] = {name: layer.num_heads for name, layer in _layers(module).items()}
     notes: dict[str, JSON] = {
-        **subject.notes,
-        "prune.removed_heads": share_removed(subject, "heads", fewer / whole),
-        "prune.removed_parameters": share_removed(subject, "parameters", after / before),
+        **state.notes,
+        "prune.removed_heads": share_removed(state, "heads", fewer / whole),
+        "prune.removed_parameters": share_removed(state, "parameters", after / before),
         "prune.heads": counts,
         **({"prune.left": alone} if alone else {}),
-        **recounted(subject.notes, module),
+        **recounted(state.notes, module),
     }
-    if masks.meant(subject.notes):
-        notes[masks.NOTE] = list(_renamed(masks.meant(subject.notes), left))
-    return Subject("module", module, subject.factory, (*subject.edits, Edit(_REPLAY, {"heads": left})), notes)
+    if masks.meant(state.notes):
+        notes[masks.NOTE] = list(_renamed(masks.meant(state.notes), left))
+    return ModelState("module", module, state.factory, (*state.edits, Edit(_REPLAY, {"heads": left})), notes)
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:

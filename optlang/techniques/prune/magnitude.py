@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.prune.gradients import fisher, taylor
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.masks import noted
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FAR = 0.5
 
 
-def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def magnitude(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Zero the least important weights until `sparsity` of them are zero (Han et al., NeurIPS 2015).
 
     Of each weight tensor with `scope` "layer", of all of them together with "global"; `of` "left" means a share of the
@@ -40,8 +40,8 @@ def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -
     """
     import torch
 
-    subject = baked(subject, context.data, context.study)
-    module = _copy(subject)
+    state = baked(state, context.data, context.study)
+    module = _copy(state)
     layers = _weights(module)
     weights = _open(module, layers, settings)
     scores = _scores(module, weights, settings, context)
@@ -84,10 +84,10 @@ def magnitude(subject: Subject, settings: Mapping[str, Any], context: Context) -
         asked / size, reached / (size + sum(left.values())), left,
         "magnitude prunes convolutions, linear, recurrent, attention and embedding layers alone",
     )
-    return _result(subject, module, layers, weights, left)
+    return _result(state, module, layers, weights, left)
 
 
-def two_four(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def two_four(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Zero the two smallest of every four consecutive inputs of an output (Mishra et al., 2021, NVIDIA's 2:4).
 
     Inputs are the columns of a linear or recurrent layer's matrices and the input channels of a convolution at each
@@ -98,8 +98,8 @@ def two_four(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     import torch
     from torch import nn
 
-    subject = baked(subject, context.data, context.study)
-    module = _copy(subject)
+    state = baked(state, context.data, context.study)
+    module = _copy(state)
     layers = {name: item for name, item in _weights(module).items() if not isinstance(item[1], nn.Embedding)}
     weights = _open(module, layers, settings)
     left: list[str] = []
@@ -138,16 +138,16 @@ def two_four(subject: Subject, settings: Mapping[str, Any], context: Context) ->
         0.5, 0.5 * size / (size + sum(sizes.values())), sizes,
         "two_four prunes convolutions, linear, recurrent and attention layers with a multiple of four inputs alone",
     )
-    result = _result(subject, module, layers, weights, others)
-    return Subject(
+    result = _result(state, module, layers, weights, others)
+    return ModelState(
         "module", result.model, result.factory, result.edits, {**result.notes, "prune.two_four_left": left}
     )
 
 
-def _copy(subject: Subject) -> nn.Module:
-    if subject.form != "module":
-        raise Refusal(f"only a module's weights can be made zero, and the model is in the form {subject.form}")
-    module: nn.Module = copy.deepcopy(subject.model).eval()
+def _copy(state: ModelState) -> nn.Module:
+    if state.form != "module":
+        raise Refusal(f"only a module's weights can be made zero, and the model is in the form {state.form}")
+    module: nn.Module = copy.deepcopy(state.model).eval()
     return module
 
 
@@ -229,13 +229,13 @@ def _far(asked: float, reached: float, left: Mapping[str, int], why: str) -> Non
 
 
 def _result(
-    subject: Subject, module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], changed: Mapping[str, Any],
+    state: ModelState, module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], changed: Mapping[str, Any],
     left: Mapping[str, int],
-) -> Subject:
-    notes = {**noted(subject, list(changed)), **_zeros(module, layers)}
+) -> ModelState:
+    notes = {**noted(state, list(changed)), **_zeros(module, layers)}
     if left:
         notes["prune.left"] = sorted(left)
-    return Subject("module", module, subject.factory, subject.edits, notes)
+    return ModelState("module", module, state.factory, state.edits, notes)
 
 
 def _zeros(module: nn.Module, layers: Mapping[str, tuple[list[str], Any]]) -> dict[str, JSON]:

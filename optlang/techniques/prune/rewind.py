@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.shared import masks
 from optlang.techniques.shared.failures import FAILURES, exhausted, first_line
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _REMOVING = tuple(f"optlang.techniques.{name}:replay" for name in ("prune", "heads", "units"))
 
 
-def rewind(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def rewind(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Give the weights that are not pruned the values of an earlier state (Frankle and Carbin, ICLR 2019).
 
     All parameters and buffers are set back; the zeros that a pruning meant stay zero, and channels and heads that were
@@ -31,43 +31,43 @@ def rewind(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     """
     import torch
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can be set back, and the model is in the form {subject.form}")
-    masks = _masks(subject)
-    if not masks and not any(edit.calls in _REMOVING for edit in subject.edits):
+    if state.form != "module":
+        raise Refusal(f"only a module can be set back, and the model is in the form {state.form}")
+    masks = _masks(state)
+    if not masks and not any(edit.calls in _REMOVING for edit in state.edits):
         raise Refusal(
             "nothing was pruned before: to set all weights back is to undo the steps before this one",
             help="magnitude, two_four, channels, heads or units before rewind",
         )
-    earlier, what = _earlier(subject, settings, context)
-    state, own = earlier.state_dict(), subject.model.state_dict()
-    _fits(state, own, what)
+    earlier, what = _earlier(state, settings, context)
+    before, own = earlier.state_dict(), state.model.state_dict()
+    _fits(before, own, what)
     for name, mask in masks.items():
-        if bool(((state[name] == 0) & ~mask).any()):
+        if bool(((before[name] == 0) & ~mask).any()):
             raise Refusal(
                 f"{name} has zeros in {what} that no step pruned, and that training would hold at zero from now on",
                 help="leave that layer out of the pruning with keep",
             )
-        state[name] = state[name].masked_fill(mask, 0.0)
-    if all(torch.equal(state[name], item) for name, item in own.items()):
+        before[name] = before[name].masked_fill(mask, 0.0)
+    if all(torch.equal(before[name], item) for name, item in own.items()):
         raise Refusal(f"the weights are those of {what} already", help="a training between the pruning and rewind")
-    module: nn.Module = copy.deepcopy(subject.model).eval()
-    module.load_state_dict(state)
-    return Subject("module", module, subject.factory, subject.edits, subject.notes)
+    module: nn.Module = copy.deepcopy(state.model).eval()
+    module.load_state_dict(before)
+    return ModelState("module", module, state.factory, state.edits, state.notes)
 
 
-def _masks(subject: Subject) -> dict[str, Tensor]:
+def _masks(state: ModelState) -> dict[str, Tensor]:
     """Where the zeros that are meant lie, by the names of the parameters that have some."""
-    parameters = dict(subject.model.named_parameters())
-    found = {name: parameters[name].detach() == 0 for name in masks.meant(subject.notes) if name in parameters}
+    parameters = dict(state.model.named_parameters())
+    found = {name: parameters[name].detach() == 0 for name in masks.meant(state.notes) if name in parameters}
     return {name: mask for name, mask in found.items() if bool(mask.any())}
 
 
-def _earlier(subject: Subject, settings: Mapping[str, Any], context: Context) -> tuple[nn.Module, str]:
-    """The earlier state in the subject's structure, and how to speak of it."""
+def _earlier(state: ModelState, settings: Mapping[str, Any], context: Context) -> tuple[nn.Module, str]:
+    """The earlier state in the state's structure, and how to speak of it."""
     from optlang.workload.model import modules
 
-    factory, edits = subject.factory, subject.edits
+    factory, edits = state.factory, state.edits
     if settings["checkpoint"] is not None:
         given, what = modules.factory_from(settings["checkpoint"]), "the checkpoint"
         module = modules.make(given, context.study)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.prune.channels import share_removed
 from optlang.techniques.prune.gradients import fisher, taylor
 from optlang.techniques.prune.magnitude import recounted
@@ -26,7 +26,7 @@ _ROUNDING = 1e-9
 _TOLERANCE = 1e-4
 
 
-def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Remove the hidden units that matter least from each `nn.LSTM`, `nn.GRU` and `nn.RNN`, of one direction or two.
 
     A unit goes with its rows in all gates, its column in the matrix of the state, and its column in what takes the
@@ -47,10 +47,10 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     from optlang.workload.imports import user_code
     from optlang.workload.model.modules import call
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can lose hidden units, and the model is in the form {subject.form}")
-    subject = baked(subject, context.data, context.study)
-    module: nn.Module = copy.deepcopy(subject.model).eval()
+    if state.form != "module":
+        raise Refusal(f"only a module can lose hidden units, and the model is in the form {state.form}")
+    state = baked(state, context.data, context.study)
+    module: nn.Module = copy.deepcopy(state.model).eval()
     chosen = _open(module, settings)
     cuts: list[JSON] = []
     example = context.data.bind(module).example(8)
@@ -86,13 +86,13 @@ def units(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         )
     edit = Edit(_REPLAY, {"cuts": cuts})
     notes = {
-        **subject.notes,
-        "prune.removed_units": share_removed(subject, "units", _hidden(module) / _hidden(subject.model)),
-        "prune.removed_parameters": share_removed(subject, "parameters", _count(module) / _count(subject.model)),
+        **state.notes,
+        "prune.removed_units": share_removed(state, "units", _hidden(module) / _hidden(state.model)),
+        "prune.removed_parameters": share_removed(state, "parameters", _count(module) / _count(state.model)),
         **({"prune.left": alone} if alone else {}),
-        **recounted(subject.notes, module),
+        **recounted(state.notes, module),
     }
-    return Subject("module", module, subject.factory, (*subject.edits, edit), notes)
+    return ModelState("module", module, state.factory, (*state.edits, edit), notes)
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -287,9 +287,9 @@ def _kept(
         prefix = f"{name}." if name else ""
         scores = []
         for place, end in enumerate(own):
-            inputs, state = worth[f"{prefix}weight_ih_{end}"], worth[f"{prefix}weight_hh_{end}"]
+            inputs, hidden = worth[f"{prefix}weight_ih_{end}"], worth[f"{prefix}weight_hh_{end}"]
             # Rows of all gates; the column through which the unit speaks to the state.
-            total = inputs.sum(1).reshape(-1, size).sum(0) + state.sum(1).reshape(-1, size).sum(0) + state.sum(0)
+            total = inputs.sum(1).reshape(-1, size).sum(0) + hidden.sum(1).reshape(-1, size).sum(0) + hidden.sum(0)
             side, first = place % ways, (place // ways + 1) * ways
             for behind in own[first : first + ways]:
                 total = total + worth[f"{prefix}weight_ih_{behind}"].sum(0).reshape(ways, size)[side]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.prune.channels import Cut, Cutter
 from optlang.techniques.prune.channels_to_budget import cutting, largest, measure_of
 from optlang.techniques.shared.baked import baked
@@ -34,7 +34,7 @@ Level = tuple[float, float, float]
 """A ratio, what it saves (of what the model came with), and how much larger it makes the loss."""
 
 
-def widths(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Remove channels until at most `share` of the macs or parameters is left, most where the loss suffers least.
 
     Each group of coupled channels is pruned alone by `levels` ratios up to 95 % and the task's loss taken on `scored`
@@ -49,9 +49,9 @@ def widths(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     those of `channels`. Raises `Refusal` where all groups at 95 % leave more than `share`, where no group can be
     pruned, or a layer cannot.
     """
-    subject = baked(subject, context.data, context.study)
+    state = baked(state, context.data, context.study)
     aim = str(settings["aim"])
-    with cutting(subject, {**settings, "scope": "layer"}, context) as cutter:
+    with cutting(state, {**settings, "scope": "layer"}, context) as cutter:
         about: dict[str, JSON] = {
             name: list(item) if isinstance(item, list | tuple) else item
             for name, item in settings.items() if name in _SCORED
@@ -64,7 +64,7 @@ def widths(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
         moves = ordered(groups)
         if not moves:
             raise cutter.refusal(f"not even ratio {_MOST:g} takes a channel from any layer", "another importance")
-        budget = _Budget(cutter, measure_of(aim, cutter), subject.model, aim, float(settings["share"]))
+        budget = _Budget(cutter, measure_of(aim, cutter), state.model, aim, float(settings["share"]))
         candidates = [(1.0, budget.least(moves))]
         own = candidates[0][1].ratios
         names = [name for name, levels in groups.items() if levels]
@@ -78,7 +78,7 @@ def widths(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
         ]
         blend, best = candidates[losses.index(min(losses))]
         notes: dict[str, JSON] = {"prune.ratios": best.ratios, "prune.blend": blend, "prune.reached": best.reached}
-        return cutter.subject(best.cut, **notes)
+        return cutter.state(best.cut, **notes)
 
 
 def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> dict[str, JSON]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.graph.fold import answers, close, fold, proved, start
 from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
 from optlang.techniques.shared.baked import baked
@@ -34,7 +34,7 @@ _ROUNDS, _SETTLED = 100, 1e-3
 _TOLERANCE = 1e-4
 
 
-def equalize(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def equalize(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Scale each channel between two layers so that its weights have one range in both: cross-layer equalization.
 
     A pair is a convolution or linear layer (grouped, depthwise and transposed too) whose answers reach the next one
@@ -47,11 +47,11 @@ def equalize(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     over the pairs' layers, before and after. Raises `Refusal` where there is no such pair, with what stands in the
     way, or the ranges are equal already.
     """
-    subject = baked(subject, context.data, context.study)
+    state = baked(state, context.data, context.study)
     # A norm that stays ends the pairs that it stands in; a form that cannot be folded is refused below.
     with contextlib.suppress(Refusal):
-        subject = fold(subject, {}, context)
-    module, example = start(subject, context, "equalized")
+        state = fold(state, {}, context)
+    module, example = start(state, context, "equalized")
     found, why = _pairs(module, example)
     pairs = proved(found, lambda chosen: _same(module, example, chosen))
     if not pairs:
@@ -67,10 +67,10 @@ def equalize(subject: Subject, settings: Mapping[str, Any], context: Context) ->
     if not close(answers(module, example), wanted, _TOLERANCE):
         raise Refusal(f"the equalized model gives other answers: the ranges of {pairs[0][0]} are too far apart")
     notes = {
-        **subject.notes, "equalize.pairs": len(pairs),
+        **state.notes, "equalize.pairs": len(pairs),
         "equalize.spread": [round(before, 3), round(_spread(module, pairs), 3)],
     }
-    return Subject("module", module, subject.factory, subject.edits, notes)
+    return ModelState("module", module, state.factory, state.edits, notes)
 
 
 # ---- pairs

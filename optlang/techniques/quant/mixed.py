@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, QuantWants, Refusal, Subject
+from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.onnx_graph import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.quant.ort_quantizer import finished, float_bytes, ranges_of, wants_of, workshop, write
 from optlang.techniques.quant.sensitivity import Layers, answers, scores
@@ -32,7 +32,7 @@ _SCORED = ("calibrator", "percentile", "bins", "samples", "granularity", "keep",
 _ROUNDING = 1e-9
 
 
-def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Static int8 with layers put back into float, the most sensitive first, until (or as long as) `budget` holds.
 
     - "accuracy": as few in float as lose at most `lose` points of accuracy on `held_out` samples of 'train' that set no
@@ -49,13 +49,13 @@ def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
     wants = wants_of(context)
     if settings["granularity"] != "auto":
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
-    subject = baked(subject, context.data, context.study)
-    with workshop(subject, context) as (source, prepared):
+    state = baked(state, context.data, context.study)
+    with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph
-        left, operators = left_float(graph, subject, settings), operators_of(graph, wants)
+        left, operators = left_float(graph, state, settings), operators_of(graph, wants)
         layers = Layers(graph, left)
         products = eligible(graph, [item for item in operators if item in WEIGHTS and item != "Gather"], left)
-        subject = replace(subject, notes={**subject.notes, **covered(graph, products, left, settings, RECURRENT)})
+        state = replace(state, notes={**state.notes, **covered(graph, products, left, settings, RECURRENT)})
         names = [item.name for item in graph.input]
         data = context.data.bind(names)
         samples = data.calibration(int(settings["samples"]), context.seed)
@@ -70,9 +70,9 @@ def mixed(subject: Subject, settings: Mapping[str, Any], context: Context) -> Su
         def written(chosen: Sequence[str]) -> Path:
             return writer.kept_in_float(layers.kept(chosen))
 
-        bench = _Bench(subject, context, data, source, settings, written)
+        bench = _Bench(state, context, data, source, settings, written)
         chosen, reached = _chosen([name for name, _ in ranked], settings, bench)
-        result = finished(bench.written(chosen), source, subject, context)
+        result = finished(bench.written(chosen), source, state, context)
     notes: dict[str, JSON] = {
         "mixed.sqnr": dict(ranked), "mixed.float": chosen, "mixed.reached": reached,
     }
@@ -108,7 +108,7 @@ class _Writer:
 class _Bench:
     """Measures what a choice of float layers comes to; `written` gives its file."""
 
-    subject: Subject
+    state: ModelState
     context: Context
     data: Data
     source: Path
@@ -125,13 +125,13 @@ class _Bench:
 
         assert self.context.latency is not None, "declared: needs latency"
         time_of = self.context.latency
-        whole = time_of(self.subject)
+        whole = time_of(self.state)
 
         def share(chosen: Sequence[str]) -> float:
             written = self.written(chosen)
             path = written.with_name("timed.onnx")
             onnx.save(compact(load(written)), path)
-            return time_of(replace(self.subject, form="onnx", model=path)) / whole
+            return time_of(replace(self.state, form="onnx", model=path)) / whole
 
         return share
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optlang.interfaces import JSON, QuantWants, Refusal, Subject
+from optlang.interfaces import JSON, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.tables import tables_of
 from optlang.workload.export.onnx_weights import bits_of
 from optlang.workload.model import coverage
@@ -49,7 +49,7 @@ def layer_of(node: str) -> str:
     return ".".join(parts)
 
 
-def left_float(graph: Any, subject: Subject, settings: Mapping[str, Any]) -> list[str]:
+def left_float(graph: Any, state: ModelState, settings: Mapping[str, Any]) -> list[str]:
     """The names of the nodes that `settings` leave in float: those in `keep`, and where `only` names some, all others.
 
     Nodes of no layer (a sum in the model's own forward) go with `only`'s others. Raises OptlangError for a pattern
@@ -63,8 +63,8 @@ def left_float(graph: Any, subject: Subject, settings: Mapping[str, Any]) -> lis
     for layer in list(names):
         parts = layer.split(".")
         names.update(".".join(parts[:count]) for count in range(1, len(parts)))
-    if subject.form == "module":
-        names.update(name for name, _ in subject.model.named_modules())
+    if state.form == "module":
+        names.update(name for name, _ in state.model.named_modules())
     alone = left_alone(keep, only, sorted(names))
     return [name for name, layer in layers.items() if layer in alone or (only and not layer)]
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.onnx_graph import census, load, one_scale, refuse_less
 from optlang.techniques.quant.tables import cover, tables_of
 from optlang.workload import process_state
@@ -48,7 +48,7 @@ def quant_type(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
+def workshop(state: ModelState, context: Context) -> Iterator[tuple[Path, Path]]:
     """The float graph and, folded and with its shapes inferred, the one to quantize; gone when the work is done.
 
     Raises `Refusal` for other forms, for a model that is quantized already, and for weights that are not in float32.
@@ -57,16 +57,16 @@ def workshop(subject: Subject, context: Context) -> Iterator[tuple[Path, Path]]:
 
     with _silent(), tempfile.TemporaryDirectory(prefix="quantize-") as name:
         folder = Path(name)
-        if subject.form == "onnx":
-            source = Path(subject.model)
-        elif subject.form == "module":
+        if state.form == "onnx":
+            source = Path(state.model)
+        elif state.form == "module":
             from optlang.workload.export.onnx import export
 
-            refuse_others(module_types(subject.model))
+            refuse_others(module_types(state.model))
             source = folder / "float.onnx"
-            export(subject, context.data.bind(subject.model), source, context.study)
+            export(state, context.data.bind(state.model), source, context.study)
         else:
-            raise Refusal(f"int8 is made from a module or an ONNX file, and the model is in the form {subject.form}")
+            raise Refusal(f"int8 is made from a module or an ONNX file, and the model is in the form {state.form}")
         graph = load(source).graph
         if is_quantized(graph):
             raise Refusal("the model is quantized already")
@@ -231,8 +231,8 @@ def scheme(wants: QuantWants | None) -> dict[str, bool]:
 
 
 def finished(
-    result: Path, source: Path, subject: Subject, context: Context, asked: tuple[Any, Collection[str]] | None = None
-) -> Subject:
+    result: Path, source: Path, state: ModelState, context: Context, asked: tuple[Any, Collection[str]] | None = None
+) -> ModelState:
     """The compact file in the context's folder, with the share of its weights in int8 as the note `quantize.weights`.
 
     `asked` is the float graph, with the nodes that were to stay in float. Raises `Refusal` where nothing was quantized,
@@ -258,7 +258,7 @@ def finished(
             f"int8 makes this model larger: {new} bytes against {old} in float32",
             help="scales and zero points cost more than its few weights save",
         )
-    return Subject("onnx", path, subject.factory, subject.edits, {**subject.notes, "quantize.weights": share})
+    return ModelState("onnx", path, state.factory, state.edits, {**state.notes, "quantize.weights": share})
 
 
 def float_bytes(path: Path) -> int:

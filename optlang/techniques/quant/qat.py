@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.quant.onnx_graph import (
     RECURRENT,
     WITH_WEIGHTS,
@@ -57,7 +57,7 @@ class Prepared:
     notes: Mapping[str, JSON]
 
 
-def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """The module trained in int8's rounding, as an int8 ONNX file: the same seed gives the same file.
 
     Ranges of the layers' inputs start from `samples` of the calibration (else training) data and, with `ranges`
@@ -67,13 +67,13 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
     stay in the end is the way of torchvision's reference training. Raises `Refusal` where static does for want of
     layers, and where training changed nothing or left the finite numbers.
     """
-    if subject.form != "module":
-        raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
+    if state.form != "module":
+        raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
     wants = wants_of(context)
-    subject = baked(subject, context.data, context.study)
-    with workshop(subject, context) as (_, path):
-        prepared = _prepared(path, subject, settings, context)
-    module = copy.deepcopy(subject.model).to(context.device)
+    state = baked(state, context.data, context.study)
+    with workshop(state, context) as (_, path):
+        prepared = _prepared(path, state, settings, context)
+    module = copy.deepcopy(state.model).to(context.device)
     data = context.data.bind(module)
     weights, inputs = _attach(module, data, prepared, settings, context)
     if not weights:
@@ -81,8 +81,8 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
             "no layer is left to train in int8: convolutions, linear layers and attention can be",
             help="shorten `keep`, or name more in `only`",
         )
-    _train(module, data, inputs, subject, settings, context)
-    trained = Subject("module", _baked(module, subject, weights), subject.factory, subject.edits, subject.notes)
+    _train(module, data, inputs, state, settings, context)
+    trained = ModelState("module", _baked(module, state, weights), state.factory, state.edits, state.notes)
     with workshop(trained, context) as (source, path):
         graph = load(path).graph
         again = _prepared(path, trained, settings, context)
@@ -96,9 +96,9 @@ def qat(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subj
     return replace(done, notes={**done.notes, **prepared.notes, "qat.layers": len(weights)})
 
 
-def _prepared(path: Path, subject: Subject, settings: Mapping[str, Any], context: Context) -> Prepared:
+def _prepared(path: Path, state: ModelState, settings: Mapping[str, Any], context: Context) -> Prepared:
     graph = load(path).graph
-    kept = left_float(graph, subject, settings)
+    kept = left_float(graph, state, settings)
     operators = operators_of(graph, wants_of(context))
     chosen = set(eligible(graph, [item for item in operators if item in _KERNELS], kept))
     if not chosen:
@@ -207,14 +207,14 @@ def _followed(module: nn.Module, data: Data, context: Context) -> dict[str, str]
 
 
 def _train(
-    module: nn.Module, data: Data, inputs: Mapping[str, Input], subject: Subject, settings: Mapping[str, Any],
+    module: nn.Module, data: Data, inputs: Mapping[str, Input], state: ModelState, settings: Mapping[str, Any],
     context: Context,
 ) -> None:
     from torch import nn
 
     names = {name.replace(".parametrizations", "").removesuffix(".original"): name
              for name, _ in module.named_parameters()}
-    held = Held(module, [names[name] for name in meant(subject.notes) if name in names])
+    held = Held(module, [names[name] for name in meant(state.notes) if name in names])
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
     def before(progress: float) -> None:
@@ -225,7 +225,7 @@ def _train(
                 hook.moving = False
 
     loss: Loss = (
-        _distilled(data, subject, settings, context) if float(settings["distill"]) > 0
+        _distilled(data, state, settings, context) if float(settings["distill"]) > 0
         else lambda outputs, inputs, targets: data.task.loss(outputs, targets)
     )
     fit(module, data, loss, _PLAIN | dict(settings), context, before_step=before, after_step=held.again)
@@ -234,14 +234,14 @@ def _train(
         raise Refusal("a layer's inputs were not finite in training", help="a smaller lr may hold them")
 
 
-def _distilled(data: Data, subject: Subject, settings: Mapping[str, Any], context: Context) -> Loss:
+def _distilled(data: Data, state: ModelState, settings: Mapping[str, Any], context: Context) -> Loss:
     """The task's loss and the distance to the float baseline's answers, softened (Hinton et al., 2015)."""
     import torch
     import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 
     from optlang.workload.model.modules import call
 
-    reference = context.baseline() if context.baseline is not None else subject
+    reference = context.baseline() if context.baseline is not None else state
     teacher = copy.deepcopy(reference.model).to(context.device).eval()
     share, heat = float(settings["distill"]), float(settings["temperature"])
     classes = data.task.name in ("classification", "sequence")
@@ -265,14 +265,14 @@ def _distilled(data: Data, subject: Subject, settings: Mapping[str, Any], contex
     return loss
 
 
-def _baked(module: nn.Module, subject: Subject, weights: Sequence[tuple[str, str]]) -> nn.Module:
-    """A module like the subject's with the trained values, its weights as they are rounded."""
+def _baked(module: nn.Module, state: ModelState, weights: Sequence[tuple[str, str]]) -> nn.Module:
+    """A module like the state's with the trained values, its weights as they are rounded."""
     import torch
 
-    state = {name: item for name, item in module.state_dict().items() if ".parametrizations." not in name}
+    tensors = {name: item for name, item in module.state_dict().items() if ".parametrizations." not in name}
     with torch.no_grad():
         for name, attribute in weights:
-            state[f"{name}.{attribute}"] = getattr(module.get_submodule(name), attribute).detach()
-    plain: nn.Module = copy.deepcopy(subject.model)
-    plain.load_state_dict({name: item.cpu() for name, item in state.items()})
+            tensors[f"{name}.{attribute}"] = getattr(module.get_submodule(name), attribute).detach()
+    plain: nn.Module = copy.deepcopy(state.model)
+    plain.load_state_dict({name: item.cpu() for name, item in tensors.items()})
     return plain.eval()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.graph.fold import answers, close, proved, start
 from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
 from optlang.techniques.shared.baked import baked
@@ -32,7 +32,7 @@ _BATCH = 32
 _TOLERANCE = 1e-4
 
 
-def smooth(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def smooth(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Divide each channel of a norm's answers by s and multiply the weights behind by it.
 
     s = max|X|^alpha / max|W|^(1 - alpha) by input channel: X what the layer takes in `samples` of the calibration (else
@@ -44,8 +44,8 @@ def smooth(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     input channel over the median one, the mean over the norms, before and after. Raises `Refusal` where no norm can
     take a scale, with what stands in the way.
     """
-    subject = baked(subject, context.data, context.study)
-    module, example = start(subject, context, "smoothed")
+    state = baked(state, context.data, context.study)
+    module, example = start(state, context, "smoothed")
     found, why, norms = _groups(module, example)
     groups = proved(found, lambda chosen: _same(module, example, chosen))
     if not groups:
@@ -64,13 +64,13 @@ def smooth(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
         raise Refusal(f"the smoothed model gives other answers: the ranges behind {groups[0][0]} are too far apart")
     smoothed = {norm for norm, _ in groups}
     notes = {
-        **subject.notes, "smooth.norms": len(groups), "smooth.left": [name for name in norms if name not in smoothed],
+        **state.notes, "smooth.norms": len(groups), "smooth.left": [name for name in norms if name not in smoothed],
         "smooth.spread": [
             round(sum(_spread(peaks[norm] / s) for (norm, _), s in zip(groups, by, strict=True)) / len(groups), 3)
             for by in ([1.0] * len(groups), scales)
         ],
     }
-    return Subject("module", module, subject.factory, subject.edits, notes)
+    return ModelState("module", module, state.factory, state.edits, notes)
 
 
 def _groups(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[_Group], list[str], list[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.quant.onnx_graph import (
     LINEAR,
     RECURRENT,
@@ -43,7 +43,7 @@ _FEWER = "shorten `keep`, or name more in `only`"
 _CONVOLUTIONS = "operators = all takes convolutions too"
 
 
-def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def dynamic(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Weights in int8; activations are quantized as they come. Linear layers and attention, LSTM, and convolutions.
 
     Embedding tables become int8 too: the rows that a call reads become floats, and nothing else is computed.
@@ -58,10 +58,10 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     wants = wants_of(context)
-    subject = baked(subject, context.data, context.study)
-    with workshop(subject, context) as (source, prepared):
+    state = baked(state, context.data, context.study)
+    with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph
-        left = left_float(graph, subject, settings)
+        left = left_float(graph, state, settings)
         linear = settings["operators"] == "linear" or (
             settings["operators"] == "auto" and not _mostly_convolutions(graph, left)
         )
@@ -96,8 +96,8 @@ def dynamic(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         if tables:
             prepared, result = result, prepared.with_name("tables.onnx")
             write_tables(prepared, result, left, wants)
-        subject = replace(subject, notes={**subject.notes, **notes})
-        return finished(result, source, subject, context, None if settings["only"] else (graph, left))
+        state = replace(state, notes={**state.notes, **notes})
+        return finished(result, source, state, context, None if settings["only"] else (graph, left))
 
 
 def _way_out(graph: Any, left: Collection[str], operators: Sequence[str]) -> str:
@@ -125,7 +125,7 @@ def _mostly_convolutions(graph: Any, left: Collection[str]) -> bool:
     return held[True] > held[False]
 
 
-def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def static(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Weights and activations in int8, biases in int32, ranges from `samples` of the calibration (else training) data.
 
     The declared calibrator is ONNX Runtime's, the bins are those of torch's HistogramObserver, and the percentile is in
@@ -139,10 +139,10 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
     wants = wants_of(context)
     if settings["granularity"] != "auto":
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
-    subject = baked(subject, context.data, context.study)
-    with workshop(subject, context) as (source, prepared):
+    state = baked(state, context.data, context.study)
+    with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph
-        kept = left_float(graph, subject, settings)
+        kept = left_float(graph, state, settings)
         operators = operators_of(graph, wants)
         products = eligible(graph, WITH_WEIGHTS, kept)
         if not products and not tables_of(graph, kept):
@@ -151,11 +151,11 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
                 help=f"static int8 takes convolutions, linear layers and embedding tables; {_FEWER}",
             )
         nodes = eligible(graph, [item for item in operators if item in WEIGHTS and item != "Gather"], kept)
-        subject = replace(subject, notes={**subject.notes, **covered(graph, nodes, kept, settings, RECURRENT)})
+        state = replace(state, notes={**state.notes, **covered(graph, nodes, kept, settings, RECURRENT)})
         result = prepared.with_name("quantized.onnx")
         if not products:
             write_tables(prepared, result, kept, wants)
-            return finished(result, source, subject, context)
+            return finished(result, source, state, context)
         inputs = [item.name for item in graph.input]
         samples = context.data.bind(inputs).calibration(int(settings["samples"]), context.seed)
         ranges = ranges_of(prepared, samples, operators, settings, wants)
@@ -166,5 +166,5 @@ def static(subject: Subject, settings: Mapping[str, Any], context: Context) -> S
             corrected = prepared.with_name("corrected.onnx")
             count = correct(prepared, result, kept, samples, corrected)
             write(corrected, result, operators, kept, ranges, wants)
-            subject = replace(subject, notes={**subject.notes, "quantize.corrected": count})
-        return finished(result, source, subject, context, None if settings["only"] else (graph, kept))
+            state = replace(state, notes={**state.notes, "quantize.corrected": count})
+        return finished(result, source, state, context, None if settings["only"] else (graph, kept))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Refusal, Subject
+from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.quant.levels import grouped, rounded
 from optlang.techniques.quant.onnx_graph import WEIGHTS, census, left_float, load, mostly
 from optlang.techniques.quant.ort_quantizer import finished, scheme, workshop
@@ -48,7 +48,7 @@ class _Place:
     group: int = 0
 
 
-def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Round the weights of layers and embedding tables to int8 (uint8 where not `symmetric`).
 
     With `bits` = 4 the linear layers are in 4 bits, with a scale for each `group` inputs; where it does not divide a
@@ -64,10 +64,10 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
     import onnx
     from onnx import numpy_helper, version_converter
 
-    subject = baked(subject, context.data, context.study)
-    with workshop(subject, context) as (source, prepared):
+    state = baked(state, context.data, context.study)
+    with workshop(state, context) as (source, prepared):
         model = load(prepared)
-        left = set(left_float(model.graph, subject, settings))
+        left = set(left_float(model.graph, state, settings))
         bits = int(settings["bits"])
         if bits == 4:
             model = version_converter.convert_version(model, _OPSET)
@@ -85,9 +85,9 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
             )
         _, others = mostly(graph, {*places, *alone}, left, settings, "in 8 bits", _TAKES)
         if others:
-            subject = replace(subject, notes={**subject.notes, "quantize.float": others})
+            state = replace(state, notes={**state.notes, "quantize.float": others})
         if bits == 4:
-            subject = _noted(subject, graph, places, left, settings, others)
+            state = _noted(state, graph, places, left, settings, others)
         symmetric = bool(settings["symmetric"])
         # A zero point of 0 is what a graph means by none.
         ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
@@ -103,7 +103,7 @@ def weight_only(subject: Subject, settings: Mapping[str, Any], context: Context)
         cover(model, left, symmetric=symmetric, **scheme(context.wants))
         result = prepared.with_name("quantized.onnx")
         onnx.save(model, result)
-        return finished(result, source, subject, context, None if settings["only"] else (load(prepared).graph, left))
+        return finished(result, source, state, context, None if settings["only"] else (load(prepared).graph, left))
 
 
 def _only_these(graph: Any, nodes: list[Any]) -> None:
@@ -190,14 +190,14 @@ def _places(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, gr
 
 
 def _noted(
-    subject: Subject, graph: Any, places: Mapping[str, _Place], left: set[str], settings: Mapping[str, Any],
+    state: ModelState, graph: Any, places: Mapping[str, _Place], left: set[str], settings: Mapping[str, Any],
     floats: Sequence[str],
-) -> Subject:
-    """The subject with what is in 4 bits and what is in 8, which `floats` are not; `Refusal` where 4 bits are few."""
+) -> ModelState:
+    """The state with what is in 4 bits and what is in 8, which `floats` are not; `Refusal` where 4 bits are few."""
     fours = {name for name, place in places.items() if place.bits == 4}
     share, others = mostly(graph, fours, left, settings, "in 4 bits", "bits = 8")
     eights: list[JSON] = [layer for layer in others if layer not in floats]
-    return replace(subject, notes={**subject.notes, "quantize.four_bits": share, "quantize.eight_bits": eights})
+    return replace(state, notes={**state.notes, "quantize.four_bits": share, "quantize.eight_bits": eights})
 
 
 def _axis(node: Any, dims: Any) -> int:

@@ -1,4 +1,4 @@
-"""Makes plain parameters of the weights that a subject's module computes. Knows no other technique.
+"""Makes plain parameters of the weights that a state's module computes. Knows no other technique.
 
 A parametrization (weight_norm, a mask) is for training. What cuts, zeroes or casts weights works on the weights
 themselves, and what is deployed holds them: so the first step that is no training begins with this, and so does the
@@ -11,7 +11,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.interfaces import JSON, Edit, Refusal, Subject
+from optlang.interfaces import JSON, Edit, ModelState, Refusal
 from optlang.techniques.shared.masks import NOTE, noted
 
 if TYPE_CHECKING:
@@ -23,25 +23,25 @@ BAKED = "optlang.workload.model.parametrized:replay"
 _NOTE = "parametrized.baked"
 
 
-def baked(subject: Subject, data: Data, study: Path) -> Subject:
-    """`subject` itself where its module computes no weights, else one with plain weights and the same answers.
+def baked(state: ModelState, data: Data, study: Path) -> ModelState:
+    """`state` itself where its module computes no weights, else one with plain weights and the same answers.
 
     That is proved on examples. It is an edit of its own; the note `parametrized.baked` has the weights by name, with
     what computed them. The zeros of masks are meant: training holds them. Raises `Refusal` with the weight's name where
     it is another at each call, or the answers change.
     """
-    if subject.form not in ("module", "graph"):
-        return subject
+    if state.form not in ("module", "graph"):
+        return state
     import torch
 
     from optlang.workload import imports
     from optlang.workload.export.tracing import agree, answers_of, tolerance
     from optlang.workload.model import parametrized
 
-    names = parametrized.parametrized(subject.model)
+    names = parametrized.parametrized(state.model)
     if not names:
-        return subject
-    module = copy.deepcopy(subject.model).eval()
+        return state
+    module = copy.deepcopy(state.model).eval()
     for name, kind in names.items():
         holder, _, own = name.rpartition(".")
         layer = module.get_submodule(holder)
@@ -57,13 +57,13 @@ def baked(subject: Subject, data: Data, study: Path) -> Subject:
         what = f"the model with plain weights in place of parametrizations ({_few(names)})"
         agree(wanted, list(answers_of(module, example).values()), what, tolerance(module))
     masked = [name for name, kind in names.items() if kind == parametrized.MASK]
-    known = subject.notes.get(_NOTE, {})
+    known = state.notes.get(_NOTE, {})
     assert isinstance(known, dict)
-    notes: dict[str, JSON] = {**subject.notes, _NOTE: {**known, **names}}
+    notes: dict[str, JSON] = {**state.notes, _NOTE: {**known, **names}}
     if masked:
-        notes[NOTE] = noted(subject, masked)[NOTE]
+        notes[NOTE] = noted(state, masked)[NOTE]
     edit = Edit(BAKED, {"names": list(names)})
-    return Subject(subject.form, module, subject.factory, (*subject.edits, edit), notes, subject.requests)
+    return ModelState(state.form, module, state.factory, (*state.edits, edit), notes, state.requests)
 
 
 def _few(names: dict[str, str]) -> str:

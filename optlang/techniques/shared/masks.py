@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from optlang.interfaces import JSON, Subject
+from optlang.interfaces import JSON, ModelState
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,9 +24,9 @@ def meant(notes: Mapping[str, JSON]) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def noted(subject: Subject, names: Collection[str]) -> dict[str, JSON]:
-    """The notes of `subject`, with the zeros of these parameters meant too."""
-    return {**subject.notes, NOTE: sorted({*meant(subject.notes), *names})}
+def noted(state: ModelState, names: Collection[str]) -> dict[str, JSON]:
+    """The notes of `state`, with the zeros of these parameters meant too."""
+    return {**state.notes, NOTE: sorted({*meant(state.notes), *names})}
 
 
 class Held:

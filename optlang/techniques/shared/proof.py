@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.interfaces import Context, Edit, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Edit, ModelState, OptlangError, Refusal
 from optlang.techniques.shared import coupled
 from optlang.techniques.shared.baked import BAKED
 from optlang.techniques.shared.failures import FAILURES, attempt, exhausted, first_line
@@ -31,7 +31,7 @@ SAMPLES = 8
 _DIGIT = 2**23
 
 
-def proved(before: Subject, after: Subject, context: Context) -> None:
+def proved(before: ModelState, after: ModelState, context: Context) -> None:
     """Raise `Refusal` where `after` lost other numbers than its edits say, or unties weights that layers share."""
     from optlang.workload import imports
     from optlang.workload.model.parametrized import plain_copy

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune import channels
 from optlang.techniques.shared import masks
 from optlang.techniques.training.hint_losses import Watch, attention_loss, matched
@@ -26,10 +26,10 @@ _SLIMMER = {
 }
 
 
-def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def distill(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Train a student on the teacher's answers and the targets (Hinton, Vinyals and Dean, 2015).
 
-    The student is `student`, else the subject with the share `width` of its channels (removed as `channels` does, and
+    The student is `student`, else the state with the share `width` of its channels (removed as `channels` does, and
     recorded as its edit). The teachers are `teacher` and `teachers`, else the baseline; of several the mean answer is
     learned (see `ensemble`). The loss is (1 - `alpha`) of the task's own and
     `alpha` of the soft one (see `soft_loss`), and beside them `hint` times the mean squared error between the last
@@ -45,8 +45,8 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     """
     from optlang.workload.model.modules import settled
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
+    if state.form != "module":
+        raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
     if not (settings["alpha"] or settings["hint"] or settings["attention"]):
         raise Refusal(
             "alpha, hint and attention are all 0: nothing is learned from the teacher",
@@ -54,14 +54,14 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         )
     task = context.data.task
     own_loss = task_loss(task, float(settings["label_smoothing"]))
-    # The baseline may be the subject itself, and its layers are watched.
+    # The baseline may be the state itself, and its layers are watched.
     teachers = [copy.deepcopy(item).to(context.device).eval() for item in _teachers(settings, context)]
     if len(teachers) > 1 and (settings["hint"] or settings["attention"]):
         raise Refusal(
             f"hint and attention compare layers with one teacher's, and there are {len(teachers)}",
             help="leave both at 0, or give one teacher",
         )
-    student = _student(subject, settings, context)
+    student = _student(state, settings, context)
     module: nn.Module = copy.deepcopy(student.model).to(context.device)
     held = masks.Held(module, masks.meant(student.notes))
     if settings["start"] == "fresh":
@@ -75,7 +75,7 @@ def distill(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
         lesson.close()
     share = _count(module) / sum(map(_count, teachers))
     notes = {**student.notes, "distill.parameters": share}
-    return Subject("module", settled(module.cpu()), student.factory, student.edits, notes)
+    return ModelState("module", settled(module.cpu()), student.factory, student.edits, notes)
 
 
 def soft_loss(
@@ -146,17 +146,17 @@ def _count(module: nn.Module) -> int:
     return sum(item.numel() for item in plain_copy(module).parameters())
 
 
-def _student(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def _student(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     from optlang.workload.model import modules
 
     if settings["student"] is not None:
         factory = modules.factory_from(settings["student"])
-        return Subject("module", modules.make(factory, context.study), factory)
+        return ModelState("module", modules.make(factory, context.study), factory)
     width = float(settings["width"])
     if width == 1:
-        return subject
+        return state
     try:
-        return channels.channels(subject, {**_SLIMMER, "ratio": 1 - width}, context)
+        return channels.channels(state, {**_SLIMMER, "ratio": 1 - width}, context)
     except Refusal as error:
         raise Refusal(
             f"the model has no slimmer copy of width {width:g}: {error.message}",
@@ -164,7 +164,7 @@ def _student(subject: Subject, settings: Mapping[str, Any], context: Context) ->
         ) from error
 
 
-def _redraw(module: nn.Module, student: Subject, context: Context) -> None:
+def _redraw(module: nn.Module, student: ModelState, context: Context) -> None:
     """Draw the weights anew, layer by layer; what no layer draws begins as the model's own factory has it."""
     import torch
     from torch.nn.utils import parametrize

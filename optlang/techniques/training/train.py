@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, Refusal, Subject
+from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.cast.half import is_half
 from optlang.techniques.shared import masks
 from optlang.techniques.training.trainer import Loss, fit
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from optlang.workload.data.tasks import Task
 
 
-def train(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def train(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Train the module from where it stands; see `trained`."""
-    return trained(subject, settings, context)
+    return trained(state, settings, context)
 
 
-def finetune(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def finetune(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """A short training at a small learning rate, after pruning; see `trained`."""
-    return trained(subject, settings, context)
+    return trained(state, settings, context)
 
 
-def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> Subject:
+def trained(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """A copy of the module, trained on 'train' with the task's loss (see `fit.fit`); zeros that are meant stay zero.
 
     The declared defaults: AdamW's learning rate and weight decay are torch's, the cosine is timm's, SGD's momentum that
@@ -36,18 +36,18 @@ def trained(subject: Subject, settings: Mapping[str, Any], context: Context) -> 
     """
     from optlang.workload.model.modules import settled
 
-    if subject.form != "module":
-        raise Refusal(f"only a module can be trained, and the model is in the form {subject.form}")
-    if is_half(subject.model):
+    if state.form != "module":
+        raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
+    if is_half(state.model):
         raise Refusal(
             "the model is in 16 bits, in which the small steps of a training are lost",
             help="train first and cast afterwards; amp calculates in 16 bits and keeps the weights in float32",
         )
     loss_of = task_loss(context.data.task, float(settings["label_smoothing"]))
-    module: nn.Module = copy.deepcopy(subject.model).to(context.device)
-    held = masks.Held(module, masks.meant(subject.notes))
+    module: nn.Module = copy.deepcopy(state.model).to(context.device)
+    held = masks.Held(module, masks.meant(state.notes))
     fit(module, context.data.bind(module), loss_of, settings, context, after_step=held.again)
-    return Subject("module", settled(module.cpu()), subject.factory, subject.edits, subject.notes)
+    return ModelState("module", settled(module.cpu()), state.factory, state.edits, state.notes)
 
 
 def task_loss(task: Task, smoothing: float) -> Loss:

@@ -1,4 +1,4 @@
-"""The loop that trains: steps, learning rate, mixed precision, early stopping. Knows no technique and no subject."""
+"""The loop that trains: steps, learning rate, mixed precision, early stopping. Knows no technique and no state."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optlang.interfaces import JSON, WEIGHTS_FORMS, Edit, Factory, OptlangError, Refusal, Request, Subject
+from optlang.interfaces import JSON, WEIGHTS_FORMS, Edit, Factory, ModelState, OptlangError, Refusal, Request
 from optlang.workload import imports
 from optlang.workload.data.tensors import flat_outputs, imagined
 from optlang.workload.model.parametrized import modernized
@@ -239,7 +239,7 @@ def edits_from(value: Sequence[Mapping[str, Any]]) -> tuple[Edit, ...]:
     return tuple(Edit(item["calls"], item["arguments"]) for item in value)
 
 
-def save(subject: Subject, folder: Path) -> None:
+def save(subject: ModelState, folder: Path) -> None:
     """Write `subject` into `folder` (made if absent): its history as JSON, its weights as safetensors or ONNX.
 
     Raises `Refusal` for forms that have no files of their own kind here, or a state that is not made of tensors.
@@ -290,7 +290,7 @@ def external_files(path: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def load(folder: Path, study: Path) -> Subject:
+def load(folder: Path, study: Path) -> ModelState:
     """The subject that `save` wrote: the factory's model, its edits replayed, its weights loaded over.
 
     Raises OptlangError where the folder does not hold one, or the factory's code no longer gives a model that fits.
@@ -301,13 +301,13 @@ def load(folder: Path, study: Path) -> Subject:
         raise OptlangError(f"{folder} holds no saved model: {error}") from error
     factory, edits = factory_from(about["factory"]), edits_from(about["edits"])
     if about["form"] == "onnx":
-        return Subject("onnx", folder / _GRAPH, factory, edits, about["notes"])
+        return ModelState("onnx", folder / _GRAPH, factory, edits, about["notes"])
     import safetensors.torch
 
     module = rebuild(factory, edits, study)
     _fill(module, safetensors.torch.load_file(folder / _WEIGHTS), f"the saved weights in {folder}")
     requests = tuple(Request(*item) for item in about.get("requests", ()))
-    return Subject(about["form"], module, factory, edits, about["notes"], requests)
+    return ModelState(about["form"], module, factory, edits, about["notes"], requests)
 
 
 def arguments(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

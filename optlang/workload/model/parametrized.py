@@ -1,7 +1,7 @@
 """Weights that a model computes from other tensors: finds them, and makes plain parameters of them.
 
 It knows torch's parametrizations (weight_norm, spectral_norm, orthogonal, a user's own) and the older hooks of
-torch.nn.utils (weight_norm, spectral_norm, prune), no technique and no subject.
+torch.nn.utils (weight_norm, spectral_norm, prune), no technique and no state.
 """
 
 from __future__ import annotations

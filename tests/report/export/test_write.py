@@ -374,7 +374,7 @@ def test_the_inductor_runner_compiles_what_the_factory_makes() -> None:
 
 @pytest.mark.slow
 def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
-    from optlang.interfaces import Factory, Subject, TargetSpec
+    from optlang.interfaces import Factory, ModelState, TargetSpec
     from optlang.runtimes.torch.torchscript import TorchScript
     from optlang.workload.data import dataset as data
     from optlang.workload.model import modules
@@ -386,7 +386,7 @@ def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
     folder = tmp_path / "built"
     folder.mkdir()
     built = TorchScript().build(
-        Subject("module", module, factory), TargetSpec("laptop"), {"graph": "optimized"}, folder, bound, study
+        ModelState("module", module, factory), TargetSpec("laptop"), {"graph": "optimized"}, folder, bound, study
     )
     entry = artifact(
         tmp_path / "a", {"model.pt": (folder / "model.pt").read_bytes()}, format="torchscript", about=built.about,

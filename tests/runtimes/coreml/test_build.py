@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal, Request, TargetSpec
 from optlang.report.export.runners import runner
 from optlang.runtimes.coreml import mil
 from optlang.runtimes.coreml.build import CoreML
@@ -43,13 +43,13 @@ def named(network, *requests):
             if isinstance(item, torch.nn.BatchNorm2d):
                 item.running_mean.copy_(torch.linspace(-0.3, 0.4, item.num_features))
                 item.running_var.copy_(torch.linspace(0.5, 2.0, item.num_features))
-    return Subject("graph" if requests else "module", module, factory, requests=requests)
+    return ModelState("graph" if requests else "module", module, factory, requests=requests)
 
 
-def build(subject, images, folder, batch=1, **settings):
+def build(state, images, folder, batch=1, **settings):
     folder.mkdir()
     return CoreML().build(
-        subject, TargetSpec("phone", batch=batch), settings, folder, images.bind(subject.model), STUDY
+        state, TargetSpec("phone", batch=batch), settings, folder, images.bind(state.model), STUDY
     )
 
 
@@ -121,11 +121,11 @@ def run(artifact, inputs):
     ("cnn", {"weights": "palettized8"}, (Request("half", HALF),), 2e-2),
 ])
 def test_the_program_answers_as_the_module(network, settings, requests, within, images, tmp_path):
-    subject = named(network, *requests)
-    artifact = build(subject, images, tmp_path / "package", 3, **settings)
+    state = named(network, *requests)
+    artifact = build(state, images, tmp_path / "package", 3, **settings)
     inputs = images.bind(artifact.inputs).arrays("validation", 3)[0]
     with torch.no_grad():
-        wanted = modules.call(subject.model, {name: torch.from_numpy(item) for name, item in inputs.items()})
+        wanted = modules.call(state.model, {name: torch.from_numpy(item) for name, item in inputs.items()})
     for (name, right), found in zip(wanted.items(), run(artifact, inputs), strict=True):
         assert found.dtype == torch.float32
         assert artifact.about["outputs"][name] == {"dtype": "float32", "shape": list(right.shape)}
@@ -139,11 +139,11 @@ def test_the_program_answers_as_the_module(network, settings, requests, within, 
 
 
 def test_weights_are_the_modules_own(images, tmp_path):
-    subject = named("mlp")
-    stored = mil.decoded(build(subject, images, tmp_path / "package").folder / "model.mlpackage")
+    state = named("mlp")
+    stored = mil.decoded(build(state, images, tmp_path / "package").folder / "model.mlpackage")
     assert len(stored) == 3
     for layer, item in zip((1, 3, 5), stored.values(), strict=True):
-        numpy.testing.assert_array_equal(item, subject.model[layer].weight.detach().numpy())
+        numpy.testing.assert_array_equal(item, state.model[layer].weight.detach().numpy())
 
 
 def test_int8_weights_are_off_by_no_more_than_half_a_step(images, tmp_path):

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal, Request, TargetSpec
 from optlang.runtimes.executorch.build import ExecuTorch
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
@@ -35,23 +35,23 @@ def trained(images, tmp_path_factory):
         "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
     }
     train = imports.find("optlang.techniques.training.train:train", STUDY)
-    start = Subject("module", modules.make(factory, STUDY), factory)
+    start = ModelState("module", modules.make(factory, STUDY), factory)
     return train(start, settings, Context(images, 1, tmp_path_factory.mktemp("trained"), STUDY))
 
 
-def asked(subject, technique, settings):
-    return Subject("graph", subject.model, subject.factory, requests=(Request(technique, settings),))
+def asked(state, technique, settings):
+    return ModelState("graph", state.model, state.factory, requests=(Request(technique, settings),))
 
 
 def named(network):
     factory = Factory(f"networks.py:{network}")
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
-def build(subject, images, folder, batch=1):
+def build(state, images, folder, batch=1):
     folder.mkdir()
     return ExecuTorch().build(
-        subject, TargetSpec("phone", batch=batch), {}, folder, images.bind(subject.model), STUDY
+        state, TargetSpec("phone", batch=batch), {}, folder, images.bind(state.model), STUDY
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal, Request, TargetSpec
 from optlang.runtimes.litert.build import LiteRT
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
@@ -38,7 +38,7 @@ def trained(images, tmp_path_factory):
         "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
     }
     train = imports.find("optlang.techniques.training.train:train", STUDY)
-    start = Subject("module", modules.make(factory, STUDY), factory)
+    start = ModelState("module", modules.make(factory, STUDY), factory)
     return train(start, settings, Context(images, 1, tmp_path_factory.mktemp("trained"), STUDY))
 
 
@@ -48,18 +48,18 @@ def plain(trained, images, tmp_path_factory):
     return build(trained, images, tmp_path_factory.mktemp("plain") / "float", batch=8)
 
 
-def asked(subject, technique, settings):
-    return Subject("graph", subject.model, subject.factory, requests=(Request(technique, settings),))
+def asked(state, technique, settings):
+    return ModelState("graph", state.model, state.factory, requests=(Request(technique, settings),))
 
 
 def named(network, **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
-def build(subject, images, folder, batch=1):
+def build(state, images, folder, batch=1):
     folder.mkdir()
-    return LiteRT().build(subject, TargetSpec("phone", batch=batch), {}, folder, images.bind(subject.model), STUDY)
+    return LiteRT().build(state, TargetSpec("phone", batch=batch), {}, folder, images.bind(state.model), STUDY)
 
 
 def answered(artifact, images, count=200):
@@ -142,7 +142,7 @@ def test_integers_and_several_inputs_and_outputs_keep_names_types_and_order(tmp_
     tokens, scale = torch.arange(40).reshape(8, 5) % 20, torch.rand(8, 1)
     data = _Two(tokens, scale)
     artifact = LiteRT().build(
-        Subject("module", model, Factory("pair.py:Pair")), TargetSpec("phone", batch=4), {}, tmp_path, data, tmp_path
+        ModelState("module", model, Factory("pair.py:Pair")), TargetSpec("phone", batch=4), {}, tmp_path, data, tmp_path
     )
     assert (artifact.inputs, artifact.outputs) == (("tokens", "scale"), ("mean", "largest"))
     session = LiteRT().open(artifact, TargetSpec("phone"), {}, tmp_path)
@@ -197,14 +197,14 @@ def test_weights_in_float16_are_named(technique, settings, images, tmp_path):
 def test_embedding_tables_are_covered(technique, settings, network, tmp_path):
     words = data_module.load(Factory("networks.py:tokens"), STUDY)
     torch.manual_seed(1)
-    subject = named(network)
-    artifact = build(asked(subject, technique, settings), words, tmp_path / network)
+    state = named(network)
+    artifact = build(asked(state, technique, settings), words, tmp_path / network)
     assert artifact.about["stored"] == {"quantized": 1.0, "halved": 0.0}
     elements = {"bag": 2000 * 32 + 32 * 64 + 128, "speller": 500 * 32 + 32 * 32}[network]
     assert artifact.files[0].bytes < 1.3 * elements + 12_000
     given = words.bind(artifact.inputs).arrays("validation", 8)[0]
     with torch.no_grad():
-        wanted = subject.model(torch.from_numpy(next(iter(given.values())))).numpy()
+        wanted = state.model(torch.from_numpy(next(iter(given.values())))).numpy()
     session = LiteRT().open(artifact, TargetSpec("phone"), {}, STUDY)
     for index in range(8):
         session.run(session.prepare({name: item[index : index + 1] for name, item in given.items()}))

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, OptlangError, OutsideError, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, OutsideError, Refusal, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.export.runners import runner
 from optlang.runtimes.onnxruntime import build as adapter
@@ -46,20 +46,20 @@ def images():
 
 def start(network):
     factory = Factory(f"networks.py:{network}")
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
 def quantized(network, data, folder):
     folder.mkdir(parents=True)
-    subject = start(network)
-    context = Context(data.bind(subject.model), 1, folder, STUDY, OnnxRuntime().wants())
-    return imports.find("optlang.techniques.quant.static:static", STUDY)(subject, STATIC, context)
+    state = start(network)
+    context = Context(data.bind(state.model), 1, folder, STUDY, OnnxRuntime().wants())
+    return imports.find("optlang.techniques.quant.static:static", STUDY)(state, STATIC, context)
 
 
-def built(subject, data, folder, target=TARGET, **settings):
+def built(state, data, folder, target=TARGET, **settings):
     folder.mkdir(parents=True, exist_ok=True)
-    data = data.bind(subject.model) if subject.form == "module" else data
-    return OnnxRuntime().build(subject, target, settings, folder, data, STUDY)
+    data = data.bind(state.model) if state.form == "module" else data
+    return OnnxRuntime().build(state, target, settings, folder, data, STUDY)
 
 
 def answers(artifact, data, target=TARGET, count=5, **settings):
@@ -117,8 +117,8 @@ def test_converted_weights_beside_the_file_become_its_own(images, tmp_path):
         onnx.load(tmp_path / "plain" / "model.onnx"), tmp_path / "split" / "net.onnx", save_as_external_data=True,
         location="net.weights", size_threshold=0,
     )
-    subject = Subject("onnx", tmp_path / "split" / "net.onnx", start("mlp").factory)
-    artifact = built(subject, images, tmp_path / "built", opset=17)
+    state = ModelState("onnx", tmp_path / "split" / "net.onnx", start("mlp").factory)
+    artifact = built(state, images, tmp_path / "built", opset=17)
     assert [item.name for item in artifact.files] == ["model.onnx"]
     assert {path.name for path in (tmp_path / "built").iterdir()} == {"model.onnx"}
     agree("mlp", artifact, images)
@@ -155,9 +155,9 @@ def test_the_other_exporter_is_refused_where_it_does_not_do_what_was_asked(image
 
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_its_own_format_answers_the_same(kind, images, tmp_path):
-    subject = start("residual") if kind == "float32" else quantized("residual", images, tmp_path / "int8")
-    plain = built(subject, images, tmp_path / "plain")
-    artifact = built(subject, images, tmp_path / "ort", format="ort")
+    state = start("residual") if kind == "float32" else quantized("residual", images, tmp_path / "int8")
+    plain = built(state, images, tmp_path / "plain")
+    artifact = built(state, images, tmp_path / "ort", format="ort")
     assert (artifact.format, [item.name for item in artifact.files]) == ("ort", ["model.ort"])
     assert {path.name for path in (tmp_path / "ort").iterdir()} == {"model.ort"}
     # A flatbuffer says what it is after its offset.
@@ -261,9 +261,9 @@ def test_a_file_that_is_no_valid_onnx_is_refused(images, tmp_path):
     model = onnx.load(tmp_path / "plain" / "model.onnx")
     model.graph.node[-1].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "wrong.onnx")
-    subject = Subject("onnx", tmp_path / "wrong.onnx", start("mlp").factory)
+    state = ModelState("onnx", tmp_path / "wrong.onnx", start("mlp").factory)
     with pytest.raises(Refusal, match=r"the file is no valid ONNX: .*NoSuchOperator"):
-        onnx_file.build(subject, "onnxruntime", tmp_path, images, STUDY)
+        onnx_file.build(state, "onnxruntime", tmp_path, images, STUDY)
 
 
 @on_gpu

@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.runtimes.openvino import build as module
 from optlang.runtimes.openvino import files
@@ -35,14 +35,14 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
     factory = Factory("optlang.zoo.digits:cnn", {"width": 32})
-    subject = Subject("module", modules.make(factory, STUDY), factory)
-    digits = digits.bind(subject.model)
-    return train(subject, TRAINING, Context(digits, 1, tmp_path_factory.mktemp("training"), STUDY))
+    state = ModelState("module", modules.make(factory, STUDY), factory)
+    digits = digits.bind(state.model)
+    return train(state, TRAINING, Context(digits, 1, tmp_path_factory.mktemp("training"), STUDY))
 
 
-def built(subject, digits, folder, **settings):
+def built(state, digits, folder, **settings):
     folder.mkdir()
-    return OpenVino().build(subject, TARGET, settings, folder, digits.bind(("input",)), STUDY)
+    return OpenVino().build(state, TARGET, settings, folder, digits.bind(("input",)), STUDY)
 
 
 def answers(artifact, digits, **settings):
@@ -117,7 +117,7 @@ def test_the_accuracy_control_scores_in_calls_of_the_targets_batch(digits):
 
 def test_what_cannot_be_done_is_refused(trained, digits, tmp_path, monkeypatch):
     onnx = built(trained, digits, tmp_path / "onnx")
-    done = Subject("onnx", onnx.folder / "model.onnx", trained.factory)
+    done = ModelState("onnx", onnx.folder / "model.onnx", trained.factory)
     with pytest.raises(Refusal, match="in the form onnx already"):
         built(done, digits, tmp_path / "twice", int8="nncf")
     core = SimpleNamespace(get_property=lambda device, name: ["FP32", "INT8"])

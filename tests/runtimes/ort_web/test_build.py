@@ -19,7 +19,7 @@ import onnxruntime
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal, TargetSpec
 from optlang.measure.process import BareProcess
 from optlang.report.export.web import pages
 from optlang.runtimes.ort_web import files
@@ -41,8 +41,8 @@ def images():
     return data_module.load(Factory("networks.py:images"), contract.STUDY)
 
 
-def built(subject, data, folder, target=BROWSER, settings=None):
-    return contract.built("ort_web", subject, data, folder, target, settings)
+def built(state, data, folder, target=BROWSER, settings=None):
+    return contract.built("ort_web", state, data, folder, target, settings)
 
 
 def natively(member, inputs):
@@ -79,14 +79,14 @@ def ended(numbers):
 
 
 def test_the_contract_holds_on_one_model(images, tmp_path):
-    subject = contract.start("joined")
-    subject.model.train()
-    before = {key: item.clone() for key, item in subject.model.state_dict().items()}
-    member = built(subject, images, tmp_path / "built", dataclasses.replace(BROWSER, batch=2))
-    again = built(subject, images, tmp_path / "again", dataclasses.replace(BROWSER, batch=2))
-    assert subject.model.training
-    assert all(torch.equal(item, before[key]) for key, item in subject.model.state_dict().items())
-    subject.model.eval()
+    state = contract.start("joined")
+    state.model.train()
+    before = {key: item.clone() for key, item in state.model.state_dict().items()}
+    member = built(state, images, tmp_path / "built", dataclasses.replace(BROWSER, batch=2))
+    again = built(state, images, tmp_path / "again", dataclasses.replace(BROWSER, batch=2))
+    assert state.model.training
+    assert all(torch.equal(item, before[key]) for key, item in state.model.state_dict().items())
+    state.model.eval()
     assert member.artifact.files == again.artifact.files
     assert {item.name for item in member.artifact.files} == {path.name for path in (tmp_path / "built").iterdir()}
     for item in member.artifact.files:
@@ -99,7 +99,7 @@ def test_the_contract_holds_on_one_model(images, tmp_path):
     with BareProcess(member) as process:
         for count, batch in ((1, 64), (7, 64), (7, 3)):
             inputs = contract.samples(member, images, count)
-            wanted = contract.reference(subject, inputs)
+            wanted = contract.reference(state, inputs)
             found = process.outputs(inputs, batch)
             assert list(found) == list(member.artifact.outputs) == list(wanted)
             for output, item in wanted.items():
@@ -150,9 +150,9 @@ def test_weights_beside_the_file_and_a_fixed_batch_in_float16(tmp_path):
     half = imports.find("optlang.techniques.cast.half:half", contract.STUDY)
     lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), contract.STUDY)
     factory = Factory("optlang.zoo.transformer:transformer")
-    subject = Subject("module", modules.make(factory, contract.STUDY), factory)
+    state = ModelState("module", modules.make(factory, contract.STUDY), factory)
     settings = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
-    cast = half(subject, settings, Context(lines, 1, tmp_path, contract.STUDY))
+    cast = half(state, settings, Context(lines, 1, tmp_path, contract.STUDY))
     model = onnx.load(built(cast, lines, tmp_path / "plain").artifact.folder / "model.onnx")
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
@@ -161,7 +161,7 @@ def test_weights_beside_the_file_and_a_fixed_batch_in_float16(tmp_path):
     onnx.save(
         model, tmp_path / "split" / "net.onnx", save_as_external_data=True, location="net.weights", size_threshold=128
     )
-    member = built(Subject("onnx", tmp_path / "split" / "net.onnx", factory), lines, tmp_path / "artifact")
+    member = built(ModelState("onnx", tmp_path / "split" / "net.onnx", factory), lines, tmp_path / "artifact")
     assert {item.name for item in member.artifact.files} == {"model.onnx", "net.weights"}
     inputs = contract.samples(member, lines, 6)
     with BareProcess(member) as process:
@@ -170,10 +170,10 @@ def test_weights_beside_the_file_and_a_fixed_batch_in_float16(tmp_path):
 
 
 def test_webgpu_on_the_processor_is_refused_unless_it_is_asked_for(images, tmp_path):
-    subject = contract.start("mlp")
+    state = contract.start("mlp")
     settings = {"provider": "webgpu", "software": True}
     try:
-        member = built(subject, images, tmp_path / "artifact", settings=settings)
+        member = built(state, images, tmp_path / "artifact", settings=settings)
     except Refusal as error:
         pytest.skip(error.message)
     assert "swiftshader" in member.artifact.about["adapter"].lower()
@@ -184,7 +184,7 @@ def test_webgpu_on_the_processor_is_refused_unless_it_is_asked_for(images, tmp_p
         process.warm({name: item[:1] for name, item in inputs.items()}, 0.0, 1)
         # The page's own process does not hold the model.
         assert process.memory is None
-    numpy.testing.assert_allclose(found, contract.reference(subject, inputs)["output"], rtol=1e-3, atol=1e-4)
+    numpy.testing.assert_allclose(found, contract.reference(state, inputs)["output"], rtol=1e-3, atol=1e-4)
 
 
 def test_what_cannot_be_loaded_is_refused(images, tmp_path):
@@ -197,11 +197,11 @@ def test_what_cannot_be_loaded_is_refused(images, tmp_path):
 
 
 def test_the_exported_page_checks_itself_in_the_browser(images, tmp_path):
-    subject = contract.start("joined")
-    member = built(subject, images, tmp_path / "artifact", dataclasses.replace(BROWSER, threads=2))
+    state = contract.start("joined")
+    member = built(state, images, tmp_path / "artifact", dataclasses.replace(BROWSER, threads=2))
     folder = member.artifact.folder
     inputs = contract.samples(member, images, 3)
-    wanted = contract.reference(subject, inputs)
+    wanted = contract.reference(state, inputs)
     numpy.savez(folder / "example_inputs.npz", **inputs)
     # Three samples in calls of two: the page answers as it was measured.
     about = {**member.artifact.about, "samples_a_call": 2}

@@ -12,7 +12,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, OutsideError, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OutsideError, Refusal, TargetSpec
 from optlang.measure.process import BareProcess, Member
 from optlang.report.export.runners import builder, runner
 from optlang.runtimes.tensorrt import available, cuda
@@ -46,26 +46,26 @@ def images():
 
 def start(network):
     factory = Factory(f"networks.py:{network}")
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
 def made(network, kind, data, folder):
     """The network in float32, cast by `half`, or quantized by `static` as the runtime wants it."""
     folder.mkdir(parents=True, exist_ok=True)
-    subject = start(network)
-    context = Context(data.bind(subject.model), 1, folder, STUDY, TensorRT().wants())
+    state = start(network)
+    context = Context(data.bind(state.model), 1, folder, STUDY, TensorRT().wants())
     if kind == "float16":
         half = imports.find("optlang.techniques.cast.half:half", STUDY)
-        return half(subject, {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}, context)
+        return half(state, {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}, context)
     if kind == "int8":
-        return imports.find("optlang.techniques.quant.static:static", STUDY)(subject, STATIC, context)
-    return subject
+        return imports.find("optlang.techniques.quant.static:static", STUDY)(state, STATIC, context)
+    return state
 
 
-def built(subject, data, folder, target=TARGET, **settings):
+def built(state, data, folder, target=TARGET, **settings):
     folder.mkdir(parents=True, exist_ok=True)
-    data = data.bind(subject.model) if subject.form == "module" else data
-    return TensorRT().build(subject, target, {"compute": "sm89", **settings}, folder, data, STUDY)
+    data = data.bind(state.model) if state.form == "module" else data
+    return TensorRT().build(state, target, {"compute": "sm89", **settings}, folder, data, STUDY)
 
 
 def saved(graph, folder, **changes):
@@ -84,7 +84,7 @@ def saved(graph, folder, **changes):
     )
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "mine.onnx")
-    return Subject("onnx", folder / "mine.onnx", Factory("networks.py:mlp"))
+    return ModelState("onnx", folder / "mine.onnx", Factory("networks.py:mlp"))
 
 
 def relu():
@@ -123,7 +123,7 @@ def test_integers_are_what_tensorrt_takes_and_lose_little(images, tmp_path):
     import onnxruntime
     from onnx import TensorProto, numpy_helper
 
-    subject = start("residual")
+    state = start("residual")
     int8 = made("residual", "int8", images, tmp_path)
     graph = onnx.load(int8.model).graph
     stored = {item.name: item for item in graph.initializer}
@@ -142,18 +142,18 @@ def test_integers_are_what_tensorrt_takes_and_lose_little(images, tmp_path):
             # Nothing stands between a convolution and what is fused into it.
             assert makers[node.input[0]].op_type in ("Conv", "Add")
     assert channels == sum(node.op_type in ("Conv", "Gemm") for node in graph.node)
-    inputs = images.bind(subject.model).example(100)
+    inputs = images.bind(state.model).example(100)
     session = onnxruntime.InferenceSession(int8.model, providers=["CPUExecutionProvider"])
     found = session.run(None, {name: item.numpy() for name, item in inputs.items()})[0]
     with torch.no_grad():
-        wanted = next(iter(modules.call(subject.model.eval(), inputs).values())).numpy()
+        wanted = next(iter(modules.call(state.model.eval(), inputs).values())).numpy()
     assert 0 < numpy.abs(found - wanted).max() < 0.05 * numpy.abs(wanted).max()
 
 
 def test_trained_integers_and_chosen_ones_are_built_too(images, tmp_path):
     qat = imports.find("optlang.techniques.quant.qat:qat", STUDY)
     mixed = imports.find("optlang.techniques.quant.mixed:mixed", STUDY)
-    subject = start("cnn")
+    state = start("cnn")
     training = {
         "epochs": 1, "lr": 1e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 128, "weight_decay": 0.0,
         "momentum": 0.9, "freeze": 0.5, "ranges": "running", "calibrator": "minmax", "samples": 32, "distill": 0.0,
@@ -163,21 +163,21 @@ def test_trained_integers_and_chosen_ones_are_built_too(images, tmp_path):
     for technique, settings in ((qat, training), (mixed, choice)):
         folder = tmp_path / technique.__name__
         folder.mkdir()
-        context = Context(images.bind(subject.model), 1, folder, STUDY, TensorRT().wants())
-        artifact = built(technique(subject, settings, context), images, tmp_path / f"{technique.__name__}_built")
+        context = Context(images.bind(state.model), 1, folder, STUDY, TensorRT().wants())
+        artifact = built(technique(state, settings, context), images, tmp_path / f"{technique.__name__}_built")
         assert artifact.about["precision"].startswith("int8")
 
 
 def test_integers_of_another_scheme_are_refused_with_a_way_out(images, tmp_path):
     from optlang.runtimes.onnxruntime.build import OnnxRuntime
 
-    subject = start("cnn")
-    context = Context(images.bind(subject.model), 1, tmp_path / "cpu", STUDY, OnnxRuntime().wants())
+    state = start("cnn")
+    context = Context(images.bind(state.model), 1, tmp_path / "cpu", STUDY, OnnxRuntime().wants())
     for name, settings, message in (
         ("static", STATIC, "signed integers around 0, and .* is in (uint8|int32)"),
         ("dynamic", {"operators": "all", "keep": (), "only": ()}, "TensorRT has no DynamicQuantizeLinear"),
     ):
-        other = imports.find(f"optlang.techniques.quant.static:{name}", STUDY)(subject, settings, context)
+        other = imports.find(f"optlang.techniques.quant.static:{name}", STUDY)(state, settings, context)
         with pytest.raises(Refusal, match=message) as caught:
             built(other, images, tmp_path / name)
         assert caught.value.help
@@ -189,8 +189,8 @@ def test_weights_alone_in_few_bits_are_built(images, tmp_path):
     for bits, precision in ((8, "int8"), (4, "int4")):
         (tmp_path / precision).mkdir()
         context = Context(images, 1, tmp_path / precision, STUDY)
-        subject = weight_only(start("mlp"), settings | {"bits": bits}, context)
-        assert precision in built(subject, images, tmp_path / f"{bits}").about["precision"]
+        state = weight_only(start("mlp"), settings | {"bits": bits}, context)
+        assert precision in built(state, images, tmp_path / f"{bits}").about["precision"]
     shifted = weight_only(start("mlp"), settings | {"bits": 8, "symmetric": False}, context)
     with pytest.raises(Refusal, match="in uint8") as caught:
         built(shifted, images, tmp_path / "shifted")
@@ -200,9 +200,9 @@ def test_weights_alone_in_few_bits_are_built(images, tmp_path):
 def test_an_operator_that_the_parser_does_not_know_is_named(images, tmp_path):
     from onnx import helper
 
-    subject = saved(([helper.make_node("Fancy", ["x"], ["y"], name="/head/Fancy", domain="mine")], []), tmp_path)
+    state = saved(([helper.make_node("Fancy", ["x"], ["y"], name="/head/Fancy", domain="mine")], []), tmp_path)
     with pytest.raises(Refusal, match=r"does not take the operator Fancy of /head/Fancy: .*not found"):
-        built(subject, images, tmp_path / "built")
+        built(state, images, tmp_path / "built")
 
 
 def test_axes_without_a_length_are_refused_and_a_fixed_batch_has_no_profile(images, tmp_path):
@@ -329,9 +329,9 @@ def test_build_sh_runs_the_command_in_its_own_folder(images, tmp_path):
 @pytest.mark.parametrize(("kind", "off"), [("float32", 1e-3), ("float16", 2e-2), ("int8", 5e-2)])
 @pytest.mark.parametrize("network", ["cnn", "residual", "joined"])
 def test_the_engine_answers_as_the_module(network, kind, off, graph, images, tmp_path):
-    subject = made(network, kind, images, tmp_path / "made")
+    state = made(network, kind, images, tmp_path / "made")
     settings = {"compute": "current", "cuda_graph": graph, "max_batch": 8}
-    artifact = built(subject, images, tmp_path / "built", **settings)
+    artifact = built(state, images, tmp_path / "built", **settings)
     member = Member("an engine", "tensorrt", CALLS, artifact, TARGET, settings, STUDY)
     module = start(network).model.eval()
     inputs = {name: item.numpy() for name, item in images.bind(module).example(20).items()}

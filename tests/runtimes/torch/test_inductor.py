@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Request, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal, Request, TargetSpec
 from optlang.report.export.runners import runner
 from optlang.runtimes.torch import pt2_archive
 from optlang.runtimes.torch.inductor import Inductor
@@ -34,17 +34,17 @@ pytestmark = [
 
 def named(network, **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
-def asked(subject, technique, settings):
-    return Subject("graph", subject.model, subject.factory, requests=(Request(technique, settings),))
+def asked(state, technique, settings):
+    return ModelState("graph", state.model, state.factory, requests=(Request(technique, settings),))
 
 
-def build(subject, images, folder, batch=1, **settings):
+def build(state, images, folder, batch=1, **settings):
     folder.mkdir()
     return Inductor().build(
-        subject, TargetSpec("here", batch=batch), settings, folder, images.bind(subject.model), STUDY
+        state, TargetSpec("here", batch=batch), settings, folder, images.bind(state.model), STUDY
     )
 
 
@@ -95,15 +95,15 @@ def run_exported(artifact, inputs, outputs):
 
 
 def test_dynamic_takes_any_number_of_samples(images, tmp_path):
-    subject = named("mlp", width=128)
-    artifact = build(asked(subject, "dynamic", DYNAMIC), images, tmp_path / "dynamic", dynamic=True)
+    state = named("mlp", width=128)
+    artifact = build(asked(state, "dynamic", DYNAMIC), images, tmp_path / "dynamic", dynamic=True)
     assert artifact.about["int8"] == {"weights": 1.0, "all": 1.0, "float": [], "kernels": 3}
     assert artifact.about["batch"] is None
     program = pt2_archive.read(artifact.folder / "model.pt2")
     for count in (1, 7):
         given = images.example(count)["input"]
         with torch.no_grad():
-            torch.testing.assert_close(program(given)[0], subject.model(given), rtol=0, atol=5e-3)
+            torch.testing.assert_close(program(given)[0], state.model(given), rtol=0, atol=5e-3)
 
 
 def test_settings_of_static_are_kept_to(images, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.runtimes.openvino.build import OpenVino
 from optlang.runtimes.torch.eager import Eager
@@ -33,26 +33,26 @@ def images():
 
 
 def given(module):
-    """A subject of a module that no factory makes."""
-    return Subject("module", module.eval(), Factory("networks.py:cnn"))
+    """A state of a module that no factory makes."""
+    return ModelState("module", module.eval(), Factory("networks.py:cnn"))
 
 
-def cast(subject, data, folder=Path(), **changed):
-    return half(subject, SETTINGS | changed, Context(data, 3, folder, STUDY))
+def cast(state, data, folder=Path(), **changed):
+    return half(state, SETTINGS | changed, Context(data, 3, folder, STUDY))
 
 
-def answers(subject, data, count=16):
-    bound = data.bind(subject.model)
+def answers(state, data, count=16):
+    bound = data.bind(state.model)
     with torch.no_grad():
-        return modules.call(subject.model, bound.example(count))
+        return modules.call(state.model, bound.example(count))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("network", ["residual", "depthwise", "unet", "rows", "encoder", "lstm"])
 def test_answers_are_those_of_the_float_model_but_for_rounding(network, dtype, images):
-    subject = start(network)
-    wanted = answers(subject, images)["output"]
-    found = answers(cast(subject, images, dtype=dtype), images)["output"]
+    state = start(network)
+    wanted = answers(state, images)["output"]
+    found = answers(cast(state, images, dtype=dtype), images)["output"]
     assert found.dtype == torch.float32
     assert 0 < float((found - wanted).abs().max()) < 8 * ROUNDING[dtype] * float(wanted.abs().max())
 
@@ -60,8 +60,8 @@ def test_answers_are_those_of_the_float_model_but_for_rounding(network, dtype, i
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("network", ["cnn", "residual", "mlp"])
 def test_without_exceptions_it_is_torchs_own_cast(network, dtype, images):
-    subject = start(network)
-    found = answers(cast(subject, images, dtype=dtype, sensitive=False), images)["output"]
+    state = start(network)
+    found = answers(cast(state, images, dtype=dtype, sensitive=False), images)["output"]
     own = start(network).model.to(getattr(torch, dtype))
     with torch.no_grad():
         wanted = own(images.example(16)["input"].to(getattr(torch, dtype))).float()
@@ -136,10 +136,10 @@ def test_shared_weights_stay_shared(images):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_eager_loads_half_the_bytes_and_answers_the_same(dtype, images, tmp_path):
-    subject = start("residual", width=64)
-    result = cast(subject, images, dtype=dtype)
+    state = start("residual", width=64)
+    result = cast(state, images, dtype=dtype)
     sizes = []
-    for name, item in (("float", subject), ("half", result)):
+    for name, item in (("float", state), ("half", result)):
         (tmp_path / name).mkdir()
         artifact = Eager().build(item, TargetSpec("here"), {}, tmp_path / name, images.bind(item.model), STUDY)
         sizes.append(sum(file.bytes for file in artifact.files))
@@ -154,10 +154,10 @@ def test_eager_loads_half_the_bytes_and_answers_the_same(dtype, images, tmp_path
 
 @pytest.mark.parametrize("network", ["residual", "rows", "lstm"])
 def test_the_onnx_file_is_half_too(network, images, tmp_path):
-    subject = start(network, width=64)
-    result = cast(subject, images)
-    bound = images.bind(subject.model)
-    export(subject, bound, tmp_path / "float.onnx", STUDY)
+    state = start(network, width=64)
+    result = cast(state, images)
+    bound = images.bind(state.model)
+    export(state, bound, tmp_path / "float.onnx", STUDY)
     export(result, bound, tmp_path / "half.onnx", STUDY)
     assert (tmp_path / "float.onnx").stat().st_size > 1.85 * (tmp_path / "half.onnx").stat().st_size
     model = onnx.load(tmp_path / "half.onnx")
@@ -165,8 +165,8 @@ def test_the_onnx_file_is_half_too(network, images, tmp_path):
     assert outer == {TensorProto.FLOAT}
     assert "Cast" in {node.op_type for node in model.graph.node}
     # The numbers in the file are numpy's rounding of the float ones.
-    rounded = {item.detach().numpy().astype(numpy.float16).tobytes() for item in subject.model.parameters()}
-    rounded |= {item.detach().numpy().T.astype(numpy.float16).tobytes() for item in subject.model.parameters()}
+    rounded = {item.detach().numpy().astype(numpy.float16).tobytes() for item in state.model.parameters()}
+    rounded |= {item.detach().numpy().T.astype(numpy.float16).tobytes() for item in state.model.parameters()}
     stored = [item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT16 and len(item.dims) == 2]
     if network == "rows":
         assert len(stored) >= 6

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from optlang.analysis.modules.load import load
-from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.runtimes.torch.eager import Eager
 from optlang.techniques.cast.half import half
@@ -43,21 +43,21 @@ def unlike(module):
 
 def start(network="cnn", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", unlike(modules.make(factory, STUDY)), factory)
+    return ModelState("module", unlike(modules.make(factory, STUDY)), factory)
 
 
 def given(module):
-    """A subject of a module that no factory makes."""
-    return Subject("module", unlike(module), Factory("networks.py:cnn"))
+    """A state of a module that no factory makes."""
+    return ModelState("module", unlike(module), Factory("networks.py:cnn"))
 
 
-def apply(technique, subject, data, folder=Path(), settings=None):
-    return technique(subject, settings or {}, Context(data, 3, folder, STUDY, OnnxRuntime().wants()))
+def apply(technique, state, data, folder=Path(), settings=None):
+    return technique(state, settings or {}, Context(data, 3, folder, STUDY, OnnxRuntime().wants()))
 
 
-def answers(subject, data, count=16):
+def answers(state, data, count=16):
     with torch.no_grad():
-        return modules.call(subject.model, data.bind(subject.model).example(count))["output"]
+        return modules.call(state.model, data.bind(state.model).example(count))["output"]
 
 
 def count(module):
@@ -71,39 +71,39 @@ def norms(module):
 class TestFold:
     @pytest.mark.parametrize(("network", "folded"), [("cnn", 1), ("residual", 4), ("depthwise", 6), ("unet", 5)])
     def test_answers_stay_and_parameters_go(self, network, folded, images, tmp_path):
-        subject = start(network)
-        result = apply(fold.fold, subject, images)
+        state = start(network)
+        result = apply(fold.fold, state, images)
         assert result.notes["graph.folded"] == folded
         assert not norms(result.model)
-        torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
         # A norm has a scale and a shift; a layer without a bias gets one.
-        gone = sum(2 * layer.num_features for layer in norms(subject.model))
+        gone = sum(2 * layer.num_features for layer in norms(state.model))
         biases = sum(
-            result.model.get_submodule(name).bias.numel() for name, layer in subject.model.named_modules()
+            result.model.get_submodule(name).bias.numel() for name, layer in state.model.named_modules()
             if isinstance(layer, nn.Conv2d) and layer.bias is None
         )
-        assert count(subject.model) - count(result.model) == gone - biases
+        assert count(state.model) - count(result.model) == gone - biases
         modules.save(result, tmp_path)
         assert torch.equal(answers(modules.load(tmp_path, STUDY), images), answers(result, images))
 
     def test_the_same_weights_as_torchs_own(self, images):
-        subject = start("residual")
-        result = apply(fold.fold, subject, images)
-        for before, after in zip(subject.model.blocks, result.model.blocks, strict=True):
+        state = start("residual")
+        result = apply(fold.fold, state, images)
+        for before, after in zip(state.model.blocks, result.model.blocks, strict=True):
             own = fuse_conv_bn_eval(before.first, before.first_norm)
             assert torch.equal(after.first.weight, own.weight)
             assert torch.equal(after.first.bias, own.bias)
 
     def test_linear_layers_and_norms_without_parameters(self, images):
-        subject = given(
+        state = given(
             nn.Sequential(
                 nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10),
                 nn.BatchNorm1d(10, affine=False),
             )
         )
-        result = apply(fold.fold, subject, images)
+        result = apply(fold.fold, state, images)
         assert result.notes["graph.folded"] == 2
-        torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
 
     def test_then_pruned_or_int8(self, images, tmp_path):
         folded = apply(fold.fold, start("residual"), images)
@@ -132,9 +132,9 @@ class TestFold:
                 y = self.conv(image)
                 return self.head((self.norm(y) + y).mean(dim=(2, 3)))
 
-        subject = Subject("module", Twice().eval(), Factory("networks.py:cnn"))
+        state = ModelState("module", Twice().eval(), Factory("networks.py:cnn"))
         with pytest.raises(Refusal, match="something else takes what conv gives"):
-            apply(fold.fold, subject, images)
+            apply(fold.fold, state, images)
 
     @pytest.mark.parametrize(
         ("layers", "reason"),
@@ -164,15 +164,15 @@ class TestFold:
 
 class TestClean:
     def test_only_what_does_nothing_goes(self, images, tmp_path):
-        subject = start("dropping")
-        result = apply(fold.clean, subject, images)
+        state = start("dropping")
+        result = apply(fold.clean, state, images)
         assert result.notes["graph.removed"] == 1
         assert [name for name, _ in result.model.named_children()] == ["0", "1", "2", "4"]
-        assert torch.equal(answers(result, images), answers(subject, images))
+        assert torch.equal(answers(result, images), answers(state, images))
         modules.save(result, tmp_path)
         loaded = modules.load(tmp_path, STUDY)
         assert len(loaded.model) == 4
-        assert torch.equal(answers(loaded, images), answers(subject, images))
+        assert torch.equal(answers(loaded, images), answers(state, images))
 
     def test_what_folding_leaves(self, images):
         result = apply(fold.clean, apply(fold.fold, start(), images), images)
@@ -186,12 +186,12 @@ class TestClean:
 class TestChannelsLast:
     @pytest.mark.parametrize("network", ["cnn", "residual", "unet"])
     def test_strides_in_memory_from_disk_and_in_eager(self, network, images, tmp_path):
-        subject = start(network)
-        result = apply(fold.channels_last, subject, images)
-        torch.testing.assert_close(answers(result, images), answers(subject, images), rtol=1e-4, atol=1e-4)
+        state = start(network)
+        result = apply(fold.channels_last, state, images)
+        torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
         modules.save(result, tmp_path / "saved")
         (tmp_path / "eager").mkdir()
-        bound = images.bind(subject.model)
+        bound = images.bind(state.model)
         artifact = Eager().build(result, TargetSpec("here"), {}, tmp_path / "eager", bound, STUDY)
         session = Eager().open(artifact, TargetSpec("here"), {}, STUDY)
         seen = []
@@ -259,4 +259,4 @@ class TestFaults:
 
         net = Large(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).eval()
         with pytest.raises(MemoryError):
-            fold.fold(Subject("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))
+            fold.fold(ModelState("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from optlang.interfaces import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.graph.untie import untie
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
@@ -23,16 +23,16 @@ def images():
 
 
 def given(module):
-    return Subject("module", module.eval(), Factory("networks.py:cnn"))
+    return ModelState("module", module.eval(), Factory("networks.py:cnn"))
 
 
-def apply(subject, data):
-    return untie(subject, {}, Context(data, 3, Path(), STUDY))
+def apply(state, data):
+    return untie(state, {}, Context(data, 3, Path(), STUDY))
 
 
-def answers(subject, data):
+def answers(state, data):
     with torch.no_grad():
-        return modules.call(subject.model, data.bind(subject.model).example(8))["output"]
+        return modules.call(state.model, data.bind(state.model).example(8))["output"]
 
 
 def uses(module):
@@ -41,17 +41,17 @@ def uses(module):
 
 def test_a_residual_net(images, tmp_path):
     factory = Factory("networks.py:residual")
-    subject = Subject("module", modules.make(factory, STUDY), factory)
-    assert max(uses(subject.model).values()) == 2
-    result = apply(subject, images)
+    state = ModelState("module", modules.make(factory, STUDY), factory)
+    assert max(uses(state.model).values()) == 2
+    result = apply(state, images)
     assert max(uses(result.model).values()) == 1
     assert result.notes["graph.untied"] == 2
-    assert list(result.model.state_dict()) == list(subject.model.state_dict())
-    assert torch.equal(answers(result, images), answers(subject, images))
+    assert list(result.model.state_dict()) == list(state.model.state_dict())
+    assert torch.equal(answers(result, images), answers(state, images))
     modules.save(result, tmp_path)
     loaded = modules.load(tmp_path, STUDY)
     assert max(uses(loaded.model).values()) == 1
-    assert torch.equal(answers(loaded, images), answers(subject, images))
+    assert torch.equal(answers(loaded, images), answers(state, images))
     with pytest.raises(Refusal, match="nothing to untie"):
         apply(result, images)
 

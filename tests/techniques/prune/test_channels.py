@@ -21,8 +21,8 @@ def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
 
 
-def run(subject, data, seed=1, **changed):
-    return channels(subject, SETTINGS | changed, Context(data, seed, Path(), STUDY))
+def run(state, data, seed=1, **changed):
+    return channels(state, SETTINGS | changed, Context(data, seed, Path(), STUDY))
 
 
 class TestCounts:
@@ -30,9 +30,9 @@ class TestCounts:
         # 1-16-32-10 becomes 1-8-16-10: weights and biases, and the norm's scale and shift.
         before = 16 * 9 + 16 + 16 * 32 * 9 + 32 + 2 * 32 + 32 * 10 + 10
         after = 8 * 9 + 8 + 8 * 16 * 9 + 16 + 2 * 16 + 16 * 10 + 10
-        subject = start()
-        assert sum(item.numel() for item in subject.model.parameters()) == before
-        result = run(subject, images)
+        state = start()
+        assert sum(item.numel() for item in state.model.parameters()) == before
+        result = run(state, images)
         assert sum(item.numel() for item in result.model.parameters()) == after
         assert result.notes["prune.removed_parameters"] == pytest.approx(1 - after / before)
         assert result.notes["prune.removed_channels"] == pytest.approx(24 / 58)
@@ -71,51 +71,51 @@ class TestCounts:
             assert left == round(10 * (1 - ratio))
 
     def test_rounds_add_up_to_one_share(self, images):
-        subject = start(width=32)
-        twice = run(run(subject, images, ratio=0.3), images, ratio=0.3)
+        state = start(width=32)
+        twice = run(run(state, images, ratio=0.3), images, ratio=0.3)
         left = sum(item.numel() for item in twice.model.parameters())
-        whole = sum(item.numel() for item in subject.model.parameters())
+        whole = sum(item.numel() for item in state.model.parameters())
         assert twice.notes["prune.removed_parameters"] == pytest.approx(1 - left / whole)
 
 
 class TestImportance:
     def test_the_smallest_channels_go(self, images):
-        subject = start("mlp", width=16)
+        state = start("mlp", width=16)
         with torch.no_grad():
-            for layer in (subject.model[1], subject.model[3], subject.model[5]):
+            for layer in (state.model[1], state.model[3], state.model[5]):
                 layer.weight.fill_(1.0)
                 layer.bias.fill_(1.0)
-            subject.model[1].weight[[2, 5, 7, 11]] = 0.01
-            subject.model[1].bias[:] = torch.arange(16.0)
+            state.model[1].weight[[2, 5, 7, 11]] = 0.01
+            state.model[1].bias[:] = torch.arange(16.0)
         for importance in ("l1", "l2"):
-            left = run(subject, images, ratio=0.25, importance=importance, keep=("3",)).model[1].bias.tolist()
+            left = run(state, images, ratio=0.25, importance=importance, keep=("3",)).model[1].bias.tolist()
             assert left == [0, 1, 3, 4, 6, 8, 9, 10, 12, 13, 14, 15]
 
     def test_norms_differ(self, images):
-        subject = start("mlp", width=8)
+        state = start("mlp", width=8)
         with torch.no_grad():
-            for layer in (subject.model[1], subject.model[3], subject.model[5]):
+            for layer in (state.model[1], state.model[3], state.model[5]):
                 layer.weight.zero_()
             # By the sum of all values the first four are larger, by their squares the last four.
-            subject.model[1].weight[:4] = 0.1
-            subject.model[1].weight[4:, 0] = 3.0
-            subject.model[1].bias[:] = torch.arange(8.0)
+            state.model[1].weight[:4] = 0.1
+            state.model[1].weight[4:, 0] = 3.0
+            state.model[1].bias[:] = torch.arange(8.0)
         left = {
-            name: run(subject, images, importance=name, keep=("3",)).model[1].bias.tolist() for name in ("l1", "l2")
+            name: run(state, images, importance=name, keep=("3",)).model[1].bias.tolist() for name in ("l1", "l2")
         }
         assert left == {"l1": [0, 1, 2, 3], "l2": [4, 5, 6, 7]}
 
     def test_random_follows_the_seed(self, images):
-        subject = start(width=32)
+        state = start(width=32)
         one, same, other = (
-            run(subject, images, seed=seed, importance="random").edits[0].arguments["history"] for seed in (1, 1, 2)
+            run(state, images, seed=seed, importance="random").edits[0].arguments["history"] for seed in (1, 1, 2)
         )
         assert one == same != other
 
     def test_taylor_is_a_hand_made_sum_with_the_norms(self, images):
         # 1-16-32-10, the norm behind the second convolution: its own scale counts among the second's channels.
-        subject = start()
-        left = run(subject, images, importance="taylor", samples=64, round_to=1, seed=5).model
+        state = start()
+        left = run(state, images, importance="taylor", samples=64, round_to=1, seed=5).model
         reference = start().model.eval()
         inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
         torch.nn.functional.cross_entropy(reference(*inputs.values()), targets).backward()
@@ -130,8 +130,8 @@ class TestImportance:
         assert torch.equal(left[2].bias, second.bias[two.topk(16).indices.sort().values])
 
     def test_fisher_is_a_hand_made_sum_over_single_samples(self, images):
-        subject = start()
-        left = run(subject, images, importance="fisher", samples=24, round_to=1, seed=5).model
+        state = start()
+        left = run(state, images, importance="fisher", samples=24, round_to=1, seed=5).model
         inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
         pixels = next(iter(inputs.values()))
         module = start().model.eval()
@@ -150,8 +150,8 @@ class TestImportance:
         assert torch.equal(left[2].bias, module[2].bias[two.topk(16).indices.sort().values])
 
     def test_taylor_compares_layers_by_what_the_loss_would_change(self, images):
-        subject = start("mlp", width=32)
-        result = run(subject, images, importance="taylor", scope="global", round_to=1, samples=64).model
+        state = start("mlp", width=32)
+        result = run(state, images, importance="taylor", scope="global", round_to=1, samples=64).model
         scored = start("mlp", width=32).model.eval()
         inputs, targets = next(images.batches("train", 64, seed=1, shuffle=True))
         torch.nn.functional.cross_entropy(scored(*inputs.values()), targets).backward()
@@ -161,23 +161,23 @@ class TestImportance:
         assert (result[1].out_features, result[3].out_features) == (int(kept[:32].sum()), int(kept[32:].sum()))
 
     def test_lamp_is_its_formula(self, images):
-        subject = start("mlp", width=32)
+        state = start("mlp", width=32)
         with torch.no_grad():
-            subject.model[3].weight.mul_(3.0)
-        first, second, last = (subject.model[index].weight for index in (1, 3, 5))
+            state.model[3].weight.mul_(3.0)
+        first, second, last = (state.model[index].weight for index in (1, 3, 5))
         inner = first.square().sum(1) + second.square().sum(0), second.square().sum(1) + last.square().sum(0)
         scores = [torch.stack([item / squares[squares >= item].sum() for item in squares]) for squares in inner]
         kept = torch.cat(scores) >= torch.cat(scores).sort().values[32]
-        result = run(subject, images, importance="lamp", scope="global", round_to=1).model
+        result = run(state, images, importance="lamp", scope="global", round_to=1).model
         assert (result[1].out_features, result[3].out_features) == (int(kept[:32].sum()), int(kept[32:].sum()))
-        assert torch.equal(result[1].bias, subject.model[1].bias[kept[:32]])
+        assert torch.equal(result[1].bias, state.model[1].bias[kept[:32]])
 
     def test_the_scale_of_the_norm(self, images):
-        subject = start()
-        norm = subject.model[3]
+        state = start()
+        norm = state.model[3]
         with torch.no_grad():
             norm.weight.copy_(torch.linspace(-1, 1, 32))
-        result = run(subject, images, importance="bn_scale").model
+        result = run(state, images, importance="bn_scale").model
         assert torch.equal(result[3].weight, torch.cat([norm.weight[:8], norm.weight[24:]]))
         assert result[0].out_channels == 16  # no norm behind it
 
@@ -191,12 +191,12 @@ class TestImportance:
             run(start("mlp"), images, importance="bn_scale")
 
     def test_global_takes_more_where_less_matters(self, images):
-        subject = start("mlp", width=32)
+        state = start("mlp", width=32)
         with torch.no_grad():
-            for layer in (subject.model[1], subject.model[3], subject.model[5]):
+            for layer in (state.model[1], state.model[3], state.model[5]):
                 layer.weight.normal_(generator=torch.Generator().manual_seed(0))
-            subject.model[3].weight[8:] *= 0.01
-        module = run(subject, images, scope="global").model
+            state.model[3].weight[8:] *= 0.01
+        module = run(state, images, scope="global").model
         assert module[1].out_features > module[3].out_features >= 4
 
 
@@ -232,9 +232,9 @@ class TestKept:
         assert model.mix.out_channels == 8
 
     def test_frozen_parameters_stay_frozen(self, images):
-        subject = start()
-        subject.model[0].weight.requires_grad_(False)
-        model = run(subject, images).model
+        state = start()
+        state.model[0].weight.requires_grad_(False)
+        model = run(state, images).model
         assert not model[0].weight.requires_grad
         assert model[2].weight.requires_grad
 

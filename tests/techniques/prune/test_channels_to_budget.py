@@ -24,19 +24,19 @@ def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
 
 
-def until(subject, data, aim, share, **changed):
-    return channels_until(subject, {**CHANNELS, "aim": aim, "share": share, **changed}, Context(data, 1, Path(), STUDY))
+def until(state, data, aim, share, **changed):
+    return channels_until(state, {**CHANNELS, "aim": aim, "share": share, **changed}, Context(data, 1, Path(), STUDY))
 
 
-def within(subject, data, clock, **changed):
-    return channels_within(subject, CHANNELS | changed, Context(data, 1, Path(), STUDY, latency=clock))
+def within(state, data, clock, **changed):
+    return channels_within(state, CHANNELS | changed, Context(data, 1, Path(), STUDY, latency=clock))
 
 
-def size(subject, aim):
+def size(state, aim):
     if aim == "parameters":
-        return sum(item.numel() for item in subject.model.parameters())
+        return sum(item.numel() for item in state.model.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        subject.model(torch.zeros(1, 1, 8, 8))
+        state.model(torch.zeros(1, 1, 8, 8))
     return counter.get_total_flops() // 2
 
 
@@ -46,25 +46,25 @@ class TestUntil:
         [("cnn", "macs", "layer"), ("residual", "parameters", "global"), ("depthwise", "macs", "layer")],
     )
     def test_no_more_is_left_and_a_smaller_ratio_leaves_more(self, images, network, aim, scope):
-        subject = start(network, width=32)
-        result = until(subject, images, aim, 0.33, scope=scope)
-        left = size(result, aim) / size(subject, aim)
+        state = start(network, width=32)
+        result = until(state, images, aim, 0.33, scope=scope)
+        left = size(result, aim) / size(state, aim)
         assert 0.2 < left <= 0.33
         assert result.notes["prune.reached"] == pytest.approx(left)
         ratio = result.notes["prune.ratio"]
         settings = CHANNELS | {"scope": scope}
         context = Context(images, 1, Path(), STUDY)
-        same, less = (channels(subject, settings | {"ratio": item}, context) for item in (ratio, ratio - 0.001))
+        same, less = (channels(state, settings | {"ratio": item}, context) for item in (ratio, ratio - 0.001))
         assert same.edits == result.edits
-        assert size(less, aim) / size(subject, aim) > 0.33
+        assert size(less, aim) / size(state, aim) > 0.33
 
     def test_shares_of_what_it_comes_with(self, images):
-        subject = start(width=32)
-        once = until(subject, images, "macs", 0.5)
+        state = start(width=32)
+        once = until(state, images, "macs", 0.5)
         twice = until(once, images, "macs", 0.5)
-        assert 0.2 < size(twice, "macs") / size(subject, "macs") <= 0.25
+        assert 0.2 < size(twice, "macs") / size(state, "macs") <= 0.25
         assert twice.notes["prune.removed_parameters"] == pytest.approx(
-            1 - size(twice, "parameters") / size(subject, "parameters")
+            1 - size(twice, "parameters") / size(state, "parameters")
         )
 
     def test_outputs_are_no_channels(self, images):
@@ -76,10 +76,10 @@ class TestUntil:
             assert shapes == ({(2, 10), (2, 12)} if network == "joined" else {(2, 10)})
 
     def test_kept_layers_count_and_stay(self, images):
-        subject = start(width=32)
-        result = until(subject, images, "macs", 0.5, keep=("0",))
+        state = start(width=32)
+        result = until(state, images, "macs", 0.5, keep=("0",))
         assert result.model[0].out_channels == 32
-        assert size(result, "macs") <= 0.5 * size(subject, "macs")
+        assert size(result, "macs") <= 0.5 * size(state, "macs")
 
     def test_statistics_are_set_anew_after_the_last_cut(self, images):
         plain, again = (until(start(), images, "macs", 0.5, recalibrate=item).model for item in (0, 2))
@@ -100,18 +100,18 @@ class TestWithin:
     def clock(self, timed):
         """A microsecond for each thousand multiply-accumulates."""
 
-        def seconds(subject):
-            timed.append(subject)
-            return 1e-9 * size(subject, "macs")
+        def seconds(state):
+            timed.append(state)
+            return 1e-9 * size(state, "macs")
 
         return seconds
 
     @pytest.mark.parametrize("limit", ["share", "time"])
     def test_no_slower_than_was_asked_for(self, images, limit):
-        subject = start(width=32)
-        whole = 1e-9 * size(subject, "macs")
+        state = start(width=32)
+        whole = 1e-9 * size(state, "macs")
         timed = []
-        result = within(subject, images, self.clock(timed), limit=limit, share=0.33, time=0.33 * whole)
+        result = within(state, images, self.clock(timed), limit=limit, share=0.33, time=0.33 * whole)
         left = 1e-9 * size(result, "macs")
         assert 0.3 < left / whole <= 0.33
         assert result.notes["prune.reached"] == pytest.approx(left / whole if limit == "share" else left)
@@ -142,7 +142,7 @@ class TestWithin:
             tmp_path / "study", tmp_path / "home", "cpu",
         )
         data = data_module.load(workload.data, workload.study)
-        laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
+        trial_context = trial.TrialContext(workload, data.bind(modules.make(workload.model, workload.study)))
         calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         step = StepJob(
             "fast", "channels_within", "optlang.techniques.prune.channels_to_budget:channels_within",
@@ -152,9 +152,9 @@ class TestWithin:
         place = PlaceJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
         job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
         try:
-            result = trial.carry_out(job, laboratory, lambda _: None, [])
+            result = trial.carry_out(job, trial_context, lambda _: None, [])
         finally:
-            laboratory.bench.close()
+            trial_context.bench.close()
         assert 0 < result.notes["prune.reached"] <= 0.6
         assert 0 < result.notes["prune.ratio"] <= 0.95
         assert result.notes["prune.removed_channels"] > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
 from optlang.measure.counts import macs
 from optlang.techniques.prune.attention import narrowed
 from optlang.techniques.prune.channels import channels
@@ -44,11 +44,11 @@ def lines():
 
 def start(name="networks.py:encoder", **arguments):
     factory = Factory(name, arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
-def run(subject, data, seed=1, **changed):
-    return heads(subject, SETTINGS | changed, Context(data, seed, Path(), STUDY))
+def run(state, data, seed=1, **changed):
+    return heads(state, SETTINGS | changed, Context(data, seed, Path(), STUDY))
 
 
 def silenced(module, left):
@@ -131,35 +131,35 @@ class TestLayer:
 
 class TestModel:
     def test_half_of_an_encoder(self, images):
-        subject = start()
-        result = run(subject, images)
+        state = start()
+        result = run(state, images)
         left = result.edits[0].arguments["heads"]
         assert {name: len(chosen) for name, chosen in left.items()} == {FIRST: 2, SECOND: 2}
         inputs = images.example(9)["input"]
         with torch.no_grad():
-            assert close(result.model(inputs), silenced(subject.model, left)(inputs))
-            assert not close(result.model(inputs), subject.model(inputs))
+            assert close(result.model(inputs), silenced(state.model, left)(inputs))
+            assert not close(result.model(inputs), state.model(inputs))
         # Two heads of eight: rows and biases of three projections, columns of the one behind.
         gone = 2 * 2 * WIDTH * (3 * (32 + 1) + 32)
-        before, after = (sum(p.numel() for p in item.model.parameters()) for item in (subject, result))
+        before, after = (sum(p.numel() for p in item.model.parameters()) for item in (state, result))
         assert before - after == gone
         assert result.notes["prune.removed_parameters"] == pytest.approx(gone / before)
         assert result.notes["prune.removed_heads"] == 0.5
         assert result.notes["prune.heads"] == {FIRST: 2, SECOND: 2}
         # Eight places: four projections, and two products of places with places.
         saved = 2 * 2 * WIDTH * (4 * 8 * 32 + 2 * 8 * 8)
-        example = images.bind(subject.model).example(1)
-        assert macs(subject.model, example) - macs(result.model, example) == saved
+        example = images.bind(state.model).example(1)
+        assert macs(state.model, example) - macs(result.model, example) == saved
 
     @pytest.mark.parametrize(("ratio", "left"), [(0.2, 3), (0.3, 3), (0.4, 2), (0.6, 2), (0.7, 1), (0.95, 1)])
     def test_the_nearest_number_of_heads(self, images, ratio, left):
         assert set(run(start(), images, ratio=ratio).notes["prune.heads"].values()) == {left}
 
     def test_global_takes_the_least_anywhere_and_leaves_one(self, images):
-        subject = start()
+        state = start()
         with torch.no_grad():
-            subject.model.encoder.layers[1].self_attn.in_proj_weight.mul_(0.1)
-        assert run(subject, images, scope="global").notes["prune.heads"] == {FIRST: 3, SECOND: 1}
+            state.model.encoder.layers[1].self_attn.in_proj_weight.mul_(0.1)
+        assert run(state, images, scope="global").notes["prune.heads"] == {FIRST: 3, SECOND: 1}
 
     def test_keep_and_only(self, images):
         assert run(start(), images, keep=(FIRST,)).notes["prune.heads"] == {FIRST: 4, SECOND: 2}
@@ -179,10 +179,10 @@ class TestModel:
             def forward(self, columns, padded):
                 return self.head(self.encoder(self.embed(columns), src_key_padding_mask=padded))
 
-        subject = Subject("module", Net().eval(), Factory("unused:here"))
-        result = run(subject, lines)
+        state = ModelState("module", Net().eval(), Factory("unused:here"))
+        result = run(state, lines)
         inputs = lines.example(20)
-        reference = silenced(subject.model, result.edits[0].arguments["heads"]).train()  # no kernels of their own
+        reference = silenced(state.model, result.edits[0].arguments["heads"]).train()  # no kernels of their own
         for item in reference.modules():
             if isinstance(item, nn.Dropout):
                 item.p = 0.0
@@ -203,22 +203,22 @@ class TestModel:
                 rows = self.embed(image[:, 0])
                 return self.head(self.decoder(rows, rows.flip(1), tgt_is_causal=False).mean(1))
 
-        subject = Subject("module", Net().eval(), Factory("unused:here"))
-        result = run(subject, images)
+        state = ModelState("module", Net().eval(), Factory("unused:here"))
+        result = run(state, images)
         inputs = images.example(5)["input"]
         left = result.edits[0].arguments["heads"]
         assert list(left) == ["decoder.self_attn", "decoder.multihead_attn"]
-        assert close(result.model(inputs), silenced(subject.model, left)(inputs))
+        assert close(result.model(inputs), silenced(state.model, left)(inputs))
 
 
 class TestImportance:
     def test_norms(self, images):
-        subject = start()
+        state = start()
         with torch.no_grad():
-            layer = subject.model.encoder.layers[0].self_attn
+            layer = state.model.encoder.layers[0].self_attn
             layer.in_proj_weight[32 + WIDTH : 32 + 2 * WIDTH] *= 0.01  # the second head's keys
             layer.out_proj.weight[:, 3 * WIDTH :] *= 0.01
-        assert run(subject, images, only=(FIRST,)).edits[0].arguments["heads"] == {FIRST: [0, 2]}
+        assert run(state, images, only=(FIRST,)).edits[0].arguments["heads"] == {FIRST: [0, 2]}
 
     def test_random_follows_the_seed(self, images):
         one, same, other = (run(start(), images, seed=seed, importance="random").edits for seed in (1, 1, 3))
@@ -226,8 +226,8 @@ class TestImportance:
 
     @pytest.mark.parametrize("scope", ["layer", "global"])
     def test_taylor_is_the_gradient_of_gates(self, images, scope):
-        subject = start()
-        result = run(subject, images, importance="taylor", scope=scope, samples=64, seed=5)
+        state = start()
+        result = run(state, images, importance="taylor", scope=scope, samples=64, seed=5)
         inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
         pixels = next(iter(inputs.values()))
         module = start().model
@@ -321,7 +321,7 @@ class TestRefusal:
                 return self.attention(*[image[:, 0]] * 3)[0].mean(1)
 
         with pytest.raises(Refusal, match="attention adds a key"):
-            run(Subject("module", Net().eval(), Factory("unused:here")), images)
+            run(ModelState("module", Net().eval(), Factory("unused:here")), images)
 
     def test_code_that_looks_inside(self, images):
         class Net(nn.Module):
@@ -333,4 +333,4 @@ class TestRefusal:
                 return self.attention(*[image[:, 0] * self.attention.in_proj_weight.mean()] * 3)[0].mean(1)
 
         with pytest.raises(Refusal, match="in_proj_weight"):
-            run(Subject("module", Net().eval(), Factory("unused:here")), images)
+            run(ModelState("module", Net().eval(), Factory("unused:here")), images)

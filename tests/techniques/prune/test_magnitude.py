@@ -30,8 +30,8 @@ def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
 
 
-def run(subject, data, seed=1, **changed):
-    return magnitude(subject, SETTINGS | changed, Context(data, seed, Path(), STUDY))
+def run(state, data, seed=1, **changed):
+    return magnitude(state, SETTINGS | changed, Context(data, seed, Path(), STUDY))
 
 
 def layers(module):
@@ -44,12 +44,12 @@ def masks(module):
 
 class TestMagnitude:
     def test_the_same_zeros_as_torch_layer_by_layer(self, images):
-        subject = start("residual")
+        state = start("residual")
         wanted = start("residual").model
         for layer in layers(wanted):
             reference.l1_unstructured(layer, "weight", 0.7)
             reference.remove(layer, "weight")
-        found = run(subject, images, sparsity=0.7)
+        found = run(state, images, sparsity=0.7)
         assert all(torch.equal(one, other) for one, other in zip(masks(found.model), masks(wanted), strict=True))
 
     def test_the_same_zeros_as_torch_globally(self, images):
@@ -91,8 +91,8 @@ class TestMagnitude:
 
     def test_fisher_is_half_of_weight_and_gradient_squared(self, images):
         # Each sample's own gradient: squares of a batch's would be others.
-        subject = start("mlp", width=8)
-        found = run(subject, images, importance="fisher", samples=40, seed=5)
+        state = start("mlp", width=8)
+        found = run(state, images, importance="fisher", samples=40, seed=5)
         inputs, targets = next(images.batches("train", 64, seed=5, shuffle=True))
         pixels = next(iter(inputs.values()))
         module = start("mlp", width=8).model
@@ -109,12 +109,12 @@ class TestMagnitude:
             assert score[zeroed].max() <= score[~zeroed].min()
 
     def test_taylor_spares_what_the_loss_hangs_on(self, images):
-        subject = start("mlp", width=8)
+        state = start("mlp", width=8)
         with torch.no_grad():
             # The first pixel is black in every image: no gradient reaches its weights, however large.
-            subject.model[1].weight[:, 0] = 5.0
+            state.model[1].weight[:, 0] = 5.0
         left = {
-            name: run(subject, images, importance=name, sparsity=0.9, only=("1",)).model[1].weight[:, 0].count_nonzero()
+            name: run(state, images, importance=name, sparsity=0.9, only=("1",)).model[1].weight[:, 0].count_nonzero()
             for name in ("l1", "taylor")
         }
         assert left == {"l1": 8, "taylor": 0}
@@ -154,11 +154,11 @@ class TestMagnitude:
             run(run(start(), images), images)
 
     def test_a_layer_that_would_be_emptied(self, images):
-        subject = start("mlp")
+        state = start("mlp")
         with torch.no_grad():
-            subject.model[3].weight *= 1e-6
+            state.model[3].weight *= 1e-6
         with pytest.raises(Refusal, match=r"3\.weight nothing but zeros"):
-            run(subject, images, scope="global", sparsity=0.6)
+            run(state, images, scope="global", sparsity=0.6)
 
 
 class TestTwoFour:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from optlang.analysis.modules.load import load
-from optlang.interfaces import Factory, Subject
+from optlang.interfaces import Factory, ModelState
 from optlang.plan.model import Plan
 from optlang.run import steps
 from optlang.run.job import StepJob, Workload
@@ -70,27 +70,27 @@ def zeros(module: torch.nn.Module) -> tuple[int, int]:
     return values.count(0.0), len(values)
 
 
-def accuracy(subject: Subject, workload: Workload) -> float:
+def accuracy(state: ModelState, workload: Workload) -> float:
     inputs, labels = data_module.load(workload.data, workload.study).arrays("validation")
     with torch.no_grad():
-        answers = subject.model(torch.from_numpy(next(iter(inputs.values())))).numpy()
+        answers = state.model(torch.from_numpy(next(iter(inputs.values())))).numpy()
     return float((answers.argmax(1) == numpy.asarray(labels)).mean())
 
 
 @pytest.mark.parametrize("branch", ["ticket", "gradual"])
 def test_zeros_after_the_last_training(plan: Plan, workload: Workload, branch: str) -> None:
     done = after(plan, workload, branch)
-    count, whole = zeros(done.subject.model)
+    count, whole = zeros(done.state.model)
     # Two rounds of half of what is left, or 75 % in the end: the same, but for the rounding of each round.
     assert abs(count - 0.75 * whole) <= 1
-    assert done.subject.notes["prune.sparsity"] == count / whole
+    assert done.state.notes["prune.sparsity"] == count / whole
     assert {item.metric: item.value for item in done.counted.measurements}["sparsity"] == count / whole
-    assert accuracy(done.subject, workload) > 0.95
+    assert accuracy(done.state, workload) > 0.95
 
 
 def test_a_ticket_is_trained_from_the_beginning(plan: Plan, workload: Workload) -> None:
-    before = after(plan, workload, "ticket", left_out=1).subject.model
-    ticket = after(plan, workload, "ticket").subject.model
+    before = after(plan, workload, "ticket", left_out=1).state.model
+    ticket = after(plan, workload, "ticket").state.model
     beginning = weights(modules.make(workload.model, workload.study))
     for start, trained, fresh in zip(weights(before), weights(ticket), beginning, strict=True):
         assert torch.equal(start, fresh.masked_fill(trained == 0, 0.0))

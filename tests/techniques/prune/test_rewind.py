@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from optlang.interfaces import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.heads import heads
 from optlang.techniques.prune.magnitude import magnitude, two_four
@@ -38,19 +38,19 @@ def images():
 
 def start(network="cnn", weights=None, **arguments):
     factory = Factory(f"networks.py:{network}", arguments, weights)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
 def context(data, baseline=None):
     return Context(data, 1, Path(), STUDY, baseline=(lambda: baseline) if baseline else None)
 
 
-def trained(subject, data):
-    return finetune(subject, TRAINING, context(data))
+def trained(state, data):
+    return finetune(state, TRAINING, context(data))
 
 
-def back(subject, data, baseline=None, **changed):
-    return rewind(subject, SETTINGS | changed, context(data, baseline))
+def back(state, data, baseline=None, **changed):
+    return rewind(state, SETTINGS | changed, context(data, baseline))
 
 
 def same(one, other):
@@ -82,8 +82,8 @@ class TestStates:
     def test_weights_of_a_file_are_the_beginning(self, images, tmp_path):
         known = trained(start(), images)
         safetensors.torch.save_file(modules.parameters(known.model), tmp_path / "known.safetensors")
-        subject = start(weights=str(tmp_path / "known.safetensors"))
-        pruned = magnitude(subject, SPARSE, context(images))
+        state = start(weights=str(tmp_path / "known.safetensors"))
+        pruned = magnitude(state, SPARSE, context(images))
         assert same(back(trained(pruned, images), images), pruned)
 
     def test_a_checkpoint(self, images, tmp_path):

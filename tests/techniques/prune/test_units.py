@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.measure.counts import macs
 from optlang.techniques.prune.rewind import rewind
 from optlang.techniques.prune.units import units
@@ -39,17 +39,17 @@ def rows():
 
 def reader(**arguments):
     factory = Factory("optlang.zoo.recurrent:recurrent", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
 def own(build):
     """A network of the test's own; it is in no file and cannot be made again."""
     torch.manual_seed(0)
-    return Subject("module", build().eval(), Factory("unused:here"))
+    return ModelState("module", build().eval(), Factory("unused:here"))
 
 
-def run(subject, data, seed=1, **changed):
-    return units(subject, SETTINGS | changed, Context(data, seed, Path(), STUDY))
+def run(state, data, seed=1, **changed):
+    return units(state, SETTINGS | changed, Context(data, seed, Path(), STUDY))
 
 
 def count(module):
@@ -104,22 +104,22 @@ class TestAnswers:
     @pytest.mark.parametrize("cell", ["lstm", "gru"])
     @pytest.mark.parametrize("layers", [1, 3])
     def test_as_by_hand(self, rows, cell, layers):
-        subject = reader(cell=cell, width=24, layers=layers)
-        result = run(subject, rows)
+        state = reader(cell=cell, width=24, layers=layers)
+        result = run(state, rows)
         cut = cut_of(result)
         assert (cut["layer"], cut["takers"]) == ("cell", ["head"])
         assert [len(chosen) for chosen in cut["kept"]] == [12] * layers
         x = rows.example(7)["input"]
         with torch.no_grad():
-            wanted = subject.model.head(by_hand(subject.model.cell, x, cut["kept"])[:, -1])
+            wanted = state.model.head(by_hand(state.model.cell, x, cut["kept"])[:, -1])
             assert torch.allclose(result.model(x), wanted, atol=1e-5)
-            assert not torch.allclose(result.model(x), subject.model(x), atol=1e-2)
+            assert not torch.allclose(result.model(x), state.model(x), atol=1e-2)
         # Counted on a layer of that size by torch itself.
         small = reader(cell=cell, width=12, layers=layers).model
         assert count(result.model) == count(small)
         assert macs(result.model, {"rows": x}) == macs(small, {"rows": x})
         assert result.notes["prune.removed_units"] == 0.5
-        assert result.notes["prune.removed_parameters"] == pytest.approx(1 - count(small) / count(subject.model))
+        assert result.notes["prune.removed_parameters"] == pytest.approx(1 - count(small) / count(state.model))
 
     @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
     def test_plain_layers_and_the_last_state(self, images, nonlinearity):
@@ -132,11 +132,11 @@ class TestAnswers:
             def forward(self, image):
                 return self.head(self.cell(image[:, 0].transpose(0, 1))[1][-1])
 
-        subject = own(Net)
-        result = run(subject, images)
+        state = own(Net)
+        result = run(state, images)
         x = images.example(5)["input"]
-        answers = by_hand(subject.model.cell, x[:, 0], cut_of(result)["kept"])
-        assert torch.allclose(result.model(x), subject.model.head(answers[:, -1]), atol=1e-5)
+        answers = by_hand(state.model.cell, x[:, 0], cut_of(result)["kept"])
+        assert torch.allclose(result.model(x), state.model.head(answers[:, -1]), atol=1e-5)
 
     def test_one_behind_the_other_and_two_heads(self, images):
         class Net(nn.Module):
@@ -150,12 +150,12 @@ class TestAnswers:
                 states = self.drop(self.first(image[:, 0])[0])
                 return self.head(torch.relu(self.second(states)[0][:, -1])) + self.skip(states.mean(1))
 
-        subject = own(Net)
-        result = run(subject, images)
+        state = own(Net)
+        result = run(state, images)
         one, two = result.edits[0].arguments["cuts"]
         assert (one["layer"], sorted(one["takers"])) == ("first", ["second", "skip"])
         assert (two["layer"], two["takers"]) == ("second", ["head"])
-        model, x = subject.model, images.example(5)["input"]
+        model, x = state.model, images.example(5)["input"]
         first = by_hand(model.first, x[:, 0], one["kept"])
         second = by_hand(model.second, first, two["kept"])[:, -1]
         assert torch.allclose(result.model(x), model.head(torch.relu(second)) + model.skip(first.mean(1)), atol=1e-5)
@@ -163,12 +163,12 @@ class TestAnswers:
 
     @pytest.mark.parametrize(("kind", "levels"), [(nn.LSTM, 1), (nn.LSTM, 3), (nn.GRU, 2), (nn.RNN, 2)])
     def test_both_directions_as_by_hand(self, images, kind, levels):
-        subject = own(lambda: BothWays(kind, levels, "states"))
-        result = run(subject, images)
+        state = own(lambda: BothWays(kind, levels, "states"))
+        result = run(state, images)
         cut = cut_of(result)
         assert (cut["takers"], cut["sides"]) == (["head"], {"head": [0, 1]})
         assert [len(chosen) for chosen in cut["kept"]] == [8] * 2 * levels
-        model, x = subject.model, images.example(5)["input"]
+        model, x = state.model, images.example(5)["input"]
         assert cut["kept"][-1] != cut["kept"][-2]
         wanted = model.head(by_hand(model.cell, x[:, 0], cut["kept"]).mean(1))
         assert torch.allclose(result.model(x), wanted, atol=1e-5)
@@ -181,10 +181,10 @@ class TestAnswers:
         ("way", "sides"), [("turned", [1, 0]), ("ahead", [0]), ("back", [1]), ("twice", [0, 1, 0])]
     )
     def test_directions_in_any_order(self, images, way, sides):
-        subject = own(lambda: BothWays(nn.GRU, 2, way))
-        cut = cut_of(result := run(subject, images))
+        state = own(lambda: BothWays(nn.GRU, 2, way))
+        cut = cut_of(result := run(state, images))
         assert cut["sides"] == {"head": sides}
-        model, x = subject.model, images.example(5)["input"]
+        model, x = state.model, images.example(5)["input"]
         ahead, back = by_hand(model.cell, x[:, 0], cut["kept"]).chunk(2, 2)
         wanted = torch.cat([(ahead[:, -1], back[:, 0])[side] for side in sides], 1)
         assert torch.allclose(result.model(x), model.head(wanted), atol=1e-5)
@@ -201,10 +201,10 @@ class TestAnswers:
             def forward(self, image):
                 return self.head(self.cell(image[:, 0])[0].flatten(1))
 
-        subject = own(Net)
-        cut = cut_of(result := run(subject, images, round_to=1))
+        state = own(Net)
+        cut = cut_of(result := run(state, images, round_to=1))
         assert cut["sides"] == {"head": [0, 1] * 8 if both else [0] * 8}
-        model, x = subject.model, images.example(5)["input"]
+        model, x = state.model, images.example(5)["input"]
         assert torch.allclose(
             result.model(x), model.head(by_hand(model.cell, x[:, 0], cut["kept"]).flatten(1)), atol=1e-5
         )
@@ -226,21 +226,21 @@ class TestAnswers:
             def forward(self, image):
                 return self.head(self.second(self.first(image[:, 0])[0])[0].mean(1))
 
-        subject = own(Net)
-        result = run(subject, images, round_to=1)
+        state = own(Net)
+        result = run(state, images, round_to=1)
         one, two = result.edits[0].arguments["cuts"]
         assert (one["takers"], one["sides"]) == (["second"], {"second": [0, 1]})
         assert ("sides" in two) == both
-        model, x = subject.model, images.example(5)["input"]
+        model, x = state.model, images.example(5)["input"]
         first = by_hand(model.first, x[:, 0], one["kept"])
         assert torch.allclose(result.model(x), model.head(by_hand(model.second, first, two["kept"]).mean(1)), atol=1e-5)
         assert (result.model.second.input_size, result.model.head.in_features) == (12, 16 if both else 8)
 
     def test_frozen_stays_frozen(self, rows):
-        subject = reader(width=16)
-        subject.model.cell.weight_hh_l0.requires_grad_(False)
-        subject.model.head.weight.requires_grad_(False)
-        trained = {name: item.requires_grad for name, item in run(subject, rows).model.named_parameters()}
+        state = reader(width=16)
+        state.model.cell.weight_hh_l0.requires_grad_(False)
+        state.model.head.weight.requires_grad_(False)
+        trained = {name: item.requires_grad for name, item in run(state, rows).model.named_parameters()}
         assert [name for name, asked in trained.items() if not asked] == ["cell.weight_hh_l0", "head.weight"]
 
 
@@ -250,8 +250,8 @@ class TestChoice:
         assert run(reader(width=24), rows, ratio=ratio).model.cell.hidden_size == left
 
     def test_the_least_by_hand(self, rows):
-        subject = reader(width=12, cell="gru", layers=2)
-        cell, head = subject.model.cell, subject.model.head
+        state = reader(width=12, cell="gru", layers=2)
+        cell, head = state.model.cell, state.model.head
         w, u, w2, u2 = (
             getattr(cell, f"weight_{name}").detach() ** 2 for name in ("ih_l0", "hh_l0", "ih_l1", "hh_l1")
         )
@@ -262,11 +262,11 @@ class TestChoice:
             last = float((head.weight.detach()[:, unit] ** 2).sum())
             scores[1][unit] = float(w2[gates].sum() + u2[gates].sum() + u2[:, unit].sum()) + last
         wanted = [sorted(sorted(range(12), key=score.__getitem__)[-8:]) for score in scores]
-        assert cut_of(run(subject, rows, ratio=0.33))["kept"] == wanted
+        assert cut_of(run(state, rows, ratio=0.33))["kept"] == wanted
 
     def test_the_least_of_each_direction_by_hand(self, images):
-        subject = own(lambda: BothWays(nn.LSTM, 2, "turned"))
-        cell, head = subject.model.cell, subject.model.head.weight.detach() ** 2
+        state = own(lambda: BothWays(nn.LSTM, 2, "turned"))
+        cell, head = state.model.cell, state.model.head.weight.detach() ** 2
         squares = {name: item.detach() ** 2 for name, item in cell.named_parameters()}
         wanted = []
         for end, side in (("l0", 0), ("l0_reverse", 1), ("l1", 0), ("l1_reverse", 1)):
@@ -281,11 +281,11 @@ class TestChoice:
                 )
                 scores.append(float(w[gates].sum() + u[gates].sum() + u[:, unit].sum() + behind))
             wanted.append(sorted(sorted(range(16), key=scores.__getitem__)[-8:]))
-        assert cut_of(run(subject, images))["kept"] == wanted
+        assert cut_of(run(state, images))["kept"] == wanted
 
     @pytest.mark.parametrize("importance", ["taylor", "fisher"])
     def test_gradients_by_hand(self, rows, importance):
-        subject = reader(width=12)
+        state = reader(width=12)
         model = reader(width=12).model
         inputs, targets = next(rows.batches("train", 64, seed=4, shuffle=True))
         x = next(iter(inputs.values()))
@@ -302,7 +302,7 @@ class TestChoice:
         w, u, head = worth
         score = w.sum(1).reshape(4, 12).sum(0) + u.sum(1).reshape(4, 12).sum(0) + u.sum(0) + head.sum(0)
         samples = 64 if importance == "taylor" else 20
-        found = run(subject, rows, importance=importance, samples=samples, seed=4, round_to=1)
+        found = run(state, rows, importance=importance, samples=samples, seed=4, round_to=1)
         assert cut_of(found)["kept"] == [score.topk(6).indices.sort().values.tolist()]
 
     def test_random_follows_the_seed(self, rows):
@@ -337,9 +337,9 @@ class TestAfterwards:
 
     def test_both_directions_twice_from_disk_and_as_onnx(self, images, tmp_path):
         factory = Factory("networks.py:both_ways", {})
-        subject = Subject("module", modules.make(factory, STUDY), factory)
+        state = ModelState("module", modules.make(factory, STUDY), factory)
         context = Context(images, 1, tmp_path, STUDY)
-        twice = run(finetune(run(subject, images, importance="taylor"), TRAINING, context), images, importance="random")
+        twice = run(finetune(run(state, images, importance="taylor"), TRAINING, context), images, importance="random")
         assert (twice.model.cell.hidden_size, twice.model.head.in_features) == (4, 8)
         modules.save(twice, tmp_path / "saved")
         loaded = modules.load(tmp_path / "saved", STUDY)

@@ -27,9 +27,9 @@ def images():
     return data_module.load(Factory("networks.py:images", {"count": 1200}), STUDY)
 
 
-def run(subject, data, memo=None, **changed):
+def run(state, data, memo=None, **changed):
     about = {} if memo is None else {"memo": memo}
-    return widths(subject, SETTINGS | changed, Context(data, 1, Path(), STUDY, **about))
+    return widths(state, SETTINGS | changed, Context(data, 1, Path(), STUDY, **about))
 
 
 class Kept(dict):
@@ -42,18 +42,18 @@ class Kept(dict):
         return self[key]
 
 
-def size(subject, aim="macs"):
+def size(state, aim="macs"):
     if aim == "parameters":
-        return sum(item.numel() for item in subject.model.parameters())
+        return sum(item.numel() for item in state.model.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        subject.model(torch.zeros(1, 1, 8, 8))
+        state.model(torch.zeros(1, 1, 8, 8))
     return counter.get_total_flops() // 2
 
 
-def loss(subject, data, part="validation", count=None):
+def loss(state, data, part="validation", count=None):
     inputs, labels = data.arrays(part, count)
     with torch.no_grad():
-        return float(torch.nn.functional.cross_entropy(subject.model(torch.from_numpy(inputs["input"])), labels))
+        return float(torch.nn.functional.cross_entropy(state.model(torch.from_numpy(inputs["input"])), labels))
 
 
 class TestOrder:
@@ -78,8 +78,8 @@ class TestOrder:
 
 class TestScores:
     def test_of_a_layer_pruned_alone(self, images):
-        subject, kept = start(), Kept()
-        run(subject, images, kept, scored=64)
+        state, kept = start(), Kept()
+        run(state, images, kept, scored=64)
         (groups,) = kept.values()
         assert list(groups) == ["0", "2"]
         inputs, labels = next(images.batches("train", 64, seed=1, shuffle=True))
@@ -92,17 +92,17 @@ class TestScores:
             assert [ratio for ratio, _, _ in levels] == [0.2375, 0.475, 0.7125, 0.95]
             for ratio, saved, change in levels:
                 settings = CHANNELS | {"scope": "layer", "ratio": ratio, "only": (name,)}
-                alone = channels(subject, settings, Context(images, 1, Path(), STUDY))
-                assert saved["macs"] == pytest.approx(1 - size(alone) / size(subject))
-                assert saved["parameters"] == pytest.approx(1 - size(alone, "parameters") / size(subject, "parameters"))
-                assert change == pytest.approx(of(alone.model) - of(subject.model), abs=1e-6)
+                alone = channels(state, settings, Context(images, 1, Path(), STUDY))
+                assert saved["macs"] == pytest.approx(1 - size(alone) / size(state))
+                assert saved["parameters"] == pytest.approx(1 - size(alone, "parameters") / size(state, "parameters"))
+                assert change == pytest.approx(of(alone.model) - of(state.model), abs=1e-6)
 
     def test_another_budget_does_not_score_again(self, images):
-        subject, kept = start(), Kept()
+        state, kept = start(), Kept()
         for changed in ({}, {"share": 0.3}, {"aim": "parameters"}):
-            run(subject, images, kept, **changed)
+            run(state, images, kept, **changed)
         assert len(kept) == 1
-        run(subject, images, kept, keep=("0",))
+        run(state, images, kept, keep=("0",))
         assert len(kept) == 2
 
     def test_levels_that_rounding_makes_one_are_one(self, images):
@@ -118,9 +118,9 @@ class TestBudget:
         [("cnn", "macs", 0.33), ("residual", "parameters", 0.5), ("depthwise", "macs", 0.5), ("mlp", "macs", 0.2)],
     )
     def test_no_more_is_left_and_hardly_less(self, images, network, aim, share):
-        subject = start(network)
-        result = run(subject, images, aim=aim, share=share)
-        left = size(result, aim) / size(subject, aim)
+        state = start(network)
+        result = run(state, images, aim=aim, share=share)
+        left = size(result, aim) / size(state, aim)
         # One channel of these nets is some hundredths.
         assert share - 0.08 < left <= share
         assert result.notes["prune.reached"] == pytest.approx(left)
@@ -157,12 +157,12 @@ def test_at_equal_macs_less_is_lost_than_with_one_ratio_for_all(images):
     lost = {"widths": 0.0, "uniform": 0.0}
     for network, epochs in (("mlp", 15), ("cnn", 4)):
         context = Context(images, 1, Path(), STUDY)
-        subject = train(start(network), TRAINING | {"epochs": epochs}, context)
-        before, kept = loss(subject, images), Kept()
+        state = train(start(network), TRAINING | {"epochs": epochs}, context)
+        before, kept = loss(state, images), Kept()
         for share in (0.75, 0.5, 0.33):
-            one = channels_until(subject, CHANNELS | {"scope": "layer", "aim": "macs", "share": share}, context)
+            one = channels_until(state, CHANNELS | {"scope": "layer", "aim": "macs", "share": share}, context)
             # Not more than the other has left.
-            own = run(subject, images, kept, share=one.notes["prune.reached"], levels=8, scored=512)
+            own = run(state, images, kept, share=one.notes["prune.reached"], levels=8, scored=512)
             assert size(own) <= size(one)
             lost["uniform"] += loss(one, images) - before
             lost["widths"] += loss(own, images) - before

@@ -18,18 +18,18 @@ STATIC = {
 WANTS = OnnxRuntime().wants()
 
 
-def quantized(subject, data, folder, wants=WANTS, seed=1, **changed):
-    result = static(subject, STATIC | changed, Context(data, seed, folder, STUDY, wants))
+def quantized(state, data, folder, wants=WANTS, seed=1, **changed):
+    result = static(state, STATIC | changed, Context(data, seed, folder, STUDY, wants))
     return result, onnx.load(result.model)
 
 
-def accuracy(subject, data):
+def accuracy(state, data):
     inputs, labels = data.arrays("validation")
     values = next(iter(inputs.values()))
-    if subject.form == "module":
+    if state.form == "module":
         with torch.no_grad():
-            return data.task.metrics(subject.model(torch.from_numpy(values)), labels)["accuracy"]
-    session = onnxruntime.InferenceSession(str(subject.model), providers=["CPUExecutionProvider"])
+            return data.task.metrics(state.model(torch.from_numpy(values)), labels)["accuracy"]
+    session = onnxruntime.InferenceSession(str(state.model), providers=["CPUExecutionProvider"])
     return data.task.metrics(session.run(None, {session.get_inputs()[0].name: values})[0], labels)["accuracy"]
 
 

@@ -22,13 +22,13 @@ def images(many_images):
 @pytest.mark.slow
 class TestBiasCorrection:
     def test_the_shift_is_the_change_of_the_weights_times_the_mean_input(self, images, tmp_path):
-        subject = start("mlp")
+        state = start("mlp")
         wants = replace(WANTS, per_channel=False, reduced=True)
-        result, model = quantized(subject, images, tmp_path / "corrected", wants, samples=1200, bias_correction=True)
-        _, plain = quantized(subject, images, tmp_path / "plain", wants, samples=1200)
+        result, model = quantized(state, images, tmp_path / "corrected", wants, samples=1200, bias_correction=True)
+        _, plain = quantized(state, images, tmp_path / "plain", wants, samples=1200)
         assert result.notes["quantize.corrected"] == 3
         pixels = images.arrays("train")[0]["input"].reshape(-1, 64)
-        weight = subject.model[1].weight.detach().numpy()
+        weight = state.model[1].weight.detach().numpy()
         scale = numpy.abs(weight).max() / 64
         shift = (numpy.rint(weight / scale) * scale - weight) @ pixels.mean(axis=0)
         found = []
@@ -44,15 +44,15 @@ class TestBiasCorrection:
 
     @pytest.mark.parametrize("network", ["cnn", "residual", "rows"])
     def test_means_of_the_answers_come_nearer_to_the_float_ones(self, trained, images, tmp_path, network):
-        subject = trained(network)
+        state = trained(network)
         wants = replace(WANTS, per_channel=False, reduced=True)
         pixels = images.arrays("train")[0]["input"]
         with torch.no_grad():
-            wanted = subject.model(torch.from_numpy(pixels)).numpy()
+            wanted = state.model(torch.from_numpy(pixels)).numpy()
         off = []
         for corrected in (False, True):
             result, _ = quantized(
-                subject, images, tmp_path / str(corrected), wants, samples=1200, bias_correction=corrected
+                state, images, tmp_path / str(corrected), wants, samples=1200, bias_correction=corrected
             )
             session = onnxruntime.InferenceSession(str(result.model), providers=["CPUExecutionProvider"])
             answers = session.run(None, {session.get_inputs()[0].name: pixels})[0]

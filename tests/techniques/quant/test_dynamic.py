@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from optlang.interfaces import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import dynamic, static
 from tests.techniques.quant.integers import STATIC, WANTS, constants
@@ -24,8 +24,8 @@ def images(many_images):
     return many_images
 
 
-def run(subject, data, folder, **changed):
-    result = dynamic(subject, SETTINGS | changed, Context(data, 1, folder, STUDY, WANTS))
+def run(state, data, folder, **changed):
+    result = dynamic(state, SETTINGS | changed, Context(data, 1, folder, STUDY, WANTS))
     return result, onnx.load(result.model)
 
 
@@ -54,7 +54,7 @@ class Recurrent(nn.Module):
 
 def recurrent(cell, **about):
     torch.manual_seed(1)
-    return Subject("module", Recurrent(cell, **about).eval(), Factory("x:y"))
+    return ModelState("module", Recurrent(cell, **about).eval(), Factory("x:y"))
 
 
 class TestLinear:
@@ -85,15 +85,15 @@ class TestLinear:
 class TestRecurrent:
     @pytest.mark.parametrize("about", [{}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True}])
     def test_an_lstm_in_both_runtimes(self, images, tmp_path, about):
-        subject = recurrent(nn.LSTM, **about)
-        result, model = run(subject, images, tmp_path)
+        state = recurrent(nn.LSTM, **about)
+        result, model = run(state, images, tmp_path)
         kinds = [node.op_type for node in model.graph.node]
         assert kinds.count("DynamicQuantizeLSTM") == about.get("num_layers", 1)
         assert result.notes["quantize.weights"] == 1
         assert "quantize.float" not in result.notes
         pixels = images.arrays("validation")[0]["input"][:32]
         with torch.no_grad():
-            wanted = subject.model(torch.from_numpy(pixels)).numpy()
+            wanted = state.model(torch.from_numpy(pixels)).numpy()
         session = onnxruntime.InferenceSession(str(result.model), providers=["CPUExecutionProvider"])
         found = session.run(None, {session.get_inputs()[0].name: pixels})[0]
         assert not numpy.array_equal(found, wanted)
@@ -103,12 +103,12 @@ class TestRecurrent:
         assert numpy.abs(other - wanted).max() < 0.03 * numpy.abs(wanted).max()
 
     def test_weights_are_the_modules_own_by_gate(self, images, tmp_path):
-        subject = recurrent(nn.LSTM)
-        _, model = run(subject, images, tmp_path)
+        state = recurrent(nn.LSTM)
+        _, model = run(state, images, tmp_path)
         held = constants(model)
         node = next(node for node in model.graph.node if node.op_type == "DynamicQuantizeLSTM")
         for index, name, places in ((1, "weight_ih_l0", (8, 9)), (2, "weight_hh_l0", (10, 11))):
-            weight = subject.model.cell.get_parameter(name).detach().numpy()
+            weight = state.model.cell.get_parameter(name).detach().numpy()
             # torch has input, forget, cell and output gates; ONNX input, output, forget and cell.
             first, forget, cell, output = numpy.split(weight, 4)
             wanted = numpy.concatenate([first, output, forget, cell])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.quant.equalize import equalize
 from optlang.techniques.quant.static import static
@@ -31,8 +31,8 @@ def images():
     return data_module.load(Factory("networks.py:images", {"count": 800}), STUDY)
 
 
-def run(subject, data):
-    return equalize(subject, {}, Context(data, 1, STUDY, STUDY))
+def run(state, data):
+    return equalize(state, {}, Context(data, 1, STUDY, STUDY))
 
 
 def answers(module, data):
@@ -59,11 +59,11 @@ def moved(module, pairs, seed=1):
 
 
 def test_ranges_of_a_pair_meet_at_their_geometric_mean(images):
-    subject = start("dropping")
-    moved(subject.model, [("1", "4")])
-    first, second = (subject.model.get_submodule(name).weight.detach().numpy().copy() for name in ("1", "4"))
+    state = start("dropping")
+    moved(state.model, [("1", "4")])
+    first, second = (state.model.get_submodule(name).weight.detach().numpy().copy() for name in ("1", "4"))
     r1, r2 = numpy.abs(first).max(axis=1), numpy.abs(second).max(axis=0)
-    result = run(subject, images)
+    result = run(state, images)
     s = numpy.sqrt(r1 / r2)
     assert numpy.allclose(result.model[1].weight.detach().numpy(), first / s[:, None], rtol=1e-4)
     assert numpy.allclose(result.model[4].weight.detach().numpy(), second * s[None], rtol=1e-4)
@@ -81,7 +81,7 @@ def test_a_depthwise_layer_between_two_shares_one_range_with_both(images):
     ]
     wanted = (ranges[0] * ranges[1] * last) ** (1 / 3)
     short = nn.Sequential(*module[:7], nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    result = run(Subject("module", short, Factory("x:y")), images)
+    result = run(ModelState("module", short, Factory("x:y")), images)
     assert result.notes["equalize.pairs"] == 2
     for layer, others in ((0, (1, 2, 3)), (3, (1, 2, 3)), (6, (0, 2, 3))):
         assert torch.allclose(result.model[layer].weight.detach().abs().amax(others), wanted, rtol=5e-3)
@@ -118,7 +118,7 @@ def test_kinds_of_layers_and_of_what_is_between_them(images, kind):
         module.first.weight.mul_(moved_by.reshape([-1 if index == axis else 1 for index in range(4)]))
         module.first.bias.mul_(moved_by)
     before = answers(module, images)
-    result = run(Subject("module", module, Factory("x:y")), images)
+    result = run(ModelState("module", module, Factory("x:y")), images)
     assert torch.allclose(answers(result.model, images), before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
     first = result.model.first.weight.detach()
     second = result.model.second.weight.detach()
@@ -143,7 +143,7 @@ def test_kinds_of_layers_and_of_what_is_between_them(images, kind):
 def test_what_is_not_homogeneous_is_no_pair(images, between, reason):
     module = Net(nn.Conv2d(1, 8, 3), between, nn.Conv2d(8, 4, 3)).eval()
     with pytest.raises(Refusal, match=f"no two layers.*{reason}"):
-        run(Subject("module", module, Factory("x:y")), images)
+        run(ModelState("module", module, Factory("x:y")), images)
 
 
 def test_what_something_else_takes_too_is_no_pair(images):
@@ -155,7 +155,7 @@ def test_what_something_else_takes_too_is_no_pair(images):
     torch.manual_seed(1)
     module = Both(nn.Conv2d(1, 8, 3), nn.Identity(), nn.Conv2d(8, 4, 3)).eval()
     with pytest.raises(Refusal, match="something else takes what first gives"):
-        run(Subject("module", module, Factory("x:y")), images)
+        run(ModelState("module", module, Factory("x:y")), images)
 
 
 def test_twice_is_once(images):
@@ -166,10 +166,10 @@ def test_twice_is_once(images):
 
 @pytest.mark.slow
 def test_int8_of_one_scale_a_tensor_gains(images, tmp_path):
-    subject = train(start("separable"), TRAINING, Context(images, 1, tmp_path, STUDY))
-    wanted = answers(subject.model, images)
+    state = train(start("separable"), TRAINING, Context(images, 1, tmp_path, STUDY))
+    wanted = answers(state.model, images)
     # The norms behind the layers take the scales on: what is moved are the layers they are folded into.
-    folded = run(subject, images)
+    folded = run(state, images)
     moved(folded.model, [("0", "3"), ("3", "6"), ("6", "11")])
     assert torch.allclose(answers(folded.model, images), wanted, atol=1e-3)
     again = run(folded, images)

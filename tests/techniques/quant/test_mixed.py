@@ -15,7 +15,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from optlang.interfaces import Context, Factory, OptlangError, QuantWants, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, QuantWants, Refusal, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
 from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
@@ -54,7 +54,8 @@ def images():
 @pytest.fixture(scope="module")
 def trained(images):
     factory = Factory("networks.py:cnn", {})
-    return train(Subject("module", modules.make(factory, STUDY), factory), TRAINING, Context(images, 1, STUDY, STUDY))
+    fresh = ModelState("module", modules.make(factory, STUDY), factory)
+    return train(fresh, TRAINING, Context(images, 1, STUDY, STUDY))
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +66,12 @@ def harmed(trained):
         module[0].weight[3] *= 500
         module[0].bias[3] *= 500
         module[2].weight[:, 3] /= 500
-    return Subject("module", module, trained.factory)
+    return ModelState("module", module, trained.factory)
 
 
-def run(subject, data, folder, *, memo=None, latency=None, **changed):
+def run(state, data, folder, *, memo=None, latency=None, **changed):
     about = {"memo": memo} if memo else {}
-    return mixed(subject, SETTINGS | changed, Context(data, 1, folder, STUDY, WANTS, latency=latency, **about))
+    return mixed(state, SETTINGS | changed, Context(data, 1, folder, STUDY, WANTS, latency=latency, **about))
 
 
 def session_answers(path, values):
@@ -83,8 +84,8 @@ def accuracy(path, data, part="validation"):
     return data.task.metrics(session_answers(path, next(iter(inputs.values()))), labels)["accuracy"]
 
 
-def float_file(subject, data, folder):
-    export(subject, data.bind(subject.model), folder / "float.onnx", STUDY)
+def float_file(state, data, folder):
+    export(state, data.bind(state.model), folder / "float.onnx", STUDY)
     return folder / "float.onnx"
 
 
@@ -122,7 +123,7 @@ class TestScores:
 
     def test_what_has_no_weights_goes_with_the_layers_before_it(self, images, tmp_path):
         factory = Factory("networks.py:residual", {})
-        path = float_file(Subject("module", modules.make(factory, STUDY), factory), images, tmp_path)
+        path = float_file(ModelState("module", modules.make(factory, STUDY), factory), images, tmp_path)
         layers = Layers(load(path).graph, [])
         blocks = ("blocks.0.first", "blocks.0.second", "blocks.1.first", "blocks.1.second")
         assert layers.names == ("stem", *blocks, "head")
@@ -144,7 +145,7 @@ class TestScores:
 
         for number, changed in enumerate((
             {"lose": 0.01}, {"lose": 0.05, "held_out": 100}, {"budget": "size", "share": 0.6},
-            {"budget": "latency", "share": 0.9, "latency": lambda subject: 1.0 if subject.form == "module" else 0.5},
+            {"budget": "latency", "share": 0.9, "latency": lambda state: 1.0 if state.form == "module" else 0.5},
         )):
             run(trained, images, tmp_path / str(number), memo=memo, **changed)
         assert len(computed) == 1
@@ -216,11 +217,11 @@ class TestLatency:
     def clock(self, timed):
         """Time as if each weight took a second in float and a tenth of one in int8."""
 
-        def seconds(subject):
-            if subject.form == "module":
-                return float(sum(item.numel() for item in subject.model.parameters() if item.ndim > 1))
-            timed.append(subject)
-            weights = [item for item in onnx.load(subject.model).graph.initializer if len(item.dims) > 1]
+        def seconds(state):
+            if state.form == "module":
+                return float(sum(item.numel() for item in state.model.parameters() if item.ndim > 1))
+            timed.append(state)
+            weights = [item for item in onnx.load(state.model).graph.initializer if len(item.dims) > 1]
             eight = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
             return sum(math.prod(item.dims) * (0.1 if item.data_type in eight else 1) for item in weights)
 
@@ -243,8 +244,8 @@ class TestLatency:
         assert len(timed) == 3
 
     def test_where_int8_is_slower(self, trained, images, tmp_path):
-        def slower(subject):
-            return 2.0 - self.clock([])(subject) / 5072 if subject.form == "onnx" else 2.0
+        def slower(state):
+            return 2.0 - self.clock([])(state) / 5072 if state.form == "onnx" else 2.0
 
         # All in int8 would take 0.95 of the time, the first in float 0.94, the first two 0.53.
         result = run(trained, images, tmp_path, budget="latency", share=0.9, latency=slower)
@@ -258,7 +259,7 @@ class TestLatency:
             tmp_path / "study", tmp_path / "home", "cpu",
         )
         data = data_module.load(workload.data, workload.study)
-        laboratory = trial.Laboratory(workload, data.bind(modules.make(workload.model, workload.study)))
+        trial_context = trial.TrialContext(workload, data.bind(modules.make(workload.model, workload.study)))
         calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
         needs = ("training", "calibration", "runtime", "latency")
@@ -269,21 +270,21 @@ class TestLatency:
             step = StepJob("mixed", "mixed", "optlang.techniques.quant.mixed:mixed", settings, needs, 1)
             place = PlaceJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
             job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
-            return trial.carry_out(job, laboratory, lambda _: None, []).notes
+            return trial.carry_out(job, trial_context, lambda _: None, []).notes
 
         try:
             found = notes(budget="latency", share=0.99, lose=None, held_out=None)
             assert 0 < found["mixed.reached"] <= 0.99
             other = notes(budget="size", share=0.6, lose=None, held_out=None)
         finally:
-            laboratory.bench.close()
+            trial_context.bench.close()
         assert other["mixed.sqnr"] == found["mixed.sqnr"]
         assert len(list((workload.home / "cache").rglob("memo.json"))) == 1
 
 
 class TestGraph:
     def test_a_file_is_taken_as_the_module_is(self, trained, images, tmp_path):
-        file = Subject("onnx", float_file(trained, images, tmp_path), trained.factory)
+        file = ModelState("onnx", float_file(trained, images, tmp_path), trained.factory)
         one, other = (run(item, images, tmp_path / item.form, budget="size", share=0.4) for item in (trained, file))
         assert one.notes == other.notes
         assert Path(one.model).read_bytes() == Path(other.model).read_bytes()

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quant_utils
 
-from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.mixed import mixed
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import dynamic, static
@@ -60,29 +60,29 @@ def test_so_are_those_of_a_file(images, tmp_path):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, tmp_path / "half.onnx")
-    subject = Subject("onnx", tmp_path / "half.onnx", Factory("x:y"))
+    state = ModelState("onnx", tmp_path / "half.onnx", Factory("x:y"))
     with pytest.raises(Refusal, match="the model's weights are in float16"):
-        static(subject, STATIC, Context(images, 1, tmp_path, STUDY, WANTS))
+        static(state, STATIC, Context(images, 1, tmp_path, STUDY, WANTS))
 
 
 @pytest.mark.parametrize(("technique", "settings"), EVERY, ids=["dynamic", "static", "weight_only", "qat", "mixed"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_transposed_convolution_in_groups(technique, settings, signed, images, tmp_path):
     wants = QuantWants("int8", "int8", True, True, True, biases="float", operators="weighted") if signed else WANTS
-    subject = start("decoder")
+    state = start("decoder")
     if technique is dynamic:
         with pytest.raises(Refusal, match=r"only \d+% .*wide \(ConvTranspose\), grouped \(ConvTranspose\)") as error:
-            technique(subject, settings, Context(images, 1, tmp_path, STUDY, wants))
+            technique(state, settings, Context(images, 1, tmp_path, STUDY, wants))
         assert error.value.help.startswith("static and weight_only take transposed convolutions")
         return
-    result = technique(subject, settings, Context(images, 1, tmp_path, STUDY, wants))
+    result = technique(state, settings, Context(images, 1, tmp_path, STUDY, wants))
     if technique is not mixed:
         assert result.notes["quantize.weights"] == 1
     pixels = images.arrays("validation")[0]["input"][:16]
     session = onnxruntime.InferenceSession(str(result.model), providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: pixels})[0]
     with torch.no_grad():
-        wanted = subject.model(torch.from_numpy(pixels)).numpy()
+        wanted = state.model(torch.from_numpy(pixels)).numpy()
     assert numpy.abs(found - wanted).max() < 0.05 * numpy.abs(wanted).max()
 
 
@@ -114,7 +114,7 @@ def unknown_shapes(path):
         [numpy_helper.from_array(weight, "weight")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return Subject("onnx", path, Factory("x:y"))
+    return ModelState("onnx", path, Factory("x:y"))
 
 
 def test_the_process_stays_as_it_was(images, tmp_path, monkeypatch, capsys):
@@ -132,10 +132,10 @@ def test_the_process_stays_as_it_was(images, tmp_path, monkeypatch, capsys):
     watched = Watched()
     root.addHandler(watched)
     try:
-        for subject in (unknown_shapes(tmp_path / "odd.onnx"), start("cnn")):
+        for state in (unknown_shapes(tmp_path / "odd.onnx"), start("cnn")):
             for technique, settings in (*EVERY[:3], (static, STATIC | PERCENTILE)):
-                if subject.form == "onnx" or technique is not dynamic:
-                    technique(subject, settings, Context(images, 1, tmp_path / "out", STUDY, WANTS))
+                if state.form == "onnx" or technique is not dynamic:
+                    technique(state, settings, Context(images, 1, tmp_path / "out", STUDY, WANTS))
         logging.warning("the caller's own")
     finally:
         root.removeHandler(watched)

@@ -13,7 +13,7 @@ import torch
 from onnxruntime.quantization.quant_utils import compute_scale_zp
 from torch import nn
 
-from optlang.interfaces import Context, Factory, QuantWants, Subject
+from optlang.interfaces import Context, Factory, ModelState, QuantWants
 from optlang.techniques.quant import qat as qat_module
 from optlang.techniques.quant.fake_quantize import Input, Scheme, Weight, grid, levels
 from optlang.techniques.quant.qat import qat
@@ -118,35 +118,35 @@ class TestRounding:
 class TestFile:
     @pytest.mark.parametrize("network", ["cnn", "residual"])
     def test_it_answers_as_the_training_did_and_is_built_as_the_static_one(self, network, images, tmp_path, simulated):
-        subject = trained(network, images)
-        result = qat(subject, QAT, Context(images, 1, tmp_path / "qat", STUDY, WANTS))
+        state = trained(network, images)
+        result = qat(state, QAT, Context(images, 1, tmp_path / "qat", STUDY, WANTS))
         with torch.no_grad():
             wanted = right(simulated[0](torch.from_numpy(pixels(images))).numpy(), images)
         # The file rounds the sums and the answers too.
         assert abs(right(answers(result.model, images), images) - wanted) <= 1
-        other = static(subject, STATIC, Context(images, 1, tmp_path / "static", STUDY, WANTS))
+        other = static(state, STATIC, Context(images, 1, tmp_path / "static", STUDY, WANTS))
         kinds = [Counter(n.op_type for n in onnx.load(item.model).graph.node) for item in (result, other)]
         assert kinds[0] == kinds[1]
         assert result.notes["quantize.weights"] == other.notes["quantize.weights"]
 
     def test_it_wins_back_what_static_loses(self, images, tmp_path):
         """One large row in a weight of one scale: the same function, and hardly a level left for the other rows."""
-        subject = trained("mlp", images)
+        state = trained("mlp", images)
         with torch.no_grad():
-            subject.model[1].weight[0] *= 60
-            subject.model[1].bias[0] *= 60
-            subject.model[3].weight[:, 0] /= 60
+            state.model[1].weight[0] *= 60
+            state.model[1].bias[0] *= 60
+            state.model[3].weight[:, 0] /= 60
         wants = QuantWants("uint8", "int8", False, True, False, reduced=True)
-        lost = static(subject, STATIC, Context(images, 1, tmp_path / "static", STUDY, wants))
-        won = qat(subject, QAT | {"epochs": 8, "lr": 3e-3}, Context(images, 1, tmp_path / "qat", STUDY, wants))
-        plain = right(subject.model(torch.from_numpy(pixels(images))).detach().numpy(), images)
+        lost = static(state, STATIC, Context(images, 1, tmp_path / "static", STUDY, wants))
+        won = qat(state, QAT | {"epochs": 8, "lr": 3e-3}, Context(images, 1, tmp_path / "qat", STUDY, wants))
+        plain = right(state.model(torch.from_numpy(pixels(images))).detach().numpy(), images)
         assert right(answers(lost.model, images), images) <= plain - 2
         assert right(answers(won.model, images), images) > right(answers(lost.model, images), images)
 
     def test_it_runs_as_fast_as_the_static_one(self, images, tmp_path):
-        subject = start(width=32)
+        state = start(width=32)
         context = [Context(images, 1, tmp_path / name, STUDY, WANTS) for name in ("qat", "static")]
-        files = [qat(subject, QAT | {"epochs": 1}, context[0]).model, static(subject, STATIC, context[1]).model]
+        files = [qat(state, QAT | {"epochs": 1}, context[0]).model, static(state, STATIC, context[1]).model]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         sessions = [
@@ -166,32 +166,32 @@ class TestFile:
         assert min(ratio() for _ in range(5)) <= 1.1
 
     def test_zeros_stay_zero(self, images, tmp_path, simulated):
-        subject = trained("mlp", images, epochs=1)
+        state = trained("mlp", images, epochs=1)
         with torch.no_grad():
-            subject.model[1].weight[:, ::2] = 0
-        subject = Subject("module", subject.model, subject.factory, (), noted(subject, ["1.weight"]))
-        qat(subject, QAT, Context(images, 1, tmp_path, STUDY, WANTS))
+            state.model[1].weight[:, ::2] = 0
+        state = ModelState("module", state.model, state.factory, (), noted(state, ["1.weight"]))
+        qat(state, QAT, Context(images, 1, tmp_path, STUDY, WANTS))
         assert not simulated[0][1].weight[:, ::2].any()
         assert simulated[0][1].weight[:, 1::2].any()
 
     def test_what_is_frozen_stays(self, images, tmp_path, simulated):
-        subject = trained("cnn", images, epochs=1)
-        mean = subject.model[3].running_mean.clone()
-        qat(subject, QAT | {"freeze": 0.0}, Context(images, 1, tmp_path / "a", STUDY, WANTS))
-        qat(subject, QAT | {"freeze": 1.0}, Context(images, 1, tmp_path / "b", STUDY, WANTS))
+        state = trained("cnn", images, epochs=1)
+        mean = state.model[3].running_mean.clone()
+        qat(state, QAT | {"freeze": 0.0}, Context(images, 1, tmp_path / "a", STUDY, WANTS))
+        qat(state, QAT | {"freeze": 1.0}, Context(images, 1, tmp_path / "b", STUDY, WANTS))
         assert torch.equal(simulated[0][3].running_mean, mean)
         assert not torch.equal(simulated[1][3].running_mean, mean)
 
     def test_distilling_asks_the_baseline(self, images, tmp_path):
-        subject, asked = trained("mlp", images, epochs=1), []
+        state, asked = trained("mlp", images, epochs=1), []
 
         def baseline():
             asked.append(True)
-            return subject
+            return state
 
         files = [
             Path(qat(
-                subject, QAT | {"epochs": 1, "distill": share},
+                state, QAT | {"epochs": 1, "distill": share},
                 Context(images, 1, tmp_path / str(share), STUDY, WANTS, baseline=baseline),
             ).model).read_bytes()
             for share in (0.0, 0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Context, Factory, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.quant.smooth import smooth
 from optlang.techniques.quant.static import static
@@ -30,11 +30,11 @@ def images():
 def start(network="rows", **arguments):
     torch.manual_seed(1)
     factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
-def run(subject, data, alpha=0.5, samples=400):
-    return smooth(subject, {"alpha": alpha, "samples": samples}, Context(data, 1, STUDY, STUDY))
+def run(state, data, alpha=0.5, samples=400):
+    return smooth(state, {"alpha": alpha, "samples": samples}, Context(data, 1, STUDY, STUDY))
 
 
 def answers(module, data, part="validation"):
@@ -67,24 +67,24 @@ class Block(nn.Module):
 
 def block(first=True, last=None):
     torch.manual_seed(1)
-    return Subject("module", Block(first, last or nn.LayerNorm(8)).eval(), Factory("x:y"))
+    return ModelState("module", Block(first, last or nn.LayerNorm(8)).eval(), Factory("x:y"))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8])
 def test_the_papers_scales(images, alpha):
-    subject = start()
-    with_outliers(subject.model)
+    state = start()
+    with_outliers(state.model)
     taken = {}
     for name in ("query", "wide"):
         def keep(_, given, name=name):
             taken[name] = given[0].numpy()
 
-        subject.model.get_submodule(name).register_forward_pre_hook(keep)
-    before = answers(subject.model, images, "train")
-    for layer in (subject.model.query, subject.model.wide):
+        state.model.get_submodule(name).register_forward_pre_hook(keep)
+    before = answers(state.model, images, "train")
+    for layer in (state.model.query, state.model.wide):
         layer._forward_pre_hooks.clear()
-    result = run(subject, images, alpha)
-    old, new = subject.model, result.model
+    result = run(state, images, alpha)
+    old, new = state.model, result.model
     for norm, first, layers in (("norm", "query", ("query", "key", "value")), ("last", "wide", ("wide",))):
         reached = numpy.abs(taken[first]).reshape(-1, 32).max(axis=0)
         held = numpy.max([
@@ -103,17 +103,17 @@ def test_the_papers_scales(images, alpha):
 
 
 def test_torchs_own_layer_with_its_norms_first(images):
-    subject = block()
+    state = block()
     with torch.no_grad():
-        for norm in (subject.model.layer.norm1, subject.model.layer.norm2, subject.model.last):
+        for norm in (state.model.layer.norm1, state.model.layer.norm2, state.model.last):
             norm.weight.copy_(torch.rand(8) * 9 + 1)
             norm.bias.copy_(torch.randn(8))
-    result = run(subject, images)
+    result = run(state, images)
     assert result.notes["smooth.norms"] == 3
-    assert torch.allclose(answers(result.model, images), answers(subject.model, images), rtol=1e-3, atol=1e-4)
+    assert torch.allclose(answers(result.model, images), answers(state.model, images), rtol=1e-3, atol=1e-4)
     spread = result.model.layer.self_attn.in_proj_weight.abs().amax(0) / result.model.layer.norm1.weight.abs()
     assert not torch.allclose(spread, torch.ones(8))
-    assert not torch.equal(result.model.layer.self_attn.in_proj_weight, subject.model.layer.self_attn.in_proj_weight)
+    assert not torch.equal(result.model.layer.self_attn.in_proj_weight, state.model.layer.self_attn.in_proj_weight)
 
 
 def test_norms_last_cannot_take_a_scale(images):
@@ -138,12 +138,12 @@ def test_a_norm_without_a_scale(images):
             return self.head(self.norm(image.flatten(1)))
 
     with pytest.raises(Refusal, match="norm has no scale for each channel"):
-        run(Subject("module", Plain().eval(), Factory("x:y")), images)
+        run(ModelState("module", Plain().eval(), Factory("x:y")), images)
 
 
 def test_an_rms_norm_takes_one(images):
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.RMSNorm(16), nn.Linear(16, 10)).eval()
-    result = run(Subject("module", module, Factory("x:y")), images)
+    result = run(ModelState("module", module, Factory("x:y")), images)
     assert torch.allclose(answers(result.model, images), answers(module, images), rtol=1e-4, atol=1e-5)
     assert not torch.equal(result.model[2].weight, module[2].weight)
 
@@ -161,18 +161,18 @@ def test_attention_to_something_else(images):
             return self.head(self.attention(self.norm(rows), rows, rows, need_weights=False)[0][:, 0])
 
     with pytest.raises(Refusal, match="no activations can be smoothed"):
-        run(Subject("module", Cross().eval(), Factory("x:y")), images)
+        run(ModelState("module", Cross().eval(), Factory("x:y")), images)
 
 
 @pytest.mark.slow
 def test_int8_of_activations_with_outliers_gains(images, tmp_path):
-    subject = start()
-    with_outliers(subject.model)
-    smoothed = run(subject, images)
-    wanted = answers(subject.model, images).numpy()
+    state = start()
+    with_outliers(state.model)
+    smoothed = run(state, images)
+    wanted = answers(state.model, images).numpy()
     pixels = images.arrays("validation")[0]["input"]
     off = []
-    for name, item in (("uneven", subject), ("smoothed", smoothed)):
+    for name, item in (("uneven", state), ("smoothed", smoothed)):
         result = static(item, STATIC, Context(images, 1, tmp_path / name, STUDY, OnnxRuntime().wants()))
         session = onnxruntime.InferenceSession(str(result.model), providers=["CPUExecutionProvider"])
         found = session.run(None, {session.get_inputs()[0].name: pixels})[0]

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from optlang.interfaces import Context, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.onnx_graph import layer_of
 from optlang.techniques.quant.static import dynamic, static
 from tests.techniques.quant.integers import STATIC, WANTS, accuracy, constants, quantized
@@ -33,8 +33,8 @@ def test_layers_of_nodes():
 @pytest.mark.slow
 class TestScheme:
     def test_uint8_activations_int8_weights_per_channel_int32_biases(self, images, tmp_path):
-        subject = start(width=16)
-        _, model = quantized(subject, images, tmp_path)
+        state = start(width=16)
+        _, model = quantized(state, images, tmp_path)
         held = constants(model)
         producer = {name: node for node in model.graph.node for name in node.output}
         seen = 0
@@ -54,10 +54,10 @@ class TestScheme:
         assert seen == 3
 
     def test_weights_are_the_modules_own(self, images, tmp_path):
-        subject = start("mlp")
-        _, model = quantized(subject, images, tmp_path)
+        state = start("mlp")
+        _, model = quantized(state, images, tmp_path)
         held = constants(model)
-        wanted = subject.model[1].weight.detach().numpy()
+        wanted = state.model[1].weight.detach().numpy()
         first = ((32, 64), (64, 32))
         node = next(
             node for node in model.graph.node
@@ -146,8 +146,8 @@ class TestSettings:
         assert sum(many) < sum(few)
 
     def test_kept_layers_stay_in_float(self, images, tmp_path):
-        subject = start("residual")
-        result, model = quantized(subject, images, tmp_path, keep=("blocks.1", "head"))
+        state = start("residual")
+        result, model = quantized(state, images, tmp_path, keep=("blocks.1", "head"))
         shapes = sorted(tuple(item.dims) for item in model.graph.initializer
                         if item.data_type == TensorProto.FLOAT and len(item.dims) > 1)
         assert shapes.count((16, 16, 3, 3)) == 2
@@ -186,11 +186,11 @@ class TestSettings:
     def test_a_file_can_be_quantized_too(self, images, tmp_path):
         from optlang.workload.export.onnx import export
 
-        subject = start()
-        export(subject, images.bind(subject.model), tmp_path / "float.onnx", STUDY)
-        given = Subject("onnx", tmp_path / "float.onnx", subject.factory)
+        state = start()
+        export(state, images.bind(state.model), tmp_path / "float.onnx", STUDY)
+        given = ModelState("onnx", tmp_path / "float.onnx", state.factory)
         from_file, _ = quantized(given, images, tmp_path / "a")
-        from_module, _ = quantized(subject, images, tmp_path / "b")
+        from_module, _ = quantized(state, images, tmp_path / "b")
         assert Path(from_file.model).read_bytes() == Path(from_module.model).read_bytes()
         kept, _ = quantized(given, images, tmp_path / "c", keep=("0",))
         assert kept.notes["quantize.weights"] < 1
@@ -201,23 +201,23 @@ class TestAccuracy:
     @pytest.mark.parametrize("network", ["cnn", "residual", "depthwise", "mlp", "rows"])
     @pytest.mark.parametrize("technique", ["static", "dynamic"])
     def test_little_is_lost(self, trained, images, tmp_path, network, technique):
-        subject = trained(network)
+        state = trained(network)
         if technique == "static":
-            result, _ = quantized(subject, images, tmp_path, samples=256)
+            result, _ = quantized(state, images, tmp_path, samples=256)
         else:
             context = Context(images, 1, tmp_path, STUDY, WANTS)
-            result = dynamic(subject, {"operators": "all", "keep": (), "only": ()}, context)
-        assert accuracy(subject, images) >= 0.85
-        assert accuracy(result, images) >= accuracy(subject, images) - 0.02
+            result = dynamic(state, {"operators": "all", "keep": (), "only": ()}, context)
+        assert accuracy(state, images) >= 0.85
+        assert accuracy(result, images) >= accuracy(state, images) - 0.02
 
     @pytest.mark.parametrize("calibrator", [
         {"calibrator": "entropy", "bins": 2048}, {"calibrator": "mse", "bins": 2048},
         {"calibrator": "percentile", "percentile": 99.99},
     ])
     def test_by_every_calibrator(self, trained, images, tmp_path, calibrator):
-        subject = trained("cnn")
-        result, _ = quantized(subject, images, tmp_path, samples=256, **calibrator)
-        assert accuracy(result, images) >= accuracy(subject, images) - 0.02
+        state = trained("cnn")
+        result, _ = quantized(state, images, tmp_path, samples=256, **calibrator)
+        assert accuracy(result, images) >= accuracy(state, images) - 0.02
 
     def test_a_transformers_norms_and_mask_stay_in_float(self, images, tmp_path):
         _, model = quantized(start("rows"), images, tmp_path)

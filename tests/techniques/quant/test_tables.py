@@ -7,7 +7,7 @@ import openvino
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.mixed import mixed
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import dynamic, static
@@ -47,9 +47,9 @@ def answers(path, given):
     return session.run(None, {session.get_inputs()[0].name: given})[0], other(given)[0]
 
 
-def wanted(subject, given):
+def wanted(state, given):
     with torch.no_grad():
-        return subject.model(torch.from_numpy(given)).numpy()
+        return state.model(torch.from_numpy(given)).numpy()
 
 
 def of_shape(model, *shape):
@@ -59,11 +59,11 @@ def of_shape(model, *shape):
 @pytest.mark.parametrize(("technique", "settings"), EVERY, ids=NAMES)
 @pytest.mark.parametrize("skewed", [False, True])
 def test_a_table_of_most_bytes_is_covered(technique, settings, skewed, words, tmp_path):
-    subject = start("bag")
+    state = start("bag")
     if skewed:  # a few frequent words have long vectors: one scale would round the others to little
         with torch.no_grad():
-            subject.model.table.weight[::100] *= 50
-    result = technique(subject, settings, Context(words, 1, tmp_path, STUDY, WANTS))
+            state.model.table.weight[::100] *= 50
+    result = technique(state, settings, Context(words, 1, tmp_path, STUDY, WANTS))
     model = onnx.load(result.model)
     ((name, levels),) = of_shape(model, 2000, 32)
     assert levels.dtype in (numpy.int8, numpy.uint8)
@@ -73,7 +73,7 @@ def test_a_table_of_most_bytes_is_covered(technique, settings, skewed, words, tm
     # One scale where rows are alike, else one a row.
     assert len(of_shape(model, 2000, 1)) == (0 if not skewed else 2 if levels.dtype == numpy.uint8 else 1)
     given = words.arrays("validation")[0]["input"][:16]
-    right = wanted(subject, given)
+    right = wanted(state, given)
     for found in answers(result.model, given):
         assert numpy.abs(found - right).max() < 0.04 * numpy.abs(right).max()
         assert not numpy.array_equal(found, right)
@@ -97,15 +97,15 @@ def test_rows_are_rounded_to_half_a_step(symmetric):
 @pytest.mark.parametrize(("technique", "settings"), EVERY[:4], ids=NAMES[:4])
 @pytest.mark.parametrize("flat", [True, False])
 def test_a_tied_table_is_stored_once(technique, settings, flat, words, tmp_path):
-    subject = start("speller", flat=flat)
-    result = technique(subject, settings, Context(words, 1, tmp_path, STUDY, WANTS))
+    state = start("speller", flat=flat)
+    result = technique(state, settings, Context(words, 1, tmp_path, STUDY, WANTS))
     model = onnx.load(result.model)
     tables = of_shape(model, 500, 32) + of_shape(model, 32, 500)
     assert [item.dtype.itemsize for _, item in tables] == [1]
     assert result.notes["quantize.weights"] == 1
     assert result.model.stat().st_size < 500 * 32 * 1.4 + 4000
     given = words.arrays("validation")[0]["input"][:16]
-    right = wanted(subject, given)
+    right = wanted(state, given)
     for found in answers(result.model, given):
         assert numpy.abs(found - right).max() < 0.04 * numpy.abs(right).max()
 
@@ -113,10 +113,10 @@ def test_a_tied_table_is_stored_once(technique, settings, flat, words, tmp_path)
 def test_a_tied_table_beside_4_bits_is_in_8(words, tmp_path):
     settings = WEIGHTS | {"bits": 4, "group": 32, "only": ("table", "head", "hidden")}
     for flat in (True, False):
-        subject = start("speller", flat=flat)
-        result = weight_only(subject, settings, Context(words, 1, tmp_path, STUDY, WANTS))
+        state = start("speller", flat=flat)
+        result = weight_only(state, settings, Context(words, 1, tmp_path, STUDY, WANTS))
         given = words.arrays("validation")[0]["input"][:16]
-        right = wanted(subject, given)
+        right = wanted(state, given)
         for found in answers(result.model, given):
             assert numpy.abs(found - right).max() < 0.2 * numpy.abs(right).max()
 
@@ -144,14 +144,14 @@ def test_ahead_for_compilers_that_take_integers_there_alone(words, tmp_path):
     given = words.arrays("validation")[0]["input"][:16]
     for technique, settings in (EVERY[1], EVERY[2]):
         for network in ("bag", "speller"):
-            subject = start(network)
-            result = technique(subject, settings, Context(words, 1, tmp_path, STUDY, wants))
+            state = start(network)
+            result = technique(state, settings, Context(words, 1, tmp_path, STUDY, wants))
             model = onnx.load(result.model)
             held = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8}
             takers = [node for node in model.graph.node if held.intersection(node.input)]
             assert {node.op_type for node in takers} <= {"DequantizeLinear", "QuantizeLinear"}
             assert result.notes["quantize.weights"] == 1
-            right = wanted(subject, given)
+            right = wanted(state, given)
             for found in answers(result.model, given):
                 assert numpy.abs(found - right).max() < 0.04 * numpy.abs(right).max()
 
@@ -166,9 +166,9 @@ def test_what_stays_in_float_is_named(words, tmp_path):
         def forward(self, tokens):
             return self.inner(tokens) + self.head((self.places * tokens[..., None]).mean(dim=1))
 
-    subject = Subject("module", Placed().eval(), Factory("x:y"))
+    state = ModelState("module", Placed().eval(), Factory("x:y"))
     for technique, settings in EVERY[:3]:
-        result = technique(subject, settings, Context(words, 1, tmp_path, STUDY, WANTS))
+        result = technique(state, settings, Context(words, 1, tmp_path, STUDY, WANTS))
         assert result.notes["quantize.float"] == ["places"]
         with pytest.raises(Refusal, match=r"only \d+% of the weights .*: not those of places \(constant of Mul\)"):
-            technique(subject, settings | {"keep": ("inner",)}, Context(words, 1, tmp_path, STUDY, WANTS))
+            technique(state, settings | {"keep": ("inner",)}, Context(words, 1, tmp_path, STUDY, WANTS))

@@ -82,8 +82,8 @@ def test_one_group_of_all_inputs_has_one_scale_an_output():
 @pytest.mark.parametrize("network", ["cnn", "unet", "rows", "encoder", "lstm", "recurrent", "tied", "grouped"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_answers_are_those_of_the_rounded_module_in_both_runtimes(images, tmp_path, network, symmetric):
-    subject = start(network)
-    result = weight_only(subject, SETTINGS | {"symmetric": symmetric}, Context(images, 1, tmp_path, STUDY))
+    state = start(network)
+    result = weight_only(state, SETTINGS | {"symmetric": symmetric}, Context(images, 1, tmp_path, STUDY))
     held = onnx.load(result.model).graph.initializer
     assert any(item.data_type in (TensorProto.INT8, TensorProto.UINT8) and len(item.dims) > 1 for item in held)
     assert result.notes["quantize.weights"] > 0.9
@@ -97,7 +97,7 @@ def test_answers_are_those_of_the_rounded_module_in_both_runtimes(images, tmp_pa
         for session in [onnxruntime.InferenceSession(str(result.model), options, providers=["CPUExecutionProvider"])]
     )
     with torch.no_grad():
-        wanted = subject.model(torch.from_numpy(pixels)).numpy()
+        wanted = state.model(torch.from_numpy(pixels)).numpy()
     assert numpy.abs(found - wanted).max() < 0.03 * max(1.0, numpy.abs(wanted).max())
     assert not numpy.array_equal(found, wanted)
     other = openvino.Core().compile_model(str(result.model), "CPU", OPENVINO)(pixels)[0]
@@ -110,9 +110,9 @@ def test_answers_are_those_of_the_rounded_module_in_both_runtimes(images, tmp_pa
     ("mlp", 3, True), ("mlp", 3, False), ("rows", 7, False), ("encoder", 10, True), ("tied", 1, True),
 ])
 def test_four_bits_in_both_runtimes(images, tmp_path, network, products, symmetric):
-    subject = start(network) if network == "tied" else start(network, width=64)
-    result = weight_only(subject, FOUR | {"symmetric": symmetric}, Context(images, 1, tmp_path / "4", STUDY))
-    eight = weight_only(subject, SETTINGS | {"symmetric": symmetric}, Context(images, 1, tmp_path / "8", STUDY))
+    state = start(network) if network == "tied" else start(network, width=64)
+    result = weight_only(state, FOUR | {"symmetric": symmetric}, Context(images, 1, tmp_path / "4", STUDY))
+    eight = weight_only(state, SETTINGS | {"symmetric": symmetric}, Context(images, 1, tmp_path / "8", STUDY))
     # Places of a sequence that are added to it are no layer's, and stay in float.
     places = {"rows": ["place"], "encoder": ["place"]}.get(network)
     assert result.notes.get("quantize.float") == places
@@ -122,7 +122,7 @@ def test_four_bits_in_both_runtimes(images, tmp_path, network, products, symmetr
     assert result.notes["quantize.weights"] > 0.95
     assert result.model.stat().st_size < 0.75 * eight.model.stat().st_size
     pixels = images.arrays("validation")[0]["input"][:8]
-    rounded_module = modules.make(subject.factory, STUDY)
+    rounded_module = modules.make(state.factory, STUDY)
     in_four_bits(rounded_module, symmetric)
     with torch.no_grad():
         wanted = rounded_module(torch.from_numpy(pixels)).numpy()

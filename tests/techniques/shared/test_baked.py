@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from optlang.interfaces import Context, Factory, QuantWants, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal
 from optlang.measure import counts
 from optlang.techniques.cast.half import half
 from optlang.techniques.graph.fold import channels_last, clean, fold
@@ -69,7 +69,7 @@ def start(name, **arguments):
     factory = Factory(f"computed.py:{name}", arguments)
     # A plain model does not say which of its zeros are meant.
     notes = {"prune.zeros": ["4.weight", "8.bias", "8.weight"]} if name == "masked" and arguments else {}
-    return Subject("module", modules.make(factory, STUDY), factory, (), notes)
+    return ModelState("module", modules.make(factory, STUDY), factory, (), notes)
 
 
 def context(data, folder=None, baseline=None):
@@ -88,13 +88,13 @@ def same(found, wanted, tolerance=1e-5):
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_a_module_is_changed_as_its_plain_twin_is(images, name, technique, tmp_path):
     apply, settings = TECHNIQUES[technique]
-    subject = start(name)
-    result = apply(subject, settings, context(images))
-    proved(subject, result, context(images))
+    state = start(name)
+    result = apply(state, settings, context(images))
+    proved(state, result, context(images))
     same(result.model.state_dict(), apply(start(name, plain=True), settings, context(images)).model.state_dict())
-    assert result.notes["parametrized.baked"] == parametrized(subject.model)
+    assert result.notes["parametrized.baked"] == parametrized(state.model)
     # What it was made from is as it was, and a fresh model with the edits and the weights is what it became.
-    assert parametrized(subject.model)
+    assert parametrized(state.model)
     modules.save(result, tmp_path)
     same(modules.load(tmp_path, STUDY).model.state_dict(), result.model.state_dict(), 0.0)
 
@@ -136,14 +136,14 @@ def test_half_of_all_weights_is_half_of_all_weights(images, name):
 
 
 def test_zeros_of_masks_count_and_are_held_through_training(images):
-    subject = start("masked")
-    zeros = {4: (subject.model[4].weight == 0), 8: (subject.model[8].weight == 0)}
+    state = start("masked")
+    zeros = {4: (state.model[4].weight == 0), 8: (state.model[8].weight == 0)}
     # Half of 1152, and 144 of the rest; 307 of 1024.
     assert {key: int(mask.sum()) for key, mask in zeros.items()} == {4: 576 + 144, 8: 307}
-    assert counts.sparsity(subject.model) == (576 + 144 + 307) / (72 + 1152 + 1024 + 160)
-    plain = baked(subject, images, STUDY)
+    assert counts.sparsity(state.model) == (576 + 144 + 307) / (72 + 1152 + 1024 + 160)
+    plain = baked(state, images, STUDY)
     assert plain.notes["prune.zeros"] == ["4.weight", "8.bias", "8.weight"]
-    for begun in (subject, plain):
+    for begun in (state, plain):
         trained = finetune(begun, TRAINING, context(images))
         net = plain_copy(trained.model)
         assert not torch.equal(net[4].weight, plain.model[4].weight)

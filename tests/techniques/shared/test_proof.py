@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optlang.interfaces import Context, Edit, Factory, Refusal, Subject
+from optlang.interfaces import Context, Edit, Factory, ModelState, Refusal
 from optlang.techniques.prune import channels_to_budget, widths
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.shared.proof import proved, removed
@@ -31,16 +31,16 @@ def images():
 
 def start(network, **arguments):
     factory = Factory(f"regrouping.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
 def context(data):
     return Context(data, 1, Path(), STUDY)
 
 
-def run(subject, data, **changed):
-    result = channels(subject, SETTINGS | changed, context(data))
-    proved(subject, result, context(data))
+def run(state, data, **changed):
+    result = channels(state, SETTINGS | changed, context(data))
+    proved(state, result, context(data))
     return result
 
 
@@ -58,9 +58,9 @@ def answers(model, data):
         return model(next(iter(data.example(64).values())))
 
 
-def silent_answers(subject, result, names, data):
+def silent_answers(state, result, names, data):
     """The whole network's answers with the outputs of these layers at zero that the cut network lacks."""
-    whole = copy.deepcopy(subject.model)
+    whole = copy.deepcopy(state.model)
     with torch.no_grad():
         for name in names:
             layer = whole.get_submodule(name)
@@ -77,19 +77,19 @@ class TestLeftAlone:
         ("bilinear", "b", "a"), ("neighbours", "a", "b"), ("auxiliary", "a", "b"),
     ])
     def test_what_code_regroups_stays_and_the_rest_goes(self, network, left, cut, images):
-        subject = start(network)
+        state = start(network)
         if network == "rolled":  # without all of these, what is left is rolled by the wrong number of places
             with torch.no_grad():
-                subject.model.a.weight[13:] *= 0.01
+                state.model.a.weight[13:] *= 0.01
         began = time.process_time()
-        result = run(subject, images)
+        result = run(state, images)
         assert time.process_time() - began < 60  # a search without a limit took minutes
         assert left in result.notes["prune.left"]
         assert "Error" not in result.notes["prune.left"][left].partition("(")[0]
-        before, after = outputs(subject.model), outputs(result.model)
+        before, after = outputs(state.model), outputs(result.model)
         assert after[f"{left}.weight"] == before[f"{left}.weight"]
         assert after[f"{cut}.weight"] == before[f"{cut}.weight"] // 2
-        wanted = silent_answers(subject, result, [cut, *(["deep"] if network == "multiplied" else [])], images)
+        wanted = silent_answers(state, result, [cut, *(["deep"] if network == "multiplied" else [])], images)
         assert torch.allclose(answers(result.model, images), wanted, atol=1e-5)
 
     def test_nothing_is_left(self, images):
@@ -115,49 +115,49 @@ class TestLeftAlone:
             (channels_to_budget.channels_until, {"aim": "parameters", "share": 0.8}),
             (widths.widths, {"aim": "parameters", "share": 0.8, "levels": 2, "scored": 64}),
         ):
-            subject = start("shuffled")
-            result = technique(subject, SETTINGS | settings, context(images))
-            proved(subject, result, context(images))
+            state = start("shuffled")
+            result = technique(state, SETTINGS | settings, context(images))
+            proved(state, result, context(images))
             assert outputs(result.model)["a.weight"] == 16
             assert set(result.notes["prune.left"]) == {"a"}
-            wanted = silent_answers(subject, result, ["b"], images)
+            wanted = silent_answers(state, result, ["b"], images)
             assert torch.allclose(answers(result.model, images), wanted, atol=1e-5)
 
 
 class TestRight:
     @pytest.mark.parametrize("network", ["plain", "halves"])
     def test_answers_are_those_of_silent_channels(self, network, images):
-        subject = start(network)
-        result = run(subject, images)
+        state = start(network)
+        result = run(state, images)
         assert "prune.left" not in result.notes
         assert outputs(result.model) == {"a.weight": 8, "b.weight": 8, "head.weight": 10}
-        wanted = silent_answers(subject, result, ["a", "b"], images)
+        wanted = silent_answers(state, result, ["a", "b"], images)
         if network == "plain":
             assert torch.allclose(answers(result.model, images), wanted, atol=1e-5)
         else:  # a silent gate is half open: only the pairs count
-            rows = kept(subject.model.a, result.model.a, None)
+            rows = kept(state.model.a, result.model.a, None)
             assert [row + 8 for row in rows[:4]] == rows[4:]
 
     @pytest.mark.parametrize("norm", [False, True])
     def test_attention_written_by_hand_loses_as_many_channels_of_each_head(self, norm, images):
-        subject = start("attention", norm=norm)
-        result = run(subject, images, keep=("embed",))
-        rows = {name: kept(getattr(subject.model, name), getattr(result.model, name), None)
+        state = start("attention", norm=norm)
+        result = run(state, images, keep=("embed",))
+        rows = {name: kept(getattr(state.model, name), getattr(result.model, name), None)
                 for name in ("query", "key", "value")}
         for chosen in rows.values():
             assert [sum(row // 4 == head for row in chosen) for head in range(4)] == [2, 2, 2, 2]
-        wanted = silent_answers(subject, result, list(rows), images)
+        wanted = silent_answers(state, result, list(rows), images)
         assert torch.allclose(answers(result.model, images), wanted, atol=1e-4)
 
     def test_a_scale_by_the_width_of_the_heads(self, images):
-        subject = start("attention", scale="width")
-        result = run(subject, images, keep=("embed",))
-        rows = kept(subject.model.query, result.model.query, None)
+        state = start("attention", scale="width")
+        result = run(state, images, keep=("embed",))
+        rows = kept(state.model.query, result.model.query, None)
         assert [sum(row // 4 == head for row in rows) for head in range(4)] == [2, 2, 2, 2]
         with torch.no_grad():  # of the whole model's scale, what the narrow one divides by less
             result.model.query.weight.div_(2**0.5)
             result.model.query.bias.div_(2**0.5)
-        wanted = silent_answers(subject, result, ["key", "value"], images)
+        wanted = silent_answers(state, result, ["key", "value"], images)
         assert torch.allclose(answers(result.model, images), wanted, atol=1e-4)
 
     def test_heads_of_a_fixed_width_stay(self, images):
@@ -167,11 +167,11 @@ class TestRight:
         assert outputs(result.model)["embed.weight"] == 8
 
     def test_statistics_over_channels_are_those_of_the_channels_left(self, images):
-        subject = start("own_norm")
-        result = run(subject, images)
+        state = start("own_norm")
+        result = run(state, images)
         assert outputs(result.model) == {"a.weight": 8, "b.weight": 8, "head.weight": 10}
         # By hand: the same code on the rows that are left.
-        whole = modules.make(subject.factory, STUDY)
+        whole = modules.make(state.factory, STUDY)
         rows, later = kept(whole.a, result.model.a, None), kept(whole.b, result.model.b, None)
         x = next(iter(images.example(64).values()))
         with torch.no_grad():
@@ -187,42 +187,42 @@ class TestMoved:
     """Where channels arrive is found by running the network, and what they are cut by is what is found."""
 
     def test_dead_filters_before_a_flattening_by_pixel_change_no_answer(self, images, tmp_path):
-        subject, dead = start("channels_last"), [0, 3, 4, 7, 9, 10, 13, 14]
+        state, dead = start("channels_last"), [0, 3, 4, 7, 9, 10, 13, 14]
         with torch.no_grad():
-            subject.model.a.weight[dead] = 0
-            subject.model.a.bias[dead] = 0
-            subject.model.head.weight.view(10, 16, 16)[:, :, dead] = 0
-        result = run(subject, images, keep=("z",))
+            state.model.a.weight[dead] = 0
+            state.model.a.bias[dead] = 0
+            state.model.head.weight.view(10, 16, 16)[:, :, dead] = 0
+        result = run(state, images, keep=("z",))
         assert outputs(result.model) == {"z.weight": 16, "a.weight": 8, "head.weight": 10}
-        assert torch.allclose(answers(result.model, images), answers(subject.model, images), atol=1e-6)
+        assert torch.allclose(answers(result.model, images), answers(state.model, images), atol=1e-6)
         modules.save(result, tmp_path)
         loaded = modules.load(tmp_path, STUDY).model
         assert torch.equal(answers(loaded, images), answers(result.model, images))
 
     @pytest.mark.parametrize("network", ["channels_last", "flipped", "stacked"])
     def test_answers_are_those_of_silent_channels(self, network, images):
-        subject = start(network)
+        state = start(network)
         for ratio in (0.25, 0.5):
-            result = run(subject, images, ratio=ratio)
+            result = run(state, images, ratio=ratio)
             assert outputs(result.model)["a.weight"] == 16 * (1 - ratio)
-            names = [name for name in ("z", "a", "b") if hasattr(subject.model, name)]
-            wanted = silent_answers(subject, result, names, images)
+            names = [name for name in ("z", "a", "b") if hasattr(state.model, name)]
+            wanted = silent_answers(state, result, names, images)
             assert torch.allclose(answers(result.model, images), wanted, atol=1e-5)
 
 
     def test_channels_that_pass_a_layer_by_go_with_those_that_do_not(self, images):
-        subject = start("partial")
-        result = run(subject, images)
+        state = start("partial")
+        result = run(state, images)
         assert outputs(result.model) == {"a.weight": 12, "inner.weight": 4, "b.weight": 8, "head.weight": 10}
-        wanted = silent_answers(subject, result, ["a", "inner", "b"], images)
+        wanted = silent_answers(state, result, ["a", "inner", "b"], images)
         assert torch.allclose(answers(result.model, images), wanted, atol=1e-5)
 
 
 class TestShared:
     def test_a_table_and_the_layer_that_answers_stay_one(self, images, tmp_path):
         factory = Factory("networks.py:words")
-        subject = Subject("module", modules.make(factory, STUDY), factory)
-        result = run(subject, images)
+        state = ModelState("module", modules.make(factory, STUDY), factory)
+        result = run(state, images)
         model = result.model
         assert model.head.weight is model.table.weight
         # 17 words of 16 once, 16 to 32 and back.
@@ -234,24 +234,24 @@ class TestShared:
 
     def test_layers_that_would_be_cut_apart_are_left_alone(self, images):
         factory = Factory("networks.py:tied")
-        subject = Subject("module", modules.make(factory, STUDY), factory)
+        state = ModelState("module", modules.make(factory, STUDY), factory)
         with pytest.raises(Refusal, match=r"first\.weight and second\.weight are one weight"):
-            run(subject, images)
+            run(state, images)
 
 
 class TestOwnPruner:
     """A plug-in's pruner has no other proof than that of the contract."""
 
     def cut(self, data, **arguments):
-        subject = start("plain")
+        state = start("plain")
         edit = Edit("pruners.py:replay", arguments)
-        model = modules.edited(modules.make(subject.factory, STUDY), [edit], STUDY)
-        return subject, Subject("module", model, subject.factory, (edit,)), context(data)
+        model = modules.edited(modules.make(state.factory, STUDY), [edit], STUDY)
+        return state, ModelState("module", model, state.factory, (edit,)), context(data)
 
     def test_a_right_one_passes(self, images):
-        subject, result, about = self.cut(images, rows=[0, 3, 5], columns=[0, 3, 5])
-        proved(subject, result, about)
-        masks = removed(subject.model, result.edits, STUDY).masks
+        state, result, about = self.cut(images, rows=[0, 3, 5], columns=[0, 3, 5])
+        proved(state, result, about)
+        masks = removed(state.model, result.edits, STUDY).masks
         assert {name: int(mask.sum()) for name, mask in masks.items()} == {
             "a.weight": 13 * 9, "a.bias": 13, "b.weight": 16 * 13 * 9,
         }
@@ -262,10 +262,10 @@ class TestOwnPruner:
         assert error.value.help == 'leave those layers alone: keep = ["a"]'
 
     def test_a_model_that_its_edits_do_not_make(self, images):
-        subject, result, about = self.cut(images, rows=[0, 3, 5], columns=[0, 3, 5])
+        state, result, about = self.cut(images, rows=[0, 3, 5], columns=[0, 3, 5])
         edit = Edit("pruners.py:replay", {"rows": [0, 3], "columns": [0, 3]})
         with pytest.raises(Refusal, match=r"a\.weight is \(3, 1, 3, 3\) in the step's model, .* \(2, 1, 3, 3\)"):
-            proved(subject, Subject("module", result.model, subject.factory, (edit,)), about)
+            proved(state, ModelState("module", result.model, state.factory, (edit,)), about)
 
     def test_one_that_mixes_the_order_is_refused(self, images):
         with pytest.raises(Refusal, match="channels of a"):

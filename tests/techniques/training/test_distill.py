@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.training import hint_losses
 from optlang.techniques.training.distill import distill, ensemble, soft_loss
@@ -32,13 +32,13 @@ def images():
     return data_module.load(Factory("networks.py:images", {"count": 200}), STUDY)
 
 
-def run(subject, data, teacher=None, seed=1, **changed):
-    context = Context(data, seed, Path(), STUDY, baseline=lambda: teacher or subject)
-    return distill(subject, SETTINGS | changed, context)
+def run(state, data, teacher=None, seed=1, **changed):
+    context = Context(data, seed, Path(), STUDY, baseline=lambda: teacher or state)
+    return distill(state, SETTINGS | changed, context)
 
 
-def weights(subject):
-    return torch.cat([item.detach().flatten() for item in subject.model.parameters()])
+def weights(state):
+    return torch.cat([item.detach().flatten() for item in state.model.parameters()])
 
 
 class TestSoftLoss:
@@ -105,10 +105,10 @@ class TestLayers:
         teacher = train(start(width=8), TRAINING | {"epochs": 3, "lr": 1e-2}, Context(images, 1, Path(), STUDY))
         example = images.bind(teacher.model).example(64)
 
-        def look(subject):
-            watch = hint_losses.Watch(subject.model)
+        def look(state):
+            watch = hint_losses.Watch(state.model)
             with torch.no_grad():
-                modules.call(subject.model, example)
+                modules.call(state.model, example)
             watch.close()
             return watch.found["2"] if weight == "hint" else hint_losses.attention(watch.found["2"])
 
@@ -131,10 +131,10 @@ class TestStudent:
         assert not torch.equal(weights(run(start(), images)), weights(run(start(), images, **changed)))
 
     def test_width_is_the_pruners(self, images):
-        subject = start()
-        result = run(subject, images, width=0.5)
+        state = start()
+        result = run(state, images, width=0.5)
         pruned = channels(
-            subject, CHANNELS | {"ratio": 0.5},
+            state, CHANNELS | {"ratio": 0.5},
             Context(images, 1, Path(), STUDY),
         )
         share = result.notes["distill.parameters"]
@@ -216,7 +216,7 @@ def test_a_small_student_learns_more_than_alone():
     """The digits' net with about a seventh of its weights, ten epochs each way, two seeds: it answers better."""
     data = data_module.load(Factory("optlang.zoo.digits:digits"), STUDY)
     factory = Factory("optlang.zoo.digits:cnn", {"width": 32})
-    untrained = Subject("module", modules.make(factory, STUDY), factory)
+    untrained = ModelState("module", modules.make(factory, STUDY), factory)
     training = TRAINING | {"lr": 1e-2}
     teacher = train(untrained, training | {"epochs": 8}, Context(data, 7, Path(), STUDY))
     small = channels(
@@ -227,9 +227,9 @@ def test_a_small_student_learns_more_than_alone():
     inputs, targets = data.arrays("validation")
     tensors = {name: torch.from_numpy(item) for name, item in inputs.items()}
 
-    def metrics(subject):
+    def metrics(state):
         with torch.no_grad():
-            return data.task.metrics(modules.call(subject.model, tensors), targets)
+            return data.task.metrics(modules.call(state.model, tensors), targets)
 
     alone, taught = [], []
     for seed in (1, 2):
@@ -350,9 +350,9 @@ class TestTasks:
     def losses(self, technique, study, network, data, large, **changed):
         told = []
         factory = Factory(network, changed)
-        subject = Subject("module", modules.make(factory, study), factory)
+        state = ModelState("module", modules.make(factory, study), factory)
         settings = SETTINGS | {"width": 1.0, "epochs": 4, "lr": 1e-2, "teacher": large}
-        technique(subject, settings, Context(data, 1, Path(), study, report=lambda item: told.append(item["loss"])))
+        technique(state, settings, Context(data, 1, Path(), study, report=lambda item: told.append(item["loss"])))
         return told
 
     @pytest.mark.parametrize("technique", [train, distill])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
 from optlang.techniques.training.schedule import rate, warmed
 from optlang.techniques.training.train import task_loss, train
 from optlang.techniques.training.trainer import fit
@@ -27,11 +27,11 @@ def images():
 
 def start(network="mlp", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return Subject("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", modules.make(factory, STUDY), factory)
 
 
-def run(subject, data, seed=1, report=lambda told: None, **changed):
-    return train(subject, SETTINGS | changed, Context(data, seed, Path(), STUDY, report=report)).model
+def run(state, data, seed=1, report=lambda told: None, **changed):
+    return train(state, SETTINGS | changed, Context(data, seed, Path(), STUDY, report=report)).model
 
 
 def weights(module):
@@ -74,8 +74,8 @@ class TestSteps:
         ("sgd", torch.optim.SGD, {"momentum": 0.9}), ("adam", torch.optim.Adam, {}), ("adamw", torch.optim.AdamW, {}),
     ])
     def test_an_optimizer_is_torchs(self, images, name, make, more):
-        subject = start("linear", inputs=64, outputs=10)
-        twin = modules.make(subject.factory, STUDY)
+        state = start("linear", inputs=64, outputs=10)
+        twin = modules.make(state.factory, STUDY)
         flat = [(next(iter(x.values())).flatten(1), y) for x, y in images.batches("train", 500)]
 
         class Flat:
@@ -90,7 +90,7 @@ class TestSteps:
             def batches(self, part, batch, seed=None, shuffle=False):
                 return iter([({"input": flat[0][0]}, flat[0][1])])
 
-        result = run(subject, Flat(), optimizer=name, weight_decay=0.1, epochs=3, lr=0.1, **more)
+        result = run(state, Flat(), optimizer=name, weight_decay=0.1, epochs=3, lr=0.1, **more)
         optimizer = make(
             [{"params": [twin.weight], "weight_decay": 0.1}, {"params": [twin.bias], "weight_decay": 0.0}],
             lr=0.1, **more,
@@ -129,12 +129,12 @@ class TestSteps:
         assert all(item.dtype == torch.float32 for item in module.parameters())
 
     def test_frozen_layers_stay(self, images):
-        subject = start()
-        subject.model[1].weight.requires_grad_(False)
-        result = run(subject, images)
-        assert torch.equal(result[1].weight, subject.model[1].weight)
+        state = start()
+        state.model[1].weight.requires_grad_(False)
+        result = run(state, images)
+        assert torch.equal(result[1].weight, state.model[1].weight)
         assert not result[1].weight.requires_grad
-        assert not torch.equal(result[3].weight, subject.model[3].weight)
+        assert not torch.equal(result[3].weight, state.model[3].weight)
 
     def test_tied_weights_stay_tied(self, images):
         result = run(start("tied"), images)
@@ -198,11 +198,11 @@ class TestSmoothing:
 
 class TestClip:
     def test_a_step_is_as_long_as_the_clipped_gradient(self, images):
-        subject = start("linear", inputs=8, outputs=10)
+        state = start("linear", inputs=8, outputs=10)
         after = run(
-            subject, _rows(images), optimizer="sgd", momentum=0.0, lr=0.5, clip=1e-3, batch=65536, epochs=1
+            state, _rows(images), optimizer="sgd", momentum=0.0, lr=0.5, clip=1e-3, batch=65536, epochs=1
         )
-        assert (weights(after) - weights(subject.model)).norm() == pytest.approx(0.5 * 1e-3, rel=1e-3)
+        assert (weights(after) - weights(state.model)).norm() == pytest.approx(0.5 * 1e-3, rel=1e-3)
 
     def test_what_is_short_enough_stays(self, images):
         assert torch.equal(weights(run(start(), images)), weights(run(start(), images, clip=1e6)))
@@ -243,12 +243,12 @@ class TestPatience:
 
 
 def test_zeros_that_are_meant_stay(images):
-    subject = start()
+    state = start()
     with torch.no_grad():
-        subject.model[1].weight[:, ::2] = 0
-        subject.model[3].weight[0] = 0
-    subject = dataclasses.replace(subject, notes={"prune.zeros": ["1.weight"]})
-    result = run(subject, images, ema=0.5, patience=1)
+        state.model[1].weight[:, ::2] = 0
+        state.model[3].weight[0] = 0
+    state = dataclasses.replace(state, notes={"prune.zeros": ["1.weight"]})
+    result = run(state, images, ema=0.5, patience=1)
     assert (result[1].weight[:, ::2] == 0).all()
     assert (result[1].weight[:, 1::2] != 0).any()
     assert (result[3].weight[0] != 0).any()

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from optlang.interfaces import Factory, Refusal, Subject
+from optlang.interfaces import Factory, ModelState, Refusal
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import OPSET, export
 from optlang.workload.imports import UserCodeError
@@ -114,11 +114,11 @@ def study(tmp_path):
 
 def exported(name, study, tmp_path, factory="rows"):
     make = Factory("mine.py:make", {"name": name})
-    subject = Subject("module", modules.make(make, study), make)
-    data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(subject.model)
+    state = ModelState("module", modules.make(make, study), make)
+    data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(state.model)
     path = tmp_path / f"{name}.onnx"
-    export(subject, data, path, study)
-    return subject, data, path
+    export(state, data, path, study)
+    return state, data, path
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def exported(name, study, tmp_path, factory="rows"):
     [("Encoder", "rows"), ("Recurrent", "rows"), ("Two", "tokens"), ("Twins", "rows")],
 )
 def test_file_answers_as_the_module_does_at_any_batch_size(name, factory, study, tmp_path):
-    subject, data, path = exported(name, study, tmp_path, factory)
+    state, data, path = exported(name, study, tmp_path, factory)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert tuple(item.name for item in session.get_inputs()) == data.input_names
     for count in (1, 2, 5, 20):
         inputs = data.example(count)
         with torch.no_grad():
-            wanted = modules.call(subject.model, inputs)
+            wanted = modules.call(state.model, inputs)
         answers = session.run(None, {key: item.numpy() for key, item in inputs.items()})
         assert [item.name for item in session.get_outputs()] == list(wanted)
         for answer, right in zip(answers, wanted.values(), strict=True):
@@ -197,33 +197,33 @@ def test_mistakes_of_the_model_are_told_as_the_users(tmp_path):
 def test_other_forms_are_refused(study, tmp_path):
     data = data_module.load(Factory("mine.py:rows"), study)
     with pytest.raises(Refusal, match="onnx"):
-        export(Subject("onnx", Path("x.onnx"), Factory("mine.py:make")), data, tmp_path / "x.onnx", study)
+        export(ModelState("onnx", Path("x.onnx"), Factory("mine.py:make")), data, tmp_path / "x.onnx", study)
 
 
 def test_export_leaves_the_module_and_the_process_as_they_were(study, tmp_path):
     make = Factory("mine.py:make", {"name": "Encoder"})
-    subject = Subject("module", modules.make(make, study).train(), make)
-    data = data_module.load(Factory("mine.py:rows"), study).bind(subject.model)
+    state = ModelState("module", modules.make(make, study).train(), make)
+    data = data_module.load(Factory("mine.py:rows"), study).bind(state.model)
     torch.backends.mha.set_fastpath_enabled(True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        export(subject, data, tmp_path / "model.onnx", study)
-    assert subject.model.training
+        export(state, data, tmp_path / "model.onnx", study)
+    assert state.model.training
     assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_refused_export_prints_nothing(study, tmp_path):
     code = dedent(f"""
         from pathlib import Path
-        from optlang.interfaces import Factory, Refusal, Subject
+        from optlang.interfaces import Factory, Refusal, ModelState
         from optlang.workload.data import dataset as data
         from optlang.workload.model import modules
         from optlang.workload.export import onnx as onnx_export
         study, make = Path({str(study)!r}), Factory("mine.py:make", {{"name": "Spectrum"}})
-        subject = Subject("module", modules.make(make, study), make)
-        given = data.load(Factory("mine.py:rows"), study).bind(subject.model)
+        state = ModelState("module", modules.make(make, study), make)
+        given = data.load(Factory("mine.py:rows"), study).bind(state.model)
         try:
-            onnx_export.export(subject, given, study / "x.onnx", study)
+            onnx_export.export(state, given, study / "x.onnx", study)
         except Refusal:
             print("refused")
     """)

@@ -12,7 +12,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, Refusal, Subject, TargetSpec
+from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.runtimes.torch.torchscript import GRAPHS, TorchScript
 from optlang.techniques.cast.half import half
 from optlang.workload.data import dataset as data_module
@@ -98,24 +98,24 @@ def study(tmp_path):
 def exported(name, study, folder, factory="rows", mode="trace", fold=True, dtype=None):
     make = Factory("mine.py:make", {"name": name})
     module = modules.make(make, study)
-    subject = Subject("module", module.to(dtype) if dtype else module, make)
-    data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(subject.model)
+    state = ModelState("module", module.to(dtype) if dtype else module, make)
+    data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(state.model)
     folder.mkdir(exist_ok=True)
     path = folder / "model.pt"
-    outputs = export(subject.model, data, path, study, mode=mode, fold=fold)
-    return subject, data, path, outputs
+    outputs = export(state.model, data, path, study, mode=mode, fold=fold)
+    return state, data, path, outputs
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("mode", ["trace", "script"])
 @pytest.mark.parametrize(("name", "factory"), [("Two", "tokens"), ("Normed", "rows")])
 def test_file_answers_in_order_at_any_batch_size(name, factory, mode, study, tmp_path):
-    subject, data, path, outputs = exported(name, study, tmp_path / "out", factory, mode)
+    state, data, path, outputs = exported(name, study, tmp_path / "out", factory, mode)
     graph = torch.jit.load(path)
     for count in (1, 5, 20):
         inputs = data.example(count)
         with torch.no_grad():
-            wanted = modules.call(subject.model, inputs)
+            wanted = modules.call(state.model, inputs)
             answers = graph(*inputs.values())
         assert outputs == tuple(wanted)
         for answer, right in zip(answers, wanted.values(), strict=True):
@@ -142,7 +142,7 @@ def test_same_bytes_again_in_another_process_and_no_path_of_this_machine(study, 
 
 
 def test_runs_where_the_model_cannot_be_imported(study, tmp_path):
-    subject, data, path, _ = exported("Two", study, tmp_path / "out", "tokens")
+    state, data, path, _ = exported("Two", study, tmp_path / "out", "tokens")
     inputs = data.example(4)
     numpy.savez(tmp_path / "inputs.npz", *[item.numpy() for item in inputs.values()])
     code = f"""
@@ -158,7 +158,7 @@ def test_runs_where_the_model_cannot_be_imported(study, tmp_path):
         [sys.executable, "-W", "ignore::DeprecationWarning", "-I", "-c", dedent(code)], check=True, cwd=tmp_path
     )
     with numpy.load(tmp_path / "answers.npz") as answers, torch.no_grad():
-        for key, right in zip(answers.files, modules.call(subject.model, inputs).values(), strict=True):
+        for key, right in zip(answers.files, modules.call(state.model, inputs).values(), strict=True):
             numpy.testing.assert_allclose(answers[key], right.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -172,10 +172,10 @@ def test_norms_are_folded_where_that_is_asked_for(study, tmp_path):
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_each_graph_is_loaded_as_it_says(graph, tmp_path):
     factory = Factory("networks.py:residual")
-    subject = Subject("module", modules.make(factory, MODELS), factory)
-    data = data_module.load(Factory("networks.py:images"), MODELS).bind(subject.model)
+    state = ModelState("module", modules.make(factory, MODELS), factory)
+    data = data_module.load(Factory("networks.py:images"), MODELS).bind(state.model)
     settings = {"mode": "trace", "graph": graph}
-    artifact = TorchScript().build(subject, TargetSpec("here"), settings, tmp_path, data, MODELS)
+    artifact = TorchScript().build(state, TargetSpec("here"), settings, tmp_path, data, MODELS)
     before = torch.get_num_threads()
     session = TorchScript().open(artifact, TargetSpec("here", threads=before + 1), settings, tmp_path)
     assert torch.get_num_threads() == before + 1
@@ -183,7 +183,7 @@ def test_each_graph_is_loaded_as_it_says(graph, tmp_path):
     inputs = data.example(7)
     found = session.collect(session.run(session.prepare({key: item.numpy() for key, item in inputs.items()})))
     with torch.no_grad():
-        right = subject.model(*inputs.values()).numpy()
+        right = state.model(*inputs.values()).numpy()
     numpy.testing.assert_allclose(found["output"], right, rtol=1e-5, atol=1e-6)
     session.close()
     assert torch.get_num_threads() == before
@@ -219,23 +219,23 @@ def test_what_cannot_be_compiled_is_refused_with_a_way_out(study, tmp_path):
 def test_half_stays_half_in_the_file(dtype, tmp_path):
     data = data_module.load(Factory("networks.py:images"), MODELS)
     factory = Factory("networks.py:rows")
-    single = Subject("module", modules.make(factory, MODELS), factory)
+    single = ModelState("module", modules.make(factory, MODELS), factory)
     settings = {"dtype": dtype, "sensitive": True, "keep": (), "only": ()}
     (tmp_path / "half").mkdir()
     small = half(single, settings, Context(data, 3, tmp_path / "half", MODELS))
     sizes = []
-    for index, subject in enumerate((single, small)):
+    for index, state in enumerate((single, small)):
         folder = tmp_path / str(index)
         folder.mkdir()
-        bound = data.bind(subject.model)
-        artifact = TorchScript().build(subject, TargetSpec("here"), {}, folder, bound, MODELS)
+        bound = data.bind(state.model)
+        artifact = TorchScript().build(state, TargetSpec("here"), {}, folder, bound, MODELS)
         sizes.append(artifact.files[0].bytes)
         session = TorchScript().open(artifact, TargetSpec("here"), {}, tmp_path)
         inputs = bound.example(3)
         found = session.collect(session.run(session.prepare({key: item.numpy() for key, item in inputs.items()})))
         session.close()
         with torch.no_grad():
-            right = modules.call(subject.model, inputs)["output"].numpy()
+            right = modules.call(state.model, inputs)["output"].numpy()
         numpy.testing.assert_allclose(found["output"], right, atol=0.05 if index else 1e-5)
     assert sizes[1] < 0.7 * sizes[0]
 
@@ -248,9 +248,9 @@ def test_names_are_changed_in_a_pickle_where_they_have_a_length_before_them():
 
 def test_a_broken_file_is_refused(tmp_path, study):
     make = Factory("mine.py:make", {"name": "Normed"})
-    subject = Subject("module", modules.make(make, study), make)
-    data = data_module.load(Factory("mine.py:rows"), study).bind(subject.model)
-    artifact = TorchScript().build(subject, TargetSpec("here"), {}, tmp_path, data, study)
+    state = ModelState("module", modules.make(make, study), make)
+    data = data_module.load(Factory("mine.py:rows"), study).bind(state.model)
+    artifact = TorchScript().build(state, TargetSpec("here"), {}, tmp_path, data, study)
     (tmp_path / "model.pt").write_bytes(b"no graph at all")
     with pytest.raises(Refusal, match="TorchScript does not load the model"):
         TorchScript().open(artifact, TargetSpec("here"), {}, tmp_path)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from optlang.interfaces import Factory, OptlangError, Refusal, Subject
+from optlang.interfaces import Factory, ModelState, OptlangError, Refusal
 from optlang.workload import imports
 from optlang.workload.data.tensors import check_batched, describe, flat_outputs, imagined, structured
 from optlang.workload.model import floats, modules
@@ -19,7 +19,7 @@ MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 
 def subject(name, **arguments):
     factory = Factory(f"networks.py:{name}", arguments)
-    return Subject("module", modules.make(factory, MODELS), factory)
+    return ModelState("module", modules.make(factory, MODELS), factory)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ class TestDisk:
 
     def test_notes_come_back(self, tmp_path):
         saved = subject("mlp")
-        modules.save(Subject("module", saved.model, saved.factory, (), {"a.b": 0.25, "c": ["x", None]}), tmp_path)
+        modules.save(ModelState("module", saved.model, saved.factory, (), {"a.b": 0.25, "c": ["x", None]}), tmp_path)
         assert modules.load(tmp_path, MODELS).notes == {"a.b": 0.25, "c": ["x", None]}
 
     def test_weights_that_no_longer_fit_the_code(self, tmp_path):
@@ -146,7 +146,7 @@ class TestDisk:
 
     def test_other_forms_are_refused(self, tmp_path):
         with pytest.raises(Refusal, match="artifact"):
-            modules.save(Subject("artifact", None, Factory("a:b")), tmp_path)
+            modules.save(ModelState("artifact", None, Factory("a:b")), tmp_path)
 
     def test_onnx_with_weights_beside_it(self, tmp_path):
         weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [64, 64], bytes(64 * 64 * 4), raw=True)
@@ -156,7 +156,7 @@ class TestDisk:
         source = tmp_path / "source"
         source.mkdir()
         onnx.save(model, source / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
-        modules.save(Subject("onnx", source / "net.onnx", Factory("a:b")), tmp_path / "saved")
+        modules.save(ModelState("onnx", source / "net.onnx", Factory("a:b")), tmp_path / "saved")
         loaded = modules.load(tmp_path / "saved", MODELS)
         names = sorted(path.name for path in (tmp_path / "saved").iterdir())
         assert names == ["model.onnx", "net.data", "subject.json"]
