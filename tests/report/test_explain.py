@@ -31,7 +31,7 @@ def problems(page: str, folder: Path) -> str:
     above = ""
     if example.lstrip().startswith("technique"):
         above, example = example, ""
-        (folder / "mine.py").write_text("def mine(subject, settings, context): ...\n")
+        (folder / "mine.py").write_text("def mine(state, settings, context): ...\n")
     rest = [text for word, text in MEMBERS.items() if not re.search(rf"^ *{word}\b", example, re.MULTILINE)]
     path = folder / "main.opt"
     members = "\n  ".join(rest)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Artifact, OptlangError, Refusal, Subject, TargetSpec
+from optlang.interfaces import JSON, Artifact, ModelState, OptlangError, Refusal, TargetSpec
 from optlang.workload import process_state
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ _MADE = re.compile(r"[A-Z]\w*_\d+")
 
 
 def build(
-    onnx: Artifact, subject: Subject, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data
+    onnx: Artifact, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data
 ) -> Artifact:
-    """Write `model.xml` and `model.bin` into `folder`, from the ONNX file that was made of `subject`.
+    """Write `model.xml` and `model.bin` into `folder`, from the ONNX file that was made of `state`.
 
     Weights keep their precision. Raises `Refusal` where int8 is asked for and the model is no float model any more, or
     nothing in it was quantized; OptlangError where NNCF is missing.
@@ -57,12 +57,12 @@ def build(
     # Converters report to their makers too; reading a file does not.
     model = _openvino().Core().read_model(str(onnx.folder / onnx_file.NAME))
     if way != "none":
-        if subject.form != "module":
+        if state.form != "module":
             raise Refusal(
-                f"NNCF quantizes a float model; what openvino is given here is in the form {subject.form} already",
+                f"NNCF quantizes a float model; what openvino is given here is in the form {state.form} already",
                 help="one of the two: the step before, or `int8` of the runtime openvino",
             )
-        floats.refuse_others(floats.module_types(subject.model))
+        floats.refuse_others(floats.module_types(state.model))
         model = _quantized(model, way, target, settings, data.bind(onnx.inputs))
         stored = _stored(model, onnx.folder / onnx_file.NAME, way)
     _rename(model)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.plan.model import Plan
-from optlang.search.observation import TRIES, Asked, Told, seed_of
+from optlang.search.observation import TRIES, Observation, Suggestion, seed_of
 from optlang.search.samplers.encoding import genes_of, point_of
 from optlang.search.samplers.optuna_adapter import quiet
 from optlang.space.space import Space
@@ -46,7 +46,7 @@ class Genetic:
         self._chosen = 0
 
     @quiet()
-    def add(self, told: Told) -> None:
+    def add(self, told: Observation) -> None:
         """Take in what became of a point; one that failed has no children."""
         import optuna
 
@@ -76,7 +76,7 @@ class Genetic:
             sampler.get_parent_population(self._study, self._chosen)
 
     @quiet()
-    def draw(self, seed: int, attempt: int) -> Asked:
+    def draw(self, seed: int, attempt: int) -> Suggestion:
         """The child of this attempt, or a point of the first generation."""
         import optuna
 
@@ -88,9 +88,9 @@ class Genetic:
         self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         point = point_of(self._space, genes)
         absent = {path: gene for path, gene in genes.items() if path not in point}
-        return Asked(point, {_GENERATION: self._chosen, _GENES: absent})
+        return Suggestion(point, {_GENERATION: self._chosen, _GENES: absent})
 
-    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+    def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """Nothing is learned from it."""
         return False
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from optlang.plan.domains import size
 from optlang.plan.model import Knob, Plan
 from optlang.search import objectives
-from optlang.search.observation import TRIES, Asked, Told
+from optlang.search.observation import TRIES, Observation, Suggestion
 from optlang.search.samplers.encoding import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
 from optlang.search.samplers.optuna_adapter import Score, maximize, quiet
 from optlang.space.recipe import Point, resolve
@@ -41,21 +41,21 @@ class Gaussian:
     def __init__(self, plan: Plan, space: Space, known: set[str], startup: int) -> None:
         self._plan, self._space, self._known, self._startup = plan, space, known, startup
         self._knobs = tuple(knob for knob in plan.knobs if size(knob.domain) != 1)
-        self._told: list[Told] = []
+        self._told: list[Observation] = []
 
-    def add(self, told: Told) -> None:
+    def add(self, told: Observation) -> None:
         """Take in what became of a point."""
         self._told.append(told)
 
-    def draw(self, seed: int, attempt: int) -> Asked:
+    def draw(self, seed: int, attempt: int) -> Suggestion:
         """The point of the greatest expected improvement, or a random one before `startup` and after a refusal."""
         random = Random(seed)
         measured = [told for told in self._told if told.values is not None]
         if attempt > 0 or len(measured) < max(2, self._startup) or not self._knobs:
-            return Asked(self.drawn(random), {})
-        return Asked(self._best(measured, seed, random), {})
+            return Suggestion(self.drawn(random), {})
+        return Suggestion(self._best(measured, seed, random), {})
 
-    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+    def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """Nothing is learned from it."""
         return False
 
@@ -64,7 +64,7 @@ class Gaussian:
         return self._space.draw(lambda knob, domain: value_at(domain, random.random()))
 
     @quiet()
-    def _best(self, measured: Sequence[Told], seed: int, random: Random) -> Point:
+    def _best(self, measured: Sequence[Observation], seed: int, random: Random) -> Point:
         import optuna
 
         study = optuna.create_study(directions=[objective.direction for objective in self._plan.objectives])
@@ -88,7 +88,7 @@ class Gaussian:
         assert search.found is not None
         return search.found
 
-    def _examples(self, measured: Sequence[Told]) -> list[tuple[Told, list[float], list[float]]]:
+    def _examples(self, measured: Sequence[Observation]) -> list[tuple[Observation, list[float], list[float]]]:
         """What the processes are fitted to: objectives and violations, one more for whether the trial failed.
 
         A failure has no values of its own: it is given the means, which say nothing, and the violation.
@@ -114,7 +114,7 @@ class Gaussian:
                 found.append(gene_of(knob.domain, point[knob.path]) if knob.path in point else ABSENT)
         return found
 
-    def front(self, measured: Sequence[Told]) -> list[Point]:
+    def front(self, measured: Sequence[Observation]) -> list[Point]:
         """The points of the front, or all where none meets the requirements."""
         signs = [-1 if item.direction == "maximize" else 1 for item in self._plan.objectives]
         feasible = {
@@ -153,7 +153,7 @@ class Gaussian:
 class _Search:
     """Looks for the point with the greatest value of an acquisition function."""
 
-    def __init__(self, owner: Gaussian, measured: Sequence[Told], random: Random) -> None:
+    def __init__(self, owner: Gaussian, measured: Sequence[Observation], random: Random) -> None:
         self._owner, self._measured, self._random = owner, measured, random
         self.found: Point | None = None
 

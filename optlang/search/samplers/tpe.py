@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.plan.domains import size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
-from optlang.search.observation import TRIES, Asked, Told
+from optlang.search.observation import TRIES, Observation, Suggestion
 from optlang.search.samplers.optuna_adapter import quiet
 from optlang.space.space import Space, values_of
 
@@ -46,7 +46,7 @@ class Parzen:
         self._asked: optuna.Trial | None = None
 
     @quiet()
-    def add(self, told: Told) -> None:
+    def add(self, told: Observation) -> None:
         """Take in what became of a point."""
         import optuna
 
@@ -76,7 +76,7 @@ class Parzen:
         )
 
     @quiet()
-    def draw(self, seed: int, attempt: int) -> Asked:
+    def draw(self, seed: int, attempt: int) -> Suggestion:
         """The point of this attempt."""
         import optuna
 
@@ -84,9 +84,9 @@ class Parzen:
         self._study.sampler = self._sampler(seed, attempt >= PATIENCE)
         trial = self._asked = self._study.ask()
         point = self._space.draw(partial(_suggest, trial))
-        return Asked(point, {_SYSTEM: dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs)})
+        return Suggestion(point, {_SYSTEM: dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs)})
 
-    def refuse(self, asked: Asked, *, forbidden: bool) -> bool:
+    def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """A forbidden point teaches TPE where not to look; that a point was run already teaches it nothing."""
         import optuna
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from optlang.interfaces import OutsideError, Refusal, Subject
+from optlang.interfaces import ModelState, OutsideError, Refusal
 from optlang.workload import imports, process_state
 from optlang.workload.export import tracing
 from optlang.workload.model import modules
@@ -47,9 +47,9 @@ _REMARKS: tuple[process_state.Remark, ...] = (
 
 
 def export(
-    subject: Subject, data: Data, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "script"
+    state: ModelState, data: Data, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "script"
 ) -> None:
-    """Write the module of `subject` to `path`; weights of more than 2 GB go to `path`.data beside it.
+    """Write the module of `state` to `path`; weights of more than 2 GB go to `path`.data beside it.
 
     Inputs are named as the data name them, outputs as `modules.call` names them; the first axis of each is the batch.
     `exporter` "script" traces a call, "dynamo" takes torch.export's graph: that needs the package onnxscript, takes
@@ -59,9 +59,9 @@ def export(
     """
     if exporter == "dynamo" and importlib.util.find_spec("onnxscript") is None:
         raise OutsideError("exporter = dynamo needs onnxscript", help='pip install "optlang-dsl[dynamo]"')
-    if subject.form != "module":
-        raise Refusal(f"a model in the form {subject.form} cannot be exported to ONNX, only a torch module")
-    module: nn.Module = subject.model
+    if state.form != "module":
+        raise Refusal(f"a model in the form {state.form} cannot be exported to ONNX, only a torch module")
+    module: nn.Module = state.model
     types = {item.dtype for item in module.parameters()}
     if torch.bfloat16 in types:
         raise Refusal(

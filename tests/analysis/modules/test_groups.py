@@ -47,7 +47,7 @@ WITH = """
 
 
 def written(folder: Path, above: str, facts: str, used: str = "mine", settings: str = "amount = 10%") -> Loaded:
-    (folder / "mine.py").write_text("def mine(subject, settings, context): ...\n")
+    (folder / "mine.py").write_text("def mine(state, settings, context): ...\n")
     declared = 'technique mine {\n  calls "mine.py:mine"\n'
     declared += f"  param before: bool = false{facts}  param after: int = 1\n}}\n"
     study = STUDY.replace("NAME", used).replace("SETTINGS", settings)
@@ -183,7 +183,7 @@ def test_a_group_of_an_installed_module_is_used_and_explained(
     used = 'with second, prune.pruned_layers { keep "what stays" }'
     technique = f'\ntechnique grid {{ calls "coarse_parts:grid"; {used} }}\n'
     install(site, "coarse-parts", "coarse_parts", SHARED + technique, value="coarse_parts:coarse.opt")
-    (site / "coarse_parts" / "__init__.py").write_text("def grid(subject, settings, context): ...\n")
+    (site / "coarse_parts" / "__init__.py").write_text("def grid(state, settings, context): ...\n")
     monkeypatch.syspath_prepend(str(site))
     home = tmp_path / "home"
     home.mkdir()
