@@ -55,7 +55,7 @@ class OnnxRuntime:
 
     def available(self) -> str | None:
         """None where onnxruntime is installed."""
-        return None if importlib.util.find_spec("onnxruntime") else 'pip install "onnxruntime>=1.23,<2"'
+        return None if importlib.util.find_spec("onnxruntime") else 'pip install "onnxruntime>=1.23,<1.33"'
 
     def wants(self) -> QuantWants:
         """Unsigned activations and symmetric signed weights by channel: what the VNNI kernels take.

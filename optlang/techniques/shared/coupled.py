@@ -217,7 +217,7 @@ def _answered(graph: Any, group: Any) -> bool:
 
     for item in group.items:
         node = item.dep.target
-        if isinstance(node.module, ops._OutputOp):
+        if node.type == ops.OPTYPE.OUTPUT:
             return True
         if graph.is_out_channel_pruning_fn(item.dep.handler) and not node.outputs:
             return True
