@@ -23,7 +23,7 @@ from typing import Any
 from optlang.analysis.modules.load import load
 from optlang.interfaces import Artifact, File, Measurement
 from optlang.run.engine import LocalEngine
-from optlang.run.events import Planned, TrialFinished, TrialStarted
+from optlang.run.events import RunStarted, TrialFinished, TrialStarted
 from optlang.run.job import FrontJob, Result, TrialJob
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
@@ -38,17 +38,17 @@ def instant(job: Any) -> Any:
             "accuracy": (0.999 - job.trial % 7 / 1000, "ratio"), "size": (1000.0 * (1 + job.trial % 11), "B"),
             "latency.p50": (1e-5 * (1 + job.trial % 5), "s"), "latency.p95": (2e-5, "s"),
         }
-        place = job.places[0]
+        on = job.targets[0]
         measured = tuple(
-            Measurement(name, value, unit, 5, value, value, place.target.name)
+            Measurement(name, value, unit, 5, value, value, on.target.name)
             for name, (value, unit) in figures.items()
         )
-        place.folder.mkdir(parents=True)
-        (place.folder / "model.onnx").write_bytes(bytes(1000))
+        on.folder.mkdir(parents=True)
+        (on.folder / "model.onnx").write_bytes(bytes(1000))
         file = File("model.onnx", 1000, "0" * 64)
         return Result(
             measurements=measured,
-            artifacts={place.target.name: Artifact(place.folder, "onnx", (file,), ("x",), ("y",))},
+            artifacts={on.target.name: Artifact(on.folder, "onnx", (file,), ("x",), ("y",))},
         )
     return {} if isinstance(job, FrontJob) else None
 
@@ -70,21 +70,21 @@ class Clock:
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def plan(self, planned: Planned) -> None:
+    def run_started(self, run: RunStarted) -> None:
         """Nothing to note."""
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Nothing to note."""
 
-    def began(self, begun: TrialStarted) -> None:
+    def trial_started(self, trial: TrialStarted) -> None:
         """Nothing to note."""
 
-    def doing(self, what: Mapping[str, Any]) -> None:
+    def progress(self, activity: Mapping[str, Any]) -> None:
         """Nothing to note."""
 
-    def ended(self, ended: TrialFinished) -> None:
+    def trial_finished(self, trial: TrialFinished) -> None:
         """Note the time."""
-        if ended.origin == "sampler":
+        if trial.origin == "sampler":
             self.ends.append(time.perf_counter())
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "OptlangError", "Outcome", "OutsideError", "Plan", "load", "open_store", "run"]
 
-_PLACES = {
+_MODULES = {
     "Options": ("optlang.run.study", "Options"),
     "OptlangError": ("optlang.interfaces", "OptlangError"),
     "Outcome": ("optlang.run.scheduler", "Outcome"),
@@ -31,11 +31,11 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'optlang' has no attribute {name!r}")
     from importlib import import_module
 
-    module, attribute = _PLACES[name]
+    module, attribute = _MODULES[name]
     return getattr(import_module(module), attribute)
 
 

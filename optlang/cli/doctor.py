@@ -93,7 +93,7 @@ class Brought:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
+class DiskUsage:
     """A file or a folder; `bytes` is None where there is nothing, `whole` tells a sum from as far as it was counted."""
 
     path: str
@@ -126,10 +126,10 @@ class Examination:
     modules: tuple[Brought, ...]
     packages: tuple[Package, ...]
     measuring: bool
-    database: Place
+    database: DiskUsage
     writer: int | None
-    cache: Place
-    artifacts: Place
+    cache: DiskUsage
+    artifacts: DiskUsage
     free: int
     warnings: tuple[Fault, ...]
     problems: tuple[Fault, ...]
@@ -186,7 +186,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
         optlang=_version(DISTRIBUTION), machine=machine.machine(), instructions=processor.instructions(),
         overflows=processor.overflows(), compiler=compiler.found(), runtimes=runtimes, modules=modules,
         packages=packages, measuring=measuring,
-        database=Place(str(db), db.stat().st_size if db.is_file() else None), writer=holder(db),
+        database=DiskUsage(str(db), db.stat().st_size if db.is_file() else None), writer=holder(db),
         cache=counted(folder / "cache"), artifacts=counted(folder / "artifacts"),
         free=shutil.disk_usage(_existing(folder)).free, warnings=tuple(warnings), problems=tuple(problems),
     )
@@ -320,17 +320,17 @@ def _version(distribution: str) -> str | None:
 # ---- files
 
 
-def counted(folder: Path, seconds: float = _COUNTING) -> Place:
+def counted(folder: Path, seconds: float = _COUNTING) -> DiskUsage:
     """The bytes of the files in a folder, as many as can be counted in `seconds`."""
     if not folder.is_dir():
-        return Place(str(folder), None)
+        return DiskUsage(str(folder), None)
     end = time.monotonic() + seconds
     total = 0
     for size in _sizes(folder):
         total += size
         if time.monotonic() > end:
-            return Place(str(folder), total, whole=False)
-    return Place(str(folder), total)
+            return DiskUsage(str(folder), total, whole=False)
+    return DiskUsage(str(folder), total)
 
 
 def _sizes(folder: Path | str) -> Iterator[int]:
@@ -417,7 +417,7 @@ def _bfloat16(found: Examination) -> str:
     return ", ".join(found.instructions.bfloat16) or "no instructions of its own: no faster than float32"
 
 
-def _place(place: Place) -> str:
+def _place(place: DiskUsage) -> str:
     from optlang.plan.quantities import in_bytes
 
     if place.bytes is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from optlang.diagnostics.commands import DEFAULT_DB as DEFAULT_DB
+from optlang.diagnostics.command_line import DEFAULT_DB as DEFAULT_DB
 
 
 class CheckFormat(StrEnum):

@@ -84,8 +84,8 @@ def _watcher(study: Plan, rich: bool) -> Any:
 
     plan = study.model_dump(mode="json", include={"knobs", "metrics", "targets", "objectives", "requires"})
 
-    def words(begun: TrialStarted) -> str:
-        return describe(plan, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
+    def words(trial: TrialStarted) -> str:
+        return describe(plan, {"trial": trial.number, "point": trial.point, "runtime": trial.runtime}, trial.steps)
 
     def shown(there: Collection[str]) -> Sequence[str]:
         return columns(plan, there)

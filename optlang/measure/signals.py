@@ -1,4 +1,4 @@
-"""The signals that ask a process to stop, Ctrl-C, SIGTERM and SIGHUP: who hears them. What they do, the loop knows."""
+"""The signals that ask a process to stop, Ctrl-C, SIGTERM and SIGHUP: who receives them. The scheduler acts on them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class TrialSummary:
     """A trial in words and figures; `dependence` says in words, by target, that and how an answer depends on the other
     samples of its call, `uncounted` are the operators that `macs` leave out, and `left` the layers that no pruning
     could cut, with why."""
@@ -66,7 +66,7 @@ class Missed:
 class Near:
     """A trial that met not all requirements."""
 
-    member: Member
+    member: TrialSummary
     missed: tuple[Missed, ...]
 
 
@@ -86,7 +86,7 @@ class Front:
     metrics: tuple[str, ...]
     asked: tuple[str, ...]
     requires: tuple[str, ...]
-    members: tuple[Member, ...]
+    members: tuple[TrialSummary, ...]
     nearest: tuple[Near, ...]
     states: Mapping[str, int]
     alone: int
@@ -181,7 +181,7 @@ def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
     return Tradeoffs(chosen.study, chosen.file, quality, units[0][0] or "", tuple(rows), failed)
 
 
-def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials: Sequence[int]) -> list[Member]:
+def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials: Sequence[int]) -> list[TrialSummary]:
     """Trials of a study's newest run, in words and figures, in the order asked for."""
     rows = reader.query("SELECT * FROM results WHERE run = ?", [chosen.run]).dicts()
     results = {row["trial"]: row for row in rows if row["trial"] in set(trials)}
@@ -205,7 +205,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
         figures.setdefault(row["trial"], []).append(row["got"] | {"metric": row["metric"], "target": row["target"]})
     several = [item["name"] for item in plan.get("targets", ())] if len(plan.get("targets", ())) > 1 else []
     return [
-        Member(
+        TrialSummary(
             trial,
             results[trial]["origin"],
             describe(plan, points[trial], steps.get(trial, ())),
@@ -277,7 +277,7 @@ def load_plan(reader: Reader, chosen: Chosen) -> Mapping[str, Any]:
     return _plan(reader, chosen)
 
 
-def _place(plan: Mapping[str, Any], member: Member) -> tuple[bool, float, int]:
+def _place(plan: Mapping[str, Any], member: TrialSummary) -> tuple[bool, float, int]:
     """The baseline first, then by the first objective, best first."""
     objective = next(iter(plan.get("objectives", ())), None)
     name = goal(objective) if objective else ""
@@ -340,7 +340,7 @@ def columns(plan: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(shown) if name in there)
 
 
-def _metrics(plan: Mapping[str, Any], members: Iterable[Member]) -> tuple[str, ...]:
+def _metrics(plan: Mapping[str, Any], members: Iterable[TrialSummary]) -> tuple[str, ...]:
     """The columns of a table of members: those of `columns`, and the p95 next to a latency of the only target."""
     there = {name for member in members for name in member.figures}
     names = list(columns(plan, there))
@@ -349,7 +349,7 @@ def _metrics(plan: Mapping[str, Any], members: Iterable[Member]) -> tuple[str, .
     return tuple(names)
 
 
-def _best(plan: Mapping[str, Any], members: Sequence[Member]) -> int | None:
+def _best(plan: Mapping[str, Any], members: Sequence[TrialSummary]) -> int | None:
     """The largest gain over the minimized objectives together, for at most a point lost where that is to be had.
 
     What may be lost is what the task is judged by: points of a ratio, of anything else a share of the baseline's.
@@ -357,11 +357,11 @@ def _best(plan: Mapping[str, Any], members: Sequence[Member]) -> int | None:
     goals = [goal(item) for item in plan.get("objectives", ())]
     task = _judged(plan)
 
-    def lost(member: Member) -> float:
+    def lost(member: TrialSummary) -> float:
         judged = [member.figures[name] for name in goals if name in task and name in member.figures]
         return max((_lost(figure) for figure in judged), default=0.0)
 
-    def gain(member: Member) -> float:
+    def gain(member: TrialSummary) -> float:
         times = [
             figure.times for name in goals if name not in task and (figure := member.figures.get(name)) and figure.times
         ]

@@ -16,7 +16,7 @@ from rich.text import Text
 from optlang.interfaces import JSON
 from optlang.plan.quantities import compared, in_seconds, quantity
 from optlang.report.tables import counted, heading
-from optlang.run.events import Figure, Planned, TrialFinished, TrialStarted
+from optlang.run.events import Comparison, RunStarted, TrialFinished, TrialStarted
 
 Words: TypeAlias = Callable[[TrialStarted], str]
 """Says in words what a trial does."""
@@ -30,6 +30,8 @@ SHOWN = 8
 MISSED = 3
 """How many of the trials that failed or missed a requirement it has room for."""
 
+DEPENDENT = " (its answers depend on the batch)"
+
 
 class PlainProgress:
     """One line when a trial ends, and one for everything else that matters: for logs, pipes and screen readers."""
@@ -39,40 +41,41 @@ class PlainProgress:
         self._words: dict[int, str] = {}
         self._shown: Sequence[str] = ()
 
-    def plan(self, planned: Planned) -> None:
-        """See `Watcher.plan`."""
-        self._write(f"{planned.study}: {outline(planned)}")
+    def run_started(self, run: RunStarted) -> None:
+        """See `Watcher.run_started`."""
+        self._write(f"{run.study}: {outline(run)}")
 
-    def note(self, text: str) -> None:
-        """See `Watcher.note`."""
+    def message(self, text: str) -> None:
+        """See `Watcher.message`."""
         self._write(text)
 
-    def began(self, begun: TrialStarted) -> None:
-        """See `Watcher.began`."""
-        self._words[begun.trial] = self._describe(begun)
+    def trial_started(self, trial: TrialStarted) -> None:
+        """See `Watcher.trial_started`."""
+        self._words[trial.number] = self._describe(trial)
 
-    def doing(self, what: Mapping[str, JSON]) -> None:
+    def progress(self, activity: Mapping[str, JSON]) -> None:
         """Nothing: a line for each epoch would drown the rest."""
 
-    def ended(self, ended: TrialFinished) -> None:
-        """See `Watcher.ended`."""
-        if not self._shown and ended.figures:
-            self._shown = self._columns(ended.figures)
+    def trial_finished(self, trial: TrialFinished) -> None:
+        """See `Watcher.trial_finished`."""
+        if not self._shown and trial.figures:
+            self._shown = self._columns(trial.figures)
             heads = "  ".join(f"{name:<{_wide(name)}}" for name in self._shown)
             self._write(f" trial  {heads}  took     what it is (* in the front so far)")
-        mark = "*" if ended.trial in ended.front else " "
+        mark = "*" if trial.number in trial.front else " "
         cells = "  ".join(
-            f"{figure_text(ended.figures[name]) if name in ended.figures else '–':<{_wide(name)}}"
+            f"{figure_text(trial.figures[name]) if name in trial.figures else '–':<{_wide(name)}}"
             for name in self._shown
         )
-        parts = [f"{mark}{ended.trial:>5}", cells, f"{in_seconds(ended.seconds):<7}", self._words.pop(ended.trial, "")]
+        words = self._words.pop(trial.number, "")
+        parts = [f"{mark}{trial.number:>5}", cells, f"{in_seconds(trial.seconds):<7}", words]
         line = "  ".join(part for part in parts if part)
-        if ended.state not in ("complete", "running"):
-            line += f"  {verdict(ended)}"
-        elif ended.dependent:
-            line += "  (its answers depend on the batch)"
-        left = ended.total - ended.done
-        about = "" if ended.seconds_left is None else f", about {in_seconds(ended.seconds_left)}"
+        if trial.state not in ("complete", "running"):
+            line += f"  {verdict(trial)}"
+        elif trial.dependent:
+            line += f" {DEPENDENT}"
+        left = trial.total - trial.done
+        about = "" if trial.seconds_left is None else f", about {in_seconds(trial.seconds_left)}"
         self._write(line + (f"  [{left} left{about}]" if left > 0 else ""))
 
     def close(self) -> None:
@@ -98,39 +101,39 @@ class LiveProgress:
         self._front: Sequence[int] = ()
         self._live.start()
 
-    def plan(self, planned: Planned) -> None:
-        """See `Watcher.plan`."""
-        self._study, self._total, self._done = planned.study, planned.total, planned.done
-        self.note(f"{planned.study}: {outline(planned)}")
+    def run_started(self, run: RunStarted) -> None:
+        """See `Watcher.run_started`."""
+        self._study, self._total, self._done = run.study, run.total, run.done
+        self.message(f"{run.study}: {outline(run)}")
         self._draw()
 
-    def note(self, text: str) -> None:
-        """See `Watcher.note`; notes stay above the picture."""
+    def message(self, text: str) -> None:
+        """See `Watcher.message`; notes stay above the picture."""
         self._console.print(Text(text))
 
-    def began(self, begun: TrialStarted) -> None:
-        """See `Watcher.began`."""
-        words = self._words[begun.trial] = self._describe(begun)
-        self._now, self._doing = (begun.trial, words), ""
+    def trial_started(self, trial: TrialStarted) -> None:
+        """See `Watcher.trial_started`."""
+        words = self._words[trial.number] = self._describe(trial)
+        self._now, self._doing = (trial.number, words), ""
         self._draw()
 
-    def doing(self, what: Mapping[str, JSON]) -> None:
-        """See `Watcher.doing`."""
-        text = str(what.get("doing", ""))
-        if "epoch" in what:
-            text += f" · epoch {what['epoch']}/{what.get('epochs', '?')}"
-        loss = what.get("loss")
+    def progress(self, activity: Mapping[str, JSON]) -> None:
+        """See `Watcher.progress`."""
+        text = str(activity.get("doing", ""))
+        if "epoch" in activity:
+            text += f" · epoch {activity['epoch']}/{activity.get('epochs', '?')}"
+        loss = activity.get("loss")
         if isinstance(loss, float):
             text += f" · loss {loss:.3g}"
         self._doing = text
         self._draw()
 
-    def ended(self, ended: TrialFinished) -> None:
-        """See `Watcher.ended`."""
-        self._seen[ended.trial], self._front = ended, ended.front
-        self._done, self._total, self._left, self._now = ended.done, ended.total, ended.seconds_left, None
-        if ended.state == "failed":
-            self.note(f"trial {ended.trial} {verdict(ended)}")
+    def trial_finished(self, trial: TrialFinished) -> None:
+        """See `Watcher.trial_finished`."""
+        self._seen[trial.number], self._front = trial, trial.front
+        self._done, self._total, self._left, self._now = trial.done, trial.total, trial.seconds_left, None
+        if trial.state == "failed":
+            self.message(f"trial {trial.number} {verdict(trial)}")
         self._draw()
 
     def close(self) -> None:
@@ -160,17 +163,18 @@ class LiveProgress:
 
     def _members(self, members: Sequence[TrialFinished]) -> Table:
         """The baseline, where this session measured it, and the newest members of the front."""
-        names = self._columns({name for ended in members for name in ended.figures})
+        names = self._columns({name for trial in members for name in trial.figures})
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("front", justify="right", no_wrap=True)
         for name in names:
             table.add_column(heading(name), no_wrap=True)
         table.add_column("what it is", overflow="fold", min_width=16)
-        shown = [ended for ended in members if ended.trial == 0] + [ended for ended in members if ended.trial][-SHOWN:]
-        for ended in shown:
-            cells = (figure_text(ended.figures[name]) if name in ended.figures else "–" for name in names)
-            words = self._words.get(ended.trial, "") + (" (its answers depend on the batch)" if ended.dependent else "")
-            table.add_row(str(ended.trial), *cells, words)
+        baseline = [trial for trial in members if trial.number == 0]
+        shown = [*baseline, *[trial for trial in members if trial.number != 0][-SHOWN:]]
+        for trial in shown:
+            cells = (figure_text(trial.figures[name]) if name in trial.figures else "–" for name in names)
+            words = self._words.get(trial.number, "") + (DEPENDENT if trial.dependent else "")
+            table.add_row(str(trial.number), *cells, words)
         # Members that an earlier session found are known by their numbers only.
         more = len({0, *self._front}) - len(shown)
         if more > 0:
@@ -179,39 +183,39 @@ class LiveProgress:
 
     def _missed(self) -> list[Text | Padding]:
         """How many trials failed or missed a requirement, and what the last ones missed."""
-        missed = [ended for ended in self._seen.values() if ended.state not in ("complete", "running")]
+        missed = [trial for trial in self._seen.values() if trial.state not in ("complete", "running")]
         if not missed:
             return []
-        counts = Counter(ended.state for ended in missed)
+        counts = Counter(trial.state for trial in missed)
         found: list[Text | Padding] = [
             Text("; ".join(f"{count} {state}" for state, count in counts.items()) + ", the last:", style="dim")
         ]
-        for ended in missed[-MISSED:]:
-            words = self._words.get(ended.trial, "")
-            found.append(Padding(Text(f"{ended.trial}  {words}: {verdict(ended)}"), (0, 0, 0, 2)))
+        for trial in missed[-MISSED:]:
+            words = self._words.get(trial.number, "")
+            found.append(Padding(Text(f"{trial.number}  {words}: {verdict(trial)}"), (0, 0, 0, 2)))
         return found
 
 
-def outline(planned: Planned) -> str:
+def outline(run: RunStarted) -> str:
     """What a run consists of, and how much of it is done."""
-    ladder = f"{counted(planned.ladder, 'trial')} of a technique alone"
-    if not planned.searched:
+    ladder = f"{counted(run.ladder, 'trial')} of a technique alone"
+    if not run.searched:
         text = f"the baseline and {ladder}"
     else:
-        text = f"{counted(planned.searched, 'trial')} to search"
-        text += f" ({planned.drawn} done)" if planned.drawn else ""
-        text += f", after the baseline and {ladder}" if planned.ladder else ", after the baseline"
-    return text + (f"; {planned.done} of these {planned.total} are done" if planned.done else "")
+        text = f"{counted(run.searched, 'trial')} to search"
+        text += f" ({run.drawn} done)" if run.drawn else ""
+        text += f", after the baseline and {ladder}" if run.ladder else ", after the baseline"
+    return text + (f"; {run.done} of these {run.total} are done" if run.done else "")
 
 
-def figure_text(figure: Figure) -> str:
+def figure_text(figure: Comparison) -> str:
     """A figure with how it compares with the baseline's: `12.5 kB ×6.7`, `98.9 % −0.4`."""
     return f"{quantity(figure.value, figure.unit)} {compared(figure.times, figure.lost, figure.unit)}".rstrip()
 
 
-def verdict(ended: TrialFinished) -> str:
+def verdict(trial: TrialFinished) -> str:
     """Why a trial is not among those to choose from."""
-    return f"{ended.state}: {ended.reason}" if ended.reason else ended.state
+    return f"{trial.state}: {trial.reason}" if trial.reason else trial.state
 
 
 def _wide(name: str) -> int:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from optlang.diagnostics.commands import command
+from optlang.diagnostics.command_line import command
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import OptlangError
 from optlang.store.reader import Reader

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.diagnostics.commands import command
+from optlang.diagnostics.command_line import command
 from optlang.plan.quantities import change, compared, quantity, times
-from optlang.report.front import Figure, Front, Member, Tradeoffs
+from optlang.report.front import Figure, Front, Tradeoffs, TrialSummary
 from optlang.report.tables import cells, counted, heading, printed
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _line(text: str) -> str:
 
 
 def _table(
-    members: Sequence[Member], metrics: Sequence[str], asked: Collection[str], width: int | None, color: bool,
+    members: Sequence[TrialSummary], metrics: Sequence[str], asked: Collection[str], width: int | None, color: bool,
     best: int | None = None,
 ) -> str:
     """One row a member, and what its signs mean; what does not fit is in further tables, by the number of the trial."""
@@ -153,7 +153,7 @@ def _table(
     return "\n".join(parts) + printed(note + legend + beside, width, color)
 
 
-def _apart(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
+def _apart(members: Sequence[TrialSummary], metrics: Sequence[str]) -> Iterator[str]:
     """A line a metric that is compared with other figures than the baseline's row shows: those of the same measurement.
 
     Trials that were measured in one cycle have one figure of the baseline in common, which is its row's.
@@ -176,7 +176,7 @@ def _apart(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
             )
 
 
-def _uncounted(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[str]:
+def _uncounted(members: Sequence[TrialSummary], metrics: Sequence[str]) -> Iterator[str]:
     """A line for each set of operators that macs leave out, where macs are shown."""
     if "macs" in metrics:
         for names in dict.fromkeys(member.uncounted for member in members if member.uncounted):
@@ -184,14 +184,14 @@ def _uncounted(members: Sequence[Member], metrics: Sequence[str]) -> Iterator[st
             yield f"macs of {_numbered(trials)} leave out what has no formula: {', '.join(names)}"
 
 
-def _dependent(members: Sequence[Member]) -> Iterator[str]:
+def _dependent(members: Sequence[TrialSummary]) -> Iterator[str]:
     """A line for each member whose answers depend on the batch: its figures are those of the target's."""
     for member in members:
         for target, text in member.dependence.items():
             yield f"Trial {member.trial}{f' on {target}' if target else ''}: {text}"
 
 
-def _whole(members: Sequence[Member]) -> Iterator[str]:
+def _whole(members: Sequence[TrialSummary]) -> Iterator[str]:
     """A line for each set of layers that pruning left as they were."""
     for left in dict.fromkeys(member.left for member in members if member.left):
         trials = [member.trial for member in members if member.left == left]
@@ -204,14 +204,14 @@ def _numbered(trials: Sequence[int]) -> str:
     return f"trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}"
 
 
-def _shown(member: Member, metric: str) -> Figure | None:
+def _shown(member: TrialSummary, metric: str) -> Figure | None:
     """A member's figure; the baseline's is compared with nothing."""
     figure = member.figures.get(metric)
     return figure if figure is None or member.trial != 0 else replace(figure, times=None, lost=None)
 
 
 def _laid_out(
-    members: Sequence[Member], metrics: Sequence[str], asked: Collection[str], room: int
+    members: Sequence[TrialSummary], metrics: Sequence[str], asked: Collection[str], room: int
 ) -> tuple[list[str], list[list[str]], list[int]]:
     """The metrics that are shown, the rows of their texts, and how wide each is.
 
@@ -235,7 +235,7 @@ def _laid_out(
     return kept, rows, needs
 
 
-def _least(members: Sequence[Member]) -> int:
+def _least(members: Sequence[TrialSummary]) -> int:
     """The fewest characters that what the members are is readable in; none of its words is broken."""
     words = [member.words for member in members]
     longest = max((cells(word) for text in words for word in text.split()), default=0)

@@ -26,7 +26,7 @@ def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[
 def dependence(notes: Mapping[str, Any]) -> dict[str, str]:
     """How a trial's answers depend on the other samples of a call, by target ("" for the only one); {} if they do not.
 
-    `notes` are the trial's, as `run/neighbours.py` writes them.
+    `notes` are the trial's, as `run/batch_dependence.py` writes them.
     """
     return {
         name.rpartition("batch_dependent")[0].rstrip("."): _apart(

@@ -134,8 +134,8 @@ def _begin(folder: str, log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    # Ctrl-C in a terminal reaches the whole process group, and so may SIGTERM and SIGHUP: the loop decides what becomes
-    # of the trial that runs. The pool's own handler of SIGTERM cleans up and leaves.
+    # Ctrl-C in a terminal reaches the whole process group, and so may SIGTERM and SIGHUP: the scheduler decides what
+    # happens to the running trial. The pool's own handler of SIGTERM cleans up and ends the process.
     if _END is not None:
         signal.signal(_END, signal.getsignal(signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

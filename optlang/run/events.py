@@ -14,7 +14,7 @@ class TrialStarted:
     """A trial that starts: its number, where it came from, its knobs, what it will do (path, technique and settings of
     each step), and on which runtime."""
 
-    trial: int
+    number: int
     origin: str
     point: Mapping[str, object]
     steps: Sequence[Mapping[str, object]]
@@ -22,7 +22,7 @@ class TrialStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class RunStarted:
     """What a run is to consist of: the baseline, `ladder` trials of a technique alone, and `searched` drawn ones.
 
     `done` counts those of all three kinds that are there already, `drawn` those of the last.
@@ -41,7 +41,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Comparison:
     """A metric of a trial against the baseline's: `times` better where less is better, `lost` (baseline − trial) where
     more is; both are None where there is nothing to compare with."""
 
@@ -60,12 +60,12 @@ class TrialFinished:
     of its call.
     """
 
-    trial: int
+    number: int
     origin: str
     state: str
     reason: str | None
     seconds: float
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, Comparison]
     front: Sequence[int]
     done: int
     total: int
@@ -76,17 +76,17 @@ class TrialFinished:
 class Watcher(Protocol):
     """Shows a run to somebody."""
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Something to know that is no trial: what changed, what is missing, why it stops."""
 
-    def plan(self, planned: Planned) -> None:
+    def run_started(self, run: RunStarted) -> None:
         """The run begins, or goes on."""
 
-    def began(self, begun: TrialStarted) -> None:
+    def trial_started(self, trial: TrialStarted) -> None:
         """A trial starts."""
 
-    def doing(self, what: Mapping[str, JSON]) -> None:
+    def progress(self, activity: Mapping[str, JSON]) -> None:
         """What the trial is doing: `{"doing": "finetune", "epoch": 2, "epochs": 3, "loss": 0.1}`."""
 
-    def ended(self, ended: TrialFinished) -> None:
+    def trial_finished(self, trial: TrialFinished) -> None:
         """A trial is over."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optlang.diagnostics.commands import command
+from optlang.diagnostics.command_line import command
 from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError
 from optlang.plan.model import Plan
 from optlang.run.job import Result
@@ -20,8 +20,8 @@ from optlang.search.sampler import Observation
 from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Space
-from optlang.store.locations import located
-from optlang.store.writer import RunRow, Store, TrialRow
+from optlang.store.artifacts import artifact_folder
+from optlang.store.writer import RunRow, TrialRow, Writer
 
 INTERRUPTED = "interrupted"
 
@@ -237,7 +237,7 @@ def _violation(row: Mapping[str, Any]) -> Violation:
 
 def _artifact(row: Mapping[str, Any], home: Path) -> Artifact:
     return Artifact(
-        located(row["path"], [home]), row["format"], tuple(File(**file) for file in row["files"]),
+        artifact_folder(row["path"], [home]), row["format"], tuple(File(**file) for file in row["files"]),
         tuple(row["inputs"] or ()), tuple(row["outputs"] or ()), row["about"] or {},
     )
 
@@ -246,7 +246,7 @@ FIXED = ("model", "data", "baseline", "targets")
 """What the baseline of a run was made of: where one of these is another, its trials cannot be compared with it."""
 
 
-def choose_run(store: Store, plan: Plan, mode: str, join: str | None = None) -> tuple[str, list[str]]:
+def choose_run(store: Writer, plan: Plan, mode: str, join: str | None = None) -> tuple[str, list[str]]:
     """The run to write to, and what to say about the choice.
 
     A run whose baseline never came to its end holds nothing to go on with: another begins, and finds in the cache what
@@ -286,7 +286,7 @@ def choose_run(store: Store, plan: Plan, mode: str, join: str | None = None) -> 
     return uuid.uuid4().hex[:12], notes
 
 
-def _run(store: Store, study: str, wanted: str, runs: Sequence[RunRow]) -> RunRow:
+def _run(store: Writer, study: str, wanted: str, runs: Sequence[RunRow]) -> RunRow:
     for row in runs:
         if row.run == wanted:
             return row
@@ -308,7 +308,7 @@ def _joined(plan: Plan, run: RunRow) -> tuple[str, list[str]]:
     return run.run, [f"joining run {run.run} although {_listed(changed)} changed"] if changed else []
 
 
-def _all_of(store: Store, run: str) -> str:
+def _all_of(store: Writer, run: str) -> str:
     return command("sql", f"FROM results WHERE run = '{run}'", db=store.db)
 
 

@@ -1,4 +1,4 @@
-"""What the loop hands to a worker and gets back: plain values that travel between processes."""
+"""What the scheduler hands to a worker and gets back: plain values that travel between processes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceJob:
+class TargetJob:
     """A trial on one target: apply `steps` to the model, build for `runtime` in `folder`, measure beside `baseline`.
 
     `baseline` is None for the baseline itself, and where the baseline cannot run here.
@@ -87,7 +87,7 @@ class TrialJob:
 
     trial: int
     workload: Workload
-    places: tuple[PlaceJob, ...]
+    targets: tuple[TargetJob, ...]
     effort: Effort
     progress: Path
     directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)

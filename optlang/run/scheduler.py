@@ -17,24 +17,24 @@ from optlang.measure import signals
 from optlang.measure.latency import Effort
 from optlang.measure.process import Member
 from optlang.plan.model import Plan, Runtime
-from optlang.run.activity import ProgressReader
 from optlang.run.batch_dependence import depends
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
-from optlang.run.events import Figure, Planned, TrialFinished, TrialStarted, Watcher
+from optlang.run.events import Comparison, RunStarted, TrialFinished, TrialStarted, Watcher
 from optlang.run.history import INTERRUPTED, History, TrialRecord
 from optlang.run.job import (
     BASELINE,
     Failure,
     FrontJob,
-    PlaceJob,
     PrepareJob,
     Result,
     RuntimeJob,
     StepJob,
+    TargetJob,
     TrialJob,
     Workload,
     member_name,
 )
+from optlang.run.progress_file import ProgressReader
 from optlang.run.refusals import fact_of, late, note_of, recalled
 from optlang.run.refusals import spoken as spoken_fact
 from optlang.run.scratch import Scratch
@@ -46,7 +46,7 @@ from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolv
 from optlang.space.refused import Fact
 from optlang.space.space import Exhausted, Space
 from optlang.store.journal import now
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 
 PASSES = 3
 """How often the front is measured again at most, until it holds."""
@@ -85,7 +85,7 @@ class InterruptedRun(Exception):  # noqa: N818 - the user's wish, not an error
     """Ctrl-C or another signal to stop for the second time, or a trial that did not finish in time after one."""
 
 
-class RunError(OptlangError):
+class SetupError(OptlangError):
     """Nothing can be run: `details` is the whole text of what went wrong in the worker."""
 
     def __init__(self, failure: Failure) -> None:
@@ -93,9 +93,9 @@ class RunError(OptlangError):
         self.details = failure.text
 
 
-class Loop:
+class Scheduler:
     def __init__(
-        self, plan: Plan, folder: Path, home: Path, scratch: Scratch, store: Store, engine: Engine, watcher: Watcher,
+        self, plan: Plan, folder: Path, home: Path, scratch: Scratch, store: Writer, engine: Engine, watcher: Watcher,
         run_id: str, unavailable: Mapping[str, str],
     ) -> None:
         self.session = scratch.session
@@ -157,12 +157,12 @@ class Loop:
         ladder_only = ladder is True
         wanted = plan.search.trials
         for path, reason in self._unavailable.items():
-            self._watcher.note(f"without {spoken(plan, path)}: {reason}")
+            self._watcher.message(f"without {spoken(plan, path)}: {reason}")
         if ladder or (ladder is None and plan.search.ladder):
             found = rungs(plan, Space(plan, self._unavailable), self._unavailable)
             self._rungs = [rung for rung in found if self._history.climbed(rung) or self._may_run(rung)]
         self._wanted = 0 if ladder_only else max(wanted, self._history.searched)
-        self._watcher.plan(self._planned())
+        self._watcher.run_started(self._planned())
         missing = [rung for rung in self._rungs if not self._history.climbed(rung)]
         if self._history.baseline is not None and not missing and (
             ladder_only or self._history.searched >= wanted
@@ -197,7 +197,7 @@ class Loop:
             try:
                 asked = sampler.ask(self._store.next_trial(self._run))
             except Exhausted:
-                self._watcher.note(
+                self._watcher.message(
                     "every point of the space has been tried" + (", or is refused as before" if self._facts else "")
                 )
                 return "exhausted"
@@ -230,7 +230,7 @@ class Loop:
             at_last, again = (
                 (f", in {signals.GRACE:g} s at the latest", "a second signal") if self._struck else ("", "Ctrl-C again")
             )
-            self._watcher.note(
+            self._watcher.message(
                 f"stopping when this trial is done{at_last}; {again} stops now (nothing finished is lost)"
             )
         if time.monotonic() > self._deadline:
@@ -245,12 +245,12 @@ class Loop:
             for what in reader.new():
                 if what.get("path") != self._at[0]:
                     self._at = (what.get("path"), time.monotonic())
-                self._watcher.doing(what)
+                self._watcher.progress(what)
             # The store may have lines that it could not write while somebody else held the database.
             self._store.drain()
             trouble = self._store.trouble
             if trouble is not None and trouble != self._trouble:
-                self._watcher.note(f"{trouble}; the run goes on, and its results wait in the journal")
+                self._watcher.message(f"{trouble}; the run goes on, and its results wait in the journal")
             self._trouble = trouble
             if done:
                 return future.result()
@@ -264,14 +264,14 @@ class Loop:
         } | {objective.metric.metric for objective in self._plan.objectives}
         task = tuple(sorted(name for name in names if self._plan.metric(name).task))
         reader = ProgressReader(self._progress)
-        self._watcher.doing({"doing": "load the model and the data"})
+        self._watcher.progress({"doing": "load the model and the data"})
         job = PrepareJob(self._workload, task, self._progress)
         try:
             failure = self._wait(self._engine.submit(prepare, job, self._plan.search.trial_timeout), reader)
         except (WorkerDied, WorkerTimeout) as error:
             raise OutsideError(f"loading the model and the data: {error}") from error
         if failure is not None:
-            raise RunError(failure)
+            raise SetupError(failure)
         self._cold = False
 
     def _run_baseline(self) -> None:
@@ -281,7 +281,7 @@ class Loop:
         if done.interrupted:
             raise InterruptedRun
         if done.state != "complete":
-            raise RunError(Failure(f"the baseline failed: {done.reason}", done.error or ""))
+            raise SetupError(Failure(f"the baseline failed: {done.reason}", done.error or ""))
 
     def _check_baseline(self) -> None:
         """OptlangError where the baseline's files, which every trial is timed beside, are gone."""
@@ -297,18 +297,18 @@ class Loop:
         judged = [metric for metric in self._plan.metrics if metric.task]
         return TrialJob(
             trial=number, workload=self._workload,
-            places=tuple(self._place(number, recipe, place, origin) for place in recipe.places),
+            targets=tuple(self._place(number, recipe, place, origin) for place in recipe.places),
             effort=self._effort, progress=self._progress,
             directions={metric.name: metric.direction for metric in judged},
             ratios=frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
         )
 
-    def _place(self, number: int, recipe: Recipe, place: Place, origin: str) -> PlaceJob:
+    def _place(self, number: int, recipe: Recipe, place: Place, origin: str) -> TargetJob:
         plan = self._plan
         runtime = plan.runtime(place.runtime)
         before = (self._step(step, None) for step in steps_of(plan.baseline, {}))
         folder = self._home / "artifacts" / self._run / str(number)
-        return PlaceJob(
+        return TargetJob(
             place.target, self._runtime(place), (*before, *(self._step(step, runtime) for step in recipe.steps)),
             folder if len(plan.targets) == 1 else folder / place.target.name,
             None if origin == "baseline" else self._reference(place.target),
@@ -349,7 +349,7 @@ class Loop:
             "target": ", ".join(place.target.name for place in recipe.places),
             "started": now(),
         })
-        self._watcher.began(TrialStarted(number, origin, point or {}, planned, recipe.label))
+        self._watcher.trial_started(TrialStarted(number, origin, point or {}, planned, recipe.label))
         reader = ProgressReader(self._progress)
         job = self._job(number, recipe, origin)
         self._at, fact = (None, 0.0), None
@@ -386,9 +386,9 @@ class Loop:
         self._spent.append(seconds)
         if fact is not None:
             self._facts.add(fact)
-        self._watcher.ended(self._view(done, seconds, depends(result.notes)))
+        self._watcher.trial_finished(self._view(done, seconds, depends(result.notes)))
         if fact is not None and self._goes_on(fact, recipe):
-            self._watcher.note(spoken_fact(fact))
+            self._watcher.message(spoken_fact(fact))
         if self._stop == "now":
             raise InterruptedRun
         return done
@@ -411,12 +411,12 @@ class Loop:
         except OSError:
             return ""
 
-    def _planned(self) -> Planned:
+    def _planned(self) -> RunStarted:
         """How many trials of which kind this session is to end with, and how many of them are over."""
         history = self._history
         drawn = min(history.searched, self._wanted)
         done = drawn + (history.baseline is not None) + sum(map(history.climbed, self._rungs))
-        return Planned(self._plan.study, len(self._rungs), self._wanted, done, drawn)
+        return RunStarted(self._plan.study, len(self._rungs), self._wanted, done, drawn)
 
     def _view(self, done: TrialRecord, seconds: float, dependent: bool) -> TrialFinished:
         planned = self._planned()
@@ -429,11 +429,11 @@ class Loop:
             planned.total, left, dependent,
         )
 
-    def _figure(self, done: TrialRecord, key: objectives.Key, item: Measurement) -> Figure:
+    def _figure(self, done: TrialRecord, key: objectives.Key, item: Measurement) -> Comparison:
         """A measurement against the baseline's: side by side where it was measured so."""
         baseline = self._history.baseline
         if done.origin == "baseline":
-            return Figure(item.value, item.unit)
+            return Comparison(item.value, item.unit)
         stored = None if baseline is None else self._history.measured(baseline).get(key)
         reference = item.baseline if item.baseline is not None else stored.value if stored is not None else None
         direction = next((metric.direction for metric in self._plan.metrics if metric.name == item.metric), None)
@@ -444,7 +444,7 @@ class Loop:
             times = reference / item.value
         elif direction == "maximize" and reference is not None:
             lost = reference - item.value
-        return Figure(item.value, item.unit, times, lost)
+        return Comparison(item.value, item.unit, times, lost)
 
     # ---- the front
 
@@ -481,7 +481,7 @@ class Loop:
             ]
             if not numbers or (turn == 1 and self._history.front_is_settled()):
                 return
-            self._watcher.note(f"measuring the {len(numbers)} best again, side by side with the baseline")
+            self._watcher.message(f"measuring the {len(numbers)} best again, side by side with the baseline")
             members = [(number, member) for number in numbers for member in self._members(number).values()]
             again = self._measured_again(members)
             if again is None:
@@ -519,7 +519,7 @@ class Loop:
             except (WorkerDied, WorkerTimeout) as error:
                 again = Failure(str(error), "")
             if isinstance(again, Failure):
-                self._watcher.note(f"the front could not be measured again: {again.reason}")
+                self._watcher.message(f"the front could not be measured again: {again.reason}")
                 return found or None
             for number, measurements in again.items():
                 if number == 0 and self._members(0)[target.name].target != target:

@@ -18,12 +18,12 @@ from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.history import choose_run
 from optlang.run.job import Failure, RuntimeJob
-from optlang.run.scheduler import WORKER_LOG, InterruptedRun, Loop, Outcome, RunError, spoken
+from optlang.run.scheduler import WORKER_LOG, InterruptedRun, Outcome, Scheduler, SetupError, spoken
 from optlang.run.scratch import Scratch
 from optlang.run.worker import availability, running
 from optlang.search.objectives import metrics_of
 from optlang.store.journal import now
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from optlang.workload import imports
 
 BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved"})
@@ -71,16 +71,16 @@ def run(
     folder = file.resolve().parent
     home = machine.home_of(db, options.home)
     home.mkdir(parents=True, exist_ok=True)
-    with Store(db) as store, Scratch(home) as scratch, closing(
+    with Writer(db) as store, Scratch(home) as scratch, closing(
         engine or LocalEngine(folder, scratch.folder / WORKER_LOG)
     ) as engine:
         found = usable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode, options.join)
         for line in (*_namesake(store, plan.study, file), *changed):
-            watcher.note(line)
-        loop = Loop(plan, folder, home, scratch, store, engine, watcher, run_id, found.unavailable)
+            watcher.message(line)
+        loop = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, found.unavailable)
         for path, reason in found.unrun.items():
-            watcher.note(f"{spoken(plan, path)} is built and not run: {reason}")
+            watcher.message(f"{spoken(plan, path)} is built and not run: {reason}")
         store.record({
             "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,
             "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
@@ -106,7 +106,7 @@ def run(
                 })
 
 
-def _namesake(store: Store, study: str, file: Path) -> list[str]:
+def _namesake(store: Writer, study: str, file: Path) -> list[str]:
     """What to say where another file's study of this name ran into the same database."""
     other = store.file(study)
     if other is None or Path(other).resolve() == file.resolve() or not Path(other).exists():
@@ -191,5 +191,5 @@ def _answer(
     # A runtime of the user's own is the user's code, which runs in workers only.
     answer = engine.submit(question, job, None).result() if imports.is_file(job.calls) else question(job)
     if isinstance(answer, Failure):
-        raise RunError(answer)
+        raise SetupError(answer)
     return answer

@@ -16,7 +16,7 @@ from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Member
 from optlang.run import batch_dependence, steps
-from optlang.run.job import FrontJob, PlaceJob, Result, StepRun, TrialJob, Workload, member_name
+from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.baked import baked
 from optlang.workload import imports
 from optlang.workload.data.dataset import Data
@@ -72,8 +72,8 @@ def carry_out(job: TrialJob, trial_context: TrialContext, report: Report, done: 
     measured: list[Measurement] = []
     artifacts: dict[str, Artifact] = {}
     notes: dict[str, JSON] = {}
-    several = len(job.places) > 1
-    for place in job.places:
+    several = len(job.targets) > 1
+    for place in job.targets:
         found: list[StepRun] = []
         try:
             result = _on_target(job, place, trial_context, report, found)
@@ -99,7 +99,7 @@ class _OnTarget:
 
 
 def _on_target(
-    job: TrialJob, place: PlaceJob, trial_context: TrialContext, report: Report, done: list[StepRun]
+    job: TrialJob, place: TargetJob, trial_context: TrialContext, report: Report, done: list[StepRun]
 ) -> _OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
     study = job.workload.study
@@ -205,7 +205,7 @@ def _merge(done: list[StepRun], found: Sequence[StepRun]) -> None:
         )
 
 
-def _clock(job: TrialJob, place: PlaceJob, runtime: Runtime, trial_context: TrialContext) -> steps.Clock:
+def _clock(job: TrialJob, place: TargetJob, runtime: Runtime, trial_context: TrialContext) -> steps.Clock:
     """What times a state on the way, as the finished artifact will be timed, for techniques that aim at a latency."""
     about: JSON = [place.runtime.calls, dict(place.runtime.settings), asdict(place.target)]
 

@@ -1,6 +1,6 @@
 """What a worker process runs: it keeps data and the baseline's timing process warm between trials, and never raises.
 
-Whatever goes wrong in a trial comes back as a `Failure`: the loop decides what becomes of the study.
+Whatever goes wrong in a trial comes back as a `Failure`: the scheduler decides what becomes of the study.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal
-from optlang.run.activity import ProgressWriter
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
+from optlang.run.progress_file import ProgressWriter
 from optlang.techniques.shared.failures import exhausted
 from optlang.workload import process_state
 

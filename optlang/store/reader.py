@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from optlang.diagnostics.commands import command
+from optlang.diagnostics.command_line import command
 from optlang.interfaces import OptlangError, OutsideError
 from optlang.store import database
 from optlang.store.journal import identity, journal_path

@@ -79,7 +79,7 @@ class TrialRow:
         )
 
 
-class Store:
+class Writer:
     """A database that a run writes to. One process at a time; close it, or use it in a `with` statement.
 
     What `record` has returned from survives any kill. DuckDB follows when it can: while another program holds the file,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from optlang.cli.app import command
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import search_events
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ study six "six mistakes" {
 @pytest.fixture
 def db(tmp_path: Path) -> Path:
     path = tmp_path / "optlang.duckdb"
-    with Store(path) as store:
+    with Writer(path) as store:
         for event in search_events(6):
             store.record(event)
     return path

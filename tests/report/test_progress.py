@@ -12,14 +12,14 @@ from rich.console import Console
 from optlang.report.front import asked, columns
 from optlang.report.progress import LiveProgress, PlainProgress, outline
 from optlang.report.trial_text import describe
-from optlang.run.events import Figure, Planned, TrialFinished, TrialStarted
+from optlang.run.events import Comparison, RunStarted, TrialFinished, TrialStarted
 from tests.store.example_study import METRICS, make_plan
 
 ACCURACY = "accuracy 91.2 % is below the limit 98.3 % (baseline.accuracy - 1%) by 7.1 points"
 
 
-def words(begun: TrialStarted) -> str:
-    return describe({}, {"trial": begun.trial, "point": begun.point, "runtime": begun.runtime}, begun.steps)
+def words(trial: TrialStarted) -> str:
+    return describe({}, {"trial": trial.number, "point": trial.point, "runtime": trial.runtime}, trial.steps)
 
 
 def shown(there: Collection[str]) -> Sequence[str]:
@@ -31,11 +31,11 @@ def begun(trial: int, technique: str = "", origin: str = "sampler") -> TrialStar
     return TrialStarted(trial, origin, {}, steps, "onnxruntime")
 
 
-def figures(size: float, ratio: float, lost: float) -> dict[str, Figure]:
+def figures(size: float, ratio: float, lost: float) -> dict[str, Comparison]:
     return {
-        "accuracy": Figure(0.993 - lost, "ratio", None, lost), "size": Figure(size, "B", 83_353 / size),
-        "latency.p50": Figure(188e-6 / ratio, "s", ratio), "edge_f1": Figure(0.8, "ratio", None, 0.05),
-        "loss": Figure(0.1, "", 1.0),
+        "accuracy": Comparison(0.993 - lost, "ratio", None, lost), "size": Comparison(size, "B", 83_353 / size),
+        "latency.p50": Comparison(188e-6 / ratio, "s", ratio), "edge_f1": Comparison(0.8, "ratio", None, 0.05),
+        "loss": Comparison(0.1, "", 1.0),
     }
 
 
@@ -48,18 +48,18 @@ def ended(trial: int, state: str = "complete", reason: str | None = None, **more
 
 
 def follow(progress: PlainProgress | LiveProgress) -> None:
-    progress.plan(Planned("digits", 9, 10, 0, 0))
-    first = {name: Figure(item.value, item.unit) for name, item in figures(83_353, 1.0, 0.0).items()}
-    progress.began(begun(0, origin="baseline"))
-    progress.ended(ended(0, figures=first, origin="baseline"))
-    progress.began(begun(1, "quant.static"))
-    progress.ended(ended(1))
-    progress.began(begun(2, "prune.channels"))
-    progress.ended(ended(2, "infeasible", ACCURACY, figures=figures(12_000, 8.0, 0.081)))
-    progress.began(begun(3, "quant.dynamic"))
-    progress.ended(ended(3, "failed", "the model has no linear layer", figures={}))
-    progress.began(begun(4, "quant.qat"))
-    progress.doing({"doing": "qat", "epoch": 1, "epochs": 3, "loss": 0.25})
+    progress.run_started(RunStarted("digits", 9, 10, 0, 0))
+    first = {name: Comparison(item.value, item.unit) for name, item in figures(83_353, 1.0, 0.0).items()}
+    progress.trial_started(begun(0, origin="baseline"))
+    progress.trial_finished(ended(0, figures=first, origin="baseline"))
+    progress.trial_started(begun(1, "quant.static"))
+    progress.trial_finished(ended(1))
+    progress.trial_started(begun(2, "prune.channels"))
+    progress.trial_finished(ended(2, "infeasible", ACCURACY, figures=figures(12_000, 8.0, 0.081)))
+    progress.trial_started(begun(3, "quant.dynamic"))
+    progress.trial_finished(ended(3, "failed", "the model has no linear layer", figures={}))
+    progress.trial_started(begun(4, "quant.qat"))
+    progress.progress({"doing": "qat", "epoch": 1, "epochs": 3, "loss": 0.25})
 
 
 def test_a_log_has_a_head_and_a_line_a_trial_with_every_metric_that_the_study_is_about() -> None:
@@ -119,7 +119,7 @@ def test_the_live_view_has_the_front_and_what_was_missed(width: int) -> None:
 )
 def test_what_a_run_consists_of_is_said_first(planned: tuple[int, int, int, int], text: str) -> None:
     ladder, searched, done, drawn = planned
-    assert outline(Planned("x", ladder, searched, done, drawn)) == text
+    assert outline(RunStarted("x", ladder, searched, done, drawn)) == text
 
 
 def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None:

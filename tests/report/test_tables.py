@@ -9,7 +9,7 @@ import pytest
 from optlang.interfaces import OptlangError
 from optlang.report.tables import FORMATS, cells, render
 from optlang.store.reader import Answer, Column, connect
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import search_events
 
 SQL = """
@@ -24,7 +24,7 @@ SELECT 1 AS whole, 0.5::DOUBLE AS real, 'a|b, "c"\nd' AS text, NULL::INTEGER AS 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     db = tmp_path_factory.mktemp("tables") / "x.duckdb"
-    with Store(db) as store:
+    with Writer(db) as store:
         for event in search_events(9):
             store.record(event)
     with connect([db]) as reader:

@@ -15,12 +15,12 @@ from optlang.report.tables import cells
 from optlang.report.terminal import next_command, render_front, render_tradeoffs
 from optlang.report.trial_text import describe, repeated
 from optlang.store.reader import Reader, connect
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import METRICS, end, make_plan, measurement, search_events, session, start
 
 
 def read(tmp_path: Path, events: Sequence[dict[str, Any]]) -> Reader:
-    with Store(tmp_path / "x.duckdb") as store:
+    with Writer(tmp_path / "x.duckdb") as store:
         for event in events:
             store.record(event)
     return connect([tmp_path / "x.duckdb"])

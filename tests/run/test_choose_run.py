@@ -14,22 +14,22 @@ from optlang.interfaces import OptlangError
 from optlang.plan.model import Plan
 from optlang.run.history import choose_run
 from optlang.store.reader import query
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import end, finish, session, start
 
 Make = Callable[..., Plan]
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     monkeypatch.setattr(sys, "argv", ["optlang"])
     monkeypatch.setenv("PATH", "")
     (tmp_path / "my results").mkdir()
-    with Store(tmp_path / "my results" / "x.duckdb") as found:
+    with Writer(tmp_path / "my results" / "x.duckdb") as found:
         yield found
 
 
-def ran(store: Store, run: str, number: int, plan: Plan) -> None:
+def ran(store: Writer, run: str, number: int, plan: Plan) -> None:
     """A run of the study with its baseline."""
     inputs = {item.name: item.value for item in plan.inputs}
     store.record(session(run, number, plan, inputs=inputs, seed=plan.search.seed))
@@ -38,7 +38,7 @@ def ran(store: Store, run: str, number: int, plan: Plan) -> None:
     store.record(finish(run, number))
 
 
-def test_a_changed_study_says_how_to_join_the_old_run_and_that_works_later_too(plan_of: Make, store: Store) -> None:
+def test_a_changed_study_says_how_to_join_the_old_run_and_that_works_later_too(plan_of: Make, store: Writer) -> None:
     old = plan_of("steps { maybe static }")
     ran(store, "a", 0, old)
     new = plan_of("steps { maybe dynamic }")
@@ -55,7 +55,7 @@ def test_a_changed_study_says_how_to_join_the_old_run_and_that_works_later_too(p
 
 
 @pytest.mark.parametrize("part", ["data", "model", "baseline", "targets"])
-def test_what_cannot_be_joined_is_not_offered(plan_of: Make, store: Store, part: str) -> None:
+def test_what_cannot_be_joined_is_not_offered(plan_of: Make, store: Writer, part: str) -> None:
     old = plan_of("steps { maybe static }")
     ran(store, "a", 0, old)
     if part == "targets":
@@ -81,7 +81,7 @@ def test_what_cannot_be_joined_is_not_offered(plan_of: Make, store: Store, part:
     assert [row[1] for row in query(sql, [store.db]).rows] == ["a"]
 
 
-def test_a_run_that_is_not_there_cannot_be_joined(plan_of: Make, store: Store) -> None:
+def test_a_run_that_is_not_there_cannot_be_joined(plan_of: Make, store: Writer) -> None:
     plan = plan_of("steps { maybe static }")
     with pytest.raises(OptlangError, match="there is no run zz of `sample`") as caught:
         choose_run(store, plan, "auto", "zz")

@@ -1,4 +1,4 @@
-"""The engine: whatever becomes of a worker, the loop gets an answer and the next task a worker."""
+"""The engine: whatever becomes of a worker, the scheduler gets an answer and the next task a worker."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from optlang.interfaces import Factory, ModelState, QuantWants, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import steps, trial
-from optlang.run.job import PlaceJob, RuntimeJob, StepJob, StepRun, TrialJob, Workload
+from optlang.run.job import RuntimeJob, StepJob, StepRun, TargetJob, TrialJob, Workload
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
@@ -172,7 +172,7 @@ def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_p
     calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
     runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
     timed = step("timed", needs=("latency",))
-    place = PlaceJob(TargetSpec("here"), runtime, (timed,), tmp_path / "artifact", None)
+    place = TargetJob(TargetSpec("here"), runtime, (timed,), tmp_path / "artifact", None)
     job = TrialJob(1, workload, (place,), Effort(2, 1, 0.002, 5), tmp_path / "progress")
     done: list[StepRun] = []
     result = trial.carry_out(job, trial_context, lambda _: None, done)

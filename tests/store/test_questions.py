@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optlang.store.reader import Reader, connect
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import search_events
 
 PAGE = (Path(__file__).parents[2] / "docs" / "questions.md").read_text(encoding="utf-8")
@@ -17,7 +17,7 @@ QUESTIONS = dict(re.findall(r"^## (.+)\n```sql\n(.+)\n```", PAGE, re.MULTILINE))
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     db = tmp_path_factory.mktemp("questions") / "x.duckdb"
-    with Store(db) as store:
+    with Writer(db) as store:
         for event in search_events(60, seed=3):
             store.record(event)
     with connect([db]) as found:

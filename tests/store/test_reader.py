@@ -10,14 +10,14 @@ import pytest
 
 from optlang.interfaces import OptlangError, OutsideError
 from optlang.store.reader import Reader, connect, query
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import end, make_plan, search_events, session, start
 
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reader") / "x.duckdb"
-    with Store(path) as store:
+    with Writer(path) as store:
         for event in search_events(12):
             store.record(event)
     return path
@@ -149,7 +149,7 @@ def test_parameters_are_values_and_never_sql(reader: Reader) -> None:
 
 def test_an_open_reader_holds_no_file(db: Path, reader: Reader) -> None:
     before = db.stat().st_mtime_ns
-    with Store(db) as store:
+    with Writer(db) as store:
         store.record(session("r9", plan=make_plan("other")))
         assert store.drain(final=True)
         assert store.trouble is None
@@ -160,7 +160,7 @@ def test_an_open_reader_holds_no_file(db: Path, reader: Reader) -> None:
 
 def test_several_databases_are_one(db: Path, tmp_path: Path) -> None:
     other = tmp_path / "y.duckdb"
-    with Store(other) as store:
+    with Writer(other) as store:
         for event in [session("r2", plan=make_plan("other")), start("r2", 0), end("r2", 0)]:
             store.record(event)
     one = query("SELECT count(*) FROM results", [db]).rows[0][0]
@@ -192,7 +192,7 @@ def test_a_database_of_something_else_is_said(tmp_path: Path) -> None:
 
 def test_a_thousand_trials_are_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.duckdb"
-    with Store(path) as store:
+    with Writer(path) as store:
         for event in search_events(1000):
             store.record(event)
     with connect([path]) as found:

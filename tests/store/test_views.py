@@ -10,7 +10,7 @@ import pytest
 from optlang.plan.model import FloatDomain, IntDomain, Knob, ListDomain, Metric, OrderDomain, SetDomain
 from optlang.store import database
 from optlang.store.reader import Reader, connect
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import METRICS, end, make_plan, measurement, search_events, session, start
 
 RESULTS = (
@@ -23,7 +23,7 @@ RESULTS = (
 
 
 def read(tmp_path: Path, events: Sequence[dict[str, Any]]) -> Reader:
-    with Store(tmp_path / "x.duckdb") as store:
+    with Writer(tmp_path / "x.duckdb") as store:
         for event in events:
             store.record(event)
     return connect([tmp_path / "x.duckdb"])

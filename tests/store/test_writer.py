@@ -16,7 +16,7 @@ from optlang.interfaces import OutsideError
 from optlang.store import database
 from optlang.store.journal import journal_path
 from optlang.store.reader import connect, query
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import end, finish, make_plan, measurement, search_events, session, start
 
 # Records trials without an end, telling each event that is safe. `every` is the time between two drains.
@@ -27,7 +27,7 @@ from optlang.store import writer as store
 from tests.store.example_study import end, make_plan, measurement, session, start
 store._EVERY = float(sys.argv[2])
 plan = make_plan()
-with store.Store(Path(sys.argv[1])) as writer:
+with store.Writer(Path(sys.argv[1])) as writer:
     number = len(writer.runs())
     known = writer.find(plan.study, plan.meaning, {"epochs": 3}, 7)
     run = known.run if known else "r1"
@@ -48,7 +48,7 @@ from optlang.store import writer as store
 from tests.store.example_study import end, measurement, session, start
 store._EVERY = 0.0
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-with store.Store(Path(sys.argv[1])) as writer:
+with store.Writer(Path(sys.argv[1])) as writer:
     writer.record(session())
     resource.setrlimit(resource.RLIMIT_FSIZE, (48_000, most))
     for trial in range(20):
@@ -89,7 +89,7 @@ def dump(db: Path) -> dict[str, list[str]]:
 
 
 def write(db: Path, events: Sequence[dict[str, Any]]) -> None:
-    with Store(db) as store:
+    with Writer(db) as store:
         for event in events:
             store.record(event)
 
@@ -114,7 +114,7 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -
             time.sleep(draw.random() * 0.03)
             process.send_signal(signal.SIGKILL)
             told |= {(line.split()[0], int(line.split()[1])) for line in process.stdout if line.endswith("\n")}
-    with Store(db) as store:
+    with Writer(db) as store:
         trials = store.trials("r1")
     numbers = [row.trial for row in trials]
     assert numbers == list(range(len(numbers))), "no number twice, none left out"
@@ -133,7 +133,7 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -
     # What was drained piece by piece between kills is what one drain of the whole journal gives.
     pieces = dump(db)
     db.unlink()
-    Store(db).close()
+    Writer(db).close()
     assert dump(db) == pieces
 
 
@@ -141,7 +141,7 @@ def test_a_run_goes_on_while_another_program_holds_the_file(tmp_path: Path) -> N
     db = tmp_path / "x.duckdb"
     events = list(search_events(5))
     write(db, events[:4])
-    with Store(db) as store:
+    with Writer(db) as store:
         for arguments in ((), ("read only",)):
             with holding(db, *arguments) as other:
                 store._next_drain = 0.0
@@ -225,7 +225,7 @@ def test_readers_answer_while_a_writer_writes(tmp_path: Path) -> None:
 def test_a_trial_is_running_while_its_run_lives_and_interrupted_after(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     question = "SELECT trial, state, reason FROM results ORDER BY trial"
-    store = Store(db)
+    store = Writer(db)
     for event in [session(), start("r1", 0), end("r1", 0), start("r1", 1)]:
         store.record(event)
     assert query(question, [db]).rows == ((0, "complete", None), (1, "running", None))
@@ -233,7 +233,7 @@ def test_a_trial_is_running_while_its_run_lives_and_interrupted_after(tmp_path: 
     store.close()
     over = ((0, "complete", None), (1, "failed", "interrupted"))
     assert query(question, [db]).rows == over
-    with Store(db) as store:
+    with Writer(db) as store:
         assert store.trials("r1")[1].interrupted
         assert store.next_trial("r1") == 2
         store.record(session(number=1))
@@ -259,7 +259,7 @@ def test_a_deleted_journal_is_made_again_from_its_database(tmp_path: Path) -> No
     db = tmp_path / "x.duckdb"
     events = list(search_events(20))
     write(db, events[:-9])
-    with Store(db) as store:
+    with Writer(db) as store:
         store.record(
             {
                 "event": "measured",
@@ -273,7 +273,7 @@ def test_a_deleted_journal_is_made_again_from_its_database(tmp_path: Path) -> No
         known = store.trials("r1")
     before = dump(db)
     journal_path(db).unlink()
-    with Store(db) as store:
+    with Writer(db) as store:
         assert store.trials("r1") == known
         assert [row.run for row in store.runs()] == ["r1"]
         assert store.runs()[0].plan == make_plan().model_dump(mode="json")
@@ -288,7 +288,7 @@ def test_a_deleted_journal_is_made_again_from_its_database(tmp_path: Path) -> No
 def test_files_that_go_while_a_run_writes_come_again(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     events = list(search_events(10))
-    with Store(db) as store:
+    with Writer(db) as store:
         for number, event in enumerate(events):
             if number == 6:
                 store.drain(final=True)
@@ -318,7 +318,7 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     connection = database.open_file(db)
     connection.execute("UPDATE optlang SET version = 99")
     connection.close()
-    for refused in (lambda: Store(db), lambda: connect([db])):
+    for refused in (lambda: Writer(db), lambda: connect([db])):
         with pytest.raises(OutsideError, match="newer optlang") as caught:
             refused()
         assert caught.value.exit_code == 3
@@ -355,7 +355,7 @@ def test_measurements_of_version_1_are_kept_and_have_no_baseline(
 def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     db = tmp_path / "notes.txt"
     db.write_text("dear diary\n" * 1000)
-    for refused in (lambda: Store(db), lambda: connect([db])):
+    for refused in (lambda: Writer(db), lambda: connect([db])):
         with pytest.raises(OutsideError, match="is no DuckDB database"):
             refused()
     assert db.read_text() == "dear diary\n" * 1000
@@ -364,9 +364,9 @@ def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 def test_a_second_run_is_refused_while_the_first_writes(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
-    with Store(db), pytest.raises(OutsideError, match="another run is writing"):
-        Store(db)
-    Store(db).close()
+    with Writer(db), pytest.raises(OutsideError, match="another run is writing"):
+        Writer(db)
+    Writer(db).close()
 
 
 def test_steps_stand_in_the_order_in_which_they_were_done(tmp_path: Path) -> None:

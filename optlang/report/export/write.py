@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optlang.diagnostics.commands import command
+from optlang.diagnostics.command_line import command
 from optlang.interfaces import OptlangError
 from optlang.report.export import checked, web
 from optlang.report.export.readme import readme
 from optlang.report.export.runners import builder, runner
 from optlang.report.front import asked, goal, load_members, load_plan
 from optlang.report.selection import Chosen, check_trial, choose
-from optlang.store.locations import located
+from optlang.store.artifacts import artifact_folder
 from optlang.store.reader import Reader
 from optlang.workload import sources
 
@@ -177,7 +177,7 @@ def _copy(
     reader: Reader, artifact: Mapping[str, Any], row: Mapping[str, Any], folder: Path, inside: str
 ) -> dict[str, Any]:
     """Copy the files of one artifact, each of them as it was measured, and say what they are."""
-    source = located(artifact["path"], [db.resolve().parent / ".optlang" for db in reader.dbs])
+    source = artifact_folder(artifact["path"], [db.resolve().parent / ".optlang" for db in reader.dbs])
     if not source.is_absolute():
         places = [db.resolve().parent / source for db in reader.dbs]
         source = next((place for place in places if place.exists()), places[0])

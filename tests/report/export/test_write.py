@@ -17,7 +17,7 @@ from optlang.interfaces import OptlangError
 from optlang.report.export.runners import runner
 from optlang.report.export.write import export
 from optlang.store.reader import Reader, connect
-from optlang.store.writer import Store
+from optlang.store.writer import Writer
 from tests.store.example_study import end, measurement, session, start
 
 
@@ -68,7 +68,7 @@ def read(
     **more: Any,
 ) -> Reader:
     steps = [{"path": "precision.static", "technique": "quant.static", "settings": {"samples": 64}}]
-    with Store(tmp_path / "x.duckdb") as store:
+    with Writer(tmp_path / "x.duckdb") as store:
         for event in [
             session(file=str(file)),
             start("r1", 0),
@@ -121,7 +121,7 @@ def test_the_page_lists_all_that_was_measured_and_for_which_call(tmp_path: Path)
     counted = {**measurement("parameters", 5120.0), "low": 5120.0, "high": 5120.0}
     steps = [{"path": "baseline.train", "technique": "training.train", "settings": {"epochs": 20, "lr": 0.003}}]
     figures = [*FIGURES, own, other, counted, measurement("build_time", 2.0)]
-    with Store(tmp_path / "x.duckdb") as store:
+    with Writer(tmp_path / "x.duckdb") as store:
         for event in [
             session(), start("r1", 0, steps=steps), end("r1", 0, measurements=[*BASELINE, own | {"value": 0.75}]),
             start("r1", 1, runtime="onnxruntime"),

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from optlang.interfaces import Context, Factory, Refusal, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
-from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
+from optlang.run.job import RuntimeJob, StepJob, TargetJob, TrialJob, Workload
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.channels_to_budget import channels_until, channels_within
 from optlang.workload.data import dataset as data_module
@@ -149,7 +149,7 @@ class TestWithin:
             CHANNELS | {"limit": "share", "share": 0.6, "round_to": 8}, ("training", "latency"), 1,
         )
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
-        place = PlaceJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
+        place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
         job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
         try:
             result = trial.carry_out(job, trial_context, lambda _: None, [])

@@ -18,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from optlang.interfaces import Context, Factory, ModelState, OptlangError, QuantWants, Refusal, TargetSpec
 from optlang.measure.latency import Effort
 from optlang.run import trial
-from optlang.run.job import PlaceJob, RuntimeJob, StepJob, TrialJob, Workload
+from optlang.run.job import RuntimeJob, StepJob, TargetJob, TrialJob, Workload
 from optlang.techniques.quant.mixed import mixed
 from optlang.techniques.quant.onnx_graph import load
 from optlang.techniques.quant.ort_quantizer import Reader
@@ -268,7 +268,7 @@ class TestLatency:
             # As a study gives them: what a condition rules out is not there.
             settings = {name: item for name, item in (SETTINGS | budget).items() if item is not None}
             step = StepJob("mixed", "mixed", "optlang.techniques.quant.mixed:mixed", settings, needs, 1)
-            place = PlaceJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
+            place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
             job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
             return trial.carry_out(job, trial_context, lambda _: None, []).notes
 

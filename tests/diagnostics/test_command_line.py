@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.diagnostics.commands import command
+from optlang.diagnostics.command_line import command
 
 
 @pytest.fixture

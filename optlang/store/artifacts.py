@@ -8,7 +8,7 @@ from pathlib import Path
 _KEPT = "artifacts"
 
 
-def located(recorded: str, homes: Sequence[Path]) -> Path:
+def artifact_folder(recorded: str, homes: Sequence[Path]) -> Path:
     """The folder of an artifact that was built in `recorded`, `HOME/artifacts/RUN/TRIAL` or one of its targets' in it.
 
     That of the same run and trial in the first of `homes` that has it comes first: a database that was moved or copied

@@ -1,4 +1,4 @@
-"""What a worker is doing, through a file: the worker appends lines, the loop reads those that are new."""
+"""What a worker is doing, through a file: the worker appends lines, the scheduler reads those that are new."""
 
 from __future__ import annotations
 
