@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from optlang.analysis.modules.load import library, load
+from optlang.analysis.load import load
+from optlang.analysis.modules.library import library
 from optlang.editor.document import Documents
 from optlang.space.space import Space, values_of
 from optlang.syntax.format import format_text

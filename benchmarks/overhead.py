@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.interfaces import Artifact, File, Measurement
 from optlang.run.engine import LocalEngine
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optlang.analysis.modules.load import load
+    from optlang.analysis.load import load
     from optlang.interfaces import OptlangError, OutsideError
     from optlang.plan.model import Plan
     from optlang.run.scheduler import Outcome
@@ -24,7 +24,7 @@ _MODULES = {
     "Outcome": ("optlang.run.scheduler", "Outcome"),
     "OutsideError": ("optlang.interfaces", "OutsideError"),
     "Plan": ("optlang.plan.model", "Plan"),
-    "load": ("optlang.analysis.modules.load", "load"),
+    "load": ("optlang.analysis.load", "load"),
     "open_store": ("optlang.store.reader", "connect"),
     "run": ("optlang.run.study", "run"),
 }

@@ -56,7 +56,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def plan_of(tmp_path: Path) -> Callable[..., Plan]:
     """The plan of a study made of the given members; everything else is filled in."""
 
-    from optlang.analysis.modules.load import load
+    from optlang.analysis.load import load
     from optlang.diagnostics.render import render
 
     def make(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optlang.analysis.modules.load import Loaded, load
+from optlang.analysis.load import Loaded, load
 from optlang.diagnostics.model import Diagnostic
 
 ROOT = Path(__file__).parent.parent

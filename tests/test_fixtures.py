@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import Loaded, load
+from optlang.analysis.load import Loaded, load
 from optlang.diagnostics.render import render
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.render import render
 
 ROOT = Path(__file__).parent.parent

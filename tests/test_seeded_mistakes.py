@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import Loaded, load
+from optlang.analysis.load import Loaded, load
 from optlang.diagnostics.model import Diagnostic
 from optlang.diagnostics.render import render
 

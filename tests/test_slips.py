@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.syntax.parse import keywords, lexed, parse
 from optlang.syntax.source import Source
 from tests.mutations import Mutant, Mutator, line_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.render import render
 
 ROOT = Path(__file__).parent.parent

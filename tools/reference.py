@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from optlang.analysis.modules.declarations import MEASURED
-from optlang.analysis.modules.load import library
+from optlang.analysis.modules.library import library
 from optlang.analysis.modules.names import Declared
 from optlang.diagnostics.catalogue import ENTRIES, Entry
 from optlang.report.explain import facts

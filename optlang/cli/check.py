@@ -13,7 +13,7 @@ from optlang.cli.exits import WRONG, colored, counted, usage
 from optlang.cli.options import CheckFormat
 
 if TYPE_CHECKING:
-    from optlang.analysis.modules.load import Loaded
+    from optlang.analysis.load import Loaded
     from optlang.plan.model import Plan
 
 
@@ -32,7 +32,7 @@ def plan_of(file: Path, sets: list[str] | None = None) -> tuple[Plan, str]:
 
     Raises StudyError with all of its problems. Warnings are shown.
     """
-    from optlang.analysis.modules.load import load
+    from optlang.analysis.load import load
     from optlang.diagnostics.model import StudyError
     from optlang.diagnostics.render import render
 
@@ -54,7 +54,7 @@ def check(
     fix: Annotated[bool, typer.Option("--fix", help="Fix what can only be a slip, then check again.")] = False,
 ) -> int:
     """Find every problem of studies and modules; runs none of their code."""
-    from optlang.analysis.modules.load import load
+    from optlang.analysis.load import load
     from optlang.diagnostics.render import render
 
     files = opt_files(files)
@@ -89,7 +89,7 @@ def fix_file(path: Path) -> int:
     """
     import codecs
 
-    from optlang.analysis.modules.load import load
+    from optlang.analysis.load import load
     from optlang.diagnostics.fixes import apart, applied
     from optlang.syntax.source import read
 

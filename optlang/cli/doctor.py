@@ -198,7 +198,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
 def _declared() -> Iterator[Runtime]:
     """The facts of every runtime that the library declares."""
     from optlang.analysis.modules.declarations import Facts
-    from optlang.analysis.modules.load import library
+    from optlang.analysis.modules.library import library
     from optlang.analysis.modules.names import Scope
     from optlang.diagnostics.model import Diagnostics
 

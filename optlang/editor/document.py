@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optlang import resources
-from optlang.analysis.modules.load import Loaded, load
+from optlang.analysis.load import Loaded, load
 from optlang.diagnostics.fixes import apart, applied
 from optlang.diagnostics.model import Diagnostic, Fix, Label, Span
 from optlang.editor import context, rename, scopes

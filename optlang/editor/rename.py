@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optlang.analysis.modules.load import Loaded
+from optlang.analysis.load import Loaded
 from optlang.analysis.modules.names import RESERVED
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix, Span

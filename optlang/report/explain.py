@@ -10,10 +10,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 
+from optlang.analysis.load import module_at
 from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
 from optlang.analysis.modules.declarations import MEASURED
-from optlang.analysis.modules.load import library, module_at
+from optlang.analysis.modules.library import library
 from optlang.analysis.modules.names import Declared, Module, either
 from optlang.analysis.modules.plugins import plugins
 from optlang.diagnostics import field_words

@@ -146,7 +146,7 @@ def test_plan_says_what_a_study_would_do(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_plan_as_json_is_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    from optlang.analysis.modules.load import load
+    from optlang.analysis.load import load
     from optlang.plan.model import Plan
 
     assert command(["plan", str(DIGITS), "--json"]) == 0

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from optlang.analysis.modules.load import library
+from optlang.analysis.modules.library import library
 from optlang.cli.app import command
 from optlang.cli.doctor import counted
 from optlang.measure.lock import alone, machine_lock

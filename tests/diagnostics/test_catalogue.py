@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import optlang
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics import catalogue
 from optlang.diagnostics.catalogue import ENTRIES, Entry
 from optlang.diagnostics.render import render

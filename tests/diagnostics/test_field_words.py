@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.load import Loaded, load
 from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
-from optlang.analysis.modules.load import Loaded, library, load, words
+from optlang.analysis.modules.library import library, words
 from optlang.analysis.modules.names import Sort, only
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS, UNITS, VALUES, is_known, meant, plain

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.cli.app import command
 from optlang.cli.check import fix_file
 from optlang.diagnostics.fixes import apart, applied

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix
 from optlang.editor.context import around

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.plan.model import Plan
 
 OK = Path(__file__).parents[1] / "fixtures" / "ok"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from optlang.analysis.load import load
 from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
-from optlang.analysis.modules.load import library, load
+from optlang.analysis.modules.library import library
 from optlang.analysis.modules.names import Declared
 from optlang.cli.app import command
 from optlang.diagnostics.render import render

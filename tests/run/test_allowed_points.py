@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.interfaces import Factory, Refusal, Runtime
 from optlang.plan.model import Plan
 from optlang.run import steps

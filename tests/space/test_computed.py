@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.space.combinations import ruled_out
 from optlang.space.space import Space

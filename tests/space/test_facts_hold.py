@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 
-from optlang.analysis.modules.load import library, load
+from optlang.analysis.load import load
+from optlang.analysis.modules.library import library
 from optlang.plan.expressions import Environment, Value, holds
 from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Plan, Repeat, Step, Target
 from optlang.space.space import Exhausted, Space, values_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.plan.expressions import Value
 from optlang.plan.model import FloatDomain, Impossible, Plan
 from optlang.space import feasibility

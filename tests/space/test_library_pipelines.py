@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.space.recipe import Recipe, resolve
 from optlang.space.space import Point

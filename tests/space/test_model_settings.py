@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.interfaces import Factory
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe

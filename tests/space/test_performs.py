@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.render import render
 from optlang.plan.model import Plan
 from optlang.space.compatibility import refusal

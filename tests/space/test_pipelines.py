@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.search.ablation import rungs
 from optlang.space.recipe import resolve, steps_of

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optlang import resources
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.render import render
 from optlang.syntax import tree
 from optlang.syntax.format import format_text

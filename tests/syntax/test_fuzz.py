@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from optlang import resources
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.render import render
 from optlang.syntax.format import format_text
 from optlang.syntax.parse import keywords, parse_bytes

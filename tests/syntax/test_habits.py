@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.cli.check import fix_file
 
 STEPS, GOAL = "steps { maybe static }", "minimize size"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.model import MOST
 
 # What a child may allocate is limited by the system, which Windows does not do in this way.
@@ -26,7 +26,7 @@ MEMORY = 700 * 2**20
 READ = """
 import json, pathlib, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.diagnostics.render import render
 for path in map(pathlib.Path, sys.argv[2:]):
     began = time.monotonic()

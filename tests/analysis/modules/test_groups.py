@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import Loaded, library, load
+from optlang.analysis.load import Loaded, load
+from optlang.analysis.modules.library import library
 from optlang.plan.model import Param, Plan, Technique
 from optlang.report.explain import _modules, explained
 from tests.analysis.modules.test_plugins import install

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.cli.app import command
 from optlang.cli.doctor import examine, page
 from optlang.diagnostics.model import Diagnostic

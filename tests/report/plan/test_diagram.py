@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.cli.app import command
 from optlang.plan.model import Plan
 from optlang.report.plan.diagram import Edge, Node, Picture, dot, mermaid, picture

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.runtimes.torch.eager import Eager

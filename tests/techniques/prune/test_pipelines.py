@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from optlang.analysis.modules.load import load
+from optlang.analysis.load import load
 from optlang.interfaces import Factory, ModelState
 from optlang.plan.model import Plan
 from optlang.run import steps
