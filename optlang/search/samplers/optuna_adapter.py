@@ -48,6 +48,7 @@ def maximize(
     All trials must have the parameters of `distributions`. Raises OptlangError where Optuna's interface has changed.
     """
     import optuna
+    from threadpoolctl import threadpool_limits
 
     called = False
 
@@ -62,23 +63,11 @@ def maximize(
     study.sampler = optuna.samplers.RandomSampler(seed=seed)
     study.ask()
     trial = study.get_trials(deepcopy=False)[-1]
-    with _one_thread():
+    # The matrices are small: more threads are no faster, and spin four times the processor time while they wait.
+    with threadpool_limits(1):
         Sampler(seed=seed, n_startup_trials=0).sample_relative(study, trial, distributions)
     if not called:
         raise _changed()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The matrices are small: more threads are no faster, and spin four times the processor time while they wait."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _changed() -> OptlangError:
