@@ -1,10 +1,16 @@
-"""Where the grammar and the standard library lie, in a checkout and in a wheel. Knows nothing of what is in them."""
+"""Where the package's data lie, in a checkout and in a wheel. Knows nothing of what is in them."""
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(str(files("optlang"))).resolve()
+
+
+def data(package: str, name: str) -> Path:
+    """A file or folder inside a package of optlang, "optlang.store" say."""
+    return Path(str(files(package))) / name
 
 
 def grammar() -> Path:

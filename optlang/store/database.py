@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from optlang import resources
 from optlang.interfaces import OutsideError
 from optlang.store.projection import Row, Rows, Seen
 from optlang.store.views import view_statements
@@ -117,7 +118,7 @@ def bring_forward(connection: duckdb.DuckDBPyConnection, db: Path) -> bool:
         return False
     with transaction(connection):
         for script in SCRIPTS[version:]:
-            connection.execute((Path(__file__).parent / script).read_text(encoding="utf-8"))
+            connection.execute(resources.data("optlang.store", script).read_text(encoding="utf-8"))
         if version == 0:
             connection.execute("INSERT INTO optlang VALUES (?, NULL, 0, NULL)", [len(SCRIPTS)])
         else:

@@ -28,7 +28,7 @@ from optlang.syntax.source import Source, decode, read
 EDITION = 1
 _OWN = frozenset({"E101", "E102", "E103", "E104", "E105"})
 _GUESSED = frozenset({"`&", "`|"})
-TABLE = Path(__file__).with_name("table.json")
+TABLE = resources.data("optlang.syntax", "table.json")
 _MAKING = frozenset({"edit_terminals", "postlex", "strict"})
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optlang import resources
 from optlang.report.export import checked
 
 RUNTIME = "ort_web"
 SERVER = "serve.py"
-_TEMPLATES = Path(__file__).parent / "pages"
+_TEMPLATES = resources.data("optlang.report.export", "pages")
 # The files of onnxruntime-web that a provider needs: the library, and what it compiled from C++.
 _FILES = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded"),

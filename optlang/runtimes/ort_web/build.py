@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from optlang import resources
 from optlang.interfaces import (
     JSON,
     Arrays,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from optlang.runtimes.ort_web.browser import Page, Server
     from optlang.workload.data.dataset import Data
 
-_SCRIPT = Path(__file__).with_name("session.mjs")
+_SCRIPT = resources.data("optlang.runtimes.ort_web", "session.mjs")
 _PROVIDERS = ("wasm", "webgpu")
 
 
