@@ -20,8 +20,8 @@ from optlang.plan.expressions import (
     Const,
     Environment,
     Expression,
+    In,
     KnobRef,
-    Member,
     Scalar,
     Unary,
     Value,
@@ -399,7 +399,7 @@ class Expressions(Lookup):
             options.append(single)
         if failed or value is None:
             return None
-        return Typed(Member(value=value.expression, options=tuple(options)), "bool")
+        return Typed(In(value=value.expression, options=tuple(options)), "bool")
 
     def _type(self, span: Span, message: str, help: str | None = None) -> None:
         self.diagnostics.error("E302", message, span, help=help)

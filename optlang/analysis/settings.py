@@ -13,8 +13,7 @@ from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import SETTINGS
 from optlang.diagnostics.model import Span
 from optlang.diagnostics.suggest import closest
-from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, Unary, evaluate, references
-from optlang.plan.expressions import Member as MemberOf
+from optlang.plan.expressions import Binary, Const, Environment, Expression, In, KnobRef, Unary, evaluate, references
 from optlang.plan.model import Fixed, Models, Param, Searched, Setting
 from optlang.syntax import tree
 
@@ -199,7 +198,7 @@ def _substituted(expression: Expression, settings: dict[str, Setting]) -> Expres
             return expression.model_copy(
                 update={"left": _substituted(left, settings), "right": _substituted(right, settings)}
             )
-        case MemberOf(value=value):
+        case In(value=value):
             return expression.model_copy(update={"value": _substituted(value, settings)})
     return expression
 

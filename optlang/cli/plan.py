@@ -26,7 +26,7 @@ def plan(
 ) -> int:
     """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
     from optlang.report.plan.describe import describe, text
-    from optlang.search.ablation import rungs
+    from optlang.search.ablation import ablation_trials
     from optlang.space.space import Space
 
     if json + dot + mermaid > 1:
@@ -42,7 +42,7 @@ def plan(
         sys.stdout.write(diagram.dot(drawn) if dot else diagram.mermaid(drawn))
         return 0
     space = Space(study)
-    ladder = len(list(rungs(study, space, {}))) if study.search.ladder else 0
+    ladder = len(list(ablation_trials(study, space, {}))) if study.search.ladder else 0
     sys.stdout.write(text(describe(study, space.size(), ladder)))
     sys.stdout.writelines(f"{line}\n" for line in _refused(study, file, db))
     seconds = _seconds_a_trial(study.study, db)
@@ -68,14 +68,14 @@ def _refused(study: Plan, file: Path, db: Path) -> list[str]:
     from optlang.space.space import Space
 
     run, trials = noted(study, db)
-    facts = recalled(study, file.resolve().parent, trials)
-    if not facts:
+    refusals = recalled(study, file.resolve().parent, trials)
+    if not refusals:
         return []
     lines = ["", f"refused in run {run}, and left out"]
-    lines += [f"  {fact.what}: {fact.reason} (trial {fact.trial})" for fact in facts]
+    lines += [f"  {refusal.what}: {refusal.reason} (trial {refusal.trial})" for refusal in refusals]
     size = Space(study).size()
     if size.exact and not size.continuous and size.points <= LISTED:
-        left = sum(1 for _ in Space(study, facts=facts).points())
+        left = sum(1 for _ in Space(study, refusals=refusals).points())
         lines.append(f"  {left:,} of {counted(size.points, 'point')} are left")
     return lines
 

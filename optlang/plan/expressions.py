@@ -70,7 +70,7 @@ class Binary(Frozen):
     right: Expression
 
 
-class Member(Frozen):
+class In(Frozen):
     """Whether a value is one of some."""
 
     kind: Literal["member"] = "member"
@@ -89,7 +89,7 @@ class If(Frozen):
 
 Reference: TypeAlias = "KnobRef | RoundRef | MetricRef"
 Expression: TypeAlias = Annotated[
-    Const | KnobRef | RoundRef | MetricRef | Unary | Binary | Member | If, Field(discriminator="kind")
+    Const | KnobRef | RoundRef | MetricRef | Unary | Binary | In | If, Field(discriminator="kind")
 ]
 
 
@@ -119,7 +119,7 @@ def _unary(expression: Unary, environment: Environment) -> Value:
     return None if value is None else -_number(value)
 
 
-def _member(expression: Member, environment: Environment) -> Value:
+def _in(expression: In, environment: Environment) -> Value:
     return _plain(evaluate(expression.value, environment)) in [_plain(option) for option in expression.options]
 
 
@@ -167,7 +167,7 @@ _EVALUATE: Mapping[type[Any], Callable[[Any, Environment], Value]] = {
     MetricRef: lambda expression, environment: environment.metric(expression),
     Unary: _unary,
     Binary: _binary,
-    Member: _member,
+    In: _in,
     If: _if,
 }
 
@@ -222,7 +222,7 @@ def replaced(expression: Expression, by: Callable[[Reference], Expression]) -> E
             return expression.model_copy(update={"operand": replaced(operand, by)})
         case Binary(left=left, right=right):
             return expression.model_copy(update={"left": replaced(left, by), "right": replaced(right, by)})
-        case Member(value=value):
+        case In(value=value):
             return expression.model_copy(update={"value": replaced(value, by)})
         case If(condition=condition, then=then, otherwise=otherwise):
             parts = {"condition": condition, "then": then, "otherwise": otherwise}
@@ -282,7 +282,7 @@ def show(expression: Expression) -> str:
             return ".".join(part for part in ("baseline" if baseline else "", target or "", metric) if part)
         case Unary(operator=operator, operand=operand):
             return f"{operator}{' ' if operator == 'not' else ''}{_wrapped(operand)}"
-        case Member(value=value, options=options):
+        case In(value=value, options=options):
             return f"{_wrapped(value)} in {{{', '.join(show_value(option) for option in options)}}}"
         case Binary(operator=operator, left=left, right=right):
             return f"{_wrapped(left)} {operator} {_wrapped(right)}"
@@ -293,7 +293,7 @@ def show(expression: Expression) -> str:
 
 def _wrapped(expression: Expression) -> str:
     text = show(expression)
-    return f"({text})" if isinstance(expression, Binary | Member | If) else text
+    return f"({text})" if isinstance(expression, Binary | In | If) else text
 
 
 def show_value(value: Value) -> str:

@@ -1,4 +1,4 @@
-"""What the failed trials of a run prove, and for how long: facts are stored with their trials, for other sessions."""
+"""What the failed trials of a run prove, and for how long: it is stored with the trials, for other sessions."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from optlang.plan.model import Plan
 from optlang.run.cache import key_of
 from optlang.run.job import Failure
 from optlang.run.machine import versions
+from optlang.space.known_refusals import KnownRefusal, KnownRefusals, refusal_from
 from optlang.space.recipe import Applied, Place, Recipe
-from optlang.space.refused import Fact, Facts, fact_from
 from optlang.store.reader import query
 from optlang.workload import imports
 
 NOTE = "refused"
-"""The note of a trial that its fact is kept in."""
+"""The note of a trial that its refusal is kept in."""
 
 # What the answer of a step may hang on besides the steps before it.
 _RUNTIMES = frozenset({"runtime", "latency"})
 
 
-def fact_of(plan: Plan, trial: int, recipe: Recipe, failure: Failure) -> Fact | None:
+def refusal_of(plan: Plan, trial: int, recipe: Recipe, failure: Failure) -> KnownRefusal | None:
     """What a refused trial proves; None where nobody refused it, or the baseline's own steps did."""
     refused = failure.refused
     if refused is None:
@@ -32,21 +32,21 @@ def fact_of(plan: Plan, trial: int, recipe: Recipe, failure: Failure) -> Fact | 
     places = tuple(place for place in recipe.places if refused.target in (None, place.target.name))
     if refused.step is None:
         depends = refused.depends if _bare(plan, recipe.steps) else "settings"
-        return Fact(trial, failure.reason, depends, recipe.steps, True, places)
+        return KnownRefusal(trial, failure.reason, depends, recipe.steps, True, places)
     steps = _until(recipe, refused.step)
     if steps is None:
         return None
     depends = refused.depends if _bare(plan, steps[:-1]) else "settings"
-    return Fact(trial, failure.reason, depends, steps, False, places if _asks(plan, steps, places) else ())
+    return KnownRefusal(trial, failure.reason, depends, steps, False, places if _asks(plan, steps, places) else ())
 
 
-def late(plan: Plan, trial: int, recipe: Recipe, path: str, seconds: float, reason: str) -> Fact | None:
+def late(plan: Plan, trial: int, recipe: Recipe, path: str, seconds: float, reason: str) -> KnownRefusal | None:
     """What a trial proves whose time was up while it did the step at `path`, for so long; None where that is none."""
     steps = _until(recipe, path)
     if steps is None:
         return None
     places = recipe.places if _asks(plan, steps, recipe.places) else ()
-    return Fact(trial, reason, "time", steps, False, places, seconds)
+    return KnownRefusal(trial, reason, "time", steps, False, places, seconds)
 
 
 def _until(recipe: Recipe, path: str) -> tuple[Applied, ...] | None:
@@ -68,9 +68,9 @@ def _asks(plan: Plan, steps: Sequence[Applied], places: Iterable[Place]) -> bool
     )
 
 
-def note_of(plan: Plan, fact: Fact, folder: Path) -> dict[str, JSON]:
-    """What is stored of a fact with its trial."""
-    return {NOTE: {**fact.to_json(), "code": _code(plan, fact, folder)}}
+def note_of(plan: Plan, refusal: KnownRefusal, folder: Path) -> dict[str, JSON]:
+    """What is stored of a refusal with its trial."""
+    return {NOTE: {**refusal.to_json(), "code": _code(plan, refusal, folder)}}
 
 
 def noted(plan: Plan, db: Path) -> tuple[str | None, list[tuple[int, str | None, Mapping[str, Any]]]]:
@@ -86,34 +86,36 @@ def noted(plan: Plan, db: Path) -> tuple[str | None, list[tuple[int, str | None,
     ]
 
 
-def recalled(plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]) -> Facts:
-    """The facts among the trials' notes (number, reason, notes) that still hold: by the same code and libraries."""
-    facts = Facts(plan)
-    for fact in _read(plan, folder, noted):
-        facts.add(fact)
-    return facts
+def recalled(plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]) -> KnownRefusals:
+    """The refusals among the trials' notes (number, reason, notes) that still hold: by the same code and libraries."""
+    refusals = KnownRefusals(plan)
+    for refusal in _read(plan, folder, noted):
+        refusals.add(refusal)
+    return refusals
 
 
-def _read(plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]) -> Iterator[Fact]:
+def _read(
+    plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]
+) -> Iterator[KnownRefusal]:
     for trial, reason, notes in noted:
         stored = notes.get(NOTE)
         if stored is None:
             continue
-        fact = fact_from(trial, reason or "", stored)
+        refusal = refusal_from(trial, reason or "", stored)
         try:
-            if stored["code"] == _code(plan, fact, folder):
-                yield fact
+            if stored["code"] == _code(plan, refusal, folder):
+                yield refusal
         except (OptlangError, KeyError):
             # Its technique or its Python is gone: nothing is known then.
             continue
 
 
-def _code(plan: Plan, fact: Fact, folder: Path) -> str:
+def _code(plan: Plan, refusal: KnownRefusal, folder: Path) -> str:
     """A hash of all code that the answer came from: model, data, techniques, runtimes, and the libraries' versions."""
     calls = [plan.model.calls, plan.data.calls]
-    calls += [plan.technique(step.technique).calls for step in fact.steps]
-    calls += [plan.runtime(place.runtime).calls for place in fact.places]
-    calls += [item for step in fact.steps for value in step.settings.values() for item in _models(value)]
+    calls += [plan.technique(step.technique).calls for step in refusal.steps]
+    calls += [plan.runtime(place.runtime).calls for place in refusal.places]
+    calls += [item for step in refusal.steps for value in step.settings.values() for item in _models(value)]
     return key_of([imports.fingerprint(item, folder) for item in calls], versions())
 
 
@@ -125,13 +127,13 @@ def _models(value: JSON) -> Iterator[str]:
             yield from _models(item)
 
 
-def spoken(fact: Fact) -> str:
-    """What the run says when it learns the fact."""
-    if fact.depends == "time":
+def spoken(refusal: KnownRefusal) -> str:
+    """What the run says when it learns the refusal."""
+    if refusal.depends == "time":
         return (
-            f"{fact.what} took longer than a trial may: it is not tried again with these settings or costlier ones "
+            f"{refusal.what} took longer than a trial may: it is not tried again with these settings or costlier ones "
             "(a larger trial_timeout tries it again)"
         )
-    if fact.depends == "model":
-        return f"{fact.what} is left out from now on, with whatever settings: {fact.reason}"
-    return f"left out from now on, what begins with {fact.what}: {fact.reason}"
+    if refusal.depends == "model":
+        return f"{refusal.what} is left out from now on, with whatever settings: {refusal.reason}"
+    return f"left out from now on, what begins with {refusal.what}: {refusal.reason}"

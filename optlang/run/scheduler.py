@@ -35,15 +35,15 @@ from optlang.run.job import (
     member_name,
 )
 from optlang.run.progress_file import ProgressReader
-from optlang.run.refusals import fact_of, late, note_of, recalled
-from optlang.run.refusals import spoken as spoken_fact
+from optlang.run.refusals import late, note_of, recalled, refusal_of
+from optlang.run.refusals import spoken as spoken_refusal
 from optlang.run.scratch import Scratch
 from optlang.search import objectives
-from optlang.search.ablation import AblationTrial, baseline_recipe, rungs
+from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
 from optlang.search.sampler import Sampler
+from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
 from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, steps_of
-from optlang.space.refused import Fact
 from optlang.space.space import Exhausted, Space
 from optlang.store.journal import now
 from optlang.store.writer import Writer
@@ -102,8 +102,8 @@ class Scheduler:
         self._plan, self._store, self._engine, self._watcher = plan, store, engine, watcher
         self._run, self._home, self._unavailable = run_id, home, unavailable
         before = store.trials(run_id)
-        self._facts = recalled(plan, folder, ((row.trial, row.reason, row.notes) for row in before))
-        self._space = Space(plan, unavailable, self._facts)
+        self._refusals = recalled(plan, folder, ((row.trial, row.reason, row.notes) for row in before))
+        self._space = Space(plan, unavailable, self._refusals)
         self._history = History(plan, self._space, before, home, unavailable)
         self._workload = Workload(
             interfaces.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
@@ -121,7 +121,7 @@ class Scheduler:
         self._began = time.monotonic()
         self._cold = True
         self._spent: list[float] = []
-        self._rungs: list[AblationTrial] = []
+        self._ladder: list[AblationTrial] = []
         self._wanted = 0
         self._trouble: str | None = None
         # The path of the step that a worker does, and since when.
@@ -159,11 +159,11 @@ class Scheduler:
         for path, reason in self._unavailable.items():
             self._watcher.message(f"without {spoken(plan, path)}: {reason}")
         if ladder or (ladder is None and plan.search.ladder):
-            found = rungs(plan, Space(plan, self._unavailable), self._unavailable)
-            self._rungs = [rung for rung in found if self._history.climbed(rung) or self._may_run(rung)]
+            found = ablation_trials(plan, Space(plan, self._unavailable), self._unavailable)
+            self._ladder = [rung for rung in found if self._history.climbed(rung) or self._may_run(rung)]
         self._wanted = 0 if ladder_only else max(wanted, self._history.searched)
         self._watcher.run_started(self._planned())
-        missing = [rung for rung in self._rungs if not self._history.climbed(rung)]
+        missing = [rung for rung in self._ladder if not self._history.climbed(rung)]
         if self._history.baseline is not None and not missing and (
             ladder_only or self._history.searched >= wanted
         ) and self._history.front_is_settled():
@@ -177,7 +177,7 @@ class Scheduler:
             if self._may_run(rung):
                 self._trial(rung.recipe, "ladder", rung.point, rung.alone)
             else:
-                self._rungs.remove(rung)
+                self._ladder.remove(rung)
         why: Why = "ladder"
         if not ladder_only:
             why = self._searched_trials(wanted)
@@ -198,7 +198,7 @@ class Scheduler:
                 asked = sampler.ask(self._store.next_trial(self._run))
             except Exhausted:
                 self._watcher.message(
-                    "every point of the space has been tried" + (", or is refused as before" if self._facts else "")
+                    "every point of the space has been tried" + (", or is refused as before" if self._refusals else "")
                 )
                 return "exhausted"
             done = self._trial(resolve(self._plan, asked.point), "sampler", asked.point, None, asked.state)
@@ -208,7 +208,7 @@ class Scheduler:
         return "complete"
 
     def _may_run(self, rung: AblationTrial) -> bool:
-        return self._facts.against(rung.recipe) is None
+        return self._refusals.against(rung.recipe) is None
 
     def _over(self) -> str:
         if self._stop:
@@ -352,7 +352,7 @@ class Scheduler:
         self._watcher.trial_started(TrialStarted(number, origin, point or {}, planned, recipe.label))
         reader = ProgressReader(self._progress)
         job = self._job(number, recipe, origin)
-        self._at, fact = (None, 0.0), None
+        self._at, refusal = (None, 0.0), None
         try:
             result = self._wait(self._engine.submit(carry_out, job, self._plan.search.trial_timeout), reader)
         except WorkerDied as error:
@@ -362,16 +362,16 @@ class Scheduler:
             self._cold = True
             result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
             path, since = self._at
-            fact = late(self._plan, number, recipe, path or "", time.monotonic() - since, str(error))
+            refusal = late(self._plan, number, recipe, path or "", time.monotonic() - since, str(error))
         except InterruptedRun:
             result = Result(failure=Failure(INTERRUPTED, "", again=False))
         if result.failure is not None and result.failure.refused is None and self._struck:
             # A compiler or a browser below the worker does not outlive SIGTERM: what failed may have failed by it.
             result = replace(result, failure=Failure(INTERRUPTED, result.failure.text, again=False))
         seconds = time.monotonic() - begun
-        fact = self._proved(number, recipe, result.failure, fact)
-        if fact is not None:
-            result = replace(result, notes={**result.notes, **note_of(self._plan, fact, self._workload.study)})
+        refusal = self._proved(number, recipe, result.failure, refusal)
+        if refusal is not None:
+            result = replace(result, notes={**result.notes, **note_of(self._plan, refusal, self._workload.study)})
         done = self._history.add(number, recipe, origin, point, alone, result, state or {})
         self._store.record({
             "event": "end", "run": self._run, "trial": number, "state": done.state, "reason": done.reason,
@@ -384,26 +384,28 @@ class Scheduler:
             "sampler_state": dict(state or {}),
         })
         self._spent.append(seconds)
-        if fact is not None:
-            self._facts.add(fact)
+        if refusal is not None:
+            self._refusals.add(refusal)
         self._watcher.trial_finished(self._view(done, seconds, depends(result.notes)))
-        if fact is not None and self._goes_on(fact, recipe):
-            self._watcher.message(spoken_fact(fact))
+        if refusal is not None and self._goes_on(refusal, recipe):
+            self._watcher.message(spoken_refusal(refusal))
         if self._stop == "now":
             raise InterruptedRun
         return done
 
-    def _proved(self, number: int, recipe: Recipe, failure: Failure | None, late: Fact | None) -> Fact | None:
+    def _proved(
+        self, number: int, recipe: Recipe, failure: Failure | None, late: KnownRefusal | None
+    ) -> KnownRefusal | None:
         """What is known from now on: nothing of a trial that went well, or that was stopped."""
         if failure is None or not failure.again:
             return None
-        return late or fact_of(self._plan, number, recipe, failure)
+        return late or refusal_of(self._plan, number, recipe, failure)
 
-    def _goes_on(self, fact: Fact, recipe: Recipe) -> bool:
-        """Whether the fact is about more than the trial that it comes from."""
-        if fact.depends != "settings" or len(fact.steps) < len(recipe.steps):
+    def _goes_on(self, refusal: KnownRefusal, recipe: Recipe) -> bool:
+        """Whether the refusal is about more than the trial that it comes from."""
+        if refusal.depends != "settings" or len(refusal.steps) < len(recipe.steps):
             return True
-        return not fact.places and any(len(target.runtimes) > 1 for target in self._plan.targets)
+        return not refusal.places and any(len(target.runtimes) > 1 for target in self._plan.targets)
 
     def _log_tail(self) -> str:
         try:
@@ -415,8 +417,8 @@ class Scheduler:
         """How many trials of which kind this session is to end with, and how many of them are over."""
         history = self._history
         drawn = min(history.searched, self._wanted)
-        done = drawn + (history.baseline is not None) + sum(map(history.climbed, self._rungs))
-        return RunStarted(self._plan.study, len(self._rungs), self._wanted, done, drawn)
+        done = drawn + (history.baseline is not None) + sum(map(history.climbed, self._ladder))
+        return RunStarted(self._plan.study, len(self._ladder), self._wanted, done, drawn)
 
     def _view(self, done: TrialRecord, seconds: float, dependent: bool) -> TrialFinished:
         planned = self._planned()

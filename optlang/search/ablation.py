@@ -25,7 +25,7 @@ from optlang.plan.model import (
     applies,
     is_pruning,
 )
-from optlang.search.ablation_points import Usual, nearest, path_of, recoveries_of, resolved
+from optlang.search.ablation_points import DefaultValues, nearest, path_of, recoveries_of, resolved
 from optlang.space.compatibility import as_done
 from optlang.space.locate import locate
 from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
@@ -59,9 +59,9 @@ def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Plac
     return _place(plan, target, _usable(plan, target, unavailable)[0])
 
 
-def rungs(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[AblationTrial]:
+def ablation_trials(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[AblationTrial]:
     """The ladder in the recommended order, without the baseline. Runtimes that cannot run here are left out."""
-    usual = Usual(plan)
+    usual = DefaultValues(plan)
     combinations = list(_combinations(plan, unavailable))
     found = [_bare(plan, space, usual, uses) for uses in combinations]
     # What only makes sense behind another step would fail here, and say nothing of what it is worth.
@@ -117,7 +117,7 @@ Uses: TypeAlias = "tuple[RuntimeUse | None, ...]"
 """The runtime of each target of the study; None where the technique does not suit it."""
 
 
-def _bare(plan: Plan, space: Space, usual: Usual, uses: Uses) -> AblationTrial:
+def _bare(plan: Plan, space: Space, usual: DefaultValues, uses: Uses) -> AblationTrial:
     """The runtimes without any step: a point of the space where all of its steps can be left out."""
     for point in usual.points(space, (), _labels(plan, uses)):
         recipe = resolved(plan, point)
@@ -126,7 +126,9 @@ def _bare(plan: Plan, space: Space, usual: Usual, uses: Uses) -> AblationTrial:
     return AblationTrial("none", _recipe(plan, (), uses), None)
 
 
-def _alone(plan: Plan, space: Space, usual: Usual, technique: Technique, on: Sequence[Uses]) -> list[AblationTrial]:
+def _alone(
+    plan: Plan, space: Space, usual: DefaultValues, technique: Technique, on: Sequence[Uses]
+) -> list[AblationTrial]:
     """The technique as the study uses it, where it does so several times: as in the first use that can stand alone
     somewhere, else as in the first of all."""
     uses = [step for step in applies(plan.steps) if step.technique == technique.name]
@@ -142,7 +144,7 @@ def _alone(plan: Plan, space: Space, usual: Usual, technique: Technique, on: Seq
 class _Alone:
     """One use of a technique in the study, with the trainings of the study that may follow it where it prunes."""
 
-    def __init__(self, plan: Plan, space: Space, usual: Usual, use: Apply) -> None:
+    def __init__(self, plan: Plan, space: Space, usual: DefaultValues, use: Apply) -> None:
         self._plan, self._space, self._usual, self._use = plan, space, usual, use
         self._pruning = is_pruning(use.technique)
         self._recoveries: list[Apply | None] = [*recoveries_of(plan, use)] if self._pruning else []

@@ -116,7 +116,7 @@ def _leads(steps: tuple[Step, ...], wanted: Collection[str]) -> bool:
     return any(item.path in wanted for item in applies(steps))
 
 
-class Usual:
+class DefaultValues:
     """The values that knobs have where nothing else is asked for."""
 
     def __init__(self, plan: Plan) -> None:

@@ -45,14 +45,14 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DeclaredFacts:
     """What is declared of the techniques and runtimes that a study uses."""
 
     techniques: Mapping[str, Technique]
     runtimes: Mapping[str, Runtime]
 
     @classmethod
-    def of(cls, plan: Plan) -> Facts:
+    def of(cls, plan: Plan) -> DeclaredFacts:
         """Those that the plan holds."""
         return cls({item.name: item for item in plan.techniques}, {item.name: item for item in plan.runtimes})
 
@@ -62,9 +62,9 @@ def label_of(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def refusal(plan: Plan, values: Mapping[str, Value]) -> str | None:
+def incompatibility(plan: Plan, values: Mapping[str, Value]) -> str | None:
     """Why the declared facts rule this point out, or None. Exact where `plan.impossible` had too much to list."""
-    facts = Facts.of(plan)
+    facts = DeclaredFacts.of(plan)
     environment = Environment(knob=values.get)
     taken = list(applied(plan.steps, values, lambda condition: holds(condition, environment)))
     for target in plan.targets:
@@ -113,7 +113,7 @@ class _Walk:
     found: dict[Conflict, None] = field(default_factory=dict)
 
 
-def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: Facts) -> list[Conflict]:
+def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: DeclaredFacts) -> list[Conflict]:
     """All that keeps these steps and this runtime from going together, in the order of the run."""
     walk = _Walk()
     for step in steps:

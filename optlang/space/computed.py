@@ -1,8 +1,8 @@
-"""What a computed setting evaluates to, and whether that is a value of its parameter: one reading for check and search.
+"""What a computed setting evaluates to, and whether that is a value of its parameter, the same for check and search.
 
-`check` looks for points at which there is none: exactly up to `cells.LIMIT` combinations of the knobs involved, less
-what the facts and the study's forbids rule out. Beyond that only the ends of what can be searched are tried there, and
-the rest is decided at each draw.
+`check` looks for points at which there is none: exactly up to `combinations.LIMIT` combinations of the knobs involved,
+less what the facts and the study's forbids rule out. Beyond that it tries the ends of what can be searched, and the
+rest is decided at each draw.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _computed(
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class MissingValue:
     """A setting that has no value at a point: why, the knobs that show it, the rounds, and whether it never has one."""
 
     use: Use
@@ -213,7 +213,7 @@ class Trouble:
     never: bool
 
 
-class Looking:
+class MissingValueSearch:
     """Looks at the settings of one study."""
 
     def __init__(self, index: Index, impossible: Sequence[Impossible], forbids: Sequence[Expression]) -> None:
@@ -230,7 +230,7 @@ class Looking:
             for path in cell.values:
                 self._cells_of.setdefault(path, []).append(number)
 
-    def trouble(self, use: Use) -> Trouble | None:
+    def trouble(self, use: Use) -> MissingValue | None:
         """The first point at which a setting has no value; None where there is none, or too much to look at."""
         wanted = {path for path, _ in use.guards}
         for condition in (use.setting.expression, *use.conditions()):
@@ -282,8 +282,8 @@ class Looking:
     def _look(
         self, use: Use, knobs: list[Knob], narrowed: Mapping[str, Sequence[Value]], forbids: Sequence[Expression],
         cells: Sequence[Impossible],
-    ) -> Trouble | None:
-        found: Trouble | None = None
+    ) -> MissingValue | None:
+        found: MissingValue | None = None
         fine = False
         try:
             for values in assignments(knobs, narrowed):
@@ -311,11 +311,11 @@ class Looking:
         if found is None:
             return None
         never = not fine and not narrowed
-        return Trouble(use, found.reason, found.knobs, found.rounds, never)
+        return MissingValue(use, found.reason, found.knobs, found.rounds, never)
 
     def _trouble(
         self, use: Use, reason: str, values: Assignment, rounds: Mapping[str, tuple[int, int]]
-    ) -> Trouble:
+    ) -> MissingValue:
         shown = named(use.setting.expression)
         # What is absent is so because of others.
         absent = {path for path in shown if values.get(path) is None and path in self.index.by_path}
@@ -323,7 +323,7 @@ class Looking:
         shown |= {path for path in deciding if values.get(path) is not None}
         counted = {item.path for item in references(use.setting.expression) if isinstance(item, RoundRef)}
         knobs = tuple((path, value) for path, value in values.items() if path in shown)
-        return Trouble(
+        return MissingValue(
             use, reason, knobs, tuple((path, *pair) for path, pair in rounds.items() if path in counted), never=False
         )
 

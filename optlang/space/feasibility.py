@@ -1,7 +1,7 @@
 """What the declared facts rule out of a study: the smallest combinations of values that cannot go together, and why.
 
-Exact up to `cells.LIMIT` combinations of the knobs involved; beyond that, and where a condition on a
-continuous knob decides, `flow.refusal` is asked of each point that is drawn.
+Exact up to `combinations.LIMIT` combinations of the knobs involved; beyond that, and where a condition on a
+continuous knob decides, `compatibility.incompatibility` is asked of each point that is drawn.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from math import prod
 
 from optlang.plan.expressions import Environment, Expression, Value, holds, show
 from optlang.plan.model import Apply, Impossible, Knob, Plan, RuntimeUse, SetDomain, Step, Target
-from optlang.space.alike import Alike, renamed_cells, renamed_conflicts
 from optlang.space.combinations import DEEPEST, LIMIT, Index, assignments, bound, named, options
-from optlang.space.compatibility import Conflict, Facts, applied, conflicts
-from optlang.space.pairs import Pairs
-from optlang.space.positions import Place, anywhere, clashing, involved, lifts, places_of
+from optlang.space.compatibility import Conflict, DeclaredFacts, applied, conflicts
+from optlang.space.feasibility_cache import AnswerCache, PlainPairs, renamed_cells, renamed_conflicts
+from optlang.space.step_positions import Position, anywhere, clashing, involved, lifts, positions_of
 
 Cell = Mapping[str, Value]
 
@@ -38,7 +37,7 @@ class Feasibility:
     exact: bool = True
 
 
-def everywhere(steps: tuple[Step, ...], targets: Iterable[Target], index: Index, facts: Facts) -> Feasibility:
+def everywhere(steps: tuple[Step, ...], targets: Iterable[Target], index: Index, facts: DeclaredFacts) -> Feasibility:
     """What the facts rule out of these steps on several targets, all of which a trial is measured on."""
     found = [feasibility(steps, target, index, facts) for target in targets]
     impossible: Iterable[Impossible] = found[0].impossible
@@ -50,7 +49,7 @@ def everywhere(steps: tuple[Step, ...], targets: Iterable[Target], index: Index,
     return Feasibility(tuple(impossible), tuple(never.values()), all(item.exact for item in found))
 
 
-def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> Feasibility:
+def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: DeclaredFacts) -> Feasibility:
     """What the declared facts rule out of these steps on this target."""
     study = _study(steps, target, index, facts)
     if study is None:
@@ -62,17 +61,17 @@ def feasibility(steps: tuple[Step, ...], target: Target, index: Index, facts: Fa
 
 
 def listed(plan: Plan) -> bool:
-    """Whether `plan.impossible` holds all that the facts rule out; else `flow.refusal` must be asked of each point."""
-    facts, index = Facts.of(plan), Index(plan.knobs)
+    """Whether `plan.impossible` lists all that the facts rule out; else each point needs `incompatibility`."""
+    facts, index = DeclaredFacts.of(plan), Index(plan.knobs)
     return all(study is None or study.listed() for study in (
         _study(plan.steps, target, index, facts) for target in plan.targets
     ))
 
 
-def _study(steps: tuple[Step, ...], target: Target, index: Index, facts: Facts) -> _Study | None:
+def _study(steps: tuple[Step, ...], target: Target, index: Index, facts: DeclaredFacts) -> _Study | None:
     """The steps that can be in the way of anything on this target; None where nothing can."""
     runtimes = [facts.runtimes[use.runtime] for use in target.runtimes]
-    parties = involved([anywhere(place, runtimes) for place in places_of(steps, facts)], target, facts)
+    parties = involved([anywhere(position, runtimes) for position in positions_of(steps, facts)], target, facts)
     at_home = target.device == "cpu" and not any({"gpu", "browser"} & {*runtime.needs} for runtime in runtimes)
     return _Study(steps, target, index, facts, parties) if parties or not at_home else None
 
@@ -81,8 +80,8 @@ def _by_pairs(study: _Study) -> Feasibility:
     """The same, two steps at a time: all there is to find where no third step can lift what two have together."""
     found: dict[frozenset[tuple[str, Value]], Impossible] = {}
     never: dict[Conflict, None] = {}
-    plain = Pairs(study.target, study.index, study.facts)
-    alike: Alike[Feasibility] = Alike(study.index, study.target)
+    plain = PlainPairs(study.target, study.index, study.facts)
+    alike: AnswerCache[Feasibility] = AnswerCache(study.index, study.target)
     for parties in study.pairs():
         if len(parties) == 2 and plain.knows(*parties):
             impossible: Iterable[Impossible] = plain.look(*parties)
@@ -106,17 +105,17 @@ class _Study:
     steps: tuple[Step, ...]
     target: Target
     index: Index
-    facts: Facts
-    involved: Sequence[Place]
+    facts: DeclaredFacts
+    involved: Sequence[Position]
 
     def variables(self) -> tuple[list[Knob], list[Expression], dict[str, list[Value]]]:
         """The knobs involved, the conditions on continuous ones, and the counts that stand for all of a repeat's."""
         by_path = self.index.by_path
         wanted: set[str] = {self.target.knob} if self.target.knob is not None else set()
         whens: list[Expression] = []
-        for place in self.involved:
-            wanted |= {path for path, _ in place.guards} | set(place.orders)
-            whens += [when for when in place.whens if when not in whens]
+        for position in self.involved:
+            wanted |= {path for path, _ in position.guards} | set(position.orders)
+            whens += [when for when in position.whens if when not in whens]
         compared = {path for when in whens for path in named(when)}
         open_whens = [when for when in whens if self._open(when, by_path)]
         wanted |= {path for when in whens if when not in open_whens for path in named(when)}
@@ -134,8 +133,8 @@ class _Study:
 
     def _orders(self, knob: Knob) -> dict[Value, list[Value]]:
         """The first of the orders in which the members involved come alike, and all that it stands for."""
-        here = [place for place in self.involved if knob.path in place.orders]
-        asked = {place.members[place.orders.index(knob.path)] for place in here}
+        here = [position for position in self.involved if knob.path in position.orders]
+        asked = {position.members[position.orders.index(knob.path)] for position in here}
         alike: dict[Value, list[Value]] = {}
         for order in options(knob) or ():
             assert isinstance(order, tuple), order
@@ -149,12 +148,12 @@ class _Study:
             return 1 << 62
         return bound(knob for knob in knobs if knob.path not in tried) * prod(map(len, tried.values()))
 
-    def part(self, parties: list[Place]) -> Feasibility:
+    def part(self, parties: list[Position]) -> Feasibility:
         """The same of some of its steps alone."""
         part = replace(self, involved=parties)
         return part.look() if part.bound() <= LIMIT else Feasibility((), exact=False)
 
-    def few(self, parties: list[Place]) -> bool:
+    def few(self, parties: list[Position]) -> bool:
         """Whether there is not too much to look at for some of its steps."""
         return replace(self, involved=parties).bound() <= LIMIT
 
@@ -162,10 +161,10 @@ class _Study:
         """Whether a third step may lift what two have together."""
         return any(map(lifts, self.involved))
 
-    def pairs(self) -> Iterator[list[Place]]:
+    def pairs(self) -> Iterator[list[Position]]:
         """Each step alone, and each two that can be in each other's way."""
-        for place in self.involved:
-            yield [place]
+        for position in self.involved:
+            yield [position]
         for first, second in clashing(self.involved):
             yield [first, second]
 
@@ -178,8 +177,8 @@ class _Study:
             return True
         if lifted:
             return False
-        plain = Pairs(self.target, self.index, self.facts)
-        alike: Alike[bool] = Alike(self.index, self.target)
+        plain = PlainPairs(self.target, self.index, self.facts)
+        alike: AnswerCache[bool] = AnswerCache(self.index, self.target)
         for parties in self.pairs():
             if len(parties) == 2 and plain.knows(*parties):
                 continue
@@ -218,14 +217,14 @@ class _Study:
                 return bool(values[_unknown(when)])
             return holds(when, environment)
 
-        if any(place.orders or place.repeats for place in self.involved):
-            kept = {place.step.path for place in self.involved}
+        if any(position.orders or position.repeats for position in self.involved):
+            kept = {position.step.path for position in self.involved}
             return [step for step in applied(self.steps, values, true) if step.path in kept]
         # Without orders and rounds the order of the text is the order of the run.
         return [
-            place.step
-            for place in self.involved
-            if all(values.get(path) == value for path, value in place.guards) and all(map(true, place.whens))
+            position.step
+            for position in self.involved
+            if all(values.get(path) == value for path, value in position.guards) and all(map(true, position.whens))
         ]
 
     def _use(self, values: Cell) -> RuntimeUse:
@@ -272,10 +271,10 @@ class _Study:
     def _cause(self, conflict: Conflict, values: Cell) -> dict[str, Value]:
         """The values that put the parties of a conflict there, in the order of the knobs."""
         paths: set[str] = set()
-        for place in self.involved:
-            if place.step.path in (conflict.path, conflict.other):
-                paths |= {path for path, _ in place.guards} | set(place.orders)
-                for when in place.whens:
+        for position in self.involved:
+            if position.step.path in (conflict.path, conflict.other):
+                paths |= {path for path, _ in position.guards} | set(position.orders)
+                for when in position.whens:
                     paths |= {path for path in named(when) if path in values}
                     paths |= {_unknown(when)} & values.keys()
         if self.target.knob is not None and any(
@@ -291,7 +290,7 @@ class _Study:
     ) -> Iterator[Conflict]:
         alive = {step.path for values in feasible for step in self._applied(values, open_whens)}
         labels = {self._use(values).path for values in feasible}
-        dead = [place.step.path for place in self.involved if place.step.path not in alive]
+        dead = [position.step.path for position in self.involved if position.step.path not in alive]
         told: set[str] = set()
         for path in dead:
             cells = [

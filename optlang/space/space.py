@@ -32,11 +32,11 @@ from optlang.plan.model import (
     Rule,
     SetDomain,
 )
-from optlang.space.compatibility import refusal
+from optlang.space.compatibility import incompatibility
 from optlang.space.computed import declared, uses
 from optlang.space.feasibility import listed
+from optlang.space.known_refusals import KnownRefusals
 from optlang.space.recipe import NoValueError, Point, resolve
-from optlang.space.refused import Facts
 
 Ask: TypeAlias = Callable[[Knob, Domain], Value]
 """Gives a value of the domain for a knob. The domain is the knob's own, less what the facts rule out at this point."""
@@ -61,7 +61,7 @@ class Size:
     continuous: tuple[str, ...]
 
 
-class Against:
+class CellIndex:
     """Impossible cells, by the values that they are of: which of them a point meets with one more value."""
 
     def __init__(self, cells: Sequence[Impossible]) -> None:
@@ -114,14 +114,14 @@ class Space:
     """The knobs of a plan with their conditions, impossible cells and forbids.
 
     `unavailable` maps the paths of runtimes that cannot be used on this machine (`here.runtime.openvino`) to the
-    reason; `facts`, which may grow, are what a run found refused.
+    reason; `refusals`, which may grow, are what a run found refused.
     """
 
     def __init__(
-        self, plan: Plan, unavailable: Mapping[str, str] | None = None, facts: Facts | None = None
+        self, plan: Plan, unavailable: Mapping[str, str] | None = None, refusals: KnownRefusals | None = None
     ) -> None:
         self.plan = plan
-        self._facts = facts
+        self._refusals = refusals
         self.knobs = plan.knobs
         self.cells = plan.impossible + tuple(
             Impossible(values={target.knob: use.label}, reason=(unavailable or {})[use.path])
@@ -132,7 +132,7 @@ class Space:
         self._listed = listed(plan)
         self._computes = any(True for _ in uses(plan.steps, plan.targets, declared(plan)))
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
-        self._against = Against(self.cells)
+        self._against = CellIndex(self.cells)
         # What decides whether a choice has branches is looked ahead into as well.
         wanted = {path for knob in self._partly for path in (knob.path, *_named(knob.conditions()))}
         self._ahead = self._in_cells | {
@@ -220,14 +220,14 @@ class Space:
     def _refused(self, point: Point) -> str | None:
         """What can be told of a whole point only: facts that were too much to list, settings without a value, and what
         was refused before."""
-        reason = None if self._listed else refusal(self.plan, point)
-        if reason is None and (self._computes or self._facts):
+        reason = None if self._listed else incompatibility(self.plan, point)
+        if reason is None and (self._computes or self._refusals):
             try:
                 recipe = resolve(self.plan, point)
             except NoValueError as error:
                 return error.message
-            fact = self._facts.against(recipe) if self._facts else None
-            return None if fact is None else fact.reason
+            refusal = self._refusals.against(recipe) if self._refusals else None
+            return None if refusal is None else refusal.reason
         return reason
 
     def _ruled_out(self, point: Point) -> str | None:

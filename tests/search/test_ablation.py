@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from optlang.plan.model import Plan
-from optlang.search.ablation import AblationTrial, baseline_recipe, rungs
+from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
 from optlang.space.locate import locate
 from optlang.space.recipe import resolve
 from optlang.space.space import Space
@@ -25,7 +25,7 @@ steps {
 
 def test_every_technique_stands_alone_on_every_runtime_that_takes_it(plan_of: Make) -> None:
     plan = plan_of(STEPS)
-    found = [(rung.alone, rung.recipe.label) for rung in rungs(plan, Space(plan), {})]
+    found = [(rung.alone, rung.recipe.label) for rung in ablation_trials(plan, Space(plan), {})]
     assert found == [
         ("none", "onnxruntime"), ("none", "openvino"),
         ("training.finetune", "eager"),
@@ -37,7 +37,7 @@ def test_every_technique_stands_alone_on_every_runtime_that_takes_it(plan_of: Ma
 
 def test_pruning_is_followed_by_recovery(plan_of: Make) -> None:
     plan = plan_of("steps { channels { ratio = 30% } }")
-    rung = next(rung for rung in rungs(plan, Space(plan), {}) if rung.alone == "prune.channels")
+    rung = next(rung for rung in ablation_trials(plan, Space(plan), {}) if rung.alone == "prune.channels")
     assert [step.technique for step in rung.recipe.steps] == ["prune.channels", "training.finetune"]
     assert rung.recipe.steps[0].settings["ratio"] == 0.3
     # The study has no training of its own: the declared one follows, and the study has no such point.
@@ -47,14 +47,14 @@ def test_pruning_is_followed_by_recovery(plan_of: Make) -> None:
 
 def test_what_makes_no_sense_alone_is_not_tried_alone(plan_of: Make) -> None:
     plan = plan_of("steps { lottery { rounds = 2 } }")
-    alone = {rung.alone for rung in rungs(plan, Space(plan), {})}
+    alone = {rung.alone for rung in ablation_trials(plan, Space(plan), {})}
     assert alone == {"none", "training.train", "prune.magnitude"}
 
 
 def test_a_rung_inside_the_space_is_its_point(plan_of: Make) -> None:
     plan = plan_of(STEPS)
     space = Space(plan)
-    for rung in rungs(plan, space, {}):
+    for rung in ablation_trials(plan, space, {}):
         if rung.alone == "training.finetune":
             assert rung.point is None
             continue
@@ -76,7 +76,7 @@ def test_a_missing_runtime_has_no_rung(plan_of: Make) -> None:
     plan = plan_of(STEPS)
     missing = {"here.runtime.openvino": "not installed"}
     space = Space(plan, missing)
-    assert {rung.recipe.label for rung in rungs(plan, space, missing)} == {"eager", "onnxruntime"}
+    assert {rung.recipe.label for rung in ablation_trials(plan, space, missing)} == {"eager", "onnxruntime"}
 
 
 def test_with_several_targets_each_runtime_is_there_once(plan_of: Make) -> None:
@@ -85,7 +85,7 @@ def test_with_several_targets_each_runtime_is_there_once(plan_of: Make) -> None:
         target="target one { runtime in { eager; onnxruntime; openvino } }\n  target two { runtime = onnxruntime }",
     )
     space = Space(plan)
-    found = list(rungs(plan, space, {}))
+    found = list(ablation_trials(plan, space, {}))
     assert baseline_recipe(plan).label == "one.eager, two.eager"
     bare = [rung for rung in found if rung.alone == "none"]
     assert [rung.recipe.label for rung in bare] == [
@@ -110,14 +110,14 @@ def test_a_branch_that_is_not_there_is_no_point_of_a_rung(plan_of: Make) -> None
     """
     target = "target here { runtime in { onnxruntime; eager when not quick } }"
     plan = plan_of(members, target=target)
-    points = {(rung.alone, rung.recipe.label): rung.point for rung in rungs(plan, Space(plan), {})}
+    points = {(rung.alone, rung.recipe.label): rung.point for rung in ablation_trials(plan, Space(plan), {})}
     # On the ladder `dynamic` stands without `channels`: the study has no such point.
     assert points["quant.dynamic", "onnxruntime"] is None
     assert points["quant.static", "onnxruntime"] == {
         "here.runtime": "onnxruntime", "channels": False, "precision": "static"
     }
     quick = plan_of(members, target=target, overrides={"quick": "true"})
-    assert {rung.recipe.label for rung in rungs(quick, Space(quick), {})} == {"onnxruntime"}
+    assert {rung.recipe.label for rung in ablation_trials(quick, Space(quick), {})} == {"onnxruntime"}
 
 
 ONE = "target here { runtime = onnxruntime }"
@@ -125,7 +125,7 @@ ONE = "target here { runtime = onnxruntime }"
 
 def only(plan: Plan, technique: str) -> AblationTrial:
     """The rung of this technique, of which there is one."""
-    (found,) = (rung for rung in rungs(plan, Space(plan), {}) if rung.alone == technique)
+    (found,) = (rung for rung in ablation_trials(plan, Space(plan), {}) if rung.alone == technique)
     return found
 
 
@@ -144,7 +144,7 @@ def test_what_the_study_fixes_stays(plan_of: Make) -> None:
           precision in { none; static { samples = 64 } }
         }
     """, target=ONE)
-    found = list(rungs(plan, Space(plan), {}))
+    found = list(ablation_trials(plan, Space(plan), {}))
     points = {rung.alone: rung.point for rung in found}
     out = {"fine": False, "distill": False, "precision": "none"}
     assert points == {
@@ -169,7 +169,7 @@ def test_what_the_study_searches_is_nearest_to_the_default(plan_of: Make) -> Non
     """, target=ONE)
     assert told(only(plan, "quant.static"), "samples") == [("static", 128)]
     assert told(only(plan, "training.finetune"), "epochs", "lr") == [("finetune", 5, 1e-4)]
-    assert all(rung.point is not None for rung in rungs(plan, Space(plan), {}))
+    assert all(rung.point is not None for rung in ablation_trials(plan, Space(plan), {}))
 
 
 def test_of_several_uses_the_first_that_can_stand_alone(plan_of: Make) -> None:

@@ -11,11 +11,10 @@ from optlang.analysis.load import load
 from optlang.plan.expressions import Value
 from optlang.plan.model import FloatDomain, Impossible, Plan
 from optlang.space import feasibility
-from optlang.space.alike import Alike
 from optlang.space.combinations import Index, assignments, ruled_out
-from optlang.space.compatibility import refusal
+from optlang.space.compatibility import incompatibility
 from optlang.space.feasibility import _Study
-from optlang.space.pairs import Pairs
+from optlang.space.feasibility_cache import AnswerCache, PlainPairs
 
 STEPS = {
     "digits": "steps { repeat rounds in 0 .. 3 { channels }; precision in { none; dynamic; static } }",
@@ -48,7 +47,7 @@ def points(plan: Plan) -> list[dict[str, Value]]:
 def test_it_rules_out_what_cannot_run_and_nothing_else(name: str, plan_of: Callable[..., Plan]) -> None:
     plan = plan_of(STEPS[name])
     for point in points(plan):
-        assert ruled_out(point, plan.impossible) == (refusal(plan, point) is not None), point
+        assert ruled_out(point, plan.impossible) == (incompatibility(plan, point) is not None), point
 
 
 @pytest.mark.parametrize("name", [name for name in STEPS if name != "many"])
@@ -59,7 +58,7 @@ def test_no_value_can_be_left_away(name: str, plan_of: Callable[..., Plan]) -> N
         for path in item.values:
             rest = {key: value for key, value in item.values.items() if key != path}
             less = Impossible(values=rest, reason="")
-            assert any(ruled_out(point, [less]) and refusal(plan, point) is None for point in every), item
+            assert any(ruled_out(point, [less]) and incompatibility(plan, point) is None for point in every), item
 
 
 def test_many_steps_are_compared_two_at_a_time(plan_of: Callable[..., Plan]) -> None:
@@ -122,8 +121,8 @@ def test_what_is_looked_up_is_what_walking_every_pair_finds(
     monkeypatch.setattr(feasibility, "QUICK", 0)
     runtimes = "target here { runtime in { eager; onnxruntime; openvino } }"
     looked_up = cells(plan_of(WIDE[name], target=runtimes))
-    monkeypatch.setattr(Pairs, "knows", lambda *_: False)
-    monkeypatch.setattr(Alike, "ask", lambda *_: None)
+    monkeypatch.setattr(PlainPairs, "knows", lambda *_: False)
+    monkeypatch.setattr(AnswerCache, "ask", lambda *_: None)
     assert looked_up == cells(plan_of(WIDE[name], target=runtimes))
     assert len(looked_up) > 10
 
@@ -145,8 +144,8 @@ def test_what_can_never_be_taken_is_told_with_its_own_names(
     )
     monkeypatch.setattr(feasibility, "QUICK", 0)
     looked_up = [(item.code, item.message, item.primary, item.labels) for item in load(path).diagnostics]
-    monkeypatch.setattr(Pairs, "knows", lambda *_: False)
-    monkeypatch.setattr(Alike, "ask", lambda *_: None)
+    monkeypatch.setattr(PlainPairs, "knows", lambda *_: False)
+    monkeypatch.setattr(AnswerCache, "ask", lambda *_: None)
     assert [(item.code, item.message, item.primary, item.labels) for item in load(path).diagnostics] == looked_up
     assert looked_up
 

@@ -12,7 +12,7 @@ from optlang.interfaces import Factory
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe
 from optlang.report.plan.describe import text as said
-from optlang.search.ablation import rungs
+from optlang.search.ablation import ablation_trials
 from optlang.space.recipe import resolve
 from optlang.space.space import Space
 
@@ -71,7 +71,7 @@ def test_another_argument_is_another_effect(plan: Plan) -> None:
 
 
 def test_the_ladder_takes_from_the_study_what_has_no_default(plan: Plan) -> None:
-    found = [rung for rung in rungs(plan, Space(plan), {}) if rung.alone.endswith(".teach")]
+    found = [rung for rung in ablation_trials(plan, Space(plan), {}) if rung.alone.endswith(".teach")]
     assert found
     for rung in found:
         assert rung.recipe.steps[0].settings == resolve(

@@ -8,7 +8,7 @@ from pathlib import Path
 from optlang.analysis.load import load
 from optlang.diagnostics.render import render
 from optlang.plan.model import Plan
-from optlang.space.compatibility import refusal
+from optlang.space.compatibility import incompatibility
 
 STUDY = """\
 optlang 1
@@ -49,7 +49,7 @@ def plan(folder: Path, steps: str) -> Plan:
 
 def runs_on(found: Plan, **values: object) -> set[str]:
     labels = ("eager", "onnxruntime", "phone")
-    return {label for label in labels if refusal(found, {"here.runtime": label, **values}) is None}
+    return {label for label in labels if incompatibility(found, {"here.runtime": label, **values}) is None}
 
 
 def test_one_name_serves_runtimes_with_and_without_int8_of_their_own(tmp_path):
@@ -67,7 +67,7 @@ def test_a_module_of_techniques_may_be_named(tmp_path):
 
 def test_nothing_that_takes_a_module_comes_after(tmp_path):
     found = plan(tmp_path, "maybe half; maybe stamp")
-    reason = refusal(found, {"here.runtime": "phone", "half": True, "stamp": True})
+    reason = incompatibility(found, {"here.runtime": "phone", "half": True, "stamp": True})
     assert reason == "stamp takes a module; half leaves a module that its runtime converts itself when it builds"
     assert [dict(item.values) for item in found.impossible] == [
         {"here.runtime": "phone", "half": True, "stamp": True}

@@ -8,7 +8,7 @@ import pytest
 
 from optlang.analysis.load import load
 from optlang.plan.model import Plan
-from optlang.search.ablation import rungs
+from optlang.search.ablation import ablation_trials
 from optlang.space.recipe import resolve, steps_of
 from optlang.space.space import Space
 
@@ -62,5 +62,5 @@ def test_the_baseline_may_apply_one(plan: Plan) -> None:
 
 
 def test_the_ladder_has_the_techniques_inside(plan: Plan) -> None:
-    alone = {rung.alone for rung in rungs(plan, Space(plan), {})}
+    alone = {rung.alone for rung in ablation_trials(plan, Space(plan), {})}
     assert {"prune.channels", "training.train", "training.finetune"} <= alone

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe, text
 from optlang.report.plan.diagram import picture
-from optlang.search.ablation import rungs
+from optlang.search.ablation import ablation_trials
 from optlang.space.cost import Span, effort
 from optlang.space.locate import locate
 from optlang.space.recipe import resolve
@@ -119,7 +119,7 @@ def test_the_ladder_finds_its_rungs_where_the_condition_says(plan_of: Make) -> N
         }
     """, target=TARGET)
     space = Space(plan)
-    found = {rung.recipe.label: rung.point for rung in rungs(plan, space, {}) if rung.alone == "quant.static"}
+    found = {rung.recipe.label: rung.point for rung in ablation_trials(plan, space, {}) if rung.alone == "quant.static"}
     assert found == {
         "onnxruntime": {"here.runtime": "onnxruntime", "static": True, "static.samples": 256},
         "openvino": {"here.runtime": "openvino", "static": True, "static.granularity": "channel"},

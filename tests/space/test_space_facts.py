@@ -11,7 +11,7 @@ from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, Knob, Plan
 from optlang.search.sampler import Sampler
 from optlang.space.combinations import ruled_out
-from optlang.space.compatibility import refusal
+from optlang.space.compatibility import incompatibility
 from optlang.space.feasibility import listed
 from optlang.space.recipe import Point
 from optlang.space.space import Space, values_of
@@ -48,10 +48,10 @@ def test_what_is_not_listed_is_refused_at_the_draw(name: str, plan_of: Callable[
     space = Space(plan)
     assert not space.size().exact
     points = [drawn(space, seed) for seed in range(150)]
-    clashes = [point for point in points if not ruled_out(point, plan.impossible) and refusal(plan, point)]
+    clashes = [point for point in points if not ruled_out(point, plan.impossible) and incompatibility(plan, point)]
     assert clashes
     for point in points:
-        assert space.contains(point) is (refusal(plan, point) is None), point
+        assert space.contains(point) is (incompatibility(plan, point) is None), point
     assert {space.forbidden(point) for point in clashes} <= {
         "late takes a module; q leaves an ONNX file", "eager runs a module; q leaves an ONNX file",
         "finetune comes before q", "q comes after late; here it runs before it",
@@ -64,7 +64,7 @@ def test_a_sampler_never_draws_a_clash_and_goes_on(name: str, sampler: str, plan
     plan = plan_of(STUDIES[name], search=f"sampler = {sampler}; trials = 10; seed = 1")
     search = Sampler(plan, Space(plan), set())
     for number in range(20):
-        assert refusal(plan, search.ask(number).point) is None
+        assert incompatibility(plan, search.ask(number).point) is None
 
 
 def test_where_all_is_listed_nothing_is_asked_again(plan_of: Callable[..., Plan]) -> None:

@@ -31,7 +31,7 @@ from optlang.plan.model import (
 from optlang.plan.units import show
 from optlang.space.combinations import LIMIT, Index, TooManyError, assignments, ever, most, named, options, ruled_out
 from optlang.space.compatibility import label_of
-from optlang.space.computed import Looking, Trouble, Use, uses
+from optlang.space.computed import MissingValue, MissingValueSearch, Use, uses
 from optlang.space.feasibility import Feasibility
 from optlang.syntax import tree
 
@@ -368,7 +368,7 @@ def computed_settings_have_values(draft: Draft) -> None:
         return
     params = {item.name: item.params for item in draft.steps.used.values()}
     params |= {item.name: item.params for item in draft.targets.used.values()}
-    looking = Looking(draft.index, draft.feasible.impossible, [rule.expression for _, rule in draft.forbids])
+    looking = MissingValueSearch(draft.index, draft.feasible.impossible, [rule.expression for _, rule in draft.forbids])
     told: set[tuple[Span, str]] = set()
     for use in (*uses(draft.built_baseline, (), params), *uses(draft.built_steps, draft.built_targets, params)):
         trouble = looking.trouble(use)
@@ -410,7 +410,7 @@ def _place_of(draft: Draft, use: Use) -> Span:
     return spans.get(path, draft.study.name.span)
 
 
-def _shown(draft: Draft, trouble: Trouble) -> str:
+def _shown(draft: Draft, trouble: MissingValue) -> str:
     """The knobs and rounds that show it, in words."""
     knobs = draft.index.by_path
     parts = [

@@ -24,7 +24,7 @@ from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.model import BASELINE_RUNTIME, RECOVERY, Factory, Location, Metric, Objective, Plan, Rule, Step
 from optlang.plan.model import Target as PlanTarget
 from optlang.space.combinations import Index
-from optlang.space.compatibility import Facts as DeclaredFacts
+from optlang.space.compatibility import DeclaredFacts
 from optlang.space.feasibility import everywhere
 from optlang.syntax import tree
 

@@ -11,7 +11,7 @@ from math import inf
 from typing import Protocol
 
 from optlang.plan.domains import show_domain
-from optlang.plan.expressions import Binary, Const, Expression, If, KnobRef, Member, MetricRef, RoundRef, Unary, Value
+from optlang.plan.expressions import Binary, Const, Expression, If, In, KnobRef, MetricRef, RoundRef, Unary, Value
 from optlang.plan.model import (
     Apply,
     Choice,
@@ -355,7 +355,7 @@ class Words:
                 return self.metric(expression)
             case Unary(operator=operator, operand=operand):
                 return f"{operator}{' ' if operator == 'not' else ''}{self._wrapped(operand, dimension)}"
-            case Member(value=value, options=options):
+            case In(value=value, options=options):
                 inner = self._dimension(value)
                 listed = ", ".join(show(option, inner) for option in options)  # type: ignore[arg-type]
                 return f"{self._wrapped(value, inner)} in {{{listed}}}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe, text
-from optlang.search.ablation import rungs
+from optlang.search.ablation import ablation_trials
 from optlang.space.cost import Span, effort
 from optlang.space.space import Space
 
@@ -88,7 +88,7 @@ def test_all_that_is_said_of_a_study(plan_of: Callable[..., Plan]) -> None:
 def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) -> None:
     one = "target here { runtime = onnxruntime }"
     plan = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 1", target=one)
-    ladder = len(list(rungs(plan, Space(plan), {})))
+    ladder = len(list(ablation_trials(plan, Space(plan), {})))
     assert ladder == 3, "as it is, static and dynamic, on the only runtime"
     said = text(describe(plan, Space(plan).size(), ladder))
     assert "the baseline, then 3 trials of one technique alone" in said

@@ -21,7 +21,7 @@ MOST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class KnownRefusal:
     """A refusal that would come again.
 
     `steps` are the trial's up to and including the one that was refused; where the runtime refused (`by_runtime`), all
@@ -51,66 +51,66 @@ class Fact:
         return f"{found} · {where}" if where else found
 
     def to_json(self) -> dict[str, JSON]:
-        """What `fact_from` reads; trial and reason are the trial's own."""
+        """What `refusal_from` reads; trial and reason are the trial's own."""
         return {
             "depends": self.depends, "by_runtime": self.by_runtime, "seconds": self.seconds,
             "steps": [asdict(step) for step in self.steps], "places": [asdict(place) for place in self.places],
         }
 
 
-def fact_from(trial: int, reason: str, stored: Mapping[str, Any]) -> Fact:
-    """The fact that `to_json` wrote."""
-    return Fact(
+def refusal_from(trial: int, reason: str, stored: Mapping[str, Any]) -> KnownRefusal:
+    """The refusal that `to_json` wrote."""
+    return KnownRefusal(
         trial, reason, stored["depends"], tuple(Applied(**step) for step in stored["steps"]), stored["by_runtime"],
         tuple(Place(**{**place, "target": TargetSpec(**place["target"])}) for place in stored["places"]),
         stored["seconds"],
     )
 
 
-class Facts:
+class KnownRefusals:
     """All that is known to be refused in a run of `plan`."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._facts: list[Fact] = []
+        self._refusals: list[KnownRefusal] = []
 
-    def __iter__(self) -> Iterator[Fact]:
-        return iter(self._facts)
+    def __iter__(self) -> Iterator[KnownRefusal]:
+        return iter(self._refusals)
 
     def __len__(self) -> int:
-        return len(self._facts)
+        return len(self._refusals)
 
-    def add(self, fact: Fact) -> None:
+    def add(self, refusal: KnownRefusal) -> None:
         """Take in one more."""
-        self._facts.append(fact)
+        self._refusals.append(refusal)
 
-    def against(self, recipe: Recipe) -> Fact | None:
-        """A fact for which the recipe would be refused; None where nothing is known against it."""
+    def against(self, recipe: Recipe) -> KnownRefusal | None:
+        """A refusal for which the recipe would be refused; None where nothing is known against it."""
         keys = [_key(step) for step in recipe.steps]
         places = {_place_key(place) for place in recipe.places}
-        for fact in self._facts:
-            if places.issuperset(map(_place_key, fact.places)) and self._hits(fact, recipe, keys):
-                return fact
+        for refusal in self._refusals:
+            if places.issuperset(map(_place_key, refusal.places)) and self._hits(refusal, recipe, keys):
+                return refusal
         return None
 
-    def _hits(self, fact: Fact, recipe: Recipe, keys: Sequence[str]) -> bool:
-        count = len(fact.steps)
-        if fact.depends == "model":
-            return self._same_model(fact, recipe)
-        if fact.depends == "time":
-            return self._as_long(fact, recipe, keys)
-        if fact.by_runtime and len(keys) != count:
+    def _hits(self, refusal: KnownRefusal, recipe: Recipe, keys: Sequence[str]) -> bool:
+        count = len(refusal.steps)
+        if refusal.depends == "model":
+            return self._same_model(refusal, recipe)
+        if refusal.depends == "time":
+            return self._as_long(refusal, recipe, keys)
+        if refusal.by_runtime and len(keys) != count:
             return False
-        return keys[:count] == [_key(step) for step in fact.steps]
+        return keys[:count] == [_key(step) for step in refusal.steps]
 
-    def _same_model(self, fact: Fact, recipe: Recipe) -> bool:
+    def _same_model(self, refusal: KnownRefusal, recipe: Recipe) -> bool:
         """Whether the refused one meets the layers that it met before: what comes first adds none."""
         for step in recipe.steps:
-            if not fact.by_runtime and step.technique == fact.steps[-1].technique:
+            if not refusal.by_runtime and step.technique == refusal.steps[-1].technique:
                 return True
             if not self.adds_nothing(step):
                 return False
-        return fact.by_runtime
+        return refusal.by_runtime
 
     def adds_nothing(self, step: Applied) -> bool:
         """Whether a step leaves the kinds of layers as they are: it changes weights, or takes a part of them away."""
@@ -118,27 +118,27 @@ class Facts:
         ours = technique.calls.startswith("optlang.")
         return ours and ("weights_only" in technique.traits or is_pruning(technique.name))
 
-    def _as_long(self, fact: Fact, recipe: Recipe, keys: Sequence[str]) -> bool:
+    def _as_long(self, refusal: KnownRefusal, recipe: Recipe, keys: Sequence[str]) -> bool:
         """Whether the step would take at least as long again: the same settings, or costlier ones. Where it took too
         long twice, with settings that differ in something else, it is not tried with a third."""
-        if not self._alike(fact, recipe, keys):
+        if not self._alike(refusal, recipe, keys):
             return False
-        mine, its = recipe.steps[len(fact.steps) - 1].settings, fact.steps[-1].settings
+        mine, its = recipe.steps[len(refusal.steps) - 1].settings, refusal.steps[-1].settings
         if _others(mine) == _others(its):
             return _at_least(mine, its)
-        again = [item for item in self._facts if item.depends == "time" and self._alike(item, recipe, keys)]
+        again = [item for item in self._refusals if item.depends == "time" and self._alike(item, recipe, keys)]
         return len({_others(item.steps[-1].settings) for item in again}) > 1 and all(
             _at_least(mine, item.steps[-1].settings) for item in again
         )
 
-    def _alike(self, fact: Fact, recipe: Recipe, keys: Sequence[str]) -> bool:
+    def _alike(self, refusal: KnownRefusal, recipe: Recipe, keys: Sequence[str]) -> bool:
         """Whether the recipe has the step that took too long, after the same steps."""
-        count = len(fact.steps)
-        if len(keys) < count or fact.seconds < MOST * self._plan.search.trial_timeout:
+        count = len(refusal.steps)
+        if len(keys) < count or refusal.seconds < MOST * self._plan.search.trial_timeout:
             return False
-        mine, step = recipe.steps[count - 1], fact.steps[-1]
+        mine, step = recipe.steps[count - 1], refusal.steps[-1]
         return (mine.path, mine.technique) == (step.path, step.technique) and (
-            keys[: count - 1] == [_key(item) for item in fact.steps[:-1]]
+            keys[: count - 1] == [_key(item) for item in refusal.steps[:-1]]
         )
 
 

@@ -8,11 +8,11 @@ from itertools import count
 
 from optlang.plan.expressions import Expression, Value
 from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Repeat, Runtime, Step, Target, Technique
-from optlang.space.compatibility import Facts, apart, risky
+from optlang.space.compatibility import DeclaredFacts, apart, risky
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """A technique in the text, with the values of knobs that it needs, the orders and repeats it is in."""
 
     step: Apply
@@ -26,27 +26,27 @@ class Place:
     """Of which member of each of the orders it is a part."""
 
 
-def places_of(steps: tuple[Step, ...], facts: Facts) -> list[Place]:
+def positions_of(steps: tuple[Step, ...], facts: DeclaredFacts) -> list[Position]:
     """All steps, in the order of the text."""
     return list(_walk(steps, facts, (), (), (), (), (), count()))
 
 
 def _walk(
     steps: tuple[Step, ...],
-    facts: Facts,
+    facts: DeclaredFacts,
     guards: tuple[tuple[str, Value], ...],
     whens: tuple[Expression, ...],
     orders: tuple[str, ...],
     members: tuple[str, ...],
     repeats: tuple[str, ...],
     numbers: Iterator[int],
-) -> Iterator[Place]:
+) -> Iterator[Position]:
     for step in steps:
         under = (*whens, step.when) if step.when is not None else whens
         match step:
             case Apply():
                 technique = facts.techniques[step.technique]
-                yield Place(step, technique, guards, under, orders, repeats, next(numbers), members)
+                yield Position(step, technique, guards, under, orders, repeats, next(numbers), members)
             case Choice(path=path, branches=branches):
                 for branch in branches:
                     yield from _walk(
@@ -66,26 +66,26 @@ def _walk(
                     yield from _walk(part.steps, facts, guards, under, *within, repeats, numbers)
 
 
-def together(first: Place, second: Place) -> bool:
+def together(first: Position, second: Position) -> bool:
     """Whether both can be taken: two branches of one choice never are."""
     values = dict(first.guards)
     return all(path not in values or values[path] == value for path, value in second.guards)
 
 
-def _turned(first: Place, second: Place) -> bool:
+def _turned(first: Position, second: Position) -> bool:
     """Whether the second may run before the first, though it stands behind it."""
     return bool(set(first.orders) & set(second.orders)) or bool(set(first.repeats) & set(second.repeats))
 
 
-def involved(places: list[Place], target: Target, facts: Facts) -> list[Place]:
+def involved(positions: list[Position], target: Target, facts: DeclaredFacts) -> list[Position]:
     """The steps that can be in the way of another, or of a runtime."""
     found: set[int] = set()
-    for place in places:
-        technique = place.technique
+    for position in positions:
+        technique = position.technique
         if "gpu" in technique.needs and target.device != "cuda":
-            found.add(place.index)
+            found.add(position.index)
         if "module" not in technique.takes:
-            found.add(place.index)
+            found.add(position.index)
         for use in target.runtimes:
             runtime = facts.runtimes[use.runtime]
             if any(form not in runtime.takes for form in technique.gives) or set(runtime.excludes) & {
@@ -93,28 +93,28 @@ def involved(places: list[Place], target: Target, facts: Facts) -> list[Place]:
                 technique.name,
                 technique.name.rpartition(".")[2],
             }:
-                found.add(place.index)
+                found.add(position.index)
         # A step in a repeat meets what it left itself a round before.
-        if place.repeats and any(form not in technique.takes for form in technique.gives):
-            found.add(place.index)
-    for first, second in clashing(places):
+        if position.repeats and any(form not in technique.takes for form in technique.gives):
+            found.add(position.index)
+    for first, second in clashing(positions):
         found |= {first.index, second.index}
     if found:
         # Whoever turns one form into another may lift a conflict.
-        found |= {place.index for place in places if set(place.technique.takes) - set(place.technique.gives)}
+        found |= {item.index for item in positions if set(item.technique.takes) - set(item.technique.gives)}
         found |= {
-            place.index
-            for place in places
-            if place.technique.gives != ("module",) or "module" not in place.technique.takes
+            position.index
+            for position in positions
+            if position.technique.gives != ("module",) or "module" not in position.technique.takes
         }
-    return [place for place in places if place.index in found]
+    return [position for position in positions if position.index in found]
 
 
-def clashing(places: Iterable[Place]) -> Iterator[tuple[Place, Place]]:
-    """The pairs of places, in the order of the run, that can be taken both and be in each other's way."""
-    named: dict[str, list[Place]] = {}
-    for place in places:
-        named.setdefault(place.technique.name, []).append(place)
+def clashing(positions: Iterable[Position]) -> Iterator[tuple[Position, Position]]:
+    """The pairs of positions, in the order of the run, that can be taken both and be in each other's way."""
+    named: dict[str, list[Position]] = {}
+    for position in positions:
+        named.setdefault(position.technique.name, []).append(position)
     for group in named.values():
         for others in named.values():
             one, other = group[0].technique, others[0].technique
@@ -128,16 +128,16 @@ def clashing(places: Iterable[Place]) -> Iterator[tuple[Place, Place]]:
                         yield first, second
 
 
-def anywhere(place: Place, runtimes: Iterable[Runtime]) -> Place:
+def anywhere(position: Position, runtimes: Iterable[Runtime]) -> Position:
     """With the forms that it takes and gives on any of the runtimes: some may carry it out themselves."""
-    technique = place.technique
+    technique = position.technique
     if not any(runtime.carries_out(technique.name) for runtime in runtimes):
-        return place
+        return position
     wider = {"takes": (*technique.takes, "graph"), "gives": (*technique.gives, "graph")}
-    return replace(place, technique=technique.model_copy(update=wider))
+    return replace(position, technique=technique.model_copy(update=wider))
 
 
-def lifts(place: Place) -> bool:
+def lifts(position: Position) -> bool:
     """Whether it turns an exported model into something else, and so may lift what two other steps have together."""
-    technique = place.technique
+    technique = position.technique
     return "module" not in technique.takes or bool(set(technique.takes) - {"module"} - set(technique.gives))
