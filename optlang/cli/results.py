@@ -22,6 +22,7 @@ def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableForm
     from optlang.store.reader import connect
 
     with connect([db]) as reader:
+        _warn(reader)
         if format is not TableFormat.table:
             return _rows(reader, "front", study, format)
         found = load_front(reader, study)
@@ -36,11 +37,19 @@ def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = Table
     from optlang.store.reader import connect
 
     with connect([db]) as reader:
+        _warn(reader)
         if format is not TableFormat.table:
             return _rows(reader, "tradeoffs", study, format)
         found = load_tradeoffs(reader, study)
         sys.stdout.write(render_tradeoffs(found, width=width(), color=colored(sys.stdout), db=db))
         return 0
+
+
+def _warn(reader: Reader) -> None:
+    """Report the runs that another version of optlang stored, in a form that this one cannot read."""
+    for message in reader.unreadable:
+        missing = "it is left out of front and tradeoffs, and its own columns of results"
+        sys.stderr.write(f"warning: {message}: {missing}\n")
 
 
 def _rows(reader: Reader, view: str, study: str | None, shown: TableFormat) -> int:
@@ -60,8 +69,10 @@ def sql(
 ) -> int:
     """Ask the results a question; reads only, also while a run goes on. Views: results, front, tradeoffs, timeline."""
     from optlang.report.tables import render
-    from optlang.store import reader
+    from optlang.store.reader import connect
 
-    answer = reader.query(query, db or [DEFAULT_DB])
+    with connect(db or [DEFAULT_DB]) as reader:
+        _warn(reader)
+        answer = reader.query(query)
     sys.stdout.write(render(answer, format.value, width=width(), color=colored(sys.stdout)))
     return 0

@@ -82,13 +82,11 @@ def _watcher(study: Plan, rich: bool) -> Any:
     from optlang.report.progress import LiveProgress, PlainProgress
     from optlang.report.trial_text import describe
 
-    plan = study.model_dump(mode="json", include={"knobs", "metrics", "targets", "objectives", "requires"})
-
     def words(trial: TrialStarted) -> str:
-        return describe(plan, {"trial": trial.number, "point": trial.point, "runtime": trial.runtime}, trial.steps)
+        return describe(study, trial.number, trial.point, trial.runtime, trial.steps)
 
     def shown(there: Collection[str]) -> Sequence[str]:
-        return columns(plan, there)
+        return columns(study, there)
 
     if rich:
         return LiveProgress(Console(stderr=True, highlight=False), words, shown)

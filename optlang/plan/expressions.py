@@ -52,6 +52,11 @@ class MetricRef(Frozen):
     target: str | None = None
     baseline: bool = False
 
+    @property
+    def name(self) -> str:
+        """The metric, with its target in front where it names one."""
+        return f"{self.target}.{self.metric}" if self.target else self.metric
+
 
 class Unary(Frozen):
     """`-x` or `not x`."""

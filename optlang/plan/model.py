@@ -465,15 +465,19 @@ class Plan(Frozen):
         """The declaration of a metric; KeyError where nothing declares it."""
         return _named(self.metrics, name)
 
+    def metric_refs(self) -> Iterator[MetricRef]:
+        """All metrics that goals and requirements name, in the order of the text."""
+        yield from (objective.metric for objective in self.objectives)
+        for rule in self.requires:
+            yield from (ref for ref in references(rule.expression) if isinstance(ref, MetricRef))
+
     def comparable(self) -> dict[str, Any]:
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
         count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched.
-        spoken = {item.metric.metric for item in self.objectives}
-        for rule in self.requires:
-            spoken |= {ref.metric for ref in references(rule.expression) if isinstance(ref, MetricRef)}
-        content["metrics"] = [metric for metric in content["metrics"] if metric["name"] in spoken]
+        named = {ref.metric for ref in self.metric_refs()}
+        content["metrics"] = [metric for metric in content["metrics"] if metric["name"] in named]
         for limit in ("trials", "timeout", "trial_timeout", "ladder"):
             del content["search"][limit]
         # A rule's expression says what its text does, however that is laid out.

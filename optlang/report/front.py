@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from optlang.plan.model import Plan
 from optlang.report.selection import Chosen, choose
 from optlang.report.trial_text import dependence, describe, left_whole, uncounted
 from optlang.store.projection import INTERRUPTED
@@ -113,7 +114,7 @@ class Tradeoffs:
 def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) -> Front:
     """The front of a study (its name, its file's path, or the one that ran last)."""
     chosen = choose(reader, study)
-    plan = _plan(reader, chosen)
+    plan = reader.plan(chosen.run)
     members = [
         row[0] for row in reader.query("SELECT trial FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows
     ]
@@ -126,7 +127,7 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     shown = [trial for trial in members if trial != 0]
     wanted = members if shown else members + order
     told = {member.trial: member for member in load_members(reader, chosen, plan, wanted)}
-    members.sort(key=lambda trial: _place(plan, told[trial]))
+    members.sort(key=lambda trial: _rank(plan, told[trial]))
     counts = _counts(reader, chosen)
     drawn = {state: count for (ladder, state), count in counts.items() if not ladder}
     alone = {state: count for (ladder, state), count in counts.items() if ladder and state not in _UNCOUNTED}
@@ -136,7 +137,7 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
         chosen.title,
         _metrics(plan, told.values()),
         tuple(asked(plan)),
-        tuple(item["text"] for item in plan.get("requires", ())),
+        tuple(rule.text for rule in plan.requires),
         tuple(told[trial] for trial in members),
         () if shown else tuple(Near(told[trial], missed[trial]) for trial in order),
         {state: count for state, count in drawn.items() if state not in _UNCOUNTED},
@@ -163,6 +164,7 @@ def _counts(reader: Reader, chosen: Chosen) -> dict[tuple[bool, str], int]:
 def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
     """The ladder of a study: each technique alone, on each runtime."""
     chosen = choose(reader, study)
+    reader.plan(chosen.run)
     answer = reader.query("SELECT * FROM tradeoffs WHERE study = ?", [chosen.study])
     names = [column.name for column in answer.columns]
     rows = answer.dicts()
@@ -181,12 +183,12 @@ def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
     return Tradeoffs(chosen.study, chosen.file, quality, units[0][0] or "", tuple(rows), failed)
 
 
-def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials: Sequence[int]) -> list[TrialSummary]:
+def load_members(reader: Reader, chosen: Chosen, plan: Plan, trials: Sequence[int]) -> list[TrialSummary]:
     """Trials of a study's newest run, in words and figures, in the order asked for."""
     rows = reader.query("SELECT * FROM results WHERE run = ?", [chosen.run]).dicts()
     results = {row["trial"]: row for row in rows if row["trial"] in set(trials)}
-    points = {
-        row["trial"]: row | {"point": json.loads(row["point"] or "{}")}
+    kept = {
+        row["trial"]: row
         for row in reader.query("SELECT trial, runtime, point, notes FROM trials WHERE run = ?", [chosen.run]).dicts()
     }
     steps: dict[int, list[dict[str, Any]]] = {}
@@ -203,14 +205,15 @@ def load_members(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trials
         [chosen.run],
     ).dicts():
         figures.setdefault(row["trial"], []).append(row["got"] | {"metric": row["metric"], "target": row["target"]})
-    several = [item["name"] for item in plan.get("targets", ())] if len(plan.get("targets", ())) > 1 else []
     return [
         TrialSummary(
             trial,
             results[trial]["origin"],
-            describe(plan, points[trial], steps.get(trial, ())),
-            {item.metric: item for item in _figures(results[trial], figures.get(trial, ()), several)},
-            dependence(notes := json.loads(points[trial]["notes"] or "{}")),
+            describe(
+                plan, trial, json.loads(kept[trial]["point"] or "{}"), kept[trial]["runtime"], steps.get(trial, ())
+            ),
+            {item.metric: item for item in _figures(results[trial], figures.get(trial, ()), _several(plan))},
+            dependence(notes := json.loads(kept[trial]["notes"] or "{}")),
             uncounted(notes),
             left_whole(notes),
         )
@@ -251,42 +254,30 @@ def _names(measured: Sequence[Mapping[str, Any]], target: str | None) -> list[st
     return list(dict.fromkeys(item["metric"] for item in measured if target in (None, item["target"])))
 
 
-def goal(objective: Mapping[str, Any]) -> str:
-    """The metric that an objective of a plan is about, with its target where it names one."""
-    return _named(objective["metric"])
+def _several(plan: Plan) -> list[str]:
+    """The names of a study's targets; none where it has one, which figures do not name."""
+    return [target.name for target in plan.targets] if len(plan.targets) > 1 else []
 
 
-def _judged(plan: Mapping[str, Any]) -> list[str]:
+def _judged(plan: Plan) -> list[str]:
     """The metrics that say how good the answers are, and those of each target."""
-    names = [item["name"] for item in plan.get("metrics", ()) if item.get("task")]
-    return [*names, *(f"{target['name']}.{name}" for target in plan.get("targets", ()) for name in names)]
+    names = [metric.name for metric in plan.metrics if metric.task]
+    return [*names, *(f"{target.name}.{name}" for target in plan.targets for name in names)]
 
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _plan(reader: Reader, chosen: Chosen) -> Mapping[str, Any]:
-    text = reader.query("SELECT plan FROM runs WHERE run = ?", [chosen.run]).rows[0][0]
-    plan: Mapping[str, Any] = json.loads(text) if text else {}
-    return plan
-
-
-def load_plan(reader: Reader, chosen: Chosen) -> Mapping[str, Any]:
-    """The plan of a study's newest run, as JSON."""
-    return _plan(reader, chosen)
-
-
-def _place(plan: Mapping[str, Any], member: TrialSummary) -> tuple[bool, float, int]:
+def _rank(plan: Plan, member: TrialSummary) -> tuple[bool, float, int]:
     """The baseline first, then by the first objective, best first."""
-    objective = next(iter(plan.get("objectives", ())), None)
-    name = goal(objective) if objective else ""
-    figure = member.figures.get(name)
+    objective = next(iter(plan.objectives), None)
+    figure = member.figures.get(objective.metric.name) if objective is not None else None
     if objective is None or figure is None:
         return (member.trial != 0, math.inf, member.trial)
-    if figure.times is not None and "latency" in name.split("."):
+    if figure.times is not None and objective.metric.metric.startswith("latency."):
         return (member.trial != 0, -figure.times, member.trial)
-    return (member.trial != 0, figure.value if objective["direction"] == "minimize" else -figure.value, member.trial)
+    return (member.trial != 0, figure.value if objective.direction == "minimize" else -figure.value, member.trial)
 
 
 def _missed(violations: str | None) -> tuple[Missed, ...]:
@@ -297,30 +288,12 @@ def _missed(violations: str | None) -> tuple[Missed, ...]:
     )
 
 
-def asked(plan: Mapping[str, Any]) -> list[str]:
+def asked(plan: Plan) -> list[str]:
     """The metrics that the study's goals and requirements name, each with its target where it names one."""
-    rules = (ref for rule in plan.get("requires", ()) for ref in _references(rule["expression"]))
-    return list(dict.fromkeys([*map(goal, plan.get("objectives", ())), *map(_named, rules)]))
+    return list(dict.fromkeys(ref.name for ref in plan.metric_refs()))
 
 
-def _references(expression: Any) -> Iterator[Mapping[str, Any]]:
-    """The metrics that an expression of a plan names, in the order of the text."""
-    if isinstance(expression, Mapping):
-        if expression.get("kind") == "metric":
-            yield expression
-        for item in expression.values():
-            yield from _references(item)
-    elif isinstance(expression, list | tuple):
-        for item in expression:
-            yield from _references(item)
-
-
-def _named(ref: Mapping[str, Any]) -> str:
-    name = "latency.p50" if ref["metric"] == "latency" else ref["metric"]
-    return f"{ref['target']}.{name}" if ref.get("target") else str(name)
-
-
-def columns(plan: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
+def columns(plan: Plan, there: Collection[str]) -> tuple[str, ...]:
     """Which of the metrics that are there to show: size, latency, what the task is judged by, then whatever else the
     study asks for in a goal or a requirement."""
     task = _judged(plan)
@@ -328,7 +301,7 @@ def columns(plan: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
     quality = [name for name in (*(name for name in wanted if name in task), *task) if name in there][:1]
     if "accuracy" in there:
         quality = ["accuracy"]
-    several = [item["name"] for item in plan.get("targets", ())] if len(plan.get("targets", ())) > 1 else []
+    several = _several(plan)
     # The worst ratio of several targets may be another's than the worst time: each has a column, which agree.
     wanted = [
         name for metric in wanted
@@ -340,7 +313,7 @@ def columns(plan: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(shown) if name in there)
 
 
-def _metrics(plan: Mapping[str, Any], members: Iterable[TrialSummary]) -> tuple[str, ...]:
+def _metrics(plan: Plan, members: Iterable[TrialSummary]) -> tuple[str, ...]:
     """The columns of a table of members: those of `columns`, and the p95 next to a latency of the only target."""
     there = {name for member in members for name in member.figures}
     names = list(columns(plan, there))
@@ -349,12 +322,12 @@ def _metrics(plan: Mapping[str, Any], members: Iterable[TrialSummary]) -> tuple[
     return tuple(names)
 
 
-def _best(plan: Mapping[str, Any], members: Sequence[TrialSummary]) -> int | None:
+def _best(plan: Plan, members: Sequence[TrialSummary]) -> int | None:
     """The largest gain over the minimized objectives together, for at most a point lost where that is to be had.
 
     What may be lost is what the task is judged by: points of a ratio, of anything else a share of the baseline's.
     """
-    goals = [goal(item) for item in plan.get("objectives", ())]
+    goals = [objective.metric.name for objective in plan.objectives]
     task = _judged(plan)
 
     def lost(member: TrialSummary) -> float:

@@ -6,20 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optlang.plan.model import Dimension, Knob, Plan
 from optlang.plan.quantities import digits, in_bytes, in_percent, in_seconds
 
 
-def describe(plan: Mapping[str, Any], trial: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
+def describe(
+    plan: Plan, trial: int, point: Mapping[str, Any], runtime: str | None, steps: Sequence[Mapping[str, Any]]
+) -> str:
     """Say what a trial is: `2 × (channels 30%, finetune lr 0.002), static entropy samples 256 · onnxruntime graph all`.
 
-    `trial` is its row in `trials` (point decoded), `steps` its rows in `steps` in order.
+    `steps` are its steps in order, each with path, technique and settings.
     """
-    knobs = {knob["path"]: knob for knob in plan.get("knobs", ())}
-    point: Mapping[str, Any] = trial.get("point") or {}
+    knobs = {knob.path: knob for knob in plan.knobs}
     # How the baseline was made is the same in every trial.
     done = [_step(step, knobs, point) for step in steps if not str(step["path"]).startswith("baseline.")]
-    runtimes = [_runtime(label, knobs, point) for label in (trial.get("runtime") or "").split(", ")]
-    work = "baseline" if trial.get("trial") == 0 else ", ".join(repeated(done)) or "as it is"
+    runtimes = [_runtime(label, knobs, point) for label in (runtime or "").split(", ")]
+    work = "baseline" if trial == 0 else ", ".join(repeated(done)) or "as it is"
     return " · ".join(part for part in (work, ", ".join(runtimes)) if part)
 
 
@@ -65,7 +67,7 @@ def _apart(seen: Mapping[str, Any]) -> str:
     )
 
 
-def _runtime(label: str, knobs: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+def _runtime(label: str, knobs: Mapping[str, Knob], point: Mapping[str, Any]) -> str:
     """A runtime with its settings that were searched; in a study with several targets the target stands before it."""
     target, _, name = label.rpartition(".")
     settings = [
@@ -76,7 +78,7 @@ def _runtime(label: str, knobs: Mapping[str, Any], point: Mapping[str, Any]) -> 
     return " ".join([label, *settings])
 
 
-def _step(step: Mapping[str, Any], knobs: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+def _step(step: Mapping[str, Any], knobs: Mapping[str, Knob], point: Mapping[str, Any]) -> str:
     """The technique, with the settings of it that the search decided; all rounds of a `repeat` share their knobs."""
     name = str(step["technique"] or step["path"]).rsplit(".", 1)[-1]
     settings: Mapping[str, Any] = step.get("settings") or {}
@@ -91,8 +93,8 @@ def _step(step: Mapping[str, Any], knobs: Mapping[str, Any], point: Mapping[str,
     return " ".join([name, *said])
 
 
-def _setting(name: str, value: Any, knob: Mapping[str, Any] | None) -> str:
-    dimension = knob["dimension"] if knob else None
+def _setting(name: str, value: Any, knob: Knob | None) -> str:
+    dimension: Dimension | None = knob.dimension if knob is not None else None
     if isinstance(value, bool) or value is None:
         return f"{name} {'yes' if value else 'no'}"
     if isinstance(value, str):

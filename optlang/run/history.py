@@ -21,6 +21,7 @@ from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Space
 from optlang.store.artifacts import artifact_folder
+from optlang.store.plans import read_plan
 from optlang.store.writer import RunRow, TrialRow, Writer
 
 INTERRUPTED = "interrupted"
@@ -269,7 +270,10 @@ def choose_run(store: Writer, plan: Plan, mode: str, join: str | None = None) ->
     if same is not None:
         return same.run, []
     last = runs[-1]
-    changed = _changed(last.plan, plan)
+    before = read_plan(last.plan)
+    if before is None:
+        return uuid.uuid4().hex[:12], [f"a new run, since another version of optlang stored the last one, {last.run}"]
+    changed = _changed(before, plan)
     fixed = [name for name in changed if name in FIXED]
     if not changed:
         notes = []
@@ -298,7 +302,13 @@ def _run(store: Writer, study: str, wanted: str, runs: Sequence[RunRow]) -> RunR
 
 
 def _joined(plan: Plan, run: RunRow) -> tuple[str, list[str]]:
-    changed = _changed(run.plan, plan)
+    before = read_plan(run.plan)
+    if before is None:
+        raise OptlangError(
+            f"run {run.run} cannot go on: another version of optlang stored it, in a form that this one cannot read",
+            help="run without --continue or --join: that begins a new run and keeps the old one",
+        )
+    changed = _changed(before, plan)
     fixed = [name for name in changed if name in FIXED]
     if fixed:
         raise OptlangError(
@@ -312,12 +322,11 @@ def _all_of(store: Writer, run: str) -> str:
     return command("sql", f"FROM results WHERE run = '{run}'", db=store.db)
 
 
-def _changed(old: Any, plan: Plan) -> list[str]:
-    """The parts of a study that say something else than they did."""
-    new = plan.comparable()
-    before = Plan.model_validate(old).comparable() if isinstance(old, Mapping) else {}
+def _changed(old: Plan, plan: Plan) -> list[str]:
+    """The parts of a study that differ."""
+    before, after = old.comparable(), plan.comparable()
     names = {"knobs": "steps", "techniques": "the library's techniques", "runtimes": "the library's runtimes"}
-    return list(dict.fromkeys(names.get(key, key) for key in new if new[key] != before.get(key)))
+    return list(dict.fromkeys(names.get(key, key) for key in after if after[key] != before[key]))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -259,9 +259,7 @@ class Scheduler:
         """Have a worker that has loaded the model and the data: that time is not a trial's."""
         from optlang.run.worker import prepare
 
-        names = {
-            ref.metric for rule in self._plan.requires for ref in objectives.metrics_of(rule)
-        } | {objective.metric.metric for objective in self._plan.objectives}
+        names = {ref.metric for ref in self._plan.metric_refs()}
         task = tuple(sorted(name for name in names if self._plan.metric(name).task))
         reader = ProgressReader(self._progress)
         self._watcher.progress({"doing": "load the model and the data"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Literal
 
 from optlang.interfaces import OutsideError
 from optlang.measure import signals
-from optlang.plan.expressions import MetricRef
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine
 from optlang.run.engine import Engine, LocalEngine
@@ -21,7 +20,6 @@ from optlang.run.job import Failure, RuntimeJob
 from optlang.run.scheduler import WORKER_LOG, InterruptedRun, Outcome, Scheduler, SetupError, spoken
 from optlang.run.scratch import Scratch
 from optlang.run.worker import availability, running
-from optlang.search.objectives import metrics_of
 from optlang.store.journal import now
 from optlang.store.writer import Writer
 from optlang.workload import imports
@@ -155,7 +153,7 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
     running_ones = [
         use for target in plan.targets for use in target.runtimes if use.path not in {*unavailable, *unrun}
     ]
-    wanted = next((ref for ref in _wanted(plan) if ref.metric not in BUILT), None)
+    wanted = next((ref for ref in plan.metric_refs() if ref.metric not in BUILT), None)
     if not running_ones and wanted is not None:
         reasons = "; ".join(f"{spoken(plan, path)}: {reason}" for path, reason in unrun.items())
         raise OutsideError(
@@ -165,16 +163,9 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
     return Usable(unavailable, unrun)
 
 
-def _wanted(plan: Plan) -> Iterator[MetricRef]:
-    """All metrics that the study's goals and requirements name."""
-    yield from (objective.metric for objective in plan.objectives)
-    for rule in plan.requires:
-        yield from metrics_of(rule)
-
-
 def _measured_on(plan: Plan, target: Target) -> str | None:
     """A metric of the study that this target must run for, as a study with several writes it."""
-    for ref in _wanted(plan):
+    for ref in plan.metric_refs():
         if ref.metric in BUILT:
             continue
         if ref.target == target.name:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from optlang import resources
 from optlang.interfaces import OutsideError
+from optlang.store.plans import StoredRun, stored_runs
 from optlang.store.projection import Row, Rows, Seen
 from optlang.store.views import view_statements
 
@@ -261,12 +262,14 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, 
     connection.execute(f"INSERT INTO {table} BY NAME SELECT {values} FROM {source}", [text])
 
 
-def refresh_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the views that people query, where the studies' knobs or metrics have changed since they were made."""
-    runs = [
-        (run, study, json.loads(plan) if plan else {})
-        for run, study, plan in connection.execute("SELECT run, study, plan FROM runs ORDER BY started, run").fetchall()
-    ]
+def refresh_views(connection: duckdb.DuckDBPyConnection) -> list[StoredRun]:
+    """Make the views that people query, where the studies' knobs or metrics have changed since they were made.
+
+    Returns all runs; those whose plans this version cannot read add no columns, and are in `results` only.
+    """
+    stored = stored_runs(connection)
+    runs = [(item.run, item.study, item.plan) for item in stored if item.plan is not None]
+    known = {run for run, _, _ in runs}
     measured = connection.execute(
         "SELECT run, target, metric, bool_or(baseline IS NOT NULL) FROM measurements GROUP BY ALL ORDER BY ALL"
     ).fetchall()
@@ -274,13 +277,16 @@ def refresh_views(connection: duckdb.DuckDBPyConnection) -> None:
         "SELECT r.study, arg_max(r.run, coalesce(s.started, r.started, TIMESTAMP '1970-01-01')) FROM runs r "
         "LEFT JOIN sessions s ON s.run = r.run GROUP BY r.study ORDER BY r.study"
     ).fetchall()
-    statements = view_statements(runs, measured, [run for _, run in newest])
+    statements = view_statements(
+        runs, [item for item in measured if item[0] in known], [run for _, run in newest if run in known]
+    )
     digest = hashlib.sha256(";".join(statements).encode()).hexdigest()
-    known = connection.execute("SELECT views FROM optlang").fetchone()
-    if known is None or known[0] != digest:
+    made = connection.execute("SELECT views FROM optlang").fetchone()
+    if made is None or made[0] != digest:
         for statement in statements:
             connection.execute(statement)
         connection.execute("UPDATE optlang SET views = ?", [digest])
+    return stored
 
 
 def quoted(name: str) -> str:

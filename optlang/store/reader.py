@@ -17,10 +17,13 @@ from optlang.interfaces import OptlangError, OutsideError
 from optlang.store import database
 from optlang.store.journal import identity, journal_path
 from optlang.store.lock import holder
+from optlang.store.plans import StoredRun
 from optlang.store.sync import fold
 
 if TYPE_CHECKING:
     import duckdb
+
+    from optlang.plan.model import Plan
 
 PATIENCE = 10.0
 """Seconds to wait for a database that somebody holds open, where there is no journal to read instead."""
@@ -65,13 +68,13 @@ def connect(dbs: Sequence[Path], *, patience: float = PATIENCE) -> Reader:
             database.bring_forward(connection, Path("memory"))
             for number, db in enumerate(dbs):
                 _join(connection, db, f"db{number}", patience)
-        database.refresh_views(connection)
+        runs = database.refresh_views(connection)
         # From here on: no files, no other databases, no extensions, and no way back.
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     except BaseException:
         connection.close()
         raise
-    return Reader(connection, tuple(dbs))
+    return Reader(connection, tuple(dbs), runs)
 
 
 def query(sql: str, dbs: Sequence[Path], parameters: Sequence[Any] = ()) -> Answer:
@@ -142,9 +145,21 @@ def _join(connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: 
 class Reader:
     """Answers questions about what `connect` has read."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, dbs: tuple[Path, ...]) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, dbs: tuple[Path, ...], runs: Sequence[StoredRun]
+    ) -> None:
         self._connection = connection
+        self._runs = {item.run: item for item in runs}
         self.dbs = dbs
+
+    def plan(self, run: str) -> Plan:
+        """The plan of a run; OutsideError where another version of optlang stored it, in another form."""
+        return self._runs[run].readable()
+
+    @property
+    def unreadable(self) -> list[str]:
+        """A message for each run that another version stored: it is not in `front` and `tradeoffs`."""
+        return [item.unreadable for item in self._runs.values() if item.plan is None]
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Answer:
         """The answer to one question (of several statements, to the last).

@@ -1,12 +1,13 @@
-"""The SQL of the views that people query, made from the studies' plans (as JSON) and the metrics that were measured."""
+"""The SQL of the views that people query, made from the studies' plans and the metrics that were measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-Plan: TypeAlias = Mapping[str, Any]
+if TYPE_CHECKING:
+    from optlang.plan.model import Knob, Objective, Plan
 
 _FIXED = ("study", "run", "trial", "state", "reason", "origin", "seconds")
 _NUMBERS = {"BIGINT", "DOUBLE"}
@@ -108,10 +109,10 @@ def _metrics(
 
     `there` says of what was measured, by target and metric, whether the baseline's value came with it.
     """
-    declared = {item["name"]: item["direction"] for item in plan.get("metrics", ())}
-    whole = {item["name"] for item in plan.get("metrics", ()) if item.get("dimension") in ("bytes", "count")}
-    targets = [item["name"] for item in plan.get("targets", ())]
-    names = {metric for _, metric in there} | {_metric_name(ref["metric"]) for ref in _wanted(plan)}
+    declared = {metric.name: metric.direction for metric in plan.metrics}
+    whole = {metric.name for metric in plan.metrics if metric.dimension in ("bytes", "count")}
+    targets = [target.name for target in plan.targets]
+    names = {metric for _, metric in there} | {ref.metric for ref in plan.metric_refs()}
     ordered = [name for name in declared if name in names] + sorted(names - declared.keys())
     pairs: list[tuple[str | None, str]] = [(None, name) for name in ordered]
     if len(targets) > 1:
@@ -135,23 +136,6 @@ def _metrics(
     return found
 
 
-def _wanted(plan: Plan) -> Iterator[Plan]:
-    """All references to metrics in a plan's goals."""
-    pending: list[Any] = [item["metric"] for item in plan.get("objectives", ())] + list(plan.get("requires", ()))
-    while pending:
-        item = pending.pop()
-        if isinstance(item, Mapping):
-            if item.get("kind") == "metric":
-                yield item
-            pending.extend(item.values())
-        elif isinstance(item, list | tuple):
-            pending.extend(item)
-
-
-def _metric_name(name: str) -> str:
-    return "latency.p50" if name == "latency" else name
-
-
 def _latest(wide: _Wide) -> str:
     """The latest measurement of each metric, side by side."""
     return (
@@ -171,8 +155,8 @@ _JOINED = (
 def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide) -> str:
     columns = _Columns()
     for run, _, plan in runs:
-        for knob in plan.get("knobs", ()):
-            columns.add(run, column_name(knob["column"]), _knob(knob), knob_type(knob))
+        for knob in plan.knobs:
+            columns.add(run, column_name(knob.column), _knob(knob), knob_type(knob))
     for run, found in metrics.items():
         for (target, name), metric in found.items():
             if name == "latency.p50":
@@ -203,8 +187,8 @@ def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mappin
 
 def _dependent(plan: Plan) -> str:
     """Whether an answer depends on the other samples of its call, on any target; NULL where that is not known."""
-    targets = [item["name"] for item in plan.get("targets", ())]
-    names = ["batch_dependent"] if len(targets) < 2 else [f"{name}.batch_dependent" for name in targets]
+    several = len(plan.targets) > 1
+    names = [f"{target.name}.batch_dependent" if several else "batch_dependent" for target in plan.targets]
     each = ["(t.notes ->> " + _text(f'$."{name}"') + ")::BOOLEAN" for name in names]
     return f"greatest({', '.join(each)})" if len(each) > 1 else each[0]
 
@@ -213,37 +197,33 @@ def _everywhere(runs: Sequence[tuple[str, str, Plan]], columns: _Columns) -> fro
     """The columns whose one expression gives NULL by itself where a run does not have them."""
     meant: dict[str, set[str]] = {}
     for _, _, plan in runs:
-        for knob in plan.get("knobs", ()):
-            meant.setdefault(knob["path"], set()).add(column_name(knob["column"]).lower())
+        for knob in plan.knobs:
+            meant.setdefault(knob.path, set()).add(column_name(knob.column).lower())
     shared = {name for names in meant.values() if len(names) > 1 for name in names}
     return frozenset(key for key, parts in columns.parts.items() if len(parts) == 1 and key not in shared)
 
 
-def knob_type(knob: Plan) -> str:
+def knob_type(knob: Knob) -> str:
     """The SQL type of a knob's column: BIGINT, DOUBLE, BOOLEAN or VARCHAR."""
-    domain = knob["domain"]
-    if domain["kind"] in ("int", "float"):
-        return "BIGINT" if domain["kind"] == "int" else "DOUBLE"
-    if domain["kind"] == "order":
+    domain = knob.domain
+    if domain.kind == "int" or domain.kind == "float":
+        return "BIGINT" if domain.kind == "int" else "DOUBLE"
+    if domain.kind == "order":
         return "VARCHAR"
-    values = domain["values"]
+    values = domain.values
     if all(isinstance(value, bool) for value in values):
         return "BOOLEAN"
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        whole = all(isinstance(value, int) for value in values) and knob.get("dimension") in (
-            "count",
-            "bytes",
-            "number",
-        )
+        whole = all(isinstance(value, int) for value in values) and knob.dimension in ("count", "bytes", "number")
         return "BIGINT" if whole else "DOUBLE"
     return "VARCHAR"
 
 
-def _knob(knob: Plan) -> str:
-    place = _text(f'$."{knob["path"]}"')
-    if knob["domain"]["kind"] == "order":
-        return f"array_to_string((t.point -> {place})::VARCHAR[], ', ')"
-    return f"t.point ->> {place}"
+def _knob(knob: Knob) -> str:
+    path = _text(f'$."{knob.path}"')
+    if knob.domain.kind == "order":
+        return f"array_to_string((t.point -> {path})::VARCHAR[], ', ')"
+    return f"t.point ->> {path}"
 
 
 def _front(
@@ -257,12 +237,12 @@ def _front(
     Domination is transitive, so whatever the first round removes is needed by nobody in the second.
     """
     plans = {run: plan for run, _, plan in runs}
-    count = max((len(plans[run].get("objectives", ())) for run in newest), default=0)
+    count = max((len(plans[run].objectives) for run in newest), default=0)
     scores: list[list[str]] = [[] for _ in range(count)]
     for run in newest:
-        for index, objective in enumerate(plans[run].get("objectives", ())):
+        for index, objective in enumerate(plans[run].objectives):
             scores[index].append(f"WHEN {_text(run)} THEN {_score(objective, metrics[run])}")
-        for index in range(len(plans[run].get("objectives", ())), count):
+        for index in range(len(plans[run].objectives), count):
             scores[index].append(f"WHEN {_text(run)} THEN 0.0")
     names = [f"o{index}" for index in range(count)]
     items = "".join(f", CASE t.run {' '.join(cases)} END AS {name}" for name, cases in zip(names, scores, strict=True))
@@ -293,17 +273,16 @@ def _front(
     )
 
 
-def _score(objective: Plan, metrics: Mapping[Any, _Metric]) -> str:
+def _score(objective: Objective, metrics: Mapping[Any, _Metric]) -> str:
     """An objective as a number of which more is better; times by their ratio to the baseline, measured side by side."""
-    ref = objective["metric"]
-    name = _metric_name(ref["metric"])
-    metric = metrics.get((ref.get("target"), name)) or metrics[None, name]
+    name = objective.metric.metric
+    metric = metrics.get((objective.metric.target, name)) or metrics[None, name]
     if name.startswith("latency.") and metric.against is not None:
         return metric.against[1]
     if name == "throughput":
         # Its ratio says how many times as many samples: of it, too, more is better.
         return f"coalesce({metric.value}_x, {metric.value} / nullif(b.{metric.value.removeprefix('w.')}, 0))"
-    return metric.value if objective["direction"] == "maximize" else f"-{metric.value}"
+    return metric.value if objective.direction == "maximize" else f"-{metric.value}"
 
 
 def _tradeoffs(
@@ -353,9 +332,9 @@ def _tradeoffs(
 
 def _first_quality(plan: Plan, metrics: Mapping[Any, _Metric]) -> _Metric | None:
     """What the task is judged by: its accuracy, else the first of its metrics that is a goal, or was measured."""
-    task = {item["name"] for item in plan.get("metrics", ()) if item.get("task")}
-    goals = [item["metric"]["metric"] for item in plan.get("objectives", ())]
-    for name in ["accuracy", *goals, *(item["name"] for item in plan.get("metrics", ()))]:
+    task = {metric.name for metric in plan.metrics if metric.task}
+    goals = [objective.metric.metric for objective in plan.objectives]
+    for name in ["accuracy", *goals, *(metric.name for metric in plan.metrics)]:
         if name in task and (None, name) in metrics:
             return metrics[None, name]
     return None

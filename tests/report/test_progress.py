@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from optlang.plan.expressions import Binary, MetricRef
+from optlang.plan.model import Metric, Plan, Rule
 from optlang.report.front import asked, columns
 from optlang.report.progress import LiveProgress, PlainProgress, outline
 from optlang.report.trial_text import describe
@@ -19,7 +21,7 @@ ACCURACY = "accuracy 91.2 % is below the limit 98.3 % (baseline.accuracy - 1%) b
 
 
 def words(trial: TrialStarted) -> str:
-    return describe({}, {"trial": trial.number, "point": trial.point, "runtime": trial.runtime}, trial.steps)
+    return describe(make_plan(), trial.number, trial.point, trial.runtime, trial.steps)
 
 
 def shown(there: Collection[str]) -> Sequence[str]:
@@ -123,24 +125,20 @@ def test_what_a_run_consists_of_is_said_first(planned: tuple[int, int, int, int]
 
 
 def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None:
-    own = [{"name": name, "dimension": "ratio", "direction": "maximize", "task": True} for name in ("miou", "edge_f1")]
-    plan = make_plan(
-        objectives=[("latency.p50", "minimize"), ("miou", "maximize")],
-    ).model_dump(mode="json")
-    plan["metrics"] += own
+    own = [Metric(name=name, dimension="ratio", direction="maximize", task=True) for name in ("miou", "edge_f1")]
 
-    def ref(name: str, baseline: bool = False) -> dict[str, Any]:
-        return {"kind": "metric", "metric": name, "target": None, "baseline": baseline}
+    def at_least(name: str) -> Binary:
+        return Binary(operator=">=", left=MetricRef(metric=name), right=MetricRef(metric=name, baseline=True))
 
-    def at_least(name: str) -> dict[str, Any]:
-        return {"kind": "binary", "operator": ">=", "left": ref(name), "right": ref(name, True)}
+    def requiring(expression: Binary) -> Plan:
+        plan = make_plan(objectives=[("latency.p50", "minimize"), ("miou", "maximize")], metrics=[*METRICS, *own])
+        return plan.model_copy(update={"requires": (Rule(expression=expression, text=""),)})
 
-    both = {"kind": "binary", "operator": "and", "left": at_least("miou"), "right": at_least("edge_f1")}
-    plan["requires"] = [{"expression": both, "text": "", "because": None}]
+    plan = requiring(Binary(operator="and", left=at_least("miou"), right=at_least("edge_f1")))
     assert asked(plan) == ["latency.p50", "miou", "edge_f1"]
     there = ["edge_f1", "latency.p50", "latency.p95", "loss", "miou", "size"]
     assert columns(plan, there) == ("size", "latency.p50", "miou", "edge_f1")
     assert columns(plan, [*there, "accuracy"]) == ("size", "latency.p50", "accuracy", "miou", "edge_f1")
-    plan["requires"] = [{"expression": at_least("latency.p95"), "text": "", "because": None}]
+    plan = requiring(at_least("latency.p95"))
     assert columns(plan, there) == ("size", "latency.p50", "latency.p95", "miou"), "latencies stand together"
-    assert columns(make_plan(metrics=METRICS).model_dump(mode="json"), ["size", "loss"]) == ("size", "loss")
+    assert columns(make_plan(metrics=METRICS), ["size", "loss"]) == ("size", "loss")

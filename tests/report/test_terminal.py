@@ -8,7 +8,7 @@ import pytest
 
 from optlang.interfaces import OptlangError
 from optlang.plan.expressions import Binary, Const, MetricRef
-from optlang.plan.model import Metric, Rule
+from optlang.plan.model import Dimension, Knob, Metric, Rule, SetDomain
 from optlang.report.front import load_front, load_tradeoffs
 from optlang.report.selection import choose
 from optlang.report.tables import cells
@@ -366,16 +366,15 @@ def test_words_that_repeat_are_counted() -> None:
 
 
 def test_settings_are_said_as_they_are_written() -> None:
-    plan = make_plan().model_dump(mode="json")
-    plan["knobs"] += [
-        {"path": "wait.limit", "dimension": "time"},
-        {"path": "wait.room", "dimension": "bytes"},
-        {"path": "wait.on", "dimension": "bool"},
-    ]
+    dimensions: dict[str, Dimension] = {"wait.limit": "time", "wait.room": "bytes", "wait.on": "bool"}
+    plan = make_plan(knobs=[
+        Knob(path=path, column=path, role="value", domain=SetDomain(values=(1,)), dimension=dimension)
+        for path, dimension in dimensions.items()
+    ])
     step = {
         "path": "wait",
         "technique": "mine.wait",
         "settings": {"limit": 0.002, "room": 4096, "on": True, "fixed": 3},
     }
-    trial = {"trial": 1, "runtime": "eager", "point": {"wait.limit": 0.002, "wait.room": 4096, "wait.on": True}}
-    assert describe(plan, trial, [step]) == "wait limit 2.00 ms room 4.10 kB on yes · eager"
+    point = {"wait.limit": 0.002, "wait.room": 4096, "wait.on": True}
+    assert describe(plan, 1, point, "eager", [step]) == "wait limit 2.00 ms room 4.10 kB on yes · eager"

@@ -91,3 +91,17 @@ def test_a_run_that_is_not_there_cannot_be_joined(plan_of: Make, store: Writer) 
     with pytest.raises(OptlangError, match="no run zz") as caught:
         choose_run(store, plan, "auto", "zz")
     assert caught.value.help == "its runs, oldest first, are a, b"
+
+
+def test_a_run_that_another_version_stored_stays_and_another_begins(plan_of: Make, store: Writer) -> None:
+    old, new = plan_of("steps { maybe static }"), plan_of("steps { maybe dynamic }")
+    stored = {**old.model_dump(mode="json"), "bits": 8}
+    store.record({**session("a", 0, old), "plan": stored})
+    store.record(start("a", 0))
+    store.record(end("a", 0))
+    run, notes = choose_run(store, new, "auto")
+    assert run != "a"
+    assert notes == ["a new run, since another version of optlang stored the last one, a"]
+    for mode, join in (("continue", None), ("auto", "a")):
+        with pytest.raises(OptlangError, match="another version of optlang stored it"):
+            choose_run(store, new, mode, join)

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from optlang.cli.app import command
 from optlang.interfaces import OptlangError, OutsideError
+from optlang.plan.model import Plan
 from optlang.store.reader import Reader, connect, query
 from optlang.store.writer import Writer
-from tests.store.example_study import end, make_plan, search_events, session, start
+from tests.store.example_study import end, make_plan, measurement, search_events, session, start
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +210,41 @@ def test_nothing_heavy_is_loaded_before_it_is_asked_for() -> None:
     code = (
         "import sys, optlang.store.writer, optlang.store.reader, optlang.report.terminal, optlang.report.front, "
         "optlang.report.export.write, optlang.report.tables; "
-        "print([name for name in ('torch', 'duckdb', 'rich', 'pydantic', 'optuna', 'numpy') if name in sys.modules])"
+        "print([name for name in ('torch', 'duckdb', 'rich', 'optuna', 'numpy') if name in sys.modules])"
     )
     told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert told.stdout == "[]\n"
+
+
+def old_plan(plan: Plan) -> dict[str, Any]:
+    """A plan as a version of optlang might have stored it whose plans had other members."""
+    stored = plan.model_dump(mode="json")
+    stored["bits"] = stored.pop("measure")
+    return stored
+
+
+def test_a_run_that_another_version_stored_is_reported_and_the_others_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    db, old, new = tmp_path / "x.duckdb", make_plan("old"), make_plan("new")
+    figures = [measurement("size", 100.0)]
+    with Writer(db) as store:
+        for number, (run, plan) in enumerate((("r1", old), ("r2", new))):
+            stored = old_plan(plan) if plan is old else plan.model_dump(mode="json")
+            store.record({**session(run, number, plan, optlang="0.0.9"), "plan": stored})
+            store.record(start(run, 0, number=number))
+            store.record(end(run, 0, measurements=figures))
+    assert command(["sql", "SELECT study, size FROM results ORDER BY study", "--db", str(db), "--format", "csv"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "study,size\nnew,100\nold,100\n", "what a readable run has too"
+    message = "run r1 of `old` was stored by optlang 0.0.9, in a form that this version cannot read"
+    assert shown.err == f"warning: {message}: it is left out of front and tradeoffs, and its own columns of results\n"
+    assert command(["front", "new", "--db", str(db)]) == 0
+    capsys.readouterr()
+    for view in ("front", "tradeoffs"):
+        assert command([view, "old", "--db", str(db)]) == 3
+        assert f"error: {message}\n" in capsys.readouterr().err
+    assert command(["export", "old", "0", "-o", str(tmp_path / "out"), "--db", str(db)]) != 0
+    assert "Traceback" not in capsys.readouterr().err

@@ -13,10 +13,11 @@ from typing import Any
 
 from optlang.diagnostics.command_line import command
 from optlang.interfaces import OptlangError
+from optlang.plan.model import Plan
 from optlang.report.export import checked, web
 from optlang.report.export.readme import readme
 from optlang.report.export.runners import builder, runner
-from optlang.report.front import asked, goal, load_members, load_plan
+from optlang.report.front import asked, load_members
 from optlang.report.selection import Chosen, check_trial, choose
 from optlang.store.artifacts import artifact_folder
 from optlang.store.reader import Reader
@@ -94,7 +95,7 @@ def _check_exportable(
 def _fill(
     reader: Reader, chosen: Chosen, row: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], folder: Path
 ) -> Mapping[str, Any]:
-    plan = load_plan(reader, chosen)
+    plan = reader.plan(chosen.run)
     member = load_members(reader, chosen, plan, [row["trial"]])[0]
     notes = _decoded(row["notes"]) or {}
     entries = []
@@ -116,7 +117,7 @@ def _fill(
             (inside / "build.sh").write_text(script, encoding="utf-8")
             (inside / "build.sh").chmod(0o755)
         main = next((file for file in ("run.py", web.SERVER) if file in programs), None)
-        prefix = "" if len(plan.get("targets", ())) < 2 else artifact["target"]
+        prefix = "" if len(plan.targets) < 2 else artifact["target"]
         entries.append(entry | {
             "runtime": name, "program": main, "samples_a_call": entry["about"].get("samples_a_call"),
             "batch_dependent": notes.get(f"{prefix}.batch_dependent" if prefix else "batch_dependent"),
@@ -131,8 +132,8 @@ def _fill(
         "what": member.words,
         "state": row["state"],
         "reason": row["reason"],
-        "goals": [f"{item['direction']} {goal(item)}" for item in plan.get("objectives", ())],
-        "requirements": [" ".join(item["text"].split()) for item in plan.get("requires", ())],
+        "goals": [f"{item.direction} {item.metric.name}" for item in plan.objectives],
+        "requirements": [" ".join(rule.text.split()) for rule in plan.requires],
         "asked": asked(plan),
         "missed": _decoded(row["violations"]) or [],
         "runtime": row["runtime"],
@@ -162,13 +163,13 @@ def _steps(reader: Reader, chosen: Chosen, trial: int) -> list[dict[str, Any]]:
     return [step | {"settings": _decoded(step["settings"])} for step in rows]
 
 
-def _runtime(plan: Mapping[str, Any], labels: str | None, target: str) -> str | None:
+def _runtime(plan: Plan, labels: str | None, target: str) -> str | None:
     """The declared name of the runtime that a trial ran in on a target, from what the study calls it there."""
     taken = (labels or "").split(", ")
-    for item in plan.get("targets", ()):
-        for use in item["runtimes"] if item["name"] == target else ():
-            if use["label"] in taken or f"{target}.{use['label']}" in taken:
-                return str(use["runtime"])
+    for item in plan.targets:
+        for use in item.runtimes if item.name == target else ():
+            if use.label in taken or f"{target}.{use.label}" in taken:
+                return use.runtime
     # The baseline may be in a runtime that is none of the study's.
     return next((label.rpartition(".")[2] for label in taken if label.rpartition(".")[0] in ("", target)), None)
 
@@ -271,12 +272,12 @@ def _tensors(names: str | None, known: Any) -> list[dict[str, Any]]:
     return [{"name": name, **(facts[name] if isinstance(facts.get(name), Mapping) else {})} for name in listed]
 
 
-def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: int) -> list[dict[str, Any]]:
+def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[dict[str, Any]]:
     """The latest figures of each target with their intervals, and how they compare with the baseline's.
 
     `baseline` is what was measured of it next to the trial, or else of it alone.
     """
-    directions = {item["name"]: item["direction"] for item in plan.get("metrics", ())}
+    directions = {metric.name: metric.direction for metric in plan.metrics}
     rows = reader.query(
         "SELECT trial, target, metric, value, unit, n, low, high, ratio, ratio_low, ratio_high, baseline "
         "FROM measurements "
@@ -310,9 +311,9 @@ def _measured(reader: Reader, chosen: Chosen, plan: Mapping[str, Any], trial: in
 _CALLS = frozenset({"build_time", "load_time", "compile_time", "memory.peak"})
 
 
-def _of(plan: Mapping[str, Any], metric: str) -> str:
+def _of(plan: Plan, metric: str) -> str:
     """Whether a metric is one of the answers, as those of a task are, or of the artifact and its calls."""
-    task = next((bool(item.get("task")) for item in plan.get("metrics", ()) if item["name"] == metric), None)
+    task = next((item.task for item in plan.metrics if item.name == metric), None)
     return "answers" if task or (task is None and metric not in _CALLS) else "artifact"
 
 
