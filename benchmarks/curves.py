@@ -76,7 +76,7 @@ CURVES: dict[str, Curve] = {
     ),
     "widths": Curve(
         "macs_x", "CASE cut WHEN 'widths' THEN cut ELSE 'one ratio, ' || scope END",
-        "coalesce(widths_share, channels_until_share)", ("macs_x", "size_x", "latency_x"), page="channels",
+        "coalesce(widths_share, channels_to_budget_share)", ("macs_x", "size_x", "latency_x"), page="channels",
         knob="share of macs",
     ),
     "weight_only": Curve(

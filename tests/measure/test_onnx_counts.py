@@ -13,7 +13,8 @@ from optlang.interfaces import Context, Factory, ModelState, QuantWants
 from optlang.measure import counts
 from optlang.measure.onnx_counts import sparsity
 from optlang.techniques.prune.magnitude import magnitude
-from optlang.techniques.quant.static import dynamic, static
+from optlang.techniques.quant.dynamic import dynamic
+from optlang.techniques.quant.static import static
 from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export

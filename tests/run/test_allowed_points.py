@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 POINTS = int(os.environ.get("OPTLANG_POINTS", "10"))
 TECHNIQUES = (
-    "train { epochs = 1 }", "finetune { epochs = 1 }", "distill { epochs = 1 }", "channels", "channels_until",
+    "train { epochs = 1 }", "finetune { epochs = 1 }", "distill { epochs = 1 }", "channels", "channels_to_budget",
     "widths { levels = 2; scored = 64 }", "magnitude", "two_four", "rewind", "equalize", "dynamic",
     "static { samples = 64 }", "mixed { samples = 64; held_out = 64 }", "weight_only",
     "qat { epochs = 1; samples = 64 }",

@@ -28,7 +28,7 @@ NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
 SEEDED = ("cnn", "residual", "encoder")
 # What a technique cannot do: the refusal names the layer. Every other pair must work.
 REFUSED = {("distill", "lstm"): "lstm is an LSTM"}
-BY_CHANNELS = ("channels", "channels_until", "channels_within", "widths")
+BY_CHANNELS = ("channels", "channels_to_budget", "channels_to_latency", "widths")
 REFUSED |= dict.fromkeys([(item, "lstm") for item in BY_CHANNELS], "lstm is an LSTM")
 ONE = r"first\.weight and second\.weight are one weight"
 REFUSED |= dict.fromkeys([(item, "tied") for item in (*BY_CHANNELS, "distill")], ONE)
@@ -71,8 +71,8 @@ SETTINGS = {
         "temperature": 4.0, "hint": 0.0, "attention": 0.0,
     },
     "channels": {"ratio": 0.5, **_CHANNELS},
-    "channels_until": {"aim": "macs", "share": 0.5, **_CHANNELS},
-    "channels_within": {"limit": "share", "share": 0.5, "time": None, **_CHANNELS},
+    "channels_to_budget": {"aim": "macs", "share": 0.5, **_CHANNELS},
+    "channels_to_latency": {"limit": "share", "share": 0.5, "time": None, **_CHANNELS},
     "widths": {"aim": "macs", "share": 0.5, "levels": 2, "scored": 64, **_CHANNELS},
     "heads": {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "keep": (), "only": ()},
     "units": {"ratio": 0.5, "importance": "l2", "samples": None, "round_to": 4, "keep": (), "only": ()},

@@ -16,21 +16,23 @@ pytestmark = pytest.mark.slow
 OPEN = {"keep": (), "only": ()}
 CUT = {**OPEN, "ratio": 0.5, "importance": "l2", "scope": "layer", "round_to": 4, "recalibrate": 0, "samples": 64}
 
+DIVERGING = TRAINING | {"epochs": 1, "lr": 1e6, "optimizer": "sgd", "momentum": 0.9}
+
 
 @pytest.mark.parametrize(
     ("calls", "network", "settings", "depends"),
     [
-        ("heads:heads", "cnn", CUT, "model"),
-        ("heads:heads", "encoder", {**CUT, "ratio": 0.01}, "settings"),
-        ("heads:heads", "encoder", {**CUT, "keep": ("*",)}, "settings"),
-        ("units:units", "cnn", CUT, "model"),
-        ("units:units", "lstm", {**CUT, "keep": ("*",)}, "settings"),
-        ("prune:channels", "lstm", CUT, "model"),
-        ("prune:channels", "cnn", {**CUT, "ratio": 0.01}, "settings"),
-        ("graph:channels_last", "mlp", {}, "model"),
-        ("graph:clean", "mlp", {}, "model"),
-        ("train:finetune", "frozen", TRAINING, "model"),
-        ("train:finetune", "mlp", TRAINING | {"epochs": 1, "lr": 1e6, "optimizer": "sgd", "momentum": 0.9}, "settings"),
+        ("prune.heads:heads", "cnn", CUT, "model"),
+        ("prune.heads:heads", "encoder", {**CUT, "ratio": 0.01}, "settings"),
+        ("prune.heads:heads", "encoder", {**CUT, "keep": ("*",)}, "settings"),
+        ("prune.units:units", "cnn", CUT, "model"),
+        ("prune.units:units", "lstm", {**CUT, "keep": ("*",)}, "settings"),
+        ("prune.channels:channels", "lstm", CUT, "model"),
+        ("prune.channels:channels", "cnn", {**CUT, "ratio": 0.01}, "settings"),
+        ("graph.channels_last:channels_last", "mlp", {}, "model"),
+        ("graph.clean:clean", "mlp", {}, "model"),
+        ("training.finetune:finetune", "frozen", TRAINING, "model"),
+        ("training.finetune:finetune", "mlp", DIVERGING, "settings"),
     ],
 )
 def test_no_layer_of_the_kind_is_the_models(many_images, calls, network, settings, depends):

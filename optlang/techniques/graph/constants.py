@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.quant.onnx_graph import census, load
 from optlang.techniques.shared.baked import baked
-from optlang.workload.export.onnx_weights import QUANTIZED
+from optlang.workload.export.onnx_weights import QUANTIZED, census
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -46,7 +45,7 @@ def constants(state: ModelState, settings: Mapping[str, Any], context: Context) 
             export(state, context.data.bind(state.model), source, context.study)
         else:
             raise Refusal(f"an ONNX graph is folded, and the model is in the form {state.form}")
-        model = load(source)
+        model = onnx.load(source)
     found = _constant(model.graph)
     values = _answers(model, found)
     gone = _fold(model.graph, found, values)

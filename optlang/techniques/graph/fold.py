@@ -1,21 +1,20 @@
-"""Rewrites what a module computes into less, with the same answers. Knows no training, no runtime and no export."""
+"""Folds BatchNorm layers into the convolution or linear layer before them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
+from optlang.interfaces import Context, ModelState, Refusal
+from optlang.techniques.graph.rewrite import edited, proved_subset, runnable_copy, same_answers
 from optlang.techniques.shared.baked import baked
-from optlang.techniques.shared.failures import attempt
+from optlang.techniques.shared.symmetry import answers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_FOLDED, _CLEANED, _LAID_OUT = (
-    f"optlang.techniques.graph.fold:{name}" for name in ("replay_fold", "replay_clean", "replay_channels_last")
-)
+_REPLAY = "optlang.techniques.graph.fold:replay"
 # Of the largest answer: multiplying the norm into the weights rounds in another order.
 _TOLERANCE = 1e-4
 
@@ -28,154 +27,21 @@ def fold(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
     mistake. Notes: `graph.folded`, how many. Raises `Refusal` where there is no such norm, with what stands in the way.
     """
     state = baked(state, context.data, context.study)
-    module, example = start(state, context, "folded")
+    module, example = runnable_copy(state, context, "folded")
     pairs, why = _followed(module, example)
-    pairs = proved(pairs, lambda chosen: _same_when_folded(module, example, chosen))
+    pairs = proved_subset(pairs, lambda chosen: _same_when_folded(module, example, chosen))
     if not pairs:
         raise Refusal(
             f"there is no BatchNorm to fold: {why}", help="a norm folds into the convolution or linear layer before it"
         )
     _fold(module, pairs)
-    return _edited(state, module, _FOLDED, {"pairs": [list(pair) for pair in pairs]}, {"graph.folded": len(pairs)})
+    return edited(state, module, _REPLAY, {"pairs": [list(pair) for pair in pairs]}, {"graph.folded": len(pairs)})
 
 
-def replay_fold(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
+def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
     """Fold the same norms of `module`, a fresh model."""
     _fold(module, [(layer, norm) for layer, norm in arguments["pairs"]])
     return module
-
-
-def clean(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
-    """Take out the Dropout and Identity layers of the model's Sequentials: they do nothing when a model answers.
-
-    The other layers keep their names. Notes: `graph.removed`, how many. Raises `Refusal` where there are none.
-    """
-    state = baked(state, context.data, context.study)
-    module, example = start(state, context, "cleaned")
-    found = _idle(module)
-    names = proved(found, lambda chosen: _same_when_cleaned(module, example, chosen))
-    if not names:
-        raise Refusal(
-            "there is no Dropout and no Identity to take out"
-            + (f": the model's own code counts on {found[0]}" if found else " of a Sequential"),
-            depends="settings" if found else "model",
-        )
-    _clean(module, names)
-    return _edited(state, module, _CLEANED, {"names": list(names)}, {"graph.removed": len(names)})
-
-
-def replay_clean(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
-    """Take the same layers out of `module`, a fresh model."""
-    _clean(module, arguments["names"])
-    return module
-
-
-def channels_last(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
-    """Images and the weights of convolutions in memory by pixel, not by channel (torch.channels_last).
-
-    The numbers are the same; which order is faster is the processor's to say, and only eager has an order. Raises
-    `Refusal` where no layer is a two-dimensional convolution, or it is done already.
-    """
-    from torch import nn
-
-    state = baked(state, context.data, context.study)
-    module, _ = start(state, context, "laid out")
-    if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.modules()):
-        raise Refusal(
-            "no layer is a two-dimensional convolution: the others have no order of channels and pixels",
-            depends="model",
-        )
-    if any(edit.calls == _LAID_OUT for edit in state.edits):
-        raise Refusal("the model is in channels_last already")
-    replay_channels_last(module, {}, {})
-    return _edited(state, module, _LAID_OUT, {}, {})
-
-
-def replay_channels_last(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
-    """Lay the weights of `module` out in the same way, and each image that it is given."""
-    import torch
-    from torch import nn
-
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module.register_forward_pre_hook(_by_pixel, with_kwargs=True)
-    return module
-
-
-def _by_pixel(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-    import torch
-
-    def laid(value: Any) -> Any:
-        image = isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point()
-        return value.contiguous(memory_format=torch.channels_last) if image else value
-
-    return tuple(laid(item) for item in given), {name: laid(item) for name, item in named.items()}
-
-
-# ---- what they share
-
-
-def start(state: ModelState, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A copy of the module in eval mode that is known to run, and an example."""
-    from optlang.techniques.cast.half import is_half
-    from optlang.workload import imports
-
-    if state.form != "module":
-        raise Refusal(f"only a module can be {done}, and the model is in the form {state.form}")
-    if is_half(state.model):
-        raise Refusal(f"a model in 16 bits is not {done}", help="do it before the cast")
-    module = copy.deepcopy(state.model).eval()
-    example = context.data.bind(module).example(4)
-    with imports.user_code("the model's forward", context.study):
-        answers(module, example)
-    return module, example
-
-
-def _edited(
-    state: ModelState, module: nn.Module, replay: str, arguments: Mapping[str, JSON], found: Mapping[str, JSON]
-) -> ModelState:
-    edits = (*state.edits, Edit(replay, arguments))
-    return ModelState("module", module, state.factory, edits, {**state.notes, **found})
-
-
-def answers(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    import torch
-
-    from optlang.workload.model.modules import call
-
-    with torch.no_grad():
-        return {name: item.clone() for name, item in call(module, example).items()}
-
-
-def _same(module: nn.Module, wanted: Mapping[str, Tensor], example: Mapping[str, Tensor], tolerance: float) -> bool:
-    """Whether a changed module still answers as is wanted; its own code may count on what was changed."""
-    found = attempt(lambda: answers(module, example))
-    return not isinstance(found, Exception) and close(found, wanted, tolerance)
-
-
-def proved(found: Sequence[Any], same: Callable[[Sequence[Any]], bool]) -> list[Any]:
-    """All of `found` where that gives the same answers, else those that do by themselves and together."""
-    if not found or same(found):
-        return list(found)
-    kept: list[Any] = []
-    for item in found:
-        if same([*kept, item]):
-            kept.append(item)
-    return kept
-
-
-def close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float) -> bool:
-    import torch
-
-    return list(found) == list(wanted) and all(
-        found[name].shape == item.shape
-        and (
-            torch.equal(found[name], item) if not tolerance or not item.is_floating_point()
-            else bool((found[name] - item).abs().max() <= tolerance * item.abs().max().clamp(min=1e-6))
-        )
-        for name, item in wanted.items()
-    )
 
 
 def _replaced(module: nn.Module, name: str, new: nn.Module) -> None:
@@ -185,9 +51,6 @@ def _replaced(module: nn.Module, name: str, new: nn.Module) -> None:
         for key, child in parent._modules.items():
             if child is old:
                 parent._modules[key] = new
-
-
-# ---- norms
 
 
 def _followed(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[tuple[str, str]], str]:
@@ -276,34 +139,6 @@ def _same_when_folded(module: nn.Module, example: Mapping[str, Tensor], pairs: S
     for given in (module, trial):
         folded = copy.deepcopy(given)
         _fold(folded, pairs)
-        if not _same(folded, answers(given, example), example, _TOLERANCE):
+        if not same_answers(folded, answers(given, example), example, _TOLERANCE):
             return False
     return True
-
-
-# ---- layers that do nothing
-
-
-def _idle(module: nn.Module) -> list[str]:
-    from torch import nn
-
-    idle = (nn.modules.dropout._DropoutNd, nn.Identity)
-    found = []
-    for name, parent in module.named_modules():
-        if type(parent).forward is nn.Sequential.forward:
-            for key, child in parent._modules.items():
-                if isinstance(child, idle) and not child._forward_hooks and not child._forward_pre_hooks:
-                    found.append(f"{name}.{key}" if name else key)
-    return found
-
-
-def _clean(module: nn.Module, names: Sequence[str]) -> None:
-    for name in names:
-        parent, _, key = name.rpartition(".")
-        del module.get_submodule(parent)._modules[key]
-
-
-def _same_when_cleaned(module: nn.Module, example: Mapping[str, Tensor], names: Sequence[str]) -> bool:
-    cleaned = copy.deepcopy(module)
-    _clean(cleaned, names)
-    return _same(cleaned, answers(module, example), example, 0.0)

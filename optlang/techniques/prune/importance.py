@@ -1,4 +1,4 @@
-"""What the coupled channels of a group are worth. Knows the groups of torch-pruning, and cuts nothing."""
+"""Scores of the coupled channels of a group. Knows the groups of torch-pruning, and cuts nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from optlang.techniques.prune.gradients import fisher, taylor
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Worth = Callable[[Any], Any]
+Scorer = Callable[[Any], Any]
 """Takes a group and gives a score for each of its channels, or None where the group has none and is left alone."""
 
 
-def worth(module: nn.Module, settings: Mapping[str, Any], context: Context) -> Callable[[nn.Module], Worth]:
+def scoring(module: nn.Module, settings: Mapping[str, Any], context: Context) -> Callable[[nn.Module], Scorer]:
     """How to score the groups of a copy of `module`, by the setting `importance`.
 
     All but two look at the whole coupled group: the weights that give a channel, those that take it, and the scales of
@@ -42,7 +42,7 @@ def worth(module: nn.Module, settings: Mapping[str, Any], context: Context) -> C
         return lambda fresh: _Summed(fresh, scores)
     if name == "random":
 
-        def chance(fresh: nn.Module) -> Worth:
+        def chance(fresh: nn.Module) -> Scorer:
             generator = torch.Generator().manual_seed(context.seed)
             return lambda group: torch.rand(len(group[0].idxs), generator=generator)
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
-from optlang.techniques.prune.channels import share_removed
+from optlang.techniques.prune.cutter import share_removed
 from optlang.techniques.prune.gradients import fisher, taylor
-from optlang.techniques.prune.magnitude import recounted
 from optlang.techniques.prune.recurrent_units import cut, directions, ends, layer_called, recurrent, silence
+from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import proof
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.failures import FAILURES, exhausted, first_line

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
-from optlang.techniques.prune.channels import Cut, Cutter
-from optlang.techniques.prune.channels_to_budget import cutting, largest, measure_of
+from optlang.techniques.prune.budget import MAX_RATIO, cutting, largest_layer, measure_of
+from optlang.techniques.prune.cutter import Cut, Cutter
 from optlang.techniques.shared.baked import baked
 
 if TYPE_CHECKING:
     from torch import nn
 
-# The largest share of a layer's channels that may go, as for `channels`.
-_MOST = 0.95
 # Samples that run through the model at once.
 _BATCH = 64
 # How often an interval of ratios is halved, so that no more goes than the budget asks.
@@ -63,7 +61,7 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
         }
         moves = ordered(groups)
         if not moves:
-            raise cutter.refusal(f"not even ratio {_MOST:g} takes a channel from any layer", "another importance")
+            raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
         budget = _Budget(cutter, measure_of(aim, cutter), state.model, aim, float(settings["share"]))
         candidates = [(1.0, budget.least(moves))]
         own = candidates[0][1].ratios
@@ -93,7 +91,7 @@ def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> di
         levels: list[JSON] = []
         history: list[JSON] = []
         for level in range(1, int(settings["levels"]) + 1):
-            ratio = round(_MOST * level / int(settings["levels"]), 6)
+            ratio = round(MAX_RATIO * level / int(settings["levels"]), 6)
             cut = cutter.cut(0.0, {name: ratio})
             if not cut.removed or cut.history == history:
                 continue  # rounding leaves the width of the level before
@@ -178,8 +176,8 @@ class _Budget:
         low, high, best = 0, len(moves), self._tried(dict(moves))
         if not self._holds(best):
             raise Refusal(
-                f"{self._share:.1%} of the {self._aim} cannot be reached by removing channels: {_MOST:.0%} of each "
-                f"layer's leave {best.reached:.1%}, and the largest layer then is {largest(best.cut.module)}",
+                f"{self._share:.1%} of the {self._aim} cannot be reached by removing channels: {MAX_RATIO:.0%} of each "
+                f"layer's leave {best.reached:.1%}, and the largest layer then is {largest_layer(best.cut.module)}",
                 help="a larger share, a smaller round_to, or fewer layers in keep",
             )
         while high - low > 1:
@@ -194,9 +192,9 @@ class _Budget:
         """The smallest multiple of `direction` (group to ratio) that is enough, no ratio above the largest."""
 
         def scaled(factor: float) -> dict[str, float]:
-            return {name: min(_MOST, factor * ratio) for name, ratio in direction.items()}
+            return {name: min(MAX_RATIO, factor * ratio) for name, ratio in direction.items()}
 
-        most = _MOST / min(ratio for ratio in direction.values() if ratio > 0)
+        most = MAX_RATIO / min(ratio for ratio in direction.values() if ratio > 0)
         return self._halved(0.0, most, self._tried(scaled(most)), scaled)
 
     def _halved(

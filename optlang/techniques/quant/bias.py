@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
-from optlang.techniques.quant.onnx_graph import WITH_WEIGHTS, census, eligible, load
+from optlang.techniques.quant.onnx_graph import WITH_WEIGHTS, eligible, load
 from optlang.techniques.quant.ort_quantizer import Reader
+from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
     import numpy

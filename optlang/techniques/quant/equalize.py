@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.graph.fold import answers, close, fold, proved, start
+from optlang.techniques.graph.fold import fold
+from optlang.techniques.graph.rewrite import close, proved_subset, runnable_copy
 from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.failures import attempt
+from optlang.techniques.shared.symmetry import answers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,9 +53,9 @@ def equalize(state: ModelState, settings: Mapping[str, Any], context: Context) -
     # A norm that stays ends the pairs that it stands in; a form that cannot be folded is refused below.
     with contextlib.suppress(Refusal):
         state = fold(state, {}, context)
-    module, example = start(state, context, "equalized")
+    module, example = runnable_copy(state, context, "equalized")
     found, why = _pairs(module, example)
-    pairs = proved(found, lambda chosen: _same(module, example, chosen))
+    pairs = proved_subset(found, lambda chosen: _same(module, example, chosen))
     if not pairs:
         why += [f"something else takes what {first} gives" for first, _ in found]
         raise Refusal(

@@ -92,12 +92,6 @@ def excluded(graph: Any, nodes: Sequence[str]) -> list[str]:
     return left + [f"{name}_MatMul" for name in left]
 
 
-def census(graph: Any) -> str:
-    """The kinds of operators in the graph, for messages."""
-    kinds = sorted({node.op_type for node in graph.node})
-    return ", ".join(kinds[:8]) + (", …" if len(kinds) > 8 else "") if kinds else "no operators"
-
-
 def operators_of(graph: Any, wants: QuantWants) -> list[str]:
     """What to quantize: every operator that can be, or those with weights; in a Transformer the products alone."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry

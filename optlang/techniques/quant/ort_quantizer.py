@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, QuantWants, Refusal
-from optlang.techniques.quant.onnx_graph import census, load, one_scale, refuse_less
+from optlang.techniques.quant.onnx_graph import load, one_scale, refuse_less
 from optlang.techniques.quant.tables import cover, tables_of
 from optlang.workload import process_state
 from optlang.workload.export.minify import compact
-from optlang.workload.export.onnx_weights import is_quantized, shares
+from optlang.workload.export.onnx_weights import census, is_quantized, shares
 from optlang.workload.model.floats import module_types, refuse_others, types_of
 
 if TYPE_CHECKING:
@@ -160,8 +160,7 @@ def ranges_of(
         extra_options=options,
     )
     if method == CalibrationMethod.Entropy:
-        from optlang.techniques.quant.calibrators import SquaredErrorCollector
-        from optlang.techniques.quant.entropy import EntropyCollector
+        from optlang.techniques.quant.calibrators import EntropyCollector, SquaredErrorCollector
 
         kind = SquaredErrorCollector if settings["calibrator"] == "mse" else EntropyCollector
         calibrator.collector = kind(

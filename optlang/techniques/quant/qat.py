@@ -20,7 +20,6 @@ from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.quant.onnx_graph import (
     RECURRENT,
     WITH_WEIGHTS,
-    census,
     covered,
     eligible,
     layer_of,
@@ -32,6 +31,7 @@ from optlang.techniques.quant.ort_quantizer import finished, ranges_of, wants_of
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.masks import Held, meant
 from optlang.techniques.training.trainer import Loss, fit
+from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

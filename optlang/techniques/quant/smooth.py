@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.graph.fold import answers, close, proved, start
+from optlang.techniques.graph.rewrite import close, proved_subset, runnable_copy
 from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
 from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.symmetry import answers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,9 +46,9 @@ def smooth(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     take a scale, with what stands in the way.
     """
     state = baked(state, context.data, context.study)
-    module, example = start(state, context, "smoothed")
+    module, example = runnable_copy(state, context, "smoothed")
     found, why, norms = _groups(module, example)
-    groups = proved(found, lambda chosen: _same(module, example, chosen))
+    groups = proved_subset(found, lambda chosen: _same(module, example, chosen))
     if not groups:
         why = [f"something else takes what {norm} gives: a residual or another layer" for norm, _ in found] + why
         raise Refusal(

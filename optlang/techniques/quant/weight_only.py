@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.quant.levels import grouped, rounded
-from optlang.techniques.quant.onnx_graph import WEIGHTS, census, left_float, load, mostly
+from optlang.techniques.quant.onnx_graph import WEIGHTS, left_float, load, mostly
 from optlang.techniques.quant.ort_quantizer import finished, scheme, workshop
 from optlang.techniques.quant.tables import cover, reads, tables_of
 from optlang.techniques.shared.baked import baked
+from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
     import numpy

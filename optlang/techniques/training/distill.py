@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.prune import channels
+from optlang.techniques.prune.channels import channels
 from optlang.techniques.shared import masks
 from optlang.techniques.training.hint_losses import Watch, attention_loss, matched
 from optlang.techniques.training.train import task_loss
@@ -156,7 +156,7 @@ def _student(state: ModelState, settings: Mapping[str, Any], context: Context) -
     if width == 1:
         return state
     try:
-        return channels.channels(state, {**_SLIMMER, "ratio": 1 - width}, context)
+        return channels(state, {**_SLIMMER, "ratio": 1 - width}, context)
     except Refusal as error:
         raise Refusal(
             f"the model has no slimmer copy of width {width:g}: {error.message}",

@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 
 
 def train(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
-    """Train the module from where it stands; see `trained`."""
-    return trained(state, settings, context)
-
-
-def finetune(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
-    """A short training at a small learning rate, after pruning; see `trained`."""
-    return trained(state, settings, context)
-
-
-def trained(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """A copy of the module, trained on 'train' with the task's loss (see `fit.fit`); zeros that are meant stay zero.
 
     The declared defaults: AdamW's learning rate and weight decay are torch's, the cosine is timm's, SGD's momentum that

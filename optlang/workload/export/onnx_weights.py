@@ -24,6 +24,12 @@ def is_quantized(graph: Any) -> bool:
     return any(node.op_type in QUANTIZED for node in graph.node) or bool(scales_of(graph))
 
 
+def census(graph: Any) -> str:
+    """The kinds of operators in the graph, for messages."""
+    kinds = sorted({node.op_type for node in graph.node})
+    return ", ".join(kinds[:8]) + (", …" if len(kinds) > 8 else "") if kinds else "no operators"
+
+
 def bits_of(graph: Any) -> dict[str, tuple[int, int]]:
     """Elements and bits of each weight by name: constants of numbers with two axes or more, scales and biases aside.
 

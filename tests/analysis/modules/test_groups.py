@@ -172,7 +172,7 @@ def test_the_library_says_a_group_once_and_shows_it_everywhere() -> None:
     assert names == [member.node.name.text for member in tuned.members]
     assert "    epochs: int in 1 .. 10000 = 3\n        passes over the training data\n" in str(explained("finetune"))
     shown = str(explained("samples"))
-    assert "Of channels, channels_until, channels_within, widths, heads, units, magnitude:" not in shown
+    assert "Of channels, channels_to_budget, channels_to_latency, widths, heads, units, magnitude:" not in shown
     assert "scores" not in shown
     assert str(explained("prune.scores")).startswith("group of parameters scores (prune.scores)\n")
 

@@ -177,7 +177,7 @@ def test_integers_of_another_scheme_are_refused_with_a_way_out(images, tmp_path)
         ("static", STATIC, "signed integers around 0, and .* is in (uint8|int32)"),
         ("dynamic", {"operators": "all", "keep": (), "only": ()}, "TensorRT has no DynamicQuantizeLinear"),
     ):
-        other = imports.find(f"optlang.techniques.quant.static:{name}", STUDY)(state, settings, context)
+        other = imports.find(f"optlang.techniques.quant.{name}:{name}", STUDY)(state, settings, context)
         with pytest.raises(Refusal, match=message) as caught:
             built(other, images, tmp_path / name)
         assert caught.value.help

@@ -12,7 +12,9 @@ from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.runtimes.torch.eager import Eager
 from optlang.techniques.cast.half import half
-from optlang.techniques.graph import fold
+from optlang.techniques.graph.channels_last import channels_last
+from optlang.techniques.graph.clean import clean
+from optlang.techniques.graph.fold import fold
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.quant.static import static
 from optlang.workload.data import dataset as data_module
@@ -72,7 +74,7 @@ class TestFold:
     @pytest.mark.parametrize(("network", "folded"), [("cnn", 1), ("residual", 4), ("depthwise", 6), ("unet", 5)])
     def test_answers_stay_and_parameters_go(self, network, folded, images, tmp_path):
         state = start(network)
-        result = apply(fold.fold, state, images)
+        result = apply(fold, state, images)
         assert result.notes["graph.folded"] == folded
         assert not norms(result.model)
         torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
@@ -88,7 +90,7 @@ class TestFold:
 
     def test_the_same_weights_as_torchs_own(self, images):
         state = start("residual")
-        result = apply(fold.fold, state, images)
+        result = apply(fold, state, images)
         for before, after in zip(state.model.blocks, result.model.blocks, strict=True):
             own = fuse_conv_bn_eval(before.first, before.first_norm)
             assert torch.equal(after.first.weight, own.weight)
@@ -101,12 +103,12 @@ class TestFold:
                 nn.BatchNorm1d(10, affine=False),
             )
         )
-        result = apply(fold.fold, state, images)
+        result = apply(fold, state, images)
         assert result.notes["graph.folded"] == 2
         torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
 
     def test_then_pruned_or_int8(self, images, tmp_path):
-        folded = apply(fold.fold, start("residual"), images)
+        folded = apply(fold, start("residual"), images)
         settings = CHANNELS | {"ratio": 0.5}
         pruned = apply(channels, folded, images, settings=settings)
         modules.save(pruned, tmp_path / "saved")
@@ -118,7 +120,7 @@ class TestFold:
         assert apply(static, folded, images, tmp_path, settings).notes["quantize.weights"] > 0.95
 
     def test_then_cast(self, images, tmp_path):
-        result = apply(half, apply(fold.fold, start("residual"), images), images, settings=HALF)
+        result = apply(half, apply(fold, start("residual"), images), images, settings=HALF)
         modules.save(result, tmp_path)
         assert torch.equal(answers(modules.load(tmp_path, STUDY), images), answers(result, images))
 
@@ -134,7 +136,7 @@ class TestFold:
 
         state = ModelState("module", Twice().eval(), Factory("networks.py:cnn"))
         with pytest.raises(Refusal, match="something else takes what conv gives"):
-            apply(fold.fold, state, images)
+            apply(fold, state, images)
 
     @pytest.mark.parametrize(
         ("layers", "reason"),
@@ -148,24 +150,24 @@ class TestFold:
     )
     def test_what_is_no_fold(self, layers, reason, images):
         with pytest.raises(Refusal, match=reason):
-            apply(fold.fold, given(nn.Sequential(*layers)), images)
+            apply(fold, given(nn.Sequential(*layers)), images)
 
     def test_half_of_them(self, images):
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10)
         )
-        result = apply(fold.fold, given(net), images)
+        result = apply(fold, given(net), images)
         assert (result.notes["graph.folded"], len(norms(result.model))) == (1, 1)
 
     def test_after_a_cast(self, images):
         with pytest.raises(Refusal, match="16 bits"):
-            apply(fold.fold, apply(half, start(), images, settings=HALF), images)
+            apply(fold, apply(half, start(), images, settings=HALF), images)
 
 
 class TestClean:
     def test_only_what_does_nothing_goes(self, images, tmp_path):
         state = start("dropping")
-        result = apply(fold.clean, state, images)
+        result = apply(clean, state, images)
         assert result.notes["graph.removed"] == 1
         assert [name for name, _ in result.model.named_children()] == ["0", "1", "2", "4"]
         assert torch.equal(answers(result, images), answers(state, images))
@@ -175,19 +177,19 @@ class TestClean:
         assert torch.equal(answers(loaded, images), answers(state, images))
 
     def test_what_folding_leaves(self, images):
-        result = apply(fold.clean, apply(fold.fold, start(), images), images)
+        result = apply(clean, apply(fold, start(), images), images)
         assert not [layer for layer in result.model.modules() if isinstance(layer, nn.Identity)]
 
     def test_none(self, images):
         with pytest.raises(Refusal, match="no Dropout and no Identity"):
-            apply(fold.clean, start("mlp"), images)
+            apply(clean, start("mlp"), images)
 
 
 class TestChannelsLast:
     @pytest.mark.parametrize("network", ["cnn", "residual", "unet"])
     def test_strides_in_memory_from_disk_and_in_eager(self, network, images, tmp_path):
         state = start(network)
-        result = apply(fold.channels_last, state, images)
+        result = apply(channels_last, state, images)
         torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
         modules.save(result, tmp_path / "saved")
         (tmp_path / "eager").mkdir()
@@ -210,9 +212,9 @@ class TestChannelsLast:
 
     def test_no_convolution_and_twice(self, images):
         with pytest.raises(Refusal, match="two-dimensional convolution"):
-            apply(fold.channels_last, start("mlp"), images)
+            apply(channels_last, start("mlp"), images)
         with pytest.raises(Refusal, match="already"):
-            apply(fold.channels_last, apply(fold.channels_last, start(), images), images)
+            apply(channels_last, apply(channels_last, start(), images), images)
 
     def test_it_leaves_the_space_where_there_is_no_eager(self, tmp_path):
         text = """optlang 1
@@ -259,4 +261,4 @@ class TestFaults:
 
         net = Large(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).eval()
         with pytest.raises(MemoryError):
-            fold.fold(ModelState("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))
+            fold(ModelState("module", net, Factory("x:y")), {}, Context(images, 1, Path(), STUDY))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, OptlangError, Refusal
-from optlang.techniques.prune.channels import channels, replay
+from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.pruner import replay
 from optlang.workload.data import dataset as data_module
 from tests.techniques.subjects import STUDY, start
 
@@ -267,7 +268,7 @@ class TestReplay:
         import json
 
         edit = run(start(), images).edits[0]
-        assert edit.calls == "optlang.techniques.prune.channels:replay"
+        assert edit.calls == "optlang.techniques.prune.pruner:replay"
         assert json.loads(json.dumps(dict(edit.arguments))) == edit.arguments
 
     def test_shapes_from_examples_alone(self, images):

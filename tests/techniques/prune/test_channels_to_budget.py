@@ -11,7 +11,8 @@ from optlang.measure.latency import Effort
 from optlang.run import trial
 from optlang.run.job import RuntimeJob, StepJob, TargetJob, TrialJob, Workload
 from optlang.techniques.prune.channels import channels
-from optlang.techniques.prune.channels_to_budget import channels_until, channels_within
+from optlang.techniques.prune.channels_to_budget import channels_to_budget
+from optlang.techniques.prune.channels_to_latency import channels_to_latency
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 from tests.techniques.subjects import STUDY, start
@@ -25,11 +26,12 @@ def images():
 
 
 def until(state, data, aim, share, **changed):
-    return channels_until(state, {**CHANNELS, "aim": aim, "share": share, **changed}, Context(data, 1, Path(), STUDY))
+    settings = {**CHANNELS, "aim": aim, "share": share, **changed}
+    return channels_to_budget(state, settings, Context(data, 1, Path(), STUDY))
 
 
 def within(state, data, clock, **changed):
-    return channels_within(state, CHANNELS | changed, Context(data, 1, Path(), STUDY, latency=clock))
+    return channels_to_latency(state, CHANNELS | changed, Context(data, 1, Path(), STUDY, latency=clock))
 
 
 def size(state, aim):
@@ -145,7 +147,7 @@ class TestWithin:
         trial_context = trial.TrialContext(workload, data.bind(modules.make(workload.model, workload.study)))
         calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         step = StepJob(
-            "fast", "channels_within", "optlang.techniques.prune.channels_to_budget:channels_within",
+            "fast", "channels_to_latency", "optlang.techniques.prune.channels_to_latency:channels_to_latency",
             CHANNELS | {"limit": "share", "share": 0.6, "round_to": 8}, ("training", "latency"), 1,
         )
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)

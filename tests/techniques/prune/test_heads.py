@@ -14,7 +14,7 @@ from optlang.techniques.prune.attention import narrowed
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.heads import heads
 from optlang.techniques.prune.magnitude import magnitude
-from optlang.techniques.training.train import finetune
+from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model import modules

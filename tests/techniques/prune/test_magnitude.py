@@ -11,10 +11,11 @@ from torch.nn.utils import prune as reference
 from optlang.interfaces import Context, Factory, QuantWants, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.heads import heads
-from optlang.techniques.prune.magnitude import magnitude, two_four
+from optlang.techniques.prune.magnitude import magnitude
+from optlang.techniques.prune.two_four import two_four
 from optlang.techniques.prune.units import units
 from optlang.techniques.quant.static import static
-from optlang.techniques.training.train import finetune
+from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from tests.techniques.subjects import STUDY, start
 

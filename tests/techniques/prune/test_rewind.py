@@ -9,9 +9,10 @@ import torch
 from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.heads import heads
-from optlang.techniques.prune.magnitude import magnitude, two_four
+from optlang.techniques.prune.magnitude import magnitude
 from optlang.techniques.prune.rewind import rewind
-from optlang.techniques.training.train import finetune
+from optlang.techniques.prune.two_four import two_four
+from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 

@@ -12,7 +12,7 @@ from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.measure.counts import macs
 from optlang.techniques.prune.rewind import rewind
 from optlang.techniques.prune.units import units
-from optlang.techniques.training.train import finetune
+from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model import modules

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.interfaces import Context, Factory, Refusal
 from optlang.techniques.prune.channels import channels
-from optlang.techniques.prune.channels_to_budget import channels_until
+from optlang.techniques.prune.channels_to_budget import channels_to_budget
 from optlang.techniques.prune.widths import ordered, widths
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
@@ -160,7 +160,7 @@ def test_at_equal_macs_less_is_lost_than_with_one_ratio_for_all(images):
         state = train(start(network), TRAINING | {"epochs": epochs}, context)
         before, kept = loss(state, images), Kept()
         for share in (0.75, 0.5, 0.33):
-            one = channels_until(state, CHANNELS | {"scope": "layer", "aim": "macs", "share": share}, context)
+            one = channels_to_budget(state, CHANNELS | {"scope": "layer", "aim": "macs", "share": share}, context)
             # Not more than the other has left.
             own = run(state, images, kept, share=one.notes["prune.reached"], levels=8, scored=512)
             assert size(own) <= size(one)

@@ -7,8 +7,7 @@ import numpy
 import pytest
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from optlang.techniques.quant.calibrators import SquaredErrorCollector
-from optlang.techniques.quant.entropy import EntropyCollector
+from optlang.techniques.quant.calibrators import EntropyCollector, SquaredErrorCollector
 
 
 class TestEntropy:

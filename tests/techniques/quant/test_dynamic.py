@@ -10,8 +10,9 @@ from onnx import TensorProto
 from torch import nn
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal
+from optlang.techniques.quant.dynamic import dynamic
 from optlang.techniques.quant.qat import qat
-from optlang.techniques.quant.static import dynamic, static
+from optlang.techniques.quant.static import static
 from tests.techniques.quant.integers import STATIC, WANTS, constants
 from tests.techniques.subjects import STUDY, start
 

@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto
 
 from optlang.interfaces import Context, ModelState, QuantWants, Refusal
+from optlang.techniques.quant.dynamic import dynamic
 from optlang.techniques.quant.onnx_graph import layer_of
-from optlang.techniques.quant.static import dynamic, static
+from optlang.techniques.quant.static import static
 from tests.techniques.quant.integers import STATIC, WANTS, accuracy, constants, quantized
 from tests.techniques.subjects import STUDY, start
 

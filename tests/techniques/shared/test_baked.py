@@ -11,21 +11,25 @@ from onnx import numpy_helper
 from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal
 from optlang.measure import counts
 from optlang.techniques.cast.half import half
-from optlang.techniques.graph.fold import channels_last, clean, fold
+from optlang.techniques.graph.channels_last import channels_last
+from optlang.techniques.graph.clean import clean
+from optlang.techniques.graph.fold import fold
 from optlang.techniques.prune.channels import channels
-from optlang.techniques.prune.channels_to_budget import channels_until
-from optlang.techniques.prune.magnitude import magnitude, two_four
+from optlang.techniques.prune.channels_to_budget import channels_to_budget
+from optlang.techniques.prune.magnitude import magnitude
 from optlang.techniques.prune.rewind import rewind
+from optlang.techniques.prune.two_four import two_four
 from optlang.techniques.prune.units import units
 from optlang.techniques.prune.widths import widths
+from optlang.techniques.quant.dynamic import dynamic
 from optlang.techniques.quant.equalize import equalize
 from optlang.techniques.quant.qat import qat
-from optlang.techniques.quant.static import dynamic, static
+from optlang.techniques.quant.static import static
 from optlang.techniques.quant.weight_only import weight_only
 from optlang.techniques.shared.baked import baked
 from optlang.techniques.shared.proof import proved
 from optlang.techniques.training.distill import distill
-from optlang.techniques.training.train import finetune
+from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
 from optlang.workload.model.parametrized import parametrized, plain_copy
@@ -49,7 +53,7 @@ QAT = RANGES | {
 TECHNIQUES = {
     "magnitude": (magnitude, SPARSE), "two_four": (two_four, OPEN), "taylor": (magnitude, SPARSE | {
         "importance": "taylor", "samples": 64}),
-    "channels": (channels, CUT), "channels_until": (channels_until, UNTIL), "widths": (widths, WIDTHS),
+    "channels": (channels, CUT), "channels_to_budget": (channels_to_budget, UNTIL), "widths": (widths, WIDTHS),
     "fold": (fold, {}), "clean": (clean, {}), "channels_last": (channels_last, {}), "equalize": (equalize, {}),
     "half": (half, OPEN | {"dtype": "bfloat16", "sensitive": True}),
 }

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Edit, Factory, ModelState, Refusal
-from optlang.techniques.prune import channels_to_budget, widths
 from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.channels_to_budget import channels_to_budget
+from optlang.techniques.prune.widths import widths
 from optlang.techniques.shared.proof import proved, removed
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import modules
@@ -112,8 +113,8 @@ class TestLeftAlone:
 
     def test_the_other_techniques_leave_them_alone_too(self, images):
         for technique, settings in (
-            (channels_to_budget.channels_until, {"aim": "parameters", "share": 0.8}),
-            (widths.widths, {"aim": "parameters", "share": 0.8, "levels": 2, "scored": 64}),
+            (channels_to_budget, {"aim": "parameters", "share": 0.8}),
+            (widths, {"aim": "parameters", "share": 0.8, "levels": 2, "scored": 64}),
         ):
             state = start("shuffled")
             result = technique(state, SETTINGS | settings, context(images))

@@ -1,0 +1,69 @@
+"""What the rewritings of a module share: a copy that runs, the proof of equal answers, and the new state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
+from optlang.techniques.shared.failures import attempt
+from optlang.techniques.shared.symmetry import answers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def runnable_copy(state: ModelState, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy of the module in eval mode that is known to run, and an example."""
+    from optlang.techniques.cast.half import is_half
+    from optlang.workload import imports
+
+    if state.form != "module":
+        raise Refusal(f"only a module can be {done}, and the model is in the form {state.form}")
+    if is_half(state.model):
+        raise Refusal(f"a model in 16 bits is not {done}", help="do it before the cast")
+    module = copy.deepcopy(state.model).eval()
+    example = context.data.bind(module).example(4)
+    with imports.user_code("the model's forward", context.study):
+        answers(module, example)
+    return module, example
+
+
+def edited(
+    state: ModelState, module: nn.Module, replay: str, arguments: Mapping[str, JSON], found: Mapping[str, JSON]
+) -> ModelState:
+    edits = (*state.edits, Edit(replay, arguments))
+    return ModelState("module", module, state.factory, edits, {**state.notes, **found})
+
+
+def same_answers(
+    module: nn.Module, wanted: Mapping[str, Tensor], example: Mapping[str, Tensor], tolerance: float
+) -> bool:
+    """Whether a changed module still answers as is wanted; its own code may count on what was changed."""
+    found = attempt(lambda: answers(module, example))
+    return not isinstance(found, Exception) and close(found, wanted, tolerance)
+
+
+def proved_subset(found: Sequence[Any], same: Callable[[Sequence[Any]], bool]) -> list[Any]:
+    """All of `found` where that gives the same answers, else those that do by themselves and together."""
+    if not found or same(found):
+        return list(found)
+    kept: list[Any] = []
+    for item in found:
+        if same([*kept, item]):
+            kept.append(item)
+    return kept
+
+
+def close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float) -> bool:
+    import torch
+
+    return list(found) == list(wanted) and all(
+        found[name].shape == item.shape
+        and (
+            torch.equal(found[name], item) if not tolerance or not item.is_floating_point()
+            else bool((found[name] - item).abs().max() <= tolerance * item.abs().max().clamp(min=1e-6))
+        )
+        for name, item in wanted.items()
+    )

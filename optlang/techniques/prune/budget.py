@@ -1,0 +1,88 @@
+"""Finds the smallest cut of a module's channels that is within a budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import Context, ModelState, Refusal
+from optlang.techniques.prune.cutter import Cut, Cutter, counted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+# The ratios that are tried lie between nothing and what `channels` allows.
+MAX_RATIO = 0.95
+# Keeps a model of 0.1 + 0.2 times its macs from being more than 0.3 of them.
+_ROUNDING = 1e-9
+
+
+@contextmanager
+def cutting(state: ModelState, settings: Mapping[str, Any], context: Context) -> Iterator[Cutter]:
+    """What cuts copies of the state; `Refusal` where it is no module."""
+    from optlang.workload import imports
+
+    if state.form != "module":
+        raise Refusal(f"only a module can lose channels, and the model is in the form {state.form}")
+    with imports.at_home(context.study):
+        yield Cutter(state, settings, context)
+
+
+def measure_of(aim: str, cutter: Cutter) -> Callable[[nn.Module], float]:
+    """What counts the multiply-accumulates ("macs", for one sample) or the "parameters" of a module."""
+    from optlang.workload.model.operations import macs
+
+    if aim == "macs":
+        return lambda module: macs(module, cutter.example)
+    return lambda module: float(counted(module)[0])
+
+
+def largest_layer(module: nn.Module) -> str:
+    """The layer with the most parameters of its own, with their number, for messages."""
+    sizes = {
+        name or "the model": sum(item.numel() for item in layer.parameters(recurse=False))
+        for name, layer in module.named_modules()
+    }
+    name = max(sizes, key=lambda item: sizes[item])
+    return f"{name} ({sizes[name]} parameters)"
+
+
+def smallest_cut(
+    cutter: Cutter, steps: int, limit: float, reached_by: Callable[[Cut], float], shown: Callable[[float], str]
+) -> tuple[Cut, float, float]:
+    """The cut of the smallest ratio that is within `limit`, that ratio, and what it reached.
+
+    Ratios are multiples of 1 / `steps` of the largest. Two that leave the same model are measured once.
+    """
+    measured: dict[str, float] = {}
+
+    def tried(number: int) -> tuple[Cut, float, float]:
+        ratio = round(MAX_RATIO * number / steps, 6)
+        cut = cutter.cut(ratio)
+        key = json.dumps(cut.history)
+        if key not in measured:
+            # As it came it was measured before the first cut, and was not within the limit.
+            measured[key] = reached_by(cut) if cut.removed else float("inf")
+        return cut, ratio, measured[key]
+
+    best = tried(steps)
+    if not best[0].removed:
+        raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
+    if best[2] > limit + _ROUNDING:
+        raise Refusal(
+            f"{shown(limit)} cannot be reached by removing channels: ratio {MAX_RATIO:.0%} leaves {shown(best[2])}, "
+            f"and the largest layer then is {largest_layer(best[0].module)}",
+            help="a larger share or time, a smaller round_to, or fewer layers in keep",
+        )
+    low, high = 0, steps
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = tried(middle)
+        if found[2] <= limit + _ROUNDING:
+            high, best = middle, found
+        else:
+            low = middle
+    return best

@@ -1,0 +1,50 @@
+"""Removes channels until a call of the model on the target is as fast as was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import Context, ModelState, Refusal
+from optlang.techniques.prune.budget import cutting, smallest_cut
+from optlang.techniques.shared.baked import baked
+
+if TYPE_CHECKING:
+    pass
+
+
+# Ratios that are tried: fewer than for a budget, since each is timed.
+_STEPS = 95
+
+
+def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
+    """Remove channels until a call on the trial's runtime and target takes at most a share of what it took, or a time.
+
+    `limit` "share" is of the latency that the model came with, "time" in seconds. One ratio for all layers, found by
+    bisection in steps of 1 %, each timed as the finished artifact will be (the median of a batch of the target's size).
+    Bisection assumes that fewer channels are no slower; the model that it ends with was timed.
+
+    Notes: `prune.ratio`, the ratio found; `prune.reached`, the share or the seconds that it reached; and those of
+    `channels`. Raises `Refusal` where a ratio of 95 % is too slow, where the model is fast enough as it came, or a
+    layer cannot be pruned.
+    """
+    assert context.latency is not None, "declared: needs latency"
+    state = baked(state, context.data, context.study)
+    time_of, shared = context.latency, settings["limit"] == "share"
+    limit = float(settings["share"] if shared else settings["time"])
+
+    def shown(value: float) -> str:
+        return f"{value:.1%} of the latency" if shared else f"{1e3 * value:.4g} ms"
+
+    with cutting(state, settings, context) as cutter:
+        whole = time_of(state)
+        unit = whole if shared else 1.0
+        if whole / unit <= limit:
+            raise Refusal(
+                f"before any channel is removed a call takes {shown(whole / unit)}, which is within {shown(limit)}",
+                help="a shorter `time`, or no pruning",
+            )
+        cut, ratio, reached = smallest_cut(
+            cutter, _STEPS, limit, lambda cut: time_of(cutter.state(cut)) / unit, shown
+        )
+        return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})

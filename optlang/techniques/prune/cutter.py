@@ -1,0 +1,350 @@
+"""Cuts copies of a model as often as asked, and leaves alone what cannot be cut rightly."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
+from optlang.techniques.prune.importance import Scale, scoring
+from optlang.techniques.prune.pruner import Broken, following, pruned, replay, tie
+from optlang.techniques.prune.sparsity import recounted
+from optlang.techniques.prune.statistics import recalibrate
+from optlang.techniques.shared import coupled, proof
+from optlang.techniques.shared.coupled import Group, drawn
+from optlang.techniques.shared.failures import FAILURES, attempt, first_line
+from optlang.techniques.shared.routes import rerouted, tables
+from optlang.techniques.shared.symmetry import Symmetry
+from optlang.workload.model.layers import left_alone
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_REPLAY = "optlang.techniques.prune.pruner:replay"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A smaller copy of a model, what `replay` takes to make another, and how many parameters went."""
+
+    module: nn.Module
+    history: list[JSON]
+    removed: int
+    no_norm: tuple[str, ...]
+
+
+class Cutter:
+    """Removes channels from copies of a state's module, as often as asked; what they are worth is found once.
+
+    The settings are those of `channels` but the ratio. What cannot be cut rightly is left alone, and `left` says why,
+    by the layer: see `coupled`, `symmetry` and `proof`. Used where the user's own modules can be imported
+    (`imports.at_home`). Raises `Refusal` where the model cannot be followed at all.
+    """
+
+    def __init__(self, state: ModelState, settings: Mapping[str, Any], context: Context) -> None:
+        from optlang.workload import imports
+
+        self._state, self._settings, self._context = state, settings, context
+        # One sample would hide layers that take the batch for channels.
+        data = context.data.bind(state.model)
+        self.example, self._samples = data.example(2), data.example(proof.SAMPLES)
+        self._kept = _kept(state.model, settings)
+        _no_recurrent(state.model)
+        with imports.user_code("the model's forward", context.study):
+            self._shapes = _shapes(copy.deepcopy(state.model).eval(), self.example)
+        self._training = proof.trains(state.model, self.example)
+        self._score_of = scoring(state.model, settings, context)
+        self.left: dict[str, str] = {}
+        """The layers whose channels stay though they were open to pruning, and why."""
+        self._ties = proof.shared(state.model)
+        self._doubtful: set[str] = set()
+        self._parts: dict[str, int] = {}
+        self._routes: dict[str, list[list[int]]] = {}
+        self._known: dict[str, str | None] = {}
+        self._groups = self._followed()
+
+    def _followed(self) -> list[Group]:
+        """The groups of coupled channels that may be cut. Those whose channels cannot be exchanged are doubtful.
+
+        What is doubtful is proved at each cut; where blocks of it can be exchanged (heads, as a rule), as many go from
+        each of them.
+        """
+        from optlang.workload import imports
+
+        module = copy.deepcopy(self._state.model).eval()
+        self._kept |= _chosen_before(module)
+        # The graph is that of the whole model, whatever is kept.
+        with following("model"), drawn(module, self.example) as graph, following("settings"):
+            found, self.left = coupled.groups(graph, self._kept)
+        self._kept |= {group.root for group in found if group.answers}
+        open_groups = []
+        for group in found:
+            untied = _untied(group, self._ties)
+            if group.answers or group.channels < 2:
+                continue
+            if untied:
+                self.left[group.root] = untied
+            else:
+                open_groups.append(group)
+        # In the order of the model, which the graph has from its end.
+        open_groups.reverse()
+        with imports.user_code("the model's forward", self._context.study):
+            symmetry = Symmetry(module, self._samples)
+        for group in symmetry.asymmetric(open_groups):
+            self._doubtful.add(group.root)
+            moved = rerouted(module, group, open_groups, symmetry, self._samples)
+            if moved is not None:
+                open_groups[open_groups.index(group)] = moved
+                self._routes |= tables(moved, module)
+                continue
+            parts = symmetry.parts(group) if group.blocks == 1 else None
+            if parts:
+                self._parts[group.root] = parts
+        return open_groups
+
+    def cut(self, ratio: float, ratios: Mapping[str, float] | None = None) -> Cut:
+        """The model without `ratio` of its channels; `ratios` are those of layers of their own, by name.
+
+        What breaks the model, or gives other answers than the whole model with these channels at zero, is left alone.
+        """
+        while True:
+            try:
+                cut = self._once(ratio, ratios)
+            except Broken as error:
+                self.left[error.layer] = error.why
+                continue
+            found = self._unproved(cut.history)
+            if not found and cut.history and self._breaks(cut.module):
+                found = self._guilty(cut.history) or self._together(cut.history)
+            if not found:
+                return cut
+            self._leave(found)
+
+    def _leave(self, found: Mapping[str, str]) -> None:
+        for name, why in found.items():
+            # As many of each block was one attempt; the graph's own choice is another.
+            if name in self._parts:
+                del self._parts[name]
+            else:
+                self.left[name] = why
+
+    def _unproved(self, history: Sequence[JSON]) -> dict[str, str]:
+        """The doubtful layers of `history` whose cut gives other answers than their channels at zero, and why."""
+        groups = {group.root: group for group in self._groups}
+        found: dict[str, str] = {}
+        for item in history:
+            root, _, channels = _item(item)
+            if root not in self._doubtful:
+                continue
+            key = json.dumps(item)
+            if key not in self._known:
+                self._known[key] = self._other(groups[root], channels, item)
+            why = self._known[key]
+            if why is not None:
+                found[root] = why
+        return found
+
+    def _other(self, group: Group, channels: Sequence[int], item: JSON) -> str | None:
+        whole = self._state.model
+        cut = self._replayed([item])
+        why = self._breaks(cut)
+        if why is not None or isinstance(cut, str):
+            return why
+        if proof.refuted_group(whole, cut, group, channels, self._samples) is None:
+            return None
+        return "the model's code tells its channels apart by their number (it permutes, regroups or takes them apart)"
+
+    def _guilty(self, history: Sequence[JSON]) -> dict[str, str]:
+        """The layers of `history` whose cut breaks the model by itself, and why."""
+        why = self._breaks(self._replayed(history))
+        if why is None:
+            return {}
+        if len(history) == 1:
+            return {str(_item(history[0])[0]): why}
+        middle = len(history) // 2
+        return self._guilty(history[:middle]) | self._guilty(history[middle:])
+
+    def _together(self, history: Sequence[JSON]) -> dict[str, str]:
+        """The layers whose cuts break the model together with those before them, but not by themselves."""
+        right: list[JSON] = []
+        found: dict[str, str] = {}
+        for item in history:
+            why = self._breaks(self._replayed([*right, item]))
+            if why is None:
+                right.append(item)
+            else:
+                found[str(_item(item)[0])] = why
+        return found
+
+    def _replayed(self, history: Sequence[JSON]) -> nn.Module | str:
+        """A copy of the model with these cuts, or why there is none."""
+        try:
+            return replay(copy.deepcopy(self._state.model).eval(), self._arguments(history), self.example)
+        except FAILURES as error:
+            return coupled.reason(error)
+
+    def _breaks(self, module: nn.Module | str) -> str | None:
+        """Why a cut model does not answer as the whole one does, in the same shapes; None where it does."""
+        found = module if isinstance(module, str) else _try_shapes(module, self.example)
+        if isinstance(found, str):
+            return f"the model's code counts on its channels ({found})"
+        if found != self._shapes:
+            return "its channels are the model's outputs"
+        assert not isinstance(module, str)
+        if self._training is not None and proof.trains(module, self.example) != self._training:
+            return "in training the model's code takes its channels another way, which is not followed"
+        return None
+
+    def _arguments(self, history: Sequence[JSON]) -> dict[str, JSON]:
+        arguments: dict[str, JSON] = {"history": list(history)}
+        if self._ties:
+            arguments["ties"] = self._ties
+        if self._routes:
+            arguments["routes"] = self._routes
+        return arguments
+
+    def _once(self, ratio: float, ratios: Mapping[str, float] | None) -> Cut:
+        module = copy.deepcopy(self._state.model).eval()
+        score = self._score_of(module)
+        history = pruned(module, self.example, int(self._settings["round_to"]), ratio, ratios or {}, score,
+                          self._kept | set(self.left), self._parts, self._routes, self._settings["scope"] == "global")
+        tie(module, self._ties)
+        removed = counted(self._state.model)[0] - counted(module)[0]
+        left = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
+        return Cut(module, history, max(0, removed) if history else 0, left)
+
+    def groups(self) -> list[str]:
+        """The groups of coupled channels that may be cut, each by the layer that names it in `ratios`."""
+        return [group.root for group in self._groups if not set(self.left).intersection((group.root, *group.giving))]
+
+    def refusal(self, why: str, instead: str) -> Refusal:
+        """That nothing was removed, and why."""
+        if self.left and not self.groups():
+            some = [f"{name}: {reason}" for name, reason in list(self.left.items())[:3]]
+            more = len(self.left) - len(some)
+            return Refusal(
+                "nothing was removed: no layer is left whose channels can be. " + "; ".join(some)
+                + (f"; and {more} more layers" if more else ""),
+                help="magnitude and two_four remove single weights, and int8 makes all of them smaller",
+            )
+        about = "".join(f"; {name} is left alone: {reason}" for name, reason in list(self.left.items())[:2])
+        return Refusal(
+            f"nothing was removed: {why}{about}",
+            help=f"{instead}, a smaller round_to, fewer layers in keep, or in only all whose channels go together",
+        )
+
+    def recalibrated(self, cut: Cut) -> Cut:
+        """With the statistics of the norms set anew where the settings ask for it, in place."""
+        if self._settings["recalibrate"]:
+            recalibrate(cut.module, int(self._settings["recalibrate"]), self._context)
+        return cut
+
+    def state(self, cut: Cut, **notes: JSON) -> ModelState:
+        """The cut model as a state, recalibrated, with what was removed and `notes` noted."""
+        from optlang.workload.data.tensors import describe
+
+        module, state = self.recalibrated(cut).module, self._state
+        edit = Edit(_REPLAY, {**self._arguments(cut.history), "example": describe(self.example)})
+        before, after = counted(state.model), counted(module)
+        removed: dict[str, JSON] = {
+            f"prune.removed_{name}": share_removed(state, name, new / old)
+            for name, old, new in zip(("parameters", "channels"), before, after, strict=True)
+        }
+        if cut.no_norm:
+            removed["prune.no_norm"] = list(cut.no_norm)
+        if self.left:
+            removed["prune.left"] = dict(self.left)
+        module.zero_grad(set_to_none=True)
+        edits = (*state.edits, edit)
+        removed |= recounted(state.notes, module)
+        return ModelState("module", module, state.factory, edits, {**state.notes, **removed, **notes})
+
+
+def _untied(group: Group, ties: Sequence[Sequence[str]]) -> str | None:
+    """Why weights that layers share keep a group whole: it would cut them in one layer and not alike in the others."""
+    for names in ties:
+        cuts = {name: {(item.axis, item.places) for item in group.axes if item.tensor == name} for name in names}
+        if any(cuts.values()) and len({frozenset(item) for item in cuts.values()}) > 1:
+            return f"{' and '.join(names)} are one weight, which it would cut in one of them alone"
+    return None
+
+
+def _item(item: JSON) -> Sequence[Any]:
+    assert isinstance(item, Sequence)
+    return item
+
+
+def share_removed(state: ModelState, what: str, left: float) -> float:
+    """The share of `what` removed since the model was made, where `left` of the state's is there still."""
+    earlier = state.notes.get(f"prune.removed_{what}", 0.0)
+    assert isinstance(earlier, int | float)
+    return 1 - (1 - earlier) * left
+
+
+def _kept(module: nn.Module, settings: Mapping[str, Any]) -> set[str]:
+    """The layers that keep their channels. Norms and depthwise layers have none of their own: they follow others."""
+    from torch import nn
+
+    names = [name for name, _ in module.named_modules()]
+    kept = left_alone(settings["keep"], (), names)
+    for name in left_alone((), settings["only"], names):
+        layer = module.get_submodule(name)
+        convolution = isinstance(layer, nn.modules.conv._ConvNd) and not layer.groups == layer.in_channels > 1
+        # What holds a chosen layer is left alone, and all that it holds would be with it.
+        if convolution or isinstance(layer, nn.Linear | nn.MultiheadAttention):
+            kept.add(name)
+    return kept
+
+
+def _no_recurrent(module: nn.Module) -> None:
+    """torch-pruning cuts the gates of an LSTM apart, and knows no other recurrent layer."""
+    from torch import nn
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.RNNBase):
+            raise Refusal(
+                f"{name} is an {type(layer).__name__}, whose hidden units channels cannot remove",
+                help="units removes those, with all their gates; int8 makes the model smaller too", depends="model",
+            )
+
+
+def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    from optlang.workload.model.modules import call
+
+    with torch.no_grad():
+        return {name: tuple(item.shape) for name, item in call(module, example).items()}
+
+
+def _try_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | str:
+    """The shapes of the outputs, or why there are none: a forward that counts on its channels fails in any way."""
+    found = attempt(lambda: _shapes(module, example))
+    return first_line(found) if isinstance(found, Exception) else found
+
+
+def counted(module: nn.Module) -> tuple[int, int]:
+    """Parameters, and output channels of convolutions and linear layers."""
+    from torch import nn
+
+    parameters = sum(item.numel() for item in module.parameters())
+    outputs = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            outputs += layer.out_features
+        elif isinstance(layer, nn.modules.conv._ConvNd):
+            outputs += layer.out_channels
+    return parameters, outputs
+
+
+def _chosen_before(module: nn.Module) -> set[str]:
+    """The layers whose width was chosen by an earlier step: `heads` chose the inner one of attention."""
+    from optlang.techniques.prune.attention import NarrowAttention
+
+    return {
+        f"{name}.{own}" if name else own for name, layer in module.named_modules()
+        if isinstance(layer, NarrowAttention) for own in ("q_proj", "k_proj", "v_proj")
+    }
