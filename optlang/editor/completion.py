@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from optlang.analysis.lower.search_settings import SAMPLERS
-from optlang.analysis.modules.declarations import FORMS, NEEDS, SHAPES, Facts
+from optlang.analysis.modules.declarations import WORDS, Facts
 from optlang.analysis.modules.names import Declared, PythonModule, Scope, Sort
 from optlang.analysis.modules.python_files import Signature, inside, objects
 from optlang.diagnostics.model import Span
@@ -50,17 +50,18 @@ _FACTS = {
     "needs": "what it must be given", "takes": "the forms of model that it takes", "gives": "the form that it gives",
     "traits": "what is true of what it leaves", "after": "what it comes after",
     "excludes": "what it cannot stand beside",
-    "performs": "the techniques that it carries out itself", "shape": "whether settings alone say the shape",
+    "performs": "the techniques that it carries out itself", "cost_depends_on": "what size and speed depend on",
     "steps": "the steps of a pipeline",
 }
 _FACTS_OF = {
-    "technique": ("param", "with", "calls", "needs", "takes", "gives", "traits", "after", "excludes", "shape"),
+    "technique": (
+        "param", "with", "calls", "needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on",
+    ),
     "runtime": ("param", "with", "calls", "needs", "takes", "traits", "excludes", "performs"),
     "pipeline": ("param", "with", "steps"), "model": ("param", "with", "calls"), "data": ("param", "with", "calls"),
     "params": ("param", "with"),
 }
 _STEPS = {"maybe": "in or out", "repeat": "a block several times", "when": "only if a condition holds"}
-_WORDS = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "shape": SHAPES}
 _CONDITION = ("and", "or", "not", "in", "none", "true", "false", "because")
 _OPERATORS = ("=", "in", "==", "!=", "<", ">", "<=", ">=", "..", "and", "or", "not", "+", "-", "*", "/", ",", "when")
 
@@ -152,8 +153,8 @@ class Offers:
             yield from _keywords({name: _FACTS[name] for name in _FACTS_OF[section]})
         elif words[0] == "with" and words[-1] in ("with", ","):
             yield from self._declared("params", sort="parameter")
-        elif words[0] in _WORDS:
-            yield from (Entry(name, "value", f"after `{words[0]}`") for name in _WORDS[words[0]])
+        elif words[0] in WORDS:
+            yield from (Entry(name, "value", f"after `{words[0]}`") for name in WORDS[words[0]])
         elif words[0] in ("after", "excludes", "performs"):
             yield from self._declared("technique", sort="step")
             yield from (Entry(name, "module", "all techniques of the module") for name in self.scope.library)

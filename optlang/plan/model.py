@@ -293,7 +293,7 @@ class Technique(Frozen):
     traits: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
-    shape: Literal["settings", "weights"] = "settings"
+    cost_depends_on: Literal["settings", "weights"] = "settings"
 
 
 class Runtime(Frozen):

@@ -61,8 +61,8 @@ _FORMS = {
     "onnx": "an ONNX file",
     "artifact": "what only its runtime can run",
 }
-_SHAPE = {
-    "settings": "Size and speed follow from the settings alone.",
+_COST = {
+    "settings": "Size and speed depend on the settings alone.",
     "weights": "Size and speed depend on the weights too.",
 }
 
@@ -350,4 +350,4 @@ def facts(node: tree.Declaration) -> Iterator[str]:
             shown = [f"all of `{name}`" if name in library()[0] else f"`{name}`" for name in clauses[keyword]]
         yield f"{title}: {(' or ' if keyword == 'takes' else ', ').join(shown)}"
     if node.kind == "technique":
-        yield _SHAPE[clauses.get("shape", ["settings"])[0]]
+        yield _COST[clauses.get("cost_depends_on", ["settings"])[0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optlang.diagnostics.model import Diagnostics, Fix
+from optlang.diagnostics.renamed import renamed
 from optlang.diagnostics.suggest import closest, slips
 from optlang.syntax.habits import advice as advice_of
 from optlang.syntax.source import Source
@@ -36,10 +37,13 @@ def keywords_like(word: str, keywords: Mapping[str, str], fitting: Iterable[str]
 
     Words of two letters (`as`, `in`, `or`) are given only where one slip makes them: the statement must fit with them.
     """
-    if "_" in word:
-        return []
     kinds = set(fitting)
     known = [text for text, kind in keywords.items() if kind in kinds]
+    new = renamed(word, known)
+    if new is not None:
+        return [keywords[new]]
+    if "_" in word:
+        return []
     found = closest(word, known)
     if found is None:
         short = [text for text in known if len(text) == 2 and word.lower() not in _WORDS]

@@ -214,7 +214,7 @@ def _hash(grammar: str) -> str:
 
 
 def _is_word(terminal: TerminalDef) -> bool:
-    return terminal.pattern.type == "str" and terminal.pattern.value.isalpha()
+    return terminal.pattern.type == "str" and terminal.pattern.value.isidentifier()
 
 
 def _yield_to_names(terminal: TerminalDef) -> None:

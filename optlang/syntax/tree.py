@@ -356,7 +356,7 @@ class Calls(Node):
 class Clause(Node):
     """A fact with names: `takes module, onnx`; `keyword` is its first word."""
 
-    keyword: Literal["needs", "takes", "gives", "traits", "after", "excludes", "performs", "shape"]
+    keyword: Literal["needs", "takes", "gives", "traits", "after", "excludes", "performs", "cost_depends_on"]
     paths: tuple[Path, ...]
 
 

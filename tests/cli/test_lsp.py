@@ -296,7 +296,7 @@ def test_what_is_offered_belongs_there(client: Client, typed: str, wanted: set[s
 def test_an_offer_says_type_domain_default_and_help(client: Client) -> None:
     ratio = client.offered("optlang 1\nstudy x { steps { channels { ra| } } }")["ratio"]
     assert ratio["detail"] == "ratio: ratio in 1% .. 95% = 50%"
-    assert ratio["documentation"] == "share of each layer's (or of all) channels to remove"
+    assert ratio["documentation"] == "share of the channels to remove, of each layer or of all (see `scope`)"
     assert ratio["textEdit"]["newText"] == "ratio"
     static = client.offered("optlang 1\nstudy x { steps { st| } }")["static"]
     whole = client.ask("completionItem/resolve", **static)["documentation"]["value"]
@@ -317,7 +317,7 @@ def test_python_beside_a_study_is_offered_and_never_run(client: Client) -> None:
 
 @pytest.mark.parametrize(("mark", "wanted"), [
     ("cha|nnels {", ["remove whole channels", "`ratio: ratio in 1% .. 95% = 50%`"]),
-    ("rat|io in", ["ratio: ratio in 1% .. 95% = 50%", "share of each layer"]),
+    ("rat|io in", ["ratio: ratio in 1% .. 95% = 50%", "share of the channels to remove"]),
     ("zoo.digits_|cnn", ["`width: int"]), ("z|oo.digits()", ["seed"]),
     ("onnx|runtime }", ["ONNX Runtime"]), ("maximize accu|racy", ["right answers"]),
     ("forbid thin.pr|une", ["knob thin.prune.ratio", "in [20%, 40%, 60%]"]),

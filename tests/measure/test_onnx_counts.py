@@ -21,7 +21,10 @@ from optlang.workload.export.onnx import export
 from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
-ZEROED = {"sparsity": 0.6, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": ()}
+ZEROED = {
+    "sparsity": 0.6, "relative_to": "all", "scope": "layer",
+    "importance": "l1", "samples": None, "keep": (), "only": (),
+}
 WANTS = QuantWants("uint8", "int8", False, True, True)
 
 pytestmark = pytest.mark.slow

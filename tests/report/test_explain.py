@@ -76,13 +76,14 @@ def test_every_setting_is_explained_with_a_right_example(param: object, tmp_path
 def test_a_page_in_its_own_words() -> None:
     assert explained("smooth") == """\
 technique smooth (quant.smooth)
-  part of the activations' range moved into the weights behind a LayerNorm, for Transformers
+  move part of the activations' range into the weights behind a LayerNorm, for Transformers
+  (SmoothQuant)
 
 Parameters:
 
     alpha: float in 0.0 .. 1.0 = 0.5
-        share of the range that goes into the weights; at 1 all channels of the activations have
-        one
+        share of the range that moves into the weights; 1: all channels of the activations have
+        one range afterwards
     samples: int in 1 .. 65536 = 256
         calibration samples
 
@@ -93,7 +94,7 @@ What it needs, takes and gives:
     gives: a PyTorch module
     traits: `weights_only`
     comes after: all of `prune`, all of `training`
-    Size and speed follow from the settings alone.
+    Size and speed depend on the settings alone.
 
 Example:
 

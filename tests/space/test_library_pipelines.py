@@ -54,7 +54,7 @@ class TestLottery:
         recipe = resolve(plan_of("lottery"), {"sparse": "ticket"})
         assert [step.technique for step in recipe.steps] == ["prune.magnitude", "prune.rewind", "training.train"] * 2
         assert settings(recipe, "sparsity") == [0.5, 0.5]
-        assert settings(recipe, "of") == ["left", "left"]
+        assert settings(recipe, "relative_to") == ["remaining", "remaining"]
         assert settings(recipe, "to") == ["start", "start"]
 
     def test_an_earlier_state_from_a_file(self) -> None:

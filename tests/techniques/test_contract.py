@@ -71,13 +71,14 @@ SETTINGS = {
         "temperature": 4.0, "hint": 0.0, "attention": 0.0,
     },
     "channels": {"ratio": 0.5, **_CHANNELS},
-    "channels_to_budget": {"aim": "macs", "share": 0.5, **_CHANNELS},
+    "channels_to_budget": {"resource": "macs", "share": 0.5, **_CHANNELS},
     "channels_to_latency": {"limit": "share", "share": 0.5, "time": None, **_CHANNELS},
-    "widths": {"aim": "macs", "share": 0.5, "levels": 2, "scored": 64, **_CHANNELS},
+    "widths": {"resource": "macs", "share": 0.5, "levels": 2, "scored": 64, **_CHANNELS},
     "heads": {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "keep": (), "only": ()},
     "units": {"ratio": 0.5, "importance": "l2", "samples": None, "round_to": 4, "keep": (), "only": ()},
     "magnitude": {
-        "sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": (),
+        "sparsity": 0.5, "relative_to": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (),
+        "only": (),
     },
     "two_four": {"keep": (), "only": ()},
     "rewind": {"checkpoint": None, "to": "start"},
@@ -88,8 +89,8 @@ SETTINGS = {
         "bias_correction": False, "keep": (), "only": (),
     },
     "mixed": {
-        "budget": "accuracy", "lose": 0.1, "held_out": 64, "share": None, "calibrator": "minmax", "percentile": None,
-        "bins": None, "samples": 64, "granularity": "auto", "keep": (), "only": (),
+        "budget": "accuracy", "max_drop": 0.1, "held_out": 64, "share": None, "calibrator": "minmax",
+        "percentile": None, "bins": None, "samples": 64, "granularity": "auto", "keep": (), "only": (),
     },
     "weight_only": {"bits": 8, "group": None, "symmetric": True, "keep": (), "only": ()},
     "qat": _TRAINING | {

@@ -31,7 +31,8 @@ from optlang.syntax import tree
 
 FORMS = ("module", "graph", "onnx", "artifact")
 NEEDS = ("training", "calibration", "runtime", "baseline", "latency", "gpu", "browser")
-SHAPES = ("settings", "weights")
+WORDS = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "cost_depends_on": ("settings", "weights")}
+"""The words that a clause may have; others name techniques or traits."""
 
 _EXAMPLES: dict[Dimension, Value] = {
     "count": 1, "ratio": 0.5, "number": 1.0, "time": 1.0, "bytes": 1, "bool": True, "names": (), "name": "name",
@@ -102,8 +103,8 @@ class Facts:
         name = declared.qualified
         if name not in self._techniques:
             node = _declaration(declared)
-            clauses = self._clauses(declared, node, ("needs", "takes", "gives", "traits", "after", "excludes", "shape"))
-            shape = clauses["shape"][0] if clauses["shape"] else "settings"
+            known = ("needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on")
+            clauses = self._clauses(declared, node, known)
             self._techniques[name] = Technique(
                 name=name,
                 help=node.help.value if node.help else "",
@@ -115,7 +116,7 @@ class Facts:
                 traits=clauses["traits"],
                 after=clauses["after"],
                 excludes=clauses["excludes"],
-                shape="weights" if shape == "weights" else "settings",
+                cost_depends_on="weights" if clauses["cost_depends_on"] == ("weights",) else "settings",
             )
         return self._techniques[name]
 
@@ -272,7 +273,7 @@ class Facts:
         self, declared: Declared, node: tree.Declaration, known: tuple[str, ...]
     ) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = dict.fromkeys(
-            ("needs", "takes", "gives", "traits", "after", "excludes", "performs", "shape"), ()
+            ("needs", "takes", "gives", "traits", "after", "excludes", "performs", "cost_depends_on"), ()
         )
         scope = self.scope_of(declared)
         for fact in node.facts:
@@ -291,7 +292,7 @@ class Facts:
                     help="take it away",
                 )
                 continue
-            words = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "shape": SHAPES}.get(fact.keyword)
+            words = WORDS.get(fact.keyword)
             for path in fact.paths:
                 name = path.text
                 if words is not None and name not in words:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import SETTINGS, VALUES, Words
 from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
+from optlang.diagnostics.renamed import renamed
 from optlang.diagnostics.suggest import certain, closest
 from optlang.syntax import tree
 
@@ -217,6 +218,9 @@ def suggestion(
 ) -> str | None:
     """A help that says what was meant, or `otherwise`. `words` are what the field calls such things."""
     known = list(dict.fromkeys(options))
+    new = renamed(word, known)
+    if new is not None:
+        return f"it is called `{new}` now"
     if words is not None:
         # A setting or a value is one of what is declared; techniques, runtimes and metrics of the library always are.
         answers = field_words.meant(word, words, known if words is SETTINGS or words is VALUES else None)
@@ -227,9 +231,11 @@ def suggestion(
 
 
 def only(span: Span, word: str, options: Iterable[str]) -> Fix | None:
-    """The fix of a word that can only be a misspelling of one of the options, and means nothing by itself."""
-    meant = certain(word, options)
-    return Fix(span, meant) if meant is not None and not field_words.is_known(word) else None
+    """The fix of a word that is an old name of one of the options, or can only be a misspelling of it."""
+    known = list(dict.fromkeys(options))
+    new = renamed(word, known)
+    meant = certain(word, known) if new is None and not field_words.is_known(word) else new
+    return Fix(span, meant) if meant is not None else None
 
 
 def either(options: Iterable[str]) -> str:

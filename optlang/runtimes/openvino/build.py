@@ -29,7 +29,7 @@ class OpenVino:
 
     `settings["hint"]` is what the runtime schedules for, `settings["precision"]` what it calculates in,
     `settings["file"]` which file it is ("onnx" or "ir"), and `settings["int8"]` whether NNCF makes it int8 ("none",
-    "nncf", or "accuracy": with as many layers in float as keep to `settings["lose"]`).
+    "nncf", or "accuracy": with as many layers in float as keep to `settings["max_drop"]`).
     """
 
     imports: ClassVar[tuple[str, ...]] = ("openvino",)

@@ -145,7 +145,7 @@ def _kept_accurate(
     """
     inputs, targets = data.held_out(HELD_OUT, SEED, int(settings.get("samples", 300)))
     quality = _quality(inputs, targets, target.batch, data)
-    lose = float(settings.get("lose", 0.01))
+    drop = float(settings.get("max_drop", 0.01))
     whole, points = quality(_openvino().Core().compile_model(model, "CPU"))
 
     def measure(compiled: Any, _: Iterable[Any]) -> tuple[float, None]:
@@ -154,7 +154,7 @@ def _kept_accurate(
     return nncf.quantize_with_accuracy_control(
         model, calibration, nncf.Dataset(list(_batches(inputs))), measure,
         # A loss has no scale of its own: what may be lost is a share of it.
-        max_drop=lose if points else lose * abs(whole), drop_type=nncf.DropType.ABSOLUTE, **common,
+        max_drop=drop if points else drop * abs(whole), drop_type=nncf.DropType.ABSOLUTE, **common,
     )
 
 

@@ -31,11 +31,11 @@ def cutting(state: ModelState, settings: Mapping[str, Any], context: Context) ->
         yield Cutter(state, settings, context)
 
 
-def measure_of(aim: str, cutter: Cutter) -> Callable[[nn.Module], float]:
+def measure_of(resource: str, cutter: Cutter) -> Callable[[nn.Module], float]:
     """What counts the multiply-accumulates ("macs", for one sample) or the "parameters" of a module."""
     from optlang.workload.model.operations import macs
 
-    if aim == "macs":
+    if resource == "macs":
         return lambda module: macs(module, cutter.example)
     return lambda module: float(counted(module)[0])
 

@@ -26,10 +26,10 @@ def channels_to_budget(state: ModelState, settings: Mapping[str, Any], context: 
     state = baked(state, context.data, context.study)
     share = float(settings["share"])
     with cutting(state, settings, context) as cutter:
-        measure = measure_of(str(settings["aim"]), cutter)
+        measure = measure_of(str(settings["resource"]), cutter)
         whole = measure(state.model)
         cut, ratio, reached = smallest_cut(
             cutter, _STEPS, share, lambda cut: measure(cut.module) / whole,
-            lambda value: f"{value:.1%} of the {settings['aim']}",
+            lambda value: f"{value:.1%} of the {settings['resource']}",
         )
         return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})

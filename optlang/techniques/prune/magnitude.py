@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def magnitude(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Zero the least important weights until `sparsity` of them are zero (Han et al., NeurIPS 2015).
 
-    Of each weight tensor with `scope` "layer", of all of them together with "global"; `of` "left" means a share of the
-    weights that are not zero yet, so that rounds of p leave (1 - p), (1 - p)^2, … (Frankle and Carbin, ICLR 2019).
+    Of each weight tensor with `scope` "layer", of all of them together with "global"; `relative_to` "remaining" means a
+    share of the weights that are not zero yet, so that rounds of p leave (1 - p), (1 - p)^2, … (Frankle and Carbin,
+    ICLR 2019).
     `importance` is the absolute value ("l1"), chance ("random"), |weight times gradient| on training batches ("taylor":
     Molchanov et al., CVPR 2019) or the second-order "fisher" (see `gradients.fisher`). Weights of convolutions, linear,
     recurrent, attention and embedding layers are pruned, biases and norms never. Zeros that are there already count
@@ -47,7 +48,7 @@ def magnitude(state: ModelState, settings: Mapping[str, Any], context: Context) 
             # What is zero already goes first, whatever the score says.
             ranked = torch.cat([scores[name].masked_fill(weights[name] == 0, -1.0).flatten() for name in pool])
             already = sum(int((weights[name] == 0).sum()) for name in pool)
-            kept = already if settings["of"] == "left" else 0
+            kept = already if settings["relative_to"] == "remaining" else 0
             wanted = kept + round(goal * (ranked.numel() - kept))
             asked += wanted
             if wanted <= already:

@@ -13,9 +13,6 @@ from optlang.techniques.shared.failures import FAILURES, exhausted, first_line
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# The edits that take weights away.
-_REMOVING = tuple(f"optlang.techniques.{name}:replay" for name in ("prune", "heads", "units"))
-
 
 def rewind(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Give the weights that are not pruned the values of an earlier state (Frankle and Carbin, ICLR 2019).
@@ -34,7 +31,7 @@ def rewind(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     if state.form != "module":
         raise Refusal(f"only a module can be set back, and the model is in the form {state.form}")
     masks = _masks(state)
-    if not masks and not any(edit.calls in _REMOVING for edit in state.edits):
+    if not masks and not any(edit.calls.startswith(f"{__package__}.") for edit in state.edits):
         raise Refusal(
             "nothing was pruned before: to set all weights back is to undo the steps before this one",
             help="magnitude, two_four, channels, heads or units before rewind",

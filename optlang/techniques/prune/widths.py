@@ -48,7 +48,7 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     pruned, or a layer cannot.
     """
     state = baked(state, context.data, context.study)
-    aim = str(settings["aim"])
+    resource = str(settings["resource"])
     with cutting(state, {**settings, "scope": "layer"}, context) as cutter:
         about: dict[str, JSON] = {
             name: list(item) if isinstance(item, list | tuple) else item
@@ -56,13 +56,13 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
         }
         scored: Any = context.memo("widths", about, lambda: _scored(cutter, settings, context))
         groups = {
-            name: [(float(ratio), float(saved[aim]), float(loss)) for ratio, saved, loss in levels]
+            name: [(float(ratio), float(saved[resource]), float(loss)) for ratio, saved, loss in levels]
             for name, levels in scored.items()
         }
         moves = ordered(groups)
         if not moves:
             raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
-        budget = _Budget(cutter, measure_of(aim, cutter), state.model, aim, float(settings["share"]))
+        budget = _Budget(cutter, measure_of(resource, cutter), state.model, resource, float(settings["share"]))
         candidates = [(1.0, budget.least(moves))]
         own = candidates[0][1].ratios
         names = [name for name, levels in groups.items() if levels]
@@ -82,8 +82,8 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
 def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> dict[str, JSON]:
     """For each group the levels that change it: ratio, shares of macs and parameters saved, growth of the loss."""
     whole = cutter.cut(0.0)
-    measures = {aim: measure_of(aim, cutter) for aim in ("macs", "parameters")}
-    before = {aim: measure(whole.module) for aim, measure in measures.items()}
+    measures = {name: measure_of(name, cutter) for name in ("macs", "parameters")}
+    before = {name: count(whole.module) for name, count in measures.items()}
     loss = _loss(whole.module, int(settings["scored"]), context)
     found: dict[str, JSON] = {}
     names = cutter.groups()
@@ -96,7 +96,7 @@ def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> di
             if not cut.removed or cut.history == history:
                 continue  # rounding leaves the width of the level before
             history = cut.history
-            saved: dict[str, JSON] = {aim: 1 - measure(cut.module) / before[aim] for aim, measure in measures.items()}
+            saved: dict[str, JSON] = {name: 1 - count(cut.module) / before[name] for name, count in measures.items()}
             change = _loss(cutter.recalibrated(cut).module, int(settings["scored"]), context) - loss
             levels.append([ratio, saved, change])
         found[name] = levels
@@ -158,10 +158,10 @@ class _Budget:
     """Finds cuts that leave at most a share of what is counted."""
 
     def __init__(
-        self, cutter: Cutter, measure: Callable[[nn.Module], float], model: nn.Module, aim: str, share: float
+        self, cutter: Cutter, measure: Callable[[nn.Module], float], model: nn.Module, resource: str, share: float
     ) -> None:
         self._cutter, self._measure, self._whole = cutter, measure, measure(model)
-        self._aim, self._share = aim, share
+        self._resource, self._share = resource, share
 
     def _tried(self, ratios: Mapping[str, float]) -> _Fit:
         rounded = {name: round(ratio, 6) for name, ratio in ratios.items()}
@@ -176,8 +176,8 @@ class _Budget:
         low, high, best = 0, len(moves), self._tried(dict(moves))
         if not self._holds(best):
             raise Refusal(
-                f"{self._share:.1%} of the {self._aim} cannot be reached by removing channels: {MAX_RATIO:.0%} of each "
-                f"layer's leave {best.reached:.1%}, and the largest layer then is {largest_layer(best.cut.module)}",
+                f"{self._share:.1%} of the {self._resource} cannot be reached by removing channels: {MAX_RATIO:.0%} of "
+                f"each layer's leave {best.reached:.1%}, and the largest layer then is {largest_layer(best.cut.module)}",
                 help="a larger share, a smaller round_to, or fewer layers in keep",
             )
         while high - low > 1:

@@ -35,8 +35,8 @@ _ROUNDING = 1e-9
 def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Static int8 with layers put back into float, the most sensitive first, until (or as long as) `budget` holds.
 
-    - "accuracy": as few in float as lose at most `lose` points of accuracy on `held_out` samples of 'train' that set no
-      range (of a task without accuracy: whose loss rises by at most that share);
+    - "accuracy": as few in float as lose at most `max_drop` points of accuracy on `held_out` samples of 'train' that
+      set no range (of a task without accuracy: whose loss rises by at most that share);
     - "size": as many in float as fit into `share` of the float file's bytes; a layer that does not fit is passed over;
     - "latency": as many in float as the runtime runs in at most `share` of the float model's time, found by bisection.
 
@@ -160,7 +160,7 @@ class _Bench:
 def _chosen(ranked: Sequence[str], settings: Mapping[str, Any], bench: _Bench) -> tuple[list[str], float]:
     """The layers to leave in float, out of `ranked` (worst first), and what the budget then comes to."""
     if settings["budget"] == "accuracy":
-        return _fewest(ranked, bench.loss_of_quality(), float(settings["lose"]) + _ROUNDING)
+        return _fewest(ranked, bench.loss_of_quality(), float(settings["max_drop"]) + _ROUNDING)
     if settings["budget"] == "size":
         return _that_fit(ranked, bench.share_of_bytes, float(settings["share"]))
     return _most(ranked, bench.share_of_time(), float(settings["share"]))
@@ -186,7 +186,7 @@ def _fewest(ranked: Sequence[str], lost: Callable[[Sequence[str]], float], limit
         raise Refusal(
             f"no choice of layers loses at most {limit:.2%}: the least that was reached is {seen[best]:.2%}, with "
             + (f"{', '.join(ranked[:best])} in float" if best else "every layer in int8"),
-            help="a larger `lose`, or more calibration `samples`",
+            help="a larger `max_drop`, or more calibration `samples`",
         )
     while high - low > 1:
         middle = (low + high) // 2

@@ -45,7 +45,7 @@ def macs(module: nn.Module, inputs: Mapping[str, Tensor]) -> float:
     """Multiply-accumulates for one sample of `inputs` (see `operations`); `Refusal` where they cannot be counted."""
     found = operations(module, inputs)
     if found.macs is None:
-        raise Refusal(f"the model's macs cannot be counted: {found.why}", help="aim = parameters")
+        raise Refusal(f"the model's macs cannot be counted: {found.why}", help="resource = parameters")
     return found.macs
 
 

@@ -173,7 +173,7 @@ def test_float16_keeps_what_is_sensitive_and_what_was_named(images, tmp_path):
 
 def test_zeros_are_left_out_where_they_are_half(images, tmp_path):
     prune = imports.find("optlang.techniques.prune.magnitude:magnitude", STUDY)
-    settings = {"sparsity": 0.8, "of": "all", "scope": "layer", "importance": "l1", "keep": ("5",), "only": ()}
+    settings = {"sparsity": 0.8, "relative_to": "all", "scope": "layer", "importance": "l1", "keep": ("5",), "only": ()}
     pruned = prune(named("mlp"), settings, Context(images, 1, tmp_path, STUDY))
     plain = build(pruned, images, tmp_path / "plain")
     sparse = build(pruned, images, tmp_path / "sparse", weights="sparse")

@@ -83,7 +83,7 @@ def test_its_own_files_answer_as_the_onnx_file(trained, digits, tmp_path):
 def test_int8_is_small_and_right(way, trained, digits, tmp_path):
     pytest.importorskip("nncf", reason="NNCF is not installed")
     plain = built(trained, digits, tmp_path / "plain", file="ir")
-    settings = {"int8": way, "samples": 200} | ({"lose": 0.01} if way == "accuracy" else {})
+    settings = {"int8": way, "samples": 200} | ({"max_drop": 0.01} if way == "accuracy" else {})
     small = built(trained, digits, tmp_path / "small", **settings)
     assert small.about["int8"] == way
     assert len(layers(small, "FakeQuantize")) >= 3

@@ -25,8 +25,8 @@ def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
 
 
-def until(state, data, aim, share, **changed):
-    settings = {**CHANNELS, "aim": aim, "share": share, **changed}
+def until(state, data, resource, share, **changed):
+    settings = {**CHANNELS, "resource": resource, "share": share, **changed}
     return channels_to_budget(state, settings, Context(data, 1, Path(), STUDY))
 
 
@@ -34,8 +34,8 @@ def within(state, data, clock, **changed):
     return channels_to_latency(state, CHANNELS | changed, Context(data, 1, Path(), STUDY, latency=clock))
 
 
-def size(state, aim):
-    if aim == "parameters":
+def size(state, resource):
+    if resource == "parameters":
         return sum(item.numel() for item in state.model.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         state.model(torch.zeros(1, 1, 8, 8))
@@ -44,13 +44,13 @@ def size(state, aim):
 
 class TestUntil:
     @pytest.mark.parametrize(
-        ("network", "aim", "scope"),
+        ("network", "resource", "scope"),
         [("cnn", "macs", "layer"), ("residual", "parameters", "global"), ("depthwise", "macs", "layer")],
     )
-    def test_no_more_is_left_and_a_smaller_ratio_leaves_more(self, images, network, aim, scope):
+    def test_no_more_is_left_and_a_smaller_ratio_leaves_more(self, images, network, resource, scope):
         state = start(network, width=32)
-        result = until(state, images, aim, 0.33, scope=scope)
-        left = size(result, aim) / size(state, aim)
+        result = until(state, images, resource, 0.33, scope=scope)
+        left = size(result, resource) / size(state, resource)
         assert 0.2 < left <= 0.33
         assert result.notes["prune.reached"] == pytest.approx(left)
         ratio = result.notes["prune.ratio"]
@@ -58,7 +58,7 @@ class TestUntil:
         context = Context(images, 1, Path(), STUDY)
         same, less = (channels(state, settings | {"ratio": item}, context) for item in (ratio, ratio - 0.001))
         assert same.edits == result.edits
-        assert size(less, aim) / size(state, aim) > 0.33
+        assert size(less, resource) / size(state, resource) > 0.33
 
     def test_shares_of_what_it_comes_with(self, images):
         state = start(width=32)

@@ -293,7 +293,7 @@ class TestAfterwards:
     def test_zeros_stay_meant(self, images, tmp_path):
         context = Context(images, 1, tmp_path, STUDY)
         zeroed = {
-            "sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (),
+            "sparsity": 0.5, "relative_to": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (),
             "only": (FIRST,),
         }
         result = finetune(run(magnitude(start(), zeroed, context), images, only=(FIRST,)), TRAINING, context)

@@ -19,7 +19,10 @@ from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from tests.techniques.subjects import STUDY, start
 
-SETTINGS = {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": 128, "keep": (), "only": ()}
+SETTINGS = {
+    "sparsity": 0.5, "relative_to": "all", "scope": "layer",
+    "importance": "l1", "samples": 128, "keep": (), "only": (),
+}
 TRAINING = {
     "epochs": 1, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
@@ -85,7 +88,7 @@ class TestMagnitude:
     def test_a_share_of_what_is_left(self, images):
         found = start("mlp")
         for number in (1, 2, 3):
-            found = run(found, images, sparsity=0.2, of="left", scope="global")
+            found = run(found, images, sparsity=0.2, relative_to="remaining", scope="global")
             whole = sum(item.weight.numel() for item in layers(found.model))
             zeros = sum(int(mask.sum()) for mask in masks(found.model))
             assert zeros / whole == pytest.approx(1 - 0.8**number, abs=1 / whole)

@@ -18,7 +18,10 @@ from optlang.workload.model import modules
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"checkpoint": None, "to": "start"}
-SPARSE = {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None, "keep": (), "only": ()}
+SPARSE = {
+    "sparsity": 0.5, "relative_to": "all", "scope": "layer",
+    "importance": "l1", "samples": None, "keep": (), "only": (),
+}
 CUT = {
     "ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "round_to": 4, "keep": (), "only": (),
     "recalibrate": 0,

@@ -15,7 +15,7 @@ from optlang.workload.data import dataset as data_module
 from tests.techniques.subjects import STUDY, start
 
 CHANNELS = {"importance": "l2", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
-SETTINGS = CHANNELS | {"aim": "macs", "share": 0.5, "levels": 4, "scored": 128}
+SETTINGS = CHANNELS | {"resource": "macs", "share": 0.5, "levels": 4, "scored": 128}
 TRAINING = {
     "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01, "amp": "none",
     "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
@@ -42,8 +42,8 @@ class Kept(dict):
         return self[key]
 
 
-def size(state, aim="macs"):
-    if aim == "parameters":
+def size(state, resource="macs"):
+    if resource == "parameters":
         return sum(item.numel() for item in state.model.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         state.model(torch.zeros(1, 1, 8, 8))
@@ -99,7 +99,7 @@ class TestScores:
 
     def test_another_budget_does_not_score_again(self, images):
         state, kept = start(), Kept()
-        for changed in ({}, {"share": 0.3}, {"aim": "parameters"}):
+        for changed in ({}, {"share": 0.3}, {"resource": "parameters"}):
             run(state, images, kept, **changed)
         assert len(kept) == 1
         run(state, images, kept, keep=("0",))
@@ -114,13 +114,13 @@ class TestScores:
 
 class TestBudget:
     @pytest.mark.parametrize(
-        ("network", "aim", "share"),
+        ("network", "resource", "share"),
         [("cnn", "macs", 0.33), ("residual", "parameters", 0.5), ("depthwise", "macs", 0.5), ("mlp", "macs", 0.2)],
     )
-    def test_no_more_is_left_and_hardly_less(self, images, network, aim, share):
+    def test_no_more_is_left_and_hardly_less(self, images, network, resource, share):
         state = start(network)
-        result = run(state, images, aim=aim, share=share)
-        left = size(result, aim) / size(state, aim)
+        result = run(state, images, resource=resource, share=share)
+        left = size(result, resource) / size(state, resource)
         # One channel of these nets is some hundredths.
         assert share - 0.08 < left <= share
         assert result.notes["prune.reached"] == pytest.approx(left)
@@ -160,7 +160,7 @@ def test_at_equal_macs_less_is_lost_than_with_one_ratio_for_all(images):
         state = train(start(network), TRAINING | {"epochs": epochs}, context)
         before, kept = loss(state, images), Kept()
         for share in (0.75, 0.5, 0.33):
-            one = channels_to_budget(state, CHANNELS | {"scope": "layer", "aim": "macs", "share": share}, context)
+            one = channels_to_budget(state, CHANNELS | {"scope": "layer", "resource": "macs", "share": share}, context)
             # Not more than the other has left.
             own = run(state, images, kept, share=one.notes["prune.reached"], levels=8, scored=512)
             assert size(own) <= size(one)

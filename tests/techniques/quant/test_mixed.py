@@ -35,7 +35,7 @@ SCALES = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto", "keep": (),
     "only": (),
 }
-SETTINGS = SCALES | {"budget": "accuracy", "lose": 0.01, "held_out": 512, "share": None}
+SETTINGS = SCALES | {"budget": "accuracy", "max_drop": 0.01, "held_out": 512, "share": None}
 # Wide enough everywhere: what is in question here is no processor's overflow.
 WANTS = QuantWants("uint8", "int8", False, True, True)
 TRAINING = {
@@ -144,7 +144,7 @@ class TestScores:
             return kept[key]
 
         for number, changed in enumerate((
-            {"lose": 0.01}, {"lose": 0.05, "held_out": 100}, {"budget": "size", "share": 0.6},
+            {"max_drop": 0.01}, {"max_drop": 0.05, "held_out": 100}, {"budget": "size", "share": 0.6},
             {"budget": "latency", "share": 0.9, "latency": lambda state: 1.0 if state.form == "module" else 0.5},
         )):
             run(trained, images, tmp_path / str(number), memo=memo, **changed)
@@ -169,7 +169,7 @@ class TestAccuracy:
 
     def test_what_was_lost_is_noted_as_it_is(self, harmed, images, tmp_path):
         # Of 1200 training samples 64 set the ranges: all others were asked.
-        result = run(harmed, images, tmp_path, held_out=100000, lose=1.0)
+        result = run(harmed, images, tmp_path, held_out=100000, max_drop=1.0)
         inputs, labels = images.held_out(100000, 1, 64)
         values = inputs["input"]
         assert len(values) == 1136
@@ -192,7 +192,7 @@ class TestAccuracy:
                 return {"right": (outputs.argmax(1) == targets).float().mean()}
 
         data = data_module.load(Factory("networks.py:images", {"count": 1200, "task": Task()}), STUDY)
-        result = run(harmed, data, tmp_path, lose=0.05)
+        result = run(harmed, data, tmp_path, max_drop=0.05)
         assert set(result.notes["mixed.float"]) == {"0", "2"}
         assert result.notes["mixed.reached"] <= 0.05
 
@@ -273,9 +273,9 @@ class TestLatency:
             return trial.carry_out(job, trial_context, lambda _: None, []).notes
 
         try:
-            found = notes(budget="latency", share=0.99, lose=None, held_out=None)
+            found = notes(budget="latency", share=0.99, max_drop=None, held_out=None)
             assert 0 < found["mixed.reached"] <= 0.99
-            other = notes(budget="size", share=0.6, lose=None, held_out=None)
+            other = notes(budget="size", share=0.6, max_drop=None, held_out=None)
         finally:
             trial_context.bench.close()
         assert other["mixed.sqnr"] == found["mixed.sqnr"]

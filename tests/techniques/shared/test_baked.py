@@ -36,9 +36,9 @@ from optlang.workload.model.parametrized import parametrized, plain_copy
 from tests.techniques.subjects import STUDY
 
 OPEN = {"keep": (), "only": ()}
-SPARSE = OPEN | {"sparsity": 0.5, "of": "all", "scope": "layer", "importance": "l1", "samples": None}
+SPARSE = OPEN | {"sparsity": 0.5, "relative_to": "all", "scope": "layer", "importance": "l1", "samples": None}
 CUT = OPEN | {"ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "round_to": 4, "recalibrate": 0}
-UNTIL = {**CUT, "aim": "parameters", "share": 0.6}
+UNTIL = {**CUT, "resource": "parameters", "share": 0.6}
 WIDTHS = {**UNTIL, "levels": 2, "scored": 64}
 RANGES = OPEN | {"calibrator": "minmax", "percentile": None, "bins": None, "samples": 64}
 STATIC = RANGES | {"granularity": "auto", "bias_correction": False}

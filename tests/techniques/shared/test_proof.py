@@ -113,8 +113,8 @@ class TestLeftAlone:
 
     def test_the_other_techniques_leave_them_alone_too(self, images):
         for technique, settings in (
-            (channels_to_budget, {"aim": "parameters", "share": 0.8}),
-            (widths, {"aim": "parameters", "share": 0.8, "levels": 2, "scored": 64}),
+            (channels_to_budget, {"resource": "parameters", "share": 0.8}),
+            (widths, {"resource": "parameters", "share": 0.8, "levels": 2, "scored": 64}),
         ):
             state = start("shuffled")
             result = technique(state, SETTINGS | settings, context(images))

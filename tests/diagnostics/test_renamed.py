@@ -1,0 +1,48 @@
+"""Old words of the language: each is an error that names the new word, and `check --fix` writes it."""
+
+from pathlib import Path
+
+import pytest
+
+from optlang.cli.app import command
+from optlang.diagnostics.renamed import RENAMED
+
+STUDY = """optlang 1
+{above}
+study small {{
+  model net  = zoo.digits_cnn()
+  data  seen = zoo.digits()
+  target here {{ runtime in {{ eager; openvino }} }}
+  steps {{ maybe {step} }}
+  minimize size
+}}
+"""
+MINE = 'technique mine {\n  calls "mine.py:mine"\n  shape weights\n}\n'
+PLACES = {
+    "channels_until": ("", "channels_until"),
+    "channels_within": ("", "prune.channels_within"),
+    "aim": ("", "widths { aim = parameters }"),
+    "lose": ("", "mixed { lose = 2% }"),
+    "of": ("", "magnitude { of = all }"),
+    "left": ("", "magnitude { relative_to = left }"),
+    "shape": (MINE, "mine"),
+}
+
+
+def test_every_old_word_is_tried():
+    assert list(PLACES) == list(RENAMED)
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_word_is_reported_and_fixed(
+    old: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def mine(state, settings, context): ...\n")
+    above, step = PLACES[old]
+    text = STUDY.format(above=above, step=step)
+    Path("small.opt").write_text(text)
+    assert command(["check", "small.opt"]) == 1
+    assert f"{RENAMED[old]}`" in capsys.readouterr().out
+    assert command(["check", "--fix", "small.opt"]) == 0
+    assert Path("small.opt").read_text() == text.replace(old, RENAMED[old])
