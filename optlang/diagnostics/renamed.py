@@ -19,5 +19,5 @@ RENAMED = {
 def renamed(word: str, options: Iterable[str]) -> str | None:
     """The new name of `word`, which may be qualified (`prune.channels_until`), where it is one of `options`."""
     module, dot, name = word.rpartition(".")
-    new = f"{module}{dot}{RENAMED[name]}" if name in RENAMED else None
-    return new if new in options else None
+    new = f"{module}{dot}{RENAMED.get(name, name)}"
+    return new if name in RENAMED and new in options else None

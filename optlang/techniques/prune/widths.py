@@ -177,7 +177,8 @@ class _Budget:
         if not self._holds(best):
             raise Refusal(
                 f"{self._share:.1%} of the {self._resource} cannot be reached by removing channels: {MAX_RATIO:.0%} of "
-                f"each layer's leave {best.reached:.1%}, and the largest layer then is {largest_layer(best.cut.module)}",
+                f"each layer's leave {best.reached:.1%}, and the largest layer then is "
+                f"{largest_layer(best.cut.module)}",
                 help="a larger share, a smaller round_to, or fewer layers in keep",
             )
         while high - low > 1:
