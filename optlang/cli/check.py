@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optlang.cli.exits import WRONG, colored, counted, usage
+from optlang.cli.exits import WRONG, colored, usage
 from optlang.cli.options import CheckFormat
+from optlang.plan.quantities import counted
 
 if TYPE_CHECKING:
     from optlang.analysis.load import Loaded

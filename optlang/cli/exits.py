@@ -23,11 +23,6 @@ def colored(stream: Any) -> bool:
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
-def counted(count: int, word: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
 def width() -> int | None:
     """The terminal's width; None where the output goes to a file or a pipe, which have none."""
     return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from optlang.cli.check import opt_files, read_or_refuse
-from optlang.cli.exits import WRONG, colored, counted, usage
+from optlang.cli.exits import WRONG, colored, usage
+from optlang.plan.quantities import counted
 
 
 def fmt(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optlang.cli.check import plan_of
-from optlang.cli.exits import counted, usage
+from optlang.cli.exits import usage
 from optlang.cli.options import DEFAULT_DB, Db, Sets, StudyFile
+from optlang.plan.quantities import counted, in_seconds
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
@@ -47,8 +48,6 @@ def plan(
     sys.stdout.writelines(f"{line}\n" for line in _refused(study, file, db))
     seconds = _seconds_a_trial(study.study, db)
     if seconds is not None:
-        from optlang.plan.quantities import in_seconds
-
         sys.stdout.write(
             f"\nA searched trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
             f"{in_seconds(seconds * study.search.trials)}.\n"

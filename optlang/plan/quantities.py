@@ -110,3 +110,8 @@ def apart(one: float, other: float, unit: str) -> tuple[str, str, str]:
         if one == other or (texts[0] != texts[1] and texts[2] != difference(0.0, unit, more)):
             break
     return texts
+
+
+def counted(count: float, noun: str) -> str:
+    """`1 trial`, `2,000 trials`."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"

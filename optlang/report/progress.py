@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from optlang.interfaces import JSON
-from optlang.plan.quantities import compared, in_seconds, quantity
-from optlang.report.tables import counted, heading
+from optlang.plan.quantities import compared, counted, in_seconds, quantity
+from optlang.report.tables import heading
 from optlang.run.events import Comparison, RunStarted, TrialFinished, TrialStarted
 
 Words: TypeAlias = Callable[[TrialStarted], str]

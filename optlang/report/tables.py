@@ -233,8 +233,3 @@ def printed(content: Table | str, width: int | None, color: bool) -> str:
 def heading(metric: str) -> str:
     """A metric at the head of a column."""
     return metric.replace(".compressed", ", zstd").replace(".", " ")
-
-
-def counted(count: int, word: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.diagnostics.command_line import command
-from optlang.plan.quantities import change, compared, quantity, times
+from optlang.plan.quantities import change, compared, counted, quantity, times
 from optlang.report.front import Figure, Front, Tradeoffs, TrialSummary
-from optlang.report.tables import cells, counted, heading, printed
+from optlang.report.tables import cells, heading, printed
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from optlang.plan.quantities import compared, quantity
+from optlang.plan.quantities import compared, counted, quantity
 from optlang.report.export.web import SERVER
-from optlang.report.tables import counted
 
 _FIRST = ("size", "latency.p50", "latency.p95", "accuracy", "agreement", "memory.peak", "load_time")
 

@@ -25,7 +25,7 @@ from optlang.plan.model import (
     Step,
     Target,
 )
-from optlang.report.plan.describe import Words
+from optlang.report.plan.words import Words
 from optlang.space.compatibility import label_of
 
 Shape: TypeAlias = Literal["ends", "step", "knob", "repeat"]

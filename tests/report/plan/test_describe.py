@@ -30,13 +30,13 @@ knobs (4)
 
 pipeline
   rounds: 0 .. 2 times
-    channels { ratio in [10%, 30%]; importance = l2; scope = layer; round_to = 4; recalibrate = 0 }
+    channels { ratio in [10%, 30%] }
   precision: one of
     none
-    static { calibrator = minmax; samples = 256; granularity = auto; bias_correction = false }
+    static
 
 target
-  here: device cpu, threads 1, batch 1
+  here
     eager
     onnxruntime
     openvino
@@ -61,14 +61,17 @@ goals
 
 a trial
   0 to 3 techniques, 0 epochs of training
-  one build, one measurement of 5 rounds beside the baseline
-  what a step makes is kept: a trial that begins as one before it goes on from there
+  one build, one measurement of 5 rounds next to the baseline
+  results of steps are cached: a trial that starts with the same steps as an earlier one reuses them
 
 a run
   the baseline, then 4 trials of one technique alone (fewer where a runtime cannot run here), then 10 searched trials
 
 search
-  sampler auto, 10 searched trials, at most 10min a trial, seed 1
+  trials = 10
+  seed = 1
+
+All other settings are the declared defaults: `optlang explain NAME` shows them.
 """
 
 
@@ -83,6 +86,24 @@ def test_all_that_is_said_of_a_study(plan_of: Callable[..., Plan]) -> None:
         require accuracy >= 90%
     """)
     assert text(describe(plan, Size(exact=False, continuous=("lr",)), 4)) == EXPECTED
+
+
+def test_what_differs_from_the_defaults_is_said_and_nothing_else(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of("""
+        steps {
+          finetune { epochs = 3; optimizer in {sgd, adamw}; lr = 0.003 }
+          maybe static { samples = 64; calibrator = minmax }
+        }
+        measure { rounds = 7; round_seconds = 20ms }
+    """, target="target here { threads = 2; batch in [1, 8]; runtime = onnxruntime { graph = all; spinning = false } }",
+        search="sampler = tpe { startup = 12 }; timeout = 5min; ladder = false")
+    said = text(describe(plan, Size(), 0))
+    assert "  maybe static { samples = 64 }\n" in said
+    assert "  finetune { lr = 0.003; optimizer in {sgd, adamw} }\n" in said
+    assert "  here { threads = 2; batch in [1, 8] }\n    onnxruntime { spinning = false }\n" in said
+    assert "search\n  sampler = tpe { startup = 12 }\n  timeout = 5min\n  ladder = false\n" in said
+    assert "measure\n  rounds = 7\n  round_seconds = 20ms\n" in said
+    assert "calibrator" not in said, "a default that the study repeats"
 
 
 def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) -> None:
