@@ -4,7 +4,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from optlang.analysis.modules.load import library, load
+from optlang.analysis.load import load
+from optlang.analysis.modules.library import library
 
 STUDY = """{above}
 study all {{
