@@ -107,15 +107,22 @@ def _belongs(module: Any, folder: Path) -> bool:
 
 
 def _is_users(file: str, folder: Path) -> bool:
-    path = Path(file)
-    if not path.is_absolute():
-        return False
-    if path.resolve().is_relative_to(_OWN):
-        return False
-    for candidate in (path, path.resolve()):
-        if candidate.is_relative_to(folder):
-            return not _FOREIGN.intersection(candidate.relative_to(folder).parts)
+    above = folder.parts
+    for parts in _parts(file):
+        if parts[:len(above)] == above:
+            return not _FOREIGN.intersection(parts[len(above):])
     return False
+
+
+@functools.cache
+def _parts(file: str) -> tuple[tuple[str, ...], ...]:
+    """The parts of the path as it is written and as it resolves; none of one that is relative or optlang's own.
+
+    Kept: every loaded module, thousands with torch, is looked at when a process turns to another study.
+    """
+    path = Path(file)
+    real = path.resolve()
+    return (path.parts, real.parts) if path.is_absolute() and not real.is_relative_to(_OWN) else ()
 
 
 @contextlib.contextmanager
