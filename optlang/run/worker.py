@@ -14,8 +14,8 @@ from optlang.interfaces import Measurement, OptlangError, Refusal
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
 from optlang.run.progress_file import ProgressWriter
-from optlang.techniques.shared.failures import exhausted
 from optlang.workload import process_state
+from optlang.workload.failures import exhausted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def _asked(job: RuntimeJob, question: str) -> str | Failure | None:
         if question != "available" and not hasattr(runtime, question):
             return None
         reason: str | None = getattr(runtime, question)()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a plug-in's code may raise anything: the loop is told why
         return _failure(error)
     return reason
 
@@ -62,7 +62,7 @@ def prepare(job: PrepareJob) -> Failure | None:
 
         module = modules.make(job.workload.model, job.workload.study)
         _check_metrics(_laboratory(job.workload).data, module, job.task_metrics, job.workload)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the loop is told why
         return _failure(error)
     return None
 
@@ -74,7 +74,7 @@ def carry_out(job: TrialJob) -> Result:
         from optlang.run import trial
 
         return trial.carry_out(job, _laboratory(job.workload), ProgressWriter(job.progress), done)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the loop is told why
         return Result(steps=tuple(done), failure=_failure(error))
 
 
@@ -84,7 +84,7 @@ def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Fail
         from optlang.run import trial
 
         return trial.measure_front(job, _laboratory(job.workload), ProgressWriter(job.progress))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the loop is told why
         return _failure(error)
 
 

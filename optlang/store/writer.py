@@ -269,13 +269,13 @@ class Writer:
         self._next_drain = time.monotonic() + _EVERY
 
     def _drain(self) -> None:
+        import duckdb
+
         connection = database.open_file(self.db)
         try:
             while drain_batch(connection, self.db, self._journal.id, self._viewed):
                 pass
-        except OutsideError:
-            raise
-        except Exception as error:
+        except (duckdb.Error, OSError) as error:
             raise database.failed(self.db, error) from error
         finally:
             connection.close()

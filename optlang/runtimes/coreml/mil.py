@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optlang.interfaces import Refusal
-from optlang.workload import process_state
+from optlang.workload import failures, process_state
 from optlang.workload.export import torch_export, tracing
 
 if TYPE_CHECKING:
@@ -103,16 +102,14 @@ def convert(
     precision = ct.precision.FLOAT32
     if in_half is not None:
         precision = ct.transform.FP16ComputePrecision(lambda item: in_half(layer_of(item), item.op_type))
-    try:
+    with failures.refused(
+        "Core ML has no program for the model",
+        help="write that part of forward with other operators, or keep to the runtime executorch",
+    ):
         model = ct.convert(
             source, convert_to="mlprogram", minimum_deployment_target=target, compute_precision=precision,
             skip_model_load=True, **options,
         )
-    except Exception as error:
-        raise Refusal(
-            f"Core ML has no program for the model: {tracing.first_line(error)}",
-            help="write that part of forward with other operators, or keep to the runtime executorch",
-        ) from error
     return model, layer_of
 
 

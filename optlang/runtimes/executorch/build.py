@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optlang.interfaces import JSON, Arrays, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.workload import failures
 
 if TYPE_CHECKING:
     import numpy
@@ -144,14 +145,9 @@ def _lowered(program: Any) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    from optlang.workload.export import tracing
 
-    try:
+    with failures.refused("ExecuTorch cannot lower the model", help="keep to the runtime onnxruntime"):
         return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    except Exception as error:
-        raise Refusal(
-            f"ExecuTorch cannot lower the model: {tracing.first_line(error)}", help="keep to the runtime onnxruntime"
-        ) from error
 
 
 def _check_smaller(lowered: Any, program: Any) -> None:
@@ -182,7 +178,7 @@ def _prove(path: Path, example: Mapping[str, Tensor], right: nn.Module, outputs:
         except RuntimeError as error:
             if count < most:
                 return most
-            raise Refusal(f"ExecuTorch does not run the model: {tracing.first_line(error)}") from error
+            raise Refusal(f"ExecuTorch does not run the model: {failures.message_of(error)}") from error
         wanted = tracing.answers_of(right, given).values()
         tracing.agree(dict(zip(outputs, wanted, strict=True)), answers, "the lowered model", share)
     return 1

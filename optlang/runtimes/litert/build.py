@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optlang.interfaces import JSON, Arrays, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.workload import failures
 
 if TYPE_CHECKING:
     import numpy
@@ -175,13 +176,8 @@ def _converted(module: nn.Module, example: Mapping[str, Tensor]) -> bytes:
     from optlang.workload.export import tracing
 
     wrapped = tracing.Positional(module, tuple(example)).eval()
-    try:
+    with failures.refused("LiteRT's converter does not take the model", help="keep to the runtime onnxruntime"):
         return bytes(litert_torch.convert(wrapped, tuple(example.values())).model_content())
-    except Exception as error:
-        raise Refusal(
-            f"LiteRT's converter does not take the model: {tracing.first_line(error)}",
-            help="keep to the runtime onnxruntime",
-        ) from error
 
 
 def _prove(

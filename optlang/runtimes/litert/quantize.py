@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal, Request
 from optlang.runtimes.litert import tflite
-from optlang.workload import process_state
+from optlang.workload import failures, process_state
 from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def quantized(
     if not any(item.weights is not None for item in _wanted(graph, module, request)):
         torch_export.mostly(graph.weights(content), module, settings, "int8", _FEWER)
     # Bars of progress, and its words about its own way to calibrate.
-    with contextlib.redirect_stderr(io.StringIO()), process_state.quiet(("absl",), _REMARKS):
-        try:
-            answer = _rewritten(content, graph, module, request, samples)
-        except Exception as error:
-            raise Refusal(f"ai-edge-quantizer does not take the model: {type(error).__name__}: {error}") from error
+    with (
+        contextlib.redirect_stderr(io.StringIO()), process_state.quiet(("absl",), _REMARKS),
+        failures.refused("ai-edge-quantizer does not take the model"),
+    ):
+        answer = _rewritten(content, graph, module, request, samples)
     found = graph.weights(answer)
     left = request.technique == "dynamic" and any(
         item.kind == "convolution" and not item.quantized for item in found

@@ -19,6 +19,7 @@ from optlang.interfaces import (
     Session,
     TargetSpec,
 )
+from optlang.workload import failures
 
 if TYPE_CHECKING:
     import numpy
@@ -108,12 +109,10 @@ class OnnxRuntime:
         # A layout of images is for convolutions alone; without them it ends the process (ONNX Runtime 1.32) where a
         # Transformer is in float16.
         skipped = [] if artifact.about.get("convolutions", True) else [_LAYOUT]
-        try:
+        with failures.refused("ONNX Runtime does not load the model"):
             session = onnxruntime.InferenceSession(
                 str(artifact.folder / file), options, providers=_providers(provider), disabled_optimizers=skipped,
             )
-        except Exception as error:  # its exceptions have no common base of their own
-            raise Refusal(f"ONNX Runtime does not load the model: {_first_line(error)}") from error
         if provider == "cpu":
             return _Open(session, artifact.outputs)
         return _Bound(session, artifact.outputs, "cuda")
@@ -150,14 +149,12 @@ def _as_ort(artifact: Artifact, level: str) -> Artifact:
     options = _options({**_DEFAULTS, "graph": level}, 1)
     options.optimized_model_filepath = str(artifact.folder / "model.ort")
     options.add_session_config_entry("session.save_model_format", "ORT")
-    try:
+    with failures.refused("ONNX Runtime does not write the model in its own format"):
         # As onnxruntime.tools.convert_onnx_models_to_ort does it: the layout of images is for x86 alone.
         onnxruntime.InferenceSession(
             str(artifact.folder / "model.onnx"), options, providers=["CPUExecutionProvider"],
             disabled_optimizers=[_LAYOUT],
         )
-    except Exception as error:  # its exceptions have no common base of their own
-        raise Refusal(f"ONNX Runtime does not write the model in its own format: {_first_line(error)}") from error
     for item in artifact.files:
         (artifact.folder / item.name).unlink()
     return replace(artifact, format="ort", files=described(artifact.folder, ["model.ort"]))
@@ -203,11 +200,6 @@ def _providers(provider: str) -> list[Any]:
     cuda = ("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})
     first: dict[str, list[Any]] = {"cpu": [], "cuda": [cuda], "tensorrt": ["TensorrtExecutionProvider", cuda]}
     return [*first[provider], "CPUExecutionProvider"]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 class _Open:

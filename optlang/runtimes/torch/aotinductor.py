@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optlang.interfaces import Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.workload import failures
 
 if TYPE_CHECKING:
     import numpy
@@ -105,24 +106,18 @@ def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: in
 
     wrapped = tracing.Positional(module, tuple(example)).eval()
     batch = torch.export.Dim("batch", min=1)
-    try:
+    with failures.refused(
+        "the model cannot be exported for AOTInductor",
+        help="forward must not choose by the values of its inputs or turn the number of samples into a Python number; "
+        "or keep to the runtime eager",
+    ):
         program = torch.export.export(
             wrapped, tuple(example.values()), dynamic_shapes=(tuple({0: batch} for _ in example),)
         )
-    except Exception as error:
-        raise Refusal(
-            f"the model cannot be exported for AOTInductor: {tracing.first_line(error)}",
-            help="forward must not choose by the values of its inputs or turn the number of samples into a Python "
-            "number; or keep to the runtime eager",
-        ) from error
     # Left to itself, Inductor writes its loops for the number of threads that this process has now.
     options = {"cpp.threads": threads, "compile_threads": 1}
-    try:
+    with failures.refused("AOTInductor cannot compile the model", help="keep to the runtime torchscript"):
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
-    except Exception as error:
-        raise Refusal(
-            f"AOTInductor cannot compile the model: {tracing.first_line(error)}", help="keep to the runtime torchscript"
-        ) from error
 
 
 def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:

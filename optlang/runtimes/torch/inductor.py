@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from optlang.interfaces import Artifact, ModelState, OptlangError, Refusal, Session, TargetSpec
 from optlang.runtimes.torch.eager import Eager, Open
+from optlang.workload import failures
 
 if TYPE_CHECKING:
     from optlang.workload.data.dataset import Data
@@ -107,17 +108,13 @@ def _first_call(call: Callable[[], Any]) -> float:
     import torch
 
     from optlang.runtimes.torch.compiler import quiet
-    from optlang.workload.export import tracing
 
     start = time.perf_counter()
-    try:
-        with quiet(), torch._inductor.config.patch(compile_threads=1):
-            call()
-    except Exception as error:
-        raise Refusal(
-            f"torch.compile does not take the whole of forward: {tracing.first_line(error)}",
-            help="write that part of forward with torch's own operators, or keep to the runtime eager",
-        ) from error
+    with failures.refused(
+        "torch.compile does not take the whole of forward",
+        help="write that part of forward with torch's own operators, or keep to the runtime eager",
+    ), quiet(), torch._inductor.config.patch(compile_threads=1):
+        call()
     return time.perf_counter() - start
 
 

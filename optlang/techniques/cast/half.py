@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.baked import baked
-from optlang.techniques.shared.failures import FAILURES, exhausted
+from optlang.workload.failures import FAILURES, exhausted
 from optlang.workload.model import coverage
 from optlang.workload.model.layers import left_alone
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
-from optlang.techniques.shared.failures import attempt
 from optlang.techniques.shared.symmetry import answers
+from optlang.workload.failures import attempt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.baked import baked
-from optlang.techniques.shared.failures import FAILURES, exhausted
+from optlang.workload.failures import FAILURES, exhausted
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.prune.statistics import recalibrate
 from optlang.techniques.shared import coupled, proof
 from optlang.techniques.shared.coupled import Group, drawn
-from optlang.techniques.shared.failures import FAILURES, attempt, first_line
 from optlang.techniques.shared.routes import rerouted, tables
 from optlang.techniques.shared.symmetry import Symmetry
+from optlang.workload.failures import FAILURES, attempt, first_line
 from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from optlang.techniques.prune.cutter import share_removed
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import masks, proof
 from optlang.techniques.shared.baked import baked
-from optlang.techniques.shared.failures import FAILURES, exhausted, first_line
+from optlang.workload.failures import FAILURES, exhausted, first_line
 from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from optlang.interfaces import JSON, Refusal
 from optlang.techniques.prune.importance import Scorer
 from optlang.techniques.shared import coupled
 from optlang.techniques.shared.coupled import drawn, forward, traceable
-from optlang.techniques.shared.failures import FAILURES
+from optlang.workload.failures import FAILURES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.shared import masks
-from optlang.techniques.shared.failures import FAILURES, exhausted, first_line
+from optlang.workload.failures import FAILURES, exhausted, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

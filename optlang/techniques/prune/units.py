@@ -14,7 +14,7 @@ from optlang.techniques.prune.recurrent_units import cut, directions, ends, laye
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import proof
 from optlang.techniques.shared.baked import baked
-from optlang.techniques.shared.failures import FAILURES, exhausted, first_line
+from optlang.workload.failures import FAILURES, exhausted, first_line
 from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from optlang.techniques.graph.fold import fold
 from optlang.techniques.graph.rewrite import close, proved_subset, runnable_copy
 from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
 from optlang.techniques.shared.baked import baked
-from optlang.techniques.shared.failures import attempt
 from optlang.techniques.shared.symmetry import answers
+from optlang.workload.failures import attempt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

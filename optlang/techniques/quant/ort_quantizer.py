@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.onnx_graph import load, one_scale, refuse_less
 from optlang.techniques.quant.tables import cover, tables_of
-from optlang.workload import process_state
+from optlang.workload import failures, process_state
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx_weights import census, is_quantized, shares
 from optlang.workload.model.floats import module_types, refuse_others, types_of
@@ -93,7 +93,9 @@ def _shaped(source: Path, result: Path) -> Path:
         while inference.run_:
             complete = step()
         end()
-    except Exception:  # operators that it does not know end in exceptions of any kind: assertions, keys, attributes
+    except failures.FAILURES as error:  # operators that it does not know end in assertions, keys, attributes
+        if failures.exhausted(error):
+            raise
         return source
     if not complete:
         return source

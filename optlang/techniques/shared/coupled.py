@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optlang.techniques.shared.failures import FAILURES, exhausted
+from optlang.workload.failures import FAILURES, exhausted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from optlang.interfaces import Context, Edit, ModelState, OptlangError, Refusal
 from optlang.techniques.shared import coupled
 from optlang.techniques.shared.baked import BAKED
-from optlang.techniques.shared.failures import FAILURES, attempt, exhausted, first_line
 from optlang.techniques.shared.routes import rerouted, tables
 from optlang.techniques.shared.symmetry import Symmetry, answers, tensors, unequal
+from optlang.workload.failures import FAILURES, attempt, exhausted, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

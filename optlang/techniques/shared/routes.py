@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optlang.techniques.shared.coupled import Axis, Group
-from optlang.techniques.shared.failures import attempt
 from optlang.techniques.shared.symmetry import Symmetry, answers, tensors
+from optlang.workload.failures import attempt
 
 if TYPE_CHECKING:
     import torch

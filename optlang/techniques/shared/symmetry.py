@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from optlang.techniques.shared.coupled import Group
-from optlang.techniques.shared.failures import attempt
+from optlang.workload.failures import attempt
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import ModelState, OutsideError, Refusal
-from optlang.workload import imports, process_state
+from optlang.workload import failures, imports, process_state
 from optlang.workload.export import tracing
 from optlang.workload.model import modules
 
@@ -105,20 +105,17 @@ def _exported(
     )
     with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet, process_state.without_standard_output():
         file = Path(scratch) / "exported.onnx"
-        try:
+        other = "exporter = script takes other parts of Python; or " if exporter == "dynamo" else ""
+        # torch's newer exporter wraps what stopped it in advice to its own developers.
+        with failures.refused(
+            "the model cannot be exported to ONNX",
+            help=f"{other}write that part of forward with other operators, or keep to the runtime eager",
+            depends="model", innermost=exporter == "dynamo",
+        ):
             torch.onnx.export(
                 tracing.Positional(module, names).eval(), tuple(example.values()), str(file), input_names=list(names),
                 output_names=list(outputs), opset_version=opset, **how,
             )
-        except Exception as error:
-            other = "exporter = script takes other parts of Python; or " if exporter == "dynamo" else ""
-            # torch's newer exporter wraps what stopped it in advice to its own developers.
-            reason = tracing.first_cause(error) if exporter == "dynamo" else error
-            raise Refusal(
-                f"the model cannot be exported to ONNX: {tracing.first_line(reason)}",
-                help=f"{other}write that part of forward with other operators, or keep to the runtime eager",
-                depends="model",
-            ) from error
         # Weights beside the file come along.
         model = onnx.load(file)
     written = opset_of(model)

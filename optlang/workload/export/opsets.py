@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
-from optlang.workload.export import tracing
+from optlang.workload import failures
 from optlang.workload.export.onnx import opset_of
 
 if TYPE_CHECKING:
@@ -31,14 +31,9 @@ def convert(path: Path, opset: int, inputs: Mapping[str, Array]) -> None:
         return
     advice = f"opset = {before}; a module is exported in any of them"
     wanted = _answers(path, inputs)
-    try:
+    with failures.refused(f"the file has opset {before}, and ONNX does not convert it to {opset}", help=advice):
         converted = version_converter.convert_version(model, opset)
         onnx.checker.check_model(converted, full_check=True)
-    except Exception as error:  # the converter and the checker have no common base
-        raise Refusal(
-            f"the file has opset {before}, and ONNX does not convert it to {opset}: {tracing.first_line(error)}",
-            help=advice,
-        ) from error
     onnx.save(converted, path)
     for name, item in _answers(path, inputs).items():
         if not numpy.allclose(item, wanted[name], rtol=1e-4, atol=1e-5):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import Refusal
-from optlang.workload import process_state
+from optlang.workload import failures, process_state
 from optlang.workload.export import tracing
 from optlang.workload.model import coverage
 from optlang.workload.model.coverage import Weight
@@ -75,14 +75,11 @@ def again(
     shapes: Any = tuple({0: axis} for _ in example)
     # *values are one argument of forward.
     shapes = (shapes,) if isinstance(wrapped, tracing.Positional) else shapes
-    try:
+    with failures.refused(
+        f"the model cannot be exported for {what}",
+        help="forward must not choose by the values of its inputs; or keep to the runtime onnxruntime", depends="model",
+    ):
         return torch.export.export(wrapped, tuple(example.values()), dynamic_shapes=shapes)
-    except Exception as error:
-        raise Refusal(
-            f"the model cannot be exported for {what}: {tracing.first_line(error)}",
-            help="forward must not choose by the values of its inputs; or keep to the runtime onnxruntime",
-            depends="model",
-        ) from error
 
 
 def layer_of(node: Any) -> str:

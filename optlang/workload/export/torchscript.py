@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from optlang.interfaces import Refusal
-from optlang.workload import imports, process_state
+from optlang.workload import failures, imports, process_state
 from optlang.workload.export import tracing
 from optlang.workload.model import modules
 
@@ -59,14 +58,12 @@ def export(module: nn.Module, data: Data, path: Path, study: Path, *, mode: str,
 
 def _traced(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
     wrapped = tracing.Positional(module, tuple(example)).eval()
-    try:
+    with failures.refused(
+        "the model cannot be traced",
+        help="mode = script compiles the source of forward instead; or keep to the runtime eager",
+    ):
         # Its own check calls again with the same samples; ours takes others.
         return torch.jit.trace(wrapped, tuple(example.values()), check_trace=False)  # type: ignore[no-untyped-call]
-    except Exception as error:
-        raise Refusal(
-            f"the model cannot be traced: {tracing.first_line(error)}",
-            help="mode = script compiles the source of forward instead; or keep to the runtime eager",
-        ) from error
 
 
 def _scripted(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
@@ -88,14 +85,12 @@ def _scripted(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
             super().__init__()
             self.inner = module
 
-    try:
+    with failures.refused(
+        "the model's forward cannot be compiled",
+        help="mode = trace takes down one call instead; or keep to the runtime eager",
+    ):
         compiled = torch.jit.script(Holder().eval())
         compiled.define(source)
-    except Exception as error:
-        raise Refusal(
-            f"the model's forward cannot be compiled: {tracing.first_line(error)}",
-            help="mode = trace takes down one call instead; or keep to the runtime eager",
-        ) from error
     return compiled
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from optlang.interfaces import Refusal
-from optlang.workload import process_state
+from optlang.workload import failures, process_state
 from optlang.workload.model import modules
 
 if TYPE_CHECKING:
@@ -67,19 +67,6 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message that says something, or else its kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """The exception that `error` and those that it was raised from began with."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def tolerance(module: nn.Module) -> float:
     """How far an exported graph's answers may be from the module's, as a share of the largest of them."""
     return max((_ROUNDED.get(item.dtype, _TOLERANCE) for item in module.parameters()), default=_TOLERANCE)
@@ -96,13 +83,10 @@ def prove(
     """
     constant = "forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))"
     wanted = answers_of(module, inputs)
-    try:
+    with failures.refused(
+        f"{what} does not run with {CHECKED} samples, though it was traced with {TRACED}", help=constant
+    ):
         answers = answer(list(wanted))
-    except Exception as error:
-        raise Refusal(
-            f"{what} does not run with {CHECKED} samples, though it was traced with {TRACED}: {first_line(error)}",
-            help=constant,
-        ) from error
     agree(wanted, answers, what, tolerance(module), constant)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import OptlangError, Refusal
+from optlang.workload.failures import FAILURES, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,9 +70,9 @@ def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:
             try:
                 with counter:
                     modules.call(module, sample)
-            except Exception as error:
+            except FAILURES as error:
                 modules.call(module, sample)  # what the model itself cannot do it says in its own words
-                return Operations(None, (), f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+                return Operations(None, (), first_line(error))
     finally:
         module.train(training)
     return Operations(float(counter.total), tuple(sorted(counter.uncounted)))
@@ -109,13 +110,13 @@ def _counter() -> Any:
                         parts = func.decompose(*args, **named)
                     if parts is not NotImplemented:
                         return parts
-                except Exception:  # it is done whole, and says itself what is wrong with the model
+                except FAILURES:  # it is done whole, and says itself what is wrong with the model
                     self.total = before
                     self.uncounted.add(_name(packet))
             answer = func(*args, **named)
             try:
                 self._count(packet, formulas.get(packet), args, named, answer)
-            except Exception:  # an operator in a form that its formula does not know
+            except FAILURES:  # an operator in a form that its formula does not know
                 self.uncounted.add(_name(packet))
             return answer
 

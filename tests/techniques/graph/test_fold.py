@@ -241,7 +241,7 @@ class TestFaults:
         (AttributeError("relu"), False),
     ])
     def test_what_is_no_answer(self, error, passes):
-        from optlang.techniques.shared.failures import attempt
+        from optlang.workload.failures import attempt
 
         def run():
             raise error

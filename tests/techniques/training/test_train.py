@@ -53,6 +53,23 @@ class TestSchedule:
             optimizer.step()
             reference.step()
 
+    @pytest.mark.parametrize(("schedule", "reference"), [
+        ("linear", lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 50)),
+        # It rises over the first 0.3 · 50 - 1 steps, and has its end at the last one of its 50.
+        ("one_cycle", lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 1.0, total_steps=50, cycle_momentum=False)),
+    ])
+    def test_curves_are_torchs(self, schedule, reference):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        scheduler = reference(optimizer)
+        for step in range(49):
+            progress = step / 50
+            if schedule == "one_cycle":
+                progress = step / 14 * 0.3 if step < 14 else 0.3 + 0.7 * (step - 14) / 35
+            assert rate(schedule, progress) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+            optimizer.step()
+            scheduler.step()
+
     def test_linear_ends_at_nothing(self):
         assert [rate("linear", part) for part in (0, 0.25, 1)] == [1, 0.75, 0]
 
