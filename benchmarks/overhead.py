@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.analysis.load import load
-from optlang.interfaces import Artifact, File, Measurement
+from optlang.interfaces import Artifact, ArtifactFile, Measurement
 from optlang.run.engine import LocalEngine
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted
 from optlang.run.job import FrontJob, Result, TrialJob
@@ -45,7 +45,7 @@ def instant(job: Any) -> Any:
         )
         on.folder.mkdir(parents=True)
         (on.folder / "model.onnx").write_bytes(bytes(1000))
-        file = File("model.onnx", 1000, "0" * 64)
+        file = ArtifactFile("model.onnx", 1000, "0" * 64)
         return Result(
             measurements=measured,
             artifacts={on.target.name: Artifact(on.folder, "onnx", (file,), ("x",), ("y",))},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Form = Literal["module", "graph", "onnx", "artifact"]
@@ -153,7 +153,7 @@ class TargetSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class ArtifactFile:
     """One file of an artifact: its name inside the artifact's folder, its size in bytes and its SHA-256."""
 
     name: str
@@ -172,7 +172,7 @@ class Artifact:
 
     folder: Path
     format: str
-    files: tuple[File, ...]
+    files: tuple[ArtifactFile, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     about: Mapping[str, JSON] = field(default_factory=dict)
@@ -255,7 +255,7 @@ class Context:
     budget can use again.
     """
 
-    data: Data
+    data: Dataset
     seed: int
     folder: Path
     study: Path
@@ -288,7 +288,8 @@ class Runtime(Protocol):
         """What an int8 model must look like to be fast here."""
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write the artifact's files into the empty `folder`; raise `Refusal` where the model cannot be exported."""
 

@@ -49,7 +49,7 @@ ALLOWED = {
     "workload/export/tracing.py:plain_attention": RESTORED,
     "workload/imports.py:at_home": f"the user's Python imports its neighbors; {RESTORED}",
     "workload/imports.py:_import_file": "the user's module, as any import leaves it",
-    "workload/model/operations.py:_transparent": RESTORED,
+    "workload/model/count.py:_transparent": RESTORED,
     "workload/process_state.py:quiet": RESTORED,
     "workload/process_state.py:environment": RESTORED,
     "workload/process_state.py:without_standard_output": RESTORED,

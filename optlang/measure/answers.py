@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Arrays
-from optlang.measure.process import BareProcess, RunError
+from optlang.measure.process import BareProcess, ProcessError
 
 if TYPE_CHECKING:
     import numpy
@@ -95,7 +95,7 @@ def _otherwise(process: BareProcess, few: Arrays) -> Iterator[tuple[int, dict[st
         if size != batch:
             try:
                 yield size, process.outputs({name: item[:most] for name, item in few.items()}, size)
-            except RunError:
+            except ProcessError:
                 # It takes no other number of samples than the target's: nobody can call it with one.
                 continue
 

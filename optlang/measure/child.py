@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from optlang.interfaces import Artifact, File, OptlangError, Session, TargetSpec
+from optlang.interfaces import Artifact, ArtifactFile, OptlangError, Session, TargetSpec
 from optlang.measure import signals
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _found(calls: str, study: Path) -> Any:
 
 def _artifact(value: Mapping[str, Any]) -> Artifact:
     return Artifact(
-        Path(value["folder"]), value["format"], tuple(File(**item) for item in value["files"]),
+        Path(value["folder"]), value["format"], tuple(ArtifactFile(**item) for item in value["files"]),
         tuple(value["inputs"]), tuple(value["outputs"]), value["about"],
     )
 

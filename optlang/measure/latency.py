@@ -19,7 +19,7 @@ from optlang.interfaces import Arrays, Measurement
 from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import alone
-from optlang.measure.process import BareProcess, Member, ProcessDied, RunError
+from optlang.measure.process import BareProcess, Deployment, ProcessDied, ProcessError
 
 if TYPE_CHECKING:
     import numpy
@@ -30,7 +30,7 @@ _PERCENTILES = {"latency.p50": 50.0, "latency.p90": 90.0, "latency.p95": 95.0, "
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class Repetitions:
     """How carefully to measure: rounds a process, processes a member, and how long a round is at least."""
 
     rounds: int = 5
@@ -70,7 +70,7 @@ class Bench:
         """By target: a study with several has a baseline on each."""
 
     def measure(
-        self, candidate: Member, baseline: Member | None, inputs: Arrays, effort: Effort, *,
+        self, candidate: Deployment, baseline: Deployment | None, inputs: Arrays, effort: Repetitions, *,
         answer: Arrays | None = None, seed: int = 0,
     ) -> Measured:
         """Time `candidate` on `inputs` (the target's batch of samples), in turn with `baseline`.
@@ -95,7 +95,7 @@ class Bench:
         against = timings[candidate.name if baseline is None else baseline.name]
         return Measured(tuple(measurements(timings[candidate.name], against, candidate.target.name, seed)), answers)
 
-    def _turns(self, running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Effort) -> None:
+    def _turns(self, running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Repetitions) -> None:
         try:
             _take_turns(running, timings, effort)
         except BaseException:
@@ -103,7 +103,7 @@ class Bench:
             self.close()
             raise
 
-    def _warm(self, baseline: Member, inputs: Arrays, fresh: bool) -> BareProcess:
+    def _warm(self, baseline: Deployment, inputs: Arrays, fresh: bool) -> BareProcess:
         content = {name: item.tobytes() for name, item in inputs.items()}
         target = baseline.target.name
         held, known = self._warmed.get(target, (None, {}))
@@ -139,14 +139,15 @@ class Bench:
 def _answered(process: BareProcess, inputs: Arrays) -> Answers:
     try:
         return deployed(process, inputs)
-    except (ProcessDied, RunError):
+    except (ProcessDied, ProcessError):
         # A call of another size than the target's may have been too much for it; what is asked for may work.
         with BareProcess(process.member) as again:
             return deployed(again, inputs, compare=False)
 
 
 def compare(
-    baseline: Member, candidates: Sequence[Member], inputs: Arrays, effort: Effort, lock: Path, *, seed: int = 0
+    baseline: Deployment, candidates: Sequence[Deployment], inputs: Arrays, effort: Repetitions, lock: Path, *,
+    seed: int = 0,
 ) -> dict[str, list[Measurement]]:
     """Time all of them side by side in one cycle, `effort.processes` fresh processes each; by member's name.
 
@@ -167,7 +168,7 @@ def compare(
     }
 
 
-def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Effort) -> None:
+def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Repetitions) -> None:
     """`effort.rounds` rounds of each; first forwards, then backwards, so that none always follows the same one."""
     for process in running:
         timing = timings[process.member.name]

@@ -44,7 +44,7 @@ class ProcessTimeout(ProcessDied):
     """The process did not answer in time and was ended."""
 
 
-class RunError(OptlangError):
+class ProcessError(OptlangError):
     """The runtime or the user's model raised an exception in the process; `details` says where."""
 
     def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
@@ -53,7 +53,7 @@ class RunError(OptlangError):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Deployment:
     """A built artifact to run: `runtime` is its name for messages, `calls` the runtime's object, as declared."""
 
     name: str
@@ -71,10 +71,10 @@ class BareProcess:
     `load_time`, `compile_time` (None where the runtime compiles nothing) and `memory` (bytes, None where the system
     does not say) are known after `warm`. Every method raises
     `ProcessDied` where the process ends, `ProcessTimeout` where it hangs, `Refusal` where the runtime refuses the
-    model, and `RunError` for every other exception in it; after the first two it is closed.
+    model, and `ProcessError` for every other exception in it; after the first two it is closed.
     """
 
-    def __init__(self, member: Member, timeout: float = _OPEN_TIMEOUT) -> None:
+    def __init__(self, member: Deployment, timeout: float = _OPEN_TIMEOUT) -> None:
         self.member = member
         self.load_time = 0.0
         self.compile_time: float | None = None
@@ -200,7 +200,7 @@ class BareProcess:
             return OutsideError(message, help=advice)
         if kind == "MemoryError":
             message = f"{self.member.runtime} ran out of memory"
-        return RunError(message, help=advice, details=error["details"])
+        return ProcessError(message, help=advice, details=error["details"])
 
     def warm(self, inputs: Arrays, seconds: float = 0.1, calls: int = 5) -> None:
         """Choose the inputs to time (the target's batch of samples) and run them, at least `seconds` and `calls`."""

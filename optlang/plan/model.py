@@ -153,7 +153,7 @@ Plain: TypeAlias = Annotated[Fixed | Searched | Computed, Field(discriminator="k
 
 
 class ModelUse(Frozen):
-    """A model that a setting names: as a Factory, but its arguments may be searched."""
+    """A model that a setting names: as a FactoryUse, but its arguments may be searched."""
 
     name: str
     calls: str
@@ -328,7 +328,7 @@ class Metric(Frozen):
 # ---- the members of a study
 
 
-class Factory(Frozen):
+class FactoryUse(Frozen):
     """How the model or the data is made: `name` as written, `calls` what it stands for, fixed arguments."""
 
     name: str
@@ -438,8 +438,8 @@ class Plan(Frozen):
     title: str
     inputs: tuple[Input, ...]
     metrics: tuple[Metric, ...]
-    model: Factory
-    data: Factory
+    model: FactoryUse
+    data: FactoryUse
     baseline: tuple[Step, ...]
     targets: tuple[Target, ...]
     steps: tuple[Step, ...]

@@ -54,7 +54,7 @@ class Reference:
         import torch
 
         from optlang.workload import imports
-        from optlang.workload.model import modules
+        from optlang.workload.model import call
 
         total = len(next(iter(self._inputs.values()))[:first])
         pieces: dict[str, list[Array]] = {}
@@ -63,7 +63,7 @@ class Reference:
                 places = numpy.arange(start, start + batch) % total
                 given = {name: torch.from_numpy(item[places]) for name, item in self._inputs.items()}
                 with torch.inference_mode(), imports.user_code("running the model", self._study):
-                    found = modules.call(module, given)
+                    found = call.call(module, given)
                 for name, item in found.items():
                     values = item.float() if item.is_floating_point() else item
                     pieces.setdefault(name, []).append(values.numpy()[: total - start])

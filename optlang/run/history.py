@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.diagnostics.command_line import command
-from optlang.interfaces import JSON, Artifact, File, Measurement, OptlangError
+from optlang.interfaces import JSON, Artifact, ArtifactFile, Measurement, OptlangError
 from optlang.plan.model import Plan
 from optlang.run.job import Result
 from optlang.search import objectives
@@ -238,7 +238,7 @@ def _violation(row: Mapping[str, Any]) -> Violation:
 
 def _artifact(row: Mapping[str, Any], home: Path) -> Artifact:
     return Artifact(
-        artifact_folder(row["path"], [home]), row["format"], tuple(File(**file) for file in row["files"]),
+        artifact_folder(row["path"], [home]), row["format"], tuple(ArtifactFile(**file) for file in row["files"]),
         tuple(row["inputs"] or ()), tuple(row["outputs"] or ()), row["about"] or {},
     )
 

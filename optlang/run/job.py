@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from optlang.interfaces import JSON, Artifact, Factory, Measurement, TargetSpec
-from optlang.measure.latency import Effort
-from optlang.measure.process import Member
+from optlang.measure.latency import Repetitions
+from optlang.measure.process import Deployment
 from optlang.run.scratch import FOLDER
 
 BASELINE = "baseline."
@@ -74,7 +74,7 @@ class TargetJob:
     runtime: RuntimeJob
     steps: tuple[StepJob, ...]
     folder: Path
-    baseline: Member | None
+    baseline: Deployment | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class TrialJob:
     trial: int
     workload: Workload
     targets: tuple[TargetJob, ...]
-    effort: Effort
+    effort: Repetitions
     progress: Path
     directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
     ratios: frozenset[str] = frozenset()
@@ -99,9 +99,9 @@ class FrontJob:
     """Measure several artifacts again, side by side with the baseline; `members` by the trials' numbers."""
 
     workload: Workload
-    baseline: Member
-    members: Mapping[int, Member]
-    effort: Effort
+    baseline: Deployment
+    members: Mapping[int, Deployment]
+    effort: Repetitions
     progress: Path
 
 

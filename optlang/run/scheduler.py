@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeVar
 from optlang import interfaces
 from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, OutsideError, TargetSpec
 from optlang.measure import signals
-from optlang.measure.latency import Effort
-from optlang.measure.process import Member
+from optlang.measure.latency import Repetitions
+from optlang.measure.process import Deployment
 from optlang.plan.model import Plan, Runtime
 from optlang.run.batch_dependence import depends
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
@@ -110,7 +110,7 @@ class Scheduler:
             interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
         )
         measure = plan.measure
-        self._effort = Effort(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
+        self._effort = Repetitions(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
         self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
         self._scratch = scratch
         self._progress = scratch.folder / "progress.jsonl"
@@ -448,7 +448,7 @@ class Scheduler:
 
     # ---- the front
 
-    def _members(self, number: int) -> dict[str, Member]:
+    def _members(self, number: int) -> dict[str, Deployment]:
         """What a trial has to run on each target where it was timed."""
         done = self._history.trial(number)
         assert done.recipe is not None, f"trial {number} lies outside the space"
@@ -458,13 +458,13 @@ class Scheduler:
             name = place.target.name
             if name in timed:
                 runtime = self._runtime(place)
-                found[name] = Member(
+                found[name] = Deployment(
                     member_name(number), place.label, runtime.calls, done.artifacts[name], place.target,
                     runtime.settings, runtime.study,
                 )
         return found
 
-    def _reference(self, target: TargetSpec) -> Member | None:
+    def _reference(self, target: TargetSpec) -> Deployment | None:
         """The baseline as a trial is compared with it: with the trial's own threads and samples a call."""
         member = self._members(0).get(target.name)
         return None if member is None else replace(member, target=target)
@@ -497,7 +497,7 @@ class Scheduler:
             if self._over():
                 return
 
-    def _measured_again(self, members: Sequence[tuple[int, Member]]) -> dict[int, tuple[Measurement, ...]] | None:
+    def _measured_again(self, members: Sequence[tuple[int, Deployment]]) -> dict[int, tuple[Measurement, ...]] | None:
         """The members' latencies beside the baseline's, those of one target in one cycle; None where that failed.
 
         The baseline's own are among them, where it ran with the threads and samples a call that its trial has.

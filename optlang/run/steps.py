@@ -25,15 +25,17 @@ from optlang.interfaces import (
     Refusal,
     Request,
 )
-from optlang.measure import counts, onnx_counts
-from optlang.measure.counts import Counted
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.machine import versions
 from optlang.techniques.shared.proof import proved
 from optlang.workload import imports
-from optlang.workload.data.dataset import Data
-from optlang.workload.model import modules
+from optlang.workload.data.dataset import Dataset
+from optlang.workload.export import onnx_weights
+from optlang.workload.model.call import settled
+from optlang.workload.model.count import Counted, count
+from optlang.workload.model.make import make
+from optlang.workload.model.save import load, save
 
 Report = Callable[[Mapping[str, JSON]], None]
 
@@ -42,10 +44,10 @@ _SUBJECT, _COUNTS, _MEMO = "state", "counts.json", "memo.json"
 # The libraries that a step's result depends on; a newer runtime does not make trained weights stale.
 _MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
 
-# Code that every step's result depends on besides its technique: its data, its counts, and the files it is saved to.
+# Code that every step's result depends on besides its technique: its data, what is counted, how it is saved.
 _SHARED = (
-    "optlang.workload.data.dataset:load", "optlang.measure.counts:count", "optlang.measure.onnx_counts:sparsity",
-    "optlang.workload.model.modules:save",
+    "optlang.workload.data.dataset:load", "optlang.workload.model.count:count",
+    "optlang.workload.export.onnx_weights:sparsity", "optlang.workload.model.save:save",
 )
 
 
@@ -73,7 +75,7 @@ class Clock:
 
 
 def apply(
-    steps: Sequence[StepJob], workload: Workload, data: Data, wants_of: Callable[[], QuantWants], clock: Clock,
+    steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants], clock: Clock,
     report: Report, done: list[StepRun],
 ) -> Stepped:
     """The model of `workload` after `steps`. What is done is appended to `done`, so that a failure leaves it behind.
@@ -96,8 +98,8 @@ def apply(
     if start:
         state, counted = _read(cache, keys[start - 1], workload.study)
     else:
-        state = ModelState("module", modules.make(workload.model, workload.study), workload.model)
-        counted = counts.count(state.model, data.example(1))
+        state = ModelState("module", make(workload.model, workload.study), workload.model)
+        counted = count(state.model, data.example(1))
     references = [step for step in steps if step.path.startswith(BASELINE)]
 
     def baseline() -> ModelState:
@@ -123,7 +125,7 @@ def apply(
             raise
 
         def write(folder: Path, state: ModelState = state, counted: Counted = counted) -> None:
-            modules.save(state, folder / _SUBJECT)
+            save(state, folder / _SUBJECT)
             (folder / _COUNTS).write_text(json.dumps(asdict(counted)))
 
         cache.put(key, write)
@@ -142,7 +144,7 @@ def apply(
             found, _ = _read(cache, key, workload.study)
             if found.form in ("module", "graph"):
                 return found
-        return ModelState("module", modules.make(workload.model, workload.study), workload.model)
+        return ModelState("module", make(workload.model, workload.study), workload.model)
 
     return Stepped(state, tuple(done), counted, module)
 
@@ -193,13 +195,13 @@ def _one(
     if not isinstance(after, ModelState):
         raise OptlangError(f"the technique {step.technique} gave no state but {type(after).__name__}")
     if after.form == "module":
-        modules.settled(after.model)
+        settled(after.model)
     proved(state, after, context)
     if after.form == "module":
-        counted = counts.count(after.model, context.data.example(1))
+        counted = count(after.model, context.data.example(1))
     elif after.form == "onnx":
         # What the file holds may have more zeros than the module had: small weights become zero in few bits.
-        zeros = onnx_counts.sparsity(Path(after.model))
+        zeros = onnx_weights.sparsity(Path(after.model))
         measurements = tuple(
             replace(item, value=zeros, low=zeros, high=zeros) if item.metric == "sparsity" else item
             for item in counted.measurements
@@ -222,13 +224,13 @@ def scratch(workload: Workload) -> Path:
 def _read(cache: Cache, key: str, study: Path) -> tuple[ModelState, Counted]:
     folder = cache.find(key)
     assert folder is not None, key
-    state = modules.load(folder / _SUBJECT, study)
+    state = load(folder / _SUBJECT, study)
     kept = json.loads((folder / _COUNTS).read_text())
     measurements = tuple(Measurement(**item) for item in kept["measurements"])
     return state, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
 
 
-def _root_key(workload: Workload, data: Data) -> str:
+def _root_key(workload: Workload, data: Dataset) -> str:
     return key_of(
         "model", _factory(workload.model, workload.study), data.fingerprint,
         imports.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
@@ -249,7 +251,7 @@ def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants 
 def _setting(value: JSON, study: Path) -> JSON:
     # Nothing but a model is a mapping.
     if isinstance(value, Mapping):
-        return _factory(modules.factory_from(value), study)
+        return _factory(Factory(**value), study)  # type: ignore[arg-type]
     if isinstance(value, list | tuple):
         return [_setting(item, study) for item in value]
     return value

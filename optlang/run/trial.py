@@ -10,16 +10,26 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Artifact, File, Measurement, ModelState, OptlangError, Refusal, Runtime, TargetSpec
+from optlang.interfaces import (
+    JSON,
+    Artifact,
+    ArtifactFile,
+    Measurement,
+    ModelState,
+    OptlangError,
+    Refusal,
+    Runtime,
+    TargetSpec,
+)
 from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock
-from optlang.measure.process import BareProcess, Member
+from optlang.measure.process import BareProcess, Deployment
 from optlang.run import batch_dependence, steps
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.baked import baked
 from optlang.workload import imports
-from optlang.workload.data.dataset import Data
+from optlang.workload.data.dataset import Dataset
 
 if TYPE_CHECKING:
     import numpy
@@ -37,17 +47,17 @@ class TrialContext:
     """What trials of one workload share in a worker: the data, the validation answers, the warm baseline process."""
 
     workload: Workload
-    data: Data
+    data: Dataset
     bench: latency.Bench = field(default_factory=lambda: latency.Bench(machine_lock()))
     validation: dict[str, Array] = field(init=False)
     targets: Any = field(init=False)
-    _answers: dict[tuple[tuple[File, ...], int], dict[str, Array]] = field(default_factory=dict)
+    _answers: dict[tuple[tuple[ArtifactFile, ...], int], dict[str, Array]] = field(default_factory=dict)
     """The baseline's, by its files and the samples a call."""
 
     def __post_init__(self) -> None:
         self.validation, self.targets = self.data.arrays("validation")
 
-    def answers(self, baseline: Member) -> dict[str, Array]:
+    def answers(self, baseline: Deployment) -> dict[str, Array]:
         """The baseline's answers to the validation data, through its own runtime in calls of its target's batch."""
         key = (baseline.artifact.files, baseline.target.batch)
         if key not in self._answers:
@@ -55,7 +65,7 @@ class TrialContext:
                 self.remember(baseline, deployed(process, self.validation).outputs)
         return self._answers[key]
 
-    def remember(self, baseline: Member, answers: dict[str, Array]) -> None:
+    def remember(self, baseline: Deployment, answers: dict[str, Array]) -> None:
         """Keep the baseline's answers: every other trial is compared with them, sample by sample."""
         self._answers[baseline.artifact.files, baseline.target.batch] = answers
 
@@ -132,7 +142,7 @@ def _on_target(
     if missing is not None:
         return _OnTarget(tuple(known), artifact, notes | {"not run": missing})
     report({"doing": "measure", "runtime": place.runtime.name})
-    member = Member(
+    member = Deployment(
         member_name(job.trial), place.runtime.name, place.runtime.calls, artifact, place.target,
         place.runtime.settings, study,
     )
@@ -219,7 +229,7 @@ def _clock(job: TrialJob, place: TargetJob, runtime: Runtime, trial_context: Tri
                 _plain(state, trial_context, study), place.target, place.runtime.settings, Path(name),
                 trial_context.data, study,
             )
-            member = Member("on the way", place.runtime.name, place.runtime.calls, artifact, place.target,
+            member = Deployment("on the way", place.runtime.name, place.runtime.calls, artifact, place.target,
                             place.runtime.settings, study)
             timed = trial_context.bench.measure(member, place.baseline, trial_context.samples(place.target), job.effort)
         return next(item.value for item in timed.measurements if item.metric == "latency.p50")

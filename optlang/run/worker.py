@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from optlang.run.trial import TrialContext
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
     from optlang.workload.data.tensors import Tensors
 
 LARGEST_THREADS = 4
@@ -58,9 +58,9 @@ def _asked(job: RuntimeJob, question: str) -> str | Failure | None:
 def prepare(job: PrepareJob) -> Failure | None:
     """Load the model and the data, and run the one on the other; None where all is well."""
     try:
-        from optlang.workload.model import modules
+        from optlang.workload.model.make import make
 
-        module = modules.make(job.workload.model, job.workload.study)
+        module = make(job.workload.model, job.workload.study)
         _check_metrics(_laboratory(job.workload).data, module, job.task_metrics, job.workload)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the loop is told why
         return _failure(error)
@@ -93,11 +93,11 @@ def _laboratory(workload: Workload) -> TrialContext:
     if _kept is None or _kept.workload != workload:
         from optlang.run.trial import TrialContext
         from optlang.workload.data import dataset as data
-        from optlang.workload.model import modules
+        from optlang.workload.model.make import make
 
         _begin_torch()
         loaded = data.load(workload.data, workload.study)
-        _kept = TrialContext(workload, loaded.bind(modules.make(workload.model, workload.study)))
+        _kept = TrialContext(workload, loaded.bind(make(workload.model, workload.study)))
     return _kept
 
 
@@ -113,7 +113,7 @@ def _begin_torch() -> None:
     torch.set_num_threads(min(cores(), LARGEST_THREADS))
 
 
-def _check_metrics(data: Data, module: object, wanted: tuple[str, ...], workload: Workload) -> None:
+def _check_metrics(data: Dataset, module: object, wanted: tuple[str, ...], workload: Workload) -> None:
     """OptlangError where the answers are not one a sample, or the task does not give a metric that the study names.
 
     Better now than after the training. Where the first samples have no metrics (no positive is among them), all have
@@ -140,21 +140,22 @@ def _check_metrics(data: Data, module: object, wanted: tuple[str, ...], workload
         )
 
 
-def _answered(data: Data, module: object, workload: Workload) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
+def _answered(data: Dataset, module: object, workload: Workload) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
     """The model's answers to 'validation', batch by batch, with the targets."""
     import torch
 
     from optlang.workload import imports
     from optlang.workload.data import tensors
-    from optlang.workload.model import floats, modules
+    from optlang.workload.model import dtypes
+    from optlang.workload.model.call import call
 
     assert isinstance(module, torch.nn.Module)
     for inputs, targets in data.batches("validation", 32):
         try:
             with torch.inference_mode(), imports.user_code("running the model on the data", workload.study):
-                outputs = modules.call(module, inputs)
+                outputs = call(module, inputs)
         except imports.UserCodeError as error:
-            floats.refuse_inputs(module, error)
+            dtypes.refuse_inputs(module, error)
             raise
         tensors.check_batched(outputs, len(next(iter(inputs.values()))))
         yield outputs, targets

@@ -4,7 +4,7 @@ import numpy
 import pytest
 
 from optlang.interfaces import Artifact, TargetSpec
-from optlang.measure.process import Member
+from optlang.measure.process import Deployment
 from tests.measure.numbers_runtime import RUNTIME
 
 
@@ -19,7 +19,7 @@ def member_of(tmp_path):
 
     def make(name="it", batch=1, about=None, **settings):
         artifact = Artifact(tmp_path, "plain", (), ("x",), ("file", "pid"), about or {})
-        return Member(name, "plain", "mine.py:Plain", artifact, TargetSpec("here", batch=batch), settings, study)
+        return Deployment(name, "plain", "mine.py:Plain", artifact, TargetSpec("here", batch=batch), settings, study)
 
     return make
 

@@ -7,10 +7,10 @@ import pytest
 
 from optlang.measure import answers
 from optlang.measure.answers import deployed, difference, same
-from optlang.measure.latency import Bench, Effort
+from optlang.measure.latency import Bench, Repetitions
 from optlang.measure.process import BareProcess
 
-EFFORT = Effort(rounds=1, processes=1, seconds=0.0, calls=2)
+EFFORT = Repetitions(rounds=1, processes=1, seconds=0.0, calls=2)
 
 
 class Watched(BareProcess):

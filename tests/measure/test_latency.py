@@ -7,10 +7,10 @@ import numpy
 import pytest
 
 from optlang.measure import latency
-from optlang.measure.latency import Bench, Effort, Timings, compare, measurements
-from optlang.measure.process import ProcessDied, RunError
+from optlang.measure.latency import Bench, Repetitions, Timings, compare, measurements
+from optlang.measure.process import ProcessDied, ProcessError
 
-EFFORT = Effort(rounds=3, processes=1, seconds=0.0, calls=4)
+EFFORT = Repetitions(rounds=3, processes=1, seconds=0.0, calls=4)
 
 
 def timings(scale, batch=1, processes=2, rounds=4, noise=0.0, seed=0):
@@ -142,7 +142,7 @@ def test_bench_outlives_a_candidate_that_fails(member_of, inputs, tmp_path):
     one = {"x": inputs["x"][:1]}
     baseline = member_of("baseline", factor=1)
     with Bench(tmp_path / "lock") as bench:
-        for wish, kind in (("raise", RunError), ("exit", ProcessDied)):
+        for wish, kind in (("raise", ProcessError), ("exit", ProcessDied)):
             with pytest.raises(kind):
                 bench.measure(member_of_again(baseline, "bad", wish=wish), baseline, one, EFFORT)
         found = bench.measure(member_of_again(baseline, "good", factor=2), baseline, one, EFFORT)

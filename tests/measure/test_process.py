@@ -11,7 +11,7 @@ import numpy
 import pytest
 
 from optlang.interfaces import Refusal
-from optlang.measure.process import BareProcess, ProcessDied, ProcessTimeout, RunError, cores
+from optlang.measure.process import BareProcess, ProcessDied, ProcessError, ProcessTimeout, cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,12 +65,12 @@ def test_a_session_with_a_clock_of_its_own_is_timed_by_it(member_of, inputs):
 
 
 def test_inputs_to_time_are_the_targets_batch(member_of, inputs):
-    with BareProcess(member_of(batch=2)) as process, pytest.raises(RunError, match="not 2 samples"):
+    with BareProcess(member_of(batch=2)) as process, pytest.raises(ProcessError, match="not 2 samples"):
         process.warm(inputs)
 
 
 def test_other_input_names_are_told(member_of):
-    with BareProcess(member_of()) as process, pytest.raises(RunError, match="takes x, and was given y"):
+    with BareProcess(member_of()) as process, pytest.raises(ProcessError, match="takes x, and was given y"):
         process.outputs({"y": numpy.zeros((2, 2))})
 
 
@@ -81,7 +81,7 @@ def test_printing_and_reading_do_not_touch_the_protocol(member_of, inputs):
 
 def test_exceptions_come_with_the_users_own_line_and_the_process_lives_on(member_of, inputs):
     with BareProcess(member_of(wish="raise")) as process:
-        with pytest.raises(RunError, match=r"ValueError: bad luck \(mine.py:\d+: in run\)") as caught:
+        with pytest.raises(ProcessError, match=r"ValueError: bad luck \(mine.py:\d+: in run\)") as caught:
             process.outputs(inputs)
         assert 'raise ValueError("bad luck")' in caught.value.details
         assert "bare.py" not in caught.value.details
@@ -89,7 +89,7 @@ def test_exceptions_come_with_the_users_own_line_and_the_process_lives_on(member
 
 
 def test_memory_that_does_not_suffice_is_told(member_of, inputs):
-    with BareProcess(member_of(wish="memory")) as process, pytest.raises(RunError, match="plain ran out of memory"):
+    with BareProcess(member_of(wish="memory")) as process, pytest.raises(ProcessError, match="plain ran out of memory"):
         process.outputs(inputs)
 
 

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import zstandard
 
-from optlang.interfaces import Artifact, File, OptlangError
+from optlang.interfaces import Artifact, ArtifactFile, OptlangError
 from optlang.measure.size import LEVEL, in_few_bits, weigh
 
 
@@ -20,7 +20,7 @@ def artifact(tmp_path):
     files = []
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        files.append(File(name, len(content), hashlib.sha256(content).hexdigest()))
+        files.append(ArtifactFile(name, len(content), hashlib.sha256(content).hexdigest()))
     (tmp_path / "notes.txt").write_text("not an artifact's file")
     return Artifact(tmp_path, "plain", tuple(files), ("x",), ("y",))
 
@@ -41,7 +41,7 @@ def test_size_is_all_files_and_compressed_is_zstds(artifact):
 def test_zeros_alone_make_no_smaller_file_but_a_smaller_compressed_one(artifact):
     path = artifact.folder / "weights.bin"
     path.write_bytes(numpy.random.default_rng(2).normal(size=600_000).astype("float32").tobytes())
-    dense = File("weights.bin", path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+    dense = ArtifactFile("weights.bin", path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
     full = Artifact(artifact.folder, "plain", (artifact.files[0], dense), ("x",), ("y",))
     before = {item.metric: item.value for item in weigh(full)}
     assert before["size.compressed"] > 0.9 * before["size"]

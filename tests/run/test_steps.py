@@ -9,12 +9,12 @@ import pytest
 from onnx import numpy_helper
 
 from optlang.interfaces import Factory, ModelState, QuantWants, TargetSpec
-from optlang.measure.latency import Effort
+from optlang.measure.latency import Repetitions
 from optlang.run import steps, trial
 from optlang.run.job import RuntimeJob, StepJob, StepRun, TargetJob, TrialJob, Workload
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def weight(state: ModelState) -> float:
 
 
 def test_a_technique_that_asks_gets_the_baseline_after_its_steps(workload: Workload) -> None:
-    start = weight(ModelState("module", modules.make(workload.model, workload.study), workload.model))
+    start = weight(ModelState("module", make(workload.model, workload.study), workload.model))
     twice = step("double", path="baseline.double")
     state, _ = after(workload, twice, step("double"), step("back", needs=("baseline",)))
     assert state.notes == {"back": True}
@@ -168,12 +168,12 @@ def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: 
 
 def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_path: Path) -> None:
     data = data_module.load(workload.data, workload.study)
-    trial_context = trial.TrialContext(workload, data.bind(modules.make(workload.model, workload.study)))
+    trial_context = trial.TrialContext(workload, data.bind(make(workload.model, workload.study)))
     calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
     runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
     timed = step("timed", needs=("latency",))
     place = TargetJob(TargetSpec("here"), runtime, (timed,), tmp_path / "artifact", None)
-    job = TrialJob(1, workload, (place,), Effort(2, 1, 0.002, 5), tmp_path / "progress")
+    job = TrialJob(1, workload, (place,), Repetitions(2, 1, 0.002, 5), tmp_path / "progress")
     done: list[StepRun] = []
     result = trial.carry_out(job, trial_context, lambda _: None, done)
     trial_context.bench.close()

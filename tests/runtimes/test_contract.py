@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal, TargetSpec
-from optlang.measure.process import BareProcess, Member
+from optlang.measure.process import BareProcess, Deployment
 from optlang.report.export.runners import runner
 from optlang.runtimes.torch import compiler
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "tests" / "fixtures" / "models"
@@ -76,7 +77,7 @@ def runtime_of(name):
 
 def start(network, **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    module = modules.make(factory, STUDY)
+    module = make(factory, STUDY)
     # Norms that have seen data, so that folding them wrongly would show.
     with torch.no_grad():
         for item in module.modules():
@@ -90,14 +91,14 @@ def built(name, state, data, folder, target=TARGET, settings=None):
     folder.mkdir(parents=True, exist_ok=True)
     data = data.bind(state.model) if state.form == "module" else data
     artifact = runtime_of(name).build(state, target, settings or {}, folder, data, STUDY)
-    return Member(f"a model in {name}", name, RUNTIMES[name], artifact, target, settings or {}, STUDY)
+    return Deployment(f"a model in {name}", name, RUNTIMES[name], artifact, target, settings or {}, STUDY)
 
 
 def reference(state, inputs):
     """What the module itself answers, in this process."""
     with torch.no_grad():
         given = {name: torch.from_numpy(item) for name, item in inputs.items()}
-        return {name: item.numpy() for name, item in modules.call(state.model, given).items()}
+        return {name: item.numpy() for name, item in call(state.model, given).items()}
 
 
 def samples(member, data, count):
@@ -268,7 +269,7 @@ def test_what_does_not_compile_as_a_whole_is_refused_with_a_way_out(images, tmp_
     if (reason := runtime_of("aotinductor").available()) is not None:
         pytest.skip(reason)
     factory = Factory("networks.py:choosing")
-    state = ModelState("module", modules.make(factory, STUDY), factory)
+    state = ModelState("module", make(factory, STUDY), factory)
     with pytest.raises(Refusal, match="cannot be exported for AOTInductor: ") as caught:
         built("aotinductor", state, images, tmp_path / "aot")
     assert "must not choose by the values" in caught.value.help
@@ -409,7 +410,7 @@ class TestOnnxFiles:
         half = imports.find("optlang.techniques.cast.half:half", STUDY)
         lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), STUDY)
         factory = Factory("optlang.zoo.transformer:transformer")
-        state = ModelState("module", modules.make(factory, STUDY), factory)
+        state = ModelState("module", make(factory, STUDY), factory)
         settings = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
         cast = half(state, settings, Context(lines, 1, tmp_path, STUDY))
         member = built(name, cast, lines, tmp_path / "artifact")

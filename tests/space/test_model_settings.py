@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,11 @@ def test_one_model_may_stand_for_several_and_none_for_one(plan: Plan) -> None:
 
 
 def test_it_is_what_a_factory_is_made_of(plan: Plan) -> None:
-    from optlang.workload.model import modules
 
     student = resolve(plan, SMALL).steps[0].settings["student"]
     assert isinstance(student, dict)
-    assert modules.factory_from(student) == Factory("optlang.zoo.digits:cnn", {"width": 8})
-    assert modules.factory_json(modules.factory_from(student)) == student
+    assert Factory(**student) == Factory("optlang.zoo.digits:cnn", {"width": 8})
+    assert asdict(Factory(**student)) == student
 
 
 def test_another_argument_is_another_effect(plan: Plan) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from optlang.plan.expressions import Binary, Const, MetricRef
 from optlang.plan.model import (
-    Factory,
+    FactoryUse,
     FloatDomain,
     IntDomain,
     Knob,
@@ -121,8 +121,8 @@ def make_plan(
         title="Shrink a digit classifier",
         inputs=(),
         metrics=tuple(metrics),
-        model=Factory(name="zoo.digits_cnn", calls="optlang.zoo.digits:cnn"),
-        data=Factory(name="zoo.digits", calls="optlang.zoo.digits:digits"),
+        model=FactoryUse(name="zoo.digits_cnn", calls="optlang.zoo.digits:cnn"),
+        data=FactoryUse(name="zoo.digits", calls="optlang.zoo.digits:digits"),
         baseline=(),
         targets=tuple(
             Target(

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from optlang.interfaces import Factory, ModelState
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 
 
 def start(network="cnn", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)

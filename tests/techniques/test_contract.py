@@ -17,7 +17,9 @@ from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.shared.proof import proved, shared
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
+from optlang.workload.model.save import load, save
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "tests" / "fixtures" / "models"
@@ -140,7 +142,7 @@ def images():
 
 def start(network, **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def wide(network, width=64):
@@ -181,7 +183,7 @@ def answers(state, data, count=16):
         inputs = dict(zip(data.input_names, inputs.values(), strict=True))
         with torch.no_grad():
             tensors = {name: torch.from_numpy(item) for name, item in inputs.items()}
-            return {name: item.numpy() for name, item in modules.call(state.model, tensors).items()}
+            return {name: item.numpy() for name, item in call(state.model, tensors).items()}
     session = onnxruntime.InferenceSession(str(state.model), providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
     given = dict(zip(names, inputs.values(), strict=True))
@@ -239,8 +241,8 @@ class TestContract:
     @pytest.mark.parametrize(("technique", "network"), pairs(KINDS))
     def test_result_survives_the_disk(self, technique, network, images, tmp_path):
         result = apply(technique, given(technique, network, images, tmp_path), images, tmp_path / "result")
-        modules.save(result, tmp_path / "saved")
-        loaded = modules.load(tmp_path / "saved", STUDY)
+        save(result, tmp_path / "saved")
+        loaded = load(tmp_path / "saved", STUDY)
         assert (loaded.form, loaded.edits, loaded.factory) == (result.form, result.edits, result.factory)
         assert loaded.notes == result.notes
         wanted, found = answers(result, images), answers(loaded, images)
@@ -283,8 +285,8 @@ class TestSharing:
         assert shared(result.model) == shared(state.model)
         one, other = shared(result.model)[0]
         assert result.model.get_parameter(one) is result.model.get_parameter(other)
-        modules.save(result, tmp_path / "saved")
-        loaded = modules.load(tmp_path / "saved", STUDY)
+        save(result, tmp_path / "saved")
+        loaded = load(tmp_path / "saved", STUDY)
         assert shared(loaded.model) == shared(state.model)
         assert count(loaded) == count(result) <= count(state)
 
@@ -318,8 +320,8 @@ class TestEffect:
     def test_pruning_twice_replays_in_order(self, technique, network, images, tmp_path):
         once = apply(technique, wide(network, 32), images, tmp_path, ratio=0.4)
         twice = apply(technique, once, images, tmp_path, ratio=0.4, scope="global", importance="random")
-        modules.save(twice, tmp_path / "saved")
-        loaded = modules.load(tmp_path / "saved", STUDY)
+        save(twice, tmp_path / "saved")
+        loaded = load(tmp_path / "saved", STUDY)
         assert len(loaded.edits) == 2
         assert count(loaded) == count(twice) < count(once)
         wanted, found = answers(twice, images), answers(loaded, images)

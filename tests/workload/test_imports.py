@@ -290,6 +290,6 @@ class TestFingerprint:
         reached = sources.reached(OPTLANG / "techniques" / "quant" / "qat.py", OPTLANG.parent, "optlang")
         names = {path.relative_to(OPTLANG).as_posix() for path in reached}
         assert {
-            "techniques/quant/qat.py", "techniques/training/trainer.py", "workload/model/modules.py", "interfaces.py",
+            "techniques/quant/qat.py", "techniques/training/trainer.py", "workload/model/call.py", "interfaces.py",
         } <= names
         assert not {name for name in names if name.startswith(("run/", "store/", "report/", "search/"))}

@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from optlang.interfaces import Context, Factory, ModelState
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
 from optlang.zoo.digits import cnn, digits
 
 
@@ -54,11 +55,11 @@ def test_it_learns_the_digits(tmp_path):
             "epochs": 15, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
             "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
         }
-        state = ModelState("module", modules.make(factory, study), factory)
+        state = ModelState("module", make(factory, study), factory)
         model = train(state, settings, Context(data, 7, study, study)).model
         inputs, labels = data.arrays("validation")
         with torch.no_grad():
-            found = data.task.metrics(modules.call(model, {"input": torch.from_numpy(inputs["input"])}), labels)
+            found = data.task.metrics(call(model, {"input": torch.from_numpy(inputs["input"])}), labels)
         assert found["accuracy"] >= 0.985
     finally:
         torch.set_num_threads(before)

@@ -30,7 +30,7 @@ from optlang.analysis.values import Resolver
 from optlang.diagnostics.field_words import SETTINGS
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.interfaces import WEIGHTS_FORMS, WEIGHTS_SUFFIXES
-from optlang.plan.model import Computed, Dimension, Factory, Fixed, Models, ModelUse, Param, Plain, Searched, Setting
+from optlang.plan.model import Computed, Dimension, FactoryUse, Fixed, Models, ModelUse, Param, Plain, Searched, Setting
 from optlang.plan.units import Kind, value_of
 from optlang.syntax import tree
 from optlang.workload.sources import exists
@@ -78,7 +78,7 @@ class Factories:
         """Where problems go."""
         return self.knobs.diagnostics
 
-    def read(self, node: tree.Make) -> Factory | None:
+    def read(self, node: tree.Make) -> FactoryUse | None:
         """The factory of the study's model or data set."""
         if not isinstance(node.value, tree.Path | tree.Call):
             self.diagnostics.error(
@@ -93,7 +93,7 @@ class Factories:
         if made is None:
             return None
         arguments = {name: item.value for name, item in made.arguments.items() if isinstance(item, Fixed)}
-        return Factory(name=made.name, calls=made.calls, arguments=arguments, weights=made.weights)
+        return FactoryUse(name=made.name, calls=made.calls, arguments=arguments, weights=made.weights)
 
     def setting(
         self, statement: tree.Fix, param: Param, around: Around, guards: tuple[Guard, ...]

@@ -21,7 +21,7 @@ from optlang.analysis.modules.names import Scope, duplicate, second
 from optlang.analysis.symbols import Place
 from optlang.analysis.values import Resolver
 from optlang.diagnostics.model import Diagnostics, Span
-from optlang.plan.model import BASELINE_RUNTIME, RECOVERY, Factory, Location, Metric, Objective, Plan, Rule, Step
+from optlang.plan.model import BASELINE_RUNTIME, RECOVERY, FactoryUse, Location, Metric, Objective, Plan, Rule, Step
 from optlang.plan.model import Target as PlanTarget
 from optlang.space.combinations import Index
 from optlang.space.compatibility import DeclaredFacts
@@ -215,7 +215,7 @@ class StudyBuilder:
                 )
         return [(node, targets.read(node)) for node in first.values()]
 
-    def _factory(self, factories: Factories, kind: str) -> Factory | None:
+    def _factory(self, factories: Factories, kind: str) -> FactoryUse | None:
         nodes = [item for item in self._all(tree.Make) if item.kind == kind]
         if not nodes:
             self._missing(kind)

@@ -150,7 +150,8 @@ _NO_ZEROS = """def zeros(model):
 
 _EAGER = {
     "package": "the package that exported it, since the model is made by its factory and then changed as it was",
-    "imports": "import json\nimport os\n\nfrom optlang.interfaces import Artifact, File, OptlangError, TargetSpec\n"
+    "imports": "import json\nimport os\n\n"
+    "from optlang.interfaces import Artifact, ArtifactFile, OptlangError, TargetSpec\n"
     "from optlang.runtimes.torch.eager import Eager\n",
     "load": '''    """The session that runs the model; the folder `python` holds the user's own Python that makes it.
 
@@ -162,7 +163,7 @@ _EAGER = {
     manifest = json.loads((home / "manifest.json").read_text(encoding="utf-8"))
     entry = next(item for item in manifest["artifacts"] if home / item["folder"] == HERE)
     artifact = Artifact(
-        HERE, entry["format"], tuple(File(**file) for file in entry["files"]),
+        HERE, entry["format"], tuple(ArtifactFile(**file) for file in entry["files"]),
         tuple(item["name"] for item in entry["inputs"]), tuple(item["name"] for item in entry["outputs"]),
         entry["about"],
     )

@@ -23,14 +23,14 @@ from optlang.interfaces import (
     Session,
     TargetSpec,
 )
-from optlang.workload.model import coverage
+from optlang.workload.model import quantized_share
 
 if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
     from optlang.runtimes.coreml.mil import Weight
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 NAME = "model.mlpackage"
 _TARGETS = {"ios16": "iOS16", "ios17": "iOS17", "ios18": "iOS18", "ios26": "iOS26"}
@@ -72,7 +72,8 @@ class CoreML:
         return QuantWants("int8", "int8", True, True, True)
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Convert, compress and write the model, and read it back: every weight that was asked for is compressed.
 
@@ -85,7 +86,8 @@ class CoreML:
         from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports
         from optlang.workload.export import tracing
-        from optlang.workload.model import floats, modules
+        from optlang.workload.model import dtypes
+        from optlang.workload.model.call import call
 
         if state.form not in ("module", "graph") or not isinstance(state.model, torch.nn.Module):
             raise Refusal(f"coreml is made from torch modules, not from a model in the form {state.form}")
@@ -94,14 +96,14 @@ class CoreML:
         chosen = _Chosen(state, settings)
         module: nn.Module = state.model
         if chosen.integers is not None:
-            floats.refuse_others(floats.module_types(module))
+            dtypes.refuse_others(dtypes.module_types(module))
         training = module.training
         module.eval()
         try:
             example = data.example(target.batch)
             with tracing.plain_attention(), torch.no_grad(), mil.workshop(folder):
                 with imports.user_code("running the model", study):
-                    outputs = modules.call(module, example)
+                    outputs = call(module, example)
                 in_half = _in_half(module, chosen.half) if chosen.half is not None else None
                 about, names = _made(module, example, outputs, chosen, in_half, folder / NAME)
         finally:
@@ -184,7 +186,7 @@ def _made(
         _refuse_little(found, wanted, module, chosen.integers, "in fewer bits")
     fewer = 0 if chosen.weights == "sparse" else sum(item.elements for item in found if item.name in wanted)
     still = halved - sum(item.elements for item in found if item.name in wanted and item.itemsize == 2)
-    about["stored"] = coverage.stored(fewer / total, (halved if chosen.weights == "sparse" else still) / total)
+    about["stored"] = quantized_share.stored(fewer / total, (halved if chosen.weights == "sparse" else still) / total)
     if wanted:
         after = sum((package.parent / name).stat().st_size for name in names)
         if after >= before:
@@ -246,11 +248,11 @@ def _refuse_little(
 
     settings = settings or {}
     asked = [
-        coverage.Weight(item.layer, item.kind, item.elements, item.name in done) for item in found
+        quantized_share.Weight(item.layer, item.kind, item.elements, item.name in done) for item in found
         if torch_export.chosen_layer(item.layer, module, settings)
     ]
     more = "sensitive = false casts norms and the last layer too; or " if settings.get("sensitive") else ""
-    coverage.mostly(
+    quantized_share.mostly(
         asked, what, f"{more}name in `only` what is all that you want",
         named=bool(settings.get("only")),
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 NAME = "model.pte"
 # XNNPACK's integers round in other places than the operators that stand for them do.
@@ -48,7 +48,8 @@ class ExecuTorch:
         return QuantWants("int8", "int8", False, True, True)
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Capture, quantize where that was asked for, lower and write the model; its answers are compared.
 
@@ -62,7 +63,7 @@ class ExecuTorch:
         from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports
         from optlang.workload.export import torch_export, tracing
-        from optlang.workload.model import coverage, floats
+        from optlang.workload.model import dtypes, quantized_share
 
         if state.form not in ("module", "graph") or not isinstance(state.model, torch.nn.Module):
             raise Refusal(f"executorch is made from torch modules, not from a model in the form {state.form}")
@@ -71,7 +72,7 @@ class ExecuTorch:
         quantize.refuse_unknown(state.requests)
         module: nn.Module = state.model
         if state.requests:
-            floats.refuse_others(floats.module_types(module))
+            dtypes.refuse_others(dtypes.module_types(module))
         training = module.training
         module.eval()
         about: dict[str, JSON] = {}
@@ -96,7 +97,7 @@ class ExecuTorch:
             module.train(training)
         int8: Any = about.get("int8")
         about |= {
-            "stored": floats.stored(module) if int8 is None else coverage.stored(int8["all"]),
+            "stored": dtypes.stored(module) if int8 is None else quantized_share.stored(int8["all"]),
             "batch": target.batch, "samples": {"least": least, "most": target.batch},
             "inputs": _tensors({name: item.numpy() for name, item in example.items()}), "outputs": _tensors(wanted),
             **_facts(lowered),

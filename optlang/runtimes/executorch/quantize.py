@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 _LINEAR = "operators = all takes convolutions too"
 _GROUPS = "static takes convolutions of groups and of one channel too, which XNNPACK has no dynamic ranges for"
@@ -42,7 +42,7 @@ def refuse_unknown(requests: tuple[Request, ...]) -> None:
 
 
 def quantized(
-    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Data
+    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Dataset
 ) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
     """The graph of `program` in int8, and what became of its weights: their share in int8, layers that stay in float.
 

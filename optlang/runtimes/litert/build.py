@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
     Array = numpy.ndarray[Any, Any]
 
@@ -54,7 +54,8 @@ class LiteRT:
         return QuantWants("int8", "int8", False, True, True)
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Convert and, where that was asked for, quantize the model; the float file's answers are the module's.
 
@@ -67,7 +68,7 @@ class LiteRT:
         from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports
         from optlang.workload.export import torch_export, tracing
-        from optlang.workload.model import coverage, floats
+        from optlang.workload.model import dtypes, quantized_share
 
         if state.form not in ("module", "graph") or not isinstance(state.model, torch.nn.Module):
             raise Refusal(f"litert is made from torch modules, not from a model in the form {state.form}")
@@ -76,7 +77,7 @@ class LiteRT:
         quantize.refuse_unknown(state.requests)
         module: nn.Module = state.model
         if any(item.technique != "half" for item in state.requests):
-            floats.refuse_others(floats.module_types(module))
+            dtypes.refuse_others(dtypes.module_types(module))
         training = module.training
         module.eval()
         about: dict[str, JSON] = {}
@@ -104,11 +105,11 @@ class LiteRT:
                 _prove(folder, given, wanted, target, _HALF if request.technique == "half" else None)
         finally:
             module.train(training)
-        about["stored"] = floats.stored(module)
+        about["stored"] = dtypes.stored(module)
         for request in state.requests:
             became: Any = about[request.technique]
             halved = request.technique == "half"
-            about["stored"] = coverage.stored(0.0 if halved else became["all"], became["all"] if halved else 0.0)
+            about["stored"] = quantized_share.stored(0.0 if halved else became["all"], became["all"] if halved else 0.0)
         about |= {
             "batch": target.batch, "inputs": _tensors(given), "outputs": _tensors(wanted),
             "operators": tflite.kinds((folder / NAME).read_bytes()), "versions": _versions(),
@@ -198,7 +199,7 @@ def _prove(
             raise Refusal(f"the file answers {name} with the shape {item.shape}, the module {wanted[name].shape}")
 
 
-def _samples(data: Data, count: int, batch: int, example: Mapping[str, Tensor]) -> list[dict[str, Array]]:
+def _samples(data: Dataset, count: int, batch: int, example: Mapping[str, Tensor]) -> list[dict[str, Array]]:
     """Calibration samples in the file's batches and types, by its converter's names; the last one fills its batch."""
     import numpy
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optlang.workload.model.coverage import Weight
+from optlang.workload.model.quantized_share import Weight
 
 # What multiplies by weights or looks them up, and the place of these among the operator's inputs.
 PLACES = {

@@ -24,7 +24,7 @@ from optlang.workload import failures
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 _LEVELS = {
     "off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
@@ -71,7 +71,8 @@ class OnnxRuntime:
         return QuantWants("uint8", "int8", False, True, True, reduced=overflows())
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write the file. An ONNX file has no optimizations of the session in it: they fit one machine only.
 

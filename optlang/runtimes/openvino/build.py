@@ -18,7 +18,7 @@ from optlang.interfaces import Arrays, Artifact, ModelState, OptlangError, Quant
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 _HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -46,7 +46,8 @@ class OpenVino:
         return QuantWants("uint8", "int8", False, True, True, reduced=overflows())
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write `model.onnx`, or OpenVINO's own `model.xml` and `model.bin`, in int8 by NNCF where that is asked for.
 

@@ -21,7 +21,7 @@ from optlang.workload import process_state
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
     Sample = dict[str, numpy.ndarray[Any, Any]]
 
@@ -39,7 +39,7 @@ _MADE = re.compile(r"[A-Z]\w*_\d+")
 
 
 def build(
-    onnx: Artifact, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data
+    onnx: Artifact, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset
 ) -> Artifact:
     """Write `model.xml` and `model.bin` into `folder`, from the ONNX file that was made of `state`.
 
@@ -48,7 +48,7 @@ def build(
     """
     from optlang.runtimes.shared import onnx_file
     from optlang.runtimes.shared.artifact_files import described
-    from optlang.workload.model import floats
+    from optlang.workload.model import dtypes
 
     stored = onnx.about["stored"]
     way = str(settings.get("int8", "none"))
@@ -62,7 +62,7 @@ def build(
                 f"NNCF quantizes a float model; what openvino is given here is in the form {state.form} already",
                 help="one of the two: the step before, or `int8` of the runtime openvino",
             )
-        floats.refuse_others(floats.module_types(state.model))
+        dtypes.refuse_others(dtypes.module_types(state.model))
         model = _quantized(model, way, target, settings, data.bind(onnx.inputs))
         stored = _stored(model, onnx.folder / onnx_file.NAME, way)
     _rename(model)
@@ -79,7 +79,7 @@ def _stored(model: Any, source: Path, way: str) -> JSON:
     import onnx
 
     from optlang.workload.export import onnx_weights
-    from optlang.workload.model import coverage
+    from optlang.workload.model import quantized_share
 
     graph = onnx.load(source, load_external_data=False).graph
     total = sum(elements for elements, _ in onnx_weights.bits_of(graph).values())
@@ -92,13 +92,13 @@ def _stored(model: Any, source: Path, way: str) -> JSON:
         (made if item.get_element_type().get_type_name() in _INTEGERS else rest).append(size)
     # A table that two operators read may be written twice.
     share = min(1.0, sum(size for _, size in made) / total) if total else 0.0
-    if way != "accuracy" and share < coverage.LEAST:
+    if way != "accuracy" and share < quantized_share.LEAST:
         names = [name for name, _ in sorted(rest, key=lambda item: -item[1])[:4]]
         raise Refusal(
             f"only {share:.0%} of the weights became int8 by NNCF: not {', '.join(names)}",
             help="int8 = none on openvino, and the techniques dynamic or weight_only, which take layers of more kinds",
         )
-    return coverage.stored(share)
+    return quantized_share.stored(share)
 
 
 def _openvino() -> Any:
@@ -113,7 +113,7 @@ def _rename(model: Any) -> None:
             item.set_friendly_name(f"{item.get_type_name()}.{index}")
 
 
-def _quantized(model: Any, way: str, target: TargetSpec, settings: Mapping[str, Any], data: Data) -> Any:
+def _quantized(model: Any, way: str, target: TargetSpec, settings: Mapping[str, Any], data: Dataset) -> Any:
     if importlib.util.find_spec("nncf") is None:
         raise OptlangError("int8 by OpenVINO's own tool needs NNCF", help='pip install "optlang-dsl[nncf]"')
     with _quiet_nncf() as nncf:
@@ -137,7 +137,7 @@ def _quantized(model: Any, way: str, target: TargetSpec, settings: Mapping[str, 
 
 def _kept_accurate(
     nncf: Any, model: Any, calibration: Any, common: Mapping[str, Any], target: TargetSpec,
-    settings: Mapping[str, Any], data: Data,
+    settings: Mapping[str, Any], data: Dataset,
 ) -> Any:
     """Int8 with as many layers in float as the metric needs, on training samples that set no range.
 
@@ -158,7 +158,7 @@ def _kept_accurate(
     )
 
 
-def _quality(inputs: Sample, targets: Any, batch: int, data: Data) -> Callable[[Any], tuple[float, bool]]:
+def _quality(inputs: Sample, targets: Any, batch: int, data: Dataset) -> Callable[[Any], tuple[float, bool]]:
     """What says how good a compiled model is (more is better), and whether that is an accuracy."""
     import numpy
 

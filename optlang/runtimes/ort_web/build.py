@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy
 
     from optlang.runtimes.ort_web.browser import Page, Server
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 _SCRIPT = resources.data("optlang.runtimes.ort_web", "session.mjs")
 _PROVIDERS = ("wasm", "webgpu")
@@ -72,7 +72,8 @@ class OrtWeb:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write the ONNX file. For WebGPU the browser is asked for its adapter, whose name `about` keeps."""
         from optlang.runtimes.shared import onnx_file

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from optlang.interfaces import Artifact, ModelState, Refusal
 
 if TYPE_CHECKING:
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 NAME = "model.onnx"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def build(
-    state: ModelState, runtime: str, folder: Path, data: Data, study: Path, *, opset: int | None = None,
+    state: ModelState, runtime: str, folder: Path, data: Dataset, study: Path, *, opset: int | None = None,
     exporter: str = "script",
 ) -> Artifact:
     """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
@@ -33,7 +33,8 @@ def build(
     from optlang.runtimes.shared.artifact_files import described
     from optlang.workload.export import onnx as onnx_export
     from optlang.workload.export import onnx_weights
-    from optlang.workload.model import coverage, modules
+    from optlang.workload.model import quantized_share
+    from optlang.workload.model.save import external_files
 
     path = folder / NAME
     if state.form == "module":
@@ -41,7 +42,7 @@ def build(
     elif state.form == "onnx":
         source = Path(state.model)
         shutil.copyfile(source, path)
-        for name in modules.external_files(source):
+        for name in external_files(source):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.parent / name, folder / name)
         if exporter != "script":
@@ -64,29 +65,29 @@ def build(
     if len(batches) > 1:
         raise Refusal(f"the inputs of the graph are fixed to different numbers of samples: {sorted(batches)}")
     batch = next(iter(batches), 0)
-    names = [NAME, *modules.external_files(path)]
+    names = [NAME, *external_files(path)]
     return Artifact(
         folder, "onnx", described(folder, names), tuple(item.name for item in inputs),
         tuple(item.name for item in graph.output),
         {
             "batch": batch or None, "convolutions": any(node.op_type in _CONVOLUTIONS for node in graph.node),
-            "stored": coverage.stored(*onnx_weights.shares(graph)),
+            "stored": quantized_share.stored(*onnx_weights.shares(graph)),
         },
     )
 
 
-def _convert(path: Path, opset: int, data: Data) -> None:
+def _convert(path: Path, opset: int, data: Dataset) -> None:
     import onnx
 
     from optlang.workload.export import opsets
-    from optlang.workload.model import modules
+    from optlang.workload.model.save import external_files
 
     graph = onnx.load(path, load_external_data=False).graph
     stored = {item.name for item in graph.initializer}
     first = next((item for item in graph.input if item.name not in stored), None)
     fixed = first is not None and first.type.tensor_type.shape.dim[0].dim_value
-    beside = modules.external_files(path)
+    beside = external_files(path)
     example = data.bind([item.name for item in graph.input if item.name not in stored]).example(fixed or 2)
     opsets.convert(path, opset, {name: item.numpy() for name, item in example.items()})
-    for name in set(beside) - set(modules.external_files(path)):
+    for name in set(beside) - set(external_files(path)):
         (path.parent / name).unlink()

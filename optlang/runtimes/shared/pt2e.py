@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 _SEED = 0
 """Which calibration samples are drawn: the same ones in every trial, since a runtime has no seed of its own."""
@@ -32,7 +32,7 @@ def static(config: Any, settings: Mapping[str, Any], dtype: Any, low: int, high:
     return QuantizationConfig(activations, activations, config.weight, config.bias, False)
 
 
-def calibrate(prepared: Any, example: Mapping[str, Tensor], data: Data, samples: int) -> None:
+def calibrate(prepared: Any, example: Mapping[str, Tensor], data: Dataset, samples: int) -> None:
     """Run the samples through, as many at once as the program takes; the last ones are filled up by themselves."""
     import torch
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy
 
     from optlang.runtimes.tensorrt.session import Open
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
     Shapes = dict[str, dict[str, list[int]]]
 
@@ -71,7 +71,8 @@ class TensorRT:
         return QuantWants("int8", "int8", True, True, True, biases="float", operators="weighted", tables="ahead")
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write the ONNX file and the engine. On the GPU that it is for, a module's engine is proven against it.
 
@@ -108,7 +109,7 @@ class TensorRT:
         return artifact
 
     def _prove(
-        self, state: ModelState, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], data: Data,
+        self, state: ModelState, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], data: Dataset,
         study: Path,
     ) -> None:
         from optlang.workload.export import tracing

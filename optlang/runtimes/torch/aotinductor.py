@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 NAME = "model.pt2"
 
@@ -48,7 +48,8 @@ class AOTInductor:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Export, compile and write the model, proven with another number of samples than it was exported with.
 
@@ -61,7 +62,8 @@ class AOTInductor:
         from optlang.runtimes.torch.compiler import quiet
         from optlang.workload import imports
         from optlang.workload.export import tracing
-        from optlang.workload.model import floats, modules
+        from optlang.workload.model import dtypes
+        from optlang.workload.model.call import call
 
         if state.form != "module":
             raise Refusal(f"aotinductor compiles torch modules, not a model in the form {state.form}")
@@ -74,12 +76,12 @@ class AOTInductor:
             example = data.example(tracing.TRACED)
             with tracing.plain_attention(), torch.no_grad(), quiet():
                 with imports.user_code("running the model", study):
-                    outputs = tuple(modules.call(module, example))
+                    outputs = tuple(call(module, example))
                 _compile(module, example, folder / NAME, target.threads)
                 _prove(module, data.example(tracing.CHECKED), folder / NAME)
         finally:
             module.train(training)
-        about = {"stored": floats.stored(module)}
+        about = {"stored": dtypes.stored(module)}
         return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, outputs, about)
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:

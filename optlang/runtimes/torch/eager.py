@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Arrays, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import Arrays, Artifact, Edit, Factory, ModelState, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 WEIGHTS = "model.safetensors"
 
@@ -23,7 +24,7 @@ class Eager:
     """The artifact is the safetensors file; the module is made anew from the factory and its edits."""
 
     name: ClassVar[str] = "eager"
-    imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.model.modules")
+    imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.model.make")
     """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def available(self) -> str | None:
@@ -35,7 +36,8 @@ class Eager:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write the weights; the factory and the edits go into `about`. Raises `Refusal` for other forms."""
         import safetensors.torch
@@ -43,7 +45,9 @@ class Eager:
 
         from optlang.runtimes.shared.artifact_files import described
         from optlang.workload import imports
-        from optlang.workload.model import floats, modules
+        from optlang.workload.model import dtypes
+        from optlang.workload.model.call import call
+        from optlang.workload.model.weights import parameters
 
         if state.form != "module":
             raise Refusal(f"{self.name} runs torch modules, not a model in the form {state.form}")
@@ -52,14 +56,14 @@ class Eager:
         module: nn.Module = state.model
         training = module.training
         with torch.no_grad(), imports.user_code("running the model", study):
-            outputs = tuple(modules.call(module.eval(), data.example(1)))
+            outputs = tuple(call(module.eval(), data.example(1)))
         module.train(training)
-        safetensors.torch.save_file(modules.parameters(module), folder / WEIGHTS)
+        safetensors.torch.save_file(parameters(module), folder / WEIGHTS)
         return Artifact(
             folder, "safetensors", described(folder, [WEIGHTS]), data.input_names, outputs,
             {
-                "factory": modules.factory_json(state.factory), "edits": modules.edits_json(state.edits),
-                "stored": floats.stored(module),
+                "factory": asdict(state.factory), "edits": [asdict(item) for item in state.edits],
+                "stored": dtypes.stored(module),
             },
         )
 
@@ -68,13 +72,13 @@ class Eager:
         import safetensors.torch
 
         from optlang.runtimes.torch.session import threads
-        from optlang.workload.model import modules
+        from optlang.workload.model.make import rebuild
 
         about: Mapping[str, Any] = artifact.about
         with ExitStack() as stack:
             stack.enter_context(threads(target.threads))
-            module = modules.rebuild(
-                modules.factory_from(about["factory"]), modules.edits_from(about["edits"]), study
+            module = rebuild(
+                Factory(**about["factory"]), tuple(Edit(**item) for item in about["edits"]), study
             )
             # Knows of weights that share memory: the file holds them once.
             safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
@@ -96,10 +100,10 @@ class Open:
         self._settings = settings
 
     def prepare(self, batch: Arrays) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        from optlang.workload.model import modules
+        from optlang.workload.model.call import arguments
 
         given = {name: self._torch.tensor(batch[name]) for name in self._inputs}
-        return modules.arguments(self._module, given)
+        return arguments(self._module, given)
 
     def run(self, prepared: tuple[tuple[Tensor, ...], dict[str, Tensor]]) -> Any:
         positional, named = prepared

@@ -14,7 +14,7 @@ from optlang.runtimes.torch.eager import Eager, Open
 from optlang.workload import failures
 
 if TYPE_CHECKING:
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 NAME, _FORMAT = "model.pt2", "pt2"
 # torch's "reduce-overhead" is left out: all it sets is CUDA graphs, and on the CPU it changes nothing.
@@ -54,7 +54,8 @@ class Inductor(Eager):
         )
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write eager's file, or the program in int8; what inputs look like goes into `about`, for `open` to compile
         for them.
@@ -119,7 +120,7 @@ def _first_call(call: Callable[[], Any]) -> float:
 
 
 def _in_integers(
-    state: ModelState, target: TargetSpec, dynamic: bool, folder: Path, data: Data, study: Path
+    state: ModelState, target: TargetSpec, dynamic: bool, folder: Path, data: Dataset, study: Path
 ) -> Artifact:
     """Write the program that torchao's quantizer makes of the module, and read it again: both give the same answers."""
     import torch
@@ -128,12 +129,12 @@ def _in_integers(
     from optlang.runtimes.torch import pt2_archive, x86_quantizer
     from optlang.workload import imports
     from optlang.workload.export import torch_export, tracing
-    from optlang.workload.model import coverage, floats, modules
+    from optlang.workload.model import call, dtypes, quantized_share
 
     x86_quantizer.refuse_unknown(state.requests)
     (request,) = state.requests
     module = state.model
-    floats.refuse_others(floats.module_types(module))
+    dtypes.refuse_others(dtypes.module_types(module))
     training = module.training
     module.eval()
     try:
@@ -142,7 +143,7 @@ def _in_integers(
         with tracing.plain_attention(), torch.no_grad(), torch_export.quiet():
             # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
             with imports.user_code("running the model", study):
-                outputs = tuple(modules.call(module, example))
+                outputs = tuple(call.call(module, example))
             program = torch_export.program(module, example, "Inductor", **shapes)
             graph, int8 = x86_quantizer.quantized(program, module, example, request, data)
             pt2_archive.write(torch_export.again(graph, example, "Inductor", **shapes), folder / NAME)
@@ -154,16 +155,16 @@ def _in_integers(
     finally:
         module.train(training)
     return Artifact(folder, _FORMAT, described(folder, [NAME]), data.input_names, outputs, {
-        "int8": int8, "stored": coverage.stored(int8["all"]),
+        "int8": int8, "stored": quantized_share.stored(int8["all"]),
     })
 
 
 def _check_smaller(path: Path, module: Any) -> None:
     import safetensors.torch
 
-    from optlang.workload.model import modules
+    from optlang.workload.model.weights import parameters
 
-    size, float32 = path.stat().st_size, len(safetensors.torch.save(modules.parameters(module)))
+    size, float32 = path.stat().st_size, len(safetensors.torch.save(parameters(module)))
     if size >= float32:
         raise Refusal(
             f"int8 makes this model larger: {size} bytes against {float32} in float32",

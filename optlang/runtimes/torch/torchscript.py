@@ -16,7 +16,7 @@ from optlang.interfaces import Artifact, ModelState, OptlangError, QuantWants, R
 
 if TYPE_CHECKING:
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 NAME = "model.pt"
 GRAPHS = ("frozen", "folded", "optimized")
@@ -45,7 +45,8 @@ class TorchScript:
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
-        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Data, study: Path
+        self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
+        study: Path,
     ) -> Artifact:
         """Write the graph, proven with another number of samples than it was traced with.
 
@@ -55,7 +56,7 @@ class TorchScript:
         """
         from optlang.runtimes.shared.artifact_files import described
         from optlang.workload.export import torchscript
-        from optlang.workload.model import floats
+        from optlang.workload.model import dtypes
 
         if state.form != "module":
             raise Refusal(f"torchscript is made from torch modules, not from a model in the form {state.form}")
@@ -65,7 +66,7 @@ class TorchScript:
         outputs = torchscript.export(state.model, data, folder / NAME, study, mode=mode, fold=graph != "frozen")
         return Artifact(
             folder, "torchscript", described(folder, [NAME]), data.input_names, outputs,
-            {"graph": graph, "stored": floats.stored(state.model)},
+            {"graph": graph, "stored": dtypes.stored(state.model)},
         )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 QUANTIZER = "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
 """Importing it tells Inductor the patterns that become integer kernels: what compiles such a program needs it."""
@@ -62,7 +62,7 @@ def refuse_unknown(requests: tuple[Request, ...]) -> None:
 
 
 def quantized(
-    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Data
+    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Dataset
 ) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
     """The graph of `program` in int8, and what became of its weights: their share in int8, the layers that stay in
     float, and `kernels`, the number of products in integers that must come of it when it is compiled.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.baked import baked
 from optlang.workload.failures import FAILURES, exhausted
-from optlang.workload.model import coverage
+from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def half(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
     import torch
 
     from optlang.workload import imports
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     if state.form != "module":
         raise Refusal(f"only a module can be cast, and the model is in the form {state.form}")
@@ -68,16 +68,18 @@ def _refuse_little(module: nn.Module, settings: Mapping[str, Any], dtype: str) -
     import torch
 
     alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
-    asked: dict[int, coverage.Weight] = {}
+    asked: dict[int, quantized_share.Weight] = {}
     for name, layer in module.named_modules():
         for own, item in layer.named_parameters(recurse=False):
             if item.ndim > 1 and name not in alone:
                 done = item.dtype == getattr(torch, dtype)
-                asked.setdefault(id(item), coverage.Weight(name or own, type(layer).__name__, item.numel(), done))
+                weight = quantized_share.Weight(name or own, type(layer).__name__, item.numel(), done)
+                asked.setdefault(id(item), weight)
     if asked:
         more = "sensitive = false casts norms and the last layer too; or " if settings["sensitive"] else ""
-        named = bool(settings["only"])
-        coverage.mostly(list(asked.values()), dtype, f"{more}name in `only` what is all that you want", named=named)
+        quantized_share.mostly(
+            list(asked.values()), dtype, f"{more}name in `only` what is all that you want", named=bool(settings["only"])
+        )
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -177,7 +179,7 @@ def _kept(module: nn.Module, settings: Mapping[str, Any], last: str) -> list[str
 
 def _last(module: nn.Module, example: Mapping[str, Tensor]) -> str:
     """The layer with a matrix of its own that is called last; "" where it shares that with another layer."""
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     called: list[str] = []
     hooks = [
@@ -204,7 +206,7 @@ def _prove(module: nn.Module, example: Mapping[str, Tensor], wanted: Mapping[str
     """Run the cast module; raise `Refusal` with the layer where it fails, or where numbers become infinite."""
     import torch
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     path: list[str] = []
     broken: list[str] = []

@@ -28,7 +28,7 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     import torch
 
     from optlang.workload import imports
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     if state.form != "module":
         raise Refusal(f"only a module has layers to untie, and the model is in the form {state.form}")
@@ -77,7 +77,7 @@ def _stateless(layer: nn.Module) -> bool:
 
 def _calls(module: nn.Module, example: Mapping[str, Tensor]) -> list[tuple[nn.Module | None, int, nn.Module]]:
     """Each call in order: by which layer, in its how-manieth call, and of which layer."""
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     active: list[tuple[nn.Module, int]] = []
     found: list[tuple[nn.Module | None, int, nn.Module]] = []

@@ -33,7 +33,7 @@ def cutting(state: ModelState, settings: Mapping[str, Any], context: Context) ->
 
 def measure_of(resource: str, cutter: Cutter) -> Callable[[nn.Module], float]:
     """What counts the multiply-accumulates ("macs", for one sample) or the "parameters" of a module."""
-    from optlang.workload.model.operations import macs
+    from optlang.workload.model.count import macs
 
     if resource == "macs":
         return lambda module: macs(module, cutter.example)

@@ -314,7 +314,7 @@ def _no_recurrent(module: nn.Module) -> None:
 def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     import torch
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     with torch.no_grad():
         return {name: tuple(item.shape) for name, item in call(module, example).items()}

@@ -73,7 +73,7 @@ def after_each(
     import torch
 
     from optlang.workload.imports import user_code
-    from optlang.workload.model.modules import call, settled
+    from optlang.workload.model.call import call, settled
 
     data = context.data.bind(module)
     frozen = [item for item in module.parameters() if not item.requires_grad]

@@ -229,7 +229,7 @@ def _try(module: nn.Module, context: Context) -> None:
     """Refuse where code around the layers counts on what only the whole ones have."""
     import torch
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     try:
         with torch.no_grad():

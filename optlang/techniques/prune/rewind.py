@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.shared import masks
 from optlang.workload.failures import FAILURES, exhausted, first_line
 
@@ -62,12 +62,12 @@ def _masks(state: ModelState) -> dict[str, Tensor]:
 
 def _earlier(state: ModelState, settings: Mapping[str, Any], context: Context) -> tuple[nn.Module, str]:
     """The earlier state in the state's structure, and how to speak of it."""
-    from optlang.workload.model import modules
+    from optlang.workload.model.make import edited, make
 
     factory, edits = state.factory, state.edits
     if settings["checkpoint"] is not None:
-        given, what = modules.factory_from(settings["checkpoint"]), "the checkpoint"
-        module = modules.make(given, context.study)
+        given, what = Factory(**settings["checkpoint"]), "the checkpoint"
+        module = make(given, context.study)
     elif settings["to"] == "baseline":
         assert context.baseline is not None, "`rewind` declares that it needs the baseline"
         baseline, what = context.baseline(), "the baseline"
@@ -81,9 +81,9 @@ def _earlier(state: ModelState, settings: Mapping[str, Any], context: Context) -
             )
         module, edits = copy.deepcopy(baseline.model), edits[done:]
     else:
-        module, what = modules.make(factory, context.study), "the model as it is made"
+        module, what = make(factory, context.study), "the model as it is made"
     try:
-        return modules.edited(module, edits, context.study), what
+        return edited(module, edits, context.study), what
     except FAILURES as error:
         if exhausted(error):
             raise

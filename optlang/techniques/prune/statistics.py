@@ -22,7 +22,7 @@ def recalibrate(module: nn.Module, batches: int, context: Context) -> None:
     from torch import nn
 
     from optlang.workload.imports import user_code
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     norms = [
         item for item in module.modules()

@@ -45,7 +45,7 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     import torch
 
     from optlang.workload.imports import user_code
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     if state.form != "module":
         raise Refusal(f"only a module can lose hidden units, and the model is in the form {state.form}")
@@ -235,7 +235,7 @@ def _elsewhere(name: str, why: str) -> str:
 def _run(module: nn.Module, example: Mapping[str, Tensor], name: str, context: Context) -> dict[str, Tensor]:
     import torch
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     try:
         with torch.no_grad():

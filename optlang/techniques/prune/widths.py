@@ -109,7 +109,7 @@ def _loss(module: nn.Module, samples: int, context: Context) -> float:
     import torch
 
     from optlang.workload.imports import user_code
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     data = context.data.bind(module)
     total, seen = 0.0, 0

@@ -32,7 +32,7 @@ def trace(module: nn.Module, example: Mapping[str, Tensor], kinds: tuple[type[nn
     """Run a copy of `module`, and see what its layers of `kinds` take and give; the layers are those of `module`."""
     import torch
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     found = Trace()
     twin = copy.deepcopy(module)

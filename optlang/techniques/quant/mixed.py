@@ -24,7 +24,7 @@ from optlang.techniques.shared.baked import baked
 from optlang.workload.export.minify import compact
 
 if TYPE_CHECKING:
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 # What the scores follow from; another budget finds them as they are.
 _SCORED = ("calibrator", "percentile", "bins", "samples", "granularity", "keep", "only")
@@ -110,7 +110,7 @@ class _Bench:
 
     state: ModelState
     context: Context
-    data: Data
+    data: Dataset
     source: Path
     settings: Mapping[str, Any]
     written: Callable[[Sequence[str]], Path]

@@ -12,7 +12,7 @@ from typing import Any
 from optlang.interfaces import JSON, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.tables import tables_of
 from optlang.workload.export.onnx_weights import bits_of
-from optlang.workload.model import coverage
+from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone
 
 LINEAR = ("MatMul", "Gemm")
@@ -132,10 +132,10 @@ def mostly(
     """The share of the weights of float `graph` that are in `done`, by names of constants, and the other layers.
 
     Weights that only nodes in `left` read do not count. Raises `Refusal` where the share is too little, as
-    `coverage.mostly` does: layers that `only` names were chosen deliberately.
+    `quantized_share.mostly` does: layers that `only` names were chosen deliberately.
     """
     elements = weights_of(graph)
-    found: dict[str, coverage.Weight] = {}
+    found: dict[str, quantized_share.Weight] = {}
     for node in graph.node:
         weights = {node.input[index] for index in WEIGHTS.get(node.op_type, ())}
         for name in node.input:
@@ -143,8 +143,8 @@ def mostly(
             if name in elements and node.name not in left and (name in weights or name not in found):
                 layer = (layer_of(node.name) or node.name) if name in weights else name
                 kind = _KINDS.get(node.op_type, node.op_type) if name in weights else f"constant of {node.op_type}"
-                found[name] = coverage.Weight(layer, kind, elements[name], name in done)
-    return coverage.mostly(list(found.values()), what, help, named=bool(settings["only"]))
+                found[name] = quantized_share.Weight(layer, kind, elements[name], name in done)
+    return quantized_share.mostly(list(found.values()), what, help, named=bool(settings["only"]))
 
 
 def refuse_less(graph: Any, result: Any, left: Collection[str]) -> None:
@@ -157,7 +157,7 @@ def refuse_less(graph: Any, result: Any, left: Collection[str]) -> None:
     read = {name for node in graph.node if node.name not in left for name in node.input}
     asked = sum(elements for name, elements in before.items() if name in read)
     rest = sum(after.values()) - (sum(before.values()) - asked)
-    if asked and 1 - rest / asked < coverage.LEAST:
+    if asked and 1 - rest / asked < quantized_share.LEAST:
         names = sorted(set(after) & read, key=lambda name: -after[name])
         raise Refusal(
             f"only {max(0.0, 1 - rest / asked):.0%} of the weights became int8: not {', '.join(names[:4])}",

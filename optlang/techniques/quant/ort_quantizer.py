@@ -20,7 +20,7 @@ from optlang.techniques.quant.tables import cover, tables_of
 from optlang.workload import failures, process_state
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx_weights import census, is_quantized, shares
-from optlang.workload.model.floats import module_types, refuse_others, types_of
+from optlang.workload.model.dtypes import module_types, refuse_others, types_of
 
 if TYPE_CHECKING:
     import numpy

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optlang.techniques.quant.fake_quantize import Input
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
     from optlang.workload.data.tensors import Tensors
 
 _KERNELS = (*WITH_WEIGHTS, "ConvTranspose")
@@ -135,7 +135,7 @@ def _learned(ranges: Any, name: str, hook: Input) -> None:
 
 
 def _attach(
-    module: nn.Module, data: Data, prepared: Prepared, settings: Mapping[str, Any], context: Context
+    module: nn.Module, data: Dataset, prepared: Prepared, settings: Mapping[str, Any], context: Context
 ) -> tuple[list[tuple[str, str]], dict[str, Input]]:
     """Round the module's weights and inputs from now on: (layer, attribute) of each weight, and the hooks by layer."""
     from torch import nn
@@ -175,12 +175,12 @@ def _attach(
     return weights, inputs
 
 
-def _followed(module: nn.Module, data: Data, context: Context) -> dict[str, str]:
+def _followed(module: nn.Module, data: Dataset, context: Context) -> dict[str, str]:
     """The batch norm that takes each layer's answer, by the layer's name, as one run of the module shows it."""
     import torch
     from torch import nn
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     answers: dict[int, tuple[str, Tensor]] = {}
     found: dict[str, str] = {}
@@ -207,7 +207,7 @@ def _followed(module: nn.Module, data: Data, context: Context) -> dict[str, str]
 
 
 def _train(
-    module: nn.Module, data: Data, inputs: Mapping[str, Input], state: ModelState, settings: Mapping[str, Any],
+    module: nn.Module, data: Dataset, inputs: Mapping[str, Input], state: ModelState, settings: Mapping[str, Any],
     context: Context,
 ) -> None:
     from torch import nn
@@ -234,12 +234,12 @@ def _train(
         raise Refusal("a layer's inputs were not finite in training", help="a smaller lr may hold them")
 
 
-def _distilled(data: Data, state: ModelState, settings: Mapping[str, Any], context: Context) -> Loss:
+def _distilled(data: Dataset, state: ModelState, settings: Mapping[str, Any], context: Context) -> Loss:
     """The task's loss and the distance to the float baseline's answers, softened (Hinton et al., 2015)."""
     import torch
     import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     reference = context.baseline() if context.baseline is not None else state
     teacher = copy.deepcopy(reference.model).to(context.device).eval()

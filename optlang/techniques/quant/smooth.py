@@ -122,7 +122,7 @@ def _peaks(module: nn.Module, groups: Sequence[_Group], samples: int, context: C
 
     from optlang.workload.export.tracing import plain_attention
     from optlang.workload.imports import user_code
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     data = context.data.bind(module)
     given = {name: torch.from_numpy(item) for name, item in data.calibration(samples, context.seed).items()}

@@ -15,15 +15,15 @@ from optlang.interfaces import JSON, Edit, ModelState, Refusal
 from optlang.techniques.shared.masks import NOTE, noted
 
 if TYPE_CHECKING:
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
-BAKED = "optlang.workload.model.parametrized:replay"
+BAKED = "optlang.workload.model.parametrizations:replay"
 """The edit that makes plain weights."""
 
 _NOTE = "parametrized.baked"
 
 
-def baked(state: ModelState, data: Data, study: Path) -> ModelState:
+def baked(state: ModelState, data: Dataset, study: Path) -> ModelState:
     """`state` itself where its module computes no weights, else one with plain weights and the same answers.
 
     That is proved on examples. It is an edit of its own; the note `parametrized.baked` has the weights by name, with

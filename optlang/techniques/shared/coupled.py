@@ -70,7 +70,7 @@ def traceable(module: nn.Module) -> Iterator[None]:
     """Frozen parameters leave no trace in the graph of gradients: all of them count while it is drawn."""
     import torch
 
-    from optlang.workload.model.modules import settled
+    from optlang.workload.model.call import settled
 
     frozen = {name for name, item in module.named_parameters() if not item.requires_grad}
     for item in module.parameters():
@@ -87,7 +87,7 @@ def traceable(module: nn.Module) -> Iterator[None]:
 
 def forward(module: nn.Module, example: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """The answers that gradients come from, for torch-pruning."""
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
 
     return tuple(item for item in call(module, example).values() if item.requires_grad)
 

@@ -34,7 +34,7 @@ _DIGIT = 2**23
 def proved(before: ModelState, after: ModelState, context: Context) -> None:
     """Raise `Refusal` where `after` lost other numbers than its edits say, or unties weights that layers share."""
     from optlang.workload import imports
-    from optlang.workload.model.parametrized import plain_copy
+    from optlang.workload.model.parametrizations import plain_copy
 
     if before.form != "module" or after.form != "module" or after.factory != before.factory:
         return
@@ -182,10 +182,10 @@ def _doubled(edited: nn.Module, found: Mapping[str, Tensor], total: int) -> tupl
 
 def replayed(module: nn.Module, edits: Sequence[Edit], study: Path, *, copied: bool = True) -> nn.Module:
     """A copy of `module` with `edits` made again."""
-    from optlang.workload.model import modules
+    from optlang.workload.model import make
 
     try:
-        return modules.edited(copy.deepcopy(module) if copied else module, edits, study)
+        return make.edited(copy.deepcopy(module) if copied else module, edits, study)
     except FAILURES as error:
         if exhausted(error):
             raise

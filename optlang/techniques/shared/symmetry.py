@@ -135,7 +135,7 @@ def answers(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tenso
     """A module's answers to the example, with the same random numbers each time."""
     import torch
 
-    from optlang.workload.model.modules import call
+    from optlang.workload.model.call import call
     from optlang.workload.seeds import seeded
 
     with torch.no_grad(), seeded(0):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.shared import masks
 from optlang.techniques.training.hint_losses import Watch, attention_loss, matched
@@ -43,7 +43,7 @@ def distill(state: ModelState, settings: Mapping[str, Any], context: Context) ->
     where layers are to be compared with those of several teachers,
     where no channel can be removed, where there is no layer for `hint` or `attention`, or where `fit` does.
     """
-    from optlang.workload.model.modules import settled
+    from optlang.workload.model.call import settled
 
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
@@ -125,11 +125,11 @@ def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> M
 
 
 def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
-    from optlang.workload.model import modules
+    from optlang.workload.model.make import make
 
     given = [item for item in (settings["teacher"], *(settings["teachers"] or ())) if item is not None]
     if given:
-        return [modules.make(modules.factory_from(item), context.study) for item in given]
+        return [make(Factory(**item), context.study) for item in given]
     assert context.baseline is not None, "`distill` declares that it needs the baseline"
     baseline = context.baseline()
     if baseline.form != "module":
@@ -141,17 +141,17 @@ def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
 
 
 def _count(module: nn.Module) -> int:
-    from optlang.workload.model.parametrized import plain_copy
+    from optlang.workload.model.parametrizations import plain_copy
 
     return sum(item.numel() for item in plain_copy(module).parameters())
 
 
 def _student(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
-    from optlang.workload.model import modules
+    from optlang.workload.model.make import make
 
     if settings["student"] is not None:
-        factory = modules.factory_from(settings["student"])
-        return ModelState("module", modules.make(factory, context.study), factory)
+        factory = Factory(**settings["student"])
+        return ModelState("module", make(factory, context.study), factory)
     width = float(settings["width"])
     if width == 1:
         return state
@@ -169,10 +169,10 @@ def _redraw(module: nn.Module, student: ModelState, context: Context) -> None:
     import torch
     from torch.nn.utils import parametrize
 
-    from optlang.workload.model import modules
+    from optlang.workload.model.make import rebuild
     from optlang.workload.seeds import seeded
 
-    initial = dict(modules.rebuild(student.factory, student.edits, context.study).named_parameters())
+    initial = dict(rebuild(student.factory, student.edits, context.study).named_parameters())
     frozen = [(item, item.detach().clone()) for item in module.parameters() if not item.requires_grad]
     with seeded(context.seed), torch.no_grad():
         for prefix, layer in module.named_modules():
@@ -225,7 +225,7 @@ class _Lesson:
         import torch
 
         from optlang.workload.imports import user_code
-        from optlang.workload.model.modules import call
+        from optlang.workload.model.call import call
         from optlang.workload.seeds import seeded
 
         inputs = {
@@ -270,7 +270,7 @@ class _Lesson:
         import torch
 
         from optlang.workload.imports import user_code
-        from optlang.workload.model.modules import call
+        from optlang.workload.model.call import call
 
         with torch.no_grad(), user_code("the teacher's forward", self._context.study):
             several = [

@@ -24,7 +24,7 @@ def train(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     of torchvision's reference training. Warm-up, averaging, smoothing and clipping are off: short trainings of small
     models rarely want them. Raises `Refusal` where there is no module, or where `fit` does.
     """
-    from optlang.workload.model.modules import settled
+    from optlang.workload.model.call import settled
 
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
     from optlang.workload.data.tensors import Tensors
 
 Loss: TypeAlias = "Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensors], Tensor]"
@@ -23,7 +23,7 @@ Loss: TypeAlias = "Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensors
 
 
 def fit(
-    module: nn.Module, data: Data, loss_of: Loss, settings: Mapping[str, Any], context: Context, *,
+    module: nn.Module, data: Dataset, loss_of: Loss, settings: Mapping[str, Any], context: Context, *,
     before_step: Callable[[float], None] | None = None, after_step: Callable[[], None] | None = None,
     also: Sequence[nn.Parameter] = (),
 ) -> None:
@@ -39,7 +39,7 @@ def fit(
     """
     import torch
 
-    from optlang.workload.model.modules import settled
+    from optlang.workload.model.call import settled
     from optlang.workload.seeds import seeded
 
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -63,13 +63,13 @@ class _Run:
     """One training: its optimizer, and what is kept beside the weights."""
 
     def __init__(
-        self, module: nn.Module, data: Data, loss_of: Loss, settings: Mapping[str, Any], context: Context,
+        self, module: nn.Module, data: Dataset, loss_of: Loss, settings: Mapping[str, Any], context: Context,
         before_step: Callable[[float], None] | None, after_step: Callable[[], None] | None,
         parameters: Sequence[nn.Parameter],
     ) -> None:
         import torch
 
-        from optlang.workload.model.parametrized import undecayed
+        from optlang.workload.model.parametrizations import undecayed
 
         self._module, self._data, self._loss_of = module, data, loss_of
         self._settings, self._context = settings, context
@@ -142,7 +142,7 @@ class _Run:
         import torch
 
         from optlang.workload.imports import user_code
-        from optlang.workload.model.modules import call
+        from optlang.workload.model.call import call
 
         with user_code("the model's forward", self._context.study), torch.autocast(
             self._device.type, dtype=self._amp, enabled=self._amp is not None

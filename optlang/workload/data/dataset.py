@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import JSON, Factory, OptlangError
 from optlang.workload import imports
-from optlang.workload.data.parts import Batch, Part, part_of
+from optlang.workload.data.splits import Batch, Part, part_of
 from optlang.workload.data.tasks import Task, task_of
 from optlang.workload.data.tensors import Tensors, forward_names, leaves
 from optlang.workload.seeds import seeded
@@ -30,7 +30,7 @@ _PARTS = _KEYS[:4]
 _INITIAL_SEED = 0
 
 
-class Data:
+class Dataset:
     """A data set with its task. Inputs go by name: those of the model's `forward`, once `bind` has been told them.
 
     Until then one input is called "input", several "input_0", "input_1", …, and a dictionary's keep their keys.
@@ -47,7 +47,7 @@ class Data:
         self._said = said
         self._names = tuple(names) if names is not None else None
 
-    def bind(self, names: nn.Module | Sequence[str]) -> Data:
+    def bind(self, names: nn.Module | Sequence[str]) -> Dataset:
         """The same data with inputs named as `forward` names them, or as given (an artifact's or a graph's inputs).
 
         Raises OptlangError where the model takes another number of inputs, or does not know a dictionary's key.
@@ -193,7 +193,7 @@ def _preprocessing(answer: Mapping[str, Any], what: str) -> JSON:
     return said
 
 
-def load(factory: Factory, study: Path) -> Data:
+def load(factory: Factory, study: Path) -> Dataset:
     """The data that `factory` makes: a mapping with 'train' and 'validation', and what else there is.
 
     Raises `UserCodeError` where the factory raises, OptlangError where its answer has the wrong form.
@@ -222,7 +222,7 @@ def load(factory: Factory, study: Path) -> Data:
     task = task_of(answer.get("task"), study)
     parts = {name: part_of(name, answer[name], study) for name in _PARTS if answer.get(name) is not None}
     said = answer.get("fingerprint")
-    loaded = Data(parts, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
+    loaded = Dataset(parts, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
     for name, part in parts.items():
         _, targets = part.in_memory() or part.first(1)
         task.check_targets(targets, f"the targets of '{name}'")

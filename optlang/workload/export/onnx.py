@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from optlang.interfaces import ModelState, OutsideError, Refusal
 from optlang.workload import failures, imports, process_state
 from optlang.workload.export import tracing
-from optlang.workload.model import modules
+from optlang.workload.model import call
 
 if TYPE_CHECKING:
     import numpy
     from onnx import GraphProto, ModelProto, TensorProto
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 OPSET = 18
 """The newest one that every runtime here reads and that both exporters write without converting (script up to 20)."""
@@ -47,11 +47,11 @@ _REMARKS: tuple[process_state.Remark, ...] = (
 
 
 def export(
-    state: ModelState, data: Data, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "script"
+    state: ModelState, data: Dataset, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "script"
 ) -> None:
     """Write the module of `state` to `path`; weights of more than 2 GB go to `path`.data beside it.
 
-    Inputs are named as the data name them, outputs as `modules.call` names them; the first axis of each is the batch.
+    Inputs are named as the data name them, outputs as `call.call` names them; the first axis of each is the batch.
     `exporter` "script" traces a call, "dynamo" takes torch.export's graph: that needs the package onnxscript, takes
     many times as long for mostly the same graph, and names nodes by itself, not by the layers they come from. Raises
     `Refusal` with the operator where there is no ONNX for it, where `opset` is not what comes out, and where the
@@ -75,7 +75,7 @@ def export(
         # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
         with tracing.plain_attention(), torch.no_grad():
             with imports.user_code("running the model", study):
-                outputs = tuple(modules.call(module, example))
+                outputs = tuple(call.call(module, example))
             model = _exported(module, example, outputs, path.parent, opset, exporter)
             _clean(model)
             _write(model, path)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from optlang.interfaces import Refusal
 from optlang.workload import failures, process_state
 from optlang.workload.export import tracing
-from optlang.workload.model import coverage
-from optlang.workload.model.coverage import Weight
+from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone
+from optlang.workload.model.quantized_share import Weight
 
 _LOGGERS = ("torchao", "torch.utils._pytree", "torch.__trace", "executorch")
 REMARKS: tuple[process_state.Remark, ...] = (
@@ -146,12 +146,12 @@ def mostly(
     """What became of the weights `found`: `weights`, the share of those asked for that are quantized, `all`, that of
     all weights, and `float`, the layers that are not though nobody asked for it.
 
-    Raises `Refusal` where nothing is, or too little (unless `only` names the layers), as `coverage.mostly` says;
+    Raises `Refusal` where nothing is, or too little (unless `only` names the layers), as `quantized_share.mostly` says;
     `what` is what the weights were to become.
     """
     asked = [item for item in found if chosen_layer(item.layer, module, settings)]
     if not any(item.quantized for item in asked):
         kinds = ", ".join(sorted({item.kind for item in found})) or "none"
         raise Refusal(f"no layer is left to quantize; the model's kinds of layers with weights: {kinds}", help=help)
-    done, left = coverage.mostly(asked, what, help, named=bool(settings.get("only")))
-    return {"weights": done, "all": coverage.share(found), "float": left}
+    done, left = quantized_share.mostly(asked, what, help, named=bool(settings.get("only")))
+    return {"weights": done, "all": quantized_share.share(found), "float": left}

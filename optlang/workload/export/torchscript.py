@@ -19,19 +19,20 @@ from torch import Tensor, nn
 
 from optlang.workload import failures, imports, process_state
 from optlang.workload.export import tracing
-from optlang.workload.model import modules
+from optlang.workload.model import call
+from optlang.workload.model.call import arguments
 
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.workload.data.dataset import Data
+    from optlang.workload.data.dataset import Dataset
 
 _MANGLED = re.compile(r"___torch_mangle_(\d+)")
 # `version` is kept; the id is a hash of the other records, and nothing that loads asks for it.
 _LEFT_OUT = (".debug_pkl", "/.data/serialization_id")
 
 
-def export(module: nn.Module, data: Data, path: Path, study: Path, *, mode: str, fold: bool) -> tuple[str, ...]:
+def export(module: nn.Module, data: Dataset, path: Path, study: Path, *, mode: str, fold: bool) -> tuple[str, ...]:
     """Write `module` to `path` and return its outputs' names; the graph's own are a tuple in that order.
 
     Its inputs are the data's, in order. `mode` is "trace" or "script"; `fold` lets norms be folded into convolutions,
@@ -45,7 +46,7 @@ def export(module: nn.Module, data: Data, path: Path, study: Path, *, mode: str,
         with tracing.plain_attention(), torch.no_grad(), process_state.quiet(remarks=tracing.REMARKS):
             # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
             with imports.user_code("running the model", study):
-                outputs = tuple(modules.call(module, example))
+                outputs = tuple(call.call(module, example))
             graph = _traced(module, example) if mode == "trace" else _scripted(module, example)
             stored = io.BytesIO()
             torch.jit.save(torch.jit.freeze(graph.eval(), optimize_numerics=fold), stored)
@@ -68,7 +69,7 @@ def _traced(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
 
 def _scripted(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
     """The compiled module in a forward that takes tensors in order and gives a tuple, written for its answer's form."""
-    positional, named = modules.arguments(module, example)
+    positional, named = arguments(module, example)
     names = [f"input_{index}" for index in range(len(example))]
     words = {name: f"{name}={place}" for name, place in zip(example, names, strict=True)}
     given = names if positional else [words[name] for name in named]

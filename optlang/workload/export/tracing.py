@@ -16,7 +16,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from optlang.interfaces import Refusal
 from optlang.workload import failures, process_state
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
 
 if TYPE_CHECKING:
     import numpy
@@ -48,9 +48,9 @@ class Positional(nn.Module):
         setattr(self, INNER, inner)
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """The answers of `modules.call` in their order, to as many tensors as there are inputs."""
+        """The answers of `call` in their order, to as many tensors as there are inputs."""
         named = dict(zip(self._inputs, values, strict=True))
-        return tuple(modules.call(getattr(self, INNER), named).values())
+        return tuple(call(getattr(self, INNER), named).values())
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def answers_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, num
     """What `module` gives for `inputs`, as arrays by name, those of 16 bits in float32."""
     return {
         name: (item.float() if item.dtype in _ROUNDED else item).numpy(force=True)
-        for name, item in modules.call(module, inputs).items()
+        for name, item in call(module, inputs).items()
     }
 
 

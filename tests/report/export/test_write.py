@@ -377,11 +377,12 @@ def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
     from optlang.interfaces import Factory, ModelState, TargetSpec
     from optlang.runtimes.torch.torchscript import TorchScript
     from optlang.workload.data import dataset as data
-    from optlang.workload.model import modules
+    from optlang.workload.model.call import call
+    from optlang.workload.model.make import make
 
     study = Path(__file__).parents[2] / "fixtures" / "models"
     factory = Factory("networks.py:joined")
-    module = modules.make(factory, study)
+    module = make(factory, study)
     bound = data.load(Factory("networks.py:images"), study).bind(module)
     folder = tmp_path / "built"
     folder.mkdir()
@@ -393,7 +394,7 @@ def test_the_torchscript_runner_needs_torch_alone(tmp_path: Path) -> None:
         inputs=list(built.inputs), outputs=list(built.outputs),
     )
     inputs = bound.example(3)
-    outputs = {name: item.detach().numpy() for name, item in modules.call(module, inputs).items()}
+    outputs = {name: item.detach().numpy() for name, item in call(module, inputs).items()}
     np.savez(tmp_path / "a" / "example_inputs.npz", **{name: item.numpy() for name, item in inputs.items()})
     np.savez(tmp_path / "a" / "example_outputs.npz", **outputs)
     export(read(tmp_path, [entry], runtime="torchscript"), "digits", 1, tmp_path / "out")

@@ -17,7 +17,8 @@ from optlang.runtimes.coreml import mil
 from optlang.runtimes.coreml.build import CoreML
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 HALF = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
@@ -37,7 +38,7 @@ def images():
 
 def named(network, *requests):
     factory = Factory(f"networks.py:{network}")
-    module = modules.make(factory, STUDY)
+    module = make(factory, STUDY)
     with torch.no_grad():
         for item in module.modules():
             if isinstance(item, torch.nn.BatchNorm2d):
@@ -125,7 +126,7 @@ def test_the_program_answers_as_the_module(network, settings, requests, within, 
     artifact = build(state, images, tmp_path / "package", 3, **settings)
     inputs = images.bind(artifact.inputs).arrays("validation", 3)[0]
     with torch.no_grad():
-        wanted = modules.call(state.model, {name: torch.from_numpy(item) for name, item in inputs.items()})
+        wanted = call(state.model, {name: torch.from_numpy(item) for name, item in inputs.items()})
     for (name, right), found in zip(wanted.items(), run(artifact, inputs), strict=True):
         assert found.dtype == torch.float32
         assert artifact.about["outputs"][name] == {"dtype": "float32", "shape": list(right.shape)}

@@ -11,7 +11,7 @@ from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refus
 from optlang.runtimes.executorch.build import ExecuTorch
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 STATIC = {
@@ -35,7 +35,7 @@ def trained(images, tmp_path_factory):
         "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
     }
     train = imports.find("optlang.techniques.training.train:train", STUDY)
-    start = ModelState("module", modules.make(factory, STUDY), factory)
+    start = ModelState("module", make(factory, STUDY), factory)
     return train(start, settings, Context(images, 1, tmp_path_factory.mktemp("trained"), STUDY))
 
 
@@ -45,7 +45,7 @@ def asked(state, technique, settings):
 
 def named(network):
     factory = Factory(f"networks.py:{network}")
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def build(state, images, folder, batch=1):

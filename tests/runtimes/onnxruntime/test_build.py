@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, ModelState, OptlangError, OutsideError, Refusal, TargetSpec
-from optlang.measure.process import BareProcess, Member
+from optlang.measure.process import BareProcess, Deployment
 from optlang.report.export.runners import runner
 from optlang.runtimes.onnxruntime import build as adapter
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
@@ -21,7 +21,8 @@ from optlang.runtimes.tensorrt import available
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import opset_of
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 CALLS = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
@@ -46,7 +47,7 @@ def images():
 
 def start(network):
     factory = Factory(f"networks.py:{network}")
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def quantized(network, data, folder):
@@ -75,7 +76,7 @@ def right(network, inputs):
     module = start(network).model.eval()
     with torch.no_grad():
         given = {name: torch.from_numpy(item) for name, item in inputs.items()}
-        return {name: item.numpy() for name, item in modules.call(module, given).items()}
+        return {name: item.numpy() for name, item in call(module, given).items()}
 
 
 def agree(network, artifact, data, target=TARGET, **settings):
@@ -165,7 +166,7 @@ def test_its_own_format_answers_the_same(kind, images, tmp_path):
     inputs, found = answers(artifact, images)
     for name, item in answers(plain, images)[1].items():
         numpy.testing.assert_allclose(found[name], item, rtol=1e-4, atol=1e-5)
-    member = Member("a model", "onnxruntime", CALLS, artifact, TARGET, {"format": "ort"}, STUDY)
+    member = Deployment("a model", "onnxruntime", CALLS, artifact, TARGET, {"format": "ort"}, STUDY)
     with BareProcess(member) as process:
         again = process.outputs(inputs)
     assert all(numpy.array_equal(again[name], found[name]) for name in found)
@@ -271,7 +272,7 @@ def test_a_file_that_is_no_valid_onnx_is_refused(images, tmp_path):
 def test_a_gpu_answers_as_the_module(network, images, tmp_path):
     card = TargetSpec("card", device="cuda")
     artifact = built(start(network), images, tmp_path, card, provider="cuda")
-    member = Member("a model", "onnxruntime", CALLS, artifact, card, {"provider": "cuda"}, STUDY)
+    member = Deployment("a model", "onnxruntime", CALLS, artifact, card, {"provider": "cuda"}, STUDY)
     inputs = {name: item.numpy() for name, item in images.bind(artifact.inputs).example(7).items()}
     wanted = right(network, inputs)
     with BareProcess(member) as process:

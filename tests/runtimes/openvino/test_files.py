@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
-from optlang.measure.process import BareProcess, Member
+from optlang.measure.process import BareProcess, Deployment
 from optlang.runtimes.openvino import build as module
 from optlang.runtimes.openvino import files
 from optlang.runtimes.openvino.build import OpenVino
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 TARGET = TargetSpec("here")
@@ -35,7 +35,7 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
     factory = Factory("optlang.zoo.digits:cnn", {"width": 32})
-    state = ModelState("module", modules.make(factory, STUDY), factory)
+    state = ModelState("module", make(factory, STUDY), factory)
     digits = digits.bind(state.model)
     return train(state, TRAINING, Context(digits, 1, tmp_path_factory.mktemp("training"), STUDY))
 
@@ -47,7 +47,7 @@ def built(state, digits, folder, **settings):
 
 def answers(artifact, digits, **settings):
     calls = "optlang.runtimes.openvino.build:OpenVino"
-    member = Member("a model", "openvino", calls, artifact, TARGET, settings, STUDY)
+    member = Deployment("a model", "openvino", calls, artifact, TARGET, settings, STUDY)
     inputs, targets = digits.bind(artifact.inputs).arrays("validation")
     with BareProcess(member) as process:
         outputs = process.outputs(inputs)

@@ -27,7 +27,7 @@ from optlang.runtimes.ort_web.browser import ISOLATION, Page, Server
 from optlang.runtimes.ort_web.build import OrtWeb
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 from tests.runtimes import test_contract as contract
 
 BROWSER = TargetSpec("page", device="browser")
@@ -150,7 +150,7 @@ def test_weights_beside_the_file_and_a_fixed_batch_in_float16(tmp_path):
     half = imports.find("optlang.techniques.cast.half:half", contract.STUDY)
     lines = data_module.load(Factory("optlang.zoo.transformer:digit_lines"), contract.STUDY)
     factory = Factory("optlang.zoo.transformer:transformer")
-    state = ModelState("module", modules.make(factory, contract.STUDY), factory)
+    state = ModelState("module", make(factory, contract.STUDY), factory)
     settings = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
     cast = half(state, settings, Context(lines, 1, tmp_path, contract.STUDY))
     model = onnx.load(built(cast, lines, tmp_path / "plain").artifact.folder / "model.onnx")

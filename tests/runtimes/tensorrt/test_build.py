@@ -13,14 +13,15 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, ModelState, OutsideError, Refusal, TargetSpec
-from optlang.measure.process import BareProcess, Member
+from optlang.measure.process import BareProcess, Deployment
 from optlang.report.export.runners import builder, runner
 from optlang.runtimes.tensorrt import available, cuda
 from optlang.runtimes.tensorrt import build as adapter
 from optlang.runtimes.tensorrt.build import TensorRT
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model import call
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 CALLS = "optlang.runtimes.tensorrt.build:TensorRT"
@@ -46,7 +47,7 @@ def images():
 
 def start(network):
     factory = Factory(f"networks.py:{network}")
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def made(network, kind, data, folder):
@@ -146,7 +147,7 @@ def test_integers_are_what_tensorrt_takes_and_lose_little(images, tmp_path):
     session = onnxruntime.InferenceSession(int8.model, providers=["CPUExecutionProvider"])
     found = session.run(None, {name: item.numpy() for name, item in inputs.items()})[0]
     with torch.no_grad():
-        wanted = next(iter(modules.call(state.model.eval(), inputs).values())).numpy()
+        wanted = next(iter(call.call(state.model.eval(), inputs).values())).numpy()
     assert 0 < numpy.abs(found - wanted).max() < 0.05 * numpy.abs(wanted).max()
 
 
@@ -332,11 +333,11 @@ def test_the_engine_answers_as_the_module(network, kind, off, graph, images, tmp
     state = made(network, kind, images, tmp_path / "made")
     settings = {"compute": "current", "cuda_graph": graph, "max_batch": 8}
     artifact = built(state, images, tmp_path / "built", **settings)
-    member = Member("an engine", "tensorrt", CALLS, artifact, TARGET, settings, STUDY)
+    member = Deployment("an engine", "tensorrt", CALLS, artifact, TARGET, settings, STUDY)
     module = start(network).model.eval()
     inputs = {name: item.numpy() for name, item in images.bind(module).example(20).items()}
     with torch.no_grad():
-        wanted = modules.call(module, {name: torch.from_numpy(item) for name, item in inputs.items()})
+        wanted = call.call(module, {name: torch.from_numpy(item) for name, item in inputs.items()})
     timed = {name: item[:4] for name, item in inputs.items()}
     with BareProcess(member) as process:
         # 20 samples are more than the profile takes in one call.

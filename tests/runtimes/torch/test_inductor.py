@@ -16,7 +16,7 @@ from optlang.report.export.runners import runner
 from optlang.runtimes.torch import pt2_archive
 from optlang.runtimes.torch.inductor import Inductor
 from optlang.workload import imports
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 STATIC = {
@@ -34,7 +34,7 @@ pytestmark = [
 
 def named(network, **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def asked(state, technique, settings):

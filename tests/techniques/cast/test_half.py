@@ -17,7 +17,7 @@ from optlang.techniques.cast.half import half
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
 from tests.techniques.subjects import STUDY, start
 
 SETTINGS = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
@@ -44,7 +44,7 @@ def cast(state, data, folder=Path(), **changed):
 def answers(state, data, count=16):
     bound = data.bind(state.model)
     with torch.no_grad():
-        return modules.call(state.model, bound.example(count))
+        return call(state.model, bound.example(count))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

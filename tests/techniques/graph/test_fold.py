@@ -18,7 +18,9 @@ from optlang.techniques.graph.fold import fold
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.quant.static import static
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model import save
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
@@ -45,7 +47,7 @@ def unlike(module):
 
 def start(network="cnn", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", unlike(modules.make(factory, STUDY)), factory)
+    return ModelState("module", unlike(make(factory, STUDY)), factory)
 
 
 def given(module):
@@ -59,7 +61,7 @@ def apply(technique, state, data, folder=Path(), settings=None):
 
 def answers(state, data, count=16):
     with torch.no_grad():
-        return modules.call(state.model, data.bind(state.model).example(count))["output"]
+        return call(state.model, data.bind(state.model).example(count))["output"]
 
 
 def count(module):
@@ -85,8 +87,8 @@ class TestFold:
             if isinstance(layer, nn.Conv2d) and layer.bias is None
         )
         assert count(state.model) - count(result.model) == gone - biases
-        modules.save(result, tmp_path)
-        assert torch.equal(answers(modules.load(tmp_path, STUDY), images), answers(result, images))
+        save.save(result, tmp_path)
+        assert torch.equal(answers(save.load(tmp_path, STUDY), images), answers(result, images))
 
     def test_the_same_weights_as_torchs_own(self, images):
         state = start("residual")
@@ -111,8 +113,8 @@ class TestFold:
         folded = apply(fold, start("residual"), images)
         settings = CHANNELS | {"ratio": 0.5}
         pruned = apply(channels, folded, images, settings=settings)
-        modules.save(pruned, tmp_path / "saved")
-        assert torch.equal(answers(modules.load(tmp_path / "saved", STUDY), images), answers(pruned, images))
+        save.save(pruned, tmp_path / "saved")
+        assert torch.equal(answers(save.load(tmp_path / "saved", STUDY), images), answers(pruned, images))
         settings = {
             "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",
             "bias_correction": False, "keep": (), "only": (),
@@ -121,8 +123,8 @@ class TestFold:
 
     def test_then_cast(self, images, tmp_path):
         result = apply(half, apply(fold, start("residual"), images), images, settings=HALF)
-        modules.save(result, tmp_path)
-        assert torch.equal(answers(modules.load(tmp_path, STUDY), images), answers(result, images))
+        save.save(result, tmp_path)
+        assert torch.equal(answers(save.load(tmp_path, STUDY), images), answers(result, images))
 
     def test_norms_that_are_not_trained_hide_no_mistake(self, images):
         class Twice(nn.Module):
@@ -171,8 +173,8 @@ class TestClean:
         assert result.notes["graph.removed"] == 1
         assert [name for name, _ in result.model.named_children()] == ["0", "1", "2", "4"]
         assert torch.equal(answers(result, images), answers(state, images))
-        modules.save(result, tmp_path)
-        loaded = modules.load(tmp_path, STUDY)
+        save.save(result, tmp_path)
+        loaded = save.load(tmp_path, STUDY)
         assert len(loaded.model) == 4
         assert torch.equal(answers(loaded, images), answers(state, images))
 
@@ -191,13 +193,13 @@ class TestChannelsLast:
         state = start(network)
         result = apply(channels_last, state, images)
         torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
-        modules.save(result, tmp_path / "saved")
+        save.save(result, tmp_path / "saved")
         (tmp_path / "eager").mkdir()
         bound = images.bind(state.model)
         artifact = Eager().build(result, TargetSpec("here"), {}, tmp_path / "eager", bound, STUDY)
         session = Eager().open(artifact, TargetSpec("here"), {}, STUDY)
         seen = []
-        for module in (result.model, modules.load(tmp_path / "saved", STUDY).model, session._module):
+        for module in (result.model, save.load(tmp_path / "saved", STUDY).model, session._module):
             convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
             wide = [layer for layer in convolutions if layer.in_channels > 1 and layer.kernel_size != (1, 1)]
             assert wide

@@ -10,7 +10,9 @@ from torch import fx, nn
 from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.graph.untie import untie
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
+from optlang.workload.model.save import load, save
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 
@@ -32,7 +34,7 @@ def apply(state, data):
 
 def answers(state, data):
     with torch.no_grad():
-        return modules.call(state.model, data.bind(state.model).example(8))["output"]
+        return call(state.model, data.bind(state.model).example(8))["output"]
 
 
 def uses(module):
@@ -41,15 +43,15 @@ def uses(module):
 
 def test_a_residual_net(images, tmp_path):
     factory = Factory("networks.py:residual")
-    state = ModelState("module", modules.make(factory, STUDY), factory)
+    state = ModelState("module", make(factory, STUDY), factory)
     assert max(uses(state.model).values()) == 2
     result = apply(state, images)
     assert max(uses(result.model).values()) == 1
     assert result.notes["graph.untied"] == 2
     assert list(result.model.state_dict()) == list(state.model.state_dict())
     assert torch.equal(answers(result, images), answers(state, images))
-    modules.save(result, tmp_path)
-    loaded = modules.load(tmp_path, STUDY)
+    save(result, tmp_path)
+    loaded = load(tmp_path, STUDY)
     assert max(uses(loaded.model).values()) == 1
     assert torch.equal(answers(loaded, images), answers(state, images))
     with pytest.raises(Refusal, match="nothing to untie"):

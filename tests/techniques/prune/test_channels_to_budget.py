@@ -7,14 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.interfaces import Context, Factory, Refusal, TargetSpec
-from optlang.measure.latency import Effort
+from optlang.measure.latency import Repetitions
 from optlang.run import trial
 from optlang.run.job import RuntimeJob, StepJob, TargetJob, TrialJob, Workload
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.channels_to_budget import channels_to_budget
 from optlang.techniques.prune.channels_to_latency import channels_to_latency
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 from tests.techniques.subjects import STUDY, start
 
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
@@ -144,7 +144,7 @@ class TestWithin:
             tmp_path / "study", tmp_path / "home", "cpu",
         )
         data = data_module.load(workload.data, workload.study)
-        trial_context = trial.TrialContext(workload, data.bind(modules.make(workload.model, workload.study)))
+        trial_context = trial.TrialContext(workload, data.bind(make(workload.model, workload.study)))
         calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         step = StepJob(
             "fast", "channels_to_latency", "optlang.techniques.prune.channels_to_latency:channels_to_latency",
@@ -152,7 +152,7 @@ class TestWithin:
         )
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
         place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
-        job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
+        job = TrialJob(1, workload, (place,), Repetitions(3, 1, 0.01, 10), tmp_path / "progress")
         try:
             result = trial.carry_out(job, trial_context, lambda _: None, [])
         finally:

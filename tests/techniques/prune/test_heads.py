@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 from torch import nn
 
 from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
-from optlang.measure.counts import macs
 from optlang.techniques.prune.attention import narrowed
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.heads import heads
@@ -17,7 +17,9 @@ from optlang.techniques.prune.magnitude import magnitude
 from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
-from optlang.workload.model import modules
+from optlang.workload.model.count import macs
+from optlang.workload.model.make import make
+from optlang.workload.model.save import load, save
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "keep": (), "only": ()}
@@ -44,7 +46,7 @@ def lines():
 
 def start(name="networks.py:encoder", **arguments):
     factory = Factory(name, arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def run(state, data, seed=1, **changed):
@@ -261,9 +263,9 @@ class TestAfterwards:
         twice = run(run(start(), images, ratio=0.25), images, ratio=0.34)
         assert twice.notes["prune.heads"] == {FIRST: 2, SECOND: 2}
         assert twice.notes["prune.removed_heads"] == pytest.approx(0.5)
-        assert json.loads(json.dumps(modules.edits_json(twice.edits))) == modules.edits_json(twice.edits)
-        modules.save(twice, tmp_path)
-        loaded = modules.load(tmp_path, STUDY)
+        assert json.loads(json.dumps([asdict(item) for item in twice.edits])) == [asdict(item) for item in twice.edits]
+        save(twice, tmp_path)
+        loaded = load(tmp_path, STUDY)
         inputs = images.example(4)["input"]
         assert torch.equal(loaded.model(inputs), twice.model(inputs))
         assert loaded.model.encoder.layers[0].self_attn.heads == twice.model.encoder.layers[0].self_attn.heads
@@ -286,9 +288,9 @@ class TestAfterwards:
         layer = other.model.encoder.layers[0].self_attn
         assert (layer.embed_dim, layer.q_proj.in_features, layer.q_proj.out_features) == (16, 16, WIDTH)
         for number, item in enumerate((thin, other)):
-            modules.save(item, tmp_path / str(number))
+            save(item, tmp_path / str(number))
             inputs = images.example(4)["input"]
-            assert torch.equal(modules.load(tmp_path / str(number), STUDY).model(inputs), item.model(inputs))
+            assert torch.equal(load(tmp_path / str(number), STUDY).model(inputs), item.model(inputs))
 
     def test_zeros_stay_meant(self, images, tmp_path):
         context = Context(images, 1, tmp_path, STUDY)

@@ -17,7 +17,7 @@ from optlang.run.job import StepJob, Workload
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.space.recipe import Applied, resolve, steps_of
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 OK = Path(__file__).parents[2] / "fixtures" / "ok"
 
@@ -91,7 +91,7 @@ def test_zeros_after_the_last_training(plan: Plan, workload: Workload, branch: s
 def test_a_ticket_is_trained_from_the_beginning(plan: Plan, workload: Workload) -> None:
     before = after(plan, workload, "ticket", left_out=1).state.model
     ticket = after(plan, workload, "ticket").state.model
-    beginning = weights(modules.make(workload.model, workload.study))
+    beginning = weights(make(workload.model, workload.study))
     for start, trained, fresh in zip(weights(before), weights(ticket), beginning, strict=True):
         assert torch.equal(start, fresh.masked_fill(trained == 0, 0.0))
         assert not torch.equal(start, trained)

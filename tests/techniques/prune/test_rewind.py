@@ -1,5 +1,6 @@
 """Weights set back: zeros and cuts stay, the rest is the earlier state's to the bit."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from optlang.techniques.prune.rewind import rewind
 from optlang.techniques.prune.two_four import two_four
 from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
+from optlang.workload.model.weights import parameters
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"checkpoint": None, "to": "start"}
@@ -42,7 +44,7 @@ def images():
 
 def start(network="cnn", weights=None, **arguments):
     factory = Factory(f"networks.py:{network}", arguments, weights)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def context(data, baseline=None):
@@ -85,15 +87,15 @@ class TestStates:
 
     def test_weights_of_a_file_are_the_beginning(self, images, tmp_path):
         known = trained(start(), images)
-        safetensors.torch.save_file(modules.parameters(known.model), tmp_path / "known.safetensors")
+        safetensors.torch.save_file(parameters(known.model), tmp_path / "known.safetensors")
         state = start(weights=str(tmp_path / "known.safetensors"))
         pruned = magnitude(state, SPARSE, context(images))
         assert same(back(trained(pruned, images), images), pruned)
 
     def test_a_checkpoint(self, images, tmp_path):
         early = trained(start(), images)
-        safetensors.torch.save_file(modules.parameters(early.model), tmp_path / "early.safetensors")
-        checkpoint = modules.factory_json(Factory("networks.py:cnn", {}, str(tmp_path / "early.safetensors")))
+        safetensors.torch.save_file(parameters(early.model), tmp_path / "early.safetensors")
+        checkpoint = asdict(Factory("networks.py:cnn", {}, str(tmp_path / "early.safetensors")))
         pruned = magnitude(trained(early, images), SPARSE, context(images))
         result = back(pruned, images, checkpoint=checkpoint)
         mask = pruned.model[2].weight == 0
@@ -126,13 +128,13 @@ class TestRefusal:
         early = start()
         with torch.no_grad():
             early.model[2].weight[3] = 0.0
-        safetensors.torch.save_file(modules.parameters(early.model), tmp_path / "early.safetensors")
-        checkpoint = modules.factory_json(Factory("networks.py:cnn", {}, str(tmp_path / "early.safetensors")))
+        safetensors.torch.save_file(parameters(early.model), tmp_path / "early.safetensors")
+        checkpoint = asdict(Factory("networks.py:cnn", {}, str(tmp_path / "early.safetensors")))
         with pytest.raises(Refusal, match=r"2\.weight has zeros in the checkpoint"):
             back(magnitude(start(), SPARSE, context(images)), images, checkpoint=checkpoint)
 
     def test_a_checkpoint_of_another_width(self, images):
-        checkpoint = modules.factory_json(Factory("networks.py:cnn", {"width": 8}))
+        checkpoint = asdict(Factory("networks.py:cnn", {"width": 8}))
         with pytest.raises(Refusal, match=r"0\.weight is \(16, 1, 3, 3\) in the model and \(8, 1, 3, 3\)"):
             back(magnitude(start(), SPARSE, context(images)), images, checkpoint=checkpoint)
 

@@ -1,6 +1,7 @@
 """Hidden units: answers as of a recurrent layer written out by hand whose units are held at zero, and real savings."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import onnxruntime
@@ -9,13 +10,14 @@ import torch
 from torch import nn
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal
-from optlang.measure.counts import macs
 from optlang.techniques.prune.rewind import rewind
 from optlang.techniques.prune.units import units
 from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
-from optlang.workload.model import modules
+from optlang.workload.model.count import macs
+from optlang.workload.model.make import make
+from optlang.workload.model.save import load, save
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"ratio": 0.5, "importance": "l2", "samples": 64, "round_to": 4, "keep": (), "only": ()}
@@ -39,7 +41,7 @@ def rows():
 
 def reader(**arguments):
     factory = Factory("optlang.zoo.recurrent:recurrent", arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def own(build):
@@ -329,20 +331,20 @@ class TestAfterwards:
         twice = run(run(reader(layers=2), rows), rows)
         assert twice.model.cell.hidden_size == 16
         assert twice.notes["prune.removed_units"] == 0.75
-        assert json.loads(json.dumps(modules.edits_json(twice.edits))) == modules.edits_json(twice.edits)
-        modules.save(twice, tmp_path)
-        loaded = modules.load(tmp_path, STUDY)
+        assert json.loads(json.dumps([asdict(item) for item in twice.edits])) == [asdict(item) for item in twice.edits]
+        save(twice, tmp_path)
+        loaded = load(tmp_path, STUDY)
         x = rows.example(4)["input"]
         assert torch.equal(loaded.model(x), twice.model(x))
 
     def test_both_directions_twice_from_disk_and_as_onnx(self, images, tmp_path):
         factory = Factory("networks.py:both_ways", {})
-        state = ModelState("module", modules.make(factory, STUDY), factory)
+        state = ModelState("module", make(factory, STUDY), factory)
         context = Context(images, 1, tmp_path, STUDY)
         twice = run(finetune(run(state, images, importance="taylor"), TRAINING, context), images, importance="random")
         assert (twice.model.cell.hidden_size, twice.model.head.in_features) == (4, 8)
-        modules.save(twice, tmp_path / "saved")
-        loaded = modules.load(tmp_path / "saved", STUDY)
+        save(twice, tmp_path / "saved")
+        loaded = load(tmp_path / "saved", STUDY)
         x = images.example(4)["input"]
         assert torch.equal(loaded.model(x), twice.model(x))
         written = tmp_path / "model.onnx"

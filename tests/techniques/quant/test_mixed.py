@@ -16,7 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from optlang.interfaces import Context, Factory, ModelState, OptlangError, QuantWants, Refusal, TargetSpec
-from optlang.measure.latency import Effort
+from optlang.measure.latency import Repetitions
 from optlang.run import trial
 from optlang.run.job import RuntimeJob, StepJob, TargetJob, TrialJob, Workload
 from optlang.techniques.quant.mixed import mixed
@@ -28,7 +28,7 @@ from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx import export
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SCALES = {
@@ -54,7 +54,7 @@ def images():
 @pytest.fixture(scope="module")
 def trained(images):
     factory = Factory("networks.py:cnn", {})
-    fresh = ModelState("module", modules.make(factory, STUDY), factory)
+    fresh = ModelState("module", make(factory, STUDY), factory)
     return train(fresh, TRAINING, Context(images, 1, STUDY, STUDY))
 
 
@@ -123,7 +123,7 @@ class TestScores:
 
     def test_what_has_no_weights_goes_with_the_layers_before_it(self, images, tmp_path):
         factory = Factory("networks.py:residual", {})
-        path = float_file(ModelState("module", modules.make(factory, STUDY), factory), images, tmp_path)
+        path = float_file(ModelState("module", make(factory, STUDY), factory), images, tmp_path)
         layers = Layers(load(path).graph, [])
         blocks = ("blocks.0.first", "blocks.0.second", "blocks.1.first", "blocks.1.second")
         assert layers.names == ("stem", *blocks, "head")
@@ -259,7 +259,7 @@ class TestLatency:
             tmp_path / "study", tmp_path / "home", "cpu",
         )
         data = data_module.load(workload.data, workload.study)
-        trial_context = trial.TrialContext(workload, data.bind(modules.make(workload.model, workload.study)))
+        trial_context = trial.TrialContext(workload, data.bind(make(workload.model, workload.study)))
         calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
         needs = ("training", "calibration", "runtime", "latency")
@@ -269,7 +269,7 @@ class TestLatency:
             settings = {name: item for name, item in (SETTINGS | budget).items() if item is not None}
             step = StepJob("mixed", "mixed", "optlang.techniques.quant.mixed:mixed", settings, needs, 1)
             place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
-            job = TrialJob(1, workload, (place,), Effort(3, 1, 0.01, 10), tmp_path / "progress")
+            job = TrialJob(1, workload, (place,), Repetitions(3, 1, 0.01, 10), tmp_path / "progress")
             return trial.carry_out(job, trial_context, lambda _: None, []).notes
 
         try:

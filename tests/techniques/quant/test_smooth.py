@@ -13,7 +13,7 @@ from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.quant.smooth import smooth
 from optlang.techniques.quant.static import static
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 STATIC = {
@@ -30,7 +30,7 @@ def images():
 def start(network="rows", **arguments):
     torch.manual_seed(1)
     factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def run(state, data, alpha=0.5, samples=400):

@@ -13,7 +13,7 @@ from optlang.interfaces import Context, Factory, Refusal
 from optlang.techniques.quant.levels import grouped, rounded
 from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import make
 from tests.techniques.subjects import STUDY, start
 
 SETTINGS = {"bits": 8, "symmetric": True, "keep": (), "only": ()}
@@ -122,7 +122,7 @@ def test_four_bits_in_both_runtimes(images, tmp_path, network, products, symmetr
     assert result.notes["quantize.weights"] > 0.95
     assert result.model.stat().st_size < 0.75 * eight.model.stat().st_size
     pixels = images.arrays("validation")[0]["input"][:8]
-    rounded_module = modules.make(state.factory, STUDY)
+    rounded_module = make(state.factory, STUDY)
     in_four_bits(rounded_module, symmetric)
     with torch.no_grad():
         wanted = rounded_module(torch.from_numpy(pixels)).numpy()

@@ -31,8 +31,9 @@ from optlang.techniques.shared.proof import proved
 from optlang.techniques.training.distill import distill
 from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
-from optlang.workload.model.parametrized import parametrized, plain_copy
+from optlang.workload.model.make import make
+from optlang.workload.model.parametrizations import parametrized, plain_copy
+from optlang.workload.model.save import load, save
 from tests.techniques.subjects import STUDY
 
 OPEN = {"keep": (), "only": ()}
@@ -73,7 +74,7 @@ def start(name, **arguments):
     factory = Factory(f"computed.py:{name}", arguments)
     # A plain model does not say which of its zeros are meant.
     notes = {"prune.zeros": ["4.weight", "8.bias", "8.weight"]} if name == "masked" and arguments else {}
-    return ModelState("module", modules.make(factory, STUDY), factory, (), notes)
+    return ModelState("module", make(factory, STUDY), factory, (), notes)
 
 
 def context(data, folder=None, baseline=None):
@@ -99,8 +100,8 @@ def test_a_module_is_changed_as_its_plain_twin_is(images, name, technique, tmp_p
     assert result.notes["parametrized.baked"] == parametrized(state.model)
     # What it was made from is as it was, and a fresh model with the edits and the weights is what it became.
     assert parametrized(state.model)
-    modules.save(result, tmp_path)
-    same(modules.load(tmp_path, STUDY).model.state_dict(), result.model.state_dict(), 0.0)
+    save(result, tmp_path)
+    same(load(tmp_path, STUDY).model.state_dict(), result.model.state_dict(), 0.0)
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from optlang.techniques.prune.channels_to_budget import channels_to_budget
 from optlang.techniques.prune.widths import widths
 from optlang.techniques.shared.proof import proved, removed
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model.make import edited, make
+from optlang.workload.model.save import load, save
 from tests.techniques.subjects import STUDY
 
 SETTINGS = {
@@ -32,7 +33,7 @@ def images():
 
 def start(network, **arguments):
     factory = Factory(f"regrouping.py:{network}", arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def context(data):
@@ -172,7 +173,7 @@ class TestRight:
         result = run(state, images)
         assert outputs(result.model) == {"a.weight": 8, "b.weight": 8, "head.weight": 10}
         # By hand: the same code on the rows that are left.
-        whole = modules.make(state.factory, STUDY)
+        whole = make(state.factory, STUDY)
         rows, later = kept(whole.a, result.model.a, None), kept(whole.b, result.model.b, None)
         x = next(iter(images.example(64).values()))
         with torch.no_grad():
@@ -196,8 +197,8 @@ class TestMoved:
         result = run(state, images, keep=("z",))
         assert outputs(result.model) == {"z.weight": 16, "a.weight": 8, "head.weight": 10}
         assert torch.allclose(answers(result.model, images), answers(state.model, images), atol=1e-6)
-        modules.save(result, tmp_path)
-        loaded = modules.load(tmp_path, STUDY).model
+        save(result, tmp_path)
+        loaded = load(tmp_path, STUDY).model
         assert torch.equal(answers(loaded, images), answers(result.model, images))
 
     @pytest.mark.parametrize("network", ["channels_last", "flipped", "stacked"])
@@ -222,20 +223,20 @@ class TestMoved:
 class TestShared:
     def test_a_table_and_the_layer_that_answers_stay_one(self, images, tmp_path):
         factory = Factory("networks.py:words")
-        state = ModelState("module", modules.make(factory, STUDY), factory)
+        state = ModelState("module", make(factory, STUDY), factory)
         result = run(state, images)
         model = result.model
         assert model.head.weight is model.table.weight
         # 17 words of 16 once, 16 to 32 and back.
         assert sum(item.numel() for item in model.parameters()) == 17 * 16 + 16 * 32 + 32 + 32 * 16 + 16
-        modules.save(result, tmp_path / "saved")
-        loaded = modules.load(tmp_path / "saved", STUDY).model
+        save(result, tmp_path / "saved")
+        loaded = load(tmp_path / "saved", STUDY).model
         assert loaded.head.weight is loaded.table.weight
         assert torch.equal(answers(loaded, images), answers(model, images))
 
     def test_layers_that_would_be_cut_apart_are_left_alone(self, images):
         factory = Factory("networks.py:tied")
-        state = ModelState("module", modules.make(factory, STUDY), factory)
+        state = ModelState("module", make(factory, STUDY), factory)
         with pytest.raises(Refusal, match=r"first\.weight and second\.weight are one weight"):
             run(state, images)
 
@@ -246,7 +247,7 @@ class TestOwnPruner:
     def cut(self, data, **arguments):
         state = start("plain")
         edit = Edit("pruners.py:replay", arguments)
-        model = modules.edited(modules.make(state.factory, STUDY), [edit], STUDY)
+        model = edited(make(state.factory, STUDY), [edit], STUDY)
         return state, ModelState("module", model, state.factory, (edit,)), context(data)
 
     def test_a_right_one_passes(self, images):

@@ -13,7 +13,8 @@ from optlang.techniques.training.distill import distill, ensemble, soft_loss
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.data.tasks import Classification, Regression, Sequence, task_of
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
+from optlang.workload.model.make import make
 from tests.techniques.subjects import STUDY, start
 
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
@@ -108,7 +109,7 @@ class TestLayers:
         def look(state):
             watch = hint_losses.Watch(state.model)
             with torch.no_grad():
-                modules.call(state.model, example)
+                call(state.model, example)
             watch.close()
             return watch.found["2"] if weight == "hint" else hint_losses.attention(watch.found["2"])
 
@@ -208,7 +209,7 @@ def _rows(images):
         name: data_module.part_of(name, (part.inputs[:, 0, 4], part.targets % 2), STUDY)
         for name, part in images.parts.items()
     }
-    return data_module.Data(parts, Regression(), None)
+    return data_module.Dataset(parts, Regression(), None)
 
 
 @pytest.mark.slow
@@ -216,7 +217,7 @@ def test_a_small_student_learns_more_than_alone():
     """The digits' net with about a seventh of its weights, ten epochs each way, two seeds: it answers better."""
     data = data_module.load(Factory("optlang.zoo.digits:digits"), STUDY)
     factory = Factory("optlang.zoo.digits:cnn", {"width": 32})
-    untrained = ModelState("module", modules.make(factory, STUDY), factory)
+    untrained = ModelState("module", make(factory, STUDY), factory)
     training = TRAINING | {"lr": 1e-2}
     teacher = train(untrained, training | {"epochs": 8}, Context(data, 7, Path(), STUDY))
     small = channels(
@@ -229,7 +230,7 @@ def test_a_small_student_learns_more_than_alone():
 
     def metrics(state):
         with torch.no_grad():
-            return data.task.metrics(modules.call(state.model, tensors), targets)
+            return data.task.metrics(call(state.model, tensors), targets)
 
     alone, taught = [], []
     for seed in (1, 2):
@@ -350,7 +351,7 @@ class TestTasks:
     def losses(self, technique, study, network, data, large, **changed):
         told = []
         factory = Factory(network, changed)
-        state = ModelState("module", modules.make(factory, study), factory)
+        state = ModelState("module", make(factory, study), factory)
         settings = SETTINGS | {"width": 1.0, "epochs": 4, "lr": 1e-2, "teacher": large}
         technique(state, settings, Context(data, 1, Path(), study, report=lambda item: told.append(item["loss"])))
         return told

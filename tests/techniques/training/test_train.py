@@ -11,7 +11,8 @@ from optlang.techniques.training.schedule import rate, warmed
 from optlang.techniques.training.train import task_loss, train
 from optlang.techniques.training.trainer import fit
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import modules
+from optlang.workload.model import make
+from optlang.workload.model.call import call
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {
@@ -27,7 +28,7 @@ def images():
 
 def start(network="mlp", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make.make(factory, STUDY), factory)
 
 
 def run(state, data, seed=1, report=lambda told: None, **changed):
@@ -92,7 +93,7 @@ class TestSteps:
     ])
     def test_an_optimizer_is_torchs(self, images, name, make, more):
         state = start("linear", inputs=64, outputs=10)
-        twin = modules.make(state.factory, STUDY)
+        twin = make.make(state.factory, STUDY)
         flat = [(next(iter(x.values())).flatten(1), y) for x, y in images.batches("train", 500)]
 
         class Flat:
@@ -239,7 +240,7 @@ class TestPatience:
 
         def loss(module):
             with torch.no_grad():
-                return float(images.task.loss(modules.call(module, inputs), targets))
+                return float(images.task.loss(call(module, inputs), targets))
 
         alone = [loss(self.told(images, **changed | {"epochs": count})[1]) for count in range(1, 13)]
         best = next(item for item in range(12) if min(alone[item + 1:item + 3], default=9) >= alone[item])
@@ -304,7 +305,7 @@ def _rows(images):
         name: data_module.part_of(name, (part.inputs[:, 0, 4], part.targets), STUDY)
         for name, part in images.parts.items()
     }
-    return data_module.Data(parts, images.task, None)
+    return data_module.Dataset(parts, images.task, None)
 
 
 @pytest.mark.slow
@@ -315,7 +316,7 @@ def test_regression_learns_what_a_linear_model_can():
     module = run(start("linear"), data, epochs=60, lr=1e-2, schedule="cosine")
     inputs, targets = data.arrays("validation")
     with torch.no_grad():
-        found = data.task.metrics(modules.call(module, {"input": torch.from_numpy(inputs["input"])}), targets)
+        found = data.task.metrics(call(module, {"input": torch.from_numpy(inputs["input"])}), targets)
     known, answers = data.arrays("train")
     best = LinearRegression().fit(known["input"], answers).score(inputs["input"], targets)
     assert found["r2"] == pytest.approx(best, abs=0.03)

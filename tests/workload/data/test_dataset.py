@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from optlang.interfaces import Factory, OptlangError
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.data.dataset import Data, load
+from optlang.workload.data.dataset import load
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 INPUTS = numpy.arange(20, dtype=numpy.float32).reshape(10, 2)
@@ -36,7 +36,7 @@ class Pairs(Dataset):
 def given(monkeypatch, tmp_path):
     """Load what a data factory answers."""
 
-    def loaded(answer) -> Data:
+    def loaded(answer) -> data_module.Dataset:
         monkeypatch.setattr(data_module.imports, "find", lambda calls, study: lambda: answer)
         return load(Factory("mine.py:samples"), tmp_path)
 

@@ -16,7 +16,7 @@ from optlang.interfaces import Factory, ModelState, Refusal
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import OPSET, export
 from optlang.workload.imports import UserCodeError
-from optlang.workload.model import modules
+from optlang.workload.model.call import call
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def study(tmp_path):
 
 def exported(name, study, tmp_path, factory="rows"):
     make = Factory("mine.py:make", {"name": name})
-    state = ModelState("module", modules.make(make, study), make)
+    state = ModelState("module", make.make(make, study), make)
     data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(state.model)
     path = tmp_path / f"{name}.onnx"
     export(state, data, path, study)
@@ -132,7 +132,7 @@ def test_file_answers_as_the_module_does_at_any_batch_size(name, factory, study,
     for count in (1, 2, 5, 20):
         inputs = data.example(count)
         with torch.no_grad():
-            wanted = modules.call(state.model, inputs)
+            wanted = call(state.model, inputs)
         answers = session.run(None, {key: item.numpy() for key, item in inputs.items()})
         assert [item.name for item in session.get_outputs()] == list(wanted)
         for answer, right in zip(answers, wanted.values(), strict=True):
@@ -202,7 +202,7 @@ def test_other_forms_are_refused(study, tmp_path):
 
 def test_export_leaves_the_module_and_the_process_as_they_were(study, tmp_path):
     make = Factory("mine.py:make", {"name": "Encoder"})
-    state = ModelState("module", modules.make(make, study).train(), make)
+    state = ModelState("module", make.make(make, study).train(), make)
     data = data_module.load(Factory("mine.py:rows"), study).bind(state.model)
     torch.backends.mha.set_fastpath_enabled(True)
     with warnings.catch_warnings():
@@ -217,10 +217,11 @@ def test_a_refused_export_prints_nothing(study, tmp_path):
         from pathlib import Path
         from optlang.interfaces import Factory, Refusal, ModelState
         from optlang.workload.data import dataset as data
-        from optlang.workload.model import modules
+        from optlang.workload.model import make
+        from optlang.workload.model.call import call
         from optlang.workload.export import onnx as onnx_export
         study, make = Path({str(study)!r}), Factory("mine.py:make", {{"name": "Spectrum"}})
-        state = ModelState("module", modules.make(make, study), make)
+        state = ModelState("module", make.make(make, study), make)
         given = data.load(Factory("mine.py:rows"), study).bind(state.model)
         try:
             onnx_export.export(state, given, study / "x.onnx", study)

@@ -17,7 +17,8 @@ from optlang.runtimes.torch.torchscript import GRAPHS, TorchScript
 from optlang.techniques.cast.half import half
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.torchscript import _renamed_pickle, export
-from optlang.workload.model import modules
+from optlang.workload.model import make
+from optlang.workload.model.call import call
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 
@@ -97,7 +98,7 @@ def study(tmp_path):
 
 def exported(name, study, folder, factory="rows", mode="trace", fold=True, dtype=None):
     make = Factory("mine.py:make", {"name": name})
-    module = modules.make(make, study)
+    module = make.make(make, study)
     state = ModelState("module", module.to(dtype) if dtype else module, make)
     data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(state.model)
     folder.mkdir(exist_ok=True)
@@ -115,7 +116,7 @@ def test_file_answers_in_order_at_any_batch_size(name, factory, mode, study, tmp
     for count in (1, 5, 20):
         inputs = data.example(count)
         with torch.no_grad():
-            wanted = modules.call(state.model, inputs)
+            wanted = call(state.model, inputs)
             answers = graph(*inputs.values())
         assert outputs == tuple(wanted)
         for answer, right in zip(answers, wanted.values(), strict=True):
@@ -158,7 +159,7 @@ def test_runs_where_the_model_cannot_be_imported(study, tmp_path):
         [sys.executable, "-W", "ignore::DeprecationWarning", "-I", "-c", dedent(code)], check=True, cwd=tmp_path
     )
     with numpy.load(tmp_path / "answers.npz") as answers, torch.no_grad():
-        for key, right in zip(answers.files, modules.call(state.model, inputs).values(), strict=True):
+        for key, right in zip(answers.files, call(state.model, inputs).values(), strict=True):
             numpy.testing.assert_allclose(answers[key], right.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -172,7 +173,7 @@ def test_norms_are_folded_where_that_is_asked_for(study, tmp_path):
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_each_graph_is_loaded_as_it_says(graph, tmp_path):
     factory = Factory("networks.py:residual")
-    state = ModelState("module", modules.make(factory, MODELS), factory)
+    state = ModelState("module", make.make(factory, MODELS), factory)
     data = data_module.load(Factory("networks.py:images"), MODELS).bind(state.model)
     settings = {"mode": "trace", "graph": graph}
     artifact = TorchScript().build(state, TargetSpec("here"), settings, tmp_path, data, MODELS)
@@ -219,7 +220,7 @@ def test_what_cannot_be_compiled_is_refused_with_a_way_out(study, tmp_path):
 def test_half_stays_half_in_the_file(dtype, tmp_path):
     data = data_module.load(Factory("networks.py:images"), MODELS)
     factory = Factory("networks.py:rows")
-    single = ModelState("module", modules.make(factory, MODELS), factory)
+    single = ModelState("module", make.make(factory, MODELS), factory)
     settings = {"dtype": dtype, "sensitive": True, "keep": (), "only": ()}
     (tmp_path / "half").mkdir()
     small = half(single, settings, Context(data, 3, tmp_path / "half", MODELS))
@@ -235,7 +236,7 @@ def test_half_stays_half_in_the_file(dtype, tmp_path):
         found = session.collect(session.run(session.prepare({key: item.numpy() for key, item in inputs.items()})))
         session.close()
         with torch.no_grad():
-            right = modules.call(state.model, inputs)["output"].numpy()
+            right = call(state.model, inputs)["output"].numpy()
         numpy.testing.assert_allclose(found["output"], right, atol=0.05 if index else 1e-5)
     assert sizes[1] < 0.7 * sizes[0]
 
@@ -248,7 +249,7 @@ def test_names_are_changed_in_a_pickle_where_they_have_a_length_before_them():
 
 def test_a_broken_file_is_refused(tmp_path, study):
     make = Factory("mine.py:make", {"name": "Normed"})
-    state = ModelState("module", modules.make(make, study), make)
+    state = ModelState("module", make.make(make, study), make)
     data = data_module.load(Factory("mine.py:rows"), study).bind(state.model)
     artifact = TorchScript().build(state, TargetSpec("here"), {}, tmp_path, data, study)
     (tmp_path / "model.pt").write_bytes(b"no graph at all")

@@ -9,8 +9,8 @@ from torch.nn.utils import prune
 
 from optlang.interfaces import Factory, OptlangError, Refusal
 from optlang.workload import imports
-from optlang.workload.model import modules
-from optlang.workload.model.parametrized import bake, modernized, parametrized, plain_copy
+from optlang.workload.model.make import make
+from optlang.workload.model.parametrizations import bake, modernized, parametrized, plain_copy
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 KINDS = {
@@ -37,7 +37,7 @@ def user(name, **arguments):
 
 
 def made(name):
-    return modules.make(Factory(f"computed.py:{name}"), STUDY)
+    return make(Factory(f"computed.py:{name}"), STUDY)
 
 
 def answers(module):
@@ -115,6 +115,6 @@ def test_a_state_of_the_older_weight_norm_is_read_by_the_newer(tmp_path):
     state = {key: item for key, item in made("parametrized").state_dict().items() if not key.startswith("0.param")}
     state |= {"0.weight_g": old["0.weight_g"], "0.weight_v": old["0.weight_v"]}
     torch.save(state, tmp_path / "old.pt")
-    found = modules.make(Factory("computed.py:parametrized", {}, str(tmp_path / "old.pt")), STUDY)
+    found = make(Factory("computed.py:parametrized", {}, str(tmp_path / "old.pt")), STUDY)
     assert torch.equal(found[0].parametrizations.weight.original1, old["0.weight_v"])
     assert found[0].weight.shape == net.weight.shape

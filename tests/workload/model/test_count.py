@@ -14,13 +14,12 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from optlang.interfaces import Factory, ModelState
-from optlang.measure.counts import count, macs, sparsity, sparsity_by_layer
-from optlang.measure.onnx_counts import sparsity as sparsity_of_file
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
-from optlang.workload.model import modules
-from optlang.workload.model.operations import operations
-from optlang.workload.model.parametrized import modernized
+from optlang.workload.export.onnx_weights import sparsity as sparsity_of_file
+from optlang.workload.model.count import count, macs, operations, sparsity, sparsity_by_layer
+from optlang.workload.model.make import make
+from optlang.workload.model.parametrizations import modernized
 
 pytestmark = pytest.mark.slow
 
@@ -215,7 +214,7 @@ ZOO = {
 def test_the_exported_file_has_as_many_products_and_zeros(name, tmp_path):
     study = tmp_path
     factory = Factory(f"optlang.zoo.{name}")
-    module = modules.make(factory, study)
+    module = make(factory, study)
     with torch.no_grad():
         for item in module.parameters():
             if item.ndim > 1:

@@ -8,8 +8,8 @@ from torch import nn
 
 from optlang.interfaces import Refusal
 from optlang.workload.export import onnx_weights
-from optlang.workload.model import coverage, floats
-from optlang.workload.model.coverage import Weight
+from optlang.workload.model import dtypes, quantized_share
+from optlang.workload.model.quantized_share import Weight
 
 
 def test_less_than_half_is_refused_with_the_largest_layers_that_stay():
@@ -17,25 +17,25 @@ def test_less_than_half_is_refused_with_the_largest_layers_that_stay():
         Weight("head", "Gemm", 49, True), Weight("table", "embedding table", 40, False), Weight("a", "LSTM", 11, False),
     ]
     with pytest.raises(Refusal, match=r"^only 49% .* be int8: not those of table \(embedding table\), a \(LSTM\)$"):
-        coverage.mostly(found, "int8", "another way", named=False)
+        quantized_share.mostly(found, "int8", "another way", named=False)
     # Those that were named were chosen deliberately.
-    assert coverage.mostly(found, "int8", "another way", named=True) == (0.49, ["a", "table"])
-    assert coverage.mostly([*found, Weight("b", "Gemm", 2, True)], "int8", "", named=False)[0] == 51 / 102
-    assert coverage.share(found) == 0.49
-    assert coverage.share([]) == 0.0
+    assert quantized_share.mostly(found, "int8", "another way", named=True) == (0.49, ["a", "table"])
+    assert quantized_share.mostly([*found, Weight("b", "Gemm", 2, True)], "int8", "", named=False)[0] == 51 / 102
+    assert quantized_share.share(found) == 0.49
+    assert quantized_share.share([]) == 0.0
 
 
 def test_a_modules_weights_by_their_type():
     net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2), nn.LayerNorm(2))
-    assert floats.stored(net) == {"quantized": 0.0, "halved": 0.0}
+    assert dtypes.stored(net) == {"quantized": 0.0, "halved": 0.0}
     net[0].half()
-    assert floats.stored(net) == {"quantized": 0.0, "halved": 32 / 40}
-    assert floats.module_types(net) == {"float16": ["0"], "float32": ["1"]}
+    assert dtypes.stored(net) == {"quantized": 0.0, "halved": 32 / 40}
+    assert dtypes.module_types(net) == {"float16": ["0"], "float32": ["1"]}
     with pytest.raises(Refusal, match=r"^the weights of 0 are in float16, and int8 is made from weights in float32$"):
-        floats.refuse_others(floats.module_types(net))
+        dtypes.refuse_others(dtypes.module_types(net))
     with pytest.raises(Refusal, match=r"^the model's weights are in bfloat16, and"):
-        floats.refuse_others(floats.module_types(net.to(torch.bfloat16)))
-    floats.refuse_others(floats.module_types(net.float()))
+        dtypes.refuse_others(dtypes.module_types(net.to(torch.bfloat16)))
+    dtypes.refuse_others(dtypes.module_types(net.float()))
 
 
 def test_a_graphs_weights_are_its_matrices_without_scales_indices_and_biases():

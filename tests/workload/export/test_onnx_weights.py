@@ -10,15 +10,15 @@ import torch
 from onnx import helper, numpy_helper
 
 from optlang.interfaces import Context, Factory, ModelState, QuantWants
-from optlang.measure import counts
-from optlang.measure.onnx_counts import sparsity
 from optlang.techniques.prune.magnitude import magnitude
 from optlang.techniques.quant.dynamic import dynamic
 from optlang.techniques.quant.static import static
 from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
-from optlang.workload.model import modules
+from optlang.workload.export.onnx_weights import sparsity
+from optlang.workload.model import count
+from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 ZEROED = {
@@ -37,7 +37,7 @@ def images():
 
 def start(network):
     factory = Factory(f"networks.py:{network}")
-    return ModelState("module", modules.make(factory, STUDY), factory)
+    return ModelState("module", make(factory, STUDY), factory)
 
 
 def pruned(network, images):
@@ -69,7 +69,7 @@ def zeros_of_the_runtime(path):
 def test_a_float_file_has_the_zeros_of_its_module(images, tmp_path, network):
     state = pruned(network, images)
     export(state, images.bind(state.model), tmp_path / "float.onnx", STUDY)
-    assert sparsity(tmp_path / "float.onnx") == pytest.approx(counts.sparsity(state.model), abs=1e-9)
+    assert sparsity(tmp_path / "float.onnx") == pytest.approx(count.sparsity(state.model), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_integers_are_zero_where_the_runtime_says_so(images, tmp_path, network, 
     assert total == sum(item.numel() for item in state.model.parameters() if item.ndim > 1)
     assert sparsity(result.model) == zeros / total
     # No zero of the module is lost.
-    assert zeros / total >= counts.sparsity(state.model)
+    assert zeros / total >= count.sparsity(state.model)
 
 
 def test_dynamic(images, tmp_path):
@@ -104,7 +104,7 @@ def test_dynamic(images, tmp_path):
 
 def test_small_weights_that_become_zero_count(images, tmp_path):
     state = start("tied")
-    assert counts.sparsity(state.model) == 0
+    assert count.sparsity(state.model) == 0
     settings = {"bits": 4, "group": 64, "symmetric": True, "keep": (), "only": ()}
     result = weight_only(state, settings, Context(images, 1, tmp_path, STUDY))
     zeros, total = zeros_of_the_runtime(result.model)
@@ -152,7 +152,7 @@ def test_what_is_zero_in_sixteen_bits(tmp_path, kind):
     onnx.save(helper.make_model(graph), tmp_path / "a.onnx")
     layer = torch.nn.Linear(3, 2, bias=False, dtype=getattr(torch, kind))
     layer.weight.data = weight.to(layer.weight.dtype)
-    assert sparsity(tmp_path / "a.onnx") == counts.sparsity(layer) == (3 if kind == "float16" else 2) / 6
+    assert sparsity(tmp_path / "a.onnx") == count.sparsity(layer) == (3 if kind == "float16" else 2) / 6
 
 
 def test_both_matrices_of_a_quantized_lstm(tmp_path):

@@ -1,8 +1,9 @@
-"""Counts the operations of a torch module. Knows no runtime, times nothing.
+"""Counts on a torch module: parameters, multiply-accumulates, zeros. Knows no runtime, times nothing.
 
 A multiply-accumulate is a product that goes into a sum: convolutions, products of matrices and vectors however they
 are written (linear, bilinear and recurrent layers, attention, einsum), distances, and sums of embeddings. What works
-element by element, normalizes, pools or looks up counts nothing.
+element by element, normalizes, pools or looks up counts nothing. Weights that a module computes from other tensors
+(weight_norm, a mask) count as what it computes: that is what an artifact holds.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import OptlangError, Refusal
+from optlang.interfaces import Measurement, OptlangError, Refusal
 from optlang.workload.failures import FAILURES, first_line
+from optlang.workload.model.layers import weights
+from optlang.workload.model.parametrizations import plain_copy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,6 +31,67 @@ _NO_FORMULA = re.compile(
     r"|_native_multi_head_attention|_transformer_encoder_layer_fwd|.*_weight_only_.*|_weight_int\dpack.*"
 )
 _OWN = ("aten", "prim", "prims", "profiler", "c10d")
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Measurements, and what `macs` leaves out: operators without a formula, or why there is no such measurement.
+
+    `shapes` are those of the parameters by name, each tensor once: their sizes add up to `parameters`, whatever an
+    artifact folds together.
+    """
+
+    measurements: tuple[Measurement, ...]
+    uncounted: tuple[str, ...] = ()
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+def count(module: nn.Module, inputs: Mapping[str, Tensor]) -> Counted:
+    """`parameters` (shared ones once), `macs` for one sample, and `sparsity`.
+
+    `inputs` are example inputs by name, first axis the batch; for macs see `operations`. They are absent
+    where counting failed.
+    """
+    module = plain_copy(module)
+    shapes = _shapes(module)
+    found = [_exact("parameters", sum(map(math.prod, shapes.values())), "count")]
+    done = operations(module, inputs)
+    if done.macs is not None:
+        found.append(_exact("macs", done.macs, "count"))
+    found.append(_exact("sparsity", sparsity(module), "ratio"))
+    return Counted(tuple(found), done.uncounted or ((f"all of it: {done.why}",) if done.why else ()), shapes)
+
+
+def _exact(metric: str, value: float, unit: str) -> Measurement:
+    return Measurement(metric, float(value), unit, 1, float(value), float(value))
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The parameters' shapes; those that are one tensor in memory stand once, as a file of them has them."""
+    names = {
+        (item.data_ptr(), tuple(item.shape), item.stride(), item.dtype): name
+        for name, item in module.named_parameters()
+    }
+    return {name: shape for (_, shape, _, _), name in names.items()}
+
+
+def sparsity(module: nn.Module) -> float:
+    """The share of exact zeros among the weights (see `layers.weights`). 0 where there are none."""
+    found = list(weights(plain_copy(module)).values())
+    total = sum(item.numel() for item in found)
+    return sum(_zeros(item) for item in found) / total if total else 0.0
+
+
+def sparsity_by_layer(module: nn.Module) -> dict[str, float]:
+    """The same for each weight, by its name in the module."""
+    return {name: _zeros(item) / item.numel() for name, item in weights(plain_copy(module)).items()}
+
+
+def _zeros(weight: Tensor) -> int:
+    return int((weight == 0).sum())
+
+
+# ---- multiply-accumulates
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +121,7 @@ def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:
     """
     import torch
 
-    from optlang.workload.model import modules
+    from optlang.workload.model import call
 
     if not len(next(iter(inputs.values()))):
         raise OptlangError("no example inputs to count operations with")
@@ -69,9 +133,9 @@ def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:
         with torch.no_grad(), _transparent(module.eval()):
             try:
                 with counter:
-                    modules.call(module, sample)
+                    call.call(module, sample)
             except FAILURES as error:
-                modules.call(module, sample)  # what the model itself cannot do it says in its own words
+                call.call(module, sample)  # what the model itself cannot do it says in its own words
                 return Operations(None, (), first_line(error))
     finally:
         module.train(training)

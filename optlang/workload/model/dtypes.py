@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, OptlangError, Refusal
-from optlang.workload.model import coverage
+from optlang.workload.model import quantized_share
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ def stored(module: nn.Module) -> JSON:
     found = [item for item in module.parameters() if item.ndim > 1]
     total = sum(item.numel() for item in found)
     shares = [sum(item.numel() for item in found if item.element_size() == size) / (total or 1) for size in (1, 2)]
-    return coverage.stored(*shares)
+    return quantized_share.stored(*shares)
 
 
 def types_of(graph: Any) -> Types:
