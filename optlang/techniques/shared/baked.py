@@ -36,16 +36,16 @@ def baked(state: ModelState, data: Dataset, study: Path) -> ModelState:
 
     from optlang.workload import imports
     from optlang.workload.export.tracing import agree, answers_of, tolerance
-    from optlang.workload.model import parametrized
+    from optlang.workload.model import parametrizations
 
-    names = parametrized.parametrized(state.model)
+    names = parametrizations.parametrized(state.model)
     if not names:
         return state
     module = copy.deepcopy(state.model).eval()
     for name, kind in names.items():
         holder, _, own = name.rpartition(".")
         layer = module.get_submodule(holder)
-        if not torch.equal(parametrized.value_of(layer, own), parametrized.value_of(layer, own)):
+        if not torch.equal(parametrizations.value_of(layer, own), parametrizations.value_of(layer, own)):
             raise Refusal(
                 f"{name} is computed by {kind}, and is another at each call",
                 help="a parametrization that computes the same weight at each call in eval mode",
@@ -53,10 +53,10 @@ def baked(state: ModelState, data: Dataset, study: Path) -> ModelState:
     example = data.bind(module).example(2)
     with torch.no_grad(), imports.user_code("the model's forward", study):
         wanted = answers_of(module, example)
-        parametrized.bake(module, names)
+        parametrizations.bake(module, names)
         what = f"the model with plain weights in place of parametrizations ({_few(names)})"
         agree(wanted, list(answers_of(module, example).values()), what, tolerance(module))
-    masked = [name for name, kind in names.items() if kind == parametrized.MASK]
+    masked = [name for name, kind in names.items() if kind == parametrizations.MASK]
     known = state.notes.get(_NOTE, {})
     assert isinstance(known, dict)
     notes: dict[str, JSON] = {**state.notes, _NOTE: {**known, **names}}
