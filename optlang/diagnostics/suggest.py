@@ -52,7 +52,7 @@ def certain(word: str, options: Iterable[str]) -> str | None:
 def slips(a: str, b: str) -> int:
     """How many letters are left out, added, replaced or exchanged with their neighbor between two words.
 
-    The optimal string alignment distance (Damerau 1964).
+    The optimal string alignment distance (Damerau 1964); difflib compares common blocks, and knows no exchange.
     """
     before: list[int] = []
     row = list(range(len(b) + 1))

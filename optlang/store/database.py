@@ -14,7 +14,7 @@ from optlang import resources
 from optlang.interfaces import OutsideError
 from optlang.store.plans import StoredRun, stored_runs
 from optlang.store.projection import Row, Rows, Seen
-from optlang.store.views import view_statements
+from optlang.store.views import quoted, quoted_text, view_statements
 
 if TYPE_CHECKING:
     import duckdb
@@ -287,13 +287,3 @@ def refresh_views(connection: duckdb.DuckDBPyConnection) -> list[StoredRun]:
             connection.execute(statement)
         connection.execute("UPDATE optlang SET views = ?", [digest])
     return stored
-
-
-def quoted(name: str) -> str:
-    """A name as SQL writes it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quoted_text(text: str) -> str:
-    """A text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"

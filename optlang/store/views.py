@@ -38,13 +38,13 @@ class _Columns:
             kind = kinds.pop() if len(kinds) == 1 else "DOUBLE" if kinds <= _NUMBERS else "VARCHAR"
             if len(parts) == 1 and key in everywhere:
                 ((expression, own),) = parts
-                yield f"{_cast(expression, own)} AS {_quoted(name)}"
+                yield f"{_cast(expression, own)} AS {quoted(name)}"
                 continue
             cases = " ".join(
-                f"WHEN t.run IN ({', '.join(map(_text, runs))}) THEN {_cast(_cast(expression, own), kind)}"
+                f"WHEN t.run IN ({', '.join(map(quoted_text, runs))}) THEN {_cast(_cast(expression, own), kind)}"
                 for (expression, own), runs in parts.items()
             )
-            yield f"CASE {cases} END AS {_quoted(name)}"
+            yield f"CASE {cases} END AS {quoted(name)}"
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class _Wide:
     def sql(self) -> str:
         parts = []
         for (metric, target, worst), name in self.names.items():
-            where = f"metric = {_text(metric)}" + (f" AND target = {_text(target)}" if target else "")
+            where = f"metric = {quoted_text(metric)}" + (f" AND target = {quoted_text(target)}" if target else "")
             parts.append(f", {worst}(got.value) FILTER ({where}) AS {name}")
             parts.append(f", min(got.ratio) FILTER ({where}) AS {name}_x")
             parts.append(f", arg_{worst}(got.baseline, got.value) FILTER ({where}) AS {name}_b")
@@ -189,7 +189,7 @@ def _dependent(plan: Plan) -> str:
     """Whether an answer depends on the other samples of its call, on any target; NULL where that is not known."""
     several = len(plan.targets) > 1
     names = [f"{target.name}.batch_dependent" if several else "batch_dependent" for target in plan.targets]
-    each = ["(t.notes ->> " + _text(f'$."{name}"') + ")::BOOLEAN" for name in names]
+    each = ["(t.notes ->> " + quoted_text(f'$."{name}"') + ")::BOOLEAN" for name in names]
     return f"greatest({', '.join(each)})" if len(each) > 1 else each[0]
 
 
@@ -220,7 +220,7 @@ def knob_type(knob: Knob) -> str:
 
 
 def _knob(knob: Knob) -> str:
-    path = _text(f'$."{knob.path}"')
+    path = quoted_text(f'$."{knob.path}"')
     if knob.domain.kind == "order":
         return f"array_to_string((t.point -> {path})::VARCHAR[], ', ')"
     return f"t.point ->> {path}"
@@ -241,9 +241,9 @@ def _front(
     scores: list[list[str]] = [[] for _ in range(count)]
     for run in newest:
         for index, objective in enumerate(plans[run].objectives):
-            scores[index].append(f"WHEN {_text(run)} THEN {_score(objective, metrics[run])}")
+            scores[index].append(f"WHEN {quoted_text(run)} THEN {_score(objective, metrics[run])}")
         for index in range(len(plans[run].objectives), count):
-            scores[index].append(f"WHEN {_text(run)} THEN 0.0")
+            scores[index].append(f"WHEN {quoted_text(run)} THEN 0.0")
     names = [f"o{index}" for index in range(count)]
     items = "".join(f", CASE t.run {' '.join(cases)} END AS {name}" for name, cases in zip(names, scores, strict=True))
     measured = " AND ".join(f"{name} IS NOT NULL" for name in names) or "true"
@@ -254,7 +254,7 @@ def _front(
         ]
     )
     ranks = " + ".join(f"rank() OVER (PARTITION BY run ORDER BY {name} DESC)" for name in names) or "trial"
-    chosen = ", ".join(map(_text, newest)) or "NULL"
+    chosen = ", ".join(map(quoted_text, newest)) or "NULL"
     return (
         f"CREATE VIEW front AS WITH {_latest(wide)}, "
         f"scored AS MATERIALIZED (SELECT * FROM (SELECT t.run, t.trial{items} FROM {_JOINED} "
@@ -312,8 +312,8 @@ def _tradeoffs(
         for column in ("size_x", "size_compressed_x", "latency_x"):
             compared.add("", column, "NULL", "DOUBLE")
     items = ", ".join([*compared.sql(frozenset()), *quality.sql(frozenset())])
-    kept = ", ".join(_quoted(name) for name in quality.names.values())
-    chosen = ", ".join(map(_text, newest)) or "NULL"
+    kept = ", ".join(quoted(name) for name in quality.names.values())
+    chosen = ", ".join(map(quoted_text, newest)) or "NULL"
     return (
         f"CREATE VIEW tradeoffs AS WITH {_latest(wide)}, "
         f"ladder AS MATERIALIZED (SELECT r.study, t.run, t.trial, t.runtime, "
@@ -344,9 +344,11 @@ def _cast(expression: str, kind: str) -> str:
     return f"({expression})::{kind}"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(text: str) -> str:
+def quoted_text(text: str) -> str:
+    """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"

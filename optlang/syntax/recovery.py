@@ -1,4 +1,8 @@
-"""Feeds tokens to Lark's parser, and recovers from what does not fit. Knows no rule's meaning."""
+"""Feeds tokens to Lark's parser, and recovers from what does not fit. Knows no rule's meaning.
+
+Lark's own `on_error` stops at the token that does not fit; what is missing before it, or where the parser can go on
+behind it, is looked for here.
+"""
 
 from __future__ import annotations
 

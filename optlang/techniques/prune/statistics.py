@@ -1,4 +1,7 @@
-"""Estimates the statistics of batch normalizations anew, from training data. Knows no pruning and no gradients."""
+"""Estimates the statistics of batch normalizations again, from training data. Knows no pruning and no gradients.
+
+torch's `update_bn` would put the whole module into training mode, its dropout too.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Rounds weights and activations in a module's forward as an int8 file will; the gradient goes straight through.
 
-It knows a scheme (`QuantWants`) and layers, and no graph, no training and no runtime.
+It knows a scheme (`QuantWants`) and layers, and no graph, no training and no runtime. torch's and torchao's own fake
+quantizers do not export to ONNX, or export as pairs that ONNX Runtime does not fuse.
 
 Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
 (CVPR 2018); the scale of a folded batch normalization as in Krishnamoorthi, Quantizing deep convolutional networks for
