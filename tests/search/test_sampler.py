@@ -130,7 +130,9 @@ def test_one_objective_or_four(plan_of: Make, sampler: str, goals: str) -> None:
         assert search.space.contains(search.step().point)
 
 
-@pytest.mark.parametrize("sampler", ["gp { startup = 6 }", "nsga2 { population = 6 }", "nsga3 { population = 6 }"])
+@pytest.mark.parametrize("sampler", [
+    pytest.param("gp { startup = 6 }", marks=pytest.mark.slow), "nsga2 { population = 6 }", "nsga3 { population = 6 }",
+])
 def test_what_fails_is_not_drawn_as_often_as_what_works(plan_of: Make, sampler: str) -> None:
     search = Search(plan_of(STEPS, search=f"sampler = {sampler}; trials = 40; seed = 3"))
     runtimes = [search.step(failing="openvino").point["here.runtime"] for _ in range(30)]

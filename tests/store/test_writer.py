@@ -94,7 +94,9 @@ def write(db: Path, events: Sequence[dict[str, Any]]) -> None:
             store.record(event)
 
 
-@pytest.mark.parametrize("every", ["0", "0.05", "1000"])
+@pytest.mark.parametrize(
+    "every", [pytest.param("0", marks=pytest.mark.slow), "0.05", pytest.param("1000", marks=pytest.mark.slow)]
+)
 def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -> None:
     db = tmp_path / "x.duckdb"
     draw = random.Random(int(float(every) * 100))

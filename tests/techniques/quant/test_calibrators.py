@@ -11,7 +11,7 @@ from optlang.techniques.quant.calibrators import EntropyCollector, SquaredErrorC
 
 
 class TestEntropy:
-    @pytest.mark.parametrize("bins", [128, 512, 2048])
+    @pytest.mark.parametrize("bins", [128, 512, pytest.param(2048, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("shape", ["normal", "relu", "outlier", "few"])
     def test_the_same_range_as_onnx_runtimes(self, bins, shape):
         generator = numpy.random.default_rng(1)
