@@ -21,7 +21,7 @@ from pathlib import Path
 import optlang
 from optlang.plan.expressions import Value
 from optlang.plan.model import Plan
-from optlang.search import objectives
+from optlang.search import pareto
 from optlang.search.sampler import Observation, Sampler
 from optlang.space.recipe import Point, resolve
 from optlang.space.space import Space
@@ -116,7 +116,7 @@ def search(plan: Plan) -> list[tuple[float, ...]]:
 
 def hypervolume(losses: Sequence[Sequence[float]]) -> float:
     """The volume of the unit cube that the points dominate, by slices along the last axis (three losses)."""
-    members = objectives.front({number: item for number, item in enumerate(losses) if max(item) < 1.0})
+    members = pareto.front({number: item for number, item in enumerate(losses) if max(item) < 1.0})
     points = sorted((losses[member] for member in members), key=lambda item: item[2])
     total = 0.0
     for index, point in enumerate(points):

@@ -24,6 +24,7 @@ from optlang.plan.expressions import (
     references,
     replaced,
 )
+from optlang.plan.metrics import ALIASES
 from optlang.plan.model import Dimension, Domain, Knob, Location, Param, Setting, Step
 from optlang.syntax import tree
 
@@ -281,7 +282,7 @@ def reserved(metrics: Iterable[str], targets: Sequence[str]) -> frozenset[str]:
 
     Where there are several targets, each of them has the metrics too.
     """
-    names = {_column(name) for name in metrics} | {"latency"}
+    names = {_column(name) for name in metrics} | {*ALIASES}
     if len(targets) > 1:
         names |= {f"{_column(target)}_{name}" for target in targets for name in names}
     return frozenset(COLUMNS | names | {f"{name}_x" for name in names} | {f"{name}_lost" for name in names})

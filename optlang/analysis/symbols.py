@@ -16,6 +16,7 @@ from optlang.diagnostics.field_words import METRICS
 from optlang.diagnostics.model import Diagnostics, Label, Span
 from optlang.diagnostics.suggest import closest
 from optlang.plan.expressions import MetricRef, RoundRef
+from optlang.plan.metrics import ALIASES, full_name
 from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, Setting
 from optlang.plan.units import Constant
 from optlang.syntax import tree
@@ -184,8 +185,7 @@ class Lookup:
             # Of the only target a metric has one name, with its target or without.
             target = parts[0] if len(self.targets) > 1 else None
             parts = parts[1:]
-        name = ".".join(parts)
-        name = "latency.p50" if name == "latency" else name
+        name = full_name(".".join(parts))
         return MetricRef(metric=name, target=target, baseline=baseline) if name in self.metrics else None
 
     def _round(self, path: tree.Path, place: Place) -> RoundRef | None:
@@ -220,9 +220,9 @@ class Lookup:
         if place.knobs:
             options += [suffix for knob in self.knobs for suffix in suffixes(knob.path)]
         if place.metrics:
-            options += [*self.metrics, "latency"]
+            options += [*self.metrics, *ALIASES]
             if len(self.targets) > 1:
-                options += [f"{target}.{name}" for target in self.targets for name in (*self.metrics, "latency")]
+                options += [f"{target}.{name}" for target in self.targets for name in (*self.metrics, *ALIASES)]
             options += [f"baseline.{name}" for name in options]
         if self._excused(node, place, options):
             return

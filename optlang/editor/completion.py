@@ -18,6 +18,7 @@ from optlang.editor.context import Context
 from optlang.editor.scopes import WEIGHTS, Room, find, params_of
 from optlang.editor.symbols import Knob, Labels
 from optlang.plan.domains import show_domain, values_of
+from optlang.plan.metrics import ALIASES
 from optlang.plan.model import Knob as PlanKnob
 from optlang.plan.model import Param
 from optlang.plan.units import SAID, TYPES, show
@@ -270,7 +271,7 @@ class Offers:
         yield from self._declared("let", sort="value")
 
     def _metrics(self, *, baseline: bool) -> Iterator[Entry]:
-        found = {"latency": Entry("latency", "metric", "latency.p50")}
+        found = {alias: Entry(alias, "metric", name) for alias, name in ALIASES.items()}
         for module in (*self.scope.library.values(), self.scope.own):
             for item in module.declared.values():
                 if item.sort == "metric":

@@ -22,6 +22,7 @@ from optlang.diagnostics.catalogue import ENTRIES
 from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS
 from optlang.diagnostics.suggest import closest
 from optlang.plan.domains import show_domain
+from optlang.plan.metrics import ALIASES, full_name, short_name
 from optlang.plan.model import Param
 from optlang.plan.units import TYPES, show
 from optlang.syntax import tree
@@ -76,7 +77,7 @@ def explained(name: str) -> str | None:
     entry = next((item for item in ENTRIES if item.code == name.upper()), None)
     if entry is not None:
         return entry.text()
-    wanted = "latency.p50" if name == "latency" else name
+    wanted = full_name(name)
     pages = [_declared(item) for item in _items() if wanted in (item.name, item.qualified)]
     if name in SAMPLERS:
         pages.append(_sampler(name))
@@ -99,7 +100,7 @@ def suggestion(name: str) -> str:
         return f"did you mean `{near}`?" if near else f"codes go from {ENTRIES[0].code} to {ENTRIES[-1].code}"
     known = [item.name for item in _items()] + [item.qualified for item in _items()]
     settings = [param.name for params in _SECTIONS.values() for param in params]
-    near = closest(name, [*known, "latency", *SAMPLERS, *settings, *_names_of_parameters()])
+    near = closest(name, [*known, *ALIASES, *SAMPLERS, *settings, *_names_of_parameters()])
     return f"did you mean `{near}`?" if near else "`optlang explain` lists all names"
 
 
@@ -291,7 +292,7 @@ def example(item: Declared) -> str:
 def _use(item: Declared, called: str) -> str:
     match item.node:
         case tree.Metric(direction=direction, type=kind):
-            name = "latency" if item.name == "latency.p50" else item.name
+            name = short_name(item.name)
             bound = f"{name} {'<=' if direction == 'minimize' else '>='} "
             more = f"baseline.{name} - 1%" if kind.text == "ratio" else f"0.9 * baseline.{name}"
             if kind.text == "ratio" and item.name in MEASURED:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan
 from optlang.report.selection import Chosen, choose
 from optlang.report.trial_text import dependence, describe, left_whole, uncounted
@@ -308,7 +309,7 @@ def columns(plan: Plan, there: Collection[str]) -> tuple[str, ...]:
         for name in ([f"{target}.{metric}" for target in several] if metric.startswith("latency.") else [metric])
     ] if several else wanted
     latency = [name for name in wanted if "latency" in name.split(".")] if several else []
-    times = latency or ["latency.p50", *(name for name in wanted if name.startswith("latency."))]
+    times = latency or [MEDIAN, *(name for name in wanted if name.startswith("latency."))]
     shown = ["size", *times, *quality, *wanted]
     return tuple(name for name in dict.fromkeys(shown) if name in there)
 
@@ -317,8 +318,8 @@ def _metrics(plan: Plan, members: Iterable[TrialSummary]) -> tuple[str, ...]:
     """The columns of a table of members: those of `columns`, and the p95 next to a latency of the only target."""
     there = {name for member in members for name in member.figures}
     names = list(columns(plan, there))
-    if "latency.p50" in names and "latency.p95" in there and "latency.p95" not in names:
-        names.insert(names.index("latency.p50") + 1, "latency.p95")
+    if MEDIAN in names and "latency.p95" in there and "latency.p95" not in names:
+        names.insert(names.index(MEDIAN) + 1, "latency.p95")
     return tuple(names)
 
 

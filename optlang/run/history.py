@@ -10,9 +10,10 @@ from typing import Any
 
 from optlang.diagnostics.command_line import command
 from optlang.interfaces import JSON, Artifact, ArtifactFile, Measurement, OptlangError
+from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan
 from optlang.run.job import Result
-from optlang.search import objectives
+from optlang.search import objectives, pareto
 from optlang.search.ablation import AblationTrial, baseline_recipe
 from optlang.search.objectives import Key, Violation
 from optlang.search.observation import value_of
@@ -84,7 +85,7 @@ class History:
             # The baseline is what requirements are relative to: it stays in the front whatever they say.
             violations = [] if origin == "baseline" else objectives.broken(self._plan, measured, reference)
             verdict, reason, error = ("infeasible" if violations else "complete"), _missed(violations), None
-            absent = objectives.absent(self._plan, measured)
+            absent = objectives.absent(self._plan, measured, reference)
             if absent:
                 left_out = result.notes.get(f"{absent}.uncounted")
                 why = f": {', '.join(map(str, left_out))}" if isinstance(left_out, list | tuple) else ""
@@ -154,12 +155,14 @@ class History:
             return Observation(done.point, None, [1.0], done.sampler_state)
         measured = self.measured(done)
         constraints = objectives.constraints(self._plan, measured, self._baseline_measured())
-        values = objectives.objective_values(self._plan, measured)
+        values = objectives.objective_values(self._plan, measured, self._baseline_measured())
         return Observation(done.point, values, constraints, done.sampler_state)
 
     def front(self) -> list[int]:
         """The baseline and the complete trials of the space that no other dominates."""
-        return objectives.front(self._losses())
+        members = pareto.front(self._losses())
+        baseline = self.baseline
+        return members if baseline is None or baseline.number in members else [baseline.number, *members]
 
     def near(self, limit: int) -> list[int]:
         """Trials outside the front that would be in it at the good end of their latency's interval, nearest first."""
@@ -169,11 +172,11 @@ class History:
         for number in losses:
             if number in members or number == 0:
                 continue
-            optimistic = objectives.losses(self._plan, {
+            optimistic = self._losses_of({
                 name: replace(item, ratio=item.ratio_high) if item.ratio_high is not None else item
                 for name, item in self.measured(self._trials[number]).items()
             })
-            if not any(objectives.dominates(losses[member], optimistic) for member in members):
+            if not any(pareto.dominates(losses[member], optimistic) for member in members):
                 gap = sum(abs(a - b) / (abs(a) or 1.0) for a, b in zip(losses[number], optimistic, strict=True))
                 found.append((gap, number))
         return [number for _, number in sorted(found)[:limit]]
@@ -184,14 +187,18 @@ class History:
 
     def timed(self, number: int) -> bool:
         """Whether the trial's artifacts ran on this machine, on any target."""
-        return any(item.metric == "latency.p50" for item in self._trials[number].measurements)
+        return any(item.metric == MEDIAN for item in self._trials[number].measurements)
 
     def _losses(self) -> dict[int, tuple[float, ...]]:
         return {
-            done.number: objectives.losses(self._plan, self.measured(done))
+            done.number: self._losses_of(self.measured(done))
             for done in self._trials.values()
             if done.state == "complete" and (done.point is not None or done.origin == "baseline")
         }
+
+    def _losses_of(self, measured: Mapping[Key, Measurement]) -> tuple[float, ...]:
+        values = objectives.objective_values(self._plan, measured, self._baseline_measured())
+        return pareto.losses(self._plan, values)
 
     def _candidates(self) -> list[TrialRecord]:
         return [done for done in self._trials.values() if done.origin != "baseline" and done.point is not None]

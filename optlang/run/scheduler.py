@@ -16,6 +16,7 @@ from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, Outsid
 from optlang.measure import signals
 from optlang.measure.latency import Repetitions
 from optlang.measure.process import Deployment
+from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan, Runtime
 from optlang.run.batch_dependence import depends
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
@@ -452,7 +453,7 @@ class Scheduler:
         """What a trial has to run on each target where it was timed."""
         done = self._history.trial(number)
         assert done.recipe is not None, f"trial {number} lies outside the space"
-        timed = {item.target for item in done.measurements if item.metric == "latency.p50"}
+        timed = {item.target for item in done.measurements if item.metric == MEDIAN}
         found = {}
         for place in done.recipe.places:
             name = place.target.name

@@ -25,6 +25,7 @@ from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Deployment
+from optlang.plan.metrics import MEDIAN
 from optlang.run import batch_dependence, steps
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.baked import baked
@@ -232,7 +233,7 @@ def _clock(job: TrialJob, place: TargetJob, runtime: Runtime, trial_context: Tri
             member = Deployment("on the way", place.runtime.name, place.runtime.calls, artifact, place.target,
                             place.runtime.settings, study)
             timed = trial_context.bench.measure(member, place.baseline, trial_context.samples(place.target), job.effort)
-        return next(item.value for item in timed.measurements if item.metric == "latency.p50")
+        return next(item.value for item in timed.measurements if item.metric == MEDIAN)
 
     return steps.Clock(about, seconds)
 

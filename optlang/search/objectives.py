@@ -1,13 +1,15 @@
-"""What a trial's measurements are worth: objective values, requirements, and who dominates whom."""
+"""What a trial's measurements say of its goals: a value for each objective, and how far requirements are missed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TypeAlias
 
 from optlang.interfaces import Measurement
 from optlang.plan.expressions import Environment, MetricRef, references, violations
+from optlang.plan.metrics import is_relative
 from optlang.plan.model import Plan, Rule
 from optlang.search.shortfall import Shortfall, shortfalls
 
@@ -38,7 +40,11 @@ def by_metric(plan: Plan, measurements: Iterable[Measurement]) -> dict[Key, Meas
     The worst ratio to the baseline may be another target's than the worst value: a study that asks for a latency
     without a target asks for the gain that all of them have.
     """
-    latest = {(item.target, item.metric): item for item in measurements}
+    # What is no number is stored as NULL, and counts as not measured.
+    latest = {
+        (item.target, item.metric): item
+        for item in measurements if item.value is not None and isfinite(item.value)
+    }
     more = {item.name for item in plan.metrics if item.direction == "maximize"}
     found: dict[Key, Measurement] = {}
     for (target, metric), item in latest.items():
@@ -62,49 +68,38 @@ def measured_of(measured: Measured, ref: MetricRef) -> Measurement | None:
     return measured.get((ref.target, ref.metric))
 
 
-def objective_values(plan: Plan, measured: Measured) -> list[float]:
-    """One number an objective, in the objective's own direction.
+def objective_values(plan: Plan, measured: Measured, baseline: Measured) -> list[float]:
+    """One number an objective, in the objective's own direction; KeyError where a metric was not measured.
 
-    Latencies and throughput count as their ratio to the baseline, which ran beside them, so that a machine that is busy
-    in one hour and quiet in the next does not decide the front. KeyError where a metric was not measured.
+    Latencies and throughput count as their ratio to the baseline, which ran next to the trial, so that a machine that
+    is busy in one hour and quiet in the next does not decide the front.
     """
     values = []
     for objective in plan.objectives:
-        item = measured[objective.metric.target, objective.metric.metric]
-        if item.ratio and item.metric.startswith("latency."):
-            values.append(1 / item.ratio)
-        else:
-            values.append(item.ratio if item.ratio and item.metric == "throughput" else item.value)
+        value = _objective_value(objective.metric, measured, baseline)
+        if value is None:
+            raise KeyError(objective.metric)
+        values.append(value)
     return values
 
 
-def absent(plan: Plan, measured: Measured) -> str | None:
+def _objective_value(ref: MetricRef, measured: Measured, baseline: Measured) -> float | None:
+    item = measured_of(measured, ref)
+    if item is None or not is_relative(ref.metric):
+        return None if item is None else item.value
+    more = ref.metric == "throughput"
+    times = item.ratio
+    if times is None:
+        reference = measured_of(baseline, ref)
+        over, under = (item, reference) if more else (reference, item)
+        times = over.value / under.value if over is not None and under is not None and under.value else None
+    return times if more or times is None else 1 / times if times else None
+
+
+def absent(plan: Plan, measured: Measured, baseline: Measured) -> str | None:
     """The metric of an objective that was not measured; None where there is a value for each."""
     wanted = (item.metric for item in plan.objectives)
-    return next((item.metric for item in wanted if (item.target, item.metric) not in measured), None)
-
-
-def losses(plan: Plan, measured: Measured) -> tuple[float, ...]:
-    """The objective values with their signs turned so that less is always better."""
-    return tuple(
-        -value if objective.direction == "maximize" else value
-        for objective, value in zip(plan.objectives, objective_values(plan, measured), strict=True)
-    )
-
-
-def dominates(left: Sequence[float], right: Sequence[float]) -> bool:
-    """Whether `left` is nowhere worse than `right` and somewhere better (less is better)."""
-    return all(a <= b for a, b in zip(left, right, strict=True)) and any(
-        a < b for a, b in zip(left, right, strict=True)
-    )
-
-
-def front(points: Mapping[int, Sequence[float]]) -> list[int]:
-    """The keys of the points that no other dominates (less is better), in their order."""
-    return [
-        key for key, losses_ in points.items()
-        if not any(dominates(other, losses_) for number, other in points.items() if number != key)
-    ]
+    return next((ref.metric for ref in wanted if _objective_value(ref, measured, baseline) is None), None)
 
 
 def _environment(measured: Measured, baseline: Measured) -> Environment:

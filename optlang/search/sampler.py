@@ -7,7 +7,7 @@ from random import Random
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
-from optlang.search import objectives
+from optlang.search import pareto
 from optlang.search.observation import Observation, SamplerBackend, Suggestion, count_of, seed_of, value_of
 from optlang.search.samplers.crossover import recombined
 from optlang.space.recipe import Point, resolve
@@ -53,9 +53,7 @@ class Sampler:
         """Add what became of a point."""
         self._told += 1
         if told.values is not None and all(value <= 0 for value in told.violations):
-            signs = [-1 if item.direction == "maximize" else 1 for item in self._plan.objectives]
-            losses = tuple(sign * value for sign, value in zip(signs, told.values, strict=True))
-            self._feasible[self._told] = (told.point, losses)
+            self._feasible[self._told] = (told.point, pareto.losses(self._plan, told.values))
         self._draws.add(told)
 
     def ask(self, number: int) -> Suggestion:
@@ -83,7 +81,7 @@ class Sampler:
         random = Random(seed_of(self._plan.search.seed, number))
         if self._name != "tpe" or self._told < self._startup or random.random() >= RECOMBINED:
             return None
-        members = objectives.front({number: losses for number, (_, losses) in self._feasible.items()})
+        members = pareto.front({number: losses for number, (_, losses) in self._feasible.items()})
         parents = [self._feasible[member][0] for member in members]
         return recombined(self._plan, self._space, parents, self._known, random)
 

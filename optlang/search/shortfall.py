@@ -19,12 +19,12 @@ from optlang.plan.expressions import (
     references,
     show,
 )
+from optlang.plan.metrics import UNITS
 from optlang.plan.model import Dimension
 from optlang.plan.quantities import apart
 from optlang.plan.quantities import quantity as written
 from optlang.plan.units import Kind
 
-_UNITS = {"time": "s", "bytes": "B", "ratio": "ratio", "count": "count"}
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -84,7 +84,7 @@ def _compared(
     if not _of_trial(left) and _of_trial(right):
         left, right, operator = right, left, _TURNED[operator]
     kind = _common(_kind(left, dimension), _kind(right, dimension))
-    unit = _UNITS.get(kind, "")
+    unit = UNITS.get(kind, "")
     what = _written(left, kind, dimension)
     value, limit = _value(left, environment), _value(right, environment)
     if value is None or limit is None:
@@ -109,7 +109,7 @@ def _unmet(
     said = []
     for ref in dict.fromkeys(ref for ref in references(expression) if isinstance(ref, MetricRef)):
         value = environment.metric(ref)
-        unit = _UNITS.get(dimension(ref.metric), "")
+        unit = UNITS.get(dimension(ref.metric), "")
         said.append(f"{show(ref)} was not measured" if value is None else f"{show(ref)} is {written(value, unit)}")
     what = _written(expression, "plain", dimension)
     text = f"{what} does not hold"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from optlang.plan.metrics import MEDIAN, is_relative, short_name
+
 if TYPE_CHECKING:
     from optlang.plan.model import Knob, Objective, Plan
 
@@ -159,22 +161,19 @@ def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mappin
             columns.add(run, column_name(knob.column), _knob(knob), knob_type(knob))
     for run, found in metrics.items():
         for (target, name), metric in found.items():
-            if name == "latency.p50":
-                columns.add(run, column_name("latency", target), metric.value, "DOUBLE")
-            columns.add(run, metric.name, metric.value, metric.kind)
+            for called in _called(name, target):
+                columns.add(run, called, metric.value, metric.kind)
     for run, found in metrics.items():
         for (target, name), metric in found.items():
             if metric.against is not None:
                 suffix, expression = metric.against
-                if name == "latency.p50":
-                    columns.add(run, f"{column_name('latency', target)}_{suffix}", expression, "DOUBLE")
-                columns.add(run, f"{metric.name}_{suffix}", expression, "DOUBLE")
+                for called in _called(name, target):
+                    columns.add(run, f"{called}_{suffix}", expression, "DOUBLE")
     for run, found in metrics.items():
         for (target, name), metric in found.items():
             if metric.baseline is not None:
-                if name == "latency.p50":
-                    columns.add(run, f"{column_name('latency', target)}_baseline", metric.baseline, "DOUBLE")
-                columns.add(run, f"{metric.name}_baseline", metric.baseline, metric.kind)
+                for called in _called(name, target):
+                    columns.add(run, f"{called}_baseline", metric.baseline, metric.kind)
     for run, _, plan in runs:
         columns.add(run, "batch_dependent", _dependent(plan), "BOOLEAN")
     fixed = "r.study, t.run, t.trial, t.state, t.reason, t.origin, t.seconds"
@@ -183,6 +182,11 @@ def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mappin
         f"CREATE VIEW results AS WITH {_latest(wide)} SELECT {fixed}{chosen} FROM {_JOINED} "
         "ORDER BY r.started, t.run, t.trial"
     )
+
+
+def _called(name: str, target: str | None) -> Iterator[str]:
+    """The columns of a metric: by its alias where it has one, and by its own name."""
+    yield from (column_name(item, target) for item in dict.fromkeys([short_name(name), name]))
 
 
 def _dependent(plan: Plan) -> str:
@@ -274,15 +278,20 @@ def _front(
 
 
 def _score(objective: Objective, metrics: Mapping[Any, _Metric]) -> str:
-    """An objective as a number of which more is better; times by their ratio to the baseline, measured side by side."""
+    """An objective's value as `search.objectives` has it, with the sign with which more is better; NULL where it was
+    not measured."""
     name = objective.metric.metric
-    metric = metrics.get((objective.metric.target, name)) or metrics[None, name]
-    if name.startswith("latency.") and metric.against is not None:
-        return metric.against[1]
-    if name == "throughput":
-        # Its ratio says how many times as many samples: of it, too, more is better.
-        return f"coalesce({metric.value}_x, {metric.value} / nullif(b.{metric.value.removeprefix('w.')}, 0))"
-    return metric.value if objective.direction == "maximize" else f"-{metric.value}"
+    metric = metrics.get((objective.metric.target, name))
+    if metric is None:
+        return "NULL::DOUBLE"
+    value = own = metric.value
+    if is_relative(name):
+        baseline = f"b.{own.removeprefix('w.')}"
+        if name == "throughput":
+            value = f"coalesce({own}_x, {own} / nullif({baseline}, 0))"
+        else:
+            value = f"(1 / nullif(coalesce({own}_x, {baseline} / nullif({own}, 0)), 0))"
+    return value if objective.direction == "maximize" else f"-{value}"
 
 
 def _tradeoffs(
@@ -299,7 +308,7 @@ def _tradeoffs(
         for name, column in (
             ("size", "size_x"),
             ("size.compressed", "size_compressed_x"),
-            ("latency.p50", "latency_x"),
+            (MEDIAN, "latency_x"),
         ):
             metric = metrics[run].get((None, name))
             compared.add(run, column, metric.against[1] if metric and metric.against else "NULL", "DOUBLE")

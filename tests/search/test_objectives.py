@@ -1,16 +1,14 @@
-"""Goals: dominance against brute force, requirements as numbers."""
+"""Goals: what objectives compare, requirements as numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from optlang.interfaces import Measurement
 from optlang.plan.model import Plan
-from optlang.search import objectives
+from optlang.search import objectives, pareto
 
 Make = Callable[..., Plan]
 
@@ -19,29 +17,31 @@ def of(metric: str, value: float, ratio: float | None = None) -> Measurement:
     return Measurement(metric, value, "", 1, value, value, ratio=ratio)
 
 
-@given(st.dictionaries(st.integers(), st.tuples(*[st.integers(0, 4)] * 3), max_size=25))
-def test_front_is_what_comparing_all_pairs_gives(points: dict[int, tuple[int, int, int]]) -> None:
-    worse = {
-        a for a, x in points.items() for b, y in points.items()
-        if a != b and all(j <= i for i, j in zip(x, y, strict=True)) and x != y
-    }
-    assert objectives.front(points) == [key for key in points if key not in worse]
-
-
 def test_latency_is_compared_by_its_ratio_to_the_baseline(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }")
     latency = of("latency.p50", 0.004, ratio=4.0)
     measured = objectives.by_metric(plan, [latency, of("size", 10), of("accuracy", 0.9)])
-    assert objectives.objective_values(plan, measured) == [0.25, 10, 0.9]
-    assert objectives.losses(plan, measured) == (0.25, 10, -0.9)
+    assert objectives.objective_values(plan, measured, {}) == [0.25, 10, 0.9]
+    assert pareto.losses(plan, [0.25, 10, 0.9]) == (0.25, 10, -0.9)
+
+
+def test_what_was_timed_alone_is_compared_with_the_baselines_figure(plan_of: Make) -> None:
+    plan = plan_of("steps { finetune }", goals="minimize latency\nmaximize throughput")
+    baseline = objectives.by_metric(plan, [of("latency.p50", 0.008), of("throughput", 125.0)])
+    alone = objectives.by_metric(plan, [of("latency.p50", 0.004), of("throughput", 250.0)])
+    assert objectives.objective_values(plan, alone, baseline) == [0.5, 2.0]
+    assert objectives.absent(plan, alone, {}) == "latency.p50"
+
+
+def test_what_is_no_number_was_not_measured(plan_of: Make) -> None:
+    plan = plan_of("steps { finetune }", goals="minimize size")
+    assert objectives.absent(plan, objectives.by_metric(plan, [of("size", math.nan)]), {}) == "size"
 
 
 def test_throughput_is_compared_by_its_ratio_too(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }", goals="maximize throughput\nminimize size")
     trial = [of("throughput", 4000.0, ratio=2.5), of("size", 10)]
-    assert sorted(objectives.objective_values(plan, objectives.by_metric(plan, trial))) == [2.5, 10]
-    without = [of("throughput", 4000.0), trial[1]]
-    assert 2.5 not in objectives.objective_values(plan, objectives.by_metric(plan, without))
+    assert sorted(objectives.objective_values(plan, objectives.by_metric(plan, trial), {})) == [2.5, 10]
 
 
 def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
@@ -91,6 +91,6 @@ def test_without_a_target_the_worst_of_several_counts(plan_of: Make) -> None:
         replace(of("accuracy", 0.9), target="phone"), replace(of("accuracy", 0.7), target="laptop"),
     ])
     # The gain that both have, the size of the one that is named, the lower of the two accuracies.
-    assert objectives.objective_values(plan, measured) == [1 / 2.0, 8, 0.7]
+    assert objectives.objective_values(plan, measured, {}) == [1 / 2.0, 8, 0.7]
     assert measured[None, "latency.p50"].value == 0.002
     assert [round(item.by, 4) for item in objectives.broken(plan, measured, measured)] == [0.2, 0.125]

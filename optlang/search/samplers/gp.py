@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from optlang.plan.domains import size
 from optlang.plan.model import Knob, Plan
-from optlang.search import objectives
+from optlang.search import pareto
 from optlang.search.observation import TRIES, Observation, Suggestion
 from optlang.search.samplers.encoding import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
 from optlang.search.samplers.optuna_adapter import Score, maximize, quiet
@@ -116,12 +116,11 @@ class Gaussian:
 
     def front(self, measured: Sequence[Observation]) -> list[Point]:
         """The points of the front, or all where none meets the requirements."""
-        signs = [-1 if item.direction == "maximize" else 1 for item in self._plan.objectives]
         feasible = {
-            index: [sign * value for sign, value in zip(signs, told.values or (), strict=True)]
+            index: pareto.losses(self._plan, told.values or ())
             for index, told in enumerate(measured) if all(value <= 0 for value in told.violations)
         }
-        return [measured[index].point for index in objectives.front(feasible)] or [told.point for told in measured]
+        return [measured[index].point for index in pareto.front(feasible)] or [told.point for told in measured]
 
     def new(self, point: Point) -> bool:
         """Whether it may run and was not run."""

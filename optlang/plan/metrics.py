@@ -1,0 +1,31 @@
+"""What is known of metrics by name: their aliases, their units, and which ones count by their ratio to the baseline.
+
+Which metrics there are, their types and directions, and which of them optlang measures: stdlib/metrics.opt.
+Imports nothing: the views are made without loading a plan.
+"""
+
+from __future__ import annotations
+
+MEDIAN = "latency.p50"
+"""The median time of a call, which every trial that ran on its target has."""
+
+ALIASES = {"latency": MEDIAN}
+"""Short names of metrics, as a study may write them and as the views have a column of them."""
+
+UNITS: dict[str, str] = {"time": "s", "bytes": "B", "ratio": "ratio", "count": "count"}
+"""The unit of a measurement by the metric's type; a metric of another type has none (\"\")."""
+
+
+def full_name(name: str) -> str:
+    """The metric that `name`, which may be an alias, stands for."""
+    return ALIASES.get(name, name)
+
+
+def short_name(name: str) -> str:
+    """The alias of a metric, or its own name where it has none."""
+    return next((alias for alias, metric in ALIASES.items() if metric == name), name)
+
+
+def is_relative(name: str) -> bool:
+    """Whether an objective on this metric compares ratios to the baseline, which was measured next to the trial."""
+    return name.startswith("latency.") or name == "throughput"
