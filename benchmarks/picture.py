@@ -9,11 +9,11 @@ import argparse
 import io
 from pathlib import Path
 
+from optlang.report.terminal import render_front, render_tradeoffs
 from rich.console import Console
 from rich.text import Text
 
 from optlang.report.front import load_front, load_tradeoffs
-from optlang.report.terminal import render_front, render_tradeoffs
 from optlang.store.reader import connect
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"

@@ -63,11 +63,11 @@ def _refused(study: Plan, file: Path, db: Path) -> list[str]:
     """What the newest run of this study found refused, as the database knows it, and how many points that leaves."""
     if not db.exists():
         return []
-    from optlang.run.refusals import noted, recalled
+    from optlang.run.refusals import known_refusals, stored_refusals
     from optlang.space.space import Space
 
-    run, trials = noted(study, db)
-    refusals = recalled(study, file.resolve().parent, trials)
+    run, trials = stored_refusals(study, db)
+    refusals = known_refusals(study, file.resolve().parent, trials)
     if not refusals:
         return []
     lines = ["", f"refused in run {run}, and left out"]

@@ -324,6 +324,12 @@ class Metric(Frozen):
     task: bool
     help: str = ""
 
+    @property
+    def as_times(self) -> bool:
+        """Whether trials are compared with the baseline by how many times better they are; the others, shares and what
+        tells how good answers are, by the difference."""
+        return self.direction == "minimize" or (not self.task and self.dimension != "ratio")
+
 
 # ---- the members of a study
 

@@ -32,6 +32,8 @@ MISSED = 3
 
 DEPENDENT = " (its answers depend on the batch)"
 
+PAIRED = "× of times is against the baseline timed next to the same trial, not against the row of trial 0"
+
 
 class PlainProgress:
     """One line when a trial ends, and one for everything else that matters: for logs, pipes and screen readers."""
@@ -40,6 +42,7 @@ class PlainProgress:
         self._stream, self._describe, self._columns = stream, describe, columns
         self._words: dict[int, str] = {}
         self._shown: Sequence[str] = ()
+        self._explained = False
 
     def run_started(self, run: RunStarted) -> None:
         """See `Watcher.run_started`."""
@@ -62,6 +65,9 @@ class PlainProgress:
             self._shown = self._columns(trial.figures)
             heads = "  ".join(f"{name:<{_wide(name)}}" for name in self._shown)
             self._write(f" trial  {heads}  took     what it is (* in the front so far)")
+        if not self._explained and paired(trial):
+            self._explained = True
+            self._write(f"        {PAIRED}")
         mark = "*" if trial.number in trial.front else " "
         cells = "  ".join(
             f"{figure_text(trial.figures[name]) if name in trial.figures else '–':<{_wide(name)}}"
@@ -179,6 +185,8 @@ class LiveProgress:
         more = len({0, *self._front}) - len(shown)
         if more > 0:
             table.add_row("", *("" for _ in names), f"and {more} more")
+        if any(map(paired, shown)):
+            table.caption, table.caption_justify = PAIRED, "left"
         return table
 
     def _missed(self) -> list[Text | Padding]:
@@ -200,12 +208,19 @@ def outline(run: RunStarted) -> str:
     """What a run consists of, and how much of it is done."""
     ladder = f"{counted(run.ladder, 'trial')} of a technique alone"
     if not run.searched:
-        text = f"the baseline and {ladder}"
+        text = f"the baseline and {ladder}" + (" (the space has no more points)" if run.whole_space else "")
     else:
         text = f"{counted(run.searched, 'trial')} to search"
-        text += f" ({run.drawn} done)" if run.drawn else ""
+        about = ["the space has no more points"] if run.whole_space else []
+        about += [f"{run.drawn} done"] if run.drawn else []
+        text += f" ({', '.join(about)})" if about else ""
         text += f", after the baseline and {ladder}" if run.ladder else ", after the baseline"
     return text + (f"; {run.done} of these {run.total} are done" if run.done else "")
+
+
+def paired(trial: TrialFinished) -> bool:
+    """Whether a figure is compared with another value of the baseline than its own row shows."""
+    return trial.number != 0 and any(figure.baseline is not None for figure in trial.figures.values())
 
 
 def figure_text(figure: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""What whoever watches a run is told. The loop calls these and never prints; everything is a plain value."""
+"""The events of a run, as plain values: the scheduler passes them to a watcher, and never prints."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """What a run is to consist of: the baseline, `ladder` trials of a technique alone, and `searched` drawn ones.
+    """What a run consists of: the baseline, `ladder` trials of a technique alone, and `searched` drawn ones.
 
-    `done` counts those of all three kinds that are there already, `drawn` those of the last.
+    `done` counts the finished ones of all three kinds, `drawn` those of the last. `whole_space` says that the study
+    asks for more searched trials than its space has points.
     """
 
     study: str
@@ -33,6 +34,7 @@ class RunStarted:
     searched: int
     done: int
     drawn: int
+    whole_space: bool = False
 
     @property
     def total(self) -> int:
@@ -43,21 +45,25 @@ class RunStarted:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A metric of a trial against the baseline's: `times` better where less is better, `lost` (baseline − trial) where
-    more is; both are None where there is nothing to compare with."""
+    more is; both are None where there is nothing to compare with.
+
+    `baseline` is the baseline's value in the same measurement, None where the two were not measured together.
+    """
 
     value: float
     unit: str
     times: float | None = None
     lost: float | None = None
+    baseline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TrialFinished:
     """A trial that is over: its figures by metric (with the target in front where the study has several).
 
-    `done` of `total` trials of the run are over, the baseline and the ladder among them; `seconds_left` is for the
-    others, None as long as nothing is known of their time. `dependent` says that an answer depends on the other samples
-    of its call.
+    `done` of `total` trials of the run are finished, the baseline and the ladder included; `seconds_left` is the time
+    that the others are expected to take, None while that is unknown. `dependent` says that an answer depends on the
+    other samples of its call.
     """
 
     number: int
@@ -74,19 +80,19 @@ class TrialFinished:
 
 
 class Watcher(Protocol):
-    """Shows a run to somebody."""
+    """Shows a run."""
 
     def message(self, text: str) -> None:
-        """Something to know that is no trial: what changed, what is missing, why it stops."""
+        """What is worth knowing besides the trials: what changed, what is missing, why the run stops."""
 
     def run_started(self, run: RunStarted) -> None:
-        """The run begins, or goes on."""
+        """The run starts, or goes on."""
 
     def trial_started(self, trial: TrialStarted) -> None:
         """A trial starts."""
 
     def progress(self, activity: Mapping[str, JSON]) -> None:
-        """What the trial is doing: `{"doing": "finetune", "epoch": 2, "epochs": 3, "loss": 0.1}`."""
+        """What the worker is doing: `{"doing": "finetune", "epoch": 2, "epochs": 3, "loss": 0.1}`."""
 
     def trial_finished(self, trial: TrialFinished) -> None:
-        """A trial is over."""
+        """A trial has ended."""

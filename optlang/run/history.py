@@ -1,17 +1,16 @@
-"""What a run knows of its trials so far: which effects are known, what the sampler is told, who is in the front."""
+"""What a run knows of its trials so far: which effects are known, what the sampler learns, which are in the front."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optlang.diagnostics.command_line import command
-from optlang.interfaces import JSON, Artifact, ArtifactFile, Measurement, OptlangError
+from optlang.interfaces import JSON, Artifact, ArtifactFile, Measurement
 from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan
+from optlang.run.events import Comparison
 from optlang.run.job import Result
 from optlang.search import objectives, pareto
 from optlang.search.ablation import AblationTrial, baseline_recipe
@@ -22,8 +21,7 @@ from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Space
 from optlang.store.artifacts import artifact_folder
-from optlang.store.plans import read_plan
-from optlang.store.writer import RunRow, TrialRow, Writer
+from optlang.store.writer import TrialRow
 
 INTERRUPTED = "interrupted"
 
@@ -64,7 +62,7 @@ class History:
         self._trials: dict[int, TrialRecord] = {}
         self._measured: dict[int, tuple[TrialRecord, dict[Key, Measurement]]] = {}
         self.known: set[str] = set()
-        """The effects of the trials that need not run again; the sampler looks into it."""
+        """The effects of the trials that need not run again; the sampler reads it."""
         for row in rows:
             self._keep(self._read(row))
 
@@ -90,25 +88,56 @@ class History:
                 left_out = result.notes.get(f"{absent}.uncounted")
                 why = f": {', '.join(map(str, left_out))}" if isinstance(left_out, list | tuple) else ""
                 violations, verdict, reason = [], "failed", f"{absent} is a goal and was not measured{why}"
-        done = TrialRecord(
+        record = TrialRecord(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, result.measurements,
             tuple(violations), result.artifacts, state, 1 if result.measurements else 0,
         )
-        self._keep(done)
-        return done
+        self._keep(record)
+        return record
 
     def measured_again(self, number: int, measurements: Sequence[Measurement]) -> None:
         """Newer measurements of a trial: they take the place of the older ones of the same metric."""
-        done = self._trials[number]
-        merged = {(item.target, item.metric): item for item in (*done.measurements, *measurements)}
-        self._trials[number] = replace(done, measurements=tuple(merged.values()), passes=done.passes + 1)
+        record = self._trials[number]
+        merged = {(item.target, item.metric): item for item in (*record.measurements, *measurements)}
+        self._trials[number] = replace(record, measurements=tuple(merged.values()), passes=record.passes + 1)
 
-    def measured(self, done: TrialRecord) -> dict[Key, Measurement]:
+    def measured(self, record: TrialRecord) -> dict[Key, Measurement]:
         """A trial's measurements by target and metric."""
-        held = self._measured.get(done.number)
-        if held is None or held[0] is not done:
-            held = self._measured[done.number] = (done, objectives.by_metric(self._plan, done.measurements))
+        held = self._measured.get(record.number)
+        if held is None or held[0] is not record:
+            held = self._measured[record.number] = (record, objectives.by_metric(self._plan, record.measurements))
         return held[1]
+
+    def comparisons(self, record: TrialRecord) -> dict[str, Comparison]:
+        """A trial's measurements against the baseline's, by metric (with its target where it is one of several)."""
+        return {
+            metric if target is None else f"{target}.{metric}": self._comparison(record, (target, metric), item)
+            for (target, metric), item in self.measured(record).items()
+        }
+
+    def _comparison(self, record: TrialRecord, key: Key, item: Measurement) -> Comparison:
+        """Against the baseline's value of the same measurement where it holds one, else against the stored one."""
+        if record.origin == "baseline":
+            return Comparison(item.value, item.unit)
+        stored = self._baseline_measured().get(key)
+        reference = item.baseline if item.baseline is not None else stored.value if stored is not None else None
+        metric = next((metric for metric in self._plan.metrics if metric.name == item.metric), None)
+        times = lost = None
+        if metric is None:
+            pass
+        elif metric.as_times and item.ratio is not None:
+            times = item.ratio
+        elif metric.as_times and reference and item.value:
+            times = reference / item.value if metric.direction == "minimize" else item.value / reference
+        elif metric.direction == "maximize" and reference is not None:
+            lost = reference - item.value
+        return Comparison(item.value, item.unit, times, lost, item.baseline)
+
+    @property
+    def missed_by_baseline(self) -> str | None:
+        """The requirements that the baseline itself does not meet, with value and limit; None where it meets all."""
+        measured = self._baseline_measured()
+        return _missed(objectives.broken(self._plan, measured, measured)) if measured else None
 
     def trial(self, number: int) -> TrialRecord:
         """The trial with this number."""
@@ -117,46 +146,46 @@ class History:
     @property
     def baseline(self) -> TrialRecord | None:
         """The reference, None as long as it is not measured."""
-        found = (done for done in self._trials.values() if done.origin == "baseline" and done.state == "complete")
-        return next(found, None)
+        records = (record for record in self._trials.values() if record.origin == "baseline")
+        return next((record for record in records if record.state == "complete"), None)
 
     @property
     def searched(self) -> int:
         """How many trials the sampler's budget has paid for: those that were interrupted are not among them."""
-        return sum(done.origin == "sampler" and not done.interrupted for done in self._trials.values())
+        return sum(record.origin == "sampler" and not record.interrupted for record in self._trials.values())
 
     @property
     def met(self) -> bool:
         """Whether a trial other than the baseline met all requirements."""
-        return any(done.state == "complete" for done in self._candidates())
+        return any(record.state == "complete" for record in self._candidates())
 
     @property
     def worked(self) -> bool:
         """Whether a trial other than the baseline could be measured at all."""
-        return any(done.state != "failed" for done in self._candidates())
+        return any(record.state != "failed" for record in self._candidates())
 
-    def climbed(self, rung: AblationTrial) -> bool:
-        """Whether this trial of the ladder was there already."""
-        return rung.recipe.effect in self.known or any(
-            done.alone == rung.alone and done.runtime == rung.recipe.label and not done.interrupted
-            for done in self._trials.values()
+    def has(self, ablation: AblationTrial) -> bool:
+        """Whether this trial of the ladder was carried out already."""
+        return ablation.recipe.effect in self.known or any(
+            record.alone == ablation.alone and record.runtime == ablation.recipe.label and not record.interrupted
+            for record in self._trials.values()
         )
 
-    def told(self) -> list[Observation]:
-        """What the sampler is to know, in the order in which it happened."""
-        return [told for done in self._trials.values() if (told := self.tell(done)) is not None]
+    def observations(self) -> list[Observation]:
+        """What the sampler learns from the trials, in the order in which they ended."""
+        return [found for record in self._trials.values() if (found := self.observation(record)) is not None]
 
-    def tell(self, done: TrialRecord) -> Observation | None:
-        """What the sampler is to know of a trial; None where it lies outside the space or says nothing."""
-        if done.point is None or done.interrupted:
+    def observation(self, record: TrialRecord) -> Observation | None:
+        """What the sampler learns from a trial; None where it lies outside the space or was interrupted."""
+        if record.point is None or record.interrupted:
             return None
-        if done.state == "failed":
-            # It would fail again: told as pruned and broken, it keeps the sampler away (told as failed it would not).
-            return Observation(done.point, None, [1.0], done.sampler_state)
-        measured = self.measured(done)
+        if record.state == "failed":
+            # It would fail again: reported as pruned and infeasible it keeps the sampler away (as failed it would not).
+            return Observation(record.point, None, [1.0], record.sampler_state)
+        measured = self.measured(record)
         constraints = objectives.constraints(self._plan, measured, self._baseline_measured())
         values = objectives.objective_values(self._plan, measured, self._baseline_measured())
-        return Observation(done.point, values, constraints, done.sampler_state)
+        return Observation(record.point, values, constraints, record.sampler_state)
 
     def front(self) -> list[int]:
         """The baseline and the complete trials of the space that no other dominates."""
@@ -191,9 +220,9 @@ class History:
 
     def _losses(self) -> dict[int, tuple[float, ...]]:
         return {
-            done.number: self._losses_of(self.measured(done))
-            for done in self._trials.values()
-            if done.state == "complete" and (done.point is not None or done.origin == "baseline")
+            record.number: self._losses_of(self.measured(record))
+            for record in self._trials.values()
+            if record.state == "complete" and (record.point is not None or record.origin == "baseline")
         }
 
     def _losses_of(self, measured: Mapping[Key, Measurement]) -> tuple[float, ...]:
@@ -201,16 +230,16 @@ class History:
         return pareto.losses(self._plan, values)
 
     def _candidates(self) -> list[TrialRecord]:
-        return [done for done in self._trials.values() if done.origin != "baseline" and done.point is not None]
+        return [record for record in self._trials.values() if record.origin != "baseline" and record.point is not None]
 
     def _baseline_measured(self) -> dict[Key, Measurement]:
         baseline = self.baseline
         return {} if baseline is None else self.measured(baseline)
 
-    def _keep(self, done: TrialRecord) -> None:
-        self._trials[done.number] = done
-        if done.recipe is not None and not done.interrupted:
-            self.known.add(done.recipe.effect)
+    def _keep(self, record: TrialRecord) -> None:
+        self._trials[record.number] = record
+        if record.recipe is not None and not record.interrupted:
+            self.known.add(record.recipe.effect)
 
     def _read(self, row: TrialRow) -> TrialRecord:
         point: Point | None = {path: value_of(value) for path, value in row.point.items()} if row.in_space else None
@@ -248,93 +277,3 @@ def _artifact(row: Mapping[str, Any], home: Path) -> Artifact:
         artifact_folder(row["path"], [home]), row["format"], tuple(ArtifactFile(**file) for file in row["files"]),
         tuple(row["inputs"] or ()), tuple(row["outputs"] or ()), row["about"] or {},
     )
-
-
-FIXED = ("model", "data", "baseline", "targets")
-"""What the baseline of a run was made of: where one of these is another, its trials cannot be compared with it."""
-
-
-def choose_run(store: Writer, plan: Plan, mode: str, join: str | None = None) -> tuple[str, list[str]]:
-    """The run to write to, and what to say about the choice.
-
-    A run whose baseline never came to its end holds nothing to go on with: another begins, and finds in the cache what
-    was done. OptlangError where `--continue` or `--join` has nothing to join, or what its trials are compared with has
-    changed.
-    """
-    runs = store.begun(plan.study)
-    inputs = {item.name: item.value for item in plan.inputs}
-    same = store.find(plan.study, plan.meaning, inputs, plan.search.seed)
-    if join is not None:
-        return _joined(plan, _run(store, plan.study, join, runs))
-    if mode == "new" or (not runs and mode == "auto"):
-        return uuid.uuid4().hex[:12], []
-    if mode == "continue":
-        if not runs:
-            raise OptlangError(
-                f"there is no run of `{plan.study}` to continue in {store.db.name}", help="leave --continue out"
-            )
-        return _joined(plan, runs[-1])
-    if same is not None:
-        return same.run, []
-    last = runs[-1]
-    before = read_plan(last.plan)
-    if before is None:
-        return uuid.uuid4().hex[:12], [f"a new run, since another version of optlang stored the last one, {last.run}"]
-    changed = _changed(before, plan)
-    fixed = [name for name in changed if name in FIXED]
-    if not changed:
-        notes = []
-    elif fixed:
-        notes = [
-            f"a new run, since {_listed(changed)} changed from the last one: its baseline does not hold any more, so "
-            f"the two stay apart (`{_all_of(store, last.run)}` shows its trials)"
-        ]
-    else:
-        notes = [
-            f"a new run, since {_listed(changed)} changed from the last one (to go on with that one instead, add "
-            f"--join {last.run})"
-        ]
-    return uuid.uuid4().hex[:12], notes
-
-
-def _run(store: Writer, study: str, wanted: str, runs: Sequence[RunRow]) -> RunRow:
-    for row in runs:
-        if row.run == wanted:
-            return row
-    there = ", ".join(row.run for row in runs)
-    raise OptlangError(
-        f"there is no run {wanted} of `{study}` with a baseline in {store.db.name}",
-        help=f"its runs, oldest first, are {there}" if there else "it has none: leave --join out",
-    )
-
-
-def _joined(plan: Plan, run: RunRow) -> tuple[str, list[str]]:
-    before = read_plan(run.plan)
-    if before is None:
-        raise OptlangError(
-            f"run {run.run} cannot go on: another version of optlang stored it, in a form that this one cannot read",
-            help="run without --continue or --join: that begins a new run and keeps the old one",
-        )
-    changed = _changed(before, plan)
-    fixed = [name for name in changed if name in FIXED]
-    if fixed:
-        raise OptlangError(
-            f"the old run cannot go on: its baseline no longer holds, since {_listed(fixed)} changed",
-            help="run without --continue or --join: that begins a new run and keeps the old one",
-        )
-    return run.run, [f"joining run {run.run} although {_listed(changed)} changed"] if changed else []
-
-
-def _all_of(store: Writer, run: str) -> str:
-    return command("sql", f"FROM results WHERE run = '{run}'", db=store.db)
-
-
-def _changed(old: Plan, plan: Plan) -> list[str]:
-    """The parts of a study that differ."""
-    before, after = old.comparable(), plan.comparable()
-    names = {"knobs": "steps", "techniques": "the library's techniques", "runtimes": "the library's runtimes"}
-    return list(dict.fromkeys(names.get(key, key) for key in after if after[key] != before[key]))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)

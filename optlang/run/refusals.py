@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from optlang.interfaces import JSON, OptlangError
 from optlang.plan.model import Plan
@@ -20,7 +20,10 @@ from optlang.workload import imports
 NOTE = "refused"
 """The note of a trial that its refusal is kept in."""
 
-# What the answer of a step may hang on besides the steps before it.
+FailedTrial: TypeAlias = "tuple[int, str | None, Mapping[str, Any]]"
+"""A trial's number, the reason why it failed, and its notes."""
+
+# What the answer of a step may depend on besides the steps before it.
 _RUNTIMES = frozenset({"runtime", "latency"})
 
 
@@ -40,7 +43,9 @@ def refusal_of(plan: Plan, trial: int, recipe: Recipe, failure: Failure) -> Know
     return KnownRefusal(trial, failure.reason, depends, steps, False, places if _asks(plan, steps, places) else ())
 
 
-def late(plan: Plan, trial: int, recipe: Recipe, path: str, seconds: float, reason: str) -> KnownRefusal | None:
+def timeout_refusal(
+    plan: Plan, trial: int, recipe: Recipe, path: str, seconds: float, reason: str
+) -> KnownRefusal | None:
     """What a trial proves whose time was up while it did the step at `path`, for so long; None where that is none."""
     steps = _until(recipe, path)
     if steps is None:
@@ -68,13 +73,13 @@ def _asks(plan: Plan, steps: Sequence[Applied], places: Iterable[Place]) -> bool
     )
 
 
-def note_of(plan: Plan, refusal: KnownRefusal, folder: Path) -> dict[str, JSON]:
+def refusal_note(plan: Plan, refusal: KnownRefusal, folder: Path) -> dict[str, JSON]:
     """What is stored of a refusal with its trial."""
     return {NOTE: {**refusal.to_json(), "code": _code(plan, refusal, folder)}}
 
 
-def noted(plan: Plan, db: Path) -> tuple[str | None, list[tuple[int, str | None, Mapping[str, Any]]]]:
-    """The newest run of a plan in a database, and what `recalled` takes: number, reason and notes of failed trials."""
+def stored_refusals(plan: Plan, db: Path) -> tuple[str | None, list[FailedTrial]]:
+    """The newest run of a plan in a database, and its failed trials."""
     rows = query(
         "SELECT t.run, t.trial, t.reason, t.notes FROM trials t WHERE t.state = 'failed' AND t.notes IS NOT NULL "
         "AND t.run = (SELECT r.run FROM runs r JOIN sessions s ON s.run = r.run WHERE r.study = ? AND r.meaning = ? "
@@ -86,24 +91,22 @@ def noted(plan: Plan, db: Path) -> tuple[str | None, list[tuple[int, str | None,
     ]
 
 
-def recalled(plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]) -> KnownRefusals:
-    """The refusals among the trials' notes (number, reason, notes) that still hold: by the same code and libraries."""
+def known_refusals(plan: Plan, folder: Path, stored: Iterable[FailedTrial]) -> KnownRefusals:
+    """The refusals in the trials' notes that still hold: by the same code and libraries."""
     refusals = KnownRefusals(plan)
-    for refusal in _read(plan, folder, noted):
+    for refusal in _read(plan, folder, stored):
         refusals.add(refusal)
     return refusals
 
 
-def _read(
-    plan: Plan, folder: Path, noted: Iterable[tuple[int, str | None, Mapping[str, Any]]]
-) -> Iterator[KnownRefusal]:
-    for trial, reason, notes in noted:
-        stored = notes.get(NOTE)
-        if stored is None:
+def _read(plan: Plan, folder: Path, stored: Iterable[FailedTrial]) -> Iterator[KnownRefusal]:
+    for trial, reason, notes in stored:
+        note = notes.get(NOTE)
+        if note is None:
             continue
-        refusal = refusal_from(trial, reason or "", stored)
+        refusal = refusal_from(trial, reason or "", note)
         try:
-            if stored["code"] == _code(plan, refusal, folder):
+            if note["code"] == _code(plan, refusal, folder):
                 yield refusal
         except (OptlangError, KeyError):
             # Its technique or its Python is gone: nothing is known then.
@@ -127,13 +130,14 @@ def _models(value: JSON) -> Iterator[str]:
             yield from _models(item)
 
 
-def spoken(refusal: KnownRefusal) -> str:
-    """What the run says when it learns the refusal."""
+def refusal_text(refusal: KnownRefusal) -> str:
+    """What the run reports when it learns of the refusal: what is skipped, why, and what is still tried."""
     if refusal.depends == "time":
         return (
-            f"{refusal.what} took longer than a trial may: it is not tried again with these settings or costlier ones "
-            "(a larger trial_timeout tries it again)"
+            f"{refusal.what} took longer than `trial_timeout`: it is skipped from now on with these settings or "
+            "costlier ones (a larger trial_timeout tries it again)"
         )
-    if refusal.depends == "model":
-        return f"{refusal.what} is left out from now on, with whatever settings: {refusal.reason}"
-    return f"left out from now on, what begins with {refusal.what}: {refusal.reason}"
+    if refusal.depends == "settings":
+        return f"points that begin with {refusal.what} are skipped from now on: {refusal.reason}"
+    kept = "other settings of the runtime are still tried" if refusal.places else "no setting of it would help"
+    return f"{refusal.what} is skipped from now on ({kept}): {refusal.reason}"

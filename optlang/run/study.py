@@ -13,12 +13,14 @@ from optlang.interfaces import OutsideError
 from optlang.measure import signals
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine
+from optlang.run.choose_run import choose_run
+from optlang.run.dispatch import WORKER_LOG, SetupError
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
-from optlang.run.history import choose_run
 from optlang.run.job import Failure, RuntimeJob
-from optlang.run.scheduler import WORKER_LOG, InterruptedRun, Outcome, Scheduler, SetupError, spoken
+from optlang.run.scheduler import Outcome, Scheduler, runtime_label
 from optlang.run.scratch import Scratch
+from optlang.run.stop import InterruptedRun
 from optlang.run.worker import availability, running
 from optlang.store.journal import now
 from optlang.store.writer import Writer
@@ -30,7 +32,7 @@ BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "mac
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says beside the study: None keeps what the study says.
+    """What the command line says in addition to the study: None keeps what the study says.
 
     `mode` is "auto" (go on with the run of the same meaning, else begin one), "continue" (join the newest run of this
     study though its plan differs) or "new"; `join` is the id of a run to join though its plan differs.
@@ -72,15 +74,15 @@ def run(
     with Writer(db) as store, Scratch(home) as scratch, closing(
         engine or LocalEngine(folder, scratch.folder / WORKER_LOG)
     ) as engine:
-        found = usable(plan, folder, engine)
+        runtimes = usable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode, options.join)
         for line in (*_namesake(store, plan.study, file), *changed):
             watcher.message(line)
-        loop = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, found.unavailable)
-        for path, reason in found.unrun.items():
-            watcher.message(f"{spoken(plan, path)} is built and not run: {reason}")
+        scheduler = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, runtimes.unavailable)
+        for path, reason in runtimes.unrun.items():
+            watcher.message(f"{runtime_label(plan, path)} is built and not run: {reason}")
         store.record({
-            "event": "session", "session": loop.session, "run": run_id, "study": plan.study, "title": plan.title,
+            "event": "session", "session": scheduler.session, "run": run_id, "study": plan.study, "title": plan.title,
             "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
             "file": str(file.resolve()), "inputs": {item.name: item.value for item in plan.inputs},
             "seed": plan.search.seed, "machine": machine.machine(), "versions": machine.versions(),
@@ -88,18 +90,18 @@ def run(
             "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
         })
         why: str = "failed"
-        with loop.interruptible():
+        with scheduler.interruptible():
             try:
-                outcome = loop.go(options.ladder)
+                outcome = scheduler.go(options.ladder)
                 why = outcome.why
                 return outcome
             except InterruptedRun:
                 why = "interrupted"
-                return loop.outcome("interrupted")
+                return scheduler.outcome("interrupted")
             finally:
                 engine.close()
                 store.record({
-                    "event": "finish", "run": run_id, "session": loop.session, "finished": now(),
+                    "event": "finish", "run": run_id, "session": scheduler.session, "finished": now(),
                     "why": "complete" if why == "ladder" else why,
                 })
 
@@ -155,7 +157,7 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
     ]
     wanted = next((ref for ref in plan.metric_refs() if ref.metric not in BUILT), None)
     if not running_ones and wanted is not None:
-        reasons = "; ".join(f"{spoken(plan, path)}: {reason}" for path, reason in unrun.items())
+        reasons = "; ".join(f"{runtime_label(plan, path)}: {reason}" for path, reason in unrun.items())
         raise OutsideError(
             f"`{wanted.metric}` cannot be measured here: {reasons}",
             help="ask for size, parameters or macs, or add a target that this machine can run",

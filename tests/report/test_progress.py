@@ -36,7 +36,8 @@ def begun(trial: int, technique: str = "", origin: str = "sampler") -> TrialStar
 def figures(size: float, ratio: float, lost: float) -> dict[str, Comparison]:
     return {
         "accuracy": Comparison(0.993 - lost, "ratio", None, lost), "size": Comparison(size, "B", 83_353 / size),
-        "latency.p50": Comparison(188e-6 / ratio, "s", ratio), "edge_f1": Comparison(0.8, "ratio", None, 0.05),
+        "latency.p50": Comparison(188e-6 / ratio, "s", ratio, None, 188e-6),
+        "edge_f1": Comparison(0.8, "ratio", None, 0.05),
         "loss": Comparison(0.1, "", 1.0),
     }
 
@@ -73,6 +74,7 @@ def test_a_log_has_a_head_and_a_line_a_trial_with_every_metric_that_the_study_is
         "(* in the front so far)",
         "*    0  83.4 kB         188 µs          99.3 %          80.0 %          2.50 s   baseline · onnxruntime"
         "  [19 left, about 45.0 s]",
+        "        × of times is against the baseline timed next to the same trial, not against the row of trial 0",
         "*    1  12.5 kB ×6.7    20.0 µs ×9.4    99.1 % −0.2     80.0 % −5.0     2.50 s   static · onnxruntime"
         "  [18 left, about 45.0 s]",
         "     2  12.0 kB ×6.9    23.5 µs ×8.0    91.2 % −8.1     80.0 % −5.0     2.50 s   channels · onnxruntime"
@@ -97,6 +99,7 @@ def test_the_live_view_has_the_front_and_what_was_missed(width: int) -> None:
     assert "4 of 20 trials" in text, "baseline and ladder count as the others do"
     assert "trial 4: qat · onnxruntime [qat · epoch 1/3 · loss 0.25]" in text
     assert "front size latency p50 accuracy edge_f1 what it is" in text
+    assert "against the baseline timed next to the same trial" in text
     assert "1 12.5 kB ×6.7 20.0 µs ×9.4 99.1 % −0.2 80.0 % −5.0 static" in text
     assert "1 infeasible; 1 failed, the last:" in text
     assert f"2 channels · onnxruntime: infeasible: {ACCURACY}" in text
@@ -122,6 +125,16 @@ def test_the_live_view_has_the_front_and_what_was_missed(width: int) -> None:
 def test_what_a_run_consists_of_is_said_first(planned: tuple[int, int, int, int], text: str) -> None:
     ladder, searched, done, drawn = planned
     assert outline(RunStarted("x", ladder, searched, done, drawn)) == text
+
+
+def test_a_space_with_fewer_points_than_trials_is_said() -> None:
+    assert outline(RunStarted("x", 4, 2, 5, 0, True)) == (
+        "2 trials to search (the space has no more points), after the baseline and 4 trials of a technique alone; "
+        "5 of these 7 are done"
+    )
+    assert outline(RunStarted("x", 4, 0, 0, 0, True)) == (
+        "the baseline and 4 trials of a technique alone (the space has no more points)"
+    )
 
 
 def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from optlang.interfaces import OptlangError
 from optlang.plan.model import Plan
-from optlang.run.history import choose_run
+from optlang.run.choose_run import choose_run
 from optlang.store.reader import query
 from optlang.store.writer import Writer
 from tests.store.example_study import end, finish, session, start

@@ -51,12 +51,12 @@ def test_what_was_refused_is_not_tried_again(study: small.Study, tmp_path: Path)
     done = run(3)
     refused = "the model has no such layer"
     assert failed(tmp_path) == [("ladder", refused)]
-    assert done.stderr.count("left out from now on") == 1
-    assert f"parts.refuse is left out from now on, with whatever settings: {refused}" in done.stderr
+    assert done.stderr.count("skipped from now on") == 1
+    assert f"parts.refuse is skipped from now on (no setting of it would help): {refused}" in done.stderr
     assert sum(origin == "sampler" for _, origin, *_ in small.trials(tmp_path)) == 3
 
     again = run(5)
-    assert "left out" not in again.stderr
+    assert "skipped" not in again.stderr
     assert len(failed(tmp_path)) == 1
     planned = small.optlang(tmp_path, "plan", "small.opt").stdout
     assert f"parts.refuse: {refused} (trial " in planned

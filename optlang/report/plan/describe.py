@@ -84,7 +84,7 @@ def describe(plan: Plan, size: Counted, ladder: int) -> Description:
         requires=tuple(_rule(rule) for rule in plan.requires),
         goals=tuple(f"{item.direction} {words.metric(item.metric)}" for item in plan.objectives),
         trial=_trial(plan),
-        run=_run(plan, ladder),
+        run=_run(plan, ladder, size),
         search=_search(plan),
         measure=_changed(MEASURE, plan.measure.model_dump()),
     )
@@ -108,9 +108,13 @@ def _trial(plan: Plan) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _run(plan: Plan, ladder: int) -> str:
+def _run(plan: Plan, ladder: int, size: Counted) -> str:
     alone = f"{counted(ladder, 'trial')} of one technique alone (fewer where a runtime cannot run here), then "
-    return f"the baseline, then {alone if ladder else ''}{counted(plan.search.trials, 'searched trial')}"
+    fewer = size.exact and not size.continuous and size.points < plan.search.trials
+    searched = f"at most {counted(size.points, 'searched trial')}, one a point" if fewer else (
+        counted(plan.search.trials, "searched trial")
+    )
+    return f"the baseline, then {alone if ladder else ''}{searched}"
 
 
 def _span(span: Span, noun: str) -> str:

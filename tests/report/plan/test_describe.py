@@ -115,6 +115,8 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
     assert "the baseline, then 3 trials of one technique alone" in said
     assert "then 1 searched trial\n" in said
     assert "a run\n  the baseline, then 1 searched trial\n" in text(describe(plan, Space(plan).size(), 0))
+    many = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 9", target=one)
+    assert "then at most 3 searched trials, one a point\n" in text(describe(many, Space(many).size(), 0))
 
 
 def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., Plan]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optlang.report.terminal import next_command, render_front, render_tradeoffs
 
 from optlang.interfaces import OptlangError
 from optlang.plan.expressions import Binary, Const, MetricRef
@@ -12,7 +13,6 @@ from optlang.plan.model import Dimension, Knob, Metric, Rule, SetDomain
 from optlang.report.front import load_front, load_tradeoffs
 from optlang.report.selection import choose
 from optlang.report.tables import cells
-from optlang.report.terminal import next_command, render_front, render_tradeoffs
 from optlang.report.trial_text import describe, repeated
 from optlang.store.reader import Reader, connect
 from optlang.store.writer import Writer

@@ -1,0 +1,91 @@
+"""Jobs for the worker, from recipes: each step with its technique's object and seed, each target with its baseline."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from optlang.interfaces import TargetSpec
+from optlang.measure.latency import Repetitions
+from optlang.measure.process import Deployment
+from optlang.plan.metrics import MEDIAN
+from optlang.plan.model import Plan, Runtime
+from optlang.run.history import History
+from optlang.run.job import BASELINE, RuntimeJob, StepJob, TargetJob, TrialJob, Workload, member_name
+from optlang.space.recipe import Applied, Place, Recipe, steps_of
+
+
+class JobBuilder:
+    """Makes the jobs of one run; artifacts are built in folders of `home`."""
+
+    def __init__(self, plan: Plan, workload: Workload, history: History, run_id: str, progress: Path) -> None:
+        self._plan, self._workload, self._history = plan, workload, history
+        self._artifacts, self._progress = workload.home / "artifacts" / run_id, progress
+        measure = plan.measure
+        self.effort = Repetitions(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
+        self.front_effort = replace(self.effort, rounds=measure.front_rounds, processes=measure.front_processes)
+
+    def trial(self, number: int, recipe: Recipe, origin: str) -> TrialJob:
+        """The job of a trial; the baseline itself is compared with nothing."""
+        judged = [metric for metric in self._plan.metrics if metric.task]
+        return TrialJob(
+            trial=number, workload=self._workload,
+            targets=tuple(self._target(number, recipe, place, origin) for place in recipe.places),
+            effort=self.effort, progress=self._progress,
+            directions={metric.name: metric.direction for metric in judged},
+            ratios=frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
+        )
+
+    def baseline_steps(self) -> tuple[Applied, ...]:
+        """How the baseline is made, which every other trial begins with."""
+        return tuple(replace(step, path=f"{BASELINE}{step.path}") for step in steps_of(self._plan.baseline, {}))
+
+    def members(self, number: int) -> dict[str, Deployment]:
+        """What a trial has to run on each target where it was timed."""
+        record = self._history.trial(number)
+        assert record.recipe is not None, f"trial {number} lies outside the space"
+        timed = {item.target for item in record.measurements if item.metric == MEDIAN}
+        found = {}
+        for place in record.recipe.places:
+            name = place.target.name
+            if name in timed:
+                runtime = self._runtime(place)
+                found[name] = Deployment(
+                    member_name(number), place.label, runtime.calls, record.artifacts[name], place.target,
+                    runtime.settings, runtime.study,
+                )
+        return found
+
+    def reference(self, target: TargetSpec) -> Deployment | None:
+        """The baseline as a trial is compared with it: with the trial's own threads and samples a call."""
+        member = self.members(0).get(target.name)
+        return None if member is None else replace(member, target=target)
+
+    def _target(self, number: int, recipe: Recipe, place: Place, origin: str) -> TargetJob:
+        runtime = self._plan.runtime(place.runtime)
+        before = (self._step(step, None) for step in self.baseline_steps())
+        folder = self._artifacts / str(number)
+        return TargetJob(
+            place.target, self._runtime(place), (*before, *(self._step(step, runtime) for step in recipe.steps)),
+            folder if len(self._plan.targets) == 1 else folder / place.target.name,
+            None if origin == "baseline" else self.reference(place.target),
+        )
+
+    def _step(self, step: Applied, runtime: Runtime | None) -> StepJob:
+        """A step of a trial on `runtime`, or one of the baseline's own."""
+        technique = self._plan.technique(step.technique)
+        return StepJob(
+            step.path, technique.name, technique.calls, step.settings, technique.needs,
+            _seed(self._plan.search.seed, step.path),
+            performed=runtime is not None and runtime.carries_out(technique.name),
+        )
+
+    def _runtime(self, place: Place) -> RuntimeJob:
+        calls = self._plan.runtime(place.runtime).calls
+        return RuntimeJob(place.runtime, calls, place.settings, self._workload.study)
+
+
+def _seed(seed: int, path: str) -> int:
+    """Computed from the study's seed and the step's path, never from the trial's number: equal steps are equal."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{path}".encode()).digest()[:4], "big")
