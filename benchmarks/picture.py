@@ -9,11 +9,12 @@ import argparse
 import io
 from pathlib import Path
 
-from optlang.report.terminal import render_front, render_tradeoffs
 from rich.console import Console
 from rich.text import Text
 
-from optlang.report.front import load_front, load_tradeoffs
+from optlang.report.front import load_front
+from optlang.report.front_table import render_front
+from optlang.report.tradeoffs import load_tradeoffs, render_tradeoffs
 from optlang.store.reader import connect
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,32 +18,47 @@ if TYPE_CHECKING:
 
 def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
     """Show the best trade-offs of a study."""
-    from optlang.report.front import load_front
-    from optlang.report.terminal import render_front
-    from optlang.store.reader import connect
-
-    with connect([db]) as reader:
-        _warn(reader)
-        if format is not TableFormat.table:
-            return _rows(reader, "front", study, format)
-        found = load_front(reader, study)
-        sys.stdout.write(render_front(found, width=width(), color=colored(sys.stdout), db=db))
-        return 0
+    return _view("front", show_front, study, db, format)
 
 
 def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
     """Show what each technique won alone: size, speed and accuracy against the baseline."""
-    from optlang.report.front import load_tradeoffs
-    from optlang.report.terminal import render_tradeoffs
+    return _view("tradeoffs", show_tradeoffs, study, db, format)
+
+
+def show_front(reader: Reader, study: str | None, db: Path) -> None:
+    """Print the front of a study as a table."""
+    from optlang.report.front import load_front
+    from optlang.report.front_table import render_front
+
+    found = load_front(reader, study)
+    sys.stdout.write(render_front(found, width=width(), color=colored(sys.stdout), db=db))
+
+
+def show_tradeoffs(reader: Reader, study: str | None, db: Path) -> None:
+    """Print what each technique of a study does alone, as a table."""
+    from optlang.report.tradeoffs import load_tradeoffs, render_tradeoffs
+
+    found = load_tradeoffs(reader, study)
+    sys.stdout.write(render_tradeoffs(found, width=width(), color=colored(sys.stdout), db=db))
+
+
+def _view(
+    view: str, show: Callable[[Reader, str | None, Path], None], study: str | None, db: Path, format: TableFormat
+) -> int:
+    """A view of one study: as `show` prints it, or its rows with the columns that they have in SQL."""
+    from optlang.report.selection import choose
+    from optlang.report.tables import render
     from optlang.store.reader import connect
 
     with connect([db]) as reader:
         _warn(reader)
-        if format is not TableFormat.table:
-            return _rows(reader, "tradeoffs", study, format)
-        found = load_tradeoffs(reader, study)
-        sys.stdout.write(render_tradeoffs(found, width=width(), color=colored(sys.stdout), db=db))
-        return 0
+        if format is TableFormat.table:
+            show(reader, study, db)
+        else:
+            answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])
+            sys.stdout.write(render(answer, format.value))
+    return 0
 
 
 def _warn(reader: Reader) -> None:
@@ -50,16 +66,6 @@ def _warn(reader: Reader) -> None:
     for message in reader.unreadable:
         missing = "it is left out of front and tradeoffs, and its own columns of results"
         sys.stderr.write(f"warning: {message}: {missing}\n")
-
-
-def _rows(reader: Reader, view: str, study: str | None, shown: TableFormat) -> int:
-    """A view's rows of one study, columns as they are in SQL."""
-    from optlang.report.selection import choose
-    from optlang.report.tables import render
-
-    answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])
-    sys.stdout.write(render(answer, shown.value))
-    return 0
 
 
 def sql(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.cli.check import plan_of
-from optlang.cli.exits import INTERRUPTED, WRONG, colored, usage, width
+from optlang.cli.exits import INTERRUPTED, WRONG, colored, usage
 from optlang.cli.options import (
     DEFAULT_DB,
     Continue,
@@ -94,16 +94,11 @@ def _watcher(study: Plan, rich: bool) -> Any:
 
 
 def _ending(study: Plan, outcome: Outcome, db: Path, new: bool) -> int:
-    from optlang.report import front, terminal
+    from optlang.cli.results import show_front, show_tradeoffs
     from optlang.store.reader import connect
 
     with connect([db]) as reader:
-        if outcome.why == "ladder":
-            found = front.load_tradeoffs(reader, study.study)
-            sys.stdout.write(terminal.render_tradeoffs(found, width=width(), color=colored(sys.stdout), db=db))
-        else:
-            best = front.load_front(reader, study.study)
-            sys.stdout.write(terminal.render_front(best, width=width(), color=colored(sys.stdout), db=db))
+        (show_tradeoffs if outcome.why == "ladder" else show_front)(reader, study.study, db)
     again = "the same command without --new" if new else "the same command"
     if outcome.why == "interrupted":
         sys.stderr.write(f"interrupted: all that was finished is kept, and {again} goes on\n")

@@ -97,21 +97,6 @@ class Front:
     best: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Tradeoffs:
-    """What each technique alone does to the study's model: rows of the view `tradeoffs`, and why some failed.
-
-    `quality` is the column that says what was lost, and `unit` its unit; `file` is the study's.
-    """
-
-    study: str
-    file: str | None
-    quality: str
-    unit: str
-    rows: tuple[Mapping[str, Any], ...]
-    failed: Mapping[int, str]
-
-
 def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) -> Front:
     """The front of a study (its name, its file's path, or the one that ran last)."""
     chosen = choose(reader, study)
@@ -162,28 +147,6 @@ def _counts(reader: Reader, chosen: Chosen) -> dict[tuple[bool, str], int]:
     return {(ladder, state): count for ladder, state, count in rows}
 
 
-def load_tradeoffs(reader: Reader, study: str | None = None) -> Tradeoffs:
-    """The ladder of a study: each technique alone, on each runtime."""
-    chosen = choose(reader, study)
-    reader.plan(chosen.run)
-    answer = reader.query("SELECT * FROM tradeoffs WHERE study = ?", [chosen.study])
-    names = [column.name for column in answer.columns]
-    rows = answer.dicts()
-    candidates = names[names.index("latency_same_runtime_x") + 1 : names.index("trial")]
-    quality = next((name for name in candidates if any(row[name] is not None for row in rows)), candidates[0])
-    failed = dict(
-        reader.query(
-            "SELECT trial, coalesce(reason, state) FROM trials WHERE run = ? AND state IN ('failed', 'infeasible')",
-            [chosen.run],
-        ).rows
-    )
-    metric = quality.removesuffix("_lost").removesuffix("_x")
-    units = reader.query(
-        "SELECT any_value(unit) FROM measurements WHERE run = ? AND replace(metric, '.', '_') = ?", [chosen.run, metric]
-    ).rows
-    return Tradeoffs(chosen.study, chosen.file, quality, units[0][0] or "", tuple(rows), failed)
-
-
 def load_members(reader: Reader, chosen: Chosen, plan: Plan, trials: Sequence[int]) -> list[TrialSummary]:
     """Trials of a study's newest run, in words and figures, in the order asked for."""
     rows = reader.query("SELECT * FROM results WHERE run = ?", [chosen.run]).dicts()
@@ -213,7 +176,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Plan, trials: Sequence[in
             describe(
                 plan, trial, json.loads(kept[trial]["point"] or "{}"), kept[trial]["runtime"], steps.get(trial, ())
             ),
-            {item.metric: item for item in _figures(results[trial], figures.get(trial, ()), _several(plan))},
+            {item.metric: item for item in _figures(plan, results[trial], figures.get(trial, ()))},
             dependence(notes := json.loads(kept[trial]["notes"] or "{}")),
             uncounted(notes),
             left_whole(notes),
@@ -222,12 +185,11 @@ def load_members(reader: Reader, chosen: Chosen, plan: Plan, trials: Sequence[in
     ]
 
 
-def _figures(
-    row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]], targets: Sequence[str]
-) -> list[Figure]:
-    """A figure a metric, the worst of several targets where there are several; then each of `targets` has its own."""
+def _figures(plan: Plan, row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """A figure a metric, the worst of several targets where there are several; then each target has its own."""
     found = []
-    for target, metric in [(where, name) for where in (None, *targets) for name in _names(measured, where)]:
+    as_times = {metric.name for metric in plan.metrics if metric.as_times}
+    for target, metric in [(where, name) for where in (None, *_several(plan)) for name in _names(measured, where)]:
         name = metric if target is None else f"{target}.{metric}"
         column = name.replace(".", "_")
         value = _number(row.get(column))
@@ -239,6 +201,8 @@ def _figures(
             key=lambda item: abs((item["value"] or 0) - value),
         )
         times, lost = _number(row.get(f"{column}_x")), _number(row.get(f"{column}_lost"))
+        if lost is not None and metric in as_times and value + lost:
+            times, lost = value / (value + lost) if item["ratio"] is None else item["ratio"], None
         low, high = (item["ratio_low"], item["ratio_high"]) if item["ratio"] is not None else (None, None)
         figure = Figure(name, value, item["unit"] or "", item["low"], item["high"], times, None, None, lost)
         figure = replace(figure, baseline=item["baseline"])

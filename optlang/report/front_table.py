@@ -1,24 +1,20 @@
-"""The front and the trade-offs as a terminal shows them. Knows nothing of where the figures come from."""
+"""The front of a study as a terminal shows it: one row a trial, what the signs mean, and the next command."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from optlang.diagnostics.command_line import command
 from optlang.plan.quantities import change, compared, counted, quantity, times
-from optlang.report.front import Figure, Front, Tradeoffs, TrialSummary
-from optlang.report.tables import cells, heading, printed
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from optlang.report.front import Figure, Front, TrialSummary
+from optlang.report.tables import GAP, cells, framed, heading, one_line, printed
 
 # What a row is stays readable down to so many characters; beyond that columns go.
 _LEAST_WORDS = 20
-_TRIAL, _GAP = 5, 3
+_TRIAL = 5
 # So many layers that were not pruned are named with their reasons.
 _LEFT = 3
 
@@ -121,22 +117,17 @@ def intervals_text(figure: Figure | None) -> str:
     return f"{text}  {against}" if against else text
 
 
-def _line(text: str) -> str:
-    """A text of the study on one line, however it was laid out."""
-    return " ".join(text.split())
-
-
 def _table(
     members: Sequence[TrialSummary], metrics: Sequence[str], asked: Collection[str], width: int | None, color: bool,
     best: int | None = None,
 ) -> str:
     """One row a member, and what its signs mean; what does not fit is in further tables, by the number of the trial."""
-    room = (width or 10_000) - _TRIAL - _least(members) - _GAP
+    room = (width or 10_000) - _TRIAL - _least(members) - GAP
     kept, rows, needs = _laid_out(members, metrics, asked, room)
     parts = []
     for first, last in _fitting(needs, room, (width or 10_000) - _TRIAL):
         words = ["what it is"] if first == 0 else []
-        table = _frame(["trial", *words, *map(heading, kept[first:last])], left=(1,) if words else ())
+        table = framed(["trial", *words, *map(heading, kept[first:last])], left=(1,) if words else ())
         for member, row in zip(members, rows, strict=True):
             mark = "*" if member.trial == best else ""
             what = [member.words] if words else []
@@ -224,7 +215,7 @@ def _laid_out(
             for metric in kept
         ] for member in members]
         needs = [max([cells(heading(name)), *(cells(row[index]) for row in rows)]) for index, name in enumerate(kept)]
-        if sum(needs) + _GAP * len(needs) <= room:
+        if sum(needs) + GAP * len(needs) <= room:
             break
         if texts is intervals_text:
             texts = figure_text
@@ -247,10 +238,10 @@ def _fitting(needs: Sequence[int], room: int, more: int) -> list[tuple[int, int]
     found: list[tuple[int, int]] = []
     first = used = 0
     for index, need in enumerate(needs):
-        used += need + _GAP
+        used += need + GAP
         if used > (more if found else room) and index > first:
             found.append((first, index))
-            first, used = index, need + _GAP
+            first, used = index, need + GAP
     return [*found, (first, len(needs))]
 
 
@@ -268,78 +259,7 @@ def _legend(figures: Sequence[Figure], intervals: bool) -> str:
 def _nearest(front: Front, width: int | None, color: bool) -> str:
     table = _table([near.member for near in front.nearest], front.metrics, front.asked, width, color)
     lines = [
-        f"Trial {near.member.trial}: {'; '.join(_line(item.said) for item in near.missed if item.by > 0)}\n"
+        f"Trial {near.member.trial}: {'; '.join(one_line(item.said) for item in near.missed if item.by > 0)}\n"
         for near in front.nearest
     ]
     return f"No trial met all requirements. The nearest:\n\n{table}\n{printed(''.join(lines), width, color)}"
-
-
-def render_tradeoffs(
-    tradeoffs: Tradeoffs, *, width: int | None = None, color: bool = False, db: Path | None = None
-) -> str:
-    """Each technique alone against the baseline, and against the float32 model in the same runtime."""
-    if not tradeoffs.rows:
-        again = command("run", tradeoffs.file or "STUDY.opt", "--ladder", db=db)
-        return f"{tradeoffs.study}: no technique has been tried alone yet\n\nNext: {again}\n"
-    in_points = tradeoffs.quality.endswith("_lost")
-    name = tradeoffs.quality.removesuffix("_lost").removesuffix("_x").replace("_", " ")
-    quality = f"{name}, points" if in_points and tradeoffs.unit == "ratio" else name
-    heads = ["technique", "runtime", "smaller", "zstd", "faster", "in its runtime", quality, "trial"]
-    rows = [_tradeoff(row, tradeoffs) for row in tradeoffs.rows]
-    kept = _narrowed(heads, rows, width, ("zstd", "in its runtime"))
-    if len(kept) < len(heads) or _space(heads, rows, kept) > (width or 10_000):
-        # The longest heads take two lines.
-        heads = [head.replace(" runtime", "\nruntime").replace(", points", ",\npoints") for head in heads]
-        kept = _narrowed(heads, rows, width, ("zstd", "in its\nruntime"))
-    table = _frame([heads[index] for index in kept], left=(0, 1))
-    for row in rows:
-        table.add_row(*(row[index] for index in kept))
-    notes = [
-        f"{row[0]} on {row[1]} (trial {row[-1]}): {_line(tradeoffs.failed[int(row[-1])])}\n"
-        for row in rows if int(row[-1]) in tradeoffs.failed
-    ]
-    said = printed("".join(notes), width, color)
-    return f"{tradeoffs.study}: each technique alone\n\n{printed(table, width, color)}" + (f"\n{said}" if said else "")
-
-
-def _tradeoff(row: Mapping[str, Any], tradeoffs: Tradeoffs) -> list[str]:
-    gains = [row[name] for name in ("size_x", "size_compressed_x", "latency_x", "latency_same_runtime_x")]
-    lost = row[tradeoffs.quality]
-    if lost is None:
-        quality = "–"
-    else:
-        quality = change(lost, tradeoffs.unit) if tradeoffs.quality.endswith("_lost") else times(lost)
-    technique = "(as it is)" if row["technique"] == "none" else str(row["technique"])
-    texts = ("–" if value is None else times(value) for value in gains)
-    return [technique, row["runtime"] or "–", *texts, quality, str(row["trial"])]
-
-
-def _space(heads: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
-    """How wide a table of these columns is."""
-    return sum(max(cells(heads[index]), *(cells(row[index]) for row in rows)) + _GAP for index in kept) - _GAP
-
-
-def _narrowed(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, less: Sequence[str]
-) -> list[int]:
-    """The columns that fit; those of `less` go one after the other, if they must."""
-    kept = list(range(len(heads)))
-    for head in less:
-        if _space(heads, rows, kept) <= (width or 10_000):
-            break
-        kept.remove(list(heads).index(head))
-    return kept
-
-
-def _frame(names: Sequence[str], left: Sequence[int]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for index, name in enumerate(names):
-        # Only what a row is may be broken, between its words.
-        table.add_column(
-            name, justify="left" if index in left else "right", no_wrap=index not in left, overflow="fold",
-            vertical="top",
-        )
-    return table

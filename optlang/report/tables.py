@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Format = Literal["table", "csv", "json", "jsonl", "markdown"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
+GAP = 3
+"""Characters between two columns of a framed table."""
+
 _WIDEST = 48  # characters of a cell in a table
 _NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL", "REAL")
 
@@ -233,3 +236,23 @@ def printed(content: Table | str, width: int | None, color: bool) -> str:
 def heading(metric: str) -> str:
     """A metric at the head of a column."""
     return metric.replace(".compressed", ", zstd").replace(".", " ")
+
+
+def one_line(text: str) -> str:
+    """A text of the study on one line, however it was laid out."""
+    return " ".join(text.split())
+
+
+def framed(names: Sequence[str], left: Sequence[int]) -> Table:
+    """An empty table with these columns, those of `left` aligned to the left."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for index, name in enumerate(names):
+        # Only what a row is may be broken, between its words.
+        table.add_column(
+            name, justify="left" if index in left else "right", no_wrap=index not in left, overflow="fold",
+            vertical="top",
+        )
+    return table

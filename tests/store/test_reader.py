@@ -208,7 +208,7 @@ def test_a_thousand_trials_are_read_whole(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_loaded_before_it_is_asked_for() -> None:
     code = (
-        "import sys, optlang.store.writer, optlang.store.reader, optlang.report.terminal, optlang.report.front, "
+        "import sys, optlang.store.writer, optlang.store.reader, optlang.report.front_table, optlang.report.front, "
         "optlang.report.export.write, optlang.report.tables; "
         "print([name for name in ('torch', 'duckdb', 'rich', 'optuna', 'numpy') if name in sys.modules])"
     )

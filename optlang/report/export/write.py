@@ -277,7 +277,7 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
 
     `baseline` is what was measured of it next to the trial, or else of it alone.
     """
-    directions = {metric.name: metric.direction for metric in plan.metrics}
+    metrics = {metric.name: metric for metric in plan.metrics}
     rows = reader.query(
         "SELECT trial, target, metric, value, unit, n, low, high, ratio, ratio_low, ratio_high, baseline "
         "FROM measurements "
@@ -288,7 +288,7 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
     baseline = {(row["target"], row["metric"]): row["value"] for row in rows if row["trial"] == 0}
     figures = []
     for row in rows:
-        reference, direction = row["baseline"], directions.get(row["metric"])
+        reference, metric = row["baseline"], metrics.get(row["metric"])
         if reference is None:
             reference = baseline.get((row["target"], row["metric"]))
         number, value, ratio = row.pop("trial"), row["value"], row.pop("ratio")
@@ -297,9 +297,10 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
             continue
         row["of"] = _of(plan, row["metric"])
         row["baseline"] = reference
-        if direction == "minimize" and (ratio is not None or (value and reference is not None)):
-            row |= {"times_better": reference / value if ratio is None else ratio, "times_low": low, "times_high": high}
-        elif direction == "maximize" and None not in (value, reference):
+        if metric is not None and metric.as_times and value and reference:
+            apart = reference / value if metric.direction == "minimize" else value / reference
+            row |= {"times_better": apart if ratio is None else ratio, "times_low": low, "times_high": high}
+        elif metric is not None and None not in (value, reference) and metric.direction == "maximize":
             row["lost"] = reference - value
             if low is not None and high is not None:
                 row |= {"lost_low": reference * (1 - high), "lost_high": reference * (1 - low)}
