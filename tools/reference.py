@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from optlang.analysis.modules.declarations import MEASURED
+from optlang.analysis.metrics import MEASURED
 from optlang.analysis.modules.library import library
 from optlang.analysis.modules.names import Declared
 from optlang.diagnostics.catalogue import ENTRIES, Entry

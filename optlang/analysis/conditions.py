@@ -6,11 +6,12 @@ without one, and a knob is absent. The setting becomes an `If`, the condition a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from optlang.analysis.definitions import Definition
 from optlang.analysis.knobs import Around, Guard, Knobs, Later, Once
 from optlang.analysis.symbols import Given
-from optlang.diagnostics.model import Label, Span
+from optlang.diagnostics.model import Label
 from optlang.plan.expressions import Const, Expression, If, KnobRef
 from optlang.plan.model import Computed, Fixed, Param, Searched, Setting
 from optlang.syntax import tree
@@ -20,7 +21,7 @@ NEVER = Const(value=False)
 
 
 class Conditions:
-    """Reads the conditions of the settings in one block; `written` are those that stand before, while it is read."""
+    """Reads the conditions of the settings in one block; `made` returns the one of a name that stands before."""
 
     def __init__(
         self,
@@ -28,12 +29,14 @@ class Conditions:
         declared: Mapping[str, Param],
         block: tree.Block | None,
         around: Around,
-        written: Mapping[str, tuple[Span, Later[Setting | None]]],
+        definitions: Mapping[str, Definition],
+        made: Callable[[str], Later[Setting | None] | None],
     ) -> None:
         self._knobs = knobs
         self._declared = declared
         self._around = around
-        self._written = written
+        self._definitions = definitions
+        self._made = made
         statements = block.statements if block is not None else ()
         self._spans = {
             item.name.text: item.name.span for item in reversed(statements) if isinstance(item, tree.Fix | tree.Vary)
@@ -70,7 +73,7 @@ class Conditions:
         def checked() -> Expression | None:
             expression = inner()
             # Siblings that are fixed decide it; where an input does, or a pipeline's user, it is no mistake.
-            inputs = self._knobs.resolver.inputs.keys() & {item.text for item in paths(node)}
+            inputs = self._knobs.names.inputs.keys() & {item.text for item in tree.paths(node)}
             if expression == NEVER and asked and not inputs and self._knobs.applied is None:
                 self._knobs.diagnostics.warn(
                     "W409",
@@ -90,15 +93,18 @@ class Conditions:
         self, statement: tree.Fix | tree.Vary, node: tree.Expression, asked: list[str]
     ) -> Iterator[tuple[str, Given]]:
         """The step's other settings: what stands before, what is not written, and an error for what comes later."""
-        before = dict(self._written)
         for name, param in self._declared.items():
             if name == statement.name.text or (param.required and name not in self._spans):
                 continue
 
-            def later(name: str = name, param: Param = param) -> Setting | None:
+            before = self._made(name)
+
+            def later(
+                name: str = name, param: Param = param, before: Later[Setting | None] | None = before
+            ) -> Setting | None:
                 asked.append(name)
-                if name in before:
-                    return before[name][1]()
+                if before is not None:
+                    return before()
                 if name not in self._spans:
                     return Fixed(value=param.default)
                 self._knobs.diagnostics.error(
@@ -111,7 +117,9 @@ class Conditions:
                 )
                 return None
 
-            yield name, Given(param, self._spans.get(name, statement.span), None, later)
+            span = self._spans.get(name, statement.span)
+            label = self._knobs.symbols.labels.get(self._around.at(name))
+            yield name, Given(param, span, None, later, label or self._definitions.get(name))
 
     @staticmethod
     def under(made: Later[Setting | None], condition: Guard | None, param: Param) -> Later[Setting | None]:
@@ -126,14 +134,14 @@ class Conditions:
             if when == NEVER:
                 return Fixed(value=param.default)
             return Computed(
-                expression=If(condition=when, then=worth(setting), otherwise=Const(value=param.default)),
+                expression=If(condition=when, then=value_of(setting), otherwise=Const(value=param.default)),
                 dimension=param.dimension,
             )
 
         return build
 
 
-def worth(setting: Setting) -> Expression:
+def value_of(setting: Setting) -> Expression:
     """The value of a setting as an expression; a model has none."""
     match setting:
         case Fixed(value=value):
@@ -144,16 +152,3 @@ def worth(setting: Setting) -> Expression:
             return expression
     raise AssertionError(setting)
 
-
-def paths(node: tree.Expression) -> Iterator[tree.Path]:
-    """The names in an expression, where they stand."""
-    match node:
-        case tree.Path():
-            yield node
-        case tree.Unary(operand=operand):
-            yield from paths(operand)
-        case tree.Binary(left=left, right=right):
-            yield from paths(left)
-            yield from paths(right)
-        case tree.Member(value=value):
-            yield from paths(value)

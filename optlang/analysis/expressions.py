@@ -1,7 +1,4 @@
-"""Expressions of the text → expressions of the plan, with their kinds checked.
-
-Knows what operators do to kinds, not where steps and settings may stand; names are analysis/symbols.py's.
-"""
+"""Expressions of the text → expressions of the plan, with their kinds checked. What names stand for: symbols.py."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 
 from optlang.analysis.modules.names import listed, only, suggestion
-from optlang.analysis.symbols import Draft, Given, Lookup, Place
+from optlang.analysis.symbols import NO_VALUES, Given, KnobSymbol, Named, Namespace, Place
 from optlang.diagnostics.field_words import UNITS as UNIT_WORDS
 from optlang.diagnostics.field_words import VALUES
-from optlang.diagnostics.model import Fix, Label, Span
+from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
 from optlang.plan.domains import values_of
 from optlang.plan.expressions import (
     Binary,
@@ -22,12 +19,14 @@ from optlang.plan.expressions import (
     Expression,
     In,
     KnobRef,
+    MetricRef,
+    RoundRef,
     Scalar,
     Unary,
     Value,
     holds,
 )
-from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched, SetDomain
+from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched
 from optlang.plan.units import (
     NUMERIC,
     SAID,
@@ -54,7 +53,7 @@ class Typed:
     expression: Expression
     kind: Kind
     constant: Constant | None = None
-    knob: Draft | None = None
+    knob: KnobSymbol | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,58 +65,60 @@ class Compared:
 
 
 @dataclass(slots=True, eq=False)
-class Expressions(Lookup):
-    """Reads expressions in one scope. What it cannot read it reports once, and returns None."""
+class Expressions:
+    """Reads the expressions of one scope. What cannot be read is reported once, and None is returned for it."""
 
+    names: Namespace
     compared: list[Compared] = field(default_factory=list)
+    _open: list[str] = field(default_factory=list)
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Collects the problems."""
+        return self.names.diagnostics
+
+    def with_siblings(self, siblings: dict[str, Given]) -> Expressions:
+        """Expressions that may name the other settings of one step too."""
+        return Expressions(self.names.with_siblings(siblings), self.compared)
 
     def _path(self, node: tree.Path, place: Place) -> Typed | None:
-        text = node.text
-        if text == "none":
+        if node.text == "none":
             return Typed(Const(value=None), "none", Constant(None, "none"))
-        if text in self.params:
-            return self._param(self.params[text])
-        if text in self.inputs:
-            self.used.add(text)
-            constant = self.inputs[text].constant
-            return known(constant)
-        value = self.let(node)
-        if value is not None:
-            return self._let(node, value, place)
-        rounds = self._round(node, place)
-        if rounds is not None:
-            return Typed(rounds, "count")
-        metric = self.metric(node)
-        if metric is not None and place.metrics:
-            return Typed(metric, self.metrics[metric.metric].dimension)
-        before = len(self.diagnostics.found)
-        knob = self.knob(node, place)
-        if len(self.diagnostics.found) > before:
-            return None
-        if knob is not None and place.knobs:
-            return Typed(KnobRef(path=knob.path), knob.dimension, knob=knob)
-        if knob is not None:
-            self._misplaced(node, "a knob", "a metric" if place.metrics else "a fixed value", place)
-        elif metric is not None and not self.silent(node):
-            self._misplaced(node, "a metric", "a knob" if place.knobs else "a fixed value", place)
-        else:
-            self._unknown(node, place)
+        match self.names.find(node, place):
+            case Given() as given:
+                return self._param(given)
+            case Named(constant=constant):
+                return known(constant)
+            case tree.Let(value=value):
+                return self._let(node, value, place)
+            case RoundRef() as rounds:
+                return Typed(rounds, "count")
+            case MetricRef(metric=name) as metric if place.metrics:
+                return Typed(metric, self.names.metrics[name].dimension)
+            case KnobSymbol(path=path, dimension=dimension) as knob if place.knobs:
+                return Typed(KnobRef(path=path), dimension, knob=knob)
+            case KnobSymbol():
+                self.names.misplaced(node, "a knob", "a metric" if place.metrics else "a fixed value", place)
+            case MetricRef():
+                self.names.misplaced(node, "a metric", "a knob" if place.knobs else "a fixed value", place)
+            case None:
+                self.names.unknown(node, place)
         return None
 
     def _param(self, given: Given) -> Typed | None:
         param, setting = given.param, given.setting()
-        domain = param.domain if param.domain is not None else SetDomain(values=())
-        draft = Draft(param.name, "value", domain, param.dimension, given.span, -1, param.help)
+        domain = param.domain if param.domain is not None else NO_VALUES
+        symbol = KnobSymbol(param.name, "value", domain, param.dimension, given.span, -1, param.help)
         match setting:
             case Fixed(value=value):
                 constant = constant_of(value, param.dimension)
-                return Typed(Const(value=value), constant.kind, constant, draft)
+                return Typed(Const(value=value), constant.kind, constant, symbol)
             case Searched(knob=path):
-                return Typed(KnobRef(path=path), param.dimension, knob=draft)
+                return Typed(KnobRef(path=path), param.dimension, knob=symbol)
             case Computed(expression=expression):
-                return Typed(expression, param.dimension, knob=draft)
+                return Typed(expression, param.dimension, knob=symbol)
             case Models():
-                return Typed(Const(value="a model"), param.dimension, Constant("a model", param.dimension), draft)
+                return Typed(Const(value="a model"), param.dimension, Constant("a model", param.dimension), symbol)
         return None
 
     def _let(self, node: tree.Path, value: tree.Domain, place: Place) -> Typed | None:
@@ -171,7 +172,7 @@ class Expressions(Lookup):
             case tree.Member():
                 return self._member(node, place)
             case tree.Call():
-                if not self.silent(node.path):
+                if not self.names.scope.absorbs(node.path):
                     self.diagnostics.error(
                         "E302",
                         f"`{node.path.text}(…)` is a call, and a value is expected",
@@ -186,9 +187,7 @@ class Expressions(Lookup):
         if (
             isinstance(node, tree.Path)
             and len(node.parts) == 1
-            and node.text not in self.params
-            and node.text not in self.inputs
-            and self.let(node) is None
+            and not self.names.is_value(node)
         ):
             return known(Constant(node.text, "name"))
         return self.expression(node, place)
@@ -225,7 +224,7 @@ class Expressions(Lookup):
                 return known(Constant(not operand.constant.value, "bool"))
             return Typed(Unary(operator="not", operand=operand.expression), "bool")
         if operand.kind not in NUMERIC:
-            self._type(node.operand.span, f"`-` needs a number, and this is {SAID[operand.kind]}")
+            self.mistyped(node.operand.span, f"`-` needs a number, and this is {SAID[operand.kind]}")
             return None
         if operand.constant is not None and isinstance(operand.constant.value, Decimal):
             return known(Constant(-operand.constant.value, operand.kind, operand.constant.whole))
@@ -239,7 +238,7 @@ class Expressions(Lookup):
             options = values_of(typed.knob.domain)
             shown = show(options[-1], typed.knob.dimension) if options else "…"
             advice = f"compare it with a value: `{text_of(node)} == {shown}`"
-        self._type(node.span, f"a condition is expected, and this is {SAID[typed.kind]}", help=advice)
+        self.mistyped(node.span, f"a condition is expected, and this is {SAID[typed.kind]}", help=advice)
         return False
 
     def condition(self, node: tree.Expression, place: Place) -> Expression | None:
@@ -275,30 +274,30 @@ class Expressions(Lookup):
                 place.knobs and isinstance(one, tree.Path) and isinstance(other, tree.Path) and len(other.parts) == 1
             ):
                 continue
-            if one.text in self.params:
+            if one.text in self.names.params:
                 typed = self.expression(one, place)
                 if typed is None:
                     # What the other word means depends on it.
                     return None, None
                 knob = typed.knob
-            elif one.text in self.inputs or self.let(one) is not None:
+            elif self.names.is_value(one):
                 continue
             else:
-                knob = self.knob(one, place, quiet=True)
+                knob = self.names.only_knob(one)
             if knob is None or knob.dimension != "name" or other.text == "none":
                 continue
             typed, word = self.expression(one, place), self._word(other, knob, place)
             return (word, typed) if turned else (typed, word)
         return self.expression(left, place), self.expression(right, place)
 
-    def _word(self, node: tree.Path, knob: Draft, place: Place) -> Typed | None:
+    def _word(self, node: tree.Path, knob: KnobSymbol, place: Place) -> Typed | None:
         options = [str(value) for value in values_of(knob.domain) or ()]
         if node.text in options:
+            self.names.refer_value(node, knob)
             return known(Constant(node.text, "name"))
-        named = node.text in self.params or node.text in self.inputs or self.let(node) is not None
-        if named or self.knob(node, place, quiet=True) is not None:
+        if self.names.is_value(node) or self.names.only_knob(node) is not None:
             return self.expression(node, place)
-        if not self.silent(node) and not knob.doubtful:
+        if not knob.broken and not self.names.scope.absorbs(node):
             self.diagnostics.error(
                 "E201",
                 f"`{knob.path}` is never `{node.text}`",
@@ -321,7 +320,7 @@ class Expressions(Lookup):
             self._mismatch(node, left, right)
             return None
         if order and kind not in NUMERIC:
-            self._type(
+            self.mistyped(
                 node.span, f"`{node.operator}` compares numbers, and these are {SAID[kind]}", help="use `==` or `!=`"
             )
             return None
@@ -337,7 +336,7 @@ class Expressions(Lookup):
     def _arithmetic(self, node: tree.Binary, left: Typed, right: Typed) -> Typed | None:
         for item, side in ((left, node.left), (right, node.right)):
             if item.kind not in NUMERIC:
-                self._type(side.span, f"`{node.operator}` needs numbers, and this is {SAID[item.kind]}")
+                self.mistyped(side.span, f"`{node.operator}` needs numbers, and this is {SAID[item.kind]}")
                 return None
         if node.operator in ("+", "-"):
             kind = common(left.kind, right.kind)
@@ -350,7 +349,7 @@ class Expressions(Lookup):
         if a is not None and b is not None and isinstance(a.value, Decimal) and isinstance(b.value, Decimal):
             return self._folded(node, a, b, kind)
         if node.operator == "/" and b is not None and b.value == 0:
-            self._type(node.span, _BY_ZERO)
+            self.mistyped(node.span, _BY_ZERO)
             return None
         sides = [_as(item, item.kind) for item in (left, right)]
         return Typed(Binary(operator=node.operator, left=sides[0], right=sides[1]), kind)
@@ -362,10 +361,10 @@ class Expressions(Lookup):
         try:
             value = {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__}[node.operator](b)
         except (DivisionByZero, InvalidOperation):
-            self._type(node.span, _BY_ZERO)
+            self.mistyped(node.span, _BY_ZERO)
             return None
         if value and abs(value.adjusted()) > LARGEST_EXPONENT:
-            self._type(node.span, f"this comes to {value:.0e}, and numbers end at 1e{LARGEST_EXPONENT}")
+            self.mistyped(node.span, f"this is {value:.0e}, and numbers end at 1e{LARGEST_EXPONENT}")
             return None
         return known(Constant(value, kind, left.whole and right.whole and value == value.to_integral_value()))
 
@@ -377,7 +376,7 @@ class Expressions(Lookup):
         for item in written:
             inner = item.value if isinstance(item, tree.Element) and item.block is None and item.when is None else item
             if isinstance(inner, tree.Fix | tree.Vary | tree.Element | tree.Maybe | tree.Repeat | tree.Guard):
-                self._type(item.span, "a value is expected")
+                self.mistyped(item.span, "a value is expected")
                 failed = True
                 continue
             word = isinstance(inner, tree.Path) and inner.text != "none"
@@ -391,7 +390,7 @@ class Expressions(Lookup):
                 continue
             kind = common(value.kind, option.kind)
             if option.constant is None or (kind is None and option.kind != "none"):
-                self._type(inner.span, f"{SAID[value.kind]} is expected, and this is {SAID[option.kind]}")
+                self.mistyped(inner.span, f"{SAID[value.kind]} is expected, and this is {SAID[option.kind]}")
                 failed = True
                 continue
             single = value_of(option.constant, kind or "none")
@@ -401,7 +400,7 @@ class Expressions(Lookup):
             return None
         return Typed(In(value=value.expression, options=tuple(options)), "bool")
 
-    def _type(self, span: Span, message: str, help: str | None = None) -> None:
+    def mistyped(self, span: Span, message: str, help: str | None = None) -> None:
         self.diagnostics.error("E302", message, span, help=help)
 
     def _mismatch(self, node: tree.Binary, left: Typed, right: Typed) -> None:

@@ -1,7 +1,7 @@
 """The knobs of a study while it is read: their paths, their conditions, and in the end their columns.
 
-Reading goes in two passes: the first lists the knobs in the order of the text, the second, when all are known, resolves
-what was put off (`Later`): conditions and settings may name any unique suffix of a knob's path.
+A study is read in two passes. The first lists the knobs in the order of the text; the second runs when all knobs are
+known and reads what was postponed (`Later`): conditions and settings may name any unique suffix of a knob's path.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from optlang.analysis.symbols import Draft, Given, Place, Role, suffixes
-from optlang.analysis.values import Resolver
+from optlang.analysis.definitions import Definition
+from optlang.analysis.domains import Domains
+from optlang.analysis.expressions import Expressions
+from optlang.analysis.symbols import NO_VALUES, Given, KnobSymbol, Namespace, Place, Role, Symbols, suffixes
+from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.expressions import (
     Const,
@@ -36,7 +39,7 @@ COLUMNS = frozenset({"study", "run", "trial", "state", "reason", "origin", "seco
 
 
 class Once(Generic[T]):
-    """A value that is worked out when it is first asked for."""
+    """A value that is computed when it is first asked for."""
 
     def __init__(self, make: Later[T]) -> None:
         self._make = make
@@ -60,7 +63,7 @@ def always(expression: Expression) -> Guard:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What stands around a step: its path, the conditions it is under, the repeats, and whether knobs may be there."""
+    """What stands around a step: its path, the conditions it is under, the repeats, and whether knobs are allowed."""
 
     path: str = ""
     guards: tuple[Guard, ...] = ()
@@ -74,7 +77,7 @@ class Around:
         return replace(self, path=self.at(label), guards=(*self.guards, *guards), rounds=rounds)
 
     def under(self, *guards: Guard) -> Around:
-        """The same place under further conditions."""
+        """The same, under further conditions."""
         return replace(self, guards=(*self.guards, *guards))
 
     def at(self, label: str) -> str:
@@ -84,7 +87,7 @@ class Around:
 
 @dataclass(slots=True, eq=False)
 class Condition:
-    """A `when` of the text with what it came to."""
+    """A `when` of the text with its expression."""
 
     node: tree.Expression
     expression: Expression
@@ -95,7 +98,7 @@ class Condition:
 class Knobs:
     """Collects knobs and conditions."""
 
-    resolver: Resolver
+    values: Values
     locate: Callable[[Span], Location]
     models: ModelReader | None = None
     """Reads settings that are models; None where no declared parameter is one."""
@@ -104,35 +107,68 @@ class Knobs:
     guards: dict[str, tuple[Guard, ...]] = field(default_factory=dict)
     only: dict[str, Mapping[str, Guard]] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
-    values: dict[str, Span] = field(default_factory=dict)
+    set_at: dict[str, Span] = field(default_factory=dict)
     """Where the study itself says what a setting is, by the setting's path."""
+    unread: dict[object, Callable[[], None]] = field(default_factory=dict)
+    """What enters the references of a text that is not read, or not yet."""
+
+    @property
+    def expressions(self) -> Expressions:
+        """Reads expressions."""
+        return self.values.expressions
+
+    @property
+    def names(self) -> Namespace:
+        """What can be named."""
+        return self.values.names
+
+    @property
+    def symbols(self) -> Symbols:
+        """What the text gives names to."""
+        return self.names.symbols
 
     @property
     def diagnostics(self) -> Diagnostics:
-        """Where problems go."""
-        return self.resolver.diagnostics
+        """Collects the problems."""
+        return self.names.diagnostics
+
+    def domain(self, node: tree.Domain, param: Param, sign: Span | None = None) -> Domain | None:
+        """A domain for `param`; None where it is wrong. `sign` is where `in` stands."""
+        return Domains(self.values).read(node, param, sign)
+
+    def label(self, path: str, definition: Definition, around: Around) -> None:
+        """Enter what the text calls something with this path."""
+        self.symbols.label(path, definition, self.applied, own=around.fixed is None)
 
     def add(
         self,
         path: str,
         role: Role,
-        domain: Domain,
-        dimension: Dimension,
+        domain: Domain | None,
+        param: Dimension | Param,
         span: Span,
         around: Around,
-        help: str = "",
         *guards: Guard,
         only: Mapping[str, Guard] | None = None,
+        broken: bool = False,
     ) -> bool:
-        """Enter a knob; False, with E206, where none can be. `only` has the conditions of its branches."""
+        """Enter a knob; False where there is none: with E206 where all is fixed, silently where it has no domain.
+
+        `param` is what it is a value of. `only` has the conditions of its branches. A knob without a domain, or with a
+        doubtful one, is `broken`.
+        """
         if around.fixed is not None:
-            self.searched(self.applied or span, around.fixed)
+            if domain is not None:
+                self.searched(self.applied or span, around.fixed)
             return False
-        drafts = self.resolver.knobs
-        drafts.append(Draft(path, role, domain, dimension, span, len(drafts), help, self.applied is not None))
+        dimension, said = (param.dimension, param.help) if isinstance(param, Param) else (param, "")
+        self.symbols.add(KnobSymbol(
+            path, role, domain or NO_VALUES, dimension, span, len(self.symbols.knobs), said,
+            inner=self.applied is not None, broken=broken or domain is None,
+        ))
         self.guards[path] = (*around.guards, *guards)
         self.only[path] = only or {}
-        return True
+        return domain is not None
 
     def searched(self, span: Span, where: str) -> None:
         """E206: something searched where all is fixed."""
@@ -153,11 +189,13 @@ class Knobs:
         """
         if node is None:
             return None
-        place = Place("`when`", knobs=True, rounds=around.rounds, before=len(self.resolver.knobs))
+        place = Place("`when`", knobs=True, rounds=around.rounds, before=len(self.symbols.knobs))
+        key = self.postpone(node, place)
 
         def read() -> Expression | None:
-            resolver = self.resolver if siblings is None else self.resolver.beside(siblings)
-            expression = resolver.condition(node, place)
+            self.unread.pop(key, None)
+            expressions = self.expressions if siblings is None else self.expressions.with_siblings(siblings)
+            expression = expressions.condition(node, place)
             if around.fixed is not None and expression is not None and _names_knobs(expression):
                 self.searched(node.span, around.fixed)
                 return None
@@ -190,7 +228,7 @@ class Knobs:
     def _of_all_rounds(self, ref: Reference, span: Span) -> Expression:
         if not isinstance(ref, RoundRef):
             return ref
-        if ref.which == "rounds" and any(draft.path == ref.path for draft in self.resolver.knobs):
+        if ref.which == "rounds" and any(knob.path == ref.path for knob in self.symbols.knobs):
             return KnobRef(path=ref.path)
         self.diagnostics.error(
             "E206",
@@ -203,31 +241,42 @@ class Knobs:
 
     def finish(self, metrics: Iterable[str], targets: Sequence[str]) -> tuple[Knob, ...]:
         """All knobs with their conditions and columns."""
-        conditions = {draft.path: self.condition(draft.path) for draft in self.resolver.knobs}
+        conditions = {knob.path: self.condition(knob.path) for knob in self.symbols.knobs}
         # What a pipeline does not do with the settings that it is given is no part of the study.
-        drafts = [
-            draft for draft in self.resolver.knobs
-            if not (draft.inner and conditions[draft.path] == Const(value=False))
+        found = [
+            knob for knob in self.symbols.knobs
+            if not (knob.domain == NO_VALUES or (knob.inner and conditions[knob.path] == Const(value=False)))
         ]
-        columns = self._columns(drafts, reserved(metrics, targets))
+        columns = self._columns(found, reserved(metrics, targets))
         return tuple(
             Knob(
-                path=draft.path,
-                column=columns[draft.path],
-                role=draft.role,
-                domain=draft.domain,
-                dimension=draft.dimension,
-                condition=conditions[draft.path],
+                path=knob.path,
+                column=columns[knob.path],
+                role=knob.role,
+                domain=knob.domain,
+                dimension=knob.dimension,
+                condition=conditions[knob.path],
                 only={
                     label: condition
-                    for label, guard in self.only[draft.path].items()
+                    for label, guard in self.only[knob.path].items()
                     if (condition := guard()) is not None
                 },
-                help=draft.help,
-                location=self.locate(draft.span),
+                help=knob.help,
+                location=self.locate(knob.span),
             )
-            for draft in drafts
+            for knob in found
         )
+
+    def postpone(self, node: tree.Node, place: Place) -> object:
+        """Enter the references of `node` when all knobs are known, unless it is read, and its key removed, before."""
+        key = object()
+        self.unread[key] = lambda: self.names.quietly(node, place)
+        return key
+
+    def read_rest(self) -> None:
+        """Enter the references of all that was not read, since what it belongs to is wrong."""
+        for enter in self.unread.values():
+            enter()
 
     def condition(self, path: str) -> Expression | None:
         """All conditions around a knob. One that depends on the round holds in some round: the knob is there."""
@@ -240,32 +289,32 @@ class Knobs:
                 found.append(expression)
         return conjunction(*found)
 
-    def _columns(self, drafts: list[Draft], taken: frozenset[str]) -> dict[str, str]:
+    def _columns(self, found: list[KnobSymbol], taken: frozenset[str]) -> dict[str, str]:
         # A suffix serves where no other knob's path ends so, or where it is this knob's whole path.
         counts: dict[str, int] = {}
-        for draft in drafts:
-            for suffix in suffixes(draft.path):
+        for knob in found:
+            for suffix in suffixes(knob.path):
                 counts[_column(suffix)] = counts.get(_column(suffix), 0) + 1
         columns: dict[str, str] = {}
         used: set[str] = set()
-        for draft in sorted(drafts, key=lambda item: item.path.count(".")):
+        for knob in sorted(found, key=lambda item: item.path.count(".")):
             options = [
                 suffix
-                for suffix in suffixes(draft.path)
-                if (counts[_column(suffix)] == 1 or suffix == draft.path)
+                for suffix in suffixes(knob.path)
+                if (counts[_column(suffix)] == 1 or suffix == knob.path)
                 and _column(suffix) not in taken
                 and _column(suffix) not in used
             ]
             if not options:
                 self.diagnostics.error(
                     "E202",
-                    f"the knob `{draft.path}` would take the name of another column",
-                    draft.span,
+                    f"the knob `{knob.path}` would take the name of another column",
+                    knob.span,
                     "its column in the results",
                     help="give it, or the step that it belongs to, another label: `NAME = …`",
                 )
-            columns[draft.path] = options[0] if options else draft.path
-            used.add(_column(columns[draft.path]))
+            columns[knob.path] = options[0] if options else knob.path
+            used.add(_column(columns[knob.path]))
         return columns
 
 

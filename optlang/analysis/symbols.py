@@ -1,6 +1,7 @@
-"""What a name in an expression stands for: inputs, lets, knobs, rounds and metrics, and what is said where it is none.
+"""What a name in an expression stands for: inputs, lets, parameters, knobs, rounds and metrics; and what is reported
+where it is none.
 
-Knows no values and no kinds: what an expression is worth is analysis/expressions.py's.
+Each lookup enters its reference into the symbol table, which the editor asks too. Kinds of values are expressions.py's.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypeAlias
+from typing import Literal, TypeAlias
 
+from optlang.analysis.definitions import Definition, SymbolTable
 from optlang.analysis.modules.names import Scope, either, listed, only, suggestion
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import METRICS
@@ -17,16 +19,19 @@ from optlang.diagnostics.model import Diagnostics, Label, Span
 from optlang.diagnostics.suggest import closest
 from optlang.plan.expressions import MetricRef, RoundRef
 from optlang.plan.metrics import ALIASES, full_name
-from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, Setting
+from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, SetDomain, Setting
 from optlang.plan.units import Constant
 from optlang.syntax import tree
+
+NO_VALUES = SetDomain(values=())
+"""The domain of a knob that has none, or whose own could not be read."""
 
 Role: TypeAlias = Literal["value", "choice", "maybe", "repeat", "order", "runtime"]
 
 
 @dataclass(slots=True, eq=False)
-class Draft:
-    """A knob before all of the text is read; `index` is its place among the study's knobs."""
+class KnobSymbol:
+    """A knob while the text is read; `index` is its position among the study's knobs."""
 
     path: str
     role: Role
@@ -37,13 +42,58 @@ class Draft:
     help: str = ""
     inner: bool = False
     """Whether it stands in a pipeline's own steps."""
-    doubtful: bool = False
-    """Whether something is wrong with its values, so that others may have been meant."""
+    broken: bool = False
+    """Whether something is wrong with its values, which is reported: others may have been meant."""
+
+
+@dataclass(slots=True, eq=False)
+class Symbols:
+    """What one study, or one declaration, of the file gives names to.
+
+    `labels` are the definitions of steps, branches, targets and searched settings by their paths. `spans` are where
+    messages point for such a path: the inside of a pipeline is reported where the study applies it.
+    """
+
+    table: SymbolTable
+    owner: str = ""
+    file: str = ""
+    names: dict[str, Definition] = field(default_factory=dict)
+    """Inputs, lets and the parameters of a pipeline; the first of one name counts."""
+    metrics: dict[str, Definition] = field(default_factory=dict)
+    labels: dict[str, Definition] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    knobs: list[KnobSymbol] = field(default_factory=list)
+    nameless: int = 0
+    """How many broken definitions have a name that another has: an unknown name may be what one was to be called."""
+    _ending: dict[str, list[KnobSymbol]] = field(default_factory=dict)
+
+    def label(self, path: str, definition: Definition, at: Span | None = None, *, own: bool = True) -> None:
+        """Enter the definition of a path, reported `at`; `own` is not set in a baseline, whose paths nothing names."""
+        if not (definition.fixed and definition.kind == "parameter"):
+            self.table.define(definition)
+        if own and path not in self.labels:
+            self.labels[path] = definition
+            self.spans[path] = at or definition.span
+        self.spans.setdefault(path, at or definition.span)
+
+    def add(self, knob: KnobSymbol) -> None:
+        """Enter a knob."""
+        self.knobs.append(knob)
+        self._ending.setdefault(knob.path.rpartition(".")[2], []).append(knob)
+
+    def named(self, text: str, under: str = "") -> list[KnobSymbol]:
+        """The knob of this path, or else all whose paths end so; of those `under` a pipeline's label, where given."""
+        ending = f".{text}"
+        found = [
+            knob for knob in self._ending.get(text.rpartition(".")[2], ())
+            if (knob.path == text or knob.path.endswith(ending)) and (not under or knob.path.startswith(f"{under}."))
+        ]
+        return [knob for knob in found if knob.path == text] or found
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an expression stands: what it may name, and what the place is called in a message.
+    """Where an expression stands: what it may name, and how a message calls it.
 
     `rounds` are the paths of the `repeat`s around; only knobs before number `before` may be named there.
     """
@@ -71,53 +121,65 @@ class Named:
 
 @dataclass(slots=True, eq=False)
 class Given:
-    """A parameter of a pipeline with what the study gives for it; `fixed` where that is known before the knobs are."""
+    """A parameter with its setting; `fixed` where that is known before the knobs are."""
 
     param: Param
     span: Span
     fixed: Fixed | None
     later: Callable[[], Setting | None]
+    definition: Definition | None = None
 
     def setting(self) -> Setting | None:
-        """What it comes to; None where that is wrong."""
+        """The setting; None where it is wrong."""
         return self.fixed if self.fixed is not None else self.later()
 
 
+Found: TypeAlias = "Given | Named | tree.Let | RoundRef | MetricRef | KnobSymbol | Definition"
+"""What a name stands for; a `Definition` is broken, and whoever asked for it reports nothing."""
+
+
 @dataclass(slots=True, eq=False)
-class Lookup:
-    """Finds what names stand for in one scope."""
+class Namespace:
+    """All that expressions in one scope can name."""
 
     diagnostics: Diagnostics
     scope: Scope
+    symbols: Symbols
     inputs: dict[str, Named] = field(default_factory=dict)
     lets: dict[str, tree.Let] = field(default_factory=dict)
-    knobs: list[Draft] = field(default_factory=list)
     metrics: dict[str, Metric] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
-    doubled: int = 0
-    """How many names came twice: for each, one that is not known may be what the second was to be called."""
     params: dict[str, Given] = field(default_factory=dict)
     """The parameters of the pipeline whose steps are read."""
     under: str = ""
     """The path of that pipeline's label: its steps name no knob outside."""
-    used: set[str] = field(default_factory=set)
-    _open: list[str] = field(default_factory=list)
-    _by_label: dict[str, list[Draft]] = field(default_factory=dict)
-    _entered: int = 0
 
-    def beside(self, siblings: dict[str, Given]) -> Self:
+    def with_siblings(self, siblings: dict[str, Given]) -> Namespace:
         """The same names, and before them those of `siblings`: the other settings of one step."""
-        return replace(self, params={**self.params, **siblings}, _open=[], _by_label={}, _entered=0)
+        return replace(self, params={**self.params, **siblings})
 
-    def let(self, path: tree.Path) -> tree.Domain | None:
-        """What a `let` of the study or of a module stands for."""
-        if path.text in self.lets:
-            self.used.add(path.text)
-            return self.lets[path.text].value
-        found = self.scope.find(path)
-        if found is not None and isinstance(found.node, tree.Let):
-            return found.node.value
-        return None
+    # ---- lookups
+
+    def is_value(self, path: tree.Path) -> bool:
+        """Whether `path` is a parameter, an input or a `let`: known whatever the knobs are."""
+        return path.text in self.params or path.text in self.inputs or self.peek(path) is not None
+
+    def peek(self, path: tree.Path) -> tree.Let | None:
+        """The `let` of the study or of a module that `path` would name; enters no reference."""
+        own = self.lets.get(path.text)
+        if own is not None:
+            return own
+        found = self.scope.lookup(path)
+        return found.node if found is not None and isinstance(found.node, tree.Let) else None
+
+    def let(self, path: tree.Path) -> tree.Let | None:
+        """The `let` that `path` names."""
+        found = self.peek(path)
+        if found is not None and path.text in self.lets:
+            self.symbols.table.refer(path.span, self.symbols.names.get(path.text))
+        elif found is not None:
+            self.scope.find(path)
+        return found
 
     def unfold(self, node: tree.Domain) -> tree.Domain:
         """`node`, or what the `let` that it names stands for, as far as that goes; a circle stays what it is."""
@@ -129,23 +191,59 @@ class Lookup:
             and node.text not in self.params
         ):
             seen.add(node.text)
-            value = self.let(node)
-            if value is None:
+            found = self.let(node)
+            if found is None:
                 break
-            node = value
+            node = found.value
         return node
 
-    def knob(self, path: tree.Path, place: Place, *, quiet: bool = False) -> Draft | None:
-        """The knob with the full path `path`, or the only one whose path ends so; E202 where several do."""
-        parts = [part.text for part in path.parts]
-        text = path.text
-        ending = f".{text}"
-        matches = [knob for knob in self._labeled(parts[-1]) if knob.path == text or knob.path.endswith(ending)]
-        if self.under:
-            matches = [knob for knob in matches if knob.path.startswith(f"{self.under}.")]
-        whole = [knob for knob in matches if knob.path == path.text]
-        matches = whole or matches
-        if len(matches) > 1 and not quiet:
+    def find(self, path: tree.Path, place: Place) -> Found | None:
+        """What `path` names at `place`, None where nothing. Codes: E202 where it is ambiguous, E207 where too early."""
+        given = self.params.get(path.text)
+        if given is not None:
+            self.symbols.table.refer(path.span, given.definition)
+            return given
+        named = self.inputs.get(path.text)
+        if named is not None:
+            self.symbols.table.refer(path.span, self.symbols.names.get(path.text))
+            return named
+        let = self.let(path)
+        if let is not None:
+            return let
+        found = self._round(path, place)
+        if found is not None:
+            return found
+        metric = self.metric(path) if place.metrics else None
+        if metric is not None:
+            self._refer_metric(path, metric)
+            return metric
+        knob = self._knob(path, place)
+        if knob is None and self.scope.absorbs(path):
+            return self._absorbed(path)
+        return knob or self.metric(path)
+
+    def quietly(self, node: tree.Node | None, place: Place) -> None:
+        """Enter the references of what is not read, since what it belongs to is wrong."""
+        for path in tree.paths(node) if node is not None else ():
+            knobs = self.symbols.named(path.text, self.under)
+            if not self.is_value(path) and self._round(path, place) is None and len(knobs) == 1:
+                self.refer_knob(path, knobs[0])
+            elif self.is_value(path):
+                self.find(path, place)
+            elif self.scope.absorbs(path):
+                self._absorbed(path)
+            else:
+                self.symbols.table.refer(path.span, None)
+
+    def only_knob(self, path: tree.Path) -> KnobSymbol | None:
+        """The one knob that `path` would name; enters no reference."""
+        found = self.symbols.named(path.text, self.under)
+        return found[0] if len(found) == 1 else None
+
+    def _knob(self, path: tree.Path, place: Place) -> KnobSymbol | Definition | None:
+        """The knob with the full path `path`, or the only one whose path ends so."""
+        matches = self.symbols.named(path.text, self.under)
+        if len(matches) > 1:
             self.diagnostics.error(
                 "E202",
                 f"`{path.text}` could be any of {len(matches)} knobs",
@@ -153,9 +251,11 @@ class Lookup:
                 "say which",
                 help="write " + " or ".join(f"`{knob.path}`" for knob in matches),
             )
-        if len(matches) != 1:
+            return self._broken(path)
+        if not matches:
             return None
-        if place.before is not None and matches[0].index >= place.before and not quiet:
+        self.refer_knob(path, matches[0])
+        if place.before is not None and matches[0].index >= place.before:
             self.diagnostics.error(
                 "E207",
                 f"`{path.text}` comes later",
@@ -164,15 +264,31 @@ class Lookup:
                 labels=(Label(matches[0].span, "decided here"),),
                 help="a condition may name only what stands before it: move this, or turn the condition round",
             )
-            return None
+            return self._broken(path)
         return matches[0]
 
-    def _labeled(self, label: str) -> list[Draft]:
-        # The knobs only grow: those that came since the last time are entered now.
-        for knob in self.knobs[self._entered :]:
-            self._by_label.setdefault(knob.path.rpartition(".")[2], []).append(knob)
-        self._entered = len(self.knobs)
-        return self._by_label.get(label, [])
+    def _absorbed(self, path: tree.Path) -> Definition:
+        broken = [(part.span, self.scope.broken[part.text]) for part in path.parts if part.text in self.scope.broken]
+        for span, definition in broken:
+            self.symbols.table.refer(span, definition)
+        return broken[0][1]
+
+    def _broken(self, path: tree.Path) -> Definition:
+        return Definition("word", path.text, path.span, broken=True)
+
+    def refer_knob(self, path: tree.Path, knob: KnobSymbol) -> None:
+        """Enter that the parts of `path` name the knob and what it stands in."""
+        self._refer_parts(path.parts, knob.path)
+
+    def _refer_parts(self, parts: tuple[tree.Name, ...], path: str) -> None:
+        for part, start in zip(reversed(parts), _starts(path)[::-1], strict=False):
+            self.symbols.table.refer(part.span, self.symbols.labels.get(start))
+
+    def refer_value(self, path: tree.Path, knob: KnobSymbol) -> None:
+        """Enter that `path` names one of the branches of a knob."""
+        definition = self.symbols.labels.get(f"{knob.path}.{path.text}")
+        if definition is not None:
+            self.symbols.table.refer(path.span, definition)
 
     def metric(self, path: tree.Path) -> MetricRef | None:
         """The metric that `path` names, `baseline.` and the target's name before it allowed."""
@@ -188,17 +304,29 @@ class Lookup:
         name = full_name(".".join(parts))
         return MetricRef(metric=name, target=target, baseline=baseline) if name in self.metrics else None
 
+    def _refer_metric(self, path: tree.Path, metric: MetricRef) -> None:
+        rest = path.parts[1:] if metric.baseline else path.parts
+        if len(rest) > 1 and rest[0].text in self.targets:
+            self.symbols.table.refer(rest[0].span, self.symbols.labels.get(rest[0].text))
+            rest = rest[1:]
+        span = Span(path.span.file, rest[0].span.start, rest[-1].span.end)
+        self.symbols.table.refer(span, self.symbols.metrics.get(metric.metric))
+
     def _round(self, path: tree.Path, place: Place) -> RoundRef | None:
-        parts = [part.text for part in path.parts]
+        parts = path.parts
         which: Literal["round", "rounds"] = "rounds"
-        if len(parts) > 1 and parts[-1] == "round":
+        if len(parts) > 1 and parts[-1].text == "round":
             parts, which = parts[:-1], "round"
+        words = [part.text for part in parts]
         for around in reversed(place.rounds):
-            if around.split(".")[-len(parts) :] == parts:
+            if around.split(".")[-len(parts) :] == words:
+                self._refer_parts(parts, around)
                 return RoundRef(path=around, which=which)
         return None
 
-    def _misplaced(self, node: tree.Path, found: str, wanted: str, place: Place) -> None:
+    # ---- what is reported
+
+    def misplaced(self, node: tree.Path, found: str, wanted: str, place: Place) -> None:
         advice = {
             "a knob": "`require` and goals speak of metrics, `forbid` and `when` of knobs"
             if place.metrics
@@ -209,16 +337,11 @@ class Lookup:
             "E206", f"`{node.text}` is {found}, and {place.said} needs {wanted}", node.span, found, help=advice
         )
 
-    def silent(self, path: tree.Path) -> bool:
-        """Whether something was already said about what `path` names."""
-        return self.scope.silent(path)
-
-    def _unknown(self, node: tree.Path, place: Place) -> None:
-        if self.silent(node):
-            return
+    def unknown(self, node: tree.Path, place: Place) -> None:
+        """E201 or E602: a name that means nothing at `place`, which is reported here."""
         options = [*self.params, *self.inputs, *self.lets, *self.scope.names("let")]
         if place.knobs:
-            options += [suffix for knob in self.knobs for suffix in suffixes(knob.path)]
+            options += [suffix for knob in self.symbols.knobs for suffix in suffixes(knob.path)]
         if place.metrics:
             options += [*self.metrics, *ALIASES]
             if len(self.targets) > 1:
@@ -226,7 +349,7 @@ class Lookup:
             options += [f"baseline.{name}" for name in options]
         if self._excused(node, place, options):
             return
-        self.scope.missed(node.text, options)
+        self.scope.missed(node, options)
         if place.metrics:
             self._no_metric(node, options)
             return
@@ -267,20 +390,21 @@ class Lookup:
         return "".join(f"{part}." for part in parts[:count]), ".".join(parts[count:])
 
     def _excused(self, node: tree.Path, place: Place, options: list[str]) -> bool:
+        """Whether the name is taken for that of a definition whose own name is another's."""
         first = node.parts[0].text
         several = len(node.parts) > 1
         near = closest(first, self.targets if several else options)
-        if not self.doubled or near is not None or (several and not place.metrics):
+        if not self.symbols.nameless or near is not None or (several and not place.metrics):
             return False
-        self.doubled -= 1
-        self.scope.unknown.add(first)
+        self.symbols.nameless -= 1
+        self.scope.break_name(node.parts[0])
         return True
 
     def _known_names(self, place: Place) -> str:
         if place.metrics:
-            return f"metrics are {listed(['latency', *self.metrics], 30)}"
-        if place.knobs and self.knobs:
-            return f"knobs are {listed(knob.path for knob in self.knobs)}"
+            return f"metrics are {listed([*ALIASES, *self.metrics], 30)}"
+        if place.knobs and self.symbols.knobs:
+            return f"knobs are {listed(knob.path for knob in self.symbols.knobs)}"
         return "a text stands in double quotes"
 
 
@@ -288,6 +412,12 @@ def suffixes(path: str) -> list[str]:
     """All endings of a path at its dots, the shortest first."""
     parts = path.split(".")
     return [".".join(parts[index:]) for index in range(len(parts) - 1, -1, -1)]
+
+
+def _starts(path: str) -> list[str]:
+    """All beginnings of a path at its dots, the shortest first."""
+    parts = path.split(".")
+    return [".".join(parts[: index + 1]) for index in range(len(parts))]
 
 
 def _declaration(name: str) -> str:

@@ -197,13 +197,13 @@ def examine(db: Path, home: Path | None = None) -> Examination:
 
 def _declared() -> Iterator[Runtime]:
     """The facts of every runtime that the library declares."""
-    from optlang.analysis.modules.declarations import Facts
+    from optlang.analysis.declarations import Declarations
     from optlang.analysis.modules.library import library
     from optlang.analysis.modules.names import Scope
     from optlang.diagnostics.model import Diagnostics
 
     modules, _ = library()
-    facts = Facts(Diagnostics(), lambda declared: Scope(declared.module, modules))
+    facts = Declarations(Diagnostics(), lambda declared: Scope(declared.module, modules))
     for module in modules.values():
         yield from (facts.runtime(item) for item in module.declared.values() if item.sort == "runtime")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from optlang.interfaces import OptlangError
@@ -136,7 +138,8 @@ class Diagnostics:
     most: int | None = None
     budget: Budget = field(default_factory=Budget)
     dropped: dict[tuple[str, Span], None] = field(default_factory=dict)
-    """The codes and places of the warnings that were not kept."""
+    """The codes and spans of the warnings that were not kept."""
+    _shown: list[tuple[Span, Label]] = field(default_factory=list)
 
     def error(
         self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,
@@ -145,7 +148,7 @@ class Diagnostics:
         """Add an error at `span`."""
         if self.most is not None and len(self.found) >= self.most:
             raise TooMuchError(f"more than {self.most} mistakes", span, "nothing is told from here on")
-        self.found.append(Diagnostic(code, message, Label(span, label), "error", labels, help, fix))
+        self._add(Diagnostic(code, message, Label(span, label), "error", labels, help, fix))
 
     def warn(
         self, code: str, message: str, span: Span, label: str = "", *, help: str | None = None,
@@ -155,7 +158,24 @@ class Diagnostics:
         if self.most is not None and len(self.found) >= self.most:
             self.dropped[code, span] = None
             return
-        self.found.append(Diagnostic(code, message, Label(span, label), "warning", labels, help, fix))
+        self._add(Diagnostic(code, message, Label(span, label), "warning", labels, help, fix))
+
+    def _add(self, item: Diagnostic) -> None:
+        span = item.primary.span
+        others = tuple(
+            label for whole, label in self._shown
+            if whole.file == span.file and whole.start <= span.start < whole.end and label not in item.labels
+        )
+        self.found.append(replace(item, labels=(*item.labels, *others)) if others else item)
+
+    @contextmanager
+    def showing(self, label: Label, whole: Span) -> Iterator[None]:
+        """While this is open, what is wrong inside `whole` is reported with `label` too."""
+        self._shown.append((whole, label))
+        try:
+            yield
+        finally:
+            self._shown.pop()
 
     @property
     def failed(self) -> bool:

@@ -4,22 +4,22 @@ and of going to a definition."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from optlang.analysis.declarations import WORDS, Declarations
+from optlang.analysis.lower.calls import WEIGHTS
 from optlang.analysis.lower.search_settings import SAMPLERS
-from optlang.analysis.modules.declarations import WORDS, Facts
 from optlang.analysis.modules.names import Declared, PythonModule, Scope, Sort
 from optlang.analysis.modules.python_files import Signature, inside, objects
+from optlang.analysis.symbols import KnobSymbol, Symbols, suffixes
 from optlang.diagnostics.model import Span
 from optlang.editor.context import Context
-from optlang.editor.scopes import WEIGHTS, Room, find, params_of
-from optlang.editor.symbols import Knob, Labels
+from optlang.editor.scopes import Room, find, params_of
 from optlang.plan.domains import show_domain, values_of
 from optlang.plan.metrics import ALIASES
-from optlang.plan.model import Knob as PlanKnob
 from optlang.plan.model import Param
 from optlang.plan.units import SAID, TYPES, show
 from optlang.syntax import tree
@@ -82,15 +82,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """What a file offers: what can be named in it and the facts about that."""
+    """What a file offers: what can be named in it, and what is declared of that."""
 
     scope: Scope
-    facts: Facts
-    texts: dict[str, str]
-    labels: Sequence[Labels]
+    declarations: Declarations
+    symbols: Sequence[Symbols]
     folder: Path
-    knobs: Mapping[str, PlanKnob] = field(default_factory=dict)
-    """The knobs of the last plan that there was, by their paths: they know domains that other files declare."""
 
     def at(self, context: Context, room: Room) -> Iterator[Entry]:
         """All that may be written at a place; what is set already is among it."""
@@ -98,10 +95,10 @@ class Offers:
         if context.dead:
             return
         owner = context.frames[0].head[1:2] if context.frames else []
-        here = [part for part in self.labels if [part.owner] == owner]
-        if here and len(self.labels) > len(here):
+        here = [part for part in self.symbols if [part.owner] == owner]
+        if here and len(self.symbols) > len(here):
             # What another study or pipeline of the file names is not known here.
-            yield from replace(self, labels=here).at(context, room)
+            yield from replace(self, symbols=here).at(context, room)
             return
         if words and words[0] in ("import", "from"):
             yield from self._imports(words)
@@ -134,7 +131,7 @@ class Offers:
             case "settings" | "call" | "target" | "search":
                 yield from self._setting(words, room)
 
-    # ---- one room each
+    # ---- one place each
 
     def _member(self, words: Sequence[str], kind: str, typed: str) -> Iterator[Entry]:
         if not words:
@@ -216,7 +213,7 @@ class Offers:
         if metrics:
             yield from self._metrics(baseline=True)
         else:
-            yield from (self.knob(knob, path) for part in self.labels for path, knob in _shortest(part.knobs))
+            yield from (knob_entry(knob, path) for part in self.symbols for path, knob in _shortest(part))
 
     # ---- what is named
 
@@ -263,11 +260,13 @@ class Offers:
             yield Entry("weights", "parameter", WEIGHTS.help)
 
     def _names(self) -> Iterator[Entry]:
-        for part in self.labels:
-            for name, label in part.names.items():
-                yield Entry(name, "value", "a name of this file", span=label.span)
-            for label in part.repeats:
-                yield Entry(f"{label.text}.round", "knob", "the number of the round, from 1", span=label.span)
+        for part in self.symbols:
+            for name, definition in part.names.items():
+                yield Entry(name, "value", "a name of this file", span=definition.span)
+            for definition in part.labels.values():
+                if definition.kind == "repeat":
+                    said = "the number of the round, from 1"
+                    yield Entry(f"{definition.name}.round", "knob", said, span=definition.span)
         yield from self._declared("let", sort="value")
 
     def _metrics(self, *, baseline: bool) -> Iterator[Entry]:
@@ -276,7 +275,8 @@ class Offers:
             for item in module.declared.values():
                 if item.sort == "metric":
                     found[item.name] = self._entry(item, item.name, "metric")
-        targets = {name: label for part in self.labels for name, label in part.targets.items()}
+        labels = (item for part in self.symbols for item in part.labels.values())
+        targets = {item.name: item for item in labels if item.kind == "target"}
         yield from found.values()
         if len(targets) > 1:
             for target, label in targets.items():
@@ -291,26 +291,14 @@ class Offers:
                 for name, item in found.items()
             )
 
-    def knob(self, knob: Knob, path: str) -> Entry:
-        """A knob, written as `path`."""
-        known = self.knobs.get(knob.path)
-        if known is not None:
-            said = f"in {show_domain(known.domain, known.dimension)}" + (f": {known.help}" if known.help else "")
-        else:
-            said = "in " + " ".join(self.texts.get(knob.domain.file, "")[knob.domain.start : knob.domain.end].split())
-        return Entry(path, "knob", f"knob {knob.path}", said, knob.chain[-1].span)
-
     def _values_of(self, path: str) -> Iterator[Entry]:
-        for part in self.labels:
-            knob = part.knob(path)
-            if knob is None:
-                continue
-            for name, label in knob.values.items():
-                yield Entry(name, "value", f"of {knob.path}", span=label.span)
-            known = self.knobs.get(knob.path)
-            options = values_of(known.domain) if known is not None and known.dimension == "name" else None
-            if known is not None:
-                yield from (Entry(str(item), "value", f"of {knob.path}", known.help) for item in options or ())
+        for part in self.symbols:
+            found = part.named(path)
+            options = values_of(found[0].domain) if len(found) == 1 and found[0].dimension == "name" else None
+            for value in options or ():
+                label = part.labels.get(f"{found[0].path}.{value}")
+                span = label.span if label is not None else None
+                yield Entry(str(value), "value", f"of {found[0].path}", found[0].help, span)
 
     def _of_param(self, param: Param, *, searched: bool) -> Iterator[Entry]:
         if searched:
@@ -330,7 +318,7 @@ class Offers:
         if entry.help:
             lines += ["", entry.help]
         if entry.known is not None:
-            params = params_of(entry.known, self.facts)
+            params = params_of(entry.known, self.declarations)
             lines += ["", *(f"- `{signature(param)}` {param.help}" for param in params)] if params else []
             node = entry.known.node
             clauses = [fact for fact in getattr(node, "facts", ()) if isinstance(fact, tree.Clause)]
@@ -367,16 +355,15 @@ def _keywords(said: dict[str, str]) -> Iterator[Entry]:
     return (Entry(word, "keyword", text) for word, text in said.items())
 
 
-def _shortest(knobs: Iterable[Knob]) -> Iterator[tuple[str, Knob]]:
+def _shortest(symbols: Symbols) -> Iterator[tuple[str, KnobSymbol]]:
     """The knobs by the shortest ending of their paths that is theirs alone, and by their whole paths."""
-    ends: dict[str, set[str]] = {}
-    listed = list(knobs)
-    for knob in listed:
-        parts = knob.path.split(".")
-        for at in range(len(parts)):
-            ends.setdefault(".".join(parts[at:]), set()).add(knob.path)
-    for knob in listed:
-        parts = knob.path.split(".")
-        tails = [".".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]
-        shortest = next(tail for tail in tails if len(ends[tail]) == 1 or tail == knob.path)
+    for knob in symbols.knobs:
+        tails = suffixes(knob.path)
+        shortest = next(tail for tail in tails if symbols.named(tail) == [knob] or tail == knob.path)
         yield from ((tail, knob) for tail in dict.fromkeys((shortest, knob.path)))
+
+
+def knob_entry(knob: KnobSymbol, path: str) -> Entry:
+    """A knob, written as `path`."""
+    said = f"in {show_domain(knob.domain, knob.dimension)}" + (f": {knob.help}" if knob.help else "")
+    return Entry(path, "knob", f"knob {knob.path}", "" if knob.broken else said, knob.span)

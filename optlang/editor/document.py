@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from optlang import resources
+from optlang.analysis.definitions import Kind
 from optlang.analysis.load import Loaded, load
 from optlang.diagnostics.fixes import apart, applied
 from optlang.diagnostics.model import Diagnostic, Fix, Label, Span
 from optlang.editor import context, rename, scopes
-from optlang.editor.completion import Entry, Offers
+from optlang.editor.completion import Entry, Offers, knob_entry
 from optlang.editor.positions import Positions
-from optlang.editor.symbols import Labels, labels_of
 from optlang.interfaces import OptlangError
 from optlang.syntax.format import format_text
 
 _REST = re.compile(r"(?:\.[A-Za-z_]\w*)+")
 """What goes on with a word that the cursor stands in the middle of."""
 
+_SAID: dict[Kind, str] = {
+    "input": "an input", "let": "a `let`", "parameter": "a parameter", "setting": "a setting", "step": "a label",
+    "repeat": "a label", "target": "a target",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What one text of a file came to. `labels` are of the tree, as far as there is one."""
+    """One text of a file with what was found in it."""
 
     text: str
     loaded: Loaded
-    labels: Sequence[Labels]
 
 
 @dataclass(slots=True, eq=False)
@@ -87,14 +91,10 @@ class Documents:
         unsaved = self.unsaved()
         text = unsaved[document.path.resolve()] = document.text
         loaded = load(document.path, unsaved=unsaved)
-        labels: Sequence[Labels] = ()
-        if loaded.parsed.file is not None and loaded.scope is not None and loaded.facts is not None:
-            labels = labels_of(loaded.parsed.file, loaded.scope)
-            plan, before = loaded.plan, document._offers
-            knobs = {knob.path: knob for knob in plan.knobs} if plan is not None else before.knobs if before else {}
+        if loaded.scope is not None and loaded.declarations is not None:
             folder = document.path.parent
-            document._offers = Offers(loaded.scope, loaded.facts, loaded.texts, labels, folder, knobs)
-        document._checked = Checked(text, loaded, labels)
+            document._offers = Offers(loaded.scope, loaded.declarations, loaded.symbols, folder)
+        document._checked = Checked(text, loaded)
         return document._checked
 
     def current(self, document: Document) -> Checked:
@@ -112,7 +112,7 @@ class Documents:
         offers = document._offers
         if around.dead or offers is None:
             return around, []
-        room = scopes.room_of(around, offers.scope, offers.facts)
+        room = scopes.room_of(around, offers.scope, offers.declarations)
         found = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
         # What is set already is not offered again; the word under the cursor may be the one that sets it.
         taken = room.written - {around.word}
@@ -127,7 +127,7 @@ class Documents:
         offers = document._offers
         if offers is None or not around.word or around.dead:
             return None
-        room = scopes.room_of(around, offers.scope, offers.facts)
+        room = scopes.room_of(around, offers.scope, offers.declarations)
         listed = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
         rest = _REST.match(document.text, around.end)
         whole = around.end if rest is None else rest.end()
@@ -142,13 +142,17 @@ class Documents:
         known = self.entry(document, offset)
         if known is not None:
             return known[0], self.help(document, known[1])
-        checked = self.current(document)
-        found = rename.label_at(checked.labels, document.shown, offset)
-        for part in checked.labels if found is not None else ():
+        loaded = self.current(document).loaded
+        found = rename.renamable(loaded, offset)
+        if found is None:
+            return None
+        for part in loaded.symbols:
             for knob in part.knobs:
-                if found is not None and knob.chain[-1].span == found[0].span and document._offers is not None:
-                    return found[1], document._offers.whole(document._offers.knob(knob, found[0].text))
-        return (found[1], f"**{found[0].text}**: a label") if found is not None else None
+                label = part.labels.get(knob.path)
+                if label is not None and label.span == found[0].span and document._offers is not None:
+                    return found[1], document._offers.whole(knob_entry(knob, label.name))
+        said = _SAID.get(found[0].kind)
+        return (found[1], f"**{found[0].name}**: {said}") if said is not None else None
 
     def help(self, document: Document, entry: Entry) -> str:
         """All that is known of an entry, in Markdown."""
@@ -156,30 +160,33 @@ class Documents:
 
     def definition(self, document: Document, offset: int) -> Span | None:
         """Where the word at an offset is declared."""
-        checked = self.current(document)
-        found = rename.label_at(checked.labels, document.shown, offset)
-        if found is not None and found[0].span != found[1]:
-            return found[0].span
+        scope = self.current(document).loaded.scope
+        named = scope.table.named_at(document.shown, offset) if scope is not None else None
+        if named is not None:
+            return named[1].span
         known = self.entry(document, offset)
-        return known[1].span if known is not None else found[0].span if found is not None else None
+        if known is not None:
+            return known[1].span
+        defined = scope.table.defined_at(document.shown, offset) if scope is not None else None
+        return defined.span if defined is not None else None
 
     # ---- edits
 
     def rename(self, document: Document, offset: int, name: str) -> list[Fix]:
         """The edits that rename the label at an offset; OptlangError, with its reason, where that cannot be."""
         checked = self.current(document)
-        found = rename.label_at(checked.labels, document.shown, offset)
+        found = rename.renamable(checked.loaded, offset)
         if found is None:
             raise OptlangError("nothing here has a name that could be changed")
 
         def read(text: str, path: Path = document.path) -> Loaded:
             return load(path, unsaved={**self.unsaved(), document.path.resolve(): text})
 
-        edits = rename.renamed(checked.loaded, checked.labels, found[0], name, read)
+        edits = rename.renamed(checked.loaded, found[0], name, read)
         after = applied(checked.loaded.parsed.source.text, edits)
         for other in self._importers(document):
             if not read(checked.text, other).failed and read(after, other).failed:
-                raise OptlangError(f"{other.name} names `{found[0].text}` too, and would be wrong")
+                raise OptlangError(f"{other.name} names `{found[0].name}` too, and would be wrong")
         return edits
 
     def _importers(self, document: Document) -> list[Path]:
@@ -195,14 +202,16 @@ class Documents:
 
     def label(self, document: Document, offset: int) -> Span | None:
         """The name of a label at an offset, which can be changed."""
-        found = rename.label_at(self.current(document).labels, document.shown, offset)
+        found = rename.renamable(self.current(document).loaded, offset)
         return found[1] if found is not None and not found[0].fixed else None
 
     def places(self, document: Document, offset: int) -> list[Span]:
         """Where the label at an offset stands and is named in the file."""
-        labels = self.current(document).labels
-        found = rename.label_at(labels, document.shown, offset)
-        return rename.places(labels, found[0]) if found is not None else []
+        loaded = self.current(document).loaded
+        found = rename.renamable(loaded, offset)
+        if found is None or loaded.scope is None:
+            return []
+        return loaded.scope.table.spans_of(found[0], document.shown)
 
     def laid_out(self, document: Document) -> str | None:
         """The text in its one layout; None where it has mistakes of syntax."""

@@ -3,64 +3,65 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from optlang.analysis.definitions import Definition, Kind
 from optlang.analysis.load import Loaded
-from optlang.analysis.modules.names import RESERVED
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix, Span
-from optlang.editor.symbols import Label, Labels
 from optlang.interfaces import OptlangError
+from optlang.syntax.tokens import RESERVED
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WRITTEN = frozenset({"location", "text", "reason", "column"})
-"""Fields of a plan that say how it is written, or follow from names."""
+"""Fields of a plan that say how it is written, or depends on names."""
+
+_OWN: frozenset[Kind] = frozenset({"input", "let", "parameter", "setting", "step", "repeat", "target", "word"})
+"""What the file itself gives a name to, other than declarations, imports and metrics."""
 
 Check = Callable[[str], Loaded]
 
 
-def label_at(labels: Sequence[Labels], file: str, offset: int) -> tuple[Label, Span] | None:
-    """The label that stands, or is named, at an offset of the file, and the place of that name."""
-    for part in labels:
-        parameters = (knob.chain[-1] for knob in part.knobs if knob.chain[-1].fixed)
-        for span, label in (*((label.span, label) for label in (*part.labels, *parameters)), *part.uses()):
-            if span.file == file and span.start <= offset <= span.end:
-                return label, span
-    return None
+def renamable(loaded: Loaded, offset: int) -> tuple[Definition, Span] | None:
+    """The name that is defined, or referred to, at an offset of the file, and the span of it there."""
+    if loaded.scope is None:
+        return None
+    file, table = loaded.parsed.source.file, loaded.scope.table
+    definition = table.defined_at(file, offset)
+    if definition is not None and definition.kind in _OWN:
+        return definition, definition.span
+    named = table.named_at(file, offset)
+    return (named[1], named[0]) if named is not None and named[1].kind in _OWN else None
 
 
-def places(labels: Sequence[Labels], label: Label) -> list[Span]:
-    """Where the label stands and is named, in the order of the text."""
-    return sorted({label.span, *(span for part in labels for span, named in part.uses() if named.span == label.span)})
-
-
-def renamed(loaded: Loaded, labels: Sequence[Labels], label: Label, name: str, check: Check) -> list[Fix]:
+def renamed(loaded: Loaded, label: Definition, name: str, check: Check) -> list[Fix]:
     """The edits that give `label` another name; `check` reads the file with a text that it might have.
 
     Raises OptlangError, with the reason, where the name cannot be one, or the file would then mean something else.
     """
+    assert loaded.scope is not None
     file = loaded.parsed.source.file
-    if not _NAME.fullmatch(name) or name in RESERVED:
+    if not _NAME.fullmatch(name) or name in {*RESERVED, "none"}:
         raise OptlangError(f"`{name}` cannot be a name", help="a name is letters, digits and `_`, and no digit first")
     if label.fixed:
-        raise OptlangError(f"`{label.text}` is a parameter: its declaration gives it its name")
+        raise OptlangError(f"`{label.name}` is a parameter: its declaration gives it its name")
     if label.span.file != file:
-        raise OptlangError(f"`{label.text}` stands in {label.span.file}", help="rename it there")
+        raise OptlangError(f"`{label.name}` stands in {label.span.file}", help="rename it there")
     if loaded.failed:
-        raise OptlangError("the file has errors, so what a name means cannot be told", help="fix them first")
-    if name == label.text:
+        raise OptlangError("the file has errors, so what a name means is not known", help="fix them first")
+    if name == label.name:
         return []
-    edits = [Fix(span, name) for span in places(labels, label)]
-    if label.bare is not None:
+    edits = [Fix(span, name) for span in loaded.scope.table.spans_of(label, file)]
+    if label.whole is not None:
         # A step that is called as its technique gets a label of its own.
-        edits = [Fix(Span(file, label.bare.start, label.bare.start), f"{name} = "), *edits]
+        edits = [Fix(Span(file, label.whole.start, label.whole.start), f"{name} = "), *edits]
         edits.remove(Fix(label.span, name))
     after = check(applied(loaded.parsed.source.text, edits))
     fresh = [item for item in after.diagnostics if item.severity == "error"]
     if fresh:
         raise OptlangError(f"`{name}` would be wrong here: {fresh[0].message}", help="take another name")
-    if not _same(_meaning(loaded), _meaning(after), label.text, name):
+    if not _same(_meaning(loaded), _meaning(after), label.name, name):
         raise OptlangError(
             f"with the name `{name}` the study would mean something else", help="take a name that nothing else has"
         )

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from optlang.analysis.declarations import Declarations
+from optlang.analysis.lower.calls import WEIGHTS
 from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
-from optlang.analysis.modules.declarations import Facts
 from optlang.analysis.modules.names import Declared, Scope
 from optlang.diagnostics.model import Span
 from optlang.editor.context import Context, Frame
@@ -19,9 +20,6 @@ Kind = Literal[
     "file", "study", "declaration", "steps", "choice", "settings", "call", "values", "target", "runtimes", "search",
     "words", "unknown",
 ]
-WEIGHTS = Param(
-    name="weights", dimension="string", domain=None, default=None, help="a file of weights, which optlang reads"
-)
 RUNTIME = Param(name="runtime", dimension="name", domain=None, required=True, help="what runs the model")
 SAMPLER = Param(name="sampler", dimension="name", domain=None, default="auto", help="how points are drawn")
 UNKNOWN: Kind = "unknown"
@@ -54,11 +52,11 @@ class Room:
         return next((param for param in self.params if param.name == name), None)
 
 
-def room_of(context: Context, scope: Scope, facts: Facts) -> Room:
+def room_of(context: Context, scope: Scope, declarations: Declarations) -> Room:
     """The room that the cursor stands in."""
     room = Room("file")
     for frame in context.frames:
-        room = replace(_inside(room, frame, scope, facts), written=frozenset(frame.written))
+        room = replace(_inside(room, frame, scope, declarations), written=frozenset(frame.written))
     return room
 
 
@@ -68,24 +66,24 @@ def find(scope: Scope, name: str) -> Declared | None:
     return scope.find(tree.Path(nowhere, tuple(tree.Name(nowhere, part) for part in name.split("."))))
 
 
-def params_of(declared: Declared, facts: Facts) -> tuple[Param, ...]:
+def params_of(declared: Declared, declarations: Declarations) -> tuple[Param, ...]:
     """What can be set of a declared thing."""
     match declared.sort:
         case "technique":
-            return facts.technique(declared).params
+            return declarations.technique(declared).params
         case "runtime":
-            return facts.runtime(declared).params
+            return declarations.runtime(declared).params
         case "model" | "data":
-            return facts.maker(declared).params
+            return declarations.maker(declared).params
         case "params":
-            return facts.group(declared)
+            return declarations.group(declared)
         case "pipeline":
-            pipeline = facts.pipeline(declared)
+            pipeline = declarations.pipeline(declared)
             return pipeline.params if pipeline is not None else ()
     return ()
 
 
-def _inside(room: Room, frame: Frame, scope: Scope, facts: Facts) -> Room:
+def _inside(room: Room, frame: Frame, scope: Scope, declarations: Declarations) -> Room:
     head = frame.head
     if not head:
         return Room(room.kind if frame.opener == "(" else UNKNOWN)
@@ -93,22 +91,22 @@ def _inside(room: Room, frame: Frame, scope: Scope, facts: Facts) -> Room:
     if condition is not None:
         return condition
     if frame.opener == "(" and head[-1].replace(".", "").isidentifier():
-        return _settable("call", head[-1], scope, facts)
+        return _settable("call", head[-1], scope, declarations)
     match room.kind:
         case "file" | "study":
             return _member(head, room.kind)
         case "declaration":
             if head[0] == "with":
-                return _settable("settings", head[-1], scope, facts)
+                return _settable("settings", head[-1], scope, declarations)
             return Room("steps") if head[0] == "steps" else Room(UNKNOWN)
         case "steps" | "choice":
             # The branches of a choice may stand behind a condition that several have.
-            return Room(room.kind) if head[0] == "when" else _step(head, scope, facts)
+            return Room(room.kind) if head[0] == "when" else _step(head, scope, declarations)
         case "settings" | "call" | "values":
             param = room.find(head[0]) or room.param
             return Room("values", param=param, declared=room.declared) if param is not None else Room(UNKNOWN)
         case "target" | "runtimes":
-            return _target(room, head, scope, facts)
+            return _target(room, head, scope, declarations)
         case "search":
             if head[:2] == ["sampler", "="] and len(head) == 3:
                 return Room("settings", SAMPLERS.get(head[2], ()))
@@ -133,28 +131,28 @@ def _member(head: Sequence[str], kind: Kind) -> Room:
     return Room("search", MEASURE, section="measure") if head[0] == "measure" else Room(UNKNOWN)
 
 
-def _step(head: Sequence[str], scope: Scope, facts: Facts) -> Room:
+def _step(head: Sequence[str], scope: Scope, declarations: Declarations) -> Room:
     words = list(head[1:] if head[0] == "maybe" else head)
     words = words[: words.index("when")] if "when" in words[1:] else words
     if not words or words[0] in ("repeat", "when") or words[-1] in ("=", "order"):
         return Room("steps")
-    return Room("choice") if words[-1] == "in" else _settable("settings", words[-1], scope, facts)
+    return Room("choice") if words[-1] == "in" else _settable("settings", words[-1], scope, declarations)
 
 
-def _target(room: Room, head: Sequence[str], scope: Scope, facts: Facts) -> Room:
+def _target(room: Room, head: Sequence[str], scope: Scope, declarations: Declarations) -> Room:
     if room.kind == "runtimes" and head[0] == "when":
         return room
     if room.kind == "runtimes" or (head[0] == "runtime" and len(head) > 2):
-        return _settable("settings", head[-1], scope, facts)
+        return _settable("settings", head[-1], scope, declarations)
     if head[0] == "runtime":
         return Room("runtimes")
     param = room.find(head[0])
     return Room("values", param=param) if param is not None else Room(UNKNOWN)
 
 
-def _settable(kind: Kind, name: str, scope: Scope, facts: Facts) -> Room:
+def _settable(kind: Kind, name: str, scope: Scope, declarations: Declarations) -> Room:
     declared = find(scope, name)
     if declared is None:
         return Room(kind, of=name) if kind == "call" else Room(UNKNOWN)
     given = (WEIGHTS,) if declared.sort == "model" else ()
-    return Room(kind, (*params_of(declared, facts), *given), declared)
+    return Room(kind, (*params_of(declared, declarations), *given), declared)

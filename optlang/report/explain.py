@@ -13,7 +13,7 @@ from functools import cache
 from optlang.analysis.load import module_at
 from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
-from optlang.analysis.modules.declarations import MEASURED
+from optlang.analysis.metrics import MEASURED
 from optlang.analysis.modules.library import library
 from optlang.analysis.modules.names import Declared, Module, either
 from optlang.analysis.modules.plugins import plugins

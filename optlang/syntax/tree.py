@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeAlias
@@ -408,3 +409,24 @@ class File(Node):
     edition: Number | None
     imports: tuple[Import, ...]
     items: tuple[Item, ...]
+
+
+def paths(node: Node) -> Iterator[Path]:
+    """The names in an expression, a domain or a block of settings, where they stand; not the words of a set."""
+    match node:
+        case Path():
+            yield node
+        case Unary(operand=inner) | Member(value=inner) | Fix(value=inner) | Vary(domain=inner) | Element(value=inner):
+            yield from paths(inner)
+        case Binary(left=left, right=right):
+            yield from paths(left)
+            yield from paths(right)
+        case Range(low=low, high=high):
+            yield from paths(low)
+            yield from paths(high)
+        case ListOf(items=items) | Call(arguments=items) | Block(statements=items):
+            for item in items:
+                yield from paths(item)
+    when = getattr(node, "when", None)
+    if isinstance(when, Node):
+        yield from paths(when)

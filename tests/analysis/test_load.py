@@ -203,7 +203,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_every_declaration_of_the_library_reads() -> None:
-    from optlang.analysis.modules.declarations import Facts
+    from optlang.analysis.declarations import Declarations
     from optlang.analysis.modules.names import Scope
     from optlang.analysis.modules.python_files import objects
     from optlang.diagnostics.model import Diagnostics
@@ -211,7 +211,7 @@ def test_every_declaration_of_the_library_reads() -> None:
 
     modules, _ = library()
     diagnostics = Diagnostics()
-    facts = Facts(diagnostics, lambda declared: Scope(declared.module, modules))
+    facts = Declarations(diagnostics, lambda declared: Scope(declared.module, modules))
     for module in modules.values():
         for declared in module.declared.values():
             facts.read(declared)

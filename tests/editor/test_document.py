@@ -30,13 +30,16 @@ def opened(path: Path, text: str | None = None) -> tuple[Documents, Document]:
 def test_every_label_takes_another_name_and_back(path: Path) -> None:
     documents, document = opened(path)
     before = document.text
-    labels = [label for part in documents.check(document).labels for label in part.labels]
+    scope = documents.check(document).loaded.scope
+    assert scope is not None
+    kinds = ("input", "let", "parameter", "repeat", "step", "target")
+    labels = [item for item in scope.table.definitions if item.kind in kinds and not item.fixed]
     for label in {label.span: label for label in labels if label.span.file == document.shown}.values():
         edits = documents.rename(document, label.span.start, "another_name")
         text = applied(before, edits)
         assert text.count("another_name") == len(edits)
-        if label.bare is None:
-            assert text.replace("another_name", label.text) == before
+        if label.whole is None:
+            assert text.replace("another_name", label.name) == before
 
 
 @pytest.mark.parametrize("path", WRONG, ids=lambda path: path.stem)

@@ -8,10 +8,9 @@ from decimal import Decimal
 from math import inf
 
 from optlang.analysis.checks.bounds import Interval, Space, decided, interval
-from optlang.analysis.conditions import paths
-from optlang.analysis.expressions import Compared, text_of
-from optlang.analysis.values import Resolver
-from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
+from optlang.analysis.expressions import Compared, Expressions, text_of
+from optlang.analysis.lower.study import ReadStudy
+from optlang.diagnostics.model import Fix, Label, Span
 from optlang.plan.expressions import Binary, Const, Expression, MetricRef, Unary, references
 from optlang.plan.expressions import show as show_expression
 from optlang.plan.model import Dimension, Metric, Rule
@@ -22,9 +21,9 @@ _NEEDLESS = "take it away, or compare with a value that the metric may miss"
 _MORE = "; a metric that can be more is declared as `float`"
 
 
-def check(resolver: Resolver, requires: list[tuple[tree.Rule, Rule]], diagnostics: Diagnostics) -> None:
-    """E603, E607 and W608 for the requirements of a study."""
-    _Requirements(resolver, diagnostics).check(requires)
+def requirements_decide(study: ReadStudy) -> None:
+    """E603, E607 and W608: a requirement can be met, can be missed, and agrees with the others."""
+    _Requirements(study.knobs.expressions).check(study.requires)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,12 @@ class _Bare:
 
 
 class _Requirements:
-    def __init__(self, resolver: Resolver, diagnostics: Diagnostics) -> None:
-        self._resolver = resolver
-        self._metrics: Mapping[str, Metric] = resolver.metrics
-        self._space = Space(resolver.metrics)
-        self._diagnostics = diagnostics
+    def __init__(self, expressions: Expressions) -> None:
+        self._names = expressions.names
+        self._compared = expressions.compared
+        self._metrics: Mapping[str, Metric] = self._names.metrics
+        self._space = Space(self._metrics)
+        self._diagnostics = self._names.diagnostics
 
     def check(self, requires: list[tuple[tree.Rule, Rule]]) -> None:
         """All of them, and then whether they go together."""
@@ -49,10 +49,10 @@ class _Requirements:
         for node, rule in requires:
             whole = decided(rule.expression, self._space)
             parts = list(self._parts(rule.expression))
-            told = [self._part(part, whole) for part in parts]
-            if not any(told) and whole is not None:
+            reported = [self._part(part, whole) for part in parts]
+            if not any(reported) and whole is not None:
                 self._whole(node, rule, whole)
-            if whole is None and not any(told):
+            if whole is None and not any(reported):
                 sound.append(rule)
         self._together(sound)
 
@@ -65,7 +65,7 @@ class _Requirements:
                 yield from self._parts(left)
                 yield from self._parts(right)
             case Binary():
-                yield from (item for item in self._resolver.compared if item.expression is expression)
+                yield from (item for item in self._compared if item.expression is expression)
 
     def _part(self, part: Compared, whole: bool | None) -> bool:
         """Report a comparison that is decided before anything is measured; whether it is."""
@@ -106,7 +106,7 @@ class _Requirements:
 
     def _by_inputs(self, node: tree.Expression) -> bool:
         """Whether inputs have a part in it: what they switch off is switched off on purpose."""
-        return any(item.text in self._resolver.inputs for item in paths(node))
+        return any(item.text in self._names.inputs for item in tree.paths(node))
 
     # ---- what is said of a comparison
 
@@ -178,14 +178,14 @@ class _Requirements:
             case tree.Binary(operator="+" | "-", left=left, right=right):
                 yield from self._numbers(left, seen)
                 yield from self._numbers(right, seen)
-            case tree.Path(text=text) if text in self._resolver.inputs:
-                named = self._resolver.inputs[text]
+            case tree.Path(text=text) if text in self._names.inputs:
+                named = self._names.inputs[text]
                 if named.bare is not None and isinstance(named.constant.value, Decimal):
                     yield _Bare(named.bare, named.constant.value, text)
             case tree.Path(text=text) if text not in seen:
-                meant = self._resolver.let(node)
+                meant = self._names.peek(node)
                 if meant is not None:
-                    yield from self._numbers(meant, (*seen, text))
+                    yield from self._numbers(meant.value, (*seen, text))
 
     # ---- several
 
@@ -194,7 +194,7 @@ class _Requirements:
         first: dict[tuple[MetricRef, bool], tuple[float, bool, Span]] = {}
         for rule in requires:
             for part in _conjuncts(rule.expression):
-                span = next((item.node.span for item in self._resolver.compared if item.expression is part), None)
+                span = next((item.node.span for item in self._compared if item.expression is part), None)
                 limit = _limit(part)
                 if span is None or limit is None:
                     continue

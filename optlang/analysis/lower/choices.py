@@ -3,71 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import factorial
-from typing import TYPE_CHECKING
 
+from optlang.analysis.definitions import Definition
 from optlang.analysis.knobs import Around, Guard, Later, Made, always
+from optlang.analysis.lower.reader import StepReader
 from optlang.diagnostics.model import Label, Span
 from optlang.plan.expressions import Binary, Const, KnobRef
 from optlang.plan.model import Apply, Branch, Choice, Group, Order, OrderDomain, SetDomain, Step
 from optlang.syntax import tree
 
-if TYPE_CHECKING:
-    from optlang.analysis.lower.steps import Steps
 
-
-def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) -> Made | None:
+def choice(reader: StepReader, node: tree.Vary, block: tree.Block, around: Around) -> Made | None:
     """`NAME in { … }`: exactly one of the branches."""
     path = around.at(node.name.text)
-    labels: dict[str, Span] = {}
-    kept: list[tuple[str, tree.Statement]] = []
-    whens: dict[str, tuple[tree.Expression, ...]] = {}
     items = list(branches_of(block))
-    for item, conditions in items:
-        label = _branch_label(reader, item)
-        if label is None:
-            continue
-        if label[0] in labels:
-            reader.diagnostics.error(
-                "E405",
-                f"`{label[0]}` is listed twice",
-                label[1],
-                "the second time",
-                labels=(Label(labels[label[0]], "the first time"),),
-                help=f"take one away, or give it a label of its own: `NAME = {label[0]}`",
-            )
-            continue
-        labels[label[0]] = label[1]
-        reader.spans[f"{path}.{label[0]}"] = label[1]
-        whens[label[0]] = conditions
-        kept.append((label[0], item))
-    doubtful = len(kept) < len(items)
+    kept = _labeled(reader, items)
     if not kept:
         if not items:
             reader.diagnostics.error("E505", "a choice without branches", block.span, "nothing to choose from")
         return None
     if len(kept) == 1 and len(items) == 1:
+        label = next(iter(kept))
         reader.diagnostics.error(
             "E505",
-            f"a choice with one branch, `{kept[0][0]}`",
+            f"a choice with one branch, `{label}`",
             block.span,
             "nothing to choose from",
-            help="fix it with `=`, or add `none`" if kept[0][0] != "none" else "add a second branch",
+            help="fix it with `=`, or add `none`" if label != "none" else "add a second branch",
         )
     guard = reader.knobs.when(node.when, around)
     outer = around.under(guard) if guard else around
-    domain = SetDomain(values=tuple(label for label, _ in kept))
-    only = {label: reader.knobs.branch(nodes, outer) for label, nodes in whens.items()}
-    if reader.knobs.add(path, "choice", domain, "name", node.name.span, outer, only=given(only)):
-        reader.resolver.knobs[-1].doubtful = doubtful
+    only = {label: reader.knobs.branch(branch.conditions, outer) for label, branch in kept.items()}
+    reader.knobs.add(
+        path, "choice", SetDomain(values=tuple(kept)), "name", node.name.span, outer, only=given(only),
+        broken=len(kept) < len(items),
+    )
     branches = [
         (
             label,
-            labels[label],
-            _branch(reader, label, item, replace(outer, path=path, guards=(*outer.guards, _is(path, label)))),
+            branch.name.span,
+            _branch(reader, branch, replace(outer, path=path, guards=(*outer.guards, _is(path, label)))),
         )
-        for label, item in kept
+        for label, branch in kept.items()
     ]
 
     def build() -> Step | None:
@@ -80,6 +59,39 @@ def choice(reader: Steps, node: tree.Vary, block: tree.Block, around: Around) ->
         )
 
     return build
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """A branch of a choice before it is read; `name` is where its label stands."""
+
+    name: tree.Name
+    item: tree.Statement
+    conditions: tuple[tree.Expression, ...]
+
+
+def _labeled(
+    reader: StepReader, items: list[tuple[tree.Statement, tuple[tree.Expression, ...]]]
+) -> dict[str, _Branch]:
+    """The branches that have a label, by it; E405 where two have the same."""
+    found: dict[str, _Branch] = {}
+    for item, conditions in items:
+        name = _branch_label(reader, item)
+        if name is None:
+            continue
+        label = name.text
+        if label in found:
+            reader.diagnostics.error(
+                "E405",
+                f"`{label}` is listed twice",
+                name.span,
+                "the second time",
+                labels=(Label(found[label].name.span, "the first time"),),
+                help=f"take one away, or give it a label of its own: `NAME = {label}`",
+            )
+            continue
+        found[label] = _Branch(name, item, conditions)
+    return found
 
 
 def branches_of(
@@ -101,15 +113,14 @@ def given(only: Mapping[str, Guard | None]) -> dict[str, Guard]:
     return {label: guard for label, guard in only.items() if guard is not None}
 
 
-def _branch_label(reader: Steps, item: tree.Statement) -> tuple[str, Span] | None:
+def _branch_label(reader: StepReader, item: tree.Statement) -> tree.Name | None:
     if isinstance(item, tree.Element):
         if isinstance(item.value, tree.Path):
-            last = item.value.parts[-1]
-            return last.text, last.span
+            return item.value.parts[-1]
         reader.no_step(item.value)
         return None
     if isinstance(item, tree.Fix | tree.Vary | tree.Repeat):
-        return item.name.text, item.name.span
+        return item.name
     assert isinstance(item, tree.Maybe)
     reader.diagnostics.error(
         "E505",
@@ -121,22 +132,22 @@ def _branch_label(reader: Steps, item: tree.Statement) -> tuple[str, Span] | Non
     return None
 
 
-def _branch(reader: Steps, label: str, item: tree.Statement, around: Around) -> Later[tuple[Step, ...]]:
-    if isinstance(item, tree.Element) and isinstance(item.value, tree.Path) and item.value.text == "none":
-        if item.block is not None:
+def _branch(reader: StepReader, branch: _Branch, around: Around) -> Later[tuple[Step, ...]]:
+    item, label = branch.item, branch.name
+    value = item.value if isinstance(item, tree.Element) else None
+    if isinstance(value, tree.Path) and value.text == "none":
+        reader.knobs.label(around.at("none"), Definition("word", "none", label.span, fixed=True), around)
+        if isinstance(item, tree.Element) and item.block is not None:
             reader.diagnostics.error("E205", "`none` has no settings", item.block.span, help="take the braces away")
         return tuple
-    made: Made | None
-    if isinstance(item, tree.Fix) and isinstance(item.value, tree.Block):
+    group = item.value if isinstance(item, tree.Fix) else None
+    if isinstance(value, tree.Path):
+        group = reader.knobs.names.unfold(value)
+    if isinstance(group, tree.Block):
         # The branch is the group: its steps stand right below the branch's label.
-        return reader.block(item.value.statements, around.below(label))
-    inner = (
-        reader.resolver.unfold(item.value)
-        if isinstance(item, tree.Element) and isinstance(item.value, tree.Path)
-        else None
-    )
-    if isinstance(inner, tree.Block):
-        return reader.block(inner.statements, around.below(label))
+        whole = value.span if value is not None else None
+        reader.knobs.label(around.at(label.text), Definition("step", label.text, label.span, whole), around)
+        return reader.block(group.statements, around.below(label.text))
     made = reader.statement(item, around, {})
 
     def build() -> tuple[Step, ...]:
@@ -146,7 +157,7 @@ def _branch(reader: Steps, label: str, item: tree.Statement, around: Around) -> 
     return build
 
 
-def _equal(reader: Steps, branches: tuple[Branch, ...], spans: list[Span]) -> None:
+def _equal(reader: StepReader, branches: tuple[Branch, ...], spans: list[Span]) -> None:
     seen: dict[tuple[str, ...], int] = {}
     for index, branch in enumerate(branches):
         if not branch.steps:
@@ -164,7 +175,7 @@ def _equal(reader: Steps, branches: tuple[Branch, ...], spans: list[Span]) -> No
         seen.setdefault(shape, index)
 
 
-def order(reader: Steps, node: tree.Vary, members_of: tree.AnyOrder, around: Around) -> Made | None:
+def order(reader: StepReader, node: tree.Vary, members_of: tree.AnyOrder, around: Around) -> Made | None:
     """`NAME in any order { … }`: all of them, in an order that is a knob."""
     path = around.at(node.name.text)
     guard = reader.knobs.when(node.when, around)
@@ -209,7 +220,7 @@ def order(reader: Steps, node: tree.Vary, members_of: tree.AnyOrder, around: Aro
 
 
 def _members(
-    reader: Steps, block: tree.Block, around: Around, guards: tuple[Guard, ...]
+    reader: StepReader, block: tree.Block, around: Around, guards: tuple[Guard, ...]
 ) -> Iterator[tuple[str, tree.Statement, tuple[Guard, ...]]]:
     """The steps of an order with their labels, and the conditions of the `when` blocks that they stand in."""
     for item in block.statements:

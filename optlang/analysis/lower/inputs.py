@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from optlang.analysis.expressions import constant_of
-from optlang.analysis.modules.declarations import declare
-from optlang.analysis.modules.names import RESERVED, Scope, listed, suggestion
-from optlang.analysis.symbols import Named
-from optlang.analysis.values import Resolver
+from optlang.analysis.expressions import Expressions, constant_of
+from optlang.analysis.modules.names import Scope, listed, suggestion
+from optlang.analysis.parameters import declare
+from optlang.analysis.symbols import Named, Namespace, Symbols
+from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.domains import contains, show_domain
 from optlang.plan.expressions import Value
@@ -25,58 +25,66 @@ from optlang.syntax.source import Source
 class Inputs:
     """Reads the inputs of a study, with the values that were given from outside."""
 
-    resolver: Resolver
+    values: Values
     texts: dict[str, str]
     overrides: Mapping[str, str]
-    spans: dict[str, Span] = field(default_factory=dict)
+
+    @property
+    def names(self) -> Namespace:
+        """What can be named."""
+        return self.values.names
 
     @property
     def diagnostics(self) -> Diagnostics:
-        """Where problems go."""
-        return self.resolver.diagnostics
+        """Collects the problems."""
+        return self.names.diagnostics
 
     def read(self, nodes: list[tree.Input]) -> tuple[Input, ...]:
         """All inputs, in the order of the text; E201 for an override that names none of them."""
         found: list[Input] = []
         for node in nodes:
-            name = node.name.text
-            if node.type.text in ("model", "models"):
-                self.diagnostics.error(
-                    "E302",
-                    "an input is a value, and a model is made by a call",
-                    node.type.span,
-                    "no value",
-                    help="name it in the study, `let NAME = FACTORY(width = width)`, and let inputs be its arguments",
-                )
-                self.resolver.scope.unknown.add(name)
-                continue
-            before = len(self.diagnostics.found)
-            param = declare(self.resolver, node)
-            failed = len(self.diagnostics.found) > before
-            if param is None or (failed and param.required):
-                self.resolver.scope.unknown.add(name)
-                continue
-            value: Value = param.default
-            if name in self.overrides:
-                value = self._override(param, self.overrides[name])
-            elif param.required:
-                self.diagnostics.error(
-                    "E107",
-                    f"the input `{name}` has no value",
-                    node.name.span,
-                    "neither a default nor `--set`",
-                    help=f"add a default, or give it one: `--set {name}=…`",
-                )
-                self.resolver.scope.unknown.add(name)
-                continue
-            if name in self.resolver.inputs:
-                # Named twice, which was told: the first counts.
-                continue
-            self.spans[name] = node.name.span
-            bare = self._bare(node, self.overrides.get(name))
-            self.resolver.inputs[name] = Named(constant_of(value, param.dimension), param.dimension, bare)
-            found.append(Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help))
-        declared = [node.name.text for node in nodes]
+            made = self._input(node)
+            if made is None:
+                self.names.scope.break_name(node.name)
+            elif node.name.text not in self.names.inputs:
+                # Of two inputs with one name the first counts.
+                bare = self._bare(node, self.overrides.get(made.name))
+                self.names.inputs[made.name] = Named(constant_of(made.value, made.dimension), made.dimension, bare)
+                found.append(made)
+        self._unknown([node.name.text for node in nodes])
+        return tuple(found)
+
+    def _input(self, node: tree.Input) -> Input | None:
+        """An input with its value; None where it has none, which is reported."""
+        name = node.name.text
+        if node.type.text in ("model", "models"):
+            self.diagnostics.error(
+                "E302",
+                "an input is a value, and a model is made by a call",
+                node.type.span,
+                "no value",
+                help="name it in the study, `let NAME = FACTORY(width = width)`, and let inputs be its arguments",
+            )
+            return None
+        param = declare(self.values, node)
+        if param is None:
+            return None
+        value: Value = param.default
+        if name in self.overrides:
+            value = self._override(param, self.overrides[name])
+        elif param.required:
+            self.diagnostics.error(
+                "E107",
+                f"the input `{name}` has no value",
+                node.name.span,
+                "neither a default nor `--set`",
+                help=f"add a default, or give it one: `--set {name}=…`",
+            )
+            return None
+        return Input(name=name, dimension=param.dimension, domain=param.domain, value=value, help=param.help)
+
+    def _unknown(self, declared: list[str]) -> None:
+        """E201: `--set` of what is no input."""
         for name, value_text in self.overrides.items():
             if name not in declared:
                 file = f"--set {name}"
@@ -90,7 +98,6 @@ class Inputs:
                         name, declared, f"its inputs are {listed(declared)}" if declared else "it has none"
                     ),
                 )
-        return tuple(found)
 
     @staticmethod
     def _bare(node: tree.Input, override: str | None) -> Span | None:
@@ -126,9 +133,9 @@ class Inputs:
         items = parsed.file.items if parsed.file is not None else ()
         if parsed.diagnostics.failed or len(items) != 1 or not isinstance(items[0], tree.Let) or "\n" in text:
             return "write the value as in a study: `5`, `30%`, `2ms`, `minmax`", None
-        scope = Scope(self.resolver.scope.own, self.resolver.scope.library)
-        scratch = Resolver(Diagnostics(budget=self.diagnostics.budget), scope)
-        fixed = scratch.constant(
+        scope = Scope(self.names.scope.own, self.names.scope.library)
+        ignored = Diagnostics(budget=self.diagnostics.budget)
+        fixed = Values(Expressions(Namespace(ignored, scope, Symbols(scope.table)))).constant(
             items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param
         )
         if fixed is None:
@@ -137,6 +144,3 @@ class Inputs:
                 said = f"it is declared as {show_domain(param.domain, param.dimension)}"
             return said, None
         return None, fixed.value
-
-
-__all__ = ["RESERVED", "Inputs"]

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from optlang.analysis.declarations import Declarations
+from optlang.analysis.definitions import Definition, Kind
+from optlang.analysis.expressions import Expressions
 from optlang.analysis.knobs import Around, Knobs, Later, Made, always
+from optlang.analysis.lower.calls import Calls
 from optlang.analysis.lower.choices import choice, label_of, order
+from optlang.analysis.lower.factories import Factories
 from optlang.analysis.lower.pipelines import expand
-from optlang.analysis.modules.declarations import Facts
 from optlang.analysis.modules.names import SORTS, Declared, Scope, duplicate, either, only, suggestion
-from optlang.analysis.settings import poison, settings_of
-from optlang.analysis.symbols import FIXED
-from optlang.analysis.values import Resolver
+from optlang.analysis.settings import absorb, settings_of
+from optlang.analysis.symbols import FIXED, Given, Namespace
+from optlang.analysis.values import Values
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import RUNTIMES, STEPS
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.domains import values_of
-from optlang.plan.expressions import (
-    Binary,
-    Const,
-    KnobRef,
-)
+from optlang.plan.expressions import Binary, Const, KnobRef
 from optlang.plan.model import (
     Apply,
     Computed,
@@ -50,24 +50,38 @@ class Steps:
     """Reads blocks of steps. `used` are the techniques that were named."""
 
     knobs: Knobs
-    facts: Facts
-    scope: Scope
+    declarations: Declarations
     folder: Path
     used: dict[str, Technique] = field(default_factory=dict)
-    spans: dict[str, Span] = field(default_factory=dict)
-    """Where each step stands, by its path; branches too."""
-    open: tuple[str, ...] = ()
+    open: tuple[Declared, ...] = ()
     """The pipelines whose steps are being read, the outermost first."""
 
     @property
-    def resolver(self) -> Resolver:
-        """Reads expressions and domains."""
-        return self.knobs.resolver
+    def names(self) -> Namespace:
+        """What can be named."""
+        return self.knobs.names
+
+    @property
+    def scope(self) -> Scope:
+        """What is declared and imported."""
+        return self.names.scope
 
     @property
     def diagnostics(self) -> Diagnostics:
-        """Where problems go."""
+        """Collects the problems."""
         return self.knobs.diagnostics
+
+    def inside(self, pipeline: Declared, given: dict[str, Given], around: Around, at: Span) -> Steps:
+        """What reads the steps of a pipeline applied at `at`: in the pipeline's scope, among the knobs of the study."""
+        outer = self.knobs
+        scope = self.declarations.scope_of(pipeline)
+        names = Namespace(
+            self.diagnostics, scope, outer.symbols, metrics=outer.names.metrics, params=given, under=around.path
+        )
+        values = Values(Expressions(names))
+        knobs = replace(outer, values=values, applied=outer.applied or at, conditions=[], set_at={})
+        knobs.models = Factories(Calls(knobs, self.declarations, self.folder)).setting
+        return Steps(knobs, self.declarations, self.folder, used=self.used, open=(*self.open, pipeline))
 
     def block(self, statements: tuple[tree.Statement, ...], around: Around) -> Later[tuple[Step, ...]]:
         """The steps of a block, each label once."""
@@ -84,11 +98,22 @@ class Steps:
         never = Const(value=False) if self.knobs.applied is not None else None
         return tuple(step for step in steps if step is not None and (never is None or step.when != never))
 
-    def _claim(self, labels: dict[str, Span], label: str, span: Span, around: Around) -> None:
+    def _claim(
+        self,
+        labels: dict[str, Span],
+        name: tree.Name,
+        around: Around,
+        *,
+        kind: Kind = "step",
+        whole: Span | None = None,
+    ) -> None:
+        label = name.text
         if label in labels:
-            duplicate(self.diagnostics, label, span, labels[label], f"give one a label of its own: `NAME = {label}`")
-        labels.setdefault(label, span)
-        self.spans.setdefault(around.at(label), span)
+            duplicate(
+                self.diagnostics, label, name.span, labels[label], f"give one a label of its own: `NAME = {label}`"
+            )
+        labels.setdefault(label, name.span)
+        self.knobs.label(around.at(label), Definition(kind, label, name.span, whole), around)
 
     def statement(self, node: tree.Statement, around: Around, labels: dict[str, Span]) -> Made | None:
         """One statement among steps."""
@@ -120,7 +145,7 @@ class Steps:
         if isinstance(node.value, tree.Path):
             return self._named(node.name, node.value, node.block, node.when, node.span, around, labels)
         if isinstance(node.value, tree.Block):
-            self._claim(labels, node.name.text, node.name.span, around)
+            self._claim(labels, node.name, around)
             return self._group(node.name.text, node.value, node.when, node.span, around)
         if isinstance(node.value, tree.Call):
             self.no_step(node.value)
@@ -147,27 +172,27 @@ class Steps:
         if path.text == "none":
             self.diagnostics.error(
                 "E302",
-                "`none` is one way of a choice, and there is no choice here",
+                "`none` is a branch of a choice, and there is no choice here",
                 path.span,
                 "does nothing",
                 help="did you mean `in`? `NAME in { none; … }` is a choice",
             )
             return None
-        inner = self.resolver.unfold(path)
+        self._claim(labels, label, around, whole=path.span if label is path.parts[-1] else None)
+        inner = self.names.unfold(path)
         if isinstance(inner, tree.Block) and block is None:
-            self._claim(labels, label.text, label.span, around)
             return self._group(label.text, inner, when, span, around)
-        self._claim(labels, label.text, label.span, around)
         declared = self.scope.find(path)
         if declared is not None and declared.sort == "pipeline":
             return self._pipeline(declared, label.text, block, when, span, path.span, around)
-        technique = self._technique(path, block)
         guard = self.knobs.when(when, around)
-        if technique is None:
+        technique = self._technique(declared, path)
+        if technique is None or declared is None:
+            absorb(self.knobs, block, around)
             return None
         below = around.below(label.text, *([guard] if guard else []))
         said = f"`{technique.name.rpartition('.')[2]}`"
-        settings = settings_of(self.knobs, said, technique.params, block, below, path.span)
+        settings = settings_of(self.knobs, said, technique.params, block, below, path.span, declared)
 
         def build() -> Step:
             return Apply(
@@ -193,22 +218,20 @@ class Steps:
         guard = self.knobs.when(when, around)
         steps = expand(self, declared, block, around.below(label, *([guard] if guard else [])), at)
         if steps is None:
-            poison(self.scope, block)
+            absorb(self.knobs, block, around)
             return None
         return lambda: Group(
             path=around.at(label), steps=steps(), when=guard() if guard else None, location=self.knobs.locate(span)
         )
 
-    def _technique(self, path: tree.Path, block: tree.Block | None) -> Technique | None:
-        declared = self.scope.find(path)
+    def _technique(self, declared: Declared | None, path: tree.Path) -> Technique | None:
+        """What a step applies; None where `path` names no technique, or one that is wrong."""
         if declared is not None and declared.sort == "technique":
-            technique = self.facts.technique(declared)
+            technique = self.declarations.technique(declared)
             if declared.incomplete:
-                poison(self.scope, block)
                 return None
             self.used[technique.name] = technique
             return technique
-        poison(self.scope, block)
         if declared is not None:
             self.diagnostics.error(
                 "E510",
@@ -217,10 +240,10 @@ class Steps:
                 "not a step",
                 help="runtimes stand in the target" if declared.sort == "runtime" else "a step is a technique",
             )
-        elif path.text in self.resolver.inputs or self.resolver.let(path) is not None:
+        elif self.names.is_value(path):
             self.diagnostics.error("E510", f"`{path.text}` is a value, and a step is expected", path.span, "not a step")
-        elif not self.scope.silent(path):
-            self.scope.missed(path.text, self.scope.names("technique", "pipeline"))
+        elif not self.scope.absorbs(path):
+            self.scope.missed(path, self.scope.names("technique", "pipeline"))
             self.diagnostics.error(
                 "E201",
                 f"unknown technique `{path.text}`",
@@ -273,8 +296,8 @@ class Steps:
         return build
 
     def _vary(self, node: tree.Vary, around: Around, labels: dict[str, Span]) -> Made | None:
-        domain = self.resolver.unfold(node.domain)
-        self._claim(labels, node.name.text, node.name.span, around)
+        domain = self.names.unfold(node.domain)
+        self._claim(labels, node.name, around)
         if isinstance(domain, tree.AnyOrder):
             return order(self, node, domain, around)
         if isinstance(domain, tree.Block):
@@ -289,7 +312,7 @@ class Steps:
                 "not a step",
                 help="settings stand in the braces of their step: `static { samples in [64, 256] }`",
             )
-        elif not (isinstance(domain, tree.Path) and self.scope.silent(domain)):
+        elif not (isinstance(domain, tree.Path) and self.scope.absorbs(domain)):
             self.diagnostics.error(
                 "E302",
                 "a choice lists its branches in braces",
@@ -297,7 +320,7 @@ class Steps:
                 "no branches",
                 help=f"write `{node.name.text} in {{ …; … }}`, or fix it with `=`",
             )
-        self.scope.unknown.add(node.name.text)
+        self.scope.break_name(node.name)
         return None
 
     def _maybe(self, node: tree.Maybe, around: Around, labels: dict[str, Span]) -> Made | None:
@@ -310,7 +333,7 @@ class Steps:
         }.get(type(inner))
         if isinstance(inner, tree.Fix) and not isinstance(inner.value, tree.Path | tree.Block):
             advice = "a fixed value is always there"
-        if isinstance(inner, tree.Vary) and isinstance(self.resolver.unfold(inner.domain), tree.AnyOrder):
+        if isinstance(inner, tree.Vary) and isinstance(self.names.unfold(inner.domain), tree.AnyOrder):
             advice = "put the order in a group: `maybe NAME = { … }`"
         if advice is not None:
             self.diagnostics.error("E505", "`maybe` cannot stand here", node.keyword, "in or out?", help=advice)
@@ -340,20 +363,22 @@ class Steps:
         return build
 
     def _repeat(self, node: tree.Repeat, around: Around, labels: dict[str, Span]) -> Made | None:
-        self._claim(labels, node.name.text, node.name.span, around)
+        self._claim(labels, node.name, around, kind="repeat")
         path = around.at(node.name.text)
         guard = self.knobs.when(node.when, around)
         outer = around.under(guard) if guard else around
         inside = outer.below(node.name.text, repeat=path)
         count: int | None = None
         knob: str | None = None
-        given = self.resolver.params.get(node.count.text) if isinstance(node.count, tree.Path) else None
+        given = self.names.params.get(node.count.text) if isinstance(node.count, tree.Path) else None
+        if given is not None:
+            self.names.symbols.table.refer(node.count.span, given.definition)
         counted = given.setting() if given is not None else None
         if node.fixed and isinstance(counted, Searched):
             knob = self._counted(node, counted.knob)
             if knob is None:
                 return None
-            if min(_ints(next(item.domain for item in self.resolver.knobs if item.path == knob))) == 0:
+            if min(_ints(next(item.domain for item in self.knobs.symbols.knobs if item.path == knob))) == 0:
                 inside = inside.under(always(Binary(operator=">=", left=KnobRef(path=knob), right=Const(value=1))))
         elif node.fixed and isinstance(counted, Computed):
             self.diagnostics.error(
@@ -367,15 +392,10 @@ class Steps:
         elif node.fixed:
             count = self._count(node)
         else:
-            domain = self.resolver.domain(node.count, COUNT)
-            if domain is not None and (domain := self._rounds(node, domain)) is not None:
-                self.knobs.add(path, "repeat", domain, "count", node.name.span, outer)
-                if min(_ints(domain)) == 0:
-                    inside = inside.under(
-                        always(Binary(operator=">=", left=KnobRef(path=path), right=Const(value=1)))
-                    )
-            else:
-                self.scope.unknown.add(node.name.text)
+            domain = self.knobs.domain(node.count, COUNT)
+            domain = self._rounds(node, domain) if domain is not None else None
+            if self.knobs.add(path, "repeat", domain, COUNT, node.name.span, outer) and min(_ints(domain)) == 0:
+                inside = inside.under(always(Binary(operator=">=", left=KnobRef(path=path), right=Const(value=1))))
         steps = self.block(node.block.statements, inside)
         return lambda: Repeat(
             path=path,
@@ -388,7 +408,7 @@ class Steps:
 
     def _counted(self, node: tree.Repeat, path: str) -> str | None:
         """The knob of a pipeline's parameter that counts the rounds; None, with its error, where it cannot."""
-        draft = next(item for item in self.resolver.knobs if item.path == path)
+        draft = next(item for item in self.knobs.symbols.knobs if item.path == path)
         if draft.dimension != "count":
             self.diagnostics.error(
                 "E302", f"the count of rounds is {SAID[draft.dimension]}", node.count.span, "not a count"
@@ -400,7 +420,7 @@ class Steps:
         return path
 
     def _count(self, node: tree.Repeat) -> int:
-        fixed = self.resolver.constant(node.count, COUNT, FIXED)
+        fixed = self.knobs.values.constant(node.count, COUNT, FIXED)
         count = fixed.value if fixed is not None else 1
         assert isinstance(count, int)
         if count < 1:
@@ -428,7 +448,7 @@ class Steps:
         return domain
 
 
-def _ints(domain: Domain) -> list[int]:
+def _ints(domain: Domain | None) -> list[int]:
     if isinstance(domain, IntDomain):
         return [domain.low, domain.high]
-    return [int(value) for value in values_of(domain) or ()]
+    return [int(value) for value in (values_of(domain) if domain is not None else None) or ()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from optlang.analysis.knobs import Around, Knobs, Later
+from optlang.analysis.declarations import Declarations
+from optlang.analysis.definitions import Definition, Kind
+from optlang.analysis.knobs import Around, Knobs, Later, always
 from optlang.analysis.lower.choices import branches_of, given
-from optlang.analysis.modules.declarations import Facts
-from optlang.analysis.modules.names import SORTS, Scope, duplicate, either, listed, only, suggestion
-from optlang.analysis.settings import poison, settings_of
+from optlang.analysis.modules.names import SORTS, Declared, Scope, duplicate, either, listed, only, suggestion
+from optlang.analysis.settings import absorb, settings_of
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import RUNTIMES, STEPS
 from optlang.diagnostics.model import Diagnostics, Label, Span
@@ -36,51 +37,38 @@ DEVICES = {
 """Devices that are not measured on, with what to do: asked for, they are told apart from misspelled ones."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """A runtime among several; `name` is where its label stands."""
+
+    name: tree.Name
+    value: tree.Path
+    settings: tree.Block | None
+    conditions: tuple[tree.Expression, ...]
+
+
 @dataclass(slots=True, eq=False)
 class Targets:
-    """Reads targets. `used` are the runtimes that were named, `spans` where each stands by its path and label."""
+    """Reads targets. `used` are the runtimes that were named."""
 
     knobs: Knobs
-    facts: Facts
-    scope: Scope
+    declarations: Declarations
     used: dict[str, Runtime] = field(default_factory=dict)
-    spans: dict[str, Span] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> Scope:
+        """What is declared and imported."""
+        return self.knobs.names.scope
 
     @property
     def diagnostics(self) -> Diagnostics:
-        """Where problems go."""
+        """Collects the problems."""
         return self.knobs.diagnostics
 
     def read(self, node: tree.Target) -> Later[Target | None]:
         """The target, with what it takes over from a declared one."""
-        statements = self._statements(node, set())
-        plain: list[tree.Statement] = []
-        runtime: tree.Fix | tree.Vary | None = None
-        has_runtime = any(
-            isinstance(item, tree.Fix | tree.Vary) and item.name.text == "runtime" for item in statements
-        )
-        for statement in statements:
-            if isinstance(statement, tree.Fix | tree.Vary):
-                name = statement.name
-                if statement.when is not None:
-                    self._conditional(name.text, statement.when.span)
-                    statement = replace(statement, when=None)
-                meant = name.text == "runtime" or (not has_runtime and self._means_runtime(name))
-                if meant and runtime is None:
-                    runtime = statement
-                    continue
-                if name.text == "shape":
-                    self.diagnostics.error(
-                        "E205",
-                        "a target has no `shape`",
-                        name.span,
-                        "inputs come from the data",
-                        help="the shape is that of the data's samples; `batch` says how many of them one call takes",
-                    )
-                    continue
-                if name.text == "device" and self._device(statement):
-                    continue
-            plain.append(statement)
+        self.knobs.label(node.name.text, Definition("target", node.name.text, node.name.span), Around())
+        runtime, plain = self._parted(self._statements(node, ()))
         around = Around(path=node.name.text)
         where = node.block.span if node.block is not None else node.span
         first = [
@@ -116,6 +104,39 @@ class Targets:
 
         return build
 
+    def _parted(
+        self, statements: list[tree.Statement]
+    ) -> tuple[tree.Fix | tree.Vary | None, list[tree.Statement]]:
+        """The statement that names the runtimes, and the others."""
+        plain: list[tree.Statement] = []
+        runtime: tree.Fix | tree.Vary | None = None
+        has_runtime = any(
+            isinstance(item, tree.Fix | tree.Vary) and item.name.text == "runtime" for item in statements
+        )
+        for statement in statements:
+            if isinstance(statement, tree.Fix | tree.Vary):
+                name = statement.name
+                if statement.when is not None:
+                    self._conditional(name.text, statement.when.span)
+                    statement = replace(statement, when=None)
+                meant = name.text == "runtime" or (not has_runtime and self._means_runtime(name))
+                if meant and runtime is None:
+                    runtime = statement
+                    continue
+                if name.text == "shape":
+                    self.diagnostics.error(
+                        "E205",
+                        "a target has no `shape`",
+                        name.span,
+                        "inputs come from the data",
+                        help="the shape is that of the data's samples; `batch` says how many of them one call takes",
+                    )
+                    continue
+                if name.text == "device" and self._device(statement):
+                    continue
+            plain.append(statement)
+        return runtime, plain
+
     def _device(self, statement: tree.Fix | tree.Vary) -> bool:
         value = statement.value if isinstance(statement, tree.Fix) else statement.domain
         if isinstance(statement, tree.Vary):
@@ -145,13 +166,13 @@ class Targets:
     def _not_yet(self, what: str, span: Span, advice: str | None = None) -> None:
         self.diagnostics.error("E106", f"{what} is not in this version", span, help=advice)
 
-    def _statements(self, node: tree.Target, seen: set[str]) -> list[tree.Statement]:
+    def _statements(self, node: tree.Target, seen: tuple[Declared, ...]) -> list[tree.Statement]:
         # What the target says itself takes the place of what its base says under the same name.
         found: dict[str, tree.Statement] = {}
         if node.base is not None:
             base = self.scope.find(node.base)
-            if base is None and not self.scope.silent(node.base):
-                self.scope.missed(node.base.text, self.scope.names("target"))
+            if base is None and not self.scope.absorbs(node.base):
+                self.scope.missed(node.base, self.scope.names("target"))
                 self.diagnostics.error(
                     "E201",
                     f"unknown target `{node.base.text}`",
@@ -162,8 +183,8 @@ class Targets:
                 )
             elif base is not None and not isinstance(base.node, tree.Target):
                 self.diagnostics.error("E201", f"`{node.base.text}` is {SORTS[base.sort]}, no target", node.base.span)
-            elif base is not None and isinstance(base.node, tree.Target) and base.qualified not in seen:
-                for item in self._statements(base.node, seen | {base.qualified}):
+            elif base is not None and isinstance(base.node, tree.Target) and base not in seen:
+                for item in self._statements(base.node, (*seen, base)):
                     assert isinstance(item, tree.Fix | tree.Vary)
                     found[item.name.text] = item
         own: dict[str, Span] = {}
@@ -207,7 +228,7 @@ class Targets:
                 )
             return []
         path = around.at("runtime")
-        self.spans[path] = statement.name.span
+        self._label(path, "setting", statement.name, around)
         if isinstance(statement, tree.Fix):
             if not isinstance(statement.value, tree.Path) or statement.value.text == "none":
                 advice = "`runtime in {…}` searches among several" if isinstance(statement.value, tree.Block) else None
@@ -216,10 +237,10 @@ class Targets:
                 )
                 return []
             label = statement.value.parts[-1].text
-            self.spans[f"{path}.{label}"] = statement.value.span
+            self._label(f"{path}.{label}", "word", statement.value.parts[-1], around)
             use = self._use(label, statement.value, statement.block, path, around.below("runtime"))
             return [use] if use is not None else []
-        domain = self.knobs.resolver.unfold(statement.domain)
+        domain = self.knobs.names.unfold(statement.domain)
         if not isinstance(domain, tree.Block):
             self.diagnostics.error(
                 "E302",
@@ -232,49 +253,16 @@ class Targets:
         return self._choice(domain, path, statement.name.span, around)
 
     def _choice(self, block: tree.Block, path: str, span: Span, around: Around) -> list[Later[RuntimeUse | None]]:
-        kept: list[tuple[str, tree.Path, tree.Block | None]] = []
-        labels: dict[str, Span] = {}
-        whens: dict[str, tuple[tree.Expression, ...]] = {}
         items = list(branches_of(block))
+        kept: dict[str, _Branch] = {}
         for item, conditions in items:
-            value = item.value if isinstance(item, tree.Element | tree.Fix) else None
-            if (
-                not isinstance(item, tree.Element | tree.Fix)
-                or not isinstance(value, tree.Path)
-                or value.text == "none"
-            ):
-                if isinstance(item, tree.Maybe):
-                    self.diagnostics.error(
-                        "E505",
-                        "`maybe` cannot stand in a choice",
-                        item.keyword,
-                        "already a choice",
-                        help="take `maybe` away",
-                    )
-                else:
-                    self.diagnostics.error(
-                        "E302",
-                        "a runtime is expected",
-                        item.span,
-                        "not a runtime",
-                        help=f"runtimes are {listed(name for name in self.scope.names('runtime') if '.' not in name)}",
-                    )
-                continue
-            name = item.name if isinstance(item, tree.Fix) else value.parts[-1]
-            if name.text in labels:
-                self.diagnostics.error(
-                    "E405",
-                    f"`{name.text}` is listed twice",
-                    name.span,
-                    "the second time",
-                    labels=(Label(labels[name.text], "the first time"),),
-                    help=f"take one away, or give it a label of its own: `NAME = {value.text}`",
-                )
-                continue
-            labels[name.text] = name.span
-            self.spans[f"{path}.{name.text}"] = name.span
-            whens[name.text] = conditions
-            kept.append((name.text, value, item.block))
+            branch = self._branch(item, conditions)
+            if branch is not None and branch.name.text in kept:
+                self._twice(branch, kept[branch.name.text])
+            elif branch is not None:
+                kept[branch.name.text] = branch
+                whole = branch.value.span if isinstance(item, tree.Element) else None
+                self._label(f"{path}.{branch.name.text}", "step", branch.name, around, whole)
         if not kept:
             if not items:
                 self.diagnostics.error("E505", "a choice without runtimes", block.span, "nothing to choose from")
@@ -282,29 +270,59 @@ class Targets:
         if len(kept) == 1 and len(items) == 1:
             self.diagnostics.error(
                 "E505",
-                f"a choice with one branch, `{kept[0][0]}`",
+                f"a choice with one branch, `{next(iter(kept))}`",
                 block.span,
                 "nothing to choose from",
-                help=f"fix it: `runtime = {kept[0][0]}`",
+                help=f"fix it: `runtime = {next(iter(kept))}`",
             )
-        only = given({label: self.knobs.branch(nodes, around) for label, nodes in whens.items()})
-        domain = SetDomain(values=tuple(label for label, _, _ in kept))
-        self.knobs.add(path, "runtime", domain, "name", span, around, only=only)
+        only = given({label: self.knobs.branch(branch.conditions, around) for label, branch in kept.items()})
+        self.knobs.add(path, "runtime", SetDomain(values=tuple(kept)), "name", span, around, only=only)
         made = []
-        for label, value, settings in kept:
+        for label, branch in kept.items():
             condition = Binary(operator="==", left=KnobRef(path=path), right=Const(value=label))
-            inside = replace(around, path=path).below(label, lambda condition=condition: condition)  # type: ignore[misc]
-            use = self._use(label, value, settings, f"{path}.{label}", inside)
+            inside = replace(around, path=path).below(label, always(condition))
+            use = self._use(label, branch.value, branch.settings, f"{path}.{label}", inside)
             if use is not None:
                 made.append(use)
         return made
+
+    def _branch(self, item: tree.Statement, conditions: tuple[tree.Expression, ...]) -> _Branch | None:
+        """A runtime among several; None where it is none, which is reported."""
+        value = item.value if isinstance(item, tree.Element | tree.Fix) else None
+        if isinstance(item, tree.Element | tree.Fix) and isinstance(value, tree.Path) and value.text != "none":
+            name = item.name if isinstance(item, tree.Fix) else value.parts[-1]
+            return _Branch(name, value, item.block, conditions)
+        if isinstance(item, tree.Maybe):
+            self.diagnostics.error(
+                "E505", "`maybe` cannot stand in a choice", item.keyword, "already a choice", help="take `maybe` away"
+            )
+            return None
+        known = listed(name for name in self.scope.names("runtime") if "." not in name)
+        self.diagnostics.error(
+            "E302", "a runtime is expected", item.span, "not a runtime", help=f"runtimes are {known}"
+        )
+        return None
+
+    def _twice(self, branch: _Branch, first: _Branch) -> None:
+        label = branch.name.text
+        self.diagnostics.error(
+            "E405",
+            f"`{label}` is listed twice",
+            branch.name.span,
+            "the second time",
+            labels=(Label(first.name.span, "the first time"),),
+            help=f"take one away, or give it a label of its own: `NAME = {branch.value.text}`",
+        )
+
+    def _label(self, path: str, kind: Kind, name: tree.Name, around: Around, whole: Span | None = None) -> None:
+        self.knobs.label(path, Definition(kind, name.text, name.span, whole, fixed=kind != "step"), around)
 
     def _use(
         self, label: str, path: tree.Path, block: tree.Block | None, at: str, around: Around
     ) -> Later[RuntimeUse | None] | None:
         declared = self.scope.find(path)
         if declared is None or declared.sort != "runtime":
-            poison(self.scope, block)
+            absorb(self.knobs, block, around)
             if declared is not None:
                 self.diagnostics.error(
                     "E201",
@@ -313,9 +331,9 @@ class Targets:
                     "not a runtime",
                     help="steps stand in `steps { … }`" if declared.sort == "technique" else None,
                 )
-            elif not self.scope.silent(path):
+            elif not self.scope.absorbs(path):
                 names = self.scope.names("runtime")
-                self.scope.missed(path.text, names)
+                self.scope.missed(path, names)
                 known = listed(name for name in names if "." not in name)
                 self.diagnostics.error(
                     "E201",
@@ -326,12 +344,12 @@ class Targets:
                     fix=only(path.span, path.text, names),
                 )
             return None
-        runtime = self.facts.runtime(declared)
+        runtime = self.declarations.runtime(declared)
         if declared.incomplete:
-            poison(self.scope, block)
+            absorb(self.knobs, block, around)
             return None
         self.used[runtime.name] = runtime
-        settings = settings_of(self.knobs, f"`{path.text}`", runtime.params, block, around, path.span)
+        settings = settings_of(self.knobs, f"`{path.text}`", runtime.params, block, around, path.span, declared)
         return lambda: RuntimeUse(path=at, label=label, runtime=runtime.name, settings=settings())
 
 

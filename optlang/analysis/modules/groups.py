@@ -94,9 +94,9 @@ class _Collected:
         scope = self.scope_of(self.declared)
         found = scope.find(path)
         if found is None:
-            if not scope.silent(path):
+            if not scope.absorbs(path):
                 options = scope.names("params")
-                scope.missed(path.text, options)
+                scope.missed(path, options)
                 self.diagnostics.error(
                     "E201", f"unknown group of parameters `{path.text}`", path.span,
                     "not declared in this file or the standard library",
@@ -125,12 +125,14 @@ class _Collected:
     def _changes(self, group: Declared, use: tree.Use) -> dict[str, tree.Change]:
         """What is changed of the group's parameters, by their names."""
         changes: dict[str, tree.Change] = {}
-        known = [member.node.name.text for member in group.members]
+        known = {member.node.name.text: member for member in group.members}
+        table = self.scope_of(self.declared).table
         for item in use.changes.items if use.changes is not None else ():
             name = item.name.text
             if name in changes:
                 duplicate(self.diagnostics, name, item.name.span, changes[name].name.span, "keep one of them")
             elif name in known:
+                table.refer(item.name.span, known[name].definition(group))
                 changes[name] = item
             elif not group.incomplete:
                 self.diagnostics.error(

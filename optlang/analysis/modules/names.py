@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from optlang.analysis.definitions import Definition, SymbolTable
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import SETTINGS, VALUES, Words
 from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
@@ -19,20 +20,16 @@ from optlang.syntax import tree
 Sort = Literal["technique", "pipeline", "runtime", "model", "data", "target", "metric", "let", "params"]
 Item: TypeAlias = "tree.Declaration | tree.Target | tree.Metric | tree.Let"
 
-RESERVED = frozenset(
-    {"when", "maybe", "repeat", "any", "none", "true", "false", "and", "or", "not", "in", "log", "step"}
-)
-"""Words with a meaning of their own: they name nothing."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Declared:
-    """One declaration: what it is, its name qualified by its module, and its node."""
+    """One declaration: what it is, its name qualified by its module, its node, and the definition of its name."""
 
     sort: Sort
     name: str
     module: Module
     node: Item = field(repr=False)
+    definition: Definition = field(repr=False)
 
     @property
     def qualified(self) -> str:
@@ -46,7 +43,7 @@ class Declared:
 
     @property
     def incomplete(self) -> bool:
-        """Whether a group is used that is not known, so that there may be more parameters."""
+        """Whether a parameter, or a group of them, could not be read, so that there may be more parameters."""
         return self.name in self.module.incomplete
 
 
@@ -61,6 +58,12 @@ class Member:
     at: Span
     group: Declared | None = None
     change: tree.Change | None = None
+
+    def definition(self, declared: Declared) -> Definition:
+        """The definition of its name. Python code knows the parameters of a technique by name, so these are fixed."""
+        name = self.node.name
+        fixed = self.group is not None or declared.sort != "pipeline"
+        return Definition("parameter", name.text, name.span, fixed=fixed)
 
 
 @dataclass(slots=True, eq=False)
@@ -94,35 +97,45 @@ class Scope:
 
     own: Module
     library: Mapping[str, Module]
+    table: SymbolTable = field(default_factory=SymbolTable)
     modules: dict[str, Module] = field(default_factory=dict)
     taken: dict[str, Declared] = field(default_factory=dict)
     python: dict[str, PythonModule] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    unknown: set[str] = field(default_factory=set)
-    """Names that something else was already said about: a second report would only repeat the first."""
+    imports: dict[str, Definition] = field(default_factory=dict)
+    """What the file imports, by the names that it has here."""
+    broken: dict[str, Definition] = field(default_factory=dict)
+    """Names of what could not be read, which is reported: what refers to them means something, and is not reported."""
+    meant: set[str] = field(default_factory=set)
+    """What names that mean nothing were probably to be: these count as used."""
 
-    def find(self, path: tree.Path) -> Declared | None:
-        """What `path` names, or None."""
-        parts = [part.text for part in path.parts]
+    def lookup(self, path: tree.Path) -> Declared | None:
+        """What `path` would name, or None; enters no reference."""
+        parts = path.parts
         if len(parts) == 2:
-            module = self.modules.get(parts[0])
-            if module is not None:
-                self.used.add(parts[0])
-                return module.declared.get(parts[1])
-            library = self.library.get(parts[0])
-            return library.declared.get(parts[1]) if library is not None else None
+            module = self.module_of(parts[0].text)
+            return module.declared.get(parts[1].text) if module is not None else None
         if len(parts) != 1:
             return None
-        name = parts[0]
-        if name in self.own.declared:
-            return self.own.declared[name]
-        if name in self.taken:
-            self.used.add(name)
-            return self.taken[name]
-        for library in self.library.values():
-            if name in library.declared:
-                return library.declared[name]
-        return None
+        name = parts[0].text
+        found = self.own.declared.get(name) or self.taken.get(name)
+        if found is not None:
+            return found
+        return next((module.declared[name] for module in self.library.values() if name in module.declared), None)
+
+    def find(self, path: tree.Path) -> Declared | None:
+        """What `path` names, or None; enters the reference."""
+        found = self.lookup(path)
+        first = path.parts[0]
+        if first.text in self.imports and (len(path.parts) > 1 or found is self.taken.get(first.text)):
+            self.table.refer(first.span, self.imports[first.text])
+        if found is not None:
+            self.table.refer(path.parts[-1].span, found.definition)
+        return found
+
+    def break_name(self, name: tree.Name) -> None:
+        """Define a name of what could not be read."""
+        definition = self.table.define(Definition("setting", name.text, name.span, fixed=True, broken=True))
+        self.broken.setdefault(name.text, definition)
 
     def module_of(self, name: str) -> Module | None:
         """The module that `name` means, an imported one before the standard library's."""
@@ -140,15 +153,16 @@ class Scope:
                     found += [item.name, f"{module.name}.{item.name}"]
         return found
 
-    def missed(self, word: str, options: Iterable[str]) -> None:
-        """Count what `word` was probably to name as used: the slip is told, and not that nothing names it."""
-        meant = closest(word, options)
+    def missed(self, path: tree.Path, options: Iterable[str]) -> None:
+        """Enter a name that means nothing. What it was probably to be counts as used: only the slip is reported."""
+        self.table.refer(path.span, None)
+        meant = closest(path.text, options)
         if meant is not None:
-            self.used |= {meant, meant.partition(".")[0]}
+            self.meant |= {meant, meant.partition(".")[0]}
 
-    def silent(self, path: tree.Path) -> bool:
-        """Whether something was already said about a part of `path`."""
-        return any(part.text in self.unknown for part in path.parts)
+    def absorbs(self, path: tree.Path) -> bool:
+        """Whether a part of `path` names what could not be read, which is reported already."""
+        return any(part.text in self.broken for part in path.parts)
 
 
 SORTS: dict[Sort, str] = {
@@ -190,7 +204,8 @@ def collect(module: Module, file: tree.File, diagnostics: Diagnostics) -> None:
             first = name_of(module.declared[name].node)[1]
             duplicate(diagnostics, name, span, first)
             continue
-        module.declared[name] = Declared(sort_of(item), name, module, item)
+        definition = Definition("declaration", name, span, fixed=True)
+        module.declared[name] = Declared(sort_of(item), name, module, item, definition)
 
 
 def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help: str | None = None) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from importlib.util import decode_source
 from pathlib import Path
 
-from optlang.analysis.modules.names import listed
+from optlang.analysis.modules.names import listed, suggestion
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.diagnostics.suggest import closest
+from optlang.workload.sources import exists, file_of
 
 LARGEST = 1024 * 1024
 """How many bytes a Python file may have that is read for its functions; torch's longest has half of it."""
@@ -97,6 +98,70 @@ def text_of(path: Path) -> str:
     if len(data) > LARGEST:
         raise ValueError(f"it has more than {LARGEST:,} bytes")
     return decode_source(data)
+
+
+def read_python(diagnostics: Diagnostics, source: str, folder: Path, span: Span, *, installed: bool) -> str | None:
+    """The text of a Python file or module; None, with E203, E701 or E703, where there is none.
+
+    `installed` says that an installed distribution's module names it, which has no file next to it.
+    """
+    path = _located(diagnostics, source, folder, span, installed=installed)
+    if path is None:
+        return None
+    try:
+        return text_of(path)
+    except (OSError, UnicodeError, SyntaxError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        diagnostics.error(
+            "E701", f"`{source}` cannot be read", span, reason or "no text", help="correct it, or name another file"
+        )
+        return None
+
+
+def _located(diagnostics: Diagnostics, source: str, folder: Path, span: Span, *, installed: bool) -> Path | None:
+    """The file that `source` names; None, with E203 or E703, where there is none."""
+    if source.endswith(".py") or "/" in source or "\\" in source:
+        if installed:
+            diagnostics.error(
+                "E703",
+                f"`{source}` is a file, and this module is an installed one's",
+                span,
+                "not in the study's folder",
+                help='name the installed Python module: `"package.module:object"`',
+            )
+            return None
+        path = inside(folder, source)
+        if path is None:
+            diagnostics.error(
+                "E703",
+                f"`{source}` lies outside the study's folder",
+                span,
+                "not read",
+                help="move the file into the study's folder, or install it and import it by its module's name",
+            )
+            return None
+        if not exists(path):
+            files = [file.name for file in sorted(folder.glob("*.py"))]
+            diagnostics.error(
+                "E203",
+                f"there is no file `{source}` in the study's folder",
+                span,
+                "not found",
+                help=suggestion(source, files, "the path is relative to the study's folder"),
+            )
+            return None
+    else:
+        path = file_of(source)
+        if path is None:
+            diagnostics.error(
+                "E203",
+                f"there is no installed module `{source}`",
+                span,
+                "not found",
+                help='install it, or name a file of the folder: `import python "models.py" as mine`',
+            )
+            return None
+    return path
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -1,0 +1,89 @@
+"""E5: steps and runtimes that can never be taken, or never win."""
+
+from __future__ import annotations
+
+from optlang.analysis.conditions import value_of
+from optlang.analysis.lower.study import ReadStudy
+from optlang.diagnostics.model import Label
+from optlang.plan.domains import contains
+from optlang.plan.expressions import Const, KnobRef, outcomes
+from optlang.plan.model import Models, Setting, applies
+from optlang.space.combinations import Index
+from optlang.space.compatibility import label_of
+
+_NEVER = {
+    "E501": "needs a GPU, and the target has none",
+    "E502": "stands where it can never be",
+    "E503": "is excluded by what always stands beside it",
+    "E504": "is never available here",
+    "E506": "comes after the model has its final form",
+    "E508": "never gets a model that it can take",
+}
+_TURNED = {
+    **_NEVER,
+    "E506": "gives the model its final form before another step",
+    "E508": "leaves a form that the step after it cannot take",
+}
+_WAY_OUT = {
+    "E501": "take it away, or measure on a target with a GPU (`device = cuda`)",
+    "E502": "change the order of the two",
+    "E503": "make them two branches of a choice: `NAME in { …; … }`",
+    "E504": "choose among runtimes that can run it, or take it away",
+    "E506": "the step that gives the model its final form comes last",
+    "E508": "change the order of the two, or take one of them away",
+}
+
+
+def can_be_taken(study: ReadStudy) -> None:
+    """E501, E502, E503, E504, E506, E508: every step and every runtime can be taken in some combination."""
+    if study.feasible is None:
+        return
+    for conflict in study.feasible.never:
+        span = study.spans[conflict.path]
+        other = study.spans.get(conflict.other) if conflict.other is not None else None
+        study.diagnostics.error(
+            conflict.code,
+            f"`{label_of(conflict.path)}` {(_TURNED if conflict.turned else _NEVER)[conflict.code]}",
+            span,
+            conflict.reason,
+            labels=(Label(other, f"`{label_of(conflict.other or '')}`"),)
+            if other is not None and other != span
+            else (),
+            help=_WAY_OUT[conflict.code],
+        )
+
+
+def can_win(study: ReadStudy) -> None:
+    """W509: float16 on a CPU is correct, and never a win.
+
+    A technique makes it where its traits say so, or where a setting of it is, or may be, the word `float16`.
+    """
+    uses = [use for target in study.targets for use in target.runtimes]
+    if any(target.device != "cpu" for target in study.targets):
+        return
+    for step in applies(study.steps):
+        # What a runtime makes of it itself is for that runtime's hardware, which may be another than this.
+        if any(study.facts.runtimes[use.runtime].carries_out(step.technique) for use in uses):
+            continue
+        traits = study.facts.techniques[step.technique].traits
+        if "float16" in traits or any(_float16(setting, study.index) for setting in step.settings.values()):
+            study.diagnostics.warn(
+                "W509",
+                f"`{label_of(step.path)}` wins no time here",
+                study.spans[step.path],
+                "float16 is slower than float32 on a CPU, and saves bytes only",
+                help="use int8 there, or another target; bfloat16 wins only on processors that have it",
+            )
+
+
+def _float16(setting: Setting, index: Index) -> bool:
+    """Whether the setting may be float16."""
+    if isinstance(setting, Models):
+        return False
+    for item in outcomes(value_of(setting)):
+        match item:
+            case Const(value="float16"):
+                return True
+            case KnobRef(path=path) if path in index.by_path and contains(index.by_path[path].domain, "float16"):
+                return True
+    return False

@@ -1,0 +1,90 @@
+"""`metric` → the metrics that goals and requirements can name: those that optlang measures, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from optlang.analysis.definitions import Definition
+from optlang.analysis.modules.names import Scope, duplicate, listed, only, suggestion
+from optlang.analysis.symbols import Symbols
+from optlang.diagnostics.model import Diagnostics, Span
+from optlang.plan.model import Metric
+from optlang.plan.units import TYPES
+from optlang.syntax import tree
+
+NO_METRIC = ("name", "names", "string", "bool", "model", "models")
+
+MEASURED = frozenset(
+    {
+        "size",
+        "size.compressed",
+        "size.weights",
+        "latency.p50",
+        "latency.p90",
+        "latency.p95",
+        "latency.p99",
+        "latency.mean",
+        "throughput",
+        "memory.peak",
+        "load_time",
+        "compile_time",
+        "parameters",
+        "macs",
+        "sparsity",
+        "quantized",
+        "halved",
+    }
+)
+"""What optlang measures by itself; every other metric is the task's."""
+
+
+def metrics_of(
+    scope: Scope, nodes: Iterable[tree.Metric], symbols: Symbols, diagnostics: Diagnostics
+) -> dict[str, Metric]:
+    """The metrics of the standard library, of the file and of the study (`nodes`); E202 where a name comes twice."""
+    found: dict[str, Metric] = {}
+    for module in scope.library.values():
+        for item in module.declared.values():
+            if isinstance(item.node, tree.Metric):
+                metric = metric_of(item.node, diagnostics, own=False)
+                assert metric is not None
+                found[metric.name] = metric
+                symbols.metrics[metric.name] = item.definition
+    first: dict[str, Span] = {}
+    own = [item.node for item in scope.own.declared.values() if isinstance(item.node, tree.Metric)]
+    for node in (*own, *nodes):
+        name = node.path.text
+        if name in first:
+            duplicate(diagnostics, name, node.path.span, first[name])
+            continue
+        first[name] = node.path.span
+        metric = metric_of(node, diagnostics, own=True)
+        symbols.metrics[name] = symbols.table.define(Definition("metric", name, node.path.span, fixed=True))
+        if metric is None:
+            scope.break_name(tree.Name(node.path.span, name))
+        else:
+            found[name] = metric
+    return found
+
+
+def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metric | None:
+    """The facts of a metric; the user's own are the task's."""
+    dimension = TYPES.get(node.type.text)
+    if dimension is None or dimension in NO_METRIC:
+        types = [name for name in TYPES if name not in NO_METRIC]
+        diagnostics.error(
+            "E201",
+            f"a metric cannot be of type `{node.type.text}`",
+            node.type.span,
+            help=suggestion(node.type.text, types, f"it is one of {listed(types)}"),
+            fix=only(node.type.span, node.type.text, types),
+        )
+        return None
+    name = node.path.text
+    return Metric(
+        name=name,
+        dimension=dimension,
+        direction=node.direction,
+        task=own or name not in MEASURED,
+        help=node.help.value if node.help else "",
+    )
