@@ -1,7 +1,7 @@
 """What libraries read from the whole process, changed for the length of a block and restored after it, also on errors.
 
-Builds run in a worker, and what they need of these would be lost to its next trial, or to the program that calls a
-technique itself. A process of their own would cost each build an import of torch and of the library, 3 to 6 seconds.
+Builds run in a worker, whose next trial would find what they have left, as would a program that calls a technique
+itself. A process of its own would cost each build an import of torch and of the library, 6 seconds and more.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from optlang.interfaces import Factory, ModelState, Refusal
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import OPSET, export
 from optlang.workload.imports import UserCodeError
+from optlang.workload.model import make
 from optlang.workload.model.call import call
 
 pytestmark = pytest.mark.slow
@@ -113,8 +114,8 @@ def study(tmp_path):
 
 
 def exported(name, study, tmp_path, factory="rows"):
-    make = Factory("mine.py:make", {"name": name})
-    state = ModelState("module", make.make(make, study), make)
+    network = Factory("mine.py:make", {"name": name})
+    state = ModelState("module", make.make(network, study), network)
     data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(state.model)
     path = tmp_path / f"{name}.onnx"
     export(state, data, path, study)
@@ -201,8 +202,8 @@ def test_other_forms_are_refused(study, tmp_path):
 
 
 def test_export_leaves_the_module_and_the_process_as_they_were(study, tmp_path):
-    make = Factory("mine.py:make", {"name": "Encoder"})
-    state = ModelState("module", make.make(make, study).train(), make)
+    network = Factory("mine.py:make", {"name": "Encoder"})
+    state = ModelState("module", make.make(network, study).train(), network)
     data = data_module.load(Factory("mine.py:rows"), study).bind(state.model)
     torch.backends.mha.set_fastpath_enabled(True)
     with warnings.catch_warnings():
@@ -220,8 +221,8 @@ def test_a_refused_export_prints_nothing(study, tmp_path):
         from optlang.workload.model import make
         from optlang.workload.model.call import call
         from optlang.workload.export import onnx as onnx_export
-        study, make = Path({str(study)!r}), Factory("mine.py:make", {{"name": "Spectrum"}})
-        state = ModelState("module", make.make(make, study), make)
+        study, network = Path({str(study)!r}), Factory("mine.py:make", {{"name": "Spectrum"}})
+        state = ModelState("module", make.make(network, study), network)
         given = data.load(Factory("mine.py:rows"), study).bind(state.model)
         try:
             onnx_export.export(state, given, study / "x.onnx", study)

@@ -97,9 +97,9 @@ def study(tmp_path):
 
 
 def exported(name, study, folder, factory="rows", mode="trace", fold=True, dtype=None):
-    make = Factory("mine.py:make", {"name": name})
-    module = make.make(make, study)
-    state = ModelState("module", module.to(dtype) if dtype else module, make)
+    network = Factory("mine.py:make", {"name": name})
+    module = make.make(network, study)
+    state = ModelState("module", module.to(dtype) if dtype else module, network)
     data = data_module.load(Factory(f"mine.py:{factory}"), study).bind(state.model)
     folder.mkdir(exist_ok=True)
     path = folder / "model.pt"
@@ -248,8 +248,8 @@ def test_names_are_changed_in_a_pickle_where_they_have_a_length_before_them():
 
 
 def test_a_broken_file_is_refused(tmp_path, study):
-    make = Factory("mine.py:make", {"name": "Normed"})
-    state = ModelState("module", make.make(make, study), make)
+    network = Factory("mine.py:make", {"name": "Normed"})
+    state = ModelState("module", make.make(network, study), network)
     data = data_module.load(Factory("mine.py:rows"), study).bind(state.model)
     artifact = TorchScript().build(state, TargetSpec("here"), {}, tmp_path, data, study)
     (tmp_path / "model.pt").write_bytes(b"no graph at all")
