@@ -49,18 +49,14 @@ class Conditions:
             return None
         if param.dimension in MODELS:
             self._knobs.diagnostics.error(
-                "E302",
-                f"`{param.name}` is a model, and has no condition of its own",
-                node.span,
+                "E302", f"`{param.name}` is a model, and has no condition of its own", node.span,
                 "a model is made or not, with the step that it is for",
                 help="put the step under the condition, or write it in two branches, with the model and without",
             )
             return None
         if param.required:
             self._knobs.diagnostics.error(
-                "E205",
-                f"`{param.name}` is needed always, and this sets it sometimes",
-                node.span,
+                "E205", f"`{param.name}` is needed always, and this sets it sometimes", node.span,
                 "it has no default for where this is false",
                 help="take the condition away, or put the step under it: `STEP { … } when CONDITION`",
             )
@@ -76,10 +72,7 @@ class Conditions:
             inputs = self._knobs.names.inputs.keys() & {item.text for item in tree.paths(node)}
             if expression == NEVER and asked and not inputs and self._knobs.applied is None:
                 self._knobs.diagnostics.warn(
-                    "W409",
-                    f"`{param.name}` is never set here",
-                    node.span,
-                    "this condition is never true",
+                    "W409", f"`{param.name}` is never set here", node.span, "this condition is never true",
                     labels=tuple(
                         Label(self._spans[name], "decides it") for name in dict.fromkeys(asked) if name in self._spans
                     ),
@@ -108,10 +101,7 @@ class Conditions:
                 if name not in self._spans:
                     return Fixed(value=param.default)
                 self._knobs.diagnostics.error(
-                    "E207",
-                    f"`{name}` comes later",
-                    node.span,
-                    "named here",
+                    "E207", f"`{name}` comes later", node.span, "named here",
                     labels=(Label(self._spans[name], "set here"),),
                     help="a condition names what stands before it: change the order of the settings",
                 )

@@ -140,10 +140,7 @@ class Declarations:
                 second(self.diagnostics, "steps", other.keyword, sections[0].keyword)
             if not sections:
                 self.diagnostics.error(
-                    "E107",
-                    f"the pipeline `{declared.name}` has no steps",
-                    node.name.span,
-                    "does nothing",
+                    "E107", f"the pipeline `{declared.name}` has no steps", node.name.span, "does nothing",
                     help="add `steps { … }`",
                 )
             self._pipelines[declared] = Pipeline(declared.qualified, params, sections[0]) if sections else None
@@ -206,11 +203,8 @@ class Declarations:
                 frontier = {after for one in frontier for after in depends.get(one, ())} - reached
             if name in reached and name == min(reached & depends.keys(), key=lambda item: spans[item].start):
                 self.diagnostics.error(
-                    "E408",
-                    f"`{name}` is there on a condition that leads back to it",
-                    spans[name],
-                    "conditions in a circle",
-                    help="let one of the parameters be there always",
+                    "E408", f"`{name}` is there on a condition that leads back to it", spans[name],
+                    "conditions in a circle", help="let one of the parameters be there always",
                 )
 
     def _calls_nothing(self, declared: Declared, node: tree.Declaration, advice: str) -> None:
@@ -227,10 +221,7 @@ class Declarations:
                     self.check_calls(declared, fact.value)
                 return fact.value.value
         self.diagnostics.error(
-            "E107",
-            f"`{declared.name}` does not say what it calls",
-            node.name.span,
-            "nothing to run",
+            "E107", f"`{declared.name}` does not say what it calls", node.name.span, "nothing to run",
             help='add `calls "file.py:function"`',
         )
         return ""
@@ -245,9 +236,7 @@ class Declarations:
         for fact in node.facts:
             if isinstance(fact, tree.Section) and node.kind != "pipeline":
                 self.diagnostics.error(
-                    "E205",
-                    f"`{declared.name}` is no pipeline, and has no `{fact.kind}`",
-                    fact.keyword,
+                    "E205", f"`{declared.name}` is no pipeline, and has no `{fact.kind}`", fact.keyword,
                     help="take it away",
                 )
             if not isinstance(fact, tree.Clause):
@@ -263,11 +252,8 @@ class Declarations:
                 name = path.text
                 if words is not None and name not in words:
                     self.diagnostics.error(
-                        "E201",
-                        f"unknown word `{name}` after `{fact.keyword}`",
-                        path.span,
-                        help=suggestion(name, words, f"it is one of {listed(words)}"),
-                        fix=only(path.span, name, words),
+                        "E201", f"unknown word `{name}` after `{fact.keyword}`", path.span,
+                        help=suggestion(name, words, f"it is one of {listed(words)}"), fix=only(path.span, name, words),
                     )
                     continue
                 if fact.keyword == "performs" or (fact.keyword in ("after", "excludes") and node.kind == "technique"):

@@ -50,10 +50,7 @@ class Domains:
             case tree.AnyValue():
                 if param.domain is None:
                     self.diagnostics.error(
-                        "E302",
-                        f"`{param.name}` has no declared domain to search",
-                        node.span,
-                        "`any` of what?",
+                        "E302", f"`{param.name}` has no declared domain to search", node.span, "`any` of what?",
                         help=f"say which values: `{param.name} in {{…}}`",
                     )
                 return param.domain
@@ -72,10 +69,7 @@ class Domains:
                 return None
         if found is not None and param.domain is not None and not subset(found, param.domain):
             self.diagnostics.error(
-                "E406",
-                f"`{param.name}` is declared narrower than this",
-                node.span,
-                "not a subset of what is declared",
+                "E406", f"`{param.name}` is declared narrower than this", node.span, "not a subset of what is declared",
                 help=declared_as(param, without_percent(node, param)),
             )
             return None
@@ -86,10 +80,7 @@ class Domains:
             return
         misspelt = isinstance(node, tree.Path) and self._is_any(node, param)
         self.diagnostics.error(
-            "E302",
-            f"`{param.name} in` needs a domain, and this is a value",
-            node.span,
-            "one value",
+            "E302", f"`{param.name} in` needs a domain, and this is a value", node.span, "one value",
             help="did you mean `any`?"
             if misspelt
             else f"`=` fixes it; `{param.name} in {{{text_of(node)}, …}}` searches among several",
@@ -133,12 +124,8 @@ class Domains:
             value = scalar(constant.value, param.dimension)
             if value in seen:
                 self.diagnostics.error(
-                    "E405",
-                    f"`{show(value, param.dimension)}` is listed twice",
-                    at,
-                    "the second time",
-                    labels=(Label(read[values.index(value)][0], "the first time"),),
-                    help="take one away",
+                    "E405", f"`{show(value, param.dimension)}` is listed twice", at, "the second time",
+                    labels=(Label(read[values.index(value)][0], "the first time"),), help="take one away",
                 )
                 return None
             values.append(value)
@@ -183,9 +170,7 @@ class Domains:
                     f"{SAID[item.kind]} among {SAID[kind].removeprefix('a ')}s"
                     if kind != "bool"
                     else f"{SAID[item.kind]} among truths",
-                    at,
-                    SAID[item.kind],
-                    labels=(Label(read[0][0], SAID[kind]),),
+                    at, SAID[item.kind], labels=(Label(read[0][0], SAID[kind]),),
                     help="the values of one domain are of one kind",
                 )
                 return False
@@ -200,10 +185,7 @@ class Domains:
         if joined is None or (len(constants) == 3 and common(joined, constants[2].kind) is None):
             kinds = [SAID[item.kind] for item in constants]
             self.diagnostics.error(
-                "E404",
-                f"a range of mixed kinds: {', '.join(kinds)}",
-                node.span,
-                "both ends are of one kind",
+                "E404", f"a range of mixed kinds: {', '.join(kinds)}", node.span, "both ends are of one kind",
                 help="write the unit at each number",
             )
             return None
@@ -216,19 +198,13 @@ class Domains:
         assert isinstance(high, Decimal)
         if low > high:
             self.diagnostics.error(
-                "E401",
-                "this range is reversed",
-                node.span,
-                "ends before it begins",
+                "E401", "this range is reversed", node.span, "ends before it begins",
                 help=f"write `{text_of(node.high)} .. {text_of(node.low)}`",
             )
             return None
         if node.log and low <= 0:
             self.diagnostics.error(
-                "E402",
-                "a logarithmic range cannot reach 0",
-                node.low.span,
-                "must be above 0",
+                "E402", "a logarithmic range cannot reach 0", node.low.span, "must be above 0",
                 help="begin above 0, or leave `log` away",
             )
             return None
@@ -272,10 +248,7 @@ class Domains:
             last = low + step * int(count)
             shown = show(scalar(last, param.dimension), param.dimension)
             self.diagnostics.error(
-                "E403",
-                "this step does not reach the end of the range",
-                node.span,
-                f"the last value would be {shown}",
+                "E403", "this step does not reach the end of the range", node.span, f"the last value would be {shown}",
                 help=f"end at {shown}, or choose a step that fits",
             )
             return None

@@ -124,21 +124,14 @@ class Expressions:
     def _let(self, node: tree.Path, value: tree.Domain, place: Place) -> Typed | None:
         if node.text in self._open:
             self.diagnostics.error(
-                "E408",
-                f"`{node.text}` is defined by itself",
-                node.span,
-                "this leads back to where it began",
+                "E408", f"`{node.text}` is defined by itself", node.span, "this leads back to where it began",
                 help="give one of the names in the circle a value",
             )
             return None
         if isinstance(value, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
-                "E302",
-                f"`{node.text}` is a domain, not a value",
-                node.span,
-                "a value is expected",
-                labels=(Label(value.span, "the domain"),),
-                help=f"`in {node.text}` makes it a knob",
+                "E302", f"`{node.text}` is a domain, not a value", node.span, "a value is expected",
+                labels=(Label(value.span, "the domain"),), help=f"`in {node.text}` makes it a knob",
             )
             return None
         self._open.append(node.text)
@@ -174,10 +167,7 @@ class Expressions:
             case tree.Call():
                 if not self.names.scope.absorbs(node.path):
                     self.diagnostics.error(
-                        "E302",
-                        f"`{node.path.text}(…)` is a call, and a value is expected",
-                        node.span,
-                        "not a value",
+                        "E302", f"`{node.path.text}(…)` is a call, and a value is expected", node.span, "not a value",
                         help="a model or data set is made by `model NAME = …` or `data NAME = …`",
                     )
         return None
@@ -201,10 +191,7 @@ class Expressions:
             # `Mb` may be a megabit.
             sure = len(alike) == 1 and not re.fullmatch(r"[A-Zk]b", node.unit)
             self.diagnostics.error(
-                "E303",
-                f"unknown unit `{node.unit}`",
-                node.span,
-                "not a unit of the language",
+                "E303", f"unknown unit `{node.unit}`", node.span, "not a unit of the language",
                 help=f"did you mean `{alike[0]}`?"
                 if alike
                 else suggestion(node.unit, UNITS, f"units are {listed(UNITS, 20)}", UNIT_WORDS),
@@ -299,10 +286,7 @@ class Expressions:
             return self.expression(node, place)
         if not knob.broken and not self.names.scope.absorbs(node):
             self.diagnostics.error(
-                "E201",
-                f"`{knob.path}` is never `{node.text}`",
-                node.span,
-                "not one of its values",
+                "E201", f"`{knob.path}` is never `{node.text}`", node.span, "not one of its values",
                 labels=(Label(knob.span, "its values"),),
                 help=suggestion(node.text, options, f"it is one of {listed(options)}", VALUES),
                 fix=only(node.span, node.text, options),
@@ -416,10 +400,8 @@ class Expressions:
             if other in ("time", "bytes"):
                 advice = f"write the number with its unit: `{'2ms' if other == 'time' else '4MB'}`"
         self.diagnostics.error(
-            "E301" if numeric else "E302",
-            f"`{node.operator}` cannot join {SAID[left.kind]} and {SAID[right.kind]}",
-            node.span,
-            labels=(Label(node.left.span, SAID[left.kind]), Label(node.right.span, SAID[right.kind])),
+            "E301" if numeric else "E302", f"`{node.operator}` cannot join {SAID[left.kind]} and {SAID[right.kind]}",
+            node.span, labels=(Label(node.left.span, SAID[left.kind]), Label(node.right.span, SAID[right.kind])),
             help=advice,
         )
 

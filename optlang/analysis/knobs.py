@@ -173,10 +173,7 @@ class Knobs:
     def searched(self, span: Span, where: str) -> None:
         """E206: something searched where all is fixed."""
         self.diagnostics.error(
-            "E206",
-            f"{where} has no knobs",
-            span,
-            "a knob",
+            "E206", f"{where} has no knobs", span, "a knob",
             help="fix it with `=`; what is searched stands in `steps` and in a target",
         )
 
@@ -231,9 +228,7 @@ class Knobs:
         if ref.which == "rounds" and any(knob.path == ref.path for knob in self.symbols.knobs):
             return KnobRef(path=ref.path)
         self.diagnostics.error(
-            "E206",
-            "a branch is taken in all rounds or in none",
-            span,
+            "E206", "a branch is taken in all rounds or in none", span,
             "another in each round" if ref.which == "round" else "the same number always",
             help="put the condition behind a step: `BRANCH = { STEP when CONDITION }`",
         )
@@ -307,9 +302,7 @@ class Knobs:
             ]
             if not options:
                 self.diagnostics.error(
-                    "E202",
-                    f"the knob `{knob.path}` would take the name of another column",
-                    knob.span,
+                    "E202", f"the knob `{knob.path}` would take the name of another column", knob.span,
                     "its column in the results",
                     help="give it, or the step that it belongs to, another label: `NAME = …`",
                 )

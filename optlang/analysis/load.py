@@ -97,8 +97,7 @@ class _Loading:
             self.diagnostics.found.append(error.said)
         except RecursionError:
             self.diagnostics.found.append(Diagnostic(
-                "E105",
-                "what this file says nests deeper than can be followed",
+                "E105", "what this file says nests deeper than can be followed",
                 Label(Span(path.as_posix(), 0, 0), "somewhere in it"),
                 help="a name in it may lead back to itself, or lead through too many others: write inner parts out",
             ))
@@ -150,10 +149,7 @@ class _Loading:
             return None
         for other in studies[1:]:
             self.diagnostics.error(
-                "E202",
-                "a file holds one study",
-                other.name.span,
-                "the second",
+                "E202", "a file holds one study", other.name.span, "the second",
                 labels=(Label(studies[0].name.span, "the first"),),
                 help="give it a file of its own, and what both need a third, which they import",
             )
@@ -203,9 +199,7 @@ class _Loading:
         module, colon, name = value.value.partition(":")
         if not colon or not module or not name:
             self.diagnostics.error(
-                "E701",
-                f'`calls "{value.value}"` does not name an object',
-                value.span,
+                "E701", f'`calls "{value.value}"` does not name an object', value.span,
                 help='write `calls "file.py:function"` or `calls "package.module:object"`',
             )
             return
@@ -219,9 +213,6 @@ class _Loading:
             argument = member.node.name.text
             if argument not in signature.arguments:
                 self.diagnostics.error(
-                    "E702",
-                    f"`{name}` has no argument `{argument}`",
-                    member.at,
-                    "not one of its arguments",
+                    "E702", f"`{name}` has no argument `{argument}`", member.at, "not one of its arguments",
                     help=suggestion(argument, signature.arguments),
                 )

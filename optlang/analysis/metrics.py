@@ -73,9 +73,7 @@ def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metr
     if dimension is None or dimension in NO_METRIC:
         types = [name for name in TYPES if name not in NO_METRIC]
         diagnostics.error(
-            "E201",
-            f"a metric cannot be of type `{node.type.text}`",
-            node.type.span,
+            "E201", f"a metric cannot be of type `{node.type.text}`", node.type.span,
             help=suggestion(node.type.text, types, f"it is one of {listed(types)}"),
             fix=only(node.type.span, node.type.text, types),
         )

@@ -25,9 +25,7 @@ def declare(values: Values, node: tree.Param | tree.Input) -> Param | None:
     if dimension is None:
         meant = closest(node.type.text, TYPES)
         values.diagnostics.error(
-            "E201",
-            f"unknown type `{node.type.text}`",
-            node.type.span,
+            "E201", f"unknown type `{node.type.text}`", node.type.span,
             help=f"did you mean `{meant}`?" if meant else f"types are {listed(TYPES, 20)}",
             fix=only(node.type.span, node.type.text, TYPES),
         )
@@ -92,10 +90,7 @@ def _declared_model(values: Values, node: tree.Param, bare: Param, advice: str |
     if wrong is None or (node.domain is None and isinstance(wrong, tree.Path) and wrong.text == "none"):
         return bare.model_copy(update={"required": node.default is None})
     values.diagnostics.error(
-        "E302",
-        f"`{bare.name}` is {SAID[bare.dimension]}, which a study names",
-        wrong.span,
-        "declared nowhere",
+        "E302", f"`{bare.name}` is {SAID[bare.dimension]}, which a study names", wrong.span, "declared nowhere",
         help=advice or f"write `param {bare.name}: {node.type.text} = none`, or no default where it must be given",
     )
     return None
@@ -105,11 +100,8 @@ def _outside(diagnostics: Diagnostics, name: str, node: tree.Param | tree.Input,
     assert node.default is not None
     assert node.domain is not None
     diagnostics.error(
-        "E407",
-        f"the default of `{name}` is outside its domain",
-        node.default.span,
-        f"not in {show_domain(domain, TYPES[node.type.text])}",
-        labels=(Label(node.domain.span, "what is allowed"),),
+        "E407", f"the default of `{name}` is outside its domain", node.default.span,
+        f"not in {show_domain(domain, TYPES[node.type.text])}", labels=(Label(node.domain.span, "what is allowed"),),
         help="choose a default that is allowed, or allow more",
     )
 

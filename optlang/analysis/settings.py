@@ -133,10 +133,7 @@ class _Settings:
                 scope.break_name(tree.Name(name.span, meant))
                 self._written.setdefault(meant, _Written(name.span, _nothing, broken=True))
         self._knobs.diagnostics.error(
-            "E205",
-            f"{self._said} has no parameter `{name.text}`",
-            name.span,
-            "not declared",
+            "E205", f"{self._said} has no parameter `{name.text}`", name.span, "not declared",
             fix=only(name.span, name.text, declared),
             help=suggestion(
                 name.text, declared, f"it has {listed(declared)}" if declared else "it has none", SETTINGS
@@ -166,10 +163,7 @@ class _Settings:
     def _fixed(self, statement: tree.Fix, param: Param) -> Later[Setting | None]:
         if statement.block is not None:
             self._knobs.diagnostics.error(
-                "E302",
-                f"`{param.name}` is a value without settings",
-                statement.block.span,
-                "settings of what?",
+                "E302", f"`{param.name}` is a value without settings", statement.block.span, "settings of what?",
                 help="take the braces away",
             )
         place = self._place("here" if self._around.fixed is not None else f"`{param.name}`")
@@ -181,11 +175,7 @@ class _Settings:
         name, path = statement.name, self._around.at(param.name)
         if param.dimension in UNSEARCHED and param.domain is None:
             self._knobs.diagnostics.error(
-                "E302",
-                f"`{name.text}` cannot be searched",
-                statement.span,
-                "a knob",
-                help=UNSEARCHED[param.dimension],
+                "E302", f"`{name.text}` cannot be searched", statement.span, "a knob", help=UNSEARCHED[param.dimension],
             )
             return None
         domain = self._knobs.domain(statement.domain, param, statement.keyword)
@@ -236,10 +226,7 @@ class _Settings:
         sure = self._whole and param.when is not None and all(name in found for name in _named(param.when))
         if written is not None and self._knobs.applied is None and sure:
             self._knobs.diagnostics.warn(
-                "W409",
-                f"`{param.name}` is never used here",
-                written.span,
-                "its condition is never true",
+                "W409", f"`{param.name}` is never used here", written.span, "its condition is never true",
                 help="take it away, or change what it depends on",
             )
 

@@ -245,10 +245,7 @@ class Namespace:
         matches = self.symbols.named(path.text, self.under)
         if len(matches) > 1:
             self.diagnostics.error(
-                "E202",
-                f"`{path.text}` could be any of {len(matches)} knobs",
-                path.span,
-                "say which",
+                "E202", f"`{path.text}` could be any of {len(matches)} knobs", path.span, "say which",
                 help="write " + " or ".join(f"`{knob.path}`" for knob in matches),
             )
             return self._broken(path)
@@ -257,10 +254,7 @@ class Namespace:
         self.refer_knob(path, matches[0])
         if place.before is not None and matches[0].index >= place.before:
             self.diagnostics.error(
-                "E207",
-                f"`{path.text}` comes later",
-                path.span,
-                "not decided yet here",
+                "E207", f"`{path.text}` comes later", path.span, "not decided yet here",
                 labels=(Label(matches[0].span, "decided here"),),
                 help="a condition may name only what stands before it: move this, or turn the condition round",
             )
@@ -354,12 +348,8 @@ class Namespace:
             self._no_metric(node, options)
             return
         self.diagnostics.error(
-            "E201",
-            f"unknown name `{node.text}`",
-            node.span,
-            "nothing here has this name",
-            help=suggestion(node.text, options, self._known_names(place)),
-            fix=only(node.span, node.text, options),
+            "E201", f"unknown name `{node.text}`", node.span, "nothing here has this name",
+            help=suggestion(node.text, options, self._known_names(place)), fix=only(node.span, node.text, options),
         )
 
     def _no_metric(self, node: tree.Path, options: list[str]) -> None:

@@ -49,12 +49,8 @@ class Values:
         """
         if isinstance(node, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
-                "E302",
-                f"`{param.name} =` fixes one value, and this is a domain",
-                node.span,
-                "a domain",
-                help=f"`in` searches: `{param.name} in …`",
-                fix=Fix(sign, "in") if sign is not None else None,
+                "E302", f"`{param.name} =` fixes one value, and this is a domain", node.span, "a domain",
+                help=f"`in` searches: `{param.name} in …`", fix=Fix(sign, "in") if sign is not None else None,
             )
             return None
         if isinstance(node, tree.Path):
@@ -88,11 +84,8 @@ class Values:
         value = value_of(constant, param.dimension)
         if param.domain is not None and not contains(param.domain, value):
             self.diagnostics.error(
-                "E406",
-                f"`{param.name}` cannot be {show(value, param.dimension)}",
-                node.span,
-                "outside what is declared",
-                help=declared_as(param, without_percent(node, param)),
+                "E406", f"`{param.name}` cannot be {show(value, param.dimension)}", node.span,
+                "outside what is declared", help=declared_as(param, without_percent(node, param)),
                 fix=_percent(node, param),
             )
             return None
@@ -110,11 +103,8 @@ class Values:
                 wrong = "" if subset(knob.domain, param.domain) else show_domain(knob.domain, knob.dimension)
             if wrong:
                 self.diagnostics.error(
-                    "E406",
-                    f"`{param.name}` is declared narrower than this",
-                    span,
-                    f"{wrong} where its condition says so",
-                    help=declared_as(param),
+                    "E406", f"`{param.name}` is declared narrower than this", span,
+                    f"{wrong} where its condition says so", help=declared_as(param),
                 )
                 return False
         return True
@@ -129,11 +119,8 @@ class Values:
         knob = next(item for item in self.names.symbols.knobs if item.path == setting.knob)
         if param.domain is not None and not subset(knob.domain, param.domain):
             self.diagnostics.error(
-                "E406",
-                f"`{param.name}` is declared narrower than this",
-                node.span,
-                f"{show_domain(knob.domain, knob.dimension)} here",
-                labels=(Label(knob.span, "searched here"),),
+                "E406", f"`{param.name}` is declared narrower than this", node.span,
+                f"{show_domain(knob.domain, knob.dimension)} here", labels=(Label(knob.span, "searched here"),),
                 help=declared_as(param),
             )
         return setting
@@ -178,10 +165,7 @@ class Values:
             return
         options = [str(value) for value in values_of(param.domain) or ()] if param.domain is not None else []
         self.diagnostics.error(
-            "E406",
-            f"`{param.name}` cannot be `{node.text}`",
-            node.span,
-            "outside what is declared",
+            "E406", f"`{param.name}` cannot be `{node.text}`", node.span, "outside what is declared",
             help=suggestion(node.text, options, f"it is one of {listed(options)}", VALUES),
             fix=only(node.span, node.text, options),
         )
@@ -193,9 +177,7 @@ class Values:
             advice = _example(param)
             self.diagnostics.error(
                 "E301" if numeric else "E302",
-                f"`{param.name}` is {SAID[param.dimension]}, and this is {SAID[typed.kind]}",
-                span,
-                SAID[typed.kind],
+                f"`{param.name}` is {SAID[param.dimension]}, and this is {SAID[typed.kind]}", span, SAID[typed.kind],
                 help=advice,
             )
             return False

@@ -163,8 +163,7 @@ def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics
     if number.type in ("NUMBER", "QUANTITY") and number.value != str(EDITION):
         diagnostics.error(
             "E104", f"edition `{number.value}` of the language is not known",
-            source.span(number.start_pos, number.end_pos),
-            f"this version of optlang reads edition {EDITION}",
+            source.span(number.start_pos, number.end_pos), f"this version of optlang reads edition {EDITION}",
             help=f"write `optlang {EDITION}`, or install the version of optlang that the file was written for",
         )
         return False

@@ -69,8 +69,7 @@ def decode(file: str, data: bytes, diagnostics: Diagnostics) -> Source:
         start = len(body[: error.start].decode("utf-8"))
         diagnostics.error(
             "E105", "the file is not UTF-8", Span(file, start, start + 1),
-            f"the byte 0x{body[error.start]:02x} stands for no character here",
-            help="save the file as UTF-8",
+            f"the byte 0x{body[error.start]:02x} stands for no character here", help="save the file as UTF-8",
         )
         return Source(file, text)
     _readable(source, diagnostics)
@@ -86,8 +85,7 @@ def _readable(source: Source, diagnostics: Diagnostics) -> None:
         diagnostics.error(
             "E105",
             "a carriage return alone ends no line" if lone else f"the character U+{ord(hiding[0]):04X} cannot be seen",
-            source.span(at, at + 1),
-            "what follows is read as the same line" if lone else "it hides what is read",
+            source.span(at, at + 1), "what follows is read as the same line" if lone else "it hides what is read",
             help="save the file with line feeds" if lone else "take it out; in a text, `\\n` and `\\t` are written so",
         )
     start = 0

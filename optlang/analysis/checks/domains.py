@@ -20,19 +20,13 @@ def conditions_hold_somewhere(study: ReadStudy) -> None:
     for condition in study.knobs.conditions:
         if _never(condition.expression, study.index, space):
             study.diagnostics.warn(
-                "W409",
-                "this condition is never true",
-                condition.node.span,
-                "what it guards never happens",
+                "W409", "this condition is never true", condition.node.span, "what it guards never happens",
                 help="compare with a value that the knob can have, or take it away",
             )
     for node, rule in study.forbids:
         if _never(rule.expression, study.index, space):
             study.diagnostics.warn(
-                "W409",
-                "this forbids nothing",
-                node.expression.span,
-                "never true",
+                "W409", "this forbids nothing", node.expression.span, "never true",
                 help="compare with a value that the knob can have, or take it away",
             )
 
@@ -71,8 +65,7 @@ def computed_settings_have_values(study: ReadStudy) -> None:
         report(
             "E410" if trouble.never else "W411",
             f"`{use.name}` {'never has an allowed value' if trouble.never else 'has no allowed value at some points'}",
-            span,
-            f"{f'with {where} ' if where else ''}it {trouble.reason}",
+            span, f"{f'with {where} ' if where else ''}it {trouble.reason}",
             help=_NEVER_COMPUTED[trouble.reason.split()[0]]
             if trouble.never
             else "the search draws no such point: rule them out with `forbid`, or compute it differently",

@@ -19,10 +19,7 @@ def has_objective(study: ReadStudy) -> None:
     """E601: something must be improved."""
     if not study.partial and not any(isinstance(item, tree.Goal) for item in study.node.members):
         study.diagnostics.error(
-            "E601",
-            "the study has no objective",
-            study.node.name.span,
-            "in this study",
+            "E601", "the study has no objective", study.node.name.span, "in this study",
             help="say what is to become better: `minimize latency, size` or `maximize accuracy`",
         )
 
@@ -35,9 +32,7 @@ def goals_agree(study: ReadStudy) -> None:
         better = study.metrics[metric.metric].direction
         if metric in first and first[metric][1].direction != objective.direction:
             study.diagnostics.error(
-                "E603",
-                f"`{path.text}` cannot be both minimized and maximized",
-                path.span,
+                "E603", f"`{path.text}` cannot be both minimized and maximized", path.span,
                 f"{objective.direction} here",
                 labels=(Label(first[metric][0].span, f"{first[metric][1].direction} here"),),
                 help="take one of them away",
@@ -46,11 +41,8 @@ def goals_agree(study: ReadStudy) -> None:
             duplicate(study.diagnostics, path.text, path.span, first[metric][0].span, "take one of them away")
         elif better != objective.direction:
             study.diagnostics.error(
-                "E603",
-                f"`{path.text}` is better when it is {'more' if better == 'maximize' else 'less'}",
-                path.span,
-                f"{objective.direction} here",
-                help=f"write `{better} {path.text}`",
+                "E603", f"`{path.text}` is better when it is {'more' if better == 'maximize' else 'less'}", path.span,
+                f"{objective.direction} here", help=f"write `{better} {path.text}`",
             )
         first.setdefault(metric, (path, objective))
 
@@ -59,11 +51,8 @@ def few_objectives(study: ReadStudy) -> None:
     """E605: a sampler takes six objectives at most."""
     if len(study.objectives) > 6:
         study.diagnostics.error(
-            "E605",
-            f"{len(study.objectives)} objectives, and a sampler takes six at most",
-            study.objectives[6][0].span,
-            "the seventh",
-            help="turn some of them into requirements: `require size <= 4MB`",
+            "E605", f"{len(study.objectives)} objectives, and a sampler takes six at most", study.objectives[6][0].span,
+            "the seventh", help="turn some of them into requirements: `require size <= 4MB`",
         )
 
 
@@ -74,9 +63,7 @@ def few_for_processes(study: ReadStudy) -> None:
         return
     if GP_OBJECTIVES < len(study.objectives) <= 6:
         study.diagnostics.error(
-            "E605",
-            f"`gp` takes {GP_OBJECTIVES} objectives at most",
-            written.span,
+            "E605", f"`gp` takes {GP_OBJECTIVES} objectives at most", written.span,
             "for this many its draws cost more than trials",
             labels=(Label(study.objectives[GP_OBJECTIVES][0].span, "one more than that"),),
             help="take `tpe` or `nsga3`, or turn objectives into requirements: `require size <= 4MB`",
@@ -93,11 +80,8 @@ def grid_ends(study: ReadStudy) -> None:
     if endless is not None:
         span = next(knob.span for knob in study.knobs.symbols.knobs if knob.path == endless.path)
         study.diagnostics.error(
-            "E605",
-            f"a grid has no end where a knob is continuous: `{endless.column}`",
-            written.span,
-            "all points are to be tried",
-            labels=(Label(span, "it has no last value"),),
+            "E605", f"a grid has no end where a knob is continuous: `{endless.column}`", written.span,
+            "all points are to be tried", labels=(Label(span, "it has no last value"),),
             help="list its values or give it a step: `in [10%, 25%, 50%]`, `in 10% .. 50% step 10%`",
         )
         return
@@ -108,10 +92,8 @@ def grid_ends(study: ReadStudy) -> None:
     )
     if counted > GRID_POINTS:
         study.diagnostics.error(
-            "E605",
-            f"a grid of {'up to ' if points is None else ''}{counted:,} points is never tried whole",
-            written.span,
-            f"{GRID_POINTS:,} points at most",
+            "E605", f"a grid of {'up to ' if points is None else ''}{counted:,} points is never tried whole",
+            written.span, f"{GRID_POINTS:,} points at most",
             help="take another sampler (`tpe`, or `qmc` to spread trials evenly), or wider steps and fewer knobs",
         )
 
@@ -144,9 +126,7 @@ def something_left(study: ReadStudy) -> None:
     labels = [Label(node.expression.span, "forbidden too") for node, _ in usable]
     labels += [Label(item.span, sometimes) for item in study.knobs.symbols.knobs if item.path in choices]
     study.diagnostics.error(
-        "E604",
-        "nothing is left to try",
-        labels[0].span,
+        "E604", "nothing is left to try", labels[0].span,
         "with what is forbidden and what cannot go together, no point remains" if usable else sometimes,
         labels=tuple(labels[1:]),
         help="forbid less; `optlang plan` lists what cannot go together"
@@ -164,11 +144,8 @@ def enough_points(study: ReadStudy) -> None:
     if points is not None and 0 < points < study.search.trials:
         some = f"{points} point{'s' if points != 1 else ''}"
         study.diagnostics.warn(
-            "W606",
-            f"{study.search.trials} trials, and the space has at most {some}",
-            written.span,
-            "more than there is to try",
-            help=f"`trials = {points}` is enough for all of them",
+            "W606", f"{study.search.trials} trials, and the space has at most {some}", written.span,
+            "more than there is to try", help=f"`trials = {points}` is enough for all of them",
         )
 
 

@@ -152,8 +152,7 @@ class _Requirements:
             part.node.span.start <= bare.span.start < part.node.span.end
         )
         self._diagnostics.error(
-            "E607", message, bare.span, shown,
-            labels=() if here_only else (Label(part.node.span, "compared here"),),
+            "E607", message, bare.span, shown, labels=() if here_only else (Label(part.node.span, "compared here"),),
             help=f"write `{meant}`" if fits else "a ratio lies between 0% and 100%",
             fix=Fix(bare.span, meant) if fits and here_only else None,
         )

@@ -42,10 +42,8 @@ def can_be_taken(study: ReadStudy) -> None:
         span = study.spans[conflict.path]
         other = study.spans.get(conflict.other) if conflict.other is not None else None
         study.diagnostics.error(
-            conflict.code,
-            f"`{label_of(conflict.path)}` {(_TURNED if conflict.turned else _NEVER)[conflict.code]}",
-            span,
-            conflict.reason,
+            conflict.code, f"`{label_of(conflict.path)}` {(_TURNED if conflict.turned else _NEVER)[conflict.code]}",
+            span, conflict.reason,
             labels=(Label(other, f"`{label_of(conflict.other or '')}`"),)
             if other is not None and other != span
             else (),
@@ -68,9 +66,7 @@ def can_win(study: ReadStudy) -> None:
         traits = study.facts.techniques[step.technique].traits
         if "float16" in traits or any(_float16(setting, study.index) for setting in step.settings.values()):
             study.diagnostics.warn(
-                "W509",
-                f"`{label_of(step.path)}` wins no time here",
-                study.spans[step.path],
+                "W509", f"`{label_of(step.path)}` wins no time here", study.spans[step.path],
                 "float16 is slower than float32 on a CPU, and saves bytes only",
                 help="use int8 there, or another target; bfloat16 wins only on processors that have it",
             )

@@ -96,9 +96,7 @@ class Calls:
         elif not self.scope.absorbs(path):
             self.scope.missed(path, [*self.scope.names(where.sort), *self.scope.python, *self.names.lets])
             self.diagnostics.error(
-                "E201",
-                f"unknown {where.sort} `{path.text}`",
-                path.span,
+                "E201", f"unknown {where.sort} `{path.text}`", path.span,
                 "not declared in this study or the standard library",
                 fix=only(path.span, path.text, self.scope.names(where.sort)),
                 help=suggestion(
@@ -115,10 +113,7 @@ class Calls:
             if isinstance(item, tree.Vary) and where.around is None:
                 self.scope.break_name(item.name)
                 self.diagnostics.error(
-                    "E206",
-                    "a model and its data have no knobs",
-                    item.span,
-                    "a knob",
+                    "E206", "a model and its data have no knobs", item.span, "a knob",
                     help="fix it with `=`; what is searched stands in `steps` and in a target",
                 )
                 found.setdefault(item.name.text, tree.Fix(item.span, item.name, tree.Truth(item.span, False)))
@@ -147,19 +142,13 @@ class Calls:
         place = inside(self.folder, fixed.value)
         if place is None:
             self.diagnostics.error(
-                "E203",
-                f"`{fixed.value}` lies outside the study's folder",
-                written.value.span,
-                "not read",
+                "E203", f"`{fixed.value}` lies outside the study's folder", written.value.span, "not read",
                 help="copy the file into the study's folder",
             )
         elif not exists(place):
             files = [item.name for item in _next_to(place) if item.suffix in WEIGHTS_SUFFIXES]
             self.diagnostics.error(
-                "E203",
-                f"there is no file `{fixed.value}` in the study's folder",
-                written.value.span,
-                "not found",
+                "E203", f"there is no file `{fixed.value}` in the study's folder", written.value.span, "not found",
                 help=suggestion(Path(fixed.value).name, files, f"name {WEIGHTS_FORMS}"),
             )
         return fixed.value
@@ -197,10 +186,7 @@ class Calls:
                 continue
             if param is None:
                 self.diagnostics.error(
-                    "E205",
-                    f"`{path.text}` has no parameter `{name}`",
-                    item.name.span,
-                    "not declared",
+                    "E205", f"`{path.text}` has no parameter `{name}`", item.name.span, "not declared",
                     fix=only(item.name.span, name, params),
                     help=suggestion(name, params, f"it has {listed(params)}" if params else "it has none", SETTINGS),
                 )
@@ -214,10 +200,7 @@ class Calls:
                 continue
             if param.required:
                 self.diagnostics.error(
-                    "E205",
-                    f"`{path.text}` needs `{param.name}`",
-                    path.span,
-                    "not given",
+                    "E205", f"`{path.text}` needs `{param.name}`", path.span, "not given",
                     help=f"add `{param.name} = …`",
                 )
             arguments[param.name] = lambda value=param.default: Fixed(value=value)  # type: ignore[misc]
@@ -259,10 +242,7 @@ class Calls:
             if key not in signature.arguments and not signature.open:
                 known = signature.arguments
                 self.diagnostics.error(
-                    "E702",
-                    f"`{name}` has no argument `{key}`",
-                    item.name.span,
-                    "not one of its arguments",
+                    "E702", f"`{name}` has no argument `{key}`", item.name.span, "not one of its arguments",
                     fix=only(item.name.span, key, known),
                     help=suggestion(
                         key, known, f"it takes {listed(known)}" if known else "it takes none", SETTINGS
@@ -271,10 +251,7 @@ class Calls:
         for key in signature.required:
             if key not in given and not (read and key == "weights"):
                 self.diagnostics.error(
-                    "E702",
-                    f"`{name}` needs the argument `{key}`",
-                    span,
-                    "not given",
+                    "E702", f"`{name}` needs the argument `{key}`", span, "not given",
                     help=f"add `{key} = …`, or give it a default in {module.calls}",
                 )
 
@@ -282,10 +259,7 @@ class Calls:
         value = item.value
         if isinstance(value, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
-                "E302",
-                f"`{item.name.text} =` fixes one value, and this is a domain",
-                value.span,
-                "a domain",
+                "E302", f"`{item.name.text} =` fixes one value, and this is a domain", value.span, "a domain",
                 help="write one value",
             )
             return None

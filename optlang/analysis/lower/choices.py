@@ -27,10 +27,7 @@ def choice(reader: StepReader, node: tree.Vary, block: tree.Block, around: Aroun
     if len(kept) == 1 and len(items) == 1:
         label = next(iter(kept))
         reader.diagnostics.error(
-            "E505",
-            f"a choice with one branch, `{label}`",
-            block.span,
-            "nothing to choose from",
+            "E505", f"a choice with one branch, `{label}`", block.span, "nothing to choose from",
             help="fix it with `=`, or add `none`" if label != "none" else "add a second branch",
         )
     guard = reader.knobs.when(node.when, around)
@@ -82,10 +79,7 @@ def _labeled(
         label = name.text
         if label in found:
             reader.diagnostics.error(
-                "E405",
-                f"`{label}` is listed twice",
-                name.span,
-                "the second time",
+                "E405", f"`{label}` is listed twice", name.span, "the second time",
                 labels=(Label(found[label].name.span, "the first time"),),
                 help=f"take one away, or give it a label of its own: `NAME = {label}`",
             )
@@ -123,10 +117,7 @@ def _branch_label(reader: StepReader, item: tree.Statement) -> tree.Name | None:
         return item.name
     assert isinstance(item, tree.Maybe)
     reader.diagnostics.error(
-        "E505",
-        "`maybe` cannot stand in a choice",
-        item.keyword,
-        "already a choice",
+        "E505", "`maybe` cannot stand in a choice", item.keyword, "already a choice",
         help="add `none` to the choice, and take `maybe` away",
     )
     return None
@@ -165,11 +156,8 @@ def _equal(reader: StepReader, branches: tuple[Branch, ...], spans: list[Span]) 
         shape = tuple(_shape(step) for step in branch.steps)
         if shape in seen:
             reader.diagnostics.error(
-                "E505",
-                f"`{branch.name}` does what `{branches[seen[shape]].name}` does",
-                spans[index],
-                "the same again",
-                labels=(Label(spans[seen[shape]], "the first"),),
+                "E505", f"`{branch.name}` does what `{branches[seen[shape]].name}` does", spans[index],
+                "the same again", labels=(Label(spans[seen[shape]], "the first"),),
                 help="take one away, or let them differ",
             )
         seen.setdefault(shape, index)
@@ -183,18 +171,13 @@ def order(reader: StepReader, node: tree.Vary, members_of: tree.AnyOrder, around
     members = list(_members(reader, members_of.block, outer, ()))
     if len(members) < 2:
         reader.diagnostics.error(
-            "E505",
-            "an order needs at least two steps",
-            members_of.span,
-            "nothing to put in order",
+            "E505", "an order needs at least two steps", members_of.span, "nothing to put in order",
             help="write the step without `any order`",
         )
         return None
     if len(members) > 7:
         reader.diagnostics.error(
-            "E605",
-            f"{len(members)} steps have {factorial(len(members)):,} orders",
-            members_of.span,
+            "E605", f"{len(members)} steps have {factorial(len(members)):,} orders", members_of.span,
             "no sampler learns from so many",
             help="at most 7 steps are put in order: fix the order of some of them, in groups `NAME = { … }`",
         )

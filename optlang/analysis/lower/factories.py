@@ -45,10 +45,7 @@ class Factories:
         """The factory of the study's model or data set."""
         if not isinstance(node.value, tree.Path | tree.Call):
             self.diagnostics.error(
-                "E302",
-                f"a {node.kind} is made by a call",
-                node.value.span,
-                "not a call",
+                "E302", f"a {node.kind} is made by a call", node.value.span, "not a call",
                 help=f"write `{node.kind} {node.name.text} = FACTORY(…)`",
             )
             return None
@@ -64,11 +61,8 @@ class Factories:
         """`name = FACTORY(…)` for a parameter that is a model, or a list of them for one that is several."""
         if statement.block is not None:
             self.diagnostics.error(
-                "E302",
-                f"`{param.name}` is a model, and its arguments stand in parentheses",
-                statement.block.span,
-                "settings of what?",
-                help=f"write `{param.name} = FACTORY(NAME = value)`",
+                "E302", f"`{param.name}` is a model, and its arguments stand in parentheses", statement.block.span,
+                "settings of what?", help=f"write `{param.name} = FACTORY(NAME = value)`",
             )
         value = self.names.unfold(statement.value)
         if isinstance(value, tree.Path) and value.text in self.names.params:
@@ -138,11 +132,8 @@ class Factories:
     def _no_model(self, node: tree.Domain, param: Param) -> None:
         several = param.dimension == "models"
         self.diagnostics.error(
-            "E302",
-            f"`{param.name}` is {'a list of models' if several else 'a model'}",
-            node.span,
-            "not made by a call",
-            help=f"write `{param.name} = {'[FACTORY(…), …]' if several else 'FACTORY(…)'}`",
+            "E302", f"`{param.name}` is {'a list of models' if several else 'a model'}", node.span,
+            "not made by a call", help=f"write `{param.name} = {'[FACTORY(…), …]' if several else 'FACTORY(…)'}`",
         )
 
 

@@ -59,10 +59,7 @@ class Inputs:
         name = node.name.text
         if node.type.text in ("model", "models"):
             self.diagnostics.error(
-                "E302",
-                "an input is a value, and a model is made by a call",
-                node.type.span,
-                "no value",
+                "E302", "an input is a value, and a model is made by a call", node.type.span, "no value",
                 help="name it in the study, `let NAME = FACTORY(width = width)`, and let inputs be its arguments",
             )
             return None
@@ -74,10 +71,7 @@ class Inputs:
             value = self._override(param, self.overrides[name])
         elif param.required:
             self.diagnostics.error(
-                "E107",
-                f"the input `{name}` has no value",
-                node.name.span,
-                "neither a default nor `--set`",
+                "E107", f"the input `{name}` has no value", node.name.span, "neither a default nor `--set`",
                 help=f"add a default, or give it one: `--set {name}=…`",
             )
             return None
@@ -90,10 +84,7 @@ class Inputs:
                 file = f"--set {name}"
                 self.texts[file] = f"{name}={value_text}"
                 self.diagnostics.error(
-                    "E201",
-                    f"the study has no input `{name}`",
-                    Span(file, 0, len(name)),
-                    "not an input",
+                    "E201", f"the study has no input `{name}`", Span(file, 0, len(name)), "not an input",
                     help=suggestion(
                         name, declared, f"its inputs are {listed(declared)}" if declared else "it has none"
                     ),

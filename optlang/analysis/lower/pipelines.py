@@ -35,10 +35,7 @@ def expand(
         for item in chain:
             reader.declarations.give_up(item)
         reader.diagnostics.error(
-            "E204",
-            f"the pipeline `{declared.name}` applies itself",
-            at,
-            " → ".join(item.name for item in chain),
+            "E204", f"the pipeline `{declared.name}` applies itself", at, " → ".join(item.name for item in chain),
             help="a pipeline is steps one after another: `repeat` is what does them again",
         )
         return None

@@ -116,10 +116,7 @@ def _always(knobs: Knobs, said: str, statement: tree.Statement) -> tree.Statemen
     if not isinstance(statement, tree.Fix | tree.Vary) or statement.when is None:
         return statement
     knobs.diagnostics.error(
-        "E206",
-        f"a setting of {said} has no condition",
-        statement.when.span,
-        "one value for all points",
+        "E206", f"a setting of {said} has no condition", statement.when.span, "one value for all points",
         help="take an input for the value, and set it for the run: `input quick: int = 40`, then `--set quick=10`",
     )
     return replace(statement, when=None)
@@ -152,10 +149,7 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
         return None
     if value.text not in SAMPLERS:
         diagnostics.error(
-            "E201",
-            f"unknown sampler `{value.text}`",
-            value.span,
-            "not a sampler",
+            "E201", f"unknown sampler `{value.text}`", value.span, "not a sampler",
             help=suggestion(value.text, SAMPLERS, f"samplers are {LISTED}", field_words.SAMPLERS),
             fix=only(value.span, value.text, SAMPLERS),
         )

@@ -151,10 +151,7 @@ class Steps:
             self.no_step(node.value)
             return None
         self.diagnostics.error(
-            "E510",
-            f"`{node.name.text}` is a setting, and a step is expected",
-            node.span,
-            "not a step",
+            "E510", f"`{node.name.text}` is a setting, and a step is expected", node.span, "not a step",
             help="settings stand in the braces of their step: `static { samples = 3 }`",
         )
         return None
@@ -171,10 +168,7 @@ class Steps:
     ) -> Made | None:
         if path.text == "none":
             self.diagnostics.error(
-                "E302",
-                "`none` is a branch of a choice, and there is no choice here",
-                path.span,
-                "does nothing",
+                "E302", "`none` is a branch of a choice, and there is no choice here", path.span, "does nothing",
                 help="did you mean `in`? `NAME in { none; … }` is a choice",
             )
             return None
@@ -234,10 +228,7 @@ class Steps:
             return technique
         if declared is not None:
             self.diagnostics.error(
-                "E510",
-                f"`{path.text}` is {SORTS[declared.sort]}, and a step is expected",
-                path.span,
-                "not a step",
+                "E510", f"`{path.text}` is {SORTS[declared.sort]}, and a step is expected", path.span, "not a step",
                 help="runtimes stand in the target" if declared.sort == "runtime" else "a step is a technique",
             )
         elif self.names.is_value(path):
@@ -245,11 +236,8 @@ class Steps:
         elif not self.scope.absorbs(path):
             self.scope.missed(path, self.scope.names("technique", "pipeline"))
             self.diagnostics.error(
-                "E201",
-                f"unknown technique `{path.text}`",
-                path.span,
-                "not declared in this study or the standard library",
-                help=self._meant(path.text),
+                "E201", f"unknown technique `{path.text}`", path.span,
+                "not declared in this study or the standard library", help=self._meant(path.text),
                 fix=only(path.span, path.text, self.scope.names("technique", "pipeline")),
             )
         return None
@@ -306,18 +294,12 @@ class Steps:
             isinstance(domain, tree.ListOf) and any(not isinstance(item, tree.Path) for item in domain.items)
         ):
             self.diagnostics.error(
-                "E510",
-                f"`{node.name.text}` is a setting, and a step is expected",
-                node.span,
-                "not a step",
+                "E510", f"`{node.name.text}` is a setting, and a step is expected", node.span, "not a step",
                 help="settings stand in the braces of their step: `static { samples in [64, 256] }`",
             )
         elif not (isinstance(domain, tree.Path) and self.scope.absorbs(domain)):
             self.diagnostics.error(
-                "E302",
-                "a choice lists its branches in braces",
-                domain.span,
-                "no branches",
+                "E302", "a choice lists its branches in braces", domain.span, "no branches",
                 help=f"write `{node.name.text} in {{ …; … }}`, or fix it with `=`",
             )
         self.scope.break_name(node.name)
@@ -382,9 +364,7 @@ class Steps:
                 inside = inside.under(always(Binary(operator=">=", left=KnobRef(path=knob), right=Const(value=1))))
         elif node.fixed and isinstance(counted, Computed):
             self.diagnostics.error(
-                "E507",
-                f"`{node.name.text}` would be repeated as often as something else says",
-                node.count.span,
+                "E507", f"`{node.name.text}` would be repeated as often as something else says", node.count.span,
                 "follows from knobs, or from a condition",
                 help="where the pipeline is applied, give the count a fixed value, or search it: `NAME in 1 .. 3`",
             )
@@ -425,10 +405,7 @@ class Steps:
         assert isinstance(count, int)
         if count < 1:
             self.diagnostics.error(
-                "E507",
-                f"repeated {count} times",
-                node.count.span,
-                "never" if count == 0 else "fewer than none",
+                "E507", f"repeated {count} times", node.count.span, "never" if count == 0 else "fewer than none",
                 help="take the block away, or search the count: `in 0 .. 3`",
             )
             return 1
@@ -438,9 +415,7 @@ class Steps:
         counts = _ints(domain)
         if min(counts) < 0 or max(counts) < 1 or max(counts) > 1000:
             self.diagnostics.error(
-                "E507",
-                "a count of rounds lies between 0 and 1000",
-                node.count.span,
+                "E507", "a count of rounds lies between 0 and 1000", node.count.span,
                 "fewer than none" if min(counts) < 0 else "never" if max(counts) < 1 else "too many",
                 help="write `0 .. 3` for none to three rounds",
             )

@@ -191,9 +191,7 @@ class StudyReader:
             first[name.text] = node
             if len(nodes) > 1 and name.text in {"baseline", *(metric.split(".")[0] for metric in self.names.metrics)}:
                 self.diagnostics.error(
-                    "E202",
-                    f"the target `{name.text}` has the name of a metric",
-                    name.span,
+                    "E202", f"the target `{name.text}` has the name of a metric", name.span,
                     f"`{name.text}.latency` would mean two things",
                     help="give it the name of what it stands for: `phone`, `laptop`",
                 )
@@ -244,10 +242,7 @@ class StudyReader:
                     continue
                 if getattr(typed.expression, "kind", "") != "metric" or getattr(typed.expression, "baseline", False):
                     self.diagnostics.error(
-                        "E206",
-                        f"`{path.text}` is not a metric of the trial",
-                        path.span,
-                        "nothing to improve",
+                        "E206", f"`{path.text}` is not a metric of the trial", path.span, "nothing to improve",
                         help="a goal names a metric: `minimize latency`",
                     )
                     continue

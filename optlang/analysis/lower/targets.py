@@ -125,10 +125,7 @@ class Targets:
                     continue
                 if name.text == "shape":
                     self.diagnostics.error(
-                        "E205",
-                        "a target has no `shape`",
-                        name.span,
-                        "inputs come from the data",
+                        "E205", "a target has no `shape`", name.span, "inputs come from the data",
                         help="the shape is that of the data's samples; `batch` says how many of them one call takes",
                     )
                     continue
@@ -141,10 +138,7 @@ class Targets:
         value = statement.value if isinstance(statement, tree.Fix) else statement.domain
         if isinstance(statement, tree.Vary):
             self.diagnostics.error(
-                "E206",
-                "the device of a target is fixed",
-                statement.span,
-                "a knob",
+                "E206", "the device of a target is fixed", statement.span, "a knob",
                 help="write a target for each device: every trial is built and measured on all of them",
             )
             return True
@@ -174,10 +168,7 @@ class Targets:
             if base is None and not self.scope.absorbs(node.base):
                 self.scope.missed(node.base, self.scope.names("target"))
                 self.diagnostics.error(
-                    "E201",
-                    f"unknown target `{node.base.text}`",
-                    node.base.span,
-                    "not declared",
+                    "E201", f"unknown target `{node.base.text}`", node.base.span, "not declared",
                     help=suggestion(node.base.text, self.scope.names("target")),
                     fix=only(node.base.span, node.base.text, self.scope.names("target")),
                 )
@@ -205,12 +196,8 @@ class Targets:
         if closest(name.text, [*(param.name for param in PARAMS), "runtime"]) != "runtime":
             return False
         self.diagnostics.error(
-            "E205",
-            f"a target has no parameter `{name.text}`",
-            name.span,
-            "not declared",
-            help="did you mean `runtime`?",
-            fix=only(name.span, name.text, ["runtime"]),
+            "E205", f"a target has no parameter `{name.text}`", name.span, "not declared",
+            help="did you mean `runtime`?", fix=only(name.span, name.text, ["runtime"]),
         )
         return True
 
@@ -220,10 +207,7 @@ class Targets:
         if statement is None:
             if node.base is None:
                 self.diagnostics.error(
-                    "E107",
-                    f"the target `{node.name.text}` has no runtime",
-                    node.name.span,
-                    "runs on what?",
+                    "E107", f"the target `{node.name.text}` has no runtime", node.name.span, "runs on what?",
                     help="add `runtime in { eager; onnxruntime }`",
                 )
             return []
@@ -243,10 +227,7 @@ class Targets:
         domain = self.knobs.names.unfold(statement.domain)
         if not isinstance(domain, tree.Block):
             self.diagnostics.error(
-                "E302",
-                "runtimes to choose from stand in braces",
-                domain.span,
-                "no choice",
+                "E302", "runtimes to choose from stand in braces", domain.span, "no choice",
                 help="write `runtime in { eager; onnxruntime }`",
             )
             return []
@@ -269,10 +250,7 @@ class Targets:
             return []
         if len(kept) == 1 and len(items) == 1:
             self.diagnostics.error(
-                "E505",
-                f"a choice with one branch, `{next(iter(kept))}`",
-                block.span,
-                "nothing to choose from",
+                "E505", f"a choice with one branch, `{next(iter(kept))}`", block.span, "nothing to choose from",
                 help=f"fix it: `runtime = {next(iter(kept))}`",
             )
         only = given({label: self.knobs.branch(branch.conditions, around) for label, branch in kept.items()})
@@ -306,10 +284,7 @@ class Targets:
     def _twice(self, branch: _Branch, first: _Branch) -> None:
         label = branch.name.text
         self.diagnostics.error(
-            "E405",
-            f"`{label}` is listed twice",
-            branch.name.span,
-            "the second time",
+            "E405", f"`{label}` is listed twice", branch.name.span, "the second time",
             labels=(Label(first.name.span, "the first time"),),
             help=f"take one away, or give it a label of its own: `NAME = {branch.value.text}`",
         )
@@ -325,10 +300,7 @@ class Targets:
             absorb(self.knobs, block, around)
             if declared is not None:
                 self.diagnostics.error(
-                    "E201",
-                    f"`{path.text}` is {SORTS[declared.sort]}, no runtime",
-                    path.span,
-                    "not a runtime",
+                    "E201", f"`{path.text}` is {SORTS[declared.sort]}, no runtime", path.span, "not a runtime",
                     help="steps stand in `steps { … }`" if declared.sort == "technique" else None,
                 )
             elif not self.scope.absorbs(path):
@@ -336,9 +308,7 @@ class Targets:
                 self.scope.missed(path, names)
                 known = listed(name for name in names if "." not in name)
                 self.diagnostics.error(
-                    "E201",
-                    f"unknown runtime `{path.text}`",
-                    path.span,
+                    "E201", f"unknown runtime `{path.text}`", path.span,
                     "not declared in this study or the standard library",
                     help=suggestion(path.text, names, _step_or(path.text, f"runtimes are {known}"), RUNTIMES),
                     fix=only(path.span, path.text, names),

@@ -99,8 +99,7 @@ class _Collected:
                 scope.missed(path, options)
                 self.diagnostics.error(
                     "E201", f"unknown group of parameters `{path.text}`", path.span,
-                    "not declared in this file or the standard library",
-                    help=suggestion(path.text, options, _DECLARED),
+                    "not declared in this file or the standard library", help=suggestion(path.text, options, _DECLARED),
                     fix=only(path.span, path.text, options),
                 )
             return None

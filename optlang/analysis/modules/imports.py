@@ -96,21 +96,15 @@ class Files:
                 names = [item.stem for item in sorted(folder.glob("*.opt"))] + list(library()[0])
                 names += [plugin.name for plugin in plugins.plugins()]
                 self.diagnostics.error(
-                    "E203",
-                    f"there is no module `{path.text}`",
-                    path.span,
-                    f"no file {file.as_posix()}",
+                    "E203", f"there is no module `{path.text}`", path.span, f"no file {file.as_posix()}",
                     help=suggestion(path.text, names, "an import reads an .opt file of this folder"),
                     fix=only(path.span, path.text, names),
                 )
             return module
         if not file.resolve().is_relative_to(folder.resolve()):
             self.diagnostics.error(
-                "E203",
-                f"`{path.text}` lies outside the folder of what imports it",
-                path.span,
-                "a link that leads out of it",
-                help="put the file itself into the folder of the one that imports it",
+                "E203", f"`{path.text}` lies outside the folder of what imports it", path.span,
+                "a link that leads out of it", help="put the file itself into the folder of the one that imports it",
             )
             return None
         return self._module_of(file, path, around)
@@ -121,10 +115,7 @@ class Files:
         if resolved in around:
             chain = [item.stem for item in around[around.index(resolved) :]] + [resolved.stem]
             self.diagnostics.error(
-                "E204",
-                "these files import each other in a circle",
-                path.span,
-                " → ".join(chain),
+                "E204", "these files import each other in a circle", path.span, " → ".join(chain),
                 help="put what both need into a third file",
             )
             return None
@@ -170,10 +161,7 @@ class Files:
                         # The rest of the file may name it as it should be named.
                         scope.break_name(tree.Name(name.span, closest(name.text, module.declared) or name.text))
                         self.diagnostics.error(
-                            "E201",
-                            f"`{item.path.text}` declares no `{name.text}`",
-                            name.span,
-                            "not declared there",
+                            "E201", f"`{item.path.text}` declares no `{name.text}`", name.span, "not declared there",
                             help=suggestion(name.text, module.declared),
                             fix=only(name.span, name.text, module.declared),
                         )

@@ -211,11 +211,7 @@ def collect(module: Module, file: tree.File, diagnostics: Diagnostics) -> None:
 def duplicate(diagnostics: Diagnostics, name: str, span: Span, first: Span, help: str | None = None) -> None:
     """E202: one name for two things; `first` is where it stood before."""
     diagnostics.error(
-        "E202",
-        f"`{name}` is named twice",
-        span,
-        "the second time",
-        labels=(Label(first, "the first time"),),
+        "E202", f"`{name}` is named twice", span, "the second time", labels=(Label(first, "the first time"),),
         help=help or "give one of them another name, or take one away",
     )
 

@@ -50,8 +50,7 @@ def claimed(name: str, span: Span, diagnostics: Diagnostics, *, library: bool) -
         uninstall = brought[-1].distribution
         diagnostics.error(
             "E704", f"the module `{name}` is brought by {' and by '.join(claimants)}", span,
-            "which of them is meant is not known",
-            help=f"uninstall one of them: `pip uninstall {uninstall}`",
+            "which of them is meant is not known", help=f"uninstall one of them: `pip uninstall {uninstall}`",
         )
         return None
     plugin = brought[0]

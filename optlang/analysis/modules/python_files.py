@@ -123,30 +123,21 @@ def _located(diagnostics: Diagnostics, source: str, folder: Path, span: Span, *,
     if source.endswith(".py") or "/" in source or "\\" in source:
         if installed:
             diagnostics.error(
-                "E703",
-                f"`{source}` is a file, and this module is an installed one's",
-                span,
-                "not in the study's folder",
-                help='name the installed Python module: `"package.module:object"`',
+                "E703", f"`{source}` is a file, and this module is an installed one's", span,
+                "not in the study's folder", help='name the installed Python module: `"package.module:object"`',
             )
             return None
         path = inside(folder, source)
         if path is None:
             diagnostics.error(
-                "E703",
-                f"`{source}` lies outside the study's folder",
-                span,
-                "not read",
+                "E703", f"`{source}` lies outside the study's folder", span, "not read",
                 help="move the file into the study's folder, or install it and import it by its module's name",
             )
             return None
         if not exists(path):
             files = [file.name for file in sorted(folder.glob("*.py"))]
             diagnostics.error(
-                "E203",
-                f"there is no file `{source}` in the study's folder",
-                span,
-                "not found",
+                "E203", f"there is no file `{source}` in the study's folder", span, "not found",
                 help=suggestion(source, files, "the path is relative to the study's folder"),
             )
             return None
@@ -154,10 +145,7 @@ def _located(diagnostics: Diagnostics, source: str, folder: Path, span: Span, *,
         path = file_of(source)
         if path is None:
             diagnostics.error(
-                "E203",
-                f"there is no installed module `{source}`",
-                span,
-                "not found",
+                "E203", f"there is no installed module `{source}`", span, "not found",
                 help='install it, or name a file of the folder: `import python "models.py" as mine`',
             )
             return None
@@ -182,10 +170,7 @@ def find_object(
         found = objects(text)
     except SyntaxError as error:
         diagnostics.error(
-            "E701",
-            f"`{shown}` is no Python that can be read",
-            span,
-            f"line {error.lineno}: {error.msg}",
+            "E701", f"`{shown}` is no Python that can be read", span, f"line {error.lineno}: {error.msg}",
             help=f"correct {shown}",
         )
         return False, None
@@ -194,10 +179,7 @@ def find_object(
     meant = closest(name, found)
     callables = [item for item, signature in found.items() if signature is not None]
     diagnostics.error(
-        "E701",
-        f"`{shown}` has no `{name}`",
-        span,
-        "not defined there",
+        "E701", f"`{shown}` has no `{name}`", span, "not defined there",
         help=f"did you mean `{meant}`?" if meant else f"it defines {listed(callables)}" if callables else "define it",
     )
     return False, None
