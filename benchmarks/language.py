@@ -150,11 +150,11 @@ def edited(path: Path, text: str, repeats: int) -> list[float]:
     document = documents.put(path, text)
     documents.check(document)
     within = text.rindex("epochs")
-    assert any(entry.label == "epochs" for entry in documents.entries(document, within)[1])
+    assert any(offer.label == "epochs" for offer in documents.offers(document, within)[1])
     assert documents.described(document, within) is not None
     label = text.rindex("recover")
     return [
-        timed(lambda: documents.entries(document, within), repeats),
+        timed(lambda: documents.offers(document, within), repeats),
         timed(lambda: documents.described(document, within), repeats),
         timed(lambda: documents.rename(document, label, "afterwards"), repeats),
     ]

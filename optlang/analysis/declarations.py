@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from optlang.analysis.definitions import NO_VALUES, KnobSymbol, Symbols
 from optlang.analysis.expressions import Expressions
-from optlang.analysis.modules.names import SORTS, Declared, Member, Scope, listed, only, second, suggestion
+from optlang.analysis.modules.names import SORTS, Declared, DeclaredParam, Scope, listed, only, second, suggestion
 from optlang.analysis.parameters import changed, declare
-from optlang.analysis.symbols import NO_VALUES, KnobSymbol, Namespace, Place, Symbols
+from optlang.analysis.symbols import Allowed, Namespace
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.expressions import Expression, KnobRef, references
@@ -158,7 +159,7 @@ class Declarations:
         if declared.module.own and declared.sort != "pipeline":
             self.symbols.append(symbols)
         unclear = declared.incomplete
-        read: list[tuple[Member, Param]] = []
+        read: list[tuple[DeclaredParam, Param]] = []
         for member in declared.members:
             own = member.group is None
             param = declare(values, member.node) if own else self._of_group(values, member)
@@ -174,9 +175,9 @@ class Declarations:
             if domain is not None:
                 index = len(symbols.knobs)
                 symbols.add(KnobSymbol(param.name, "value", domain, param.dimension, member.at, index, param.help))
-        place = Place("the condition of a parameter", knobs=True)
+        allowed = Allowed("the condition of a parameter", knobs=True)
         conditions = {
-            member.node.name.text: values.expressions.condition(member.node.when, place)
+            member.node.name.text: values.expressions.condition(member.node.when, allowed)
             for member, _ in read
             # A group's are read in the group; what an unknown group has may be named.
             if member.group is None and member.node.when is not None and not unclear
@@ -187,7 +188,7 @@ class Declarations:
             for _, param in read
         )
 
-    def _of_group(self, values: Values, member: Member) -> Param | None:
+    def _of_group(self, values: Values, member: DeclaredParam) -> Param | None:
         """A parameter of a group, with what the declaration says otherwise; None where something is wrong with it."""
         assert member.group is not None
         name = member.node.name.text

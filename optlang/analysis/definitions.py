@@ -10,8 +10,14 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from optlang.diagnostics.model import Span
+from optlang.plan.model import Dimension, Domain, SetDomain
 
-Kind: TypeAlias = Literal[
+NO_VALUES = SetDomain(values=())
+"""The domain of a knob that has none, or whose own could not be read."""
+
+Role: TypeAlias = Literal["value", "choice", "maybe", "repeat", "order", "runtime"]
+
+DefinitionKind: TypeAlias = Literal[
     "declaration", "import", "input", "let", "metric", "parameter", "setting", "step", "repeat", "target", "word"
 ]
 
@@ -24,7 +30,7 @@ class Definition:
     given by a declaration that others use, or is not the user's to change.
     """
 
-    kind: Kind
+    kind: DefinitionKind
     name: str
     span: Span
     whole: Span | None = None
@@ -69,3 +75,71 @@ class SymbolTable:
 
 def _covers(span: Span, file: str, offset: int) -> bool:
     return span.start <= offset <= span.end and span.file == file
+
+
+@dataclass(slots=True, eq=False)
+class KnobSymbol:
+    """A knob while the text is read; `index` is its position among the study's knobs."""
+
+    path: str
+    role: Role
+    domain: Domain
+    dimension: Dimension
+    span: Span
+    index: int
+    help: str = ""
+    inner: bool = False
+    """Whether it stands in a pipeline's own steps."""
+    broken: bool = False
+    """Whether something is wrong with its values, which is reported: others may have been meant."""
+
+
+@dataclass(slots=True, eq=False)
+class Symbols:
+    """What one study, or one declaration, of the file gives names to.
+
+    `labels` are the definitions of steps, branches, targets and searched settings by their paths. `spans` are where
+    messages point for such a path: the inside of a pipeline is reported where the study applies it.
+    """
+
+    table: SymbolTable
+    owner: str = ""
+    file: str = ""
+    names: dict[str, Definition] = field(default_factory=dict)
+    """Inputs, lets and the parameters of a pipeline; the first of one name counts."""
+    metrics: dict[str, Definition] = field(default_factory=dict)
+    labels: dict[str, Definition] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    knobs: list[KnobSymbol] = field(default_factory=list)
+    nameless: int = 0
+    """How many broken definitions have a name that another has: an unknown name may be what one was to be called."""
+    _ending: dict[str, list[KnobSymbol]] = field(default_factory=dict)
+
+    def label(self, path: str, definition: Definition, at: Span | None = None, *, own: bool = True) -> None:
+        """Enter the definition of a path, reported `at`; `own` is not set in a baseline, whose paths nothing names."""
+        if not (definition.fixed and definition.kind == "parameter"):
+            self.table.define(definition)
+        if own and path not in self.labels:
+            self.labels[path] = definition
+            self.spans[path] = at or definition.span
+        self.spans.setdefault(path, at or definition.span)
+
+    def add(self, knob: KnobSymbol) -> None:
+        """Enter a knob."""
+        self.knobs.append(knob)
+        self._ending.setdefault(knob.path.rpartition(".")[2], []).append(knob)
+
+    def named(self, text: str, under: str = "") -> list[KnobSymbol]:
+        """The knob of this path, or else all whose paths end so; of those `under` a pipeline's label, where given."""
+        ending = f".{text}"
+        found = [
+            knob for knob in self._ending.get(text.rpartition(".")[2], ())
+            if (knob.path == text or knob.path.endswith(ending)) and (not under or knob.path.startswith(f"{under}."))
+        ]
+        return [knob for knob in found if knob.path == text] or found
+
+
+def suffixes(path: str) -> list[str]:
+    """All endings of a path at its dots, the shortest first."""
+    parts = path.split(".")
+    return [".".join(parts[index:]) for index in range(len(parts) - 1, -1, -1)]

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from optlang.analysis.expressions import Expressions, Typed, known, text_of
+from optlang.analysis.expressions import Expressions
 from optlang.analysis.symbols import FIXED, Namespace
+from optlang.analysis.typed import Typed, known, text_of
 from optlang.analysis.values import Values, declared_as, elements_of, without_percent
 from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
 from optlang.diagnostics.suggest import slips

@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, field
 from decimal import Decimal, DivisionByZero, InvalidOperation
 
+from optlang.analysis.definitions import NO_VALUES, KnobSymbol
 from optlang.analysis.modules.names import listed, only, suggestion
-from optlang.analysis.symbols import NO_VALUES, Given, KnobSymbol, Named, Namespace, Place
+from optlang.analysis.symbols import Allowed, Given, InputValue, Namespace
+from optlang.analysis.typed import Typed, as_kind, constant_of, known, text_of
 from optlang.diagnostics.field_words import UNITS as UNIT_WORDS
 from optlang.diagnostics.field_words import VALUES
 from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
@@ -23,10 +25,9 @@ from optlang.plan.expressions import (
     RoundRef,
     Scalar,
     Unary,
-    Value,
     holds,
 )
-from optlang.plan.model import Computed, Dimension, Fixed, Models, Searched
+from optlang.plan.model import Computed, Fixed, Models, Searched
 from optlang.plan.units import (
     NUMERIC,
     SAID,
@@ -34,7 +35,6 @@ from optlang.plan.units import (
     Constant,
     Kind,
     common,
-    exact,
     product,
     quantity,
     show,
@@ -44,16 +44,6 @@ from optlang.syntax import tree
 from optlang.syntax.build import LARGEST_EXPONENT
 
 _BY_ZERO = "this divides by zero"
-
-
-@dataclass(frozen=True, slots=True)
-class Typed:
-    """An expression with its kind; `constant` where its value is known, `knob` where it is a knob by itself."""
-
-    expression: Expression
-    kind: Kind
-    constant: Constant | None = None
-    knob: KnobSymbol | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,28 +71,28 @@ class Expressions:
         """Expressions that may name the other settings of one step too."""
         return Expressions(self.names.with_siblings(siblings), self.compared)
 
-    def _path(self, node: tree.Path, place: Place) -> Typed | None:
+    def _path(self, node: tree.Path, allowed: Allowed) -> Typed | None:
         if node.text == "none":
             return Typed(Const(value=None), "none", Constant(None, "none"))
-        match self.names.find(node, place):
+        match self.names.find(node, allowed):
             case Given() as given:
                 return self._param(given)
-            case Named(constant=constant):
+            case InputValue(constant=constant):
                 return known(constant)
             case tree.Let(value=value):
-                return self._let(node, value, place)
+                return self._let(node, value, allowed)
             case RoundRef() as rounds:
                 return Typed(rounds, "count")
-            case MetricRef(metric=name) as metric if place.metrics:
+            case MetricRef(metric=name) as metric if allowed.metrics:
                 return Typed(metric, self.names.metrics[name].dimension)
-            case KnobSymbol(path=path, dimension=dimension) as knob if place.knobs:
+            case KnobSymbol(path=path, dimension=dimension) as knob if allowed.knobs:
                 return Typed(KnobRef(path=path), dimension, knob=knob)
             case KnobSymbol():
-                self.names.misplaced(node, "a knob", "a metric" if place.metrics else "a fixed value", place)
+                self.names.misplaced(node, "a knob", "a metric" if allowed.metrics else "a fixed value", allowed)
             case MetricRef():
-                self.names.misplaced(node, "a metric", "a knob" if place.knobs else "a fixed value", place)
+                self.names.misplaced(node, "a metric", "a knob" if allowed.knobs else "a fixed value", allowed)
             case None:
-                self.names.unknown(node, place)
+                self.names.unknown(node, allowed)
         return None
 
     def _param(self, given: Given) -> Typed | None:
@@ -121,7 +111,7 @@ class Expressions:
                 return Typed(Const(value="a model"), param.dimension, Constant("a model", param.dimension), symbol)
         return None
 
-    def _let(self, node: tree.Path, value: tree.Domain, place: Place) -> Typed | None:
+    def _let(self, node: tree.Path, value: tree.Domain, allowed: Allowed) -> Typed | None:
         if node.text in self._open:
             self.diagnostics.error(
                 "E408", f"`{node.text}` is defined by itself", node.span, "this leads back to where it began",
@@ -136,13 +126,13 @@ class Expressions:
             return None
         self._open.append(node.text)
         try:
-            return self.expression(value, place)
+            return self.expression(value, allowed)
         finally:
             self._open.pop()
 
     # ---- expressions
 
-    def expression(self, node: tree.Expression, place: Place) -> Typed | None:
+    def expression(self, node: tree.Expression, allowed: Allowed) -> Typed | None:
         """The expression with its kind; None where a part of it is wrong, which is then reported."""
         self.diagnostics.budget.spend(node.span)
         match node:
@@ -153,17 +143,17 @@ class Expressions:
             case tree.Truth(value=truth):
                 return known(Constant(truth, "bool"))
             case tree.Path():
-                return self._path(node, place)
+                return self._path(node, allowed)
             case tree.ListOf(items=items):
-                read = [self._item(item, place) for item in items]
+                read = [self._item(item, allowed) for item in items]
                 found = [item.constant for item in read if item is not None and item.constant is not None]
                 return known(Constant(tuple(found), "names")) if len(found) == len(items) else None
             case tree.Unary():
-                return self._unary(node, place)
+                return self._unary(node, allowed)
             case tree.Binary():
-                return self._binary(node, place)
+                return self._binary(node, allowed)
             case tree.Member():
-                return self._member(node, place)
+                return self._member(node, allowed)
             case tree.Call():
                 if not self.names.scope.absorbs(node.path):
                     self.diagnostics.error(
@@ -172,7 +162,7 @@ class Expressions:
                     )
         return None
 
-    def _item(self, node: tree.Expression, place: Place) -> Typed | None:
+    def _item(self, node: tree.Expression, allowed: Allowed) -> Typed | None:
         # A bare word in a list of names stands for itself, unless it is an input or a `let`.
         if (
             isinstance(node, tree.Path)
@@ -180,7 +170,7 @@ class Expressions:
             and not self.names.is_value(node)
         ):
             return known(Constant(node.text, "name"))
-        return self.expression(node, place)
+        return self.expression(node, allowed)
 
     def _number(self, node: tree.Number) -> Typed | None:
         constant = quantity(node.value, node.unit, node.whole)
@@ -200,8 +190,8 @@ class Expressions:
             return None
         return known(constant)
 
-    def _unary(self, node: tree.Unary, place: Place) -> Typed | None:
-        operand = self.expression(node.operand, place)
+    def _unary(self, node: tree.Unary, allowed: Allowed) -> Typed | None:
+        operand = self.expression(node.operand, allowed)
         if operand is None:
             return None
         if node.operator == "not":
@@ -228,15 +218,15 @@ class Expressions:
         self.mistyped(node.span, f"a condition is expected, and this is {SAID[typed.kind]}", help=advice)
         return False
 
-    def condition(self, node: tree.Expression, place: Place) -> Expression | None:
+    def condition(self, node: tree.Expression, allowed: Allowed) -> Expression | None:
         """A true-or-false expression; E302 where it is anything else."""
-        typed = self.expression(node, place)
+        typed = self.expression(node, allowed)
         return typed.expression if typed is not None and self._truth(typed, node) else None
 
-    def _binary(self, node: tree.Binary, place: Place) -> Typed | None:
+    def _binary(self, node: tree.Binary, allowed: Allowed) -> Typed | None:
         operator = node.operator
         if operator in ("and", "or"):
-            left, right = self.expression(node.left, place), self.expression(node.right, place)
+            left, right = self.expression(node.left, allowed), self.expression(node.right, allowed)
             fine = [
                 item is not None and self._truth(item, side) for item, side in ((left, node.left), (right, node.right))
             ]
@@ -248,21 +238,23 @@ class Expressions:
                 if one.constant is not None:
                     return other
             return Typed(Binary(operator=operator, left=left.expression, right=right.expression), "bool")
-        left, right = self._sides(node.left, node.right, place)
+        left, right = self._sides(node.left, node.right, allowed)
         if left is None or right is None:
             return None
         if operator in ("==", "!=", "<=", ">=", "<", ">"):
-            return self._comparison(node, left, right, place)
+            return self._comparison(node, left, right, allowed)
         return self._arithmetic(node, left, right)
 
-    def _sides(self, left: tree.Expression, right: tree.Expression, place: Place) -> tuple[Typed | None, Typed | None]:
+    def _sides(
+        self, left: tree.Expression, right: tree.Expression, allowed: Allowed
+    ) -> tuple[Typed | None, Typed | None]:
         for one, other, turned in ((left, right, False), (right, left, True)):
             if not (
-                place.knobs and isinstance(one, tree.Path) and isinstance(other, tree.Path) and len(other.parts) == 1
+                allowed.knobs and isinstance(one, tree.Path) and isinstance(other, tree.Path) and len(other.parts) == 1
             ):
                 continue
             if one.text in self.names.params:
-                typed = self.expression(one, place)
+                typed = self.expression(one, allowed)
                 if typed is None:
                     # What the other word means depends on it.
                     return None, None
@@ -273,17 +265,17 @@ class Expressions:
                 knob = self.names.only_knob(one)
             if knob is None or knob.dimension != "name" or other.text == "none":
                 continue
-            typed, word = self.expression(one, place), self._word(other, knob, place)
+            typed, word = self.expression(one, allowed), self._word(other, knob, allowed)
             return (word, typed) if turned else (typed, word)
-        return self.expression(left, place), self.expression(right, place)
+        return self.expression(left, allowed), self.expression(right, allowed)
 
-    def _word(self, node: tree.Path, knob: KnobSymbol, place: Place) -> Typed | None:
+    def _word(self, node: tree.Path, knob: KnobSymbol, allowed: Allowed) -> Typed | None:
         options = [str(value) for value in values_of(knob.domain) or ()]
         if node.text in options:
             self.names.refer_value(node, knob)
             return known(Constant(node.text, "name"))
         if self.names.is_value(node) or self.names.only_knob(node) is not None:
-            return self.expression(node, place)
+            return self.expression(node, allowed)
         if not knob.broken and not self.names.scope.absorbs(node):
             self.diagnostics.error(
                 "E201", f"`{knob.path}` is never `{node.text}`", node.span, "not one of its values",
@@ -293,7 +285,7 @@ class Expressions:
             )
         return None
 
-    def _comparison(self, node: tree.Binary, left: Typed, right: Typed, place: Place) -> Typed | None:
+    def _comparison(self, node: tree.Binary, left: Typed, right: Typed, allowed: Allowed) -> Typed | None:
         order = node.operator not in ("==", "!=")
         kind = common(left.kind, right.kind)
         if "none" in (left.kind, right.kind):
@@ -308,12 +300,12 @@ class Expressions:
                 node.span, f"`{node.operator}` compares numbers, and these are {SAID[kind]}", help="use `==` or `!=`"
             )
             return None
-        sides = [_as(item, kind) for item in (left, right)]
+        sides = [as_kind(item, kind) for item in (left, right)]
         compared = Binary(operator=node.operator, left=sides[0], right=sides[1])
         if left.constant is not None and right.constant is not None and (left.knob or right.knob):
             # A parameter that the study fixes decides it now.
             return known(Constant(holds(compared, Environment()), "bool"))
-        if place.metrics:
+        if allowed.metrics:
             self.compared.append(Compared(node, compared))
         return Typed(compared, "bool")
 
@@ -335,7 +327,7 @@ class Expressions:
         if node.operator == "/" and b is not None and b.value == 0:
             self.mistyped(node.span, _BY_ZERO)
             return None
-        sides = [_as(item, item.kind) for item in (left, right)]
+        sides = [as_kind(item, item.kind) for item in (left, right)]
         return Typed(Binary(operator=node.operator, left=sides[0], right=sides[1]), kind)
 
     def _folded(self, node: tree.Binary, left: Constant, right: Constant, kind: Kind) -> Typed | None:
@@ -352,8 +344,8 @@ class Expressions:
             return None
         return known(Constant(value, kind, left.whole and right.whole and value == value.to_integral_value()))
 
-    def _member(self, node: tree.Member, place: Place) -> Typed | None:
-        value = self.expression(node.value, place)
+    def _member(self, node: tree.Member, allowed: Allowed) -> Typed | None:
+        value = self.expression(node.value, allowed)
         written = node.options.statements if isinstance(node.options, tree.Block) else node.options.items
         options: list[Scalar | None] = []
         failed = value is None
@@ -366,9 +358,9 @@ class Expressions:
             word = isinstance(inner, tree.Path) and inner.text != "none"
             if word and value is not None and value.knob is not None and value.kind == "name":
                 assert isinstance(inner, tree.Path)
-                option = self._word(inner, value.knob, place)
+                option = self._word(inner, value.knob, allowed)
             else:
-                option = self.expression(inner, place)
+                option = self.expression(inner, allowed)
             if option is None or value is None:
                 failed = True
                 continue
@@ -404,42 +396,3 @@ class Expressions:
             node.span, labels=(Label(node.left.span, SAID[left.kind]), Label(node.right.span, SAID[right.kind])),
             help=advice,
         )
-
-
-def constant_of(value: Value, dimension: Dimension) -> Constant:
-    """A value of a plan as it could have been written."""
-    if isinstance(value, tuple):
-        return Constant(tuple(Constant(str(item), "string") for item in value), "names")
-    if value is None or isinstance(value, bool | str):
-        return Constant(value, dimension if value is not None else "none")
-    return Constant(exact(value), dimension, isinstance(value, int))
-
-
-def known(constant: Constant) -> Typed:
-    """A constant as an expression."""
-    return Typed(Const(value=value_of(constant, constant.kind)), constant.kind, constant)
-
-
-def _as(typed: Typed, kind: Kind) -> Expression:
-    # A count stays an integer, whatever it is compared with; a ratio written as a plain number becomes a float.
-    if typed.constant is None:
-        return typed.expression
-    return Const(value=value_of(typed.constant, typed.kind if typed.kind == "plain" and kind != "ratio" else kind))
-
-
-def text_of(node: tree.Domain) -> str:
-    """A short expression as it could be written, for a help."""
-    match node:
-        case tree.Path():
-            return node.text
-        case tree.Number(value=value, unit=unit):
-            return f"{value}{unit or ''}"
-        case tree.Truth(value=truth):
-            return "true" if truth else "false"
-        case tree.String(value=text):
-            return f'"{text}"'
-        case tree.Unary(operator=operator, operand=operand):
-            return f"{operator}{' ' if operator == 'not' else ''}{text_of(operand)}"
-        case tree.Binary(operator=operator, left=left, right=right):
-            return f"{text_of(left)} {operator} {text_of(right)}"
-    return "…"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from optlang.analysis.definitions import Definition
+from optlang.analysis.definitions import NO_VALUES, Definition, KnobSymbol, Role, Symbols, suffixes
 from optlang.analysis.domains import Domains
 from optlang.analysis.expressions import Expressions
-from optlang.analysis.symbols import NO_VALUES, Given, KnobSymbol, Namespace, Place, Role, Symbols, suffixes
+from optlang.analysis.symbols import Allowed, Given, Namespace
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.expressions import (
@@ -186,13 +186,13 @@ class Knobs:
         """
         if node is None:
             return None
-        place = Place("`when`", knobs=True, rounds=around.rounds, before=len(self.symbols.knobs))
-        key = self.postpone(node, place)
+        allowed = Allowed("`when`", knobs=True, rounds=around.rounds, before=len(self.symbols.knobs))
+        key = self.postpone(node, allowed)
 
         def read() -> Expression | None:
             self.unread.pop(key, None)
             expressions = self.expressions if siblings is None else self.expressions.with_siblings(siblings)
-            expression = expressions.condition(node, place)
+            expression = expressions.condition(node, allowed)
             if around.fixed is not None and expression is not None and _names_knobs(expression):
                 self.searched(node.span, around.fixed)
                 return None
@@ -262,10 +262,10 @@ class Knobs:
             for knob in found
         )
 
-    def postpone(self, node: tree.Node, place: Place) -> object:
+    def postpone(self, node: tree.Node, allowed: Allowed) -> object:
         """Enter the references of `node` when all knobs are known, unless it is read, and its key removed, before."""
         key = object()
-        self.unread[key] = lambda: self.names.quietly(node, place)
+        self.unread[key] = lambda: self.names.quietly(node, allowed)
         return key
 
     def read_rest(self) -> None:

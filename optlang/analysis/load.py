@@ -13,6 +13,7 @@ from optlang.analysis.assemble import plan_of
 from optlang.analysis.checks.all import check
 from optlang.analysis.checks.names import imports_are_used
 from optlang.analysis.declarations import Declarations
+from optlang.analysis.definitions import Symbols
 from optlang.analysis.expressions import Expressions
 from optlang.analysis.knobs import Knobs
 from optlang.analysis.lower import pipelines
@@ -23,7 +24,7 @@ from optlang.analysis.modules.imports import Files
 from optlang.analysis.modules.library import library, words
 from optlang.analysis.modules.names import Declared, Module, Scope, suggestion
 from optlang.analysis.modules.python_files import find_object
-from optlang.analysis.symbols import Namespace, Symbols
+from optlang.analysis.symbols import Namespace
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import MOST, Diagnostic, Diagnostics, Label, Lines, Span, TooMuchError
 from optlang.plan.model import Location, Plan

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from optlang.analysis.definitions import Definition
+from optlang.analysis.definitions import Definition, Symbols
 from optlang.analysis.modules.names import Scope, duplicate, listed, only, suggestion
-from optlang.analysis.symbols import Symbols
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.model import Metric
 from optlang.plan.units import TYPES

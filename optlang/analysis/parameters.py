@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optlang.analysis.domains import Domains
-from optlang.analysis.modules.names import Member, listed, only
+from optlang.analysis.modules.names import DeclaredParam, listed, only
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Label
 from optlang.diagnostics.suggest import closest
@@ -42,7 +42,7 @@ def declare(values: Values, node: tree.Param | tree.Input) -> Param | None:
     return _defaulted(values, node, bare.model_copy(update={"domain": domain}))
 
 
-def changed(values: Values, param: Param, member: Member) -> Param | None:
+def changed(values: Values, param: Param, member: DeclaredParam) -> Param | None:
     """The parameter of a group with what a declaration changes of it; its domain may only become narrower."""
     node, change = member.node, member.change
     assert change is not None

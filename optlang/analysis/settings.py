@@ -9,7 +9,7 @@ from optlang.analysis.conditions import MODELS, Conditions, value_of
 from optlang.analysis.definitions import Definition
 from optlang.analysis.knobs import Around, Guard, Knobs, Later, Once
 from optlang.analysis.modules.names import Declared, Scope, duplicate, listed, only, suggestion
-from optlang.analysis.symbols import Place
+from optlang.analysis.symbols import Allowed
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import SETTINGS
 from optlang.diagnostics.model import Span
@@ -127,7 +127,7 @@ class _Settings:
         scope = self._knobs.names.scope
         scope.break_name(name)
         scope.table.refer(name.span, None)
-        self._knobs.postpone(statement, self._place("a setting"))
+        self._knobs.postpone(statement, self._allowed("a setting"))
         for meant in (closest(name.text, declared), *field_words.meant(name.text, SETTINGS, declared)):
             if meant is not None:
                 scope.break_name(tree.Name(name.span, meant))
@@ -140,8 +140,8 @@ class _Settings:
             ),
         )
 
-    def _place(self, said: str) -> Place:
-        return Place(said, knobs=self._around.fixed is None, rounds=self._around.rounds)
+    def _allowed(self, said: str) -> Allowed:
+        return Allowed(said, knobs=self._around.fixed is None, rounds=self._around.rounds)
 
     def _setting(self, statement: tree.Fix | tree.Vary, param: Param, conditions: Conditions) -> Later[Setting | None]:
         guards: list[Guard] = []
@@ -166,8 +166,8 @@ class _Settings:
                 "E302", f"`{param.name}` is a value without settings", statement.block.span, "settings of what?",
                 help="take the braces away",
             )
-        place = self._place("here" if self._around.fixed is not None else f"`{param.name}`")
-        return lambda: self._knobs.values.setting(statement.value, param, place, statement.keyword)
+        allowed = self._allowed("here" if self._around.fixed is not None else f"`{param.name}`")
+        return lambda: self._knobs.values.setting(statement.value, param, allowed, statement.keyword)
 
     def _searched(
         self, statement: tree.Vary, param: Param, guards: list[Guard]
@@ -275,7 +275,7 @@ def absorb(knobs: Knobs, block: tree.Block | None, around: Around) -> None:
     """Take the settings of something unknown for broken definitions: what names them is not reported again."""
     if block is None:
         return
-    knobs.postpone(block, Place("a setting", knobs=True, rounds=around.rounds))
+    knobs.postpone(block, Allowed("a setting", knobs=True, rounds=around.rounds))
     _break_names(knobs.names.scope, block)
 
 

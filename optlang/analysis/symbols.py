@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from optlang.analysis.definitions import Definition, SymbolTable
+from optlang.analysis.definitions import Definition, KnobSymbol, Symbols, suffixes
 from optlang.analysis.modules.names import Scope, either, listed, only, suggestion
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import METRICS
@@ -19,81 +19,14 @@ from optlang.diagnostics.model import Diagnostics, Label, Span
 from optlang.diagnostics.suggest import closest
 from optlang.plan.expressions import MetricRef, RoundRef
 from optlang.plan.metrics import ALIASES, full_name
-from optlang.plan.model import Dimension, Domain, Fixed, Metric, Param, SetDomain, Setting
+from optlang.plan.model import Dimension, Fixed, Metric, Param, Setting
 from optlang.plan.units import Constant
 from optlang.syntax import tree
 
-NO_VALUES = SetDomain(values=())
-"""The domain of a knob that has none, or whose own could not be read."""
-
-Role: TypeAlias = Literal["value", "choice", "maybe", "repeat", "order", "runtime"]
-
-
-@dataclass(slots=True, eq=False)
-class KnobSymbol:
-    """A knob while the text is read; `index` is its position among the study's knobs."""
-
-    path: str
-    role: Role
-    domain: Domain
-    dimension: Dimension
-    span: Span
-    index: int
-    help: str = ""
-    inner: bool = False
-    """Whether it stands in a pipeline's own steps."""
-    broken: bool = False
-    """Whether something is wrong with its values, which is reported: others may have been meant."""
-
-
-@dataclass(slots=True, eq=False)
-class Symbols:
-    """What one study, or one declaration, of the file gives names to.
-
-    `labels` are the definitions of steps, branches, targets and searched settings by their paths. `spans` are where
-    messages point for such a path: the inside of a pipeline is reported where the study applies it.
-    """
-
-    table: SymbolTable
-    owner: str = ""
-    file: str = ""
-    names: dict[str, Definition] = field(default_factory=dict)
-    """Inputs, lets and the parameters of a pipeline; the first of one name counts."""
-    metrics: dict[str, Definition] = field(default_factory=dict)
-    labels: dict[str, Definition] = field(default_factory=dict)
-    spans: dict[str, Span] = field(default_factory=dict)
-    knobs: list[KnobSymbol] = field(default_factory=list)
-    nameless: int = 0
-    """How many broken definitions have a name that another has: an unknown name may be what one was to be called."""
-    _ending: dict[str, list[KnobSymbol]] = field(default_factory=dict)
-
-    def label(self, path: str, definition: Definition, at: Span | None = None, *, own: bool = True) -> None:
-        """Enter the definition of a path, reported `at`; `own` is not set in a baseline, whose paths nothing names."""
-        if not (definition.fixed and definition.kind == "parameter"):
-            self.table.define(definition)
-        if own and path not in self.labels:
-            self.labels[path] = definition
-            self.spans[path] = at or definition.span
-        self.spans.setdefault(path, at or definition.span)
-
-    def add(self, knob: KnobSymbol) -> None:
-        """Enter a knob."""
-        self.knobs.append(knob)
-        self._ending.setdefault(knob.path.rpartition(".")[2], []).append(knob)
-
-    def named(self, text: str, under: str = "") -> list[KnobSymbol]:
-        """The knob of this path, or else all whose paths end so; of those `under` a pipeline's label, where given."""
-        ending = f".{text}"
-        found = [
-            knob for knob in self._ending.get(text.rpartition(".")[2], ())
-            if (knob.path == text or knob.path.endswith(ending)) and (not under or knob.path.startswith(f"{under}."))
-        ]
-        return [knob for knob in found if knob.path == text] or found
-
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where an expression stands: what it may name, and how a message calls it.
+class Allowed:
+    """What an expression may name where it stands, and how a message calls that.
 
     `rounds` are the paths of the `repeat`s around; only knobs before number `before` may be named there.
     """
@@ -105,12 +38,12 @@ class Place:
     before: int | None = None
 
 
-FIXED = Place("here")
-_METRIC = Place("a metric", metrics=True)
+FIXED = Allowed("here")
+_METRIC = Allowed("a metric", metrics=True)
 
 
 @dataclass(slots=True, eq=False)
-class Named:
+class InputValue:
     """The value of an input, known before anything else is read."""
 
     constant: Constant
@@ -134,7 +67,7 @@ class Given:
         return self.fixed if self.fixed is not None else self.later()
 
 
-Found: TypeAlias = "Given | Named | tree.Let | RoundRef | MetricRef | KnobSymbol | Definition"
+Found: TypeAlias = "Given | InputValue | tree.Let | RoundRef | MetricRef | KnobSymbol | Definition"
 """What a name stands for; a `Definition` is broken, and whoever asked for it reports nothing."""
 
 
@@ -145,7 +78,7 @@ class Namespace:
     diagnostics: Diagnostics
     scope: Scope
     symbols: Symbols
-    inputs: dict[str, Named] = field(default_factory=dict)
+    inputs: dict[str, InputValue] = field(default_factory=dict)
     lets: dict[str, tree.Let] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
@@ -197,8 +130,8 @@ class Namespace:
             node = found.value
         return node
 
-    def find(self, path: tree.Path, place: Place) -> Found | None:
-        """What `path` names at `place`, None where nothing. Codes: E202 where it is ambiguous, E207 where too early."""
+    def find(self, path: tree.Path, allowed: Allowed) -> Found | None:
+        """What `path` names, None where nothing. Codes: E202 where it is ambiguous, E207 where too early."""
         given = self.params.get(path.text)
         if given is not None:
             self.symbols.table.refer(path.span, given.definition)
@@ -210,26 +143,26 @@ class Namespace:
         let = self.let(path)
         if let is not None:
             return let
-        found = self._round(path, place)
+        found = self._round(path, allowed)
         if found is not None:
             return found
-        metric = self.metric(path) if place.metrics else None
+        metric = self.metric(path) if allowed.metrics else None
         if metric is not None:
             self._refer_metric(path, metric)
             return metric
-        knob = self._knob(path, place)
+        knob = self._knob(path, allowed)
         if knob is None and self.scope.absorbs(path):
             return self._absorbed(path)
         return knob or self.metric(path)
 
-    def quietly(self, node: tree.Node | None, place: Place) -> None:
+    def quietly(self, node: tree.Node | None, allowed: Allowed) -> None:
         """Enter the references of what is not read, since what it belongs to is wrong."""
         for path in tree.paths(node) if node is not None else ():
             knobs = self.symbols.named(path.text, self.under)
-            if not self.is_value(path) and self._round(path, place) is None and len(knobs) == 1:
+            if not self.is_value(path) and self._round(path, allowed) is None and len(knobs) == 1:
                 self.refer_knob(path, knobs[0])
             elif self.is_value(path):
-                self.find(path, place)
+                self.find(path, allowed)
             elif self.scope.absorbs(path):
                 self._absorbed(path)
             else:
@@ -240,7 +173,7 @@ class Namespace:
         found = self.symbols.named(path.text, self.under)
         return found[0] if len(found) == 1 else None
 
-    def _knob(self, path: tree.Path, place: Place) -> KnobSymbol | Definition | None:
+    def _knob(self, path: tree.Path, allowed: Allowed) -> KnobSymbol | Definition | None:
         """The knob with the full path `path`, or the only one whose path ends so."""
         matches = self.symbols.named(path.text, self.under)
         if len(matches) > 1:
@@ -252,7 +185,7 @@ class Namespace:
         if not matches:
             return None
         self.refer_knob(path, matches[0])
-        if place.before is not None and matches[0].index >= place.before:
+        if allowed.before is not None and matches[0].index >= allowed.before:
             self.diagnostics.error(
                 "E207", f"`{path.text}` comes later", path.span, "not decided yet here",
                 labels=(Label(matches[0].span, "decided here"),),
@@ -306,13 +239,13 @@ class Namespace:
         span = Span(path.span.file, rest[0].span.start, rest[-1].span.end)
         self.symbols.table.refer(span, self.symbols.metrics.get(metric.metric))
 
-    def _round(self, path: tree.Path, place: Place) -> RoundRef | None:
+    def _round(self, path: tree.Path, allowed: Allowed) -> RoundRef | None:
         parts = path.parts
         which: Literal["round", "rounds"] = "rounds"
         if len(parts) > 1 and parts[-1].text == "round":
             parts, which = parts[:-1], "round"
         words = [part.text for part in parts]
-        for around in reversed(place.rounds):
+        for around in reversed(allowed.rounds):
             if around.split(".")[-len(parts) :] == words:
                 self._refer_parts(parts, around)
                 return RoundRef(path=around, which=which)
@@ -320,36 +253,36 @@ class Namespace:
 
     # ---- what is reported
 
-    def misplaced(self, node: tree.Path, found: str, wanted: str, place: Place) -> None:
+    def misplaced(self, node: tree.Path, found: str, wanted: str, allowed: Allowed) -> None:
         advice = {
             "a knob": "`require` and goals speak of metrics, `forbid` and `when` of knobs"
-            if place.metrics
+            if allowed.metrics
             else "everything here is fixed: search it among the steps or in the target",
             "a metric": "`forbid` and `when` are decided before anything runs; what is measured belongs in `require`",
         }[found]
         self.diagnostics.error(
-            "E206", f"`{node.text}` is {found}, and {place.said} needs {wanted}", node.span, found, help=advice
+            "E206", f"`{node.text}` is {found}, and {allowed.said} needs {wanted}", node.span, found, help=advice
         )
 
-    def unknown(self, node: tree.Path, place: Place) -> None:
-        """E201 or E602: a name that means nothing at `place`, which is reported here."""
+    def unknown(self, node: tree.Path, allowed: Allowed) -> None:
+        """E201 or E602: a name that means nothing here."""
         options = [*self.params, *self.inputs, *self.lets, *self.scope.names("let")]
-        if place.knobs:
+        if allowed.knobs:
             options += [suffix for knob in self.symbols.knobs for suffix in suffixes(knob.path)]
-        if place.metrics:
+        if allowed.metrics:
             options += [*self.metrics, *ALIASES]
             if len(self.targets) > 1:
                 options += [f"{target}.{name}" for target in self.targets for name in (*self.metrics, *ALIASES)]
             options += [f"baseline.{name}" for name in options]
-        if self._excused(node, place, options):
+        if self._excused(node, allowed, options):
             return
         self.scope.missed(node, options)
-        if place.metrics:
+        if allowed.metrics:
             self._no_metric(node, options)
             return
         self.diagnostics.error(
             "E201", f"unknown name `{node.text}`", node.span, "nothing here has this name",
-            help=suggestion(node.text, options, self._known_names(place)), fix=only(node.span, node.text, options),
+            help=suggestion(node.text, options, self._known_names(allowed)), fix=only(node.span, node.text, options),
         )
 
     def _no_metric(self, node: tree.Path, options: list[str]) -> None:
@@ -379,29 +312,23 @@ class Namespace:
         count = next((at for at, part in enumerate(parts) if part not in ("baseline", *self.targets)), len(parts))
         return "".join(f"{part}." for part in parts[:count]), ".".join(parts[count:])
 
-    def _excused(self, node: tree.Path, place: Place, options: list[str]) -> bool:
+    def _excused(self, node: tree.Path, allowed: Allowed, options: list[str]) -> bool:
         """Whether the name is taken for that of a definition whose own name is another's."""
         first = node.parts[0].text
         several = len(node.parts) > 1
         near = closest(first, self.targets if several else options)
-        if not self.symbols.nameless or near is not None or (several and not place.metrics):
+        if not self.symbols.nameless or near is not None or (several and not allowed.metrics):
             return False
         self.symbols.nameless -= 1
         self.scope.break_name(node.parts[0])
         return True
 
-    def _known_names(self, place: Place) -> str:
-        if place.metrics:
+    def _known_names(self, allowed: Allowed) -> str:
+        if allowed.metrics:
             return f"metrics are {listed([*ALIASES, *self.metrics], 30)}"
-        if place.knobs and self.symbols.knobs:
+        if allowed.knobs and self.symbols.knobs:
             return f"knobs are {listed(knob.path for knob in self.symbols.knobs)}"
         return "a text stands in double quotes"
-
-
-def suffixes(path: str) -> list[str]:
-    """All endings of a path at its dots, the shortest first."""
-    parts = path.split(".")
-    return [".".join(parts[index:]) for index in range(len(parts) - 1, -1, -1)]
 
 
 def _starts(path: str) -> list[str]:

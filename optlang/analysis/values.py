@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from optlang.analysis.expressions import Expressions, Typed, text_of
+from optlang.analysis.expressions import Expressions
 from optlang.analysis.modules.names import listed, only, suggestion
-from optlang.analysis.symbols import FIXED, Namespace, Place
+from optlang.analysis.symbols import FIXED, Allowed, Namespace
+from optlang.analysis.typed import Typed, text_of
 from optlang.diagnostics.field_words import VALUES
 from optlang.diagnostics.model import Diagnostics, Fix, Label, Span
 from optlang.diagnostics.suggest import closest
@@ -35,13 +36,13 @@ class Values:
         """Collects the problems."""
         return self.names.diagnostics
 
-    def constant(self, node: tree.Domain, param: Param, place: Place = FIXED) -> Fixed | None:
+    def constant(self, node: tree.Domain, param: Param, allowed: Allowed = FIXED) -> Fixed | None:
         """A value that must be known now, for `param`; None where it is wrong."""
-        setting = self.setting(node, param, place)
+        setting = self.setting(node, param, allowed)
         return setting if isinstance(setting, Fixed) else None
 
     def setting(
-        self, node: tree.Domain, param: Param, place: Place, sign: Span | None = None
+        self, node: tree.Domain, param: Param, allowed: Allowed, sign: Span | None = None
     ) -> Fixed | Searched | Computed | None:
         """`name = node` for a declared parameter: its value, or the expression that gives it.
 
@@ -59,7 +60,7 @@ class Values:
                 return word
             if self._is_wrong_word(node, param):
                 return None
-        typed = self.expressions.expression(node, place)
+        typed = self.expressions.expression(node, allowed)
         if typed is None:
             return None
         if param.dimension == "names" and isinstance(node, tree.String):
@@ -70,12 +71,12 @@ class Values:
         if not self.suits(node.span, typed, param):
             return None
         if typed.constant is not None:
-            return self._allowed(node, typed.constant, param)
+            return self._fixed(node, typed.constant, param)
         if isinstance(typed.expression, If) and not self._outcomes_suit(node.span, typed.expression, param):
             return None
         return Computed(expression=typed.expression, dimension=param.dimension)
 
-    def _allowed(self, node: tree.Expression, constant: Constant, param: Param) -> Fixed | None:
+    def _fixed(self, node: tree.Expression, constant: Constant, param: Param) -> Fixed | None:
         if isinstance(constant.value, tuple) and any(isinstance(item.value, Decimal) for item in constant.value):
             self.expressions.mistyped(
                 node.span, f"`{param.name}` is {SAID[param.dimension]}", help='write names or texts: ["head", "*.norm"]'

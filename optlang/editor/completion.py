@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from optlang.analysis.declarations import WORDS, Declarations
+from optlang.analysis.definitions import KnobSymbol, Symbols, suffixes
 from optlang.analysis.lower.calls import WEIGHTS
 from optlang.analysis.lower.search_settings import SAMPLERS
 from optlang.analysis.modules.names import Declared, PythonModule, Scope, Sort
 from optlang.analysis.modules.python_files import Signature, inside, objects
-from optlang.analysis.symbols import KnobSymbol, Symbols, suffixes
 from optlang.diagnostics.model import Span
-from optlang.editor.context import Context
+from optlang.editor.context import Cursor
 from optlang.editor.scopes import Room, find, params_of
 from optlang.plan.domains import show_domain, values_of
 from optlang.plan.metrics import ALIASES
@@ -68,7 +68,7 @@ _OPERATORS = ("=", "in", "==", "!=", "<", ">", "<=", ">=", "..", "and", "or", "n
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Offer:
     """One thing that may be written: its text, one line about it, the whole of what is known, where it is declared."""
 
     label: str
@@ -89,7 +89,7 @@ class Offers:
     symbols: Sequence[Symbols]
     folder: Path
 
-    def at(self, context: Context, room: Room) -> Iterator[Entry]:
+    def at(self, context: Cursor, room: Room) -> Iterator[Offer]:
         """All that may be written at a place; what is set already is among it."""
         words = context.words
         if context.dead:
@@ -107,11 +107,11 @@ class Offers:
         elif words and (words[0] in ("forbid", "require") or "when" in words):
             yield from self._condition(words, metrics=words[0] == "require")
         elif words and words[-1] == ":":
-            yield from (Entry(name, "type", SAID[TYPES[name]]) for name in TYPES)
+            yield from (Offer(name, "type", SAID[TYPES[name]]) for name in TYPES)
         else:
             yield from self._statement(words, room, context.word)
 
-    def _statement(self, words: Sequence[str], room: Room, typed: str) -> Iterator[Entry]:
+    def _statement(self, words: Sequence[str], room: Room, typed: str) -> Iterator[Offer]:
         match room.kind:
             case "file" | "study":
                 yield from self._member(words, room.kind, typed)
@@ -123,7 +123,7 @@ class Offers:
                 if not words or words[-1] == "=":
                     yield from self._declared("runtime", sort="runtime")
                 elif words[-1] not in _OPERATORS:
-                    yield Entry("when", "keyword", _STEPS["when"])
+                    yield Offer("when", "keyword", _STEPS["when"])
             case "values" if room.param is not None:
                 yield from self._of_param(room.param, searched=True)
             case "call" if room.declared is None:
@@ -133,7 +133,7 @@ class Offers:
 
     # ---- one place each
 
-    def _member(self, words: Sequence[str], kind: str, typed: str) -> Iterator[Entry]:
+    def _member(self, words: Sequence[str], kind: str, typed: str) -> Iterator[Offer]:
         if not words:
             yield from _keywords(_FILE if kind == "file" else _STUDY)
         elif words[0] in ("minimize", "maximize"):
@@ -146,18 +146,18 @@ class Offers:
         elif len(words) > 2 and words[-1] in ("=", "in", ".."):
             yield from self._names()
 
-    def _fact(self, words: Sequence[str], section: str) -> Iterator[Entry]:
+    def _fact(self, words: Sequence[str], section: str) -> Iterator[Offer]:
         if not words:
             yield from _keywords({name: _FACTS[name] for name in _FACTS_OF[section]})
         elif words[0] == "with" and words[-1] in ("with", ","):
             yield from self._declared("params", sort="parameter")
         elif words[0] in WORDS:
-            yield from (Entry(name, "value", f"after `{words[0]}`") for name in WORDS[words[0]])
+            yield from (Offer(name, "value", f"after `{words[0]}`") for name in WORDS[words[0]])
         elif words[0] in ("after", "excludes", "performs"):
             yield from self._declared("technique", sort="step")
-            yield from (Entry(name, "module", "all techniques of the module") for name in self.scope.library)
+            yield from (Offer(name, "module", "all techniques of the module") for name in self.scope.library)
 
-    def _steps(self, words: Sequence[str], *, choice: bool) -> Iterator[Entry]:
+    def _steps(self, words: Sequence[str], *, choice: bool) -> Iterator[Offer]:
         begins = not words or words[-1] in ("maybe", "=")
         if begins and (not words or words[0] != "repeat"):
             yield from self._declared("technique", "pipeline", "let", sort="step")
@@ -165,16 +165,16 @@ class Offers:
             if not words:
                 yield from _keywords(_STEPS)
             if choice:
-                yield Entry("none", "value", "does nothing")
+                yield Offer("none", "value", "does nothing")
         elif words[-1] == "in" and words[0] != "repeat":
-            yield Entry("any order", "keyword", "the steps in an order that is searched")
+            yield Offer("any order", "keyword", "the steps in an order that is searched")
             yield from self._names()
         elif words[-1] in ("=", "in", ".."):
             yield from self._names()
         elif words[-1] not in _OPERATORS:
-            yield Entry("when", "keyword", _STEPS["when"])
+            yield Offer("when", "keyword", _STEPS["when"])
 
-    def _setting(self, words: Sequence[str], room: Room) -> Iterator[Entry]:
+    def _setting(self, words: Sequence[str], room: Room) -> Iterator[Offer]:
         param = room.find(words[0]) if words else None
         if not words:
             yield from (_parameter(param, room.span(param.name)) for param in room.params)
@@ -182,62 +182,62 @@ class Offers:
             return
         elif words[-1] not in _OPERATORS:
             if len(words) == 1:
-                yield from (Entry(sign, "keyword", said) for sign, said in (("=", "fixes"), ("in", "searches")))
+                yield from (Offer(sign, "keyword", said) for sign, said in (("=", "fixes"), ("in", "searches")))
         elif param.name == "runtime" and room.kind == "target":
             yield from self._declared("runtime", sort="runtime")
         elif param.name == "sampler" and room.kind == "search":
-            yield from (Entry(name, "value", param.help) for name in SAMPLERS)
+            yield from (Offer(name, "value", param.help) for name in SAMPLERS)
         elif param.dimension in ("model", "models"):
             yield from self._declared("model", sort="model")
             yield from self._of_param(param, searched=False)
         else:
             yield from self._of_param(param, searched=words[-1] == "in")
 
-    def _imports(self, words: Sequence[str]) -> Iterator[Entry]:
+    def _imports(self, words: Sequence[str]) -> Iterator[Offer]:
         if words[0] == "from" and "import" in words:
             found = self.scope.module_of(words[1])
-            yield from (self._entry(item, item.name, "value") for item in found.declared.values()) if found else ()
+            yield from (self._offer(item, item.name, "value") for item in found.declared.values()) if found else ()
         elif len(words) == 1:
             files = sorted(self.folder.glob("*.opt"))
-            yield from (Entry(file.stem, "module", file.name, span=Span(file.as_posix(), 0, 0)) for file in files)
+            yield from (Offer(file.stem, "module", file.name, span=Span(file.as_posix(), 0, 0)) for file in files)
             for module in self.scope.library.values():
-                yield Entry(module.name, "module", "standard library", span=Span(module.file, 0, 0))
+                yield Offer(module.name, "module", "standard library", span=Span(module.file, 0, 0))
             if words[0] == "import":
-                yield Entry("python", "keyword", "a Python file beside this one, or an installed module")
+                yield Offer("python", "keyword", "a Python file beside this one, or an installed module")
 
-    def _condition(self, words: Sequence[str], *, metrics: bool) -> Iterator[Entry]:
+    def _condition(self, words: Sequence[str], *, metrics: bool) -> Iterator[Offer]:
         if len(words) > 2 and words[-1] in ("==", "!=") and words[-2].replace(".", "").isidentifier():
             yield from self._values_of(words[-2])
-        yield from (Entry(word, "keyword") for word in _CONDITION)
+        yield from (Offer(word, "keyword") for word in _CONDITION)
         yield from self._names()
         if metrics:
             yield from self._metrics(baseline=True)
         else:
-            yield from (knob_entry(knob, path) for part in self.symbols for path, knob in _shortest(part))
+            yield from (knob_offer(knob, path) for part in self.symbols for path, knob in _shortest(part))
 
     # ---- what is named
 
-    def _declared(self, *sorts: Sort, sort: Sorted) -> Iterator[Entry]:
+    def _declared(self, *sorts: Sort, sort: Sorted) -> Iterator[Offer]:
         for name in dict.fromkeys(self.scope.names(*sorts)):
             declared = find(self.scope, name)
             if declared is not None and declared.sort in sorts:
-                yield self._entry(declared, name, sort)
+                yield self._offer(declared, name, sort)
 
-    def _entry(self, declared: Declared, name: str, sort: Sorted) -> Entry:
+    def _offer(self, declared: Declared, name: str, sort: Sorted) -> Offer:
         node = declared.node
         said = getattr(node, "help", None)
         detail = said.value if said is not None else declared.sort
         place = node.path.span if isinstance(node, tree.Metric) else node.name.span
-        return Entry(name, sort, detail, span=place, known=declared)
+        return Offer(name, sort, detail, span=place, known=declared)
 
-    def _python(self, typed: str) -> Iterator[Entry]:
+    def _python(self, typed: str) -> Iterator[Offer]:
         for alias, module in self.scope.python.items():
-            yield Entry(alias, "module", f'Python: "{module.calls}"', span=module.source.span)
+            yield Offer(alias, "module", f'Python: "{module.calls}"', span=module.source.span)
             if typed.startswith(f"{alias}."):
                 for name, signature in _objects(module).items():
                     given = ", ".join(signature.arguments) if signature is not None else "…"
                     place = self._defined(module, name)
-                    yield Entry(f"{alias}.{name}", "model", f"({given})", f'of "{module.calls}"', place)
+                    yield Offer(f"{alias}.{name}", "model", f"({given})", f'of "{module.calls}"', place)
 
     def _defined(self, module: PythonModule, name: str) -> Span:
         """Where a module of the user's defines a name; where it is imported, of an installed one."""
@@ -247,7 +247,7 @@ class Offers:
             return module.source.span
         return Span(place.as_posix(), *found.span(1))
 
-    def _arguments(self, room: Room, words: Sequence[str]) -> Iterator[Entry]:
+    def _arguments(self, room: Room, words: Sequence[str]) -> Iterator[Offer]:
         alias, _, name = room.of.partition(".")
         module = self.scope.python.get(alias)
         signature = _objects(module).get(name) if module is not None else None
@@ -256,71 +256,71 @@ class Offers:
         elif signature is not None and module is not None:
             for argument in signature.arguments:
                 if argument not in room.written:
-                    yield Entry(argument, "parameter", f"an argument of {name}", span=self._defined(module, name))
-            yield Entry("weights", "parameter", WEIGHTS.help)
+                    yield Offer(argument, "parameter", f"an argument of {name}", span=self._defined(module, name))
+            yield Offer("weights", "parameter", WEIGHTS.help)
 
-    def _names(self) -> Iterator[Entry]:
+    def _names(self) -> Iterator[Offer]:
         for part in self.symbols:
             for name, definition in part.names.items():
-                yield Entry(name, "value", "a name of this file", span=definition.span)
+                yield Offer(name, "value", "a name of this file", span=definition.span)
             for definition in part.labels.values():
                 if definition.kind == "repeat":
                     said = "the number of the round, from 1"
-                    yield Entry(f"{definition.name}.round", "knob", said, span=definition.span)
+                    yield Offer(f"{definition.name}.round", "knob", said, span=definition.span)
         yield from self._declared("let", sort="value")
 
-    def _metrics(self, *, baseline: bool) -> Iterator[Entry]:
-        found = {alias: Entry(alias, "metric", name) for alias, name in ALIASES.items()}
+    def _metrics(self, *, baseline: bool) -> Iterator[Offer]:
+        found = {alias: Offer(alias, "metric", name) for alias, name in ALIASES.items()}
         for module in (*self.scope.library.values(), self.scope.own):
             for item in module.declared.values():
                 if item.sort == "metric":
-                    found[item.name] = self._entry(item, item.name, "metric")
+                    found[item.name] = self._offer(item, item.name, "metric")
         labels = (item for part in self.symbols for item in part.labels.values())
         targets = {item.name: item for item in labels if item.kind == "target"}
         yield from found.values()
         if len(targets) > 1:
             for target, label in targets.items():
-                yield Entry(target, "target", "a target", span=label.span)
+                yield Offer(target, "target", "a target", span=label.span)
                 yield from (
-                    Entry(f"{target}.{name}", "metric", f"{item.detail}, on {target}", span=item.span)
+                    Offer(f"{target}.{name}", "metric", f"{item.detail}, on {target}", span=item.span)
                     for name, item in found.items()
                 )
         if baseline:
             yield from (
-                Entry(f"baseline.{name}", "metric", f"{item.detail}, of the reference model", span=item.span)
+                Offer(f"baseline.{name}", "metric", f"{item.detail}, of the reference model", span=item.span)
                 for name, item in found.items()
             )
 
-    def _values_of(self, path: str) -> Iterator[Entry]:
+    def _values_of(self, path: str) -> Iterator[Offer]:
         for part in self.symbols:
             found = part.named(path)
             options = values_of(found[0].domain) if len(found) == 1 and found[0].dimension == "name" else None
             for value in options or ():
                 label = part.labels.get(f"{found[0].path}.{value}")
                 span = label.span if label is not None else None
-                yield Entry(str(value), "value", f"of {found[0].path}", found[0].help, span)
+                yield Offer(str(value), "value", f"of {found[0].path}", found[0].help, span)
 
-    def _of_param(self, param: Param, *, searched: bool) -> Iterator[Entry]:
+    def _of_param(self, param: Param, *, searched: bool) -> Iterator[Offer]:
         if searched:
-            yield Entry("any", "keyword", f"all that is declared: {_domain(param)}")
+            yield Offer("any", "keyword", f"all that is declared: {_domain(param)}")
         options = values_of(param.domain) if param.dimension in ("name", "bool") and param.domain is not None else None
         default = show(param.default, param.dimension) if not param.required else None
         shown = [show(value, param.dimension) for value in options or ()]
         if default is not None and default not in shown:
             shown.append(default)
         for text in shown:
-            yield Entry(text, "value", "the default" if text == default else f"of `{param.name}`", param.help)
+            yield Offer(text, "value", "the default" if text == default else f"of `{param.name}`", param.help)
         yield from self._names()
 
-    def whole(self, entry: Entry) -> str:
-        """All that is known of an entry, in Markdown."""
-        lines = [f"**{entry.label}**" + (f": {entry.detail}" if entry.detail else "")]
-        if entry.help:
-            lines += ["", entry.help]
-        if entry.known is not None:
-            params = params_of(entry.known, self.declarations)
+    def whole(self, offer: Offer) -> str:
+        """All that is known of an offer, in Markdown."""
+        lines = [f"**{offer.label}**" + (f": {offer.detail}" if offer.detail else "")]
+        if offer.help:
+            lines += ["", offer.help]
+        if offer.known is not None:
+            params = params_of(offer.known, self.declarations)
             lines += ["", *(f"- `{signature(param)}` {param.help}" for param in params)] if params else []
-            node = entry.known.node
+            node = offer.known.node
             clauses = [fact for fact in getattr(node, "facts", ()) if isinstance(fact, tree.Clause)]
             for clause in clauses:
                 lines += ["", f"{clause.keyword} {', '.join(path.text for path in clause.paths)}"]
@@ -347,12 +347,12 @@ def _domain(param: Param) -> str:
     return show_domain(param.domain, param.dimension) if param.domain is not None else SAID[param.dimension]
 
 
-def _parameter(param: Param, span: Span | None) -> Entry:
-    return Entry(param.name, "parameter", signature(param), param.help, span)
+def _parameter(param: Param, span: Span | None) -> Offer:
+    return Offer(param.name, "parameter", signature(param), param.help, span)
 
 
-def _keywords(said: dict[str, str]) -> Iterator[Entry]:
-    return (Entry(word, "keyword", text) for word, text in said.items())
+def _keywords(said: dict[str, str]) -> Iterator[Offer]:
+    return (Offer(word, "keyword", text) for word, text in said.items())
 
 
 def _shortest(symbols: Symbols) -> Iterator[tuple[str, KnobSymbol]]:
@@ -363,7 +363,7 @@ def _shortest(symbols: Symbols) -> Iterator[tuple[str, KnobSymbol]]:
         yield from ((tail, knob) for tail in dict.fromkeys((shortest, knob.path)))
 
 
-def knob_entry(knob: KnobSymbol, path: str) -> Entry:
+def knob_offer(knob: KnobSymbol, path: str) -> Offer:
     """A knob, written as `path`."""
     said = f"in {show_domain(knob.domain, knob.dimension)}" + (f": {knob.help}" if knob.help else "")
-    return Entry(path, "knob", f"knob {knob.path}", "" if knob.broken else said, knob.span)
+    return Offer(path, "knob", f"knob {knob.path}", "" if knob.broken else said, knob.span)

@@ -1,4 +1,4 @@
-"""Where in a text the cursor stands: the brackets around it and the words of its statement, whatever is wrong there.
+"""Where the cursor stands in a text: the brackets around it and the words of its statement, whatever is wrong there.
 
 Reads tokens, no tree: what is being typed is a mistake as long as it is typed. Knows no declarations.
 """
@@ -35,7 +35,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Cursor:
     """What is around a word: the open brackets, the outermost first, and the words of its statement before it.
 
     `start` and `end` are where the word stands that the cursor touches, dots before it included; both are the cursor's
@@ -51,7 +51,7 @@ class Context:
     dead: bool
 
 
-def around(text: str, offset: int) -> Context:
+def around(text: str, offset: int) -> Cursor:
     """The context of the character at `offset`."""
     line = text.rfind("\n", 0, offset) + 1
     before = _WORD_BEFORE.search(text[line:offset])
@@ -60,12 +60,12 @@ def around(text: str, offset: int) -> Context:
     end = after.end() if after is not None else offset
     if start > line and text[start - 1].isdigit():
         # The letters behind a number are its unit.
-        return Context((), (), start, end, text[start:end], "", dead=True)
+        return Cursor((), (), start, end, text[start:end], "", dead=True)
     frames, words, dead = _read(text, start)
     _finish(frames, text, end)
     following = _TOKEN.match(text, end + len(text[end:]) - len(text[end:].lstrip(" \t")))
     behind = following.group() if following is not None else ""
-    return Context(tuple(frames), tuple(words), start, end, text[start:end], behind, dead)
+    return Cursor(tuple(frames), tuple(words), start, end, text[start:end], behind, dead)
 
 
 def _read(text: str, stop: int) -> tuple[list[Frame], list[str], bool]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optlang import resources
-from optlang.analysis.definitions import Kind
+from optlang.analysis.definitions import DefinitionKind
 from optlang.analysis.load import Loaded, load
 from optlang.diagnostics.fixes import apart, applied
 from optlang.diagnostics.model import Diagnostic, Fix, Label, Span
 from optlang.editor import context, rename, scopes
-from optlang.editor.completion import Entry, Offers, knob_entry
+from optlang.editor.completion import Offer, Offers, knob_offer
 from optlang.editor.positions import Positions
 from optlang.interfaces import OptlangError
 from optlang.syntax.format import format_text
@@ -21,7 +21,7 @@ from optlang.syntax.format import format_text
 _REST = re.compile(r"(?:\.[A-Za-z_]\w*)+")
 """What goes on with a word that the cursor stands in the middle of."""
 
-_SAID: dict[Kind, str] = {
+_SAID: dict[DefinitionKind, str] = {
     "input": "an input", "let": "a `let`", "parameter": "a parameter", "setting": "a setting", "step": "a label",
     "repeat": "a label", "target": "a target",
 }
@@ -104,7 +104,7 @@ class Documents:
 
     # ---- what stands at a place
 
-    def entries(self, document: Document, offset: int) -> tuple[context.Context, list[Entry]]:
+    def offers(self, document: Document, offset: int) -> tuple[context.Cursor, list[Offer]]:
         """What may be written at an offset, by what is set there already: reads no more than the file's tokens."""
         around = context.around(document.text, offset)
         if document._offers is None:
@@ -113,13 +113,13 @@ class Documents:
         if around.dead or offers is None:
             return around, []
         room = scopes.room_of(around, offers.scope, offers.declarations)
-        found = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
+        found = {offer.label: offer for offer in reversed(list(offers.at(around, room)))}
         # What is set already is not offered again; the word under the cursor may be the one that sets it.
         taken = room.written - {around.word}
         kept = [item for item in found.values() if item.sort != "parameter" or item.label not in taken]
         return around, kept[::-1]
 
-    def entry(self, document: Document, offset: int) -> tuple[Span, Entry] | None:
+    def offer(self, document: Document, offset: int) -> tuple[Span, Offer] | None:
         """What the word at an offset is, by what may stand there; None where nothing is known of it."""
         around = context.around(document.text, offset)
         if document._offers is None:
@@ -128,18 +128,18 @@ class Documents:
         if offers is None or not around.word or around.dead:
             return None
         room = scopes.room_of(around, offers.scope, offers.declarations)
-        listed = {entry.label: entry for entry in reversed(list(offers.at(around, room)))}
+        listed = {offer.label: offer for offer in reversed(list(offers.at(around, room)))}
         rest = _REST.match(document.text, around.end)
         whole = around.end if rest is None else rest.end()
         for end in (whole, around.end):
-            entry = listed.get(document.text[around.start : end])
-            if entry is not None:
-                return Span(document.shown, around.start, end), entry
+            offer = listed.get(document.text[around.start : end])
+            if offer is not None:
+                return Span(document.shown, around.start, end), offer
         return None
 
     def described(self, document: Document, offset: int) -> tuple[Span, str] | None:
         """What the word at an offset is, in Markdown."""
-        known = self.entry(document, offset)
+        known = self.offer(document, offset)
         if known is not None:
             return known[0], self.help(document, known[1])
         loaded = self.current(document).loaded
@@ -150,13 +150,13 @@ class Documents:
             for knob in part.knobs:
                 label = part.labels.get(knob.path)
                 if label is not None and label.span == found[0].span and document._offers is not None:
-                    return found[1], document._offers.whole(knob_entry(knob, label.name))
+                    return found[1], document._offers.whole(knob_offer(knob, label.name))
         said = _SAID.get(found[0].kind)
         return (found[1], f"**{found[0].name}**: {said}") if said is not None else None
 
-    def help(self, document: Document, entry: Entry) -> str:
-        """All that is known of an entry, in Markdown."""
-        return document._offers.whole(entry) if document._offers is not None else ""
+    def help(self, document: Document, offer: Offer) -> str:
+        """All that is known of an offer, in Markdown."""
+        return document._offers.whole(offer) if document._offers is not None else ""
 
     def definition(self, document: Document, offset: int) -> Span | None:
         """Where the word at an offset is declared."""
@@ -164,7 +164,7 @@ class Documents:
         named = scope.table.named_at(document.shown, offset) if scope is not None else None
         if named is not None:
             return named[1].span
-        known = self.entry(document, offset)
+        known = self.offer(document, offset)
         if known is not None:
             return known[1].span
         defined = scope.table.defined_at(document.shown, offset) if scope is not None else None

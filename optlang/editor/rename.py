@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from optlang.analysis.definitions import Definition, Kind
+from optlang.analysis.definitions import Definition, DefinitionKind
 from optlang.analysis.load import Loaded
 from optlang.diagnostics.fixes import applied
 from optlang.diagnostics.model import Fix, Span
@@ -17,7 +17,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WRITTEN = frozenset({"location", "text", "reason", "column"})
 """Fields of a plan that say how it is written, or depends on names."""
 
-_OWN: frozenset[Kind] = frozenset({"input", "let", "parameter", "setting", "step", "repeat", "target", "word"})
+_OWN: frozenset[DefinitionKind] = frozenset(
+    {"input", "let", "parameter", "setting", "step", "repeat", "target", "word"}
+)
 """What the file itself gives a name to, other than declarations, imports and metrics."""
 
 Check = Callable[[str], Loaded]

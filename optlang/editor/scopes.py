@@ -12,7 +12,7 @@ from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
 from optlang.analysis.modules.names import Declared, Scope
 from optlang.diagnostics.model import Span
-from optlang.editor.context import Context, Frame
+from optlang.editor.context import Cursor, Frame
 from optlang.plan.model import Param
 from optlang.syntax import tree
 
@@ -52,7 +52,7 @@ class Room:
         return next((param for param in self.params if param.name == name), None)
 
 
-def room_of(context: Context, scope: Scope, declarations: Declarations) -> Room:
+def room_of(context: Cursor, scope: Scope, declarations: Declarations) -> Room:
     """The room that the cursor stands in."""
     room = Room("file")
     for frame in context.frames:

@@ -19,7 +19,7 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import from_fs_path, to_fs_path
 
 from optlang.diagnostics.model import Diagnostic, Fix, Span
-from optlang.editor.completion import Entry, Sorted
+from optlang.editor.completion import Offer, Sorted
 from optlang.editor.document import Document, Documents, placed
 from optlang.editor.positions import Positions
 from optlang.interfaces import OptlangError
@@ -58,7 +58,7 @@ class Server(LanguageServer):
         self.ended = False
         self._uris: dict[Path, str] = {}
         self._told: dict[Path, set[str]] = defaultdict(set)
-        self._offered: dict[str, tuple[Document, Entry]] = {}
+        self._offered: dict[str, tuple[Document, Offer]] = {}
         self._waiting: dict[Path, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -171,16 +171,16 @@ class Server(LanguageServer):
 
     def items(self, document: Document, offset: int) -> list[types.CompletionItem]:
         """What may be written at an offset."""
-        around, entries = self.documents.entries(document, offset)
-        self._offered = {entry.label: (document, entry) for entry in entries}
+        around, offers = self.documents.offers(document, offset)
+        self._offered = {offer.label: (document, offer) for offer in offers}
         place = _range(document.positions, Span(document.shown, around.start, around.end))
         return [
             types.CompletionItem(
-                label=entry.label, kind=_KINDS[entry.sort], detail=entry.detail or None,
-                documentation=entry.help or None, sort_text=f"{index:05}",
-                text_edit=types.TextEdit(place, entry.label),
+                label=offer.label, kind=_KINDS[offer.sort], detail=offer.detail or None,
+                documentation=offer.help or None, sort_text=f"{index:05}",
+                text_edit=types.TextEdit(place, offer.label),
             )
-            for index, entry in enumerate(entries)
+            for index, offer in enumerate(offers)
         ]
 
     def resolved(self, item: types.CompletionItem) -> types.CompletionItem:

@@ -51,7 +51,7 @@ def test_no_place_of_a_wrong_file_is_too_strange_to_be_asked_about(path: Path) -
     text = document.text[:20_000]
     documents.put(path, text)
     for offset in range(0, len(text) + 1, max(1, len(text) // 20)):
-        documents.entries(document, offset)
+        documents.offers(document, offset)
         documents.described(document, offset)
         documents.definition(document, offset)
         documents.label(document, offset)
@@ -66,7 +66,7 @@ def test_a_file_can_be_asked_about_while_it_is_typed(path: Path) -> None:
     for offset in range(0, len(text), max(1, len(text) // 25)):
         documents.put(path, text[:offset])
         documents.check(document)
-        documents.entries(document, offset)
+        documents.offers(document, offset)
         documents.described(document, offset)
 
 
@@ -94,7 +94,7 @@ def test_two_pipelines_do_not_share_their_names() -> None:
         "pipeline b { param yours: int = 1 \"\"\n steps { finetune { epochs =  } } }\n"
     )
     documents, document = opened(Path("two.opt"), text)
-    found = {entry.label for entry in documents.entries(document, text.index("=  }") + 2)[1]}
+    found = {offer.label for offer in documents.offers(document, text.index("=  }") + 2)[1]}
     assert "yours" in found
     assert "mine" not in found
 
@@ -105,7 +105,7 @@ def test_values_of_a_knob_that_may_be_anything_are_those_of_its_declaration() ->
         "  steps { channels { scope in any } }\n  forbid scope == global\n  minimize latency\n}\n"
     )
     documents, document = opened(Path("any.opt"), text)
-    found = {entry.label for entry in documents.entries(document, text.index("global"))[1]}
+    found = {offer.label for offer in documents.offers(document, text.index("global"))[1]}
     assert {"layer", "global"} <= found
 
 
@@ -136,7 +136,7 @@ def labels_at(text: str) -> set[str]:
     documents.check(document)
     offset = text.index("|")
     documents.put(document.path, text.replace("|", ""))
-    return {entry.label for entry in documents.entries(document, offset)[1]}
+    return {offer.label for offer in documents.offers(document, offset)[1]}
 
 
 def test_groups_and_what_they_have_are_offered_behind_with() -> None:

@@ -32,7 +32,7 @@ ANY = Interval(-inf, inf)
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class Ranges:
     """The metrics and the knobs that an expression may name."""
 
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -58,7 +58,7 @@ def _of_domain(domain: Domain) -> Interval:
     return ANY
 
 
-def interval(expression: Expression, space: Space) -> Interval:
+def interval(expression: Expression, space: Ranges) -> Interval:
     """What a number can be, each metric and knob on its own: too wide where one of them stands in it twice."""
     match expression:
         case Const(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
@@ -97,7 +97,7 @@ def _product(one: float, other: float) -> float:
     return 0.0 if one == 0 or other == 0 else one * other
 
 
-def decided(expression: Expression, space: Space) -> bool | None:
+def decided(expression: Expression, space: Ranges) -> bool | None:
     """What a condition comes to whatever is measured; None where that depends on it."""
     match expression:
         case Const(value=value):
@@ -119,7 +119,7 @@ def decided(expression: Expression, space: Space) -> bool | None:
     return None
 
 
-def _compared(expression: Binary, space: Space) -> bool | None:
+def _compared(expression: Binary, space: Ranges) -> bool | None:
     left, right = expression.left, expression.right
     if all(isinstance(side, Const) and not isinstance(side.value, int | float) for side in (left, right)):
         # Words and `none`: an order of them is an error elsewhere.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optlang.analysis.checks.bounds import Space, decided
+from optlang.analysis.checks.bounds import Ranges, decided
 from optlang.analysis.lower.study import ReadStudy
 from optlang.diagnostics.model import Span
 from optlang.plan.expressions import Expression
@@ -16,7 +16,7 @@ def conditions_hold_somewhere(study: ReadStudy) -> None:
     """W409: every `when` and every `forbid` is true of some point."""
     if study.diagnostics.failed:
         return
-    space = Space(knobs=study.index.by_path)
+    space = Ranges(knobs=study.index.by_path)
     for condition in study.knobs.conditions:
         if _never(condition.expression, study.index, space):
             study.diagnostics.warn(
@@ -31,7 +31,7 @@ def conditions_hold_somewhere(study: ReadStudy) -> None:
             )
 
 
-def _never(expression: Expression, index: Index, space: Space) -> bool:
+def _never(expression: Expression, index: Index, space: Ranges) -> bool:
     """Whether no point makes a condition true; continuous knobs are asked for their bounds alone."""
     return decided(expression, space) is False or ever(expression, index) is False
 

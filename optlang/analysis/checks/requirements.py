@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from math import inf
 
-from optlang.analysis.checks.bounds import Interval, Space, decided, interval
-from optlang.analysis.expressions import Compared, Expressions, text_of
+from optlang.analysis.checks.bounds import Interval, Ranges, decided, interval
+from optlang.analysis.expressions import Compared, Expressions
 from optlang.analysis.lower.study import ReadStudy
+from optlang.analysis.typed import text_of
 from optlang.diagnostics.model import Fix, Label, Span
 from optlang.plan.expressions import Binary, Const, Expression, MetricRef, Unary, references
 from optlang.plan.expressions import show as show_expression
@@ -40,7 +41,7 @@ class _Requirements:
         self._names = expressions.names
         self._compared = expressions.compared
         self._metrics: Mapping[str, Metric] = self._names.metrics
-        self._space = Space(self._metrics)
+        self._space = Ranges(self._metrics)
         self._diagnostics = self._names.diagnostics
 
     def check(self, requires: list[tuple[tree.Rule, Rule]]) -> None:

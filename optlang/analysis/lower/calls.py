@@ -21,7 +21,7 @@ from optlang.analysis.modules.names import (
     suggestion,
 )
 from optlang.analysis.modules.python_files import Signature, find_object, inside
-from optlang.analysis.symbols import FIXED, Namespace, Place
+from optlang.analysis.symbols import FIXED, Allowed, Namespace
 from optlang.diagnostics.field_words import SETTINGS
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.interfaces import WEIGHTS_FORMS, WEIGHTS_SUFFIXES
@@ -50,12 +50,12 @@ class Where:
 
     sort: Sort
     around: Around | None
-    place: Place
+    allowed: Allowed
     guards: tuple[Guard, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
-class Calls:
+class CallReader:
     """Reads calls."""
 
     knobs: Knobs
@@ -139,14 +139,14 @@ class Calls:
         fixed = self.knobs.values.constant(written.value, WEIGHTS, FIXED)
         if fixed is None or not isinstance(fixed.value, str):
             return None
-        place = inside(self.folder, fixed.value)
-        if place is None:
+        file = inside(self.folder, fixed.value)
+        if file is None:
             self.diagnostics.error(
                 "E203", f"`{fixed.value}` lies outside the study's folder", written.value.span, "not read",
                 help="copy the file into the study's folder",
             )
-        elif not exists(place):
-            files = [item.name for item in _next_to(place) if item.suffix in WEIGHTS_SUFFIXES]
+        elif not exists(file):
+            files = [item.name for item in _next_to(file) if item.suffix in WEIGHTS_SUFFIXES]
             self.diagnostics.error(
                 "E203", f"there is no file `{fixed.value}` in the study's folder", written.value.span, "not found",
                 help=suggestion(Path(fixed.value).name, files, f"name {WEIGHTS_FORMS}"),
@@ -209,7 +209,7 @@ class Calls:
 
     def _fixed(self, value: tree.Domain, param: Param, where: Where) -> Later[Plain | None]:
         def build() -> Plain | None:
-            setting = self.knobs.values.setting(value, param, where.place)
+            setting = self.knobs.values.setting(value, param, where.allowed)
             assert not isinstance(setting, Models)
             return setting
 
@@ -224,7 +224,7 @@ class Calls:
             if isinstance(item, tree.Vary):
                 arguments[key] = self._searched(item, self._free(item), where)
             else:
-                arguments[key] = lambda item=item: self._plain(item, where.place)  # type: ignore[misc]
+                arguments[key] = lambda item=item: self._plain(item, where.allowed)  # type: ignore[misc]
         if module.text is None:
             return nothing
         found, signature = find_object(self.diagnostics, module.text, module.calls, name.text, name.span)
@@ -255,7 +255,7 @@ class Calls:
                     help=f"add `{key} = …`, or give it a default in {module.calls}",
                 )
 
-    def _plain(self, item: tree.Fix, place: Place) -> Plain | None:
+    def _plain(self, item: tree.Fix, allowed: Allowed) -> Plain | None:
         value = item.value
         if isinstance(value, tree.Range | tree.Block | tree.AnyValue | tree.AnyOrder):
             self.diagnostics.error(
@@ -263,7 +263,7 @@ class Calls:
                 help="write one value",
             )
             return None
-        typed = self.knobs.expressions.expression(value, place)
+        typed = self.knobs.expressions.expression(value, allowed)
         if typed is None:
             return None
         if typed.constant is not None:

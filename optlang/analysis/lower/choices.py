@@ -245,7 +245,7 @@ def label_of(item: tree.Statement) -> str | None:
 
 
 def _shape(step: Step) -> str:
-    # What a step does, without its place and its label.
+    # What a step does, without its path and its label.
     match step:
         case Apply(technique=technique, settings=settings):
             return f"{technique} {sorted((name, setting.model_dump_json()) for name, setting in settings.items())}"

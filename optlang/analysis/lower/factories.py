@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from optlang.analysis.definitions import Definition
 from optlang.analysis.knobs import Around, Guard, Knobs, Later
-from optlang.analysis.lower.calls import Call, Calls, Where, nothing
-from optlang.analysis.symbols import FIXED, Namespace, Place
+from optlang.analysis.lower.calls import Call, CallReader, Where, nothing
+from optlang.analysis.symbols import FIXED, Allowed, Namespace
 from optlang.diagnostics.model import Diagnostics
 from optlang.plan.model import FactoryUse, Fixed, Models, Param, Setting
 from optlang.syntax import tree
@@ -22,7 +22,7 @@ from optlang.syntax import tree
 class Factories:
     """Reads calls of factories."""
 
-    calls: Calls
+    calls: CallReader
     own: Mapping[str, str] = field(default_factory=dict)
     """The names of the study's own model and data, with what makes them."""
 
@@ -72,7 +72,7 @@ class Factories:
         several = param.dimension == "models"
         written = value.items if isinstance(value, tree.ListOf) and several else (value,)
         items = tuple(self.names.unfold(item) for item in written)
-        where = Where("model", around.below(param.name), _place(param, around), guards)
+        where = Where("model", around.below(param.name), _allowed(param, around), guards)
         made: list[Call] = []
         counts: dict[str, int] = {}
         for item in items:
@@ -137,5 +137,5 @@ class Factories:
         )
 
 
-def _place(param: Param, around: Around) -> Place:
-    return FIXED if around.fixed is not None else Place(f"`{param.name}`", knobs=True, rounds=around.rounds)
+def _allowed(param: Param, around: Around) -> Allowed:
+    return FIXED if around.fixed is not None else Allowed(f"`{param.name}`", knobs=True, rounds=around.rounds)

@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optlang.analysis.expressions import Expressions, constant_of
+from optlang.analysis.definitions import Symbols
+from optlang.analysis.expressions import Expressions
 from optlang.analysis.modules.names import Scope, listed, suggestion
 from optlang.analysis.parameters import declare
-from optlang.analysis.symbols import Named, Namespace, Symbols
+from optlang.analysis.symbols import InputValue, Namespace
+from optlang.analysis.typed import constant_of
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.domains import contains, show_domain
@@ -49,7 +51,7 @@ class Inputs:
             elif node.name.text not in self.names.inputs:
                 # Of two inputs with one name the first counts.
                 bare = self._bare(node, self.overrides.get(made.name))
-                self.names.inputs[made.name] = Named(constant_of(made.value, made.dimension), made.dimension, bare)
+                self.names.inputs[made.name] = InputValue(constant_of(made.value, made.dimension), made.dimension, bare)
                 found.append(made)
         self._unknown([node.name.text for node in nodes])
         return tuple(found)

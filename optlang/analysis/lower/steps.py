@@ -6,43 +6,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optlang.analysis.declarations import Declarations
-from optlang.analysis.definitions import Definition, Kind
+from optlang.analysis.definitions import Definition, DefinitionKind
 from optlang.analysis.expressions import Expressions
 from optlang.analysis.knobs import Around, Knobs, Later, Made, always
-from optlang.analysis.lower.calls import Calls
+from optlang.analysis.lower.calls import CallReader
 from optlang.analysis.lower.choices import choice, label_of, order
 from optlang.analysis.lower.factories import Factories
 from optlang.analysis.lower.pipelines import expand
+from optlang.analysis.lower.repeats import repeat
 from optlang.analysis.modules.names import SORTS, Declared, Scope, duplicate, either, only, suggestion
 from optlang.analysis.settings import absorb, settings_of
-from optlang.analysis.symbols import FIXED, Given, Namespace
+from optlang.analysis.symbols import Given, Namespace
 from optlang.analysis.values import Values
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import RUNTIMES, STEPS
 from optlang.diagnostics.model import Diagnostics, Span
-from optlang.plan.domains import values_of
-from optlang.plan.expressions import Binary, Const, KnobRef
+from optlang.plan.expressions import Const, KnobRef
 from optlang.plan.model import (
     Apply,
-    Computed,
-    Domain,
     Group,
-    IntDomain,
     Maybe,
-    Param,
-    Repeat,
-    Searched,
     SetDomain,
     Step,
     Technique,
 )
-from optlang.plan.units import SAID
 from optlang.syntax import tree
 
 STEP = 20
 """How many parts of the budget a step costs: it takes about as long to read as so many names and numbers."""
-
-COUNT = Param(name="the count", dimension="count", domain=None, required=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +71,7 @@ class Steps:
         )
         values = Values(Expressions(names))
         knobs = replace(outer, values=values, applied=outer.applied or at, conditions=[], set_at={})
-        knobs.models = Factories(Calls(knobs, self.declarations, self.folder)).setting
+        knobs.models = Factories(CallReader(knobs, self.declarations, self.folder)).setting
         return Steps(knobs, self.declarations, self.folder, used=self.used, open=(*self.open, pipeline))
 
     def block(self, statements: tuple[tree.Statement, ...], around: Around) -> Later[tuple[Step, ...]]:
@@ -104,7 +95,7 @@ class Steps:
         name: tree.Name,
         around: Around,
         *,
-        kind: Kind = "step",
+        kind: DefinitionKind = "step",
         whole: Span | None = None,
     ) -> None:
         label = name.text
@@ -346,84 +337,4 @@ class Steps:
 
     def _repeat(self, node: tree.Repeat, around: Around, labels: dict[str, Span]) -> Made | None:
         self._claim(labels, node.name, around, kind="repeat")
-        path = around.at(node.name.text)
-        guard = self.knobs.when(node.when, around)
-        outer = around.under(guard) if guard else around
-        inside = outer.below(node.name.text, repeat=path)
-        count: int | None = None
-        knob: str | None = None
-        given = self.names.params.get(node.count.text) if isinstance(node.count, tree.Path) else None
-        if given is not None:
-            self.names.symbols.table.refer(node.count.span, given.definition)
-        counted = given.setting() if given is not None else None
-        if node.fixed and isinstance(counted, Searched):
-            knob = self._counted(node, counted.knob)
-            if knob is None:
-                return None
-            if min(_ints(next(item.domain for item in self.knobs.symbols.knobs if item.path == knob))) == 0:
-                inside = inside.under(always(Binary(operator=">=", left=KnobRef(path=knob), right=Const(value=1))))
-        elif node.fixed and isinstance(counted, Computed):
-            self.diagnostics.error(
-                "E507", f"`{node.name.text}` would be repeated as often as something else says", node.count.span,
-                "follows from knobs, or from a condition",
-                help="where the pipeline is applied, give the count a fixed value, or search it: `NAME in 1 .. 3`",
-            )
-            return None
-        elif node.fixed:
-            count = self._count(node)
-        else:
-            domain = self.knobs.domain(node.count, COUNT)
-            domain = self._rounds(node, domain) if domain is not None else None
-            if self.knobs.add(path, "repeat", domain, COUNT, node.name.span, outer) and min(_ints(domain)) == 0:
-                inside = inside.under(always(Binary(operator=">=", left=KnobRef(path=path), right=Const(value=1))))
-        steps = self.block(node.block.statements, inside)
-        return lambda: Repeat(
-            path=path,
-            count=count,
-            steps=steps(),
-            knob=knob if knob != path else None,
-            when=guard() if guard else None,
-            location=self.knobs.locate(node.span),
-        )
-
-    def _counted(self, node: tree.Repeat, path: str) -> str | None:
-        """The knob of a pipeline's parameter that counts the rounds; None, with its error, where it cannot."""
-        draft = next(item for item in self.knobs.symbols.knobs if item.path == path)
-        if draft.dimension != "count":
-            self.diagnostics.error(
-                "E302", f"the count of rounds is {SAID[draft.dimension]}", node.count.span, "not a count"
-            )
-            return None
-        if self._rounds(node, draft.domain) is None:
-            return None
-        draft.role = "repeat"
-        return path
-
-    def _count(self, node: tree.Repeat) -> int:
-        fixed = self.knobs.values.constant(node.count, COUNT, FIXED)
-        count = fixed.value if fixed is not None else 1
-        assert isinstance(count, int)
-        if count < 1:
-            self.diagnostics.error(
-                "E507", f"repeated {count} times", node.count.span, "never" if count == 0 else "fewer than none",
-                help="take the block away, or search the count: `in 0 .. 3`",
-            )
-            return 1
-        return count
-
-    def _rounds(self, node: tree.Repeat, domain: Domain) -> Domain | None:
-        counts = _ints(domain)
-        if min(counts) < 0 or max(counts) < 1 or max(counts) > 1000:
-            self.diagnostics.error(
-                "E507", "a count of rounds lies between 0 and 1000", node.count.span,
-                "fewer than none" if min(counts) < 0 else "never" if max(counts) < 1 else "too many",
-                help="write `0 .. 3` for none to three rounds",
-            )
-            return None
-        return domain
-
-
-def _ints(domain: Domain | None) -> list[int]:
-    if isinstance(domain, IntDomain):
-        return [domain.low, domain.high]
-    return [int(value) for value in (values_of(domain) if domain is not None else None) or ()]
+        return repeat(self, node, around)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from optlang.analysis.declarations import Declarations
-from optlang.analysis.definitions import Definition, Kind
-from optlang.analysis.expressions import Expressions, text_of
+from optlang.analysis.definitions import Definition, DefinitionKind
+from optlang.analysis.expressions import Expressions
 from optlang.analysis.knobs import Around, Knobs, Later
-from optlang.analysis.lower.calls import Calls
+from optlang.analysis.lower.calls import CallReader
 from optlang.analysis.lower.factories import Factories
 from optlang.analysis.lower.inputs import Inputs
 from optlang.analysis.lower.search_settings import measure_of, search_of
@@ -20,7 +20,8 @@ from optlang.analysis.lower.steps import Steps
 from optlang.analysis.lower.targets import Targets
 from optlang.analysis.metrics import metrics_of
 from optlang.analysis.modules.names import duplicate, second
-from optlang.analysis.symbols import Namespace, Place
+from optlang.analysis.symbols import Allowed, Namespace
+from optlang.analysis.typed import text_of
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.plan.model import FactoryUse, Input, Location, Measure, Metric, Objective, Rule, Search, Step
@@ -116,7 +117,7 @@ class StudyReader:
         steps = Steps(knobs, self.declarations, self.folder)
         targets = Targets(knobs, self.declarations)
         own = {node.name.text: text_of(getattr(node.value, "path", node.value)) for node in self._all(tree.Make)}
-        factories = Factories(Calls(knobs, self.declarations, self.folder), own)
+        factories = Factories(CallReader(knobs, self.declarations, self.folder), own)
         knobs.models = factories.setting
 
         made_targets = self._targets(targets)
@@ -138,8 +139,8 @@ class StudyReader:
             baseline=built_baseline,
             targets=built_targets,
             steps=built_steps,
-            forbids=self._rules(values, "forbid", Place("`forbid`", knobs=True)),
-            requires=self._rules(values, "require", Place("`require`", metrics=True)),
+            forbids=self._rules(values, "forbid", Allowed("`forbid`", knobs=True)),
+            requires=self._rules(values, "require", Allowed("`require`", metrics=True)),
             objectives=self._goals(values),
             search=search_of(knobs, self._sections("search"), self._one("search")),
             measure=measure_of(knobs, self._sections("measure"), self._one("measure")),
@@ -170,7 +171,7 @@ class StudyReader:
             if not isinstance(item, tree.Input | tree.Let):
                 continue
             name = item.name
-            kind: Kind = "input" if isinstance(item, tree.Input) else "let"
+            kind: DefinitionKind = "input" if isinstance(item, tree.Input) else "let"
             definition = symbols.table.define(Definition(kind, name.text, name.span))
             first = symbols.names.setdefault(name.text, definition)
             if first is not definition:
@@ -220,12 +221,12 @@ class StudyReader:
             self._missing("steps")
         return steps.block(sections[0].block.statements, around) if sections else tuple
 
-    def _rules(self, values: Values, kind: str, place: Place) -> list[tuple[tree.Rule, Rule]]:
+    def _rules(self, values: Values, kind: str, allowed: Allowed) -> list[tuple[tree.Rule, Rule]]:
         found: list[tuple[tree.Rule, Rule]] = []
         for node in self._all(tree.Rule):
             if node.kind != kind:
                 continue
-            expression = values.expressions.condition(node.expression, place)
+            expression = values.expressions.condition(node.expression, allowed)
             if expression is not None:
                 span = node.expression.span
                 text = _LAYOUT.sub(lambda found: found[1] or " ", self.texts[span.file][span.start : span.end])
@@ -237,7 +238,7 @@ class StudyReader:
         found: list[tuple[tree.Path, Objective]] = []
         for node in self._all(tree.Goal):
             for path in node.metrics:
-                typed = values.expressions.expression(path, Place("a goal", metrics=True))
+                typed = values.expressions.expression(path, Allowed("a goal", metrics=True))
                 if typed is None:
                     continue
                 if getattr(typed.expression, "kind", "") != "metric" or getattr(typed.expression, "baseline", False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from optlang.analysis.declarations import Declarations
-from optlang.analysis.definitions import Definition, Kind
+from optlang.analysis.definitions import Definition, DefinitionKind
 from optlang.analysis.knobs import Around, Knobs, Later, always
 from optlang.analysis.lower.choices import branches_of, given
 from optlang.analysis.modules.names import SORTS, Declared, Scope, duplicate, either, listed, only, suggestion
@@ -161,7 +161,7 @@ class Targets:
         self.diagnostics.error("E106", f"{what} is not in this version", span, help=advice)
 
     def _statements(self, node: tree.Target, seen: tuple[Declared, ...]) -> list[tree.Statement]:
-        # What the target says itself takes the place of what its base says under the same name.
+        # What the target sets itself replaces what its base sets under the same name.
         found: dict[str, tree.Statement] = {}
         if node.base is not None:
             base = self.scope.find(node.base)
@@ -289,7 +289,9 @@ class Targets:
             help=f"take one away, or give it a label of its own: `NAME = {branch.value.text}`",
         )
 
-    def _label(self, path: str, kind: Kind, name: tree.Name, around: Around, whole: Span | None = None) -> None:
+    def _label(
+        self, path: str, kind: DefinitionKind, name: tree.Name, around: Around, whole: Span | None = None
+    ) -> None:
         self.knobs.label(path, Definition(kind, name.text, name.span, whole, fixed=kind != "step"), around)
 
     def _use(

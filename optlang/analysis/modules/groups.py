@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from optlang.analysis.modules.names import SORTS, Declared, Member, Module, Scope, duplicate, listed, only, suggestion
+from optlang.analysis.modules.names import (
+    SORTS,
+    Declared,
+    DeclaredParam,
+    Module,
+    Scope,
+    duplicate,
+    listed,
+    only,
+    suggestion,
+)
 from optlang.diagnostics.model import Diagnostics
 from optlang.syntax import tree
 
@@ -29,7 +39,7 @@ def link(module: Module, scope_of: Callable[[Declared], Scope], diagnostics: Dia
 
 def _members(
     declared: Declared, scope_of: Callable[[Declared], Scope], diagnostics: Diagnostics, around: tuple[Declared, ...]
-) -> tuple[Member, ...]:
+) -> tuple[DeclaredParam, ...]:
     """The parameters of a declaration; `around` are the groups whose own are being collected."""
     known = declared.module.members
     if declared.name not in known and isinstance(declared.node, tree.Declaration):
@@ -52,12 +62,12 @@ class _Collected:
     scope_of: Callable[[Declared], Scope]
     diagnostics: Diagnostics
     around: tuple[Declared, ...]
-    found: dict[str, Member] = field(default_factory=dict)
+    found: dict[str, DeclaredParam] = field(default_factory=dict)
     _used: dict[str, tree.Path] = field(default_factory=dict)
 
     def own(self, node: tree.Param) -> None:
         name = node.name.text
-        first = self.found.setdefault(name, Member(node, node.name.span))
+        first = self.found.setdefault(name, DeclaredParam(node, node.name.span))
         if first.node is not node:
             advice = _otherwise(first.group.name, name) if first.group is not None else None
             duplicate(self.diagnostics, name, node.name.span, first.at, advice)
@@ -87,7 +97,7 @@ class _Collected:
             if name not in self.found:
                 change = changes.get(name)
                 node = member.node if change is None else _with(member.node, change)
-                self.found[name] = Member(node, use.group.span, group, change)
+                self.found[name] = DeclaredParam(node, use.group.span, group, change)
 
     def _group(self, path: tree.Path) -> Declared | None:
         """The group that `path` names, with its parameters collected; None where there is none, which is said."""

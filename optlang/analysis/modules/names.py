@@ -37,7 +37,7 @@ class Declared:
         return f"{self.module.name}.{self.name}"
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[DeclaredParam, ...]:
         """All parameters in the order of the text, those of groups where `with` stands."""
         return self.module.members.get(self.name, ())
 
@@ -48,7 +48,7 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class DeclaredParam:
     """One parameter of a declaration, as if it were written out there.
 
     `at` is where the declaration says it: its name, or that of the `group` after `with`, with what is changed of it.
@@ -77,7 +77,7 @@ class Module:
     file: str
     own: bool
     declared: dict[str, Declared] = field(default_factory=dict)
-    members: dict[str, tuple[Member, ...]] = field(default_factory=dict)
+    members: dict[str, tuple[DeclaredParam, ...]] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optlang.analysis.checks.bounds import ANY, Interval, Space, decided, interval, of_metric
+from optlang.analysis.checks.bounds import ANY, Interval, Ranges, decided, interval, of_metric
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, MetricRef, Unary, evaluate, holds
 from optlang.plan.model import FloatDomain, Knob, Metric
 
@@ -19,7 +19,7 @@ METRICS = {
         ("throughput", "number", False), ("r2", "number", True),
     )
 }
-SPACE = Space(METRICS)
+SPACE = Ranges(METRICS)
 NUMBERS = st.sampled_from([-3.0, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0, 95.0])
 TERMS: Any = st.recursive(
     st.builds(lambda value: Const(value=value), NUMBERS)
@@ -83,7 +83,7 @@ def test_what_a_metric_can_be(metric: Metric, expected: Interval) -> None:
 
 def test_a_knob_that_may_be_absent_is_never_sure_to_hold() -> None:
     knob = Knob(path="a", column="a", role="value", domain=FloatDomain(low=0.1, high=0.5), dimension="ratio")
-    space = Space(knobs={"a": knob})
+    space = Ranges(knobs={"a": knob})
     above = Binary(operator=">", left=KnobRef(path="a"), right=Const(value=0.6))
     below = Binary(operator="<", left=KnobRef(path="a"), right=Const(value=0.6))
     assert decided(above, space) is False
