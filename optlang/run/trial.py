@@ -28,7 +28,7 @@ from optlang.measure.process import BareProcess, Deployment
 from optlang.plan.metrics import MEDIAN
 from optlang.run import batch_dependence, steps
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
 from optlang.workload.data.dataset import Dataset
 
@@ -171,7 +171,7 @@ def _on_target(
 def _plain(state: ModelState, trial_context: TrialContext, study: Path) -> ModelState:
     """The state as it is deployed: with the weights that its module computes. As it is where that cannot be."""
     try:
-        return baked(state, trial_context.data, study)
+        return without_parametrizations(state, trial_context.data, study)
     except Refusal as error:
         return replace(state, notes={**state.notes, "parametrized.left": error.message})
 

@@ -6,7 +6,7 @@ import torch
 from optlang.interfaces import Context, Factory
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 TRAINING = {
     "epochs": 12, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 32, "weight_decay": 0.01,
@@ -21,6 +21,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def images():
+    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 @pytest.fixture(scope="session")

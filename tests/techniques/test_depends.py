@@ -9,7 +9,7 @@ import pytest
 from optlang.interfaces import Context, Refusal
 from optlang.workload import imports
 from tests.techniques.conftest import TRAINING
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, Edit, ModelState, Refusal
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.failures import FAILURES, exhausted
 from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone
@@ -38,7 +38,7 @@ def half(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
         raise Refusal(f"only a module can be cast, and the model is in the form {state.form}")
     if is_half(state.model):
         raise Refusal("the model is in 16 bits already", help="cast once")
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     dtype = str(settings["dtype"])
     example = context.data.bind(state.model).example(2)
     module = copy.deepcopy(state.model).eval()

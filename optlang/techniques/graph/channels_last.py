@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.graph.rewrite import edited, runnable_copy
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,7 @@ def channels_last(state: ModelState, settings: Mapping[str, Any], context: Conte
     """
     from torch import nn
 
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module, _ = runnable_copy(state, context, "laid out")
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.modules()):
         raise Refusal(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.graph.rewrite import edited, proved_subset, runnable_copy, same_answers
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.techniques.shared.symmetry import answers
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def clean(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     The other layers keep their names. Notes: `graph.removed`, how many. Raises `Refusal` where there are none.
     """
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module, example = runnable_copy(state, context, "cleaned")
     found = _idle(module)
     names = proved_subset(found, lambda chosen: _same_when_cleaned(module, example, chosen))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.onnx_weights import QUANTIZED, census
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def constants(state: ModelState, settings: Mapping[str, Any], context: Context) 
     """
     import onnx
 
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     with tempfile.TemporaryDirectory(prefix="constants-") as name:
         if state.form == "onnx":
             source = Path(state.model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.graph.rewrite import edited, proved_subset, runnable_copy, same_answers
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.techniques.shared.symmetry import answers
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def fold(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
     numbers the folded model must still give the same answers, since norms that are not trained yet would hide a
     mistake. Notes: `graph.folded`, how many. Raises `Refusal` where there is no such norm, with what stands in the way.
     """
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module, example = runnable_copy(state, context, "folded")
     pairs, why = _followed(module, example)
     pairs = proved_subset(pairs, lambda chosen: _same_when_folded(module, example, chosen))

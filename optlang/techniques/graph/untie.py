@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.failures import FAILURES, exhausted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     if state.form != "module":
         raise Refusal(f"only a module has layers to untie, and the model is in the form {state.form}")
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module: nn.Module = copy.deepcopy(state.model).eval()
     example = context.data.bind(module).example(3)
     with torch.no_grad(), imports.user_code("the model's forward", context.study):
@@ -182,12 +182,12 @@ def _traced(layer: nn.Module, name: str) -> torch.fx.GraphModule:
         target = str(node.target)
         seen[target] = seen.get(target, 0) + 1
         if seen[target] > 1:
-            place = f"{target.replace('.', '_')}_{seen[target]}"
-            while hasattr(layer, place) or place in copies:
-                place += "_"
-            copies[place] = copy.deepcopy(layer.get_submodule(target))
-            layer.add_module(place, copies[place])
-            node.target = place
+            copy_name = f"{target.replace('.', '_')}_{seen[target]}"
+            while hasattr(layer, copy_name) or copy_name in copies:
+                copy_name += "_"
+            copies[copy_name] = copy.deepcopy(layer.get_submodule(target))
+            layer.add_module(copy_name, copies[copy_name])
+            node.target = copy_name
     new = fx.GraphModule(layer, graph, type(layer).__name__)
     # As they are, in their order, those that the trace does not name too.
     new._modules = dict(layer._modules)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.cutter import Cutter
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 
 if TYPE_CHECKING:
     pass
@@ -28,7 +28,7 @@ def channels(state: ModelState, settings: Mapping[str, Any], context: Context) -
 
     if state.form != "module":
         raise Refusal(f"only a module can lose channels, and the model is in the form {state.form}")
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     with imports.at_home(context.study):
         cutter = Cutter(state, settings, context)
         cut = cutter.cut(float(settings["ratio"]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState
 from optlang.techniques.prune.budget import cutting, measure_of, smallest_cut
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 
 if TYPE_CHECKING:
     pass
@@ -23,7 +23,7 @@ def channels_to_budget(state: ModelState, settings: Mapping[str, Any], context: 
     are those of `channels`. Notes: `prune.ratio`, the ratio found; `prune.reached`, the share that is left; and those
     of `channels`. Raises `Refusal` where a ratio of 95 % leaves more than `share`, or a layer cannot be pruned.
     """
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     share = float(settings["share"])
     with cutting(state, settings, context) as cutter:
         measure = measure_of(str(settings["resource"]), cutter)

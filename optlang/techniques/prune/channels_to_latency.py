@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.budget import cutting, smallest_cut
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +29,7 @@ def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context:
     layer cannot be pruned.
     """
     assert context.latency is not None, "declared: needs latency"
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     time_of, shared = context.latency, settings["limit"] == "share"
     limit = float(settings["share"] if shared else settings["time"])
 

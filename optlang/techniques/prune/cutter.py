@@ -37,7 +37,7 @@ class Cut:
 
 
 class Cutter:
-    """Removes channels from copies of a state's module, as often as asked; what they are worth is found once.
+    """Removes channels from copies of a state's module, as often as asked; their importance is computed once.
 
     The settings are those of `channels` but the ratio. What cannot be cut rightly is left alone, and `left` says why,
     by the layer: see `coupled`, `symmetry` and `proof`. Used where the user's own modules can be imported
@@ -266,7 +266,7 @@ class Cutter:
 def _untied(group: Group, ties: Sequence[Sequence[str]]) -> str | None:
     """Why weights that layers share keep a group whole: it would cut them in one layer and not alike in the others."""
     for names in ties:
-        cuts = {name: {(item.axis, item.places) for item in group.axes if item.tensor == name} for name in names}
+        cuts = {name: {(item.axis, item.positions) for item in group.axes if item.tensor == name} for name in names}
         if any(cuts.values()) and len({frozenset(item) for item in cuts.values()}) > 1:
             return f"{' and '.join(names)} are one weight, which it would cut in one of them alone"
     return None

@@ -1,4 +1,4 @@
-"""What weights are worth by the gradients of the task's loss. Knows no pruning."""
+"""Importance of weights, from the gradients of the task's loss. Prunes nothing."""
 
 from __future__ import annotations
 

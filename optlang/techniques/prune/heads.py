@@ -11,7 +11,7 @@ from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.prune.cutter import share_removed
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import masks, proof
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.failures import FAILURES, exhausted, first_line
 from optlang.workload.model.layers import left_alone
 
@@ -41,7 +41,7 @@ def heads(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     """
     if state.form != "module":
         raise Refusal(f"only a module can lose heads, and the model is in the form {state.form}")
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module: nn.Module = copy.deepcopy(state.model).eval()
     found = _layers(module)
     open_layers, alone = _own(_open(found, module, settings), module)
@@ -66,8 +66,8 @@ def heads(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
         **({"prune.left": alone} if alone else {}),
         **recounted(state.notes, module),
     }
-    if masks.meant(state.notes):
-        notes[masks.NOTE] = list(_renamed(masks.meant(state.notes), left))
+    if masks.masked(state.notes):
+        notes[masks.NOTE] = list(_renamed(masks.masked(state.notes), left))
     return ModelState("module", module, state.factory, (*state.edits, Edit(_REPLAY, {"heads": left})), notes)
 
 
@@ -142,7 +142,7 @@ def _own(layers: dict[str, Attention], module: nn.Module) -> tuple[dict[str, Att
 def _scores(
     module: nn.Module, layers: Mapping[str, Attention], settings: Mapping[str, Any], context: Context
 ) -> dict[str, Tensor]:
-    """What each head of each layer is worth."""
+    """The importance of each head, by layer."""
     import torch
 
     if settings["importance"] == "random":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.gradients import fisher, taylor
 from optlang.techniques.prune.sparsity import chosen, module_copy, not_prunable, prunable, refuse_little, zeroed
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +26,7 @@ def magnitude(state: ModelState, settings: Mapping[str, Any], context: Context) 
     `importance` is the absolute value ("l1"), chance ("random"), |weight times gradient| on training batches ("taylor":
     Molchanov et al., CVPR 2019) or the second-order "fisher" (see `gradients.fisher`). Weights of convolutions, linear,
     recurrent, attention and embedding layers are pruned, biases and norms never. Zeros that are there already count
-    and stay. Weights that the model computes from other tensors (weight_norm) become plain ones first (see `baked`).
+    and stay. Weights that the model computes from other tensors (weight_norm) become plain ones first.
 
     Notes: `prune.sparsity`, the share of zeros in all weights of the model, as the metric `sparsity` counts it;
     `prune.sparsity_by_layer`; and `prune.left`, the weights that are in no such layer. Raises `Refusal` where nothing
@@ -35,39 +35,19 @@ def magnitude(state: ModelState, settings: Mapping[str, Any], context: Context) 
     """
     import torch
 
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module = module_copy(state)
     layers = prunable(module)
     weights = chosen(module, layers, settings)
     scores = _scores(module, weights, settings, context)
     goal = float(settings["sparsity"])
     pools = [list(weights)] if settings["scope"] == "global" else [[name] for name in weights]
-    added = asked = 0
     with torch.no_grad():
-        for pool in pools:
-            # What is zero already goes first, whatever the score says.
-            ranked = torch.cat([scores[name].masked_fill(weights[name] == 0, -1.0).flatten() for name in pool])
-            already = sum(int((weights[name] == 0).sum()) for name in pool)
-            kept = already if settings["relative_to"] == "remaining" else 0
-            wanted = kept + round(goal * (ranked.numel() - kept))
-            asked += wanted
-            if wanted <= already:
-                continue
-            mask = torch.zeros(ranked.numel(), dtype=torch.bool)
-            mask[torch.topk(ranked, wanted, largest=False).indices] = True
-            start = 0
-            for name in pool:
-                weight = weights[name]
-                part = mask[start : start + weight.numel()].reshape(weight.shape)
-                start += weight.numel()
-                if bool(part.all()):
-                    raise Refusal(
-                        f"sparsity {goal:g} would leave {name} nothing but zeros",
-                        help="scope = layer, a smaller sparsity, or the layer in keep",
-                    )
-                weight.masked_fill_(part, 0.0)
-            added += wanted - already
-    if not added:
+        counts = [
+            _zero_least({name: weights[name] for name in pool}, scores, goal, settings["relative_to"]) for pool in pools
+        ]
+    asked = sum(wanted for wanted, _ in counts)
+    if not sum(added for _, added in counts):
         raise Refusal(
             f"no weight became zero: a sparsity of {goal:g} is there already, or is less than one weight of a layer",
             help="a larger sparsity",
@@ -80,6 +60,30 @@ def magnitude(state: ModelState, settings: Mapping[str, Any], context: Context) 
         "magnitude prunes convolutions, linear, recurrent, attention and embedding layers alone",
     )
     return zeroed(state, module, layers, weights, left)
+
+
+def _zero_least(pool: Mapping[str, Tensor], scores: Mapping[str, Tensor], goal: float, of: str) -> tuple[int, int]:
+    """Zero the least of the weights in `pool` in place; how many zeros were asked for, and how many are new."""
+    import torch
+
+    # What is zero already goes first, whatever the score says.
+    ranked = torch.cat([scores[name].masked_fill(weight == 0, -1.0).flatten() for name, weight in pool.items()])
+    already = sum(int((weight == 0).sum()) for weight in pool.values())
+    kept = already if of == "remaining" else 0
+    wanted = kept + round(goal * (ranked.numel() - kept))
+    if wanted <= already:
+        return wanted, 0
+    mask = torch.zeros(ranked.numel(), dtype=torch.bool)
+    mask[torch.topk(ranked, wanted, largest=False).indices] = True
+    parts = torch.split(mask, [weight.numel() for weight in pool.values()])
+    for (name, weight), part in zip(pool.items(), parts, strict=True):
+        if bool(part.all()):
+            raise Refusal(
+                f"sparsity {goal:g} would leave {name} nothing but zeros",
+                help="scope = layer, a smaller sparsity, or the layer in keep",
+            )
+        weight.masked_fill_(part.reshape(weight.shape), 0.0)
+    return wanted, wanted - already
 
 
 def _scores(

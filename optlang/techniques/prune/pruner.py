@@ -70,11 +70,36 @@ def pruned(
     each of so many blocks; `routes` are for `coupled.route`; `everywhere` ranks across layers. Raises `Broken` where a
     layer cannot be cut.
     """
-    import torch_pruning
     from torch import nn
 
     ratio -= _ROUNDING
     own = {module.get_submodule(name): item - _ROUNDING for name, item in ratios.items()}
+    heads: dict[nn.Module, int] = {
+        layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)
+    }
+    heads |= {module.get_submodule(name): count for name, count in parts.items()}
+    with following("settings"), traceable(module):
+        pruner = _pruner(ratio, own, kept)(
+            module, example_inputs=example, forward_fn=forward, importance=score, global_pruning=everywhere,
+            pruning_ratio=ratio, pruning_ratio_dict=own, round_to=round_to,
+            ignored_layers=[layer for name, layer in module.named_modules() if name in kept],
+            in_channel_groups={}, out_channel_groups=heads,
+        )
+        coupled.limit(pruner.DG)
+        coupled.route(pruner.DG, routes)
+        pruner.pruned()
+    history: list[JSON] = [
+        [name, bool(outward), [int(index) for index in indices]] for name, outward, indices in pruner.pruning_history()
+    ]
+    return history
+
+
+def _pruner(ratio: float, own: Mapping[nn.Module, float], kept: set[str]) -> Any:
+    """torch-pruning's pruner, which rounds as `round_to` is declared and names the group where it fails.
+
+    `own` are the ratios of single layers in place of `ratio`, `kept` the names of the layers left alone.
+    """
+    import torch_pruning
 
     class Pruner(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
         _looked_at: Any = None
@@ -115,21 +140,4 @@ def pruned(
             multiples = max(1, math.ceil(remaining / step - 0.5 - _ROUNDING))
             return max(0, size - multiples * step)
 
-    heads: dict[nn.Module, int] = {
-        layer: layer.num_heads for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)
-    }
-    heads |= {module.get_submodule(name): count for name, count in parts.items()}
-    with following("settings"), traceable(module):
-        pruner = Pruner(
-            module, example_inputs=example, forward_fn=forward, importance=score, global_pruning=everywhere,
-            pruning_ratio=ratio, pruning_ratio_dict=own, round_to=round_to,
-            ignored_layers=[layer for name, layer in module.named_modules() if name in kept],
-            in_channel_groups={}, out_channel_groups=heads,
-        )
-        coupled.limit(pruner.DG)
-        coupled.route(pruner.DG, routes)
-        pruner.pruned()
-    history: list[JSON] = [
-        [name, bool(outward), [int(index) for index in indices]] for name, outward, indices in pruner.pruning_history()
-    ]
-    return history
+    return Pruner

@@ -41,8 +41,8 @@ def directions(layer: nn.RNNBase) -> int:
 
 def ends(layer: nn.RNNBase) -> list[str]:
     """What the names of parameters end with, in the order of `Kept`: l0, l0_reverse, l1, …"""
-    ways = ("", "_reverse")[: directions(layer)]
-    return [f"l{level}{way}" for level in range(layer.num_layers) for way in ways]
+    suffixes = ("", "_reverse")[: directions(layer)]
+    return [f"l{level}{suffix}" for level in range(layer.num_layers) for suffix in suffixes]
 
 
 def cut(
@@ -56,23 +56,23 @@ def cut(
     from torch import nn
 
     layer = layer_called(module, name)
-    size, ways = layer.hidden_size, directions(layer)
+    size, per_level = layer.hidden_size, directions(layer)
     gates = len(layer.get_parameter("weight_hh_l0")) // size
     parts: dict[str, Tensor] = {}
-    for place, (end, chosen) in enumerate(zip(ends(layer), kept, strict=True)):
+    for position, (end, chosen) in enumerate(zip(ends(layer), kept, strict=True)):
         rows = torch.cat([torch.tensor(chosen) + gate * size for gate in range(gates)])
-        before = (place // ways - 1) * ways
+        before = (position // per_level - 1) * per_level
         for own in [item for item, _ in layer.named_parameters() if item.endswith(f"_{end}")]:
             part = layer.get_parameter(own).detach()[rows]
             if own.startswith("weight_hh"):
                 part = part[:, list(chosen)]
             elif own.startswith("weight_ih") and before >= 0:
-                part = part[:, _columns(kept[before : before + ways], size)]
+                part = part[:, _columns(kept[before : before + per_level], size)]
             parts[own] = part
     module = _put(module, name, _remade(layer, layer.input_size, len(kept[0]), parts))
     for taker in takers:
         old = module.get_submodule(taker)
-        columns = _columns([kept[side - ways] for side in sides.get(taker, (0,))], size)
+        columns = _columns([kept[side - per_level] for side in sides.get(taker, (0,))], size)
         if isinstance(old, nn.Linear):
             weight = old.weight.detach()[:, columns].clone()
             old.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
@@ -105,7 +105,7 @@ def silence(layer: nn.RNNBase, kept: Kept) -> None:
 
 def _columns(blocks: Kept, size: int) -> list[int]:
     """The inputs that stay, where each block of `size` is one direction's answers."""
-    return [place * size + index for place, chosen in enumerate(blocks) for index in chosen]
+    return [position * size + index for position, chosen in enumerate(blocks) for index in chosen]
 
 
 def _remade(layer: nn.RNNBase, inputs: int, hidden: int, parts: Mapping[str, Tensor]) -> nn.RNNBase:

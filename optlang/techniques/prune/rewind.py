@@ -56,7 +56,7 @@ def rewind(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
 def _masks(state: ModelState) -> dict[str, Tensor]:
     """Where the zeros that are meant lie, by the names of the parameters that have some."""
     parameters = dict(state.model.named_parameters())
-    found = {name: parameters[name].detach() == 0 for name in masks.meant(state.notes) if name in parameters}
+    found = {name: parameters[name].detach() == 0 for name in masks.masked(state.notes) if name in parameters}
     return {name: mask for name, mask in found.items() if bool(mask.any())}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, ModelState, Refusal
-from optlang.techniques.shared.masks import noted
+from optlang.techniques.shared.masks import with_masked
 from optlang.workload.model.layers import left_alone
 from optlang.workload.model.layers import weights as weights_of
 
@@ -93,7 +93,7 @@ def zeroed(
     state: ModelState, module: nn.Module, layers: Mapping[str, tuple[list[str], Any]], changed: Mapping[str, Any],
     left: Mapping[str, int],
 ) -> ModelState:
-    notes = {**noted(state, list(changed)), **_zeros(module, layers)}
+    notes = {**with_masked(state, list(changed)), **_zeros(module, layers)}
     if left:
         notes["prune.left"] = sorted(left)
     return ModelState("module", module, state.factory, state.edits, notes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.sparsity import chosen, module_copy, not_prunable, prunable, refuse_little, zeroed
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 
 if TYPE_CHECKING:
     pass
@@ -24,7 +24,7 @@ def two_four(state: ModelState, settings: Mapping[str, Any], context: Context) -
     import torch
     from torch import nn
 
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module = module_copy(state)
     layers = {name: item for name, item in prunable(module).items() if not isinstance(item[1], nn.Embedding)}
     weights = chosen(module, layers, settings)

@@ -13,7 +13,7 @@ from optlang.techniques.prune.gradients import fisher, taylor
 from optlang.techniques.prune.recurrent_units import cut, directions, ends, layer_called, recurrent, silence
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import proof
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.failures import FAILURES, exhausted, first_line
 from optlang.workload.model.layers import left_alone
 
@@ -49,7 +49,7 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     if state.form != "module":
         raise Refusal(f"only a module can lose hidden units, and the model is in the form {state.form}")
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module: nn.Module = copy.deepcopy(state.model).eval()
     chosen = _open(module, settings)
     cuts: list[JSON] = []
@@ -76,12 +76,11 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
         module = _proved(module, made, example, context)
         cuts.append(made)
     if not cuts:
-        if alone:
-            name = next(iter(alone))
-            raise Refusal(f"no recurrent layer is left to prune: {name}: {alone[name]}")
+        for name, why in alone.items():
+            raise Refusal(f"no recurrent layer is left to prune: {name}: {why}")
+        ratio, multiple = settings["ratio"], settings["round_to"]
         raise Refusal(
-            f"nothing was removed: ratio {settings['ratio']:g} with round_to {settings['round_to']} leaves every layer "
-            "as it is",
+            f"nothing was removed: ratio {ratio:g} with round_to {multiple} leaves every layer as it is",
             help="a larger ratio, or a smaller round_to",
         )
     edit = Edit(_REPLAY, {"cuts": cuts})
@@ -156,7 +155,7 @@ def _takers(
     from torch import nn
 
     layer = layer_called(module, name)
-    size, ways = layer.hidden_size, directions(layer)
+    size, per_level = layer.hidden_size, directions(layer)
     narrow = cut(copy.deepcopy(module), name, [list(range(count))] * len(ends(layer)), [], {})
     found: dict[str, int] = {}
 
@@ -183,7 +182,7 @@ def _takers(
         if taker in shared:
             why = f"{taker} shares its weights with {shared[taker]}"
             raise Refusal(_elsewhere(name, why), help=f'keep = ["{name}"]')
-    if ways == 1:
+    if per_level == 1:
         return {taker: [0] * blocks for taker, blocks in found.items()}
     return _sides(module, name, found, example, context)
 
@@ -195,13 +194,13 @@ def _sides(
     import torch
 
     layer = layer_called(module, name)
-    size, places = layer.hidden_size, len(ends(layer))
+    size, end_count = layer.hidden_size, len(ends(layer))
     # By the direction that is silent, by taker: whether anything is in each block, over all calls.
     heard: list[dict[str, Tensor]] = []
     for silent in (0, 1):
         whole = copy.deepcopy(module)
         silence(layer_called(whole, name), [
-            [] if place == places - 2 + silent else list(range(size)) for place in range(places)
+            [] if index == end_count - 2 + silent else list(range(size)) for index in range(end_count)
         ])
         spoken = {taker: torch.zeros(blocks, dtype=torch.bool) for taker, blocks in takers.items()}
 
@@ -278,31 +277,31 @@ def _kept(
     import torch
 
     layer = layer_called(module, name)
-    size, ways, own = layer.hidden_size, directions(layer), ends(layer)
+    size, per_level, own = layer.hidden_size, directions(layer), ends(layer)
     if settings["importance"] == "random":
         generator = torch.Generator().manual_seed(context.seed)
         scores = [torch.rand(size, generator=generator) for _ in own]
     else:
-        worth = _worth(module, settings, context)
+        importances = _importances(module, settings, context)
         prefix = f"{name}." if name else ""
         scores = []
-        for place, end in enumerate(own):
-            inputs, hidden = worth[f"{prefix}weight_ih_{end}"], worth[f"{prefix}weight_hh_{end}"]
+        for index, end in enumerate(own):
+            inputs, hidden = importances[f"{prefix}weight_ih_{end}"], importances[f"{prefix}weight_hh_{end}"]
             # Rows of all gates; the column through which the unit speaks to the state.
             total = inputs.sum(1).reshape(-1, size).sum(0) + hidden.sum(1).reshape(-1, size).sum(0) + hidden.sum(0)
-            side, first = place % ways, (place // ways + 1) * ways
-            for behind in own[first : first + ways]:
-                total = total + worth[f"{prefix}weight_ih_{behind}"].sum(0).reshape(ways, size)[side]
+            side, first = index % per_level, (index // per_level + 1) * per_level
+            for behind in own[first : first + per_level]:
+                total = total + importances[f"{prefix}weight_ih_{behind}"].sum(0).reshape(per_level, size)[side]
             for taker, sides in takers.items() if first == len(own) else ():
                 for weight in _inputs(module, taker):
-                    blocks = worth[weight].sum(0).reshape(-1, size)
+                    blocks = importances[weight].sum(0).reshape(-1, size)
                     total = total + sum(block for block, at in zip(blocks, sides, strict=True) if at == side)
             scores.append(total)
     return [sorted(item.topk(count).indices.tolist()) for item in scores]
 
 
-def _worth(module: nn.Module, settings: Mapping[str, Any], context: Context) -> dict[str, Tensor]:
-    """What each single weight is worth."""
+def _importances(module: nn.Module, settings: Mapping[str, Any], context: Context) -> dict[str, Tensor]:
+    """The importance of each single weight."""
     weights = {name: item for name, item in module.named_parameters() if item.ndim > 1}
     if settings["importance"] == "l2":
         return {name: item.detach().square() for name, item in weights.items()}

@@ -1,4 +1,4 @@
-"""Prunes each layer to a width of its own, by what its channels are worth to the loss, within a budget.
+"""Prunes each layer to a width of its own, by how much the loss depends on its channels, within a budget.
 
 Sensitivities are those of Li et al., Pruning Filters for Efficient ConvNets (ICLR 2017, section 3.2): the loss with one
 layer pruned and all others whole. Widths are chosen among them as bits are among quantizers (Shoham & Gersho, Efficient
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.prune.budget import MAX_RATIO, cutting, largest_layer, measure_of
 from optlang.techniques.prune.cutter import Cut, Cutter
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     Each group of coupled channels is pruned alone by `levels` ratios up to 95 % and the task's loss taken on `scored`
     training samples, with batch norms set anew where `recalibrate` says so. The cuts with the least loss for each mac
     (or parameter) that they save are then made together, the last of them only as far as is needed. Losses of layers
-    pruned together are not quite the sum of their own: widths on the way from there to one ratio for all layers are
+    pruned together are not quite the sum of their own: widths between these and one ratio for all layers are
     tried too, within the same budget, and those with the least loss are kept. The other settings are those of
     `channels`.
 
@@ -47,7 +47,7 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     those of `channels`. Raises `Refusal` where all groups at 95 % leave more than `share`, where no group can be
     pruned, or a layer cannot.
     """
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     resource = str(settings["resource"])
     with cutting(state, {**settings, "scope": "layer"}, context) as cutter:
         about: dict[str, JSON] = {

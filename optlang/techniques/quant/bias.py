@@ -40,12 +40,12 @@ def correct(model: Path, quantized: Path, kept: Sequence[str], samples: Mapping[
     rounded = {item.name: numpy_helper.to_array(item) for item in load(quantized).graph.initializer}
     names = set(eligible(graph, WITH_WEIGHTS, kept))
     nodes = [node for node in graph.node if node.name in names and node.input[1] in stored]
-    places = {node.name: place for node in nodes if (place := _place(graph, node, stored)) is not None}
+    bias_inputs = {node.name: found for node in nodes if (found := _bias_input(graph, node, stored)) is not None}
     probed = load(model)
     axes: dict[str, int] = {}
     for node in nodes:
         changed = _change(node, numpy_helper.to_array(stored[node.input[1]]), rounded)
-        if node.name not in places or changed is None:
+        if node.name not in bias_inputs or changed is None:
             continue
         name = f"{_SHIFT}{len(axes)}"
         probed.graph.initializer.append(numpy_helper.from_array(changed, f"{name}_weight"))
@@ -63,7 +63,7 @@ def correct(model: Path, quantized: Path, kept: Sequence[str], samples: Mapping[
         )
     shifts = _means(probed, list(axes.values()), samples)
     for (name, _), shift in zip(axes.items(), shifts, strict=True):
-        user, index = places[name]
+        user, index = bias_inputs[name]
         if index < len(user.input) and user.input[index]:
             bias = numpy_helper.to_array(stored[user.input[index]])
         else:
@@ -81,7 +81,7 @@ def correct(model: Path, quantized: Path, kept: Sequence[str], samples: Mapping[
     return len(axes)
 
 
-def _place(graph: Any, node: Any, stored: Mapping[str, Any]) -> tuple[Any, int] | None:
+def _bias_input(graph: Any, node: Any, stored: Mapping[str, Any]) -> tuple[Any, int] | None:
     """The node and the input that hold the layer's bias, or may; None where a product has no sum after it."""
     if node.op_type in ("Conv", "Gemm"):
         held = len(node.input) < 3 or not node.input[2] or node.input[2] in stored

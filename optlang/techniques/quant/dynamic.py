@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from optlang.interfaces import Context, ModelState, Refusal
+from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.techniques.quant.onnx_graph import (
     LINEAR,
     RECURRENT,
@@ -26,8 +27,7 @@ from optlang.techniques.quant.ort_quantizer import (
     workshop,
     write_tables,
 )
-from optlang.techniques.quant.tables import tables_of
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.onnx_weights import census
 
 # What multiplies matrices.
@@ -50,7 +50,7 @@ def dynamic(state: ModelState, settings: Mapping[str, Any], context: Context) ->
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     wants = wants_of(context)
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph
         left = left_float(graph, state, settings)

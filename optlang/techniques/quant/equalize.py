@@ -18,7 +18,7 @@ from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.graph.fold import fold
 from optlang.techniques.graph.rewrite import close, proved_subset, runnable_copy
 from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.techniques.shared.symmetry import answers
 from optlang.workload.failures import attempt
 
@@ -49,7 +49,7 @@ def equalize(state: ModelState, settings: Mapping[str, Any], context: Context) -
     over the pairs' layers, before and after. Raises `Refusal` where there is no such pair, with what stands in the
     way, or the ranges are equal already.
     """
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     # A norm that stays ends the pairs that it stands in; a form that cannot be folded is refused below.
     with contextlib.suppress(Refusal):
         state = fold(state, {}, context)

@@ -20,7 +20,7 @@ from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.onnx_graph import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.quant.ort_quantizer import finished, float_bytes, ranges_of, wants_of, workshop, write
 from optlang.techniques.quant.sensitivity import Layers, answers, scores
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.minify import compact
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     wants = wants_of(context)
     if settings["granularity"] != "auto":
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph
         left, operators = left_float(graph, state, settings), operators_of(graph, wants)

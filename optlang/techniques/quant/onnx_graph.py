@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.interfaces import JSON, ModelState, QuantWants, Refusal
-from optlang.techniques.quant.tables import tables_of
+from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.workload.export.onnx_weights import bits_of
 from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone

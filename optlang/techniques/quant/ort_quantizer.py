@@ -1,4 +1,4 @@
-"""The way through ONNX Runtime's static quantizers: a float graph, ranges of its tensors, the int8 file.
+"""The steps of ONNX Runtime's static quantizers: a float graph, ranges of its tensors, the int8 file.
 
 Each part is a function of its own, so that techniques may put their own ranges or weights in between. It knows no
 runtime by name; what int8 must look like comes as `QuantWants`.
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, QuantWants, Refusal
+from optlang.techniques.quant.embedding_tables import cover, tables_of
 from optlang.techniques.quant.onnx_graph import load, one_scale, refuse_less
-from optlang.techniques.quant.tables import cover, tables_of
-from optlang.workload import failures, process_state
+from optlang.workload import process_state
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx_weights import census, is_quantized, shares
+from optlang.workload.failures import FAILURES, exhausted
 from optlang.workload.model.dtypes import module_types, refuse_others, types_of
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def _shaped(source: Path, result: Path) -> Path:
         while inference.run_:
             complete = step()
         end()
-    except failures.FAILURES as error:  # operators that it does not know end in assertions, keys, attributes
-        if failures.exhausted(error):
+    except (*FAILURES, onnx.shape_inference.InferenceError) as error:  # at operators that it does not know
+        if exhausted(error):
             raise
         return source
     if not complete:
@@ -237,7 +238,7 @@ def finished(
     """The compact file in the context's folder, with the share of its weights in int8 as the note `quantize.weights`.
 
     `asked` is the float graph, with the nodes that were to stay in float. Raises `Refusal` where nothing was quantized,
-    where less than `coverage.LEAST` was of the weights asked for, or the file is not smaller than the float `source`.
+    where less than `quantized_share.LEAST` was of the weights asked for, or the file is not smaller than `source`.
     """
     import onnx
 

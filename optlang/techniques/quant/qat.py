@@ -28,8 +28,8 @@ from optlang.techniques.quant.onnx_graph import (
     operators_of,
 )
 from optlang.techniques.quant.ort_quantizer import finished, ranges_of, wants_of, workshop, write
-from optlang.techniques.shared.baked import baked
-from optlang.techniques.shared.masks import Held, meant
+from optlang.techniques.shared.masks import ZeroMasks, masked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.techniques.training.trainer import Loss, fit
 from optlang.workload.export.onnx_weights import census
 
@@ -70,7 +70,7 @@ def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mod
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
     wants = wants_of(context)
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (_, path):
         prepared = _prepared(path, state, settings, context)
     module = copy.deepcopy(state.model).to(context.device)
@@ -214,7 +214,7 @@ def _train(
 
     names = {name.replace(".parametrizations", "").removesuffix(".original"): name
              for name, _ in module.named_parameters()}
-    held = Held(module, [names[name] for name in meant(state.notes) if name in names])
+    held = ZeroMasks(module, [names[name] for name in masked(state.notes) if name in names])
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
     def before(progress: float) -> None:
@@ -228,7 +228,7 @@ def _train(
         _distilled(data, state, settings, context) if float(settings["distill"]) > 0
         else lambda outputs, inputs, targets: data.task.loss(outputs, targets)
     )
-    fit(module, data, loss, _PLAIN | dict(settings), context, before_step=before, after_step=held.again)
+    fit(module, data, loss, _PLAIN | dict(settings), context, before_step=before, after_step=held.reapply)
     module.eval()
     if not all(math.isfinite(hook.low) and math.isfinite(hook.high) for hook in inputs.values()):
         raise Refusal("a layer's inputs were not finite in training", help="a smaller lr may hold them")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
+from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.techniques.quant.onnx_graph import WITH_WEIGHTS, eligible, layer_of
 from optlang.techniques.quant.ort_quantizer import Reader
-from optlang.techniques.quant.tables import tables_of
 from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:

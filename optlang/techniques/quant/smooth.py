@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.graph.rewrite import close, proved_subset, runnable_copy
 from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.techniques.shared.symmetry import answers
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def smooth(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     input channel over the median one, the mean over the norms, before and after. Raises `Refusal` where no norm can
     take a scale, with what stands in the way.
     """
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     module, example = runnable_copy(state, context, "smoothed")
     found, why, norms = _groups(module, example)
     groups = proved_subset(found, lambda chosen: _same(module, example, chosen))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from optlang.interfaces import Context, ModelState, Refusal
+from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.techniques.quant.onnx_graph import (
     RECURRENT,
     WEIGHTS,
@@ -29,8 +30,7 @@ from optlang.techniques.quant.ort_quantizer import (
     write,
     write_tables,
 )
-from optlang.techniques.quant.tables import tables_of
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.onnx_weights import census
 
 
@@ -48,7 +48,7 @@ def static(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     wants = wants_of(context)
     if settings["granularity"] != "auto":
         wants = replace(wants, per_channel=settings["granularity"] == "channel")
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph
         kept = left_float(graph, state, settings)

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
+from optlang.techniques.quant.embedding_tables import cover, reads, tables_of
 from optlang.techniques.quant.levels import grouped, rounded
 from optlang.techniques.quant.onnx_graph import WEIGHTS, left_float, load, mostly
 from optlang.techniques.quant.ort_quantizer import finished, scheme, workshop
-from optlang.techniques.quant.tables import cover, reads, tables_of
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _TAKES = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Storage:
     """How one weight is held: the axis of its output channels, its bits, and how many inputs share a scale (0: all)."""
 
     axis: int
@@ -65,7 +65,7 @@ def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context
     import onnx
     from onnx import numpy_helper, version_converter
 
-    state = baked(state, context.data, context.study)
+    state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (source, prepared):
         model = load(prepared)
         left = set(left_float(model.graph, state, settings))
@@ -77,28 +77,28 @@ def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context
         graph = model.graph
         stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
         alone = {name for name, nodes in tables_of(graph, left).items() if reads(graph).count(name) == len(nodes)}
-        places = _places(graph, stored, left, bits, int(settings.get("group") or 0))
-        places = {name: place for name, place in places.items() if name not in alone}
-        if not places and not alone:
+        storages = _storages(graph, stored, left, bits, int(settings.get("group") or 0))
+        storages = {name: storage for name, storage in storages.items() if name not in alone}
+        if not storages and not alone:
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}", help=_TAKES,
                 depends="settings" if stored else "model",
             )
-        _, others = mostly(graph, {*places, *alone}, left, settings, "in 8 bits", _TAKES)
+        _, others = mostly(graph, {*storages, *alone}, left, settings, "in 8 bits", _TAKES)
         if others:
             state = replace(state, notes={**state.notes, "quantize.float": others})
         if bits == 4:
-            state = _noted(state, graph, places, left, settings, others)
+            state = _noted(state, graph, storages, left, settings, others)
         symmetric = bool(settings["symmetric"])
         # A zero point of 0 is what a graph means by none.
         ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
         ahead = []
-        for name, place in places.items():
-            levels = _levels(numpy_helper.to_array(stored[name]), place, symmetric)
+        for name, storage in storages.items():
+            levels = _levels(numpy_helper.to_array(stored[name]), storage, symmetric)
             graph.initializer.remove(stored[name])
             parts = [f"{name}_{end}" for end in ends]
             graph.initializer.extend(map(numpy_helper.from_array, levels[: len(ends)], parts))
-            about = {"axis": 1 - place.axis, "block_size": place.group} if place.group else {"axis": place.axis}
+            about = {"axis": 1 - storage.axis, "block_size": storage.group} if storage.group else {"axis": storage.axis}
             ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
         _only_these(graph, [*ahead, *graph.node])
         cover(model, left, symmetric=symmetric, **scheme(context.wants))
@@ -126,21 +126,21 @@ def _as_products(graph: Any, left: set[str]) -> None:
     biases = {item.name: item for item in graph.initializer if len(item.dims) == 1}
     given = list(graph.node)
     turned = {
-        place: _turned(node) for place, node in enumerate(given)
+        index: _turned(node) for index, node in enumerate(given)
         if node.name not in left and _plain(node, stored) and node.input[2] in biases
     }
     users: dict[str, list[int]] = {}
-    for place, node in enumerate(given):
+    for index, node in enumerate(given):
         for name in node.input:
-            users.setdefault(name, []).append(place)
+            users.setdefault(name, []).append(index)
     # A weight that something else takes too stays as it lies.
-    whole = {name for name in stored if all(turned.get(place) for place in users.get(name, ()))}
+    whole = {name for name in stored if all(turned.get(index) for index in users.get(name, ()))}
     for name in whole:
         array = numpy.ascontiguousarray(numpy_helper.to_array(stored[name]).T)
         stored[name].CopyFrom(numpy_helper.from_array(array, name))
     nodes: list[Any] = []
-    for place, node in enumerate(given):
-        if place not in turned or (turned[place] and node.input[1] not in whole):
+    for index, node in enumerate(given):
+        if index not in turned or (turned[index] and node.input[1] not in whole):
             nodes.append(node)
             continue
         product = f"{node.output[0]}_product"
@@ -168,34 +168,34 @@ def _turned(node: Any) -> bool:
     return any(item.name == "transB" and item.i for item in node.attribute)
 
 
-def _places(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, group: int) -> dict[str, _Place]:
-    found: dict[str, _Place] = {}
+def _storages(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, group: int) -> dict[str, _Storage]:
+    found: dict[str, _Storage] = {}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     for node in graph.node:
         for index in WEIGHTS.get(node.op_type, ()) if node.name not in left else ():
             name = node.input[index]
             if name not in stored or node.op_type == "Gather":
                 continue
-            place = _Place(_axis(node, stored[name].dims))
+            storage = _Storage(_axis(node, stored[name].dims))
             # Rows of groups cannot be gathered as integers.
             products = node.op_type in ("MatMul", "Gemm") and len(stored[name].dims) == 2 and name not in gathered
             if bits == 4 and products:
-                inputs = stored[name].dims[1 - place.axis]
+                inputs = stored[name].dims[1 - storage.axis]
                 common = math.gcd(inputs, group)
                 if common >= _LEAST:
-                    place = replace(place, bits=4, group=common)
+                    storage = replace(storage, bits=4, group=common)
                 elif inputs <= group:
-                    place = replace(place, bits=4)
-            found.setdefault(name, place)
+                    storage = replace(storage, bits=4)
+            found.setdefault(name, storage)
     return found
 
 
 def _noted(
-    state: ModelState, graph: Any, places: Mapping[str, _Place], left: set[str], settings: Mapping[str, Any],
+    state: ModelState, graph: Any, storages: Mapping[str, _Storage], left: set[str], settings: Mapping[str, Any],
     floats: Sequence[str],
 ) -> ModelState:
     """The state with what is in 4 bits and what is in 8, which `floats` are not; `Refusal` where 4 bits are few."""
-    fours = {name for name, place in places.items() if place.bits == 4}
+    fours = {name for name, storage in storages.items() if storage.bits == 4}
     share, others = mostly(graph, fours, left, settings, "in 4 bits", "bits = 8")
     eights: list[JSON] = [layer for layer in others if layer not in floats]
     return replace(state, notes={**state.notes, "quantize.four_bits": share, "quantize.eight_bits": eights})
@@ -213,7 +213,7 @@ def _axis(node: Any, dims: Any) -> int:
     return len(dims) - 1
 
 
-def _levels(weight: Array, place: _Place, symmetric: bool) -> tuple[Array, Array, Array]:
-    if place.bits == 8:
-        return rounded(weight, place.axis, symmetric)
-    return grouped(weight, place.axis, place.group, symmetric)
+def _levels(weight: Array, storage: _Storage, symmetric: bool) -> tuple[Array, Array, Array]:
+    if storage.bits == 8:
+        return rounded(weight, storage.axis, symmetric)
+    return grouped(weight, storage.axis, storage.group, symmetric)

@@ -24,11 +24,11 @@ class Unfollowed(RuntimeError):  # noqa: N818 - an answer, not an accident
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Where a group's channels lie on one axis of a tensor: `places` has the indices of each channel."""
+    """Where a group's channels lie on one axis of a tensor: `positions` has the indices of each channel."""
 
     tensor: str
     axis: int
-    places: tuple[tuple[int, ...], ...]
+    positions: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def limit(graph: Any) -> None:
 
 
 class _Routed(list[Any]):
-    """The index mapping into a layer at which channels arrive at places of their own."""
+    """The index mapping into a layer at which channels arrive at positions of their own."""
 
     def __init__(self, table: Sequence[Sequence[int]] | None) -> None:
         super().__init__([None, None])  # torch-pruning writes its own here
@@ -127,11 +127,11 @@ class _Routed(list[Any]):
         if self._table is None:
             return []
         roots = dict.fromkeys(item.root_idx for item in indices)
-        return [type(indices[0])(idx=place, root_idx=root) for root in roots for place in self._table[root]]
+        return [type(indices[0])(idx=position, root_idx=root) for root in roots for position in self._table[root]]
 
 
 def route(graph: Any, tables: Mapping[str, Sequence[Sequence[int]]]) -> None:
-    """Let channels arrive in the named layers at these places, by the number of the channel where it begins."""
+    """Let channels arrive in the named layers at these positions, by the number of the channel where it begins."""
     for node in graph.module2node.values():
         for dependency in node.dependencies:
             name = graph._module2name.get(dependency.target.module)
@@ -252,11 +252,11 @@ def _axes(graph: Any, group: Any) -> Iterator[Axis]:
     count = len(group[0].idxs)
     for item in group.items:
         target, outward = item.dep.target, graph.is_out_channel_pruning_fn(item.dep.handler)
-        places: list[list[int]] = [[] for _ in range(count)]
+        positions: list[list[int]] = [[] for _ in range(count)]
         for index, root in zip(item.idxs, item.root_idxs, strict=True):
             if root is None:
                 raise Unfollowed("its channels are repeated for others (grouped queries)")
-            places[root].append(index)
+            positions[root].append(index)
         if isinstance(target.module, nn.Parameter):
             sides: list[Any] = [(graph._param_to_name[target.module], target.module, target.pruning_dim, None)]
         elif target.module in names:
@@ -266,7 +266,7 @@ def _axes(graph: Any, group: Any) -> Iterator[Axis]:
         for name, tensor, axis, spread in sides:
             size = tensor.shape[axis]
             spots = tuple(tuple(dict.fromkeys(spot for index in own for spot in (spread(index) if spread else [index])))
-                          for own in places)
+                          for own in positions)
             if any(not 0 <= spot < size for own in spots for spot in own):
                 holder = name.rpartition(".")[0] or name
                 raise Unfollowed(f"what lies between it and {holder} makes other channels of its channels")

@@ -17,20 +17,20 @@ NOTE = "prune.zeros"
 """The note that lists the names of the parameters whose exact zeros are meant."""
 
 
-def meant(notes: Mapping[str, JSON]) -> tuple[str, ...]:
+def masked(notes: Mapping[str, JSON]) -> tuple[str, ...]:
     """The names of the parameters whose zeros are to stay."""
     names = notes.get(NOTE, [])
     assert isinstance(names, list | tuple)
     return tuple(str(name) for name in names)
 
 
-def noted(state: ModelState, names: Collection[str]) -> dict[str, JSON]:
+def with_masked(state: ModelState, names: Collection[str]) -> dict[str, JSON]:
     """The notes of `state`, with the zeros of these parameters meant too."""
-    return {**state.notes, NOTE: sorted({*meant(state.notes), *names})}
+    return {**state.notes, NOTE: sorted({*masked(state.notes), *names})}
 
 
-class Held:
-    """The zeros of a module's parameters at one moment; `again` makes them zero again after a step of training."""
+class ZeroMasks:
+    """The zeros of a module's parameters at one moment; `reapply` makes them zero again after a step of training."""
 
     def __init__(self, module: nn.Module, names: Collection[str]) -> None:
         parameters = dict(module.named_parameters())
@@ -39,7 +39,7 @@ class Held:
             (parameters[name], parameters[name].detach() == 0) for name in names if name in parameters
         ]
 
-    def again(self) -> None:
+    def reapply(self) -> None:
         """Set what was zero to zero."""
         import torch
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from optlang.interfaces import Context, Edit, ModelState, OptlangError, Refusal
 from optlang.techniques.shared import coupled
-from optlang.techniques.shared.baked import BAKED
+from optlang.techniques.shared.parametrizations import PLAIN_WEIGHTS
 from optlang.techniques.shared.routes import rerouted, tables
 from optlang.techniques.shared.symmetry import Symmetry, answers, tensors, unequal
 from optlang.workload.failures import FAILURES, attempt, exhausted, first_line
@@ -41,7 +41,7 @@ def proved(before: ModelState, after: ModelState, context: Context) -> None:
     known = len(before.edits)
     if after.edits[:known] != before.edits:
         return
-    if after.edits[known:] and after.edits[known].calls == BAKED:
+    if after.edits[known:] and after.edits[known].calls == PLAIN_WEIGHTS:
         # Proved already, by `baked` itself; what follows it is an edit of plain weights.
         before = replace(before, model=plain_copy(before.model), edits=after.edits[: known + 1])
         known += 1
@@ -171,12 +171,12 @@ def _doubled(edited: nn.Module, found: Mapping[str, Tensor], total: int) -> tupl
 
     holders = torch.full((total + 1,), -1)
     names = [name for name, _ in edited.named_parameters() if name in found]
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         numbers = found[name].long().flatten()
         others = holders[numbers]
         if bool((others >= 0).any()):
             return names[int(others.max())], name
-        holders[numbers] = place
+        holders[numbers] = position
     return None
 
 
@@ -349,8 +349,8 @@ def silenced(module: nn.Module, gone: Mapping[coupled.Group, Collection[int]]) -
     for group, channels in gone.items():
         for axis in group.axes:
             mask = masks.setdefault(axis.tensor, torch.zeros(own[axis.tensor].shape, dtype=torch.bool))
-            places = sorted({place for channel in channels for place in axis.places[channel]})
-            mask.index_fill_(axis.axis, torch.tensor(places, dtype=torch.long), True)
+            positions = sorted({position for channel in channels for position in axis.positions[channel]})
+            mask.index_fill_(axis.axis, torch.tensor(positions, dtype=torch.long), True)
     return masks
 
 
@@ -371,4 +371,4 @@ def _gone(group: coupled.Group, masks: Mapping[str, Tensor]) -> set[int]:
     if mask is None:
         return set()
     whole = mask.movedim(axis.axis, 0).reshape(mask.shape[axis.axis], -1).all(1)
-    return {channel for channel, places in enumerate(axis.places) if places and bool(whole[list(places)].all())}
+    return {channel for channel, at in enumerate(axis.positions) if at and bool(whole[list(at)].all())}

@@ -23,7 +23,7 @@ _CHANGED = 1e-5
 
 
 def routed(module: nn.Module, group: Group, example: Mapping[str, Tensor]) -> Group | None:
-    """`group` with the places at which its channels arrive in the layers that take them; None where that is not known.
+    """`group` with the positions at which its channels arrive in the layers that take them; None where not known.
 
     The layers that give them have random weights, and others in one run for each binary digit of a channel's number:
     what changes with a digit has it in its own channel's number.
@@ -42,8 +42,8 @@ def routed(module: nn.Module, group: Group, example: Mapping[str, Tensor]) -> Gr
         for axis in given:
             own = tensors(trial)[axis.tensor].data.movedim(axis.axis, 0)
             for channel, other in enumerate(chosen):
-                places = list(axis.places[channel])
-                own[places] = draws[other][axis.tensor].movedim(axis.axis, 0)[places]
+                positions = list(axis.positions[channel])
+                own[positions] = draws[other][axis.tensor].movedim(axis.axis, 0)[positions]
         return _inputs(trial, [axis.tensor.rpartition(".")[0] for axis in taken], example)
 
     plain, changed = seen([False] * group.channels), seen([True] * group.channels)
@@ -62,7 +62,7 @@ def routed(module: nn.Module, group: Group, example: Mapping[str, Tensor]) -> Gr
             name = axis.tensor.rpartition(".")[0]
             reached = _differ(changed[name], plain[name])
             arrived = torch.where(reached, numbers[name], -1)
-            axis = replace(axis, places=tuple(
+            axis = replace(axis, positions=tuple(
                 tuple((arrived == channel).nonzero().flatten().tolist()) for channel in range(group.channels)
             ))
         axes.append(axis)
@@ -72,7 +72,7 @@ def routed(module: nn.Module, group: Group, example: Mapping[str, Tensor]) -> Gr
 def rerouted(
     module: nn.Module, group: Group, groups: Sequence[Group], symmetry: Symmetry, example: Mapping[str, Tensor]
 ) -> Group | None:
-    """`group` with the places of its channels as they are, where these can be exchanged and no other group has them."""
+    """`group` with the positions of its channels, where these can be exchanged and no other group has them."""
     names = set(tables(group, module))
     if any(names.intersection(tables(other, module)) for other in groups if other != group):
         return None
@@ -81,9 +81,9 @@ def rerouted(
 
 
 def tables(group: Group, module: nn.Module) -> dict[str, list[list[int]]]:
-    """The places of a routed group by the layer that takes its channels, as `coupled.route` has them."""
+    """The positions of a routed group by the layer that takes its channels, as `coupled.route` has them."""
     return {
-        axis.tensor.rpartition(".")[0]: [list(places) for places in axis.places]
+        axis.tensor.rpartition(".")[0]: [list(positions) for positions in axis.positions]
         for axis in group.axes if _takes(module, axis)
     }
 

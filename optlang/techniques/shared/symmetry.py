@@ -73,10 +73,10 @@ class Symmetry:
                 tensor = own[axis.tensor]
                 moved = list(range(tensor.shape[axis.axis]))
                 for channel, source in enumerate(order):
-                    if len(axis.places[channel]) != len(axis.places[source]):
+                    if len(axis.positions[channel]) != len(axis.positions[source]):
                         return False
-                    for place, other in zip(axis.places[channel], axis.places[source], strict=True):
-                        moved[place] = other
+                    for position, other in zip(axis.positions[channel], axis.positions[source], strict=True):
+                        moved[position] = other
                 if len(set(moved)) < len(moved):
                     return False
                 key = (id(tensor), axis.axis, tuple(moved))
@@ -104,7 +104,7 @@ class Symmetry:
 
 
 def _order(group: Group, parts: int | None, generator: torch.Generator) -> list[int]:
-    """For each channel the one whose place it takes."""
+    """For each channel the one whose position it takes."""
     count = parts or group.blocks
     size = group.channels // count
     inner = _mixed(size, generator)
@@ -119,8 +119,8 @@ def _mixed(size: int, generator: torch.Generator) -> list[int]:
     order = torch.randperm(size, generator=generator).tolist()
     # A cycle through a random order moves each of them.
     moved = [0] * size
-    for place, index in enumerate(order):
-        moved[index] = order[(place + 1) % size]
+    for position, index in enumerate(order):
+        moved[index] = order[(position + 1) % size]
     return moved
 
 

@@ -63,14 +63,14 @@ def distill(state: ModelState, settings: Mapping[str, Any], context: Context) ->
         )
     student = _student(state, settings, context)
     module: nn.Module = copy.deepcopy(student.model).to(context.device)
-    held = masks.Held(module, masks.meant(student.notes))
+    held = masks.ZeroMasks(module, masks.masked(student.notes))
     if settings["start"] == "fresh":
         _redraw(module, student, context)
-        held.again()
+        held.reapply()
     lesson = _Lesson(module, teachers, own_loss, task, settings, context)
     try:
         data = context.data.bind(module)
-        fit(module, data, lesson.loss, settings, context, after_step=held.again, also=lesson.parameters)
+        fit(module, data, lesson.loss, settings, context, after_step=held.reapply, also=lesson.parameters)
     finally:
         lesson.close()
     share = _count(module) / sum(map(_count, teachers))

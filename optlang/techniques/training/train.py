@@ -35,8 +35,8 @@ def train(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
         )
     loss_of = task_loss(context.data.task, float(settings["label_smoothing"]))
     module: nn.Module = copy.deepcopy(state.model).to(context.device)
-    held = masks.Held(module, masks.meant(state.notes))
-    fit(module, context.data.bind(module), loss_of, settings, context, after_step=held.again)
+    held = masks.ZeroMasks(module, masks.masked(state.notes))
+    fit(module, context.data.bind(module), loss_of, settings, context, after_step=held.reapply)
     return ModelState("module", settled(module.cpu()), state.factory, state.edits, state.notes)
 
 

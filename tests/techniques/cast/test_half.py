@@ -15,21 +15,15 @@ from optlang.runtimes.openvino.build import OpenVino
 from optlang.runtimes.torch.eager import Eager
 from optlang.techniques.cast.half import half
 from optlang.techniques.training.train import train
-from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model.call import call
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 SETTINGS = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
 # Half of the distance between neighbors, for numbers about as large as the largest.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 def given(module):

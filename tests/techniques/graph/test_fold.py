@@ -1,4 +1,4 @@
-"""Rewriting: norms folded as torch itself folds them, every way a fold would be wrong, what is taken out, strides."""
+"""Norms folded as torch itself folds them, and every way a fold would be wrong."""
 
 from pathlib import Path
 
@@ -7,69 +7,24 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from optlang.analysis.load import load
-from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
-from optlang.runtimes.onnxruntime.build import OnnxRuntime
-from optlang.runtimes.torch.eager import Eager
+from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.cast.half import half
-from optlang.techniques.graph.channels_last import channels_last
-from optlang.techniques.graph.clean import clean
 from optlang.techniques.graph.fold import fold
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.quant.static import static
-from optlang.workload.data import dataset as data_module
 from optlang.workload.model import save
-from optlang.workload.model.call import call
-from optlang.workload.model.make import make
+from tests.techniques.graph.trained_norms import answers, apply, count, given, norms, start
+from tests.techniques.states import NETWORKS
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
 HALF = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
 
+REFUSES = {
+    item: "no BatchNorm to fold" for item in NETWORKS if item not in ("cnn", "residual", "depthwise", "unet")
+}
+
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
-
-
-def unlike(module):
-    """Its norms as if they had been trained."""
-    generator = torch.Generator().manual_seed(5)
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            for item in (layer.running_mean, layer.running_var, layer.weight, layer.bias):
-                if item is not None:
-                    item.data = torch.rand(item.shape, generator=generator) + 0.3
-    return module.eval()
-
-
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", unlike(make(factory, STUDY)), factory)
-
-
-def given(module):
-    """A state of a module that no factory makes."""
-    return ModelState("module", unlike(module), Factory("networks.py:cnn"))
-
-
-def apply(technique, state, data, folder=Path(), settings=None):
-    return technique(state, settings or {}, Context(data, 3, folder, STUDY, OnnxRuntime().wants()))
-
-
-def answers(state, data, count=16):
-    with torch.no_grad():
-        return call(state.model, data.bind(state.model).example(count))["output"]
-
-
-def count(module):
-    return sum(item.numel() for item in module.parameters())
-
-
-def norms(module):
-    return [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 
 class TestFold:
@@ -164,74 +119,6 @@ class TestFold:
     def test_after_a_cast(self, images):
         with pytest.raises(Refusal, match="16 bits"):
             apply(fold, apply(half, start(), images, settings=HALF), images)
-
-
-class TestClean:
-    def test_only_what_does_nothing_goes(self, images, tmp_path):
-        state = start("dropping")
-        result = apply(clean, state, images)
-        assert result.notes["graph.removed"] == 1
-        assert [name for name, _ in result.model.named_children()] == ["0", "1", "2", "4"]
-        assert torch.equal(answers(result, images), answers(state, images))
-        save.save(result, tmp_path)
-        loaded = save.load(tmp_path, STUDY)
-        assert len(loaded.model) == 4
-        assert torch.equal(answers(loaded, images), answers(state, images))
-
-    def test_what_folding_leaves(self, images):
-        result = apply(clean, apply(fold, start(), images), images)
-        assert not [layer for layer in result.model.modules() if isinstance(layer, nn.Identity)]
-
-    def test_none(self, images):
-        with pytest.raises(Refusal, match="no Dropout and no Identity"):
-            apply(clean, start("mlp"), images)
-
-
-class TestChannelsLast:
-    @pytest.mark.parametrize("network", ["cnn", "residual", "unet"])
-    def test_strides_in_memory_from_disk_and_in_eager(self, network, images, tmp_path):
-        state = start(network)
-        result = apply(channels_last, state, images)
-        torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
-        save.save(result, tmp_path / "saved")
-        (tmp_path / "eager").mkdir()
-        bound = images.bind(state.model)
-        artifact = Eager().build(result, TargetSpec("here"), {}, tmp_path / "eager", bound, STUDY)
-        session = Eager().open(artifact, TargetSpec("here"), {}, STUDY)
-        seen = []
-        for module in (result.model, save.load(tmp_path / "saved", STUDY).model, session._module):
-            convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-            wide = [layer for layer in convolutions if layer.in_channels > 1 and layer.kernel_size != (1, 1)]
-            assert wide
-            assert all(layer.weight.stride(1) == 1 for layer in wide)
-            hook = wide[-1].register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
-            with torch.no_grad():
-                module(next(iter(bound.example(4).values())))
-            hook.remove()
-        session.close()
-        assert len(seen) == 3
-        assert all(item.is_contiguous(memory_format=torch.channels_last) for pair in seen for item in pair)
-
-    def test_no_convolution_and_twice(self, images):
-        with pytest.raises(Refusal, match="two-dimensional convolution"):
-            apply(channels_last, start("mlp"), images)
-        with pytest.raises(Refusal, match="already"):
-            apply(channels_last, apply(channels_last, start(), images), images)
-
-    def test_it_leaves_the_space_where_there_is_no_eager(self, tmp_path):
-        text = """optlang 1
-study small {
-  model net  = zoo.digits_cnn()
-  data  seen = zoo.digits()
-  target here { runtime in { eager; onnxruntime } }
-  steps { maybe channels_last }
-  maximize accuracy
-}
-"""
-        (tmp_path / "small.opt").write_text(text)
-        loaded = load(tmp_path / "small.opt")
-        assert not loaded.failed
-        assert "onnxruntime does not run channels_last" in str(loaded.plan.impossible)
 
 
 class TestFaults:

@@ -9,19 +9,16 @@ from torch import fx, nn
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.graph.untie import untie
-from optlang.workload.data import dataset as data_module
 from optlang.workload.model.call import call
 from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
+from tests.techniques.states import NETWORKS
+
+REFUSES = {item: "nothing to untie" for item in NETWORKS if item not in ("residual", "unet")}
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 def given(module):

@@ -2,24 +2,23 @@
 
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal
+from optlang.interfaces import Context, OptlangError, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.pruner import replay
-from optlang.workload.data import dataset as data_module
-from tests.techniques.subjects import STUDY, start
+from optlang.workload.model import save
+from tests.techniques.contract import apply
+from tests.techniques.states import NETWORKS, STUDY, answers, count, macs, start, wide
+
+REFUSES = {"lstm": "lstm is an LSTM", "tied": r"first\.weight and second\.weight are one weight"}
 
 SETTINGS = {
     "ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "round_to": 4, "keep": (), "only": (),
     "recalibrate": 0,
 }
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 def run(state, data, seed=1, **changed):
@@ -294,3 +293,48 @@ class TestRefusal:
     def test_a_forward_that_breaks_is_the_users(self, images):
         with pytest.raises(OptlangError, match="the model's forward raised RuntimeError: mat1 and mat2"):
             run(start("linear", inputs=5), images)
+
+
+FOLLOWED = [item for item in NETWORKS if item not in REFUSES]
+
+
+@pytest.mark.slow
+class TestNetworks:
+    @pytest.mark.parametrize("network", FOLLOWED)
+    def test_pruning_removes_parameters_and_operations(self, network, images, tmp_path):
+        state = start(network)
+        result = apply("prune.channels", state, images, tmp_path)
+        assert count(result) < 0.8 * count(state)
+        assert macs(result) < 0.8 * macs(state)
+        assert result.notes["prune.removed_parameters"] == pytest.approx(1 - count(result) / count(state))
+        assert 0 < result.notes["prune.removed_channels"] <= 0.5
+
+    @pytest.mark.parametrize("network", FOLLOWED)
+    def test_pruning_twice_replays_in_order(self, network, images, tmp_path):
+        once = apply("prune.channels", wide(network, 32), images, tmp_path, ratio=0.4)
+        twice = apply("prune.channels", once, images, tmp_path, ratio=0.4, scope="global", importance="random")
+        save.save(twice, tmp_path / "saved")
+        loaded = save.load(tmp_path / "saved", STUDY)
+        assert len(loaded.edits) == 2
+        assert count(loaded) == count(twice) < count(once)
+        wanted, found = answers(twice, images), answers(loaded, images)
+        assert all(numpy.array_equal(wanted[name], found[name]) for name in wanted)
+
+    @pytest.mark.parametrize("network", FOLLOWED)
+    def test_a_pruned_model_learns_again_and_becomes_int8(self, network, images, tmp_path):
+        pruned = apply("prune.channels", wide(network), images, tmp_path)
+        recovered = apply("training.finetune", pruned, images, tmp_path)
+        small = apply("quant.static", recovered, images, tmp_path)
+        assert small.notes["prune.removed_parameters"] == recovered.notes["prune.removed_parameters"]
+        wanted, found = answers(recovered, images), answers(small, images)
+        name = "logits" if "logits" in wanted else "output"
+        assert (wanted[name].argmax(1) == found[name].argmax(1)).mean() >= 0.8
+
+    def test_less_than_one_multiple(self, images, tmp_path):
+        with pytest.raises(Refusal, match="round_to 64"):
+            apply("prune.channels", start("cnn"), images, tmp_path, round_to=64)
+
+    def test_a_forward_that_counts_its_channels(self, images, tmp_path):
+        result = apply("prune.channels", start("counting"), images, tmp_path)
+        assert result.model.first.out_channels == 16
+        assert result.model.second.out_channels == 8

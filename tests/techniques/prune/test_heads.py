@@ -20,6 +20,9 @@ from optlang.workload.export.onnx import export
 from optlang.workload.model.count import macs
 from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
+from tests.techniques.states import NETWORKS
+
+REFUSES = {item: "no layer is an nn.MultiheadAttention" for item in NETWORKS if item != "encoder"}
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "keep": (), "only": ()}
@@ -32,11 +35,6 @@ WIDTH = 8
 """Of a head: 32 numbers in four heads."""
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto
 from torch.nn.utils import prune as reference
 
-from optlang.interfaces import Context, Factory, QuantWants, Refusal
+from optlang.interfaces import Context, QuantWants, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.heads import heads
 from optlang.techniques.prune.magnitude import magnitude
@@ -16,8 +16,7 @@ from optlang.techniques.prune.two_four import two_four
 from optlang.techniques.prune.units import units
 from optlang.techniques.quant.static import static
 from optlang.techniques.training.finetune import finetune
-from optlang.workload.data import dataset as data_module
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 SETTINGS = {
     "sparsity": 0.5, "relative_to": "all", "scope": "layer",
@@ -27,11 +26,6 @@ TRAINING = {
     "epochs": 1, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01,
     "momentum": 0.9, "amp": "none", "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
 }
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 def run(state, data, seed=1, **changed):
@@ -163,36 +157,6 @@ class TestMagnitude:
             state.model[3].weight *= 1e-6
         with pytest.raises(Refusal, match=r"3\.weight nothing but zeros"):
             run(state, images, scope="global", sparsity=0.6)
-
-
-class TestTwoFour:
-    def pruned(self, network, data, **changed):
-        settings = {"keep": (), "only": ()} | changed
-        return two_four(start(network), settings, Context(data, 1, Path(), STUDY))
-
-    def test_two_of_each_four_and_the_larger_stay(self, images):
-        result = self.pruned("mlp", images)
-        before, after = start("mlp").model[1].weight.detach(), result.model[1].weight.detach()
-        for row, kept in zip(before.reshape(-1, 4), after.reshape(-1, 4), strict=True):
-            least = sorted(range(4), key=lambda index: abs(float(row[index])))
-            assert [float(kept[index]) for index in least[:2]] == [0.0, 0.0]
-            assert [float(kept[index]) for index in least[2:]] == [float(row[index]) for index in least[2:]]
-        assert result.notes["prune.sparsity"] == 0.5
-
-    def test_along_the_channels_of_a_convolution(self, images):
-        result = self.pruned("cnn", images)
-        zeros = (result.model[2].weight == 0).reshape(32, 4, 4, 3, 3).sum(dim=2)
-        assert bool((zeros == 2).all())
-        assert result.notes["prune.two_four_left"] == ["0.weight"]
-
-    def test_nothing_fits(self, images):
-        with pytest.raises(Refusal, match=r"multiple of four inputs: 0\.weight"):
-            self.pruned("cnn", images, only=("0",))
-
-    def test_twice(self, images):
-        once = self.pruned("mlp", images)
-        with pytest.raises(Refusal, match="already"):
-            two_four(once, {"keep": (), "only": ()}, Context(images, 1, Path(), STUDY))
 
 
 @pytest.mark.slow

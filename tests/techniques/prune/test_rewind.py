@@ -14,9 +14,14 @@ from optlang.techniques.prune.magnitude import magnitude
 from optlang.techniques.prune.rewind import rewind
 from optlang.techniques.prune.two_four import two_four
 from optlang.techniques.training.finetune import finetune
-from optlang.workload.data import dataset as data_module
 from optlang.workload.model.make import make
 from optlang.workload.model.weights import parameters
+from tests.techniques.contract import apply
+
+
+def begin(state, data, folder):
+    """Pruned and trained: what a rewind sets back."""
+    return apply("training.finetune", apply("prune.magnitude", state, data, folder), data, folder)
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"checkpoint": None, "to": "start"}
@@ -35,11 +40,6 @@ TRAINING = {
 }
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 def start(network="cnn", weights=None, **arguments):

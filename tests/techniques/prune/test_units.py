@@ -18,6 +18,9 @@ from optlang.workload.export.onnx import export
 from optlang.workload.model.count import macs
 from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
+from tests.techniques.states import NETWORKS
+
+REFUSES = {item: "no layer is an nn.LSTM" for item in NETWORKS if item != "lstm"}
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"ratio": 0.5, "importance": "l2", "samples": 64, "round_to": 4, "keep": (), "only": ()}
@@ -27,11 +30,6 @@ TRAINING = {
 }
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 @pytest.fixture(scope="module")

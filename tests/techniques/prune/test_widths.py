@@ -12,7 +12,8 @@ from optlang.techniques.prune.channels_to_budget import channels_to_budget
 from optlang.techniques.prune.widths import ordered, widths
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.prune.test_channels import REFUSES as REFUSES
+from tests.techniques.states import STUDY, start
 
 CHANNELS = {"importance": "l2", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
 SETTINGS = CHANNELS | {"resource": "macs", "share": 0.5, "levels": 4, "scored": 128}

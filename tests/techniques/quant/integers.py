@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from optlang.interfaces import Context
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.quant.static import static
-from tests.techniques.subjects import STUDY
+from tests.techniques.states import STUDY
 
 STATIC = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto",

@@ -9,7 +9,7 @@ import torch
 
 from optlang.interfaces import Refusal
 from tests.techniques.quant.integers import WANTS, constants, quantized
-from tests.techniques.subjects import start
+from tests.techniques.states import start
 
 
 @pytest.fixture(scope="module")

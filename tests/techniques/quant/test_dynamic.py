@@ -14,7 +14,7 @@ from optlang.techniques.quant.dynamic import dynamic
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import static
 from tests.techniques.quant.integers import STATIC, WANTS, constants
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 SETTINGS = {"operators": "linear", "keep": (), "only": ()}
 pytestmark = pytest.mark.slow

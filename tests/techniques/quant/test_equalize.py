@@ -14,7 +14,9 @@ from optlang.techniques.quant.equalize import equalize
 from optlang.techniques.quant.static import static
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
+
+REFUSES = {"lstm": "Select is before head", "tied": "weights of second or first"}
 
 TENSOR = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 256, "granularity": "tensor",

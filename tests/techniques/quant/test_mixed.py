@@ -30,6 +30,8 @@ from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx import export
 from optlang.workload.model.make import make
 
+REFUSES = {"lstm": r"only \d+% of the weights would be int8: not those of lstm \(LSTM\)"}
+
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SCALES = {
     "calibrator": "minmax", "percentile": None, "bins": None, "samples": 64, "granularity": "auto", "keep": (),

@@ -18,9 +18,8 @@ from optlang.techniques.quant.mixed import mixed
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import static
 from optlang.techniques.quant.weight_only import weight_only
-from optlang.workload.data import dataset as data_module
 from tests.techniques.quant.integers import STATIC, WANTS, constants
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 NONE = {"keep": (), "only": ()}
 PERCENTILE = {"calibrator": "percentile", "percentile": 99.9}
@@ -33,11 +32,6 @@ EVERY = [
     (qat, STATIC | TRAINING), (mixed, STATIC | {"budget": "size", "share": 0.9}),
 ]
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 @pytest.mark.parametrize(("technique", "settings"), EVERY, ids=["dynamic", "static", "weight_only", "qat", "mixed"])

@@ -9,12 +9,11 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
-from optlang.interfaces import Context, Factory, Refusal
+from optlang.interfaces import Context, Refusal
 from optlang.techniques.quant.levels import grouped, rounded
 from optlang.techniques.quant.weight_only import weight_only
-from optlang.workload.data import dataset as data_module
 from optlang.workload.model.make import make
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 SETTINGS = {"bits": 8, "symmetric": True, "keep": (), "only": ()}
 # What the file says: without rounding the inputs of layers with small weights, as it does on processors with VNNI.
@@ -23,11 +22,6 @@ OPENVINO = {
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
 }
 FOUR = SETTINGS | {"bits": 4, "group": 32}
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

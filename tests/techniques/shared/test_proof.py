@@ -15,20 +15,14 @@ from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.channels_to_budget import channels_to_budget
 from optlang.techniques.prune.widths import widths
 from optlang.techniques.shared.proof import proved, removed
-from optlang.workload.data import dataset as data_module
 from optlang.workload.model.make import edited, make
 from optlang.workload.model.save import load, save
-from tests.techniques.subjects import STUDY
+from tests.techniques.states import STUDY
 
 SETTINGS = {
     "ratio": 0.5, "importance": "l2", "samples": 64, "scope": "layer", "round_to": 1, "keep": (), "only": (),
     "recalibrate": 0,
 }
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 def start(network, **arguments):

@@ -15,7 +15,9 @@ from optlang.workload.data import dataset as data_module
 from optlang.workload.data.tasks import Classification, Regression, Sequence, task_of
 from optlang.workload.model.call import call
 from optlang.workload.model.make import make
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
+
+REFUSES = {"lstm": "lstm is an LSTM", "tied": r"first\.weight and second\.weight are one weight"}
 
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
 TRAINING = {

@@ -13,6 +13,9 @@ from optlang.techniques.training.trainer import fit
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model import make
 from optlang.workload.model.call import call
+from tests.techniques import states
+from tests.techniques.contract import apply
+from tests.techniques.states import KINDS, answers, count, macs
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {
@@ -320,3 +323,26 @@ def test_regression_learns_what_a_linear_model_can():
     known, answers = data.arrays("train")
     best = LinearRegression().fit(known["input"], answers).score(inputs["input"], targets)
     assert found["r2"] == pytest.approx(best, abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", ["training.train", "training.finetune"])
+@pytest.mark.parametrize("network", KINDS)
+def test_the_loss_is_lower_and_nothing_else_changes(technique, network, images, tmp_path):
+    state = states.start(network)
+    epochs = []
+    result = apply(technique, state, images, tmp_path, report=epochs.append)
+    losses = [
+        images.task.metrics(answers(item, images, 200), images.arrays("validation")[1])["loss"]
+        for item in (state, result)
+    ]
+    assert losses[1] < losses[0]
+    assert [(item["epoch"], item["epochs"]) for item in epochs] == [(1, 2), (2, 2)]
+    assert epochs[1]["loss"] < epochs[0]["loss"]
+    assert (count(result), macs(result), result.edits) == (count(state), macs(state), ())
+
+
+@pytest.mark.parametrize("technique", ["training.train", "training.finetune", "quant.qat"])
+def test_nothing_to_train(technique, images, tmp_path):
+    with pytest.raises(Refusal, match="frozen"):
+        apply(technique, states.start("frozen"), images, tmp_path)

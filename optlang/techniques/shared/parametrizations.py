@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import JSON, Edit, ModelState, Refusal
-from optlang.techniques.shared.masks import NOTE, noted
+from optlang.techniques.shared.masks import NOTE, with_masked
 
 if TYPE_CHECKING:
     from optlang.workload.data.dataset import Dataset
 
-BAKED = "optlang.workload.model.parametrizations:replay"
+PLAIN_WEIGHTS = "optlang.workload.model.parametrizations:replay"
 """The edit that makes plain weights."""
 
 _NOTE = "parametrized.baked"
 
 
-def baked(state: ModelState, data: Dataset, study: Path) -> ModelState:
+def without_parametrizations(state: ModelState, data: Dataset, study: Path) -> ModelState:
     """`state` itself where its module computes no weights, else one with plain weights and the same answers.
 
     That is proved on examples. It is an edit of its own; the note `parametrized.baked` has the weights by name, with
@@ -61,8 +61,8 @@ def baked(state: ModelState, data: Dataset, study: Path) -> ModelState:
     assert isinstance(known, dict)
     notes: dict[str, JSON] = {**state.notes, _NOTE: {**known, **names}}
     if masked:
-        notes[NOTE] = noted(state, masked)[NOTE]
-    edit = Edit(BAKED, {"names": list(names)})
+        notes[NOTE] = with_masked(state, masked)[NOTE]
+    edit = Edit(PLAIN_WEIGHTS, {"names": list(names)})
     return ModelState(state.form, module, state.factory, (*state.edits, edit), notes, state.requests)
 
 

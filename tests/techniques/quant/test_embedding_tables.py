@@ -9,14 +9,14 @@ import torch
 
 from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.dynamic import dynamic
+from optlang.techniques.quant.embedding_tables import in_bytes
 from optlang.techniques.quant.mixed import mixed
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import static
-from optlang.techniques.quant.tables import in_bytes
 from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.data import dataset as data_module
 from tests.techniques.quant.integers import STATIC, WANTS, constants
-from tests.techniques.subjects import STUDY, start
+from tests.techniques.states import STUDY, start
 
 NONE = {"keep": (), "only": ()}
 DYNAMIC = {"operators": "auto"} | NONE

@@ -26,15 +26,14 @@ from optlang.techniques.quant.equalize import equalize
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import static
 from optlang.techniques.quant.weight_only import weight_only
-from optlang.techniques.shared.baked import baked
+from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.techniques.shared.proof import proved
 from optlang.techniques.training.distill import distill
 from optlang.techniques.training.finetune import finetune
-from optlang.workload.data import dataset as data_module
 from optlang.workload.model.make import make
 from optlang.workload.model.parametrizations import parametrized, plain_copy
 from optlang.workload.model.save import load, save
-from tests.techniques.subjects import STUDY
+from tests.techniques.states import STUDY
 
 OPEN = {"keep": (), "only": ()}
 SPARSE = OPEN | {"sparsity": 0.5, "relative_to": "all", "scope": "layer", "importance": "l1", "samples": None}
@@ -63,11 +62,6 @@ FILES = {
     "weight_only": (weight_only, OPEN | {"bits": 8, "group": None, "symmetric": True}), "qat": (qat, QAT),
 }
 WANTS = QuantWants("uint8", "int8", False, True, True)
-
-
-@pytest.fixture(scope="module")
-def images():
-    return data_module.load(Factory("networks.py:images"), STUDY)
 
 
 def start(name, **arguments):
@@ -146,7 +140,7 @@ def test_zeros_of_masks_count_and_are_held_through_training(images):
     # Half of 1152, and 144 of the rest; 307 of 1024.
     assert {key: int(mask.sum()) for key, mask in zeros.items()} == {4: 576 + 144, 8: 307}
     assert counts.sparsity(state.model) == (576 + 144 + 307) / (72 + 1152 + 1024 + 160)
-    plain = baked(state, images, STUDY)
+    plain = without_parametrizations(state, images, STUDY)
     assert plain.notes["prune.zeros"] == ["4.weight", "8.bias", "8.weight"]
     for begun in (state, plain):
         trained = finetune(begun, TRAINING, context(images))
@@ -154,7 +148,7 @@ def test_zeros_of_masks_count_and_are_held_through_training(images):
         assert not torch.equal(net[4].weight, plain.model[4].weight)
         for key, mask in zeros.items():
             assert torch.equal(net[key].weight == 0, mask)
-    assert baked(plain, images, STUDY) is plain
+    assert without_parametrizations(plain, images, STUDY) is plain
 
 
 @pytest.mark.slow
@@ -198,7 +192,7 @@ def test_less_than_half_of_what_was_asked_is_refused(images):
 
 
 def test_what_is_left_is_noted(images):
-    from tests.techniques.subjects import start as network
+    from tests.techniques.states import start as network
 
     result = magnitude(network("encoder"), SPARSE, context(images))
     assert result.notes["prune.left"] == ["place"]
