@@ -9,7 +9,6 @@ import torch
 from onnx import numpy_helper
 
 from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal
-from optlang.measure import counts
 from optlang.techniques.cast.half import half
 from optlang.techniques.graph.channels_last import channels_last
 from optlang.techniques.graph.clean import clean
@@ -30,6 +29,7 @@ from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.techniques.shared.proof import proved
 from optlang.techniques.training.distill import distill
 from optlang.techniques.training.finetune import finetune
+from optlang.workload.model.count import sparsity
 from optlang.workload.model.make import make
 from optlang.workload.model.parametrizations import parametrized, plain_copy
 from optlang.workload.model.save import load, save
@@ -131,7 +131,7 @@ def test_half_of_all_weights_is_half_of_all_weights(images, name):
     weights = [item for item in result.model.parameters() if item.ndim > 1]
     assert sum(item.numel() for item in weights) == whole
     assert sum(int((item == 0).sum()) for item in weights) == whole // 2
-    assert result.notes["prune.sparsity"] == 0.5 == counts.sparsity(result.model)
+    assert result.notes["prune.sparsity"] == 0.5 == sparsity(result.model)
 
 
 def test_zeros_of_masks_count_and_are_held_through_training(images):
@@ -139,7 +139,7 @@ def test_zeros_of_masks_count_and_are_held_through_training(images):
     zeros = {4: (state.model[4].weight == 0), 8: (state.model[8].weight == 0)}
     # Half of 1152, and 144 of the rest; 307 of 1024.
     assert {key: int(mask.sum()) for key, mask in zeros.items()} == {4: 576 + 144, 8: 307}
-    assert counts.sparsity(state.model) == (576 + 144 + 307) / (72 + 1152 + 1024 + 160)
+    assert sparsity(state.model) == (576 + 144 + 307) / (72 + 1152 + 1024 + 160)
     plain = without_parametrizations(state, images, STUDY)
     assert plain.notes["prune.zeros"] == ["4.weight", "8.bias", "8.weight"]
     for begun in (state, plain):
@@ -168,7 +168,7 @@ def test_a_parametrization_trains_on_until_the_first_step_that_is_no_training(im
     assert student.notes["distill.parameters"] == 1.0
     sparse = magnitude(trained, SPARSE, context(images))
     again = finetune(sparse, TRAINING, context(images))
-    assert counts.sparsity(again.model) == 0.5
+    assert sparsity(again.model) == 0.5
     # Set back, the zeros stay, and the rest is what the fresh model computes.
     back = rewind(again, {"checkpoint": None, "to": "start"}, context(images, baseline=trained))
     fresh = plain_copy(start("parametrized").model).state_dict()
@@ -205,7 +205,7 @@ def test_what_layers_keep_of_a_call_stands_in_no_way(images, name):
     sparse = magnitude(trained, SPARSE | {"importance": "taylor", "samples": 64}, context(images))
     assert sparse.notes["prune.sparsity"] == pytest.approx(0.5, abs=0.02)
     again = finetune(sparse, TRAINING, context(images))
-    assert counts.sparsity(again.model) == sparse.notes["prune.sparsity"]
+    assert sparsity(again.model) == sparse.notes["prune.sparsity"]
     if name == "keeping":
         smaller = channels(again, CUT, context(images))
         assert finetune(smaller, TRAINING, context(images)).model.first.out_channels == 4
