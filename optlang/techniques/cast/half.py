@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, Edit, ModelState, Refusal
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.shared.parametrizations import as_module, with_edit
 from optlang.workload.failures import FAILURES, exhausted
 from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone
@@ -34,11 +34,9 @@ def half(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
     from optlang.workload import imports
     from optlang.workload.model.call import call
 
-    if state.form != "module":
-        raise Refusal(f"only a module can be cast, and the model is in the form {state.form}")
+    state = as_module(state, "be cast", context)
     if is_half(state.model):
         raise Refusal("the model is in 16 bits already", help="cast once")
-    state = without_parametrizations(state, context.data, context.study)
     dtype = str(settings["dtype"])
     example = context.data.bind(state.model).example(2)
     module = copy.deepcopy(state.model).eval()
@@ -58,9 +56,7 @@ def half(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
         _refuse_little(module, settings, dtype)
         _prove(module, example, wanted, dtype)
     edit = Edit(_REPLAY, {"dtype": dtype, "float32": kept, "last": last})
-    return ModelState(
-        "module", module, state.factory, (*state.edits, edit), {**state.notes, "cast.share": cast / total}
-    )
+    return with_edit(state, module, edit, {"cast.share": cast / total})
 
 
 def _refuse_little(module: nn.Module, settings: Mapping[str, Any], dtype: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.graph.rewrite import edited, runnable_copy
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.interfaces import Context, Edit, ModelState, Refusal
+from optlang.techniques.graph.rewrite import runnable_copy
+from optlang.techniques.shared.parametrizations import with_edit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,8 +22,7 @@ def channels_last(state: ModelState, settings: Mapping[str, Any], context: Conte
     """
     from torch import nn
 
-    state = without_parametrizations(state, context.data, context.study)
-    module, _ = runnable_copy(state, context, "laid out")
+    state, module, _ = runnable_copy(state, context, "laid out")
     if not any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.modules()):
         raise Refusal(
             "no layer is a two-dimensional convolution: the others have no order of channels and pixels",
@@ -32,7 +31,7 @@ def channels_last(state: ModelState, settings: Mapping[str, Any], context: Conte
     if any(edit.calls == _REPLAY for edit in state.edits):
         raise Refusal("the model is in channels_last already")
     replay(module, {}, {})
-    return edited(state, module, _REPLAY, {}, {})
+    return with_edit(state, module, Edit(_REPLAY, {}), {})
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.graph.rewrite import edited, proved_subset, runnable_copy, same_answers
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.interfaces import Context, Edit, ModelState, Refusal
+from optlang.techniques.graph.rewrite import proved_subset, runnable_copy, same_answers
+from optlang.techniques.shared.parametrizations import with_edit
 from optlang.techniques.shared.symmetry import answers
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ def clean(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     The other layers keep their names. Notes: `graph.removed`, how many. Raises `Refusal` where there are none.
     """
-    state = without_parametrizations(state, context.data, context.study)
-    module, example = runnable_copy(state, context, "cleaned")
+    state, module, example = runnable_copy(state, context, "cleaned")
     found = _idle(module)
     names = proved_subset(found, lambda chosen: _same_when_cleaned(module, example, chosen))
     if not names:
@@ -32,7 +31,7 @@ def clean(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
             depends="settings" if found else "model",
         )
     _clean(module, names)
-    return edited(state, module, _REPLAY, {"names": list(names)}, {"graph.removed": len(names)})
+    return with_edit(state, module, Edit(_REPLAY, {"names": list(names)}), {"graph.removed": len(names)})
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:

@@ -6,10 +6,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.graph.rewrite import edited, proved_subset, runnable_copy, same_answers
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.interfaces import Context, Edit, ModelState, Refusal
+from optlang.techniques.graph.rewrite import proved_subset, runnable_copy, same_answers
+from optlang.techniques.shared.parametrizations import with_edit
 from optlang.techniques.shared.symmetry import answers
+from optlang.workload.model.layers import own_weights, replaced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,16 +27,16 @@ def fold(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
     numbers the folded model must still give the same answers, since norms that are not trained yet would hide a
     mistake. Notes: `graph.folded`, how many. Raises `Refusal` where there is no such norm, with what stands in the way.
     """
-    state = without_parametrizations(state, context.data, context.study)
-    module, example = runnable_copy(state, context, "folded")
-    pairs, why = _followed(module, example)
+    state, module, example = runnable_copy(state, context, "folded")
+    pairs, why = followed(module, example)
     pairs = proved_subset(pairs, lambda chosen: _same_when_folded(module, example, chosen))
     if not pairs:
         raise Refusal(
             f"there is no BatchNorm to fold: {why}", help="a norm folds into the convolution or linear layer before it"
         )
     _fold(module, pairs)
-    return edited(state, module, _REPLAY, {"pairs": [list(pair) for pair in pairs]}, {"graph.folded": len(pairs)})
+    edit = Edit(_REPLAY, {"pairs": [list(pair) for pair in pairs]})
+    return with_edit(state, module, edit, {"graph.folded": len(pairs)})
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -44,26 +45,13 @@ def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str
     return module
 
 
-def _replaced(module: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` in the place of the layer `name`, under every name that it has."""
-    old = module.get_submodule(name)
-    for parent in list(module.modules()):
-        for key, child in parent._modules.items():
-            if child is old:
-                parent._modules[key] = new
-
-
-def _followed(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[tuple[str, str]], str]:
+def followed(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[tuple[str, str]], str]:
     """Layers and the norms that are given just what they answer, unchanged; and what else there is, for messages."""
     from torch import nn
-    from torch.nn.utils import parametrize
 
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     names = {layer: name for name, layer in module.named_modules()}
-    owners: dict[int, int] = {}
-    for layer in names:
-        for parameter in layer.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    own = own_weights(module)
     answered: dict[int, tuple[nn.Module, Any, int]] = {}
     calls: dict[nn.Module, int] = {}
     follows: dict[nn.Module, nn.Module] = {}
@@ -95,7 +83,7 @@ def _followed(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[tu
             why = f"{names[norm]} has no running statistics"
         elif calls[norm] > 1 or calls[source] > 1:
             why = f"{names[norm]} or {names[source]} is called more than once"
-        elif parametrize.is_parametrized(source) or any(owners[id(item)] > 1 for item in source.parameters()):
+        elif not own(source):
             why = f"the weights of {names[source]} are not its own"
         else:
             pairs.append((names[source], names[norm]))
@@ -122,7 +110,7 @@ def _fold(module: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
                 layer.weight, layer.bias, *moments, transpose=isinstance(layer, nn.modules.conv._ConvTransposeNd)
             )
         layer.weight, layer.bias = weight.requires_grad_(grows), bias.requires_grad_(grows)
-        _replaced(module, after, nn.Identity())
+        replaced(module, after, nn.Identity())
 
 
 def _same_when_folded(module: nn.Module, example: Mapping[str, Tensor], pairs: Sequence[tuple[str, str]]) -> bool:

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
+from optlang.interfaces import Context, ModelState, Refusal
+from optlang.techniques.shared.parametrizations import as_module
 from optlang.techniques.shared.symmetry import answers
 from optlang.workload.failures import attempt
 
@@ -14,27 +15,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def runnable_copy(state: ModelState, context: Context, done: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A copy of the module in eval mode that is known to run, and an example."""
+def runnable_copy(
+    state: ModelState, context: Context, done: str
+) -> tuple[ModelState, nn.Module, dict[str, Tensor]]:
+    """The state without parametrizations, a copy of its module in eval mode that is known to run, and an example."""
     from optlang.techniques.cast.half import is_half
     from optlang.workload import imports
 
-    if state.form != "module":
-        raise Refusal(f"only a module can be {done}, and the model is in the form {state.form}")
+    state = as_module(state, f"be {done}", context)
     if is_half(state.model):
         raise Refusal(f"a model in 16 bits is not {done}", help="do it before the cast")
     module = copy.deepcopy(state.model).eval()
     example = context.data.bind(module).example(4)
     with imports.user_code("the model's forward", context.study):
         answers(module, example)
-    return module, example
-
-
-def edited(
-    state: ModelState, module: nn.Module, replay: str, arguments: Mapping[str, JSON], found: Mapping[str, JSON]
-) -> ModelState:
-    edits = (*state.edits, Edit(replay, arguments))
-    return ModelState("module", module, state.factory, edits, {**state.notes, **found})
+    return state, module, example
 
 
 def same_answers(

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
-from optlang.techniques.shared.parametrizations import without_parametrizations
-from optlang.workload.failures import FAILURES, exhausted
+from optlang.techniques.shared.parametrizations import as_module, with_edit
+from optlang.workload.failures import refused
+from optlang.workload.model.layers import replaced
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+_APART = "give each use a layer of its own there: self.relu1, self.relu2"
 _REPLAY = "optlang.techniques.graph.untie:replay"
 
 
@@ -30,9 +32,7 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     from optlang.workload import imports
     from optlang.workload.model.call import call
 
-    if state.form != "module":
-        raise Refusal(f"only a module has layers to untie, and the model is in the form {state.form}")
-    state = without_parametrizations(state, context.data, context.study)
+    state = as_module(state, "be untied", context)
     module: nn.Module = copy.deepcopy(state.model).eval()
     example = context.data.bind(module).example(3)
     with torch.no_grad(), imports.user_code("the model's forward", context.study):
@@ -58,9 +58,7 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     if any(not torch.equal(found[name], item) for name, item in wanted.items()):
         raise Refusal("the forward that was written from its trace gives other answers: it chooses by values")
     made = sum(1 for _ in module.modules()) - before
-    edit = Edit(_REPLAY, arguments)
-    notes = {**state.notes, "graph.untied": made}
-    return ModelState("module", module, state.factory, (*state.edits, edit), notes)
+    return with_edit(state, module, Edit(_REPLAY, arguments), {"graph.untied": made})
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -134,15 +132,7 @@ def _copied(module: nn.Module, names: list[str]) -> None:
 
 def _written(module: nn.Module, name: str) -> nn.Module:
     """`module` with the layer `name` ("": itself) replaced by its trace, in which no name is called twice."""
-    layer = module.get_submodule(name)
-    new = _traced(layer, name)
-    if not name:
-        return new
-    for parent in list(module.modules()):
-        for key, child in parent._modules.items():
-            if child is layer:
-                parent._modules[key] = new
-    return module
+    return replaced(module, name, _traced(module.get_submodule(name), name))
 
 
 def _traced(layer: nn.Module, name: str) -> torch.fx.GraphModule:
@@ -154,25 +144,16 @@ def _traced(layer: nn.Module, name: str) -> torch.fx.GraphModule:
 
     graphs = {}
     training = layer.training
+    forward = f"the forward of {name or 'the model'}"
     try:
-        for mode in (True, False):
-            layer.training = mode
-            graphs[mode] = Tracer().trace(layer)
-    except FAILURES as error:  # user code meets values that have none yet
-        if exhausted(error):
-            raise
-        first = (str(error).splitlines() or [""])[0]
-        raise Refusal(
-            f"the forward of {name or 'the model'} cannot be traced: {first}",
-            help="give each use a layer of its own there: self.relu1, self.relu2",
-        ) from error
+        with refused(f"{forward} cannot be traced", help=_APART):  # user code meets values that have none yet
+            for mode in (True, False):
+                layer.training = mode
+                graphs[mode] = Tracer().trace(layer)
     finally:
         layer.training = training
     if graphs[True].python_code("self").src != graphs[False].python_code("self").src:
-        raise Refusal(
-            f"the forward of {name or 'the model'} does something else in training: its trace would not",
-            help="give each use a layer of its own there: self.relu1, self.relu2",
-        )
+        raise Refusal(f"{forward} does something else in training: its trace would not", help=_APART)
     graph = graphs[False]
     seen: dict[str, int] = {}
     copies: dict[str, nn.Module] = {}

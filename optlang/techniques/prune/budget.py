@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from optlang.interfaces import Context, ModelState, Refusal
+from optlang.interfaces import Refusal
 from optlang.techniques.prune.cutter import Cut, Cutter, counted
 
 if TYPE_CHECKING:
@@ -18,17 +17,6 @@ if TYPE_CHECKING:
 MAX_RATIO = 0.95
 # Keeps a model of 0.1 + 0.2 times its macs from being more than 0.3 of them.
 _ROUNDING = 1e-9
-
-
-@contextmanager
-def cutting(state: ModelState, settings: Mapping[str, Any], context: Context) -> Iterator[Cutter]:
-    """What cuts copies of the state; `Refusal` where it is no module."""
-    from optlang.workload import imports
-
-    if state.form != "module":
-        raise Refusal(f"only a module can lose channels, and the model is in the form {state.form}")
-    with imports.at_home(context.study):
-        yield Cutter(state, settings, context)
 
 
 def measure_of(resource: str, cutter: Cutter) -> Callable[[nn.Module], float]:

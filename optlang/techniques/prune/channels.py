@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.prune.cutter import Cutter
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.interfaces import Context, ModelState
+from optlang.techniques.prune.cutter import cutting
 
 if TYPE_CHECKING:
     pass
@@ -24,13 +23,7 @@ def channels(state: ModelState, settings: Mapping[str, Any], context: Context) -
     `prune.no_norm`, the layers that importance "bn_scale" left alone because they have no norm behind them.
     Raises `Refusal` where nothing would be removed, or a layer cannot be pruned.
     """
-    from optlang.workload import imports
-
-    if state.form != "module":
-        raise Refusal(f"only a module can lose channels, and the model is in the form {state.form}")
-    state = without_parametrizations(state, context.data, context.study)
-    with imports.at_home(context.study):
-        cutter = Cutter(state, settings, context)
+    with cutting(state, settings, context) as cutter:
         cut = cutter.cut(float(settings["ratio"]))
         if not cut.removed:
             raise cutter.refusal(

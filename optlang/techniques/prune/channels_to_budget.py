@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState
-from optlang.techniques.prune.budget import cutting, measure_of, smallest_cut
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.prune.budget import measure_of, smallest_cut
+from optlang.techniques.prune.cutter import cutting
 
 if TYPE_CHECKING:
     pass
@@ -23,11 +23,10 @@ def channels_to_budget(state: ModelState, settings: Mapping[str, Any], context: 
     are those of `channels`. Notes: `prune.ratio`, the ratio found; `prune.reached`, the share that is left; and those
     of `channels`. Raises `Refusal` where a ratio of 95 % leaves more than `share`, or a layer cannot be pruned.
     """
-    state = without_parametrizations(state, context.data, context.study)
     share = float(settings["share"])
     with cutting(state, settings, context) as cutter:
         measure = measure_of(str(settings["resource"]), cutter)
-        whole = measure(state.model)
+        whole = measure(cutter.whole.model)
         cut, ratio, reached = smallest_cut(
             cutter, _STEPS, share, lambda cut: measure(cut.module) / whole,
             lambda value: f"{value:.1%} of the {settings['resource']}",

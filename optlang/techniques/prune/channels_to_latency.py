@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.prune.budget import cutting, smallest_cut
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.prune.budget import smallest_cut
+from optlang.techniques.prune.cutter import cutting
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +29,6 @@ def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context:
     layer cannot be pruned.
     """
     assert context.latency is not None, "declared: needs latency"
-    state = without_parametrizations(state, context.data, context.study)
     time_of, shared = context.latency, settings["limit"] == "share"
     limit = float(settings["share"] if shared else settings["time"])
 
@@ -37,7 +36,7 @@ def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context:
         return f"{value:.1%} of the latency" if shared else f"{1e3 * value:.4g} ms"
 
     with cutting(state, settings, context) as cutter:
-        whole = time_of(state)
+        whole = time_of(cutter.whole)
         unit = whole if shared else 1.0
         if whole / unit <= limit:
             raise Refusal(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.prune.statistics import recalibrate
 from optlang.techniques.shared import coupled, proof
 from optlang.techniques.shared.coupled import Group, drawn
+from optlang.techniques.shared.parametrizations import as_module, with_edit
 from optlang.techniques.shared.routes import rerouted, tables
 from optlang.techniques.shared.symmetry import Symmetry
 from optlang.workload.failures import FAILURES, attempt, first_line
@@ -36,18 +38,28 @@ class Cut:
     no_norm: tuple[str, ...]
 
 
+@contextmanager
+def cutting(state: ModelState, settings: Mapping[str, Any], context: Context) -> Iterator[Cutter]:
+    """What cuts copies of the state, where the user's own modules can be imported; `Refusal` where it is no module."""
+    from optlang.workload import imports
+
+    state = as_module(state, "lose channels", context)
+    with imports.at_home(context.study):
+        yield Cutter(state, settings, context)
+
+
 class Cutter:
     """Removes channels from copies of a state's module, as often as asked; their importance is computed once.
 
     The settings are those of `channels` but the ratio. What cannot be cut rightly is left alone, and `left` says why,
-    by the layer: see `coupled`, `symmetry` and `proof`. Used where the user's own modules can be imported
-    (`imports.at_home`). Raises `Refusal` where the model cannot be followed at all.
+    by the layer: see `coupled`, `symmetry` and `proof`. Used inside `cutting`. Raises `Refusal` where the model cannot
+    be followed at all.
     """
 
     def __init__(self, state: ModelState, settings: Mapping[str, Any], context: Context) -> None:
         from optlang.workload import imports
 
-        self._state, self._settings, self._context = state, settings, context
+        self.whole, self._settings, self._context = state, settings, context
         # One sample would hide layers that take the batch for channels.
         data = context.data.bind(state.model)
         self.example, self._samples = data.example(2), data.example(proof.SAMPLES)
@@ -74,7 +86,7 @@ class Cutter:
         """
         from optlang.workload import imports
 
-        module = copy.deepcopy(self._state.model).eval()
+        module = copy.deepcopy(self.whole.model).eval()
         self._kept |= _chosen_before(module)
         # The graph is that of the whole model, whatever is kept.
         with following("model"), drawn(module, self.example) as graph, following("settings"):
@@ -148,7 +160,7 @@ class Cutter:
         return found
 
     def _other(self, group: Group, channels: Sequence[int], item: JSON) -> str | None:
-        whole = self._state.model
+        whole = self.whole.model
         cut = self._replayed([item])
         why = self._breaks(cut)
         if why is not None or isinstance(cut, str):
@@ -182,7 +194,7 @@ class Cutter:
     def _replayed(self, history: Sequence[JSON]) -> nn.Module | str:
         """A copy of the model with these cuts, or why there is none."""
         try:
-            return replay(copy.deepcopy(self._state.model).eval(), self._arguments(history), self.example)
+            return replay(copy.deepcopy(self.whole.model).eval(), self._arguments(history), self.example)
         except FAILURES as error:
             return coupled.reason(error)
 
@@ -207,12 +219,12 @@ class Cutter:
         return arguments
 
     def _once(self, ratio: float, ratios: Mapping[str, float] | None) -> Cut:
-        module = copy.deepcopy(self._state.model).eval()
+        module = copy.deepcopy(self.whole.model).eval()
         score = self._score_of(module)
         history = pruned(module, self.example, int(self._settings["round_to"]), ratio, ratios or {}, score,
                           self._kept | set(self.left), self._parts, self._routes, self._settings["scope"] == "global")
         tie(module, self._ties)
-        removed = counted(self._state.model)[0] - counted(module)[0]
+        removed = counted(self.whole.model)[0] - counted(module)[0]
         left = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
         return Cut(module, history, max(0, removed) if history else 0, left)
 
@@ -246,7 +258,7 @@ class Cutter:
         """The cut model as a state, recalibrated, with what was removed and `notes` noted."""
         from optlang.workload.data.tensors import describe
 
-        module, state = self.recalibrated(cut).module, self._state
+        module, state = self.recalibrated(cut).module, self.whole
         edit = Edit(_REPLAY, {**self._arguments(cut.history), "example": describe(self.example)})
         before, after = counted(state.model), counted(module)
         removed: dict[str, JSON] = {
@@ -258,9 +270,7 @@ class Cutter:
         if self.left:
             removed["prune.left"] = dict(self.left)
         module.zero_grad(set_to_none=True)
-        edits = (*state.edits, edit)
-        removed |= recounted(state.notes, module)
-        return ModelState("module", module, state.factory, edits, {**state.notes, **removed, **notes})
+        return with_edit(state, module, edit, {**removed, **recounted(state.notes, module), **notes})
 
 
 def _untied(group: Group, ties: Sequence[Sequence[str]]) -> str | None:

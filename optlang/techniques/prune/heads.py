@@ -11,9 +11,9 @@ from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.prune.cutter import share_removed
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import masks, proof
-from optlang.techniques.shared.parametrizations import without_parametrizations
-from optlang.workload.failures import FAILURES, exhausted, first_line
-from optlang.workload.model.layers import left_alone
+from optlang.techniques.shared.parametrizations import as_module, with_edit
+from optlang.workload.failures import refused
+from optlang.workload.model.layers import left_alone, replaced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,9 +39,7 @@ def heads(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     Layers that share a weight with another layer are left alone, and `prune.left` says so. Raises `Refusal` where there
     is no such layer, where no head would go, or where the model does not run without.
     """
-    if state.form != "module":
-        raise Refusal(f"only a module can lose heads, and the model is in the form {state.form}")
-    state = without_parametrizations(state, context.data, context.study)
+    state = as_module(state, "lose heads", context)
     module: nn.Module = copy.deepcopy(state.model).eval()
     found = _layers(module)
     open_layers, alone = _own(_open(found, module, settings), module)
@@ -59,7 +57,6 @@ def heads(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     _try(module, context)
     counts: dict[str, JSON] = {name: layer.num_heads for name, layer in _layers(module).items()}
     notes: dict[str, JSON] = {
-        **state.notes,
         "prune.removed_heads": share_removed(state, "heads", fewer / whole),
         "prune.removed_parameters": share_removed(state, "parameters", after / before),
         "prune.heads": counts,
@@ -68,7 +65,7 @@ def heads(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     }
     if masks.masked(state.notes):
         notes[masks.NOTE] = list(_renamed(masks.masked(state.notes), left))
-    return ModelState("module", module, state.factory, (*state.edits, Edit(_REPLAY, {"heads": left})), notes)
+    return with_edit(state, module, Edit(_REPLAY, {"heads": left}), notes)
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -78,16 +75,13 @@ def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str
     from optlang.techniques.prune.attention import narrowed
 
     found = _layers(module)
-    # A layer that is used under several names is replaced under each of them.
-    new = {id(found[name]): narrowed(found[name], chosen) for name, chosen in arguments["heads"].items()}
-    for holder in list(module.modules()):
-        for name, child in list(holder.named_children()):
-            if id(child) in new:
-                setattr(holder, name, new[id(child)])
+    for name, chosen in arguments["heads"].items():
+        module = replaced(module, name, narrowed(found[name], chosen))
+    for holder in module.modules():
         if isinstance(holder, nn.TransformerEncoder):
             # Ragged batches are for torch's own kernel of a whole layer alone.
             holder.use_nested_tensor = False
-    return new.get(id(module), module)
+    return module
 
 
 def _layers(module: nn.Module) -> dict[str, Attention]:
@@ -231,16 +225,10 @@ def _try(module: nn.Module, context: Context) -> None:
 
     from optlang.workload.model.call import call
 
-    try:
-        with torch.no_grad():
-            call(module, context.data.bind(module).example(2))
-    except FAILURES as error:
-        if exhausted(error):
-            raise
-        raise Refusal(
-            f"the model does not run with fewer heads: {first_line(error)}",
-            help="keep the layers whose insides its code uses",
-        ) from error
+    with torch.no_grad(), refused(
+        "the model does not run with fewer heads", help="keep the layers whose insides its code uses"
+    ):
+        call(module, context.data.bind(module).example(2))
 
 
 def _count(module: nn.Module) -> int:

@@ -5,13 +5,14 @@ The shapes stay what they were: size and speed change only where the file is com
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.gradients import fisher, taylor
-from optlang.techniques.prune.sparsity import chosen, module_copy, not_prunable, prunable, refuse_little, zeroed
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.prune.sparsity import chosen, not_prunable, prunable, refuse_little, zeroed
+from optlang.techniques.shared.parametrizations import as_module
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,8 +36,8 @@ def magnitude(state: ModelState, settings: Mapping[str, Any], context: Context) 
     """
     import torch
 
-    state = without_parametrizations(state, context.data, context.study)
-    module = module_copy(state)
+    state = as_module(state, "have weights made zero", context)
+    module: nn.Module = copy.deepcopy(state.model).eval()
     layers = prunable(module)
     weights = chosen(module, layers, settings)
     scores = _scores(module, weights, settings, context)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optlang.workload.model.layers import replaced
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -69,7 +71,7 @@ def cut(
             elif own.startswith("weight_ih") and before >= 0:
                 part = part[:, _columns(kept[before : before + per_level], size)]
             parts[own] = part
-    module = _put(module, name, _remade(layer, layer.input_size, len(kept[0]), parts))
+    module = replaced(module, name, _remade(layer, layer.input_size, len(kept[0]), parts))
     for taker in takers:
         old = module.get_submodule(taker)
         columns = _columns([kept[side - per_level] for side in sides.get(taker, (0,))], size)
@@ -83,7 +85,7 @@ def cut(
                 own: item.detach()[:, columns] if own.startswith("weight_ih_l0") else item.detach()
                 for own, item in again.named_parameters()
             }
-            module = _put(module, taker, _remade(again, len(columns), again.hidden_size, parts))
+            module = replaced(module, taker, _remade(again, len(columns), again.hidden_size, parts))
     return module
 
 
@@ -126,15 +128,3 @@ def _remade(layer: nn.RNNBase, inputs: int, hidden: int, parts: Mapping[str, Ten
     for (_, item), (_, old) in zip(made.named_parameters(), layer.named_parameters(), strict=True):
         item.requires_grad_(old.requires_grad)
     return made
-
-
-def _put(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """The module with `layer` in the place of the one called `name`, and wherever else that one is used."""
-    if not name:
-        return layer
-    old = module.get_submodule(name)
-    for holder in list(module.modules()):
-        for own, child in list(holder.named_children()):
-            if child is old:
-                setattr(holder, own, layer)
-    return module

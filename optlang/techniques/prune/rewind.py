@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.shared import masks
-from optlang.workload.failures import FAILURES, exhausted, first_line
+from optlang.workload.failures import refused
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,15 +82,11 @@ def _earlier(state: ModelState, settings: Mapping[str, Any], context: Context) -
         module, edits = copy.deepcopy(baseline.model), edits[done:]
     else:
         module, what = make(factory, context.study), "the model as it is made"
-    try:
+    with refused(
+        f"what was done to the model cannot be done to {what}",
+        help="a checkpoint of the same factory with the same arguments",
+    ):
         return edited(module, edits, context.study), what
-    except FAILURES as error:
-        if exhausted(error):
-            raise
-        raise Refusal(
-            f"what was done to the model cannot be done to {what}: {first_line(error)}",
-            help="a checkpoint of the same factory with the same arguments",
-        ) from error
 
 
 def _fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 
 # A step that reaches less than this share of what it was asked for has failed.
 _FAR = 0.5
-
-
-def module_copy(state: ModelState) -> nn.Module:
-    if state.form != "module":
-        raise Refusal(f"only a module's weights can be made zero, and the model is in the form {state.form}")
-    module: nn.Module = copy.deepcopy(state.model).eval()
-    return module
 
 
 def prunable(module: nn.Module) -> dict[str, tuple[list[str], Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.prune.sparsity import chosen, module_copy, not_prunable, prunable, refuse_little, zeroed
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.prune.sparsity import chosen, not_prunable, prunable, refuse_little, zeroed
+from optlang.techniques.shared.parametrizations import as_module
 
 if TYPE_CHECKING:
     pass
@@ -24,8 +25,8 @@ def two_four(state: ModelState, settings: Mapping[str, Any], context: Context) -
     import torch
     from torch import nn
 
-    state = without_parametrizations(state, context.data, context.study)
-    module = module_copy(state)
+    state = as_module(state, "have weights made zero", context)
+    module: nn.Module = copy.deepcopy(state.model).eval()
     layers = {name: item for name, item in prunable(module).items() if not isinstance(item[1], nn.Embedding)}
     weights = chosen(module, layers, settings)
     left: list[str] = []

@@ -13,8 +13,8 @@ from optlang.techniques.prune.gradients import fisher, taylor
 from optlang.techniques.prune.recurrent_units import cut, directions, ends, layer_called, recurrent, silence
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import proof
-from optlang.techniques.shared.parametrizations import without_parametrizations
-from optlang.workload.failures import FAILURES, exhausted, first_line
+from optlang.techniques.shared.parametrizations import as_module, with_edit
+from optlang.workload.failures import refused
 from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
 
-    if state.form != "module":
-        raise Refusal(f"only a module can lose hidden units, and the model is in the form {state.form}")
-    state = without_parametrizations(state, context.data, context.study)
+    state = as_module(state, "lose hidden units", context)
     module: nn.Module = copy.deepcopy(state.model).eval()
     chosen = _open(module, settings)
     cuts: list[JSON] = []
@@ -84,14 +82,12 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
             help="a larger ratio, or a smaller round_to",
         )
     edit = Edit(_REPLAY, {"cuts": cuts})
-    notes = {
-        **state.notes,
+    return with_edit(state, module, edit, {
         "prune.removed_units": share_removed(state, "units", _hidden(module) / _hidden(state.model)),
         "prune.removed_parameters": share_removed(state, "parameters", _count(module) / _count(state.model)),
         **({"prune.left": alone} if alone else {}),
         **recounted(state.notes, module),
-    }
-    return ModelState("module", module, state.factory, (*state.edits, edit), notes)
+    })
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
@@ -236,15 +232,8 @@ def _run(module: nn.Module, example: Mapping[str, Tensor], name: str, context: C
 
     from optlang.workload.model.call import call
 
-    try:
-        with torch.no_grad():
-            return call(module, dict(example))
-    except FAILURES as error:
-        if exhausted(error):
-            raise
-        raise Refusal(
-            _elsewhere(name, f"{first_line(error)}"), help=f'keep = ["{name}"]'
-        ) from error
+    with torch.no_grad(), refused(_elsewhere(name, "the model does not run"), help=f'keep = ["{name}"]'):
+        return call(module, dict(example))
 
 
 def _proved(

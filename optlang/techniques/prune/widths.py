@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
-from optlang.techniques.prune.budget import MAX_RATIO, cutting, largest_layer, measure_of
-from optlang.techniques.prune.cutter import Cut, Cutter
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.prune.budget import MAX_RATIO, largest_layer, measure_of
+from optlang.techniques.prune.cutter import Cut, Cutter, cutting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +46,6 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     those of `channels`. Raises `Refusal` where all groups at 95 % leave more than `share`, where no group can be
     pruned, or a layer cannot.
     """
-    state = without_parametrizations(state, context.data, context.study)
     resource = str(settings["resource"])
     with cutting(state, {**settings, "scope": "layer"}, context) as cutter:
         about: dict[str, JSON] = {
@@ -62,7 +60,7 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
         moves = ordered(groups)
         if not moves:
             raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
-        budget = _Budget(cutter, measure_of(resource, cutter), state.model, resource, float(settings["share"]))
+        budget = _Budget(cutter, measure_of(resource, cutter), cutter.whole.model, resource, float(settings["share"]))
         candidates = [(1.0, budget.least(moves))]
         own = candidates[0][1].ratios
         names = [name for name, levels in groups.items() if levels]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,18 +73,3 @@ def origin(node: Any, found: Trace, through: re.Pattern[str]) -> tuple[nn.Module
             return None, "the model's input"
         node = ahead[0]
     return (found.made[node], "") if node is not None else (None, "the model's input")
-
-
-def own_weights(module: nn.Module) -> Callable[[nn.Module], bool]:
-    """Whether a layer's parameters are plain ones that no other layer of `module` has."""
-    from torch.nn.utils import parametrize
-
-    owners: dict[int, int] = {}
-    for layer in module.modules():
-        for parameter in layer.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-
-    def own(layer: nn.Module) -> bool:
-        return not parametrize.is_parametrized(layer) and all(owners[id(item)] == 1 for item in layer.parameters())
-
-    return own

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
 from optlang.techniques.quant.onnx_graph import WITH_WEIGHTS, eligible, load
-from optlang.techniques.quant.ort_quantizer import Reader
+from optlang.techniques.quant.ort_quantizer import Reader, session_of
 from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
@@ -117,11 +117,8 @@ def _change(node: Any, weight: Array, rounded: Mapping[str, Array]) -> Array | N
 def _means(model: Any, axes: Sequence[int], samples: Mapping[str, Any]) -> list[Array]:
     """The mean of each probe by channel, over all samples and positions."""
     import numpy
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = session_of(model.SerializeToString())
     names = [f"{_SHIFT}{index}" for index in range(len(axes))]
     sums: list[Any] = [0.0] * len(axes)
     counts = [0] * len(axes)

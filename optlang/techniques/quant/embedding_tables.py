@@ -182,11 +182,11 @@ def behind(graph: Any) -> None:
             assert points is not None
             offset = -points * numpy_helper.to_array(stored[step])
             nodes += _times(graph, node, "Add", product, (f"{step}_offset", offset), answer)
-    _replace(graph, nodes)
+    set_nodes(graph, nodes)
     read = {*reads(graph), *(item.name for item in graph.output)}
     gone = [node for node in graph.node if node.output[0] in made and node.output[0] not in read]
     freed = {name for node in gone for name in node.input}
-    _replace(graph, [node for node in graph.node if not any(node is item for item in gone)])
+    set_nodes(graph, [node for node in graph.node if not any(node is item for item in gone)])
     freed -= set(reads(graph))
     for item in [item for item in graph.initializer if item.name in freed]:
         graph.initializer.remove(item)
@@ -225,10 +225,11 @@ def _times(
 
 def prepend(graph: Any, nodes: Iterable[Any]) -> None:
     """Put nodes that take constants alone in front of all others."""
-    _replace(graph, [*nodes, *graph.node])
+    set_nodes(graph, [*nodes, *graph.node])
 
 
-def _replace(graph: Any, nodes: Iterable[Any]) -> None:
+def set_nodes(graph: Any, nodes: Iterable[Any]) -> None:
+    """Let `graph` have these nodes, in this order."""
     kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)

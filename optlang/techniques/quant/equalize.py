@@ -14,13 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
+from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.graph.fold import fold
 from optlang.techniques.graph.rewrite import close, proved_subset, runnable_copy
-from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.quant.autograd_trace import origin, trace
+from optlang.techniques.shared.parametrizations import with_edit
 from optlang.techniques.shared.symmetry import answers
 from optlang.workload.failures import attempt
+from optlang.workload.model.layers import own_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,11 +50,10 @@ def equalize(state: ModelState, settings: Mapping[str, Any], context: Context) -
     over the pairs' layers, before and after. Raises `Refusal` where there is no such pair, with what stands in the
     way, or the ranges are equal already.
     """
-    state = without_parametrizations(state, context.data, context.study)
     # A norm that stays ends the pairs that it stands in; a form that cannot be folded is refused below.
     with contextlib.suppress(Refusal):
         state = fold(state, {}, context)
-    module, example = runnable_copy(state, context, "equalized")
+    state, module, example = runnable_copy(state, context, "equalized")
     found, why = _pairs(module, example)
     pairs = proved_subset(found, lambda chosen: _same(module, example, chosen))
     if not pairs:
@@ -68,11 +68,11 @@ def equalize(state: ModelState, settings: Mapping[str, Any], context: Context) -
         raise Refusal(f"the channels of {pairs[0][0]} and of all other layers in pairs have equal ranges already")
     if not close(answers(module, example), wanted, _TOLERANCE):
         raise Refusal(f"the equalized model gives other answers: the ranges of {pairs[0][0]} are too far apart")
-    notes = {
-        **state.notes, "equalize.pairs": len(pairs),
+    notes: dict[str, JSON] = {
+        "equalize.pairs": len(pairs),
         "equalize.spread": [round(before, 3), round(_spread(module, pairs), 3)],
     }
-    return ModelState("module", module, state.factory, state.edits, notes)
+    return with_edit(state, module, None, notes)
 
 
 # ---- pairs

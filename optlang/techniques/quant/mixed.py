@@ -46,9 +46,7 @@ def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     that was reached where no choice meets the budget, where no layer is left to choose, where int8 does not know most
     of the weights, or the file does not become smaller.
     """
-    wants = wants_of(context)
-    if settings["granularity"] != "auto":
-        wants = replace(wants, per_channel=settings["granularity"] == "channel")
+    wants = wants_of(context, settings["granularity"])
     state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph

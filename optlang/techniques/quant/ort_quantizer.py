@@ -11,6 +11,7 @@ import importlib
 import logging
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,11 @@ _TALKATIVE = (
 _BATCH = 32
 
 
-def wants_of(context: Context) -> QuantWants:
-    """The scheme of the trial's runtime; `Refusal` where nobody said it."""
+def wants_of(context: Context, granularity: str = "auto") -> QuantWants:
+    """The scheme of the trial's runtime, with scales as `granularity` says; `Refusal` where no runtime is given."""
     if context.wants is None:
         raise Refusal("int8 was asked for without saying for which runtime")
-    return context.wants
+    return context.wants if granularity == "auto" else replace(context.wants, per_channel=granularity == "channel")
 
 
 def quant_type(name: str) -> Any:
@@ -121,6 +122,15 @@ def _silent() -> Iterator[None]:
             words = {"logging": own, "print": lambda *words, **_: own.debug(" ".join(map(str, words)))}
             stack.enter_context(process_state.attributes(module, **words))
         yield
+
+
+def session_of(model: Path | bytes) -> Any:
+    """ONNX Runtime's session of a file or a serialized model, on the processor, without its warnings."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class Reader:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
+from optlang.techniques.graph.fold import followed
 from optlang.techniques.quant.onnx_graph import (
     RECURRENT,
     WITH_WEIGHTS,
@@ -30,7 +31,8 @@ from optlang.techniques.quant.onnx_graph import (
 from optlang.techniques.quant.ort_quantizer import finished, ranges_of, wants_of, workshop, write
 from optlang.techniques.shared.masks import ZeroMasks, masked
 from optlang.techniques.shared.parametrizations import without_parametrizations
-from optlang.techniques.training.trainer import Loss, fit
+from optlang.techniques.training.distill import soft_loss
+from optlang.techniques.training.trainer import fit
 from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 _KERNELS = (*WITH_WEIGHTS, "ConvTranspose")
 # What the loop knows besides, and a training in int8 does without: averaged weights have no rounding of their own.
-_PLAIN = {"amp": "none", "warmup": 0.0, "ema": 0.0, "clip": 0.0, "patience": 0}
+_WITHOUT = {"amp": "none", "warmup": 0.0, "ema": 0.0, "clip": 0.0, "patience": 0}
 # They hand values on: ONNX Runtime gives what they take and what they give one scale.
 _PASSING = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -82,7 +84,7 @@ def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mod
             help="shorten `keep`, or name more in `only`",
         )
     _train(module, data, inputs, state, settings, context)
-    trained = ModelState("module", _baked(module, state, weights), state.factory, state.edits, state.notes)
+    trained = ModelState("module", _plain(module, state, weights), state.factory, state.edits, state.notes)
     with workshop(trained, context) as (source, path):
         graph = load(path).graph
         again = _prepared(path, trained, settings, context)
@@ -145,7 +147,8 @@ def _attach(
 
     wants = wants_of(context)
     convolutions = (nn.modules.conv._ConvNd,)
-    followed = _followed(module, data, context)
+    example = {name: item.to(context.device) for name, item in data.example(2).items()}
+    norm_of = dict(followed(module.eval(), example)[0])
     weights: list[tuple[str, str]] = []
     inputs: dict[str, Input] = {}
     for name, names in prepared.inputs.items():
@@ -164,7 +167,7 @@ def _attach(
     for name, attribute in weights:
         layer = module.get_submodule(name)
         axis = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
-        norm_name = followed.get(name)
+        norm_name = norm_of.get(name)
         norm = module.get_submodule(norm_name) if norm_name is not None and norm_name not in prepared.norms else None
         scheme = wants
         if axis == 1 and layer.groups != 1:
@@ -175,42 +178,14 @@ def _attach(
     return weights, inputs
 
 
-def _followed(module: nn.Module, data: Dataset, context: Context) -> dict[str, str]:
-    """The batch norm that takes each layer's answer, by the layer's name, as one run of the module shows it."""
-    import torch
-    from torch import nn
-
-    from optlang.workload.model.call import call
-
-    answers: dict[int, tuple[str, Tensor]] = {}
-    found: dict[str, str] = {}
-    handles = []
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
-            def norm(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-                if id(given[0]) in answers:
-                    found[answers[id(given[0])][0]] = name
-
-            handles.append(layer.register_forward_pre_hook(norm))
-        elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-            def keep(_: nn.Module, __: Any, answer: Tensor, name: str = name) -> None:
-                answers[id(answer)] = (name, answer)  # held, so that no other tensor gets its id
-
-            handles.append(layer.register_forward_hook(keep))
-    try:
-        with torch.no_grad():
-            call(module.eval(), {name: item.to(context.device) for name, item in data.example(2).items()})
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
 def _train(
     module: nn.Module, data: Dataset, inputs: Mapping[str, Input], state: ModelState, settings: Mapping[str, Any],
     context: Context,
 ) -> None:
+    import torch
     from torch import nn
+
+    from optlang.workload.model.call import call
 
     names = {name.replace(".parametrizations", "").removesuffix(".original"): name
              for name, _ in module.named_parameters()}
@@ -224,48 +199,27 @@ def _train(
             for hook in inputs.values():
                 hook.moving = False
 
-    loss: Loss = (
-        _distilled(data, state, settings, context) if float(settings["distill"]) > 0
-        else lambda outputs, inputs, targets: data.task.loss(outputs, targets)
-    )
-    fit(module, data, loss, _PLAIN | dict(settings), context, before_step=before, after_step=held.reapply)
+    share, teacher = float(settings["distill"]), None
+    if share:
+        reference = context.baseline() if context.baseline is not None else state
+        teacher = copy.deepcopy(reference.model).to(context.device).eval()
+
+    def loss(outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensors) -> Tensor:
+        own = data.task.loss(outputs, targets)
+        if teacher is None:
+            return own
+        with torch.no_grad():
+            wanted = call(teacher, inputs)
+        soft = soft_loss(data.task, outputs, wanted, targets, float(settings["temperature"]))
+        return (1 - share) * own + share * soft
+
+    fit(module, data, loss, _WITHOUT | dict(settings), context, before_step=before, after_step=held.reapply)
     module.eval()
     if not all(math.isfinite(hook.low) and math.isfinite(hook.high) for hook in inputs.values()):
         raise Refusal("a layer's inputs were not finite in training", help="a smaller lr may hold them")
 
 
-def _distilled(data: Dataset, state: ModelState, settings: Mapping[str, Any], context: Context) -> Loss:
-    """The task's loss and the distance to the float baseline's answers, softened (Hinton et al., 2015)."""
-    import torch
-    import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
-
-    from optlang.workload.model.call import call
-
-    reference = context.baseline() if context.baseline is not None else state
-    teacher = copy.deepcopy(reference.model).to(context.device).eval()
-    share, heat = float(settings["distill"]), float(settings["temperature"])
-    classes = data.task.name in ("classification", "sequence")
-
-    def loss(outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensors) -> Tensor:
-        with torch.no_grad():
-            wanted = call(teacher, inputs)
-        total = data.task.loss(outputs, targets) * (1 - share)
-        # As the task does, the first answer counts where a classifier gives several.
-        for name in list(outputs)[: 1 if classes else None]:
-            answer, right = outputs[name], wanted[name].to(outputs[name].dtype)
-            if classes:
-                soft = F.kl_div(
-                    F.log_softmax(answer / heat, -1), F.log_softmax(right / heat, -1), reduction="none", log_target=True
-                )
-                total = total + share * heat**2 * soft.sum(-1).mean()
-            else:
-                total = total + share * F.mse_loss(answer, right)
-        return total
-
-    return loss
-
-
-def _baked(module: nn.Module, state: ModelState, weights: Sequence[tuple[str, str]]) -> nn.Module:
+def _plain(module: nn.Module, state: ModelState, weights: Sequence[tuple[str, str]]) -> nn.Module:
     """A module like the state's with the trained values, its weights as they are rounded."""
     import torch
 

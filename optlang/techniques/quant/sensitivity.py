@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Refusal
 from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.techniques.quant.onnx_graph import WITH_WEIGHTS, eligible, layer_of
-from optlang.techniques.quant.ort_quantizer import Reader
+from optlang.techniques.quant.ort_quantizer import Reader, session_of
 from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
@@ -65,11 +65,8 @@ class Layers:
 def answers(model: Path, samples: Mapping[str, Any]) -> Answers:
     """What the ONNX file `model` answers to `samples` (inputs by name, first axis the sample), by output name."""
     import numpy
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = session_of(model)
     names = [item.name for item in session.get_outputs()]
     reader, pieces = Reader(samples), []
     while (batch := reader.get_next()) is not None:

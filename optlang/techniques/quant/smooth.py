@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, Refusal
+from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.graph.rewrite import close, proved_subset, runnable_copy
-from optlang.techniques.quant.autograd_trace import origin, own_weights, trace
-from optlang.techniques.shared.parametrizations import without_parametrizations
+from optlang.techniques.quant.autograd_trace import origin, trace
+from optlang.techniques.shared.parametrizations import with_edit
 from optlang.techniques.shared.symmetry import answers
+from optlang.workload.model.layers import own_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,8 +46,7 @@ def smooth(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     input channel over the median one, the mean over the norms, before and after. Raises `Refusal` where no norm can
     take a scale, with what stands in the way.
     """
-    state = without_parametrizations(state, context.data, context.study)
-    module, example = runnable_copy(state, context, "smoothed")
+    state, module, example = runnable_copy(state, context, "smoothed")
     found, why, norms = _groups(module, example)
     groups = proved_subset(found, lambda chosen: _same(module, example, chosen))
     if not groups:
@@ -64,14 +64,14 @@ def smooth(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     if not close(answers(module, example), wanted, _TOLERANCE):
         raise Refusal(f"the smoothed model gives other answers: the ranges behind {groups[0][0]} are too far apart")
     smoothed = {norm for norm, _ in groups}
-    notes = {
-        **state.notes, "smooth.norms": len(groups), "smooth.left": [name for name in norms if name not in smoothed],
+    notes: dict[str, JSON] = {
+        "smooth.norms": len(groups), "smooth.left": [name for name in norms if name not in smoothed],
         "smooth.spread": [
             round(sum(_spread(peaks[norm] / s) for (norm, _), s in zip(groups, by, strict=True)) / len(groups), 3)
             for by in ([1.0] * len(groups), scales)
         ],
     }
-    return ModelState("module", module, state.factory, state.edits, notes)
+    return with_edit(state, module, None, notes)
 
 
 def _groups(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[_Group], list[str], list[str]]:

@@ -45,9 +45,7 @@ def static(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     corrected. Raises `Refusal` where no operator has weights, more than half of the weights would stay in float (unless
     `only` names the layers), no bias can be corrected, or the file does not become smaller.
     """
-    wants = wants_of(context)
-    if settings["granularity"] != "auto":
-        wants = replace(wants, per_channel=settings["granularity"] == "channel")
+    wants = wants_of(context, settings["granularity"])
     state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (source, prepared):
         graph = load(prepared).graph

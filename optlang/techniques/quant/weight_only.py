@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
-from optlang.techniques.quant.embedding_tables import cover, reads, tables_of
+from optlang.techniques.quant.embedding_tables import cover, prepend, reads, set_nodes, tables_of
 from optlang.techniques.quant.levels import grouped, rounded
 from optlang.techniques.quant.onnx_graph import WEIGHTS, left_float, load, mostly
 from optlang.techniques.quant.ort_quantizer import finished, scheme, workshop
@@ -100,17 +100,11 @@ def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context
             graph.initializer.extend(map(numpy_helper.from_array, levels[: len(ends)], parts))
             about = {"axis": 1 - storage.axis, "block_size": storage.group} if storage.group else {"axis": storage.axis}
             ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
-        _only_these(graph, [*ahead, *graph.node])
+        prepend(graph, ahead)
         cover(model, left, symmetric=symmetric, **scheme(context.wants))
         result = prepared.with_name("quantized.onnx")
         onnx.save(model, result)
         return finished(result, source, state, context, None if settings["only"] else (load(prepared).graph, left))
-
-
-def _only_these(graph: Any, nodes: list[Any]) -> None:
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _as_products(graph: Any, left: set[str]) -> None:
@@ -148,7 +142,7 @@ def _as_products(graph: Any, left: set[str]) -> None:
         less = f"{node.output[0]}_less"
         graph.initializer.append(numpy_helper.from_array(-numpy_helper.to_array(biases[node.input[2]]), less))
         nodes.append(onnx.helper.make_node("Sub", [product, less], node.output, f"{node.name}_bias"))
-    _only_these(graph, nodes)
+    set_nodes(graph, nodes)
     used = {name for node in graph.node for name in node.input}
     for name in set(biases) - used:
         graph.initializer.remove(biases[name])

@@ -8,13 +8,16 @@ build of every artifact.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.interfaces import JSON, Edit, ModelState, Refusal
+from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.masks import NOTE, with_masked
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from optlang.workload.data.dataset import Dataset
 
 PLAIN_WEIGHTS = "optlang.workload.model.parametrizations:replay"
@@ -64,6 +67,19 @@ def without_parametrizations(state: ModelState, data: Dataset, study: Path) -> M
         notes[NOTE] = with_masked(state, masked)[NOTE]
     edit = Edit(PLAIN_WEIGHTS, {"names": list(names)})
     return ModelState(state.form, module, state.factory, (*state.edits, edit), notes, state.requests)
+
+
+def as_module(state: ModelState, what: str, context: Context) -> ModelState:
+    """`state` without parametrizations; `Refusal` where it is no module, which alone can be, or do, `what`."""
+    if state.form != "module":
+        raise Refusal(f"only a module can {what}, and the model is in the form {state.form}")
+    return without_parametrizations(state, context.data, context.study)
+
+
+def with_edit(state: ModelState, module: nn.Module, edit: Edit | None, notes: Mapping[str, JSON]) -> ModelState:
+    """The state of the changed `module`: with one more edit of its structure, if any, and these notes too."""
+    edits = state.edits if edit is None else (*state.edits, edit)
+    return ModelState("module", module, state.factory, edits, {**state.notes, **notes})
 
 
 def _few(names: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from optlang.techniques.shared import coupled
 from optlang.techniques.shared.parametrizations import PLAIN_WEIGHTS
 from optlang.techniques.shared.routes import rerouted, tables
 from optlang.techniques.shared.symmetry import Symmetry, answers, tensors, unequal
-from optlang.workload.failures import FAILURES, attempt, exhausted, first_line
+from optlang.workload.failures import FAILURES, attempt, refused
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -184,15 +184,11 @@ def replayed(module: nn.Module, edits: Sequence[Edit], study: Path, *, copied: b
     """A copy of `module` with `edits` made again."""
     from optlang.workload.model import make
 
-    try:
+    with refused(
+        f"what the step did to the model cannot be done again ({edits[-1].calls})",
+        help="an edit's `calls` must make the same change to a fresh model of the same shape",
+    ):
         return make.edited(copy.deepcopy(module) if copied else module, edits, study)
-    except FAILURES as error:
-        if exhausted(error):
-            raise
-        raise Refusal(
-            f"what the step did to the model cannot be done again ({edits[-1].calls}): {first_line(error)}",
-            help="an edit's `calls` must make the same change to a fresh model of the same shape",
-        ) from error
 
 
 def refuted(

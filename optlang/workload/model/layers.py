@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from optlang.diagnostics.suggest import closest
@@ -57,3 +58,23 @@ def chosen(patterns: Sequence[str], names: Iterable[str], setting: str = "keep")
             )
         found.update(name for name in known for top in tops if name == top or name.startswith(top + "."))
     return found
+
+
+def replaced(module: nn.Module, name: str, new: nn.Module) -> nn.Module:
+    """`module`, changed in place, with `new` for the layer `name` under every name that it has; `new` itself for ""."""
+    old = module.get_submodule(name)
+    for parent in list(module.modules()):
+        for key, child in parent._modules.items():
+            if child is old:
+                parent._modules[key] = new
+    return module if name else new
+
+
+def own_weights(module: nn.Module) -> Callable[[nn.Module], bool]:
+    """Whether a layer's parameters are plain ones that no other layer of `module` has."""
+    from torch.nn.utils import parametrize
+
+    owners = Counter(id(item) for layer in module.modules() for item in layer.parameters(recurse=False))
+    return lambda layer: not parametrize.is_parametrized(layer) and all(
+        owners[id(item)] == 1 for item in layer.parameters()
+    )
