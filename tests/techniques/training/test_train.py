@@ -91,10 +91,10 @@ class TestSchedule:
 
 
 class TestSteps:
-    @pytest.mark.parametrize(("name", "make", "more"), [
+    @pytest.mark.parametrize(("name", "kind", "more"), [
         ("sgd", torch.optim.SGD, {"momentum": 0.9}), ("adam", torch.optim.Adam, {}), ("adamw", torch.optim.AdamW, {}),
     ])
-    def test_an_optimizer_is_torchs(self, images, name, make, more):
+    def test_an_optimizer_is_torchs(self, images, name, kind, more):
         state = start("linear", inputs=64, outputs=10)
         twin = make.make(state.factory, STUDY)
         flat = [(next(iter(x.values())).flatten(1), y) for x, y in images.batches("train", 500)]
@@ -112,7 +112,7 @@ class TestSteps:
                 return iter([({"input": flat[0][0]}, flat[0][1])])
 
         result = run(state, Flat(), optimizer=name, weight_decay=0.1, epochs=3, lr=0.1, **more)
-        optimizer = make(
+        optimizer = kind(
             [{"params": [twin.weight], "weight_decay": 0.1}, {"params": [twin.bias], "weight_decay": 0.0}],
             lr=0.1, **more,
         )
