@@ -17,7 +17,7 @@ from optlang.workload.export.onnx_weights import QUANTIZED, census
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-# Their answers are drawn anew at each call, or they have graphs inside, whose values come from elsewhere.
+# Their outputs are random at each call, or they have graphs inside, whose values come from elsewhere.
 _NEVER = {
     "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout",
     "If", "Loop", "Scan", "SequenceMap",
@@ -27,7 +27,7 @@ _GROWTH = 1024
 
 
 def constants(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
-    """Replace the nodes that no input reaches by what they give, and take out what nothing uses any more.
+    """Replace the nodes that no input reaches by their values, and remove what nothing uses any more.
 
     The arithmetic is ONNX Runtime's, without its optimizer. Weights in integers stay as they are: unfolded, they save
     bytes. Notes: `graph.constants`, how many nodes went. Raises `Refusal` where there is none.

@@ -23,7 +23,7 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     """A copy for each use of a layer that has no parameters and is used more than once (one ReLU for two activations).
 
     Tools that capture graphs by layers take two uses for one. A layer under several names gets a copy a name; where one
-    forward calls one name more than once, that forward is written anew from its trace (torch.fx), the layers below it
+    forward calls one name more than once, that forward is written again from its trace (torch.fx), the layers below it
     left as they are. Layers with parameters are shared on purpose, and stay so. Notes: `graph.untied`, how many copies
     were made. Raises `Refusal` where no such layer is shared, or a forward cannot be traced, with its name.
     """

@@ -16,7 +16,7 @@ Attention: TypeAlias = "nn.MultiheadAttention | NarrowAttention"
 class NarrowAttention(nn.Module):
     """Multi-head attention (Vaswani et al., NIPS 2017) over `num_heads` heads of any number and width.
 
-    `nn.MultiheadAttention` needs heads that together are as wide as the model. This takes and gives what that one does,
+    `nn.MultiheadAttention` needs heads that together are as wide as the model. This has the same inputs and outputs,
     in the same layouts, and its outputs are those of the whole layer with the columns of the missing heads in the
     output projection at zero. The attention weights are those of the heads that are left.
     """

@@ -249,7 +249,7 @@ class Cutter:
         )
 
     def recalibrated(self, cut: Cut) -> Cut:
-        """With the statistics of the norms set anew where the settings ask for it, in place."""
+        """With the statistics of the norms recomputed, in place, where the settings ask for it."""
         if self._settings["recalibrate"]:
             recalibrate(cut.module, int(self._settings["recalibrate"]), self._context)
         return cut

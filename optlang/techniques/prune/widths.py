@@ -35,9 +35,9 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     """Remove channels until at most `share` of the macs or parameters is left, most where the loss suffers least.
 
     Each group of coupled channels is pruned alone by `levels` ratios up to 95 % and the task's loss taken on `scored`
-    training samples, with batch norms set anew where `recalibrate` says so. The cuts with the least loss for each mac
-    (or parameter) that they save are then made together, the last of them only as far as is needed. Losses of layers
-    pruned together are not quite the sum of their own: widths between these and one ratio for all layers are
+    training samples, with batch norm statistics recomputed where `recalibrate` says so. The cuts with the least loss
+    for each mac (or parameter) that they save are then made together, the last of them only as far as is needed. Losses
+    of layers pruned together are not quite the sum of their own: widths between these and one ratio for all layers are
     tried too, within the same budget, and those with the least loss are kept. The other settings are those of
     `channels`.
 

@@ -40,9 +40,9 @@ def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     - "size": as many in float as fit into `share` of the float file's bytes; a layer that does not fit is passed over;
     - "latency": as many in float as the runtime runs in at most `share` of the float model's time, found by bisection.
 
-    The search by bisection takes for granted that more layers in float are no worse; what it ends with was measured.
-    Notes: `mixed.sqnr`, the score (dB) by layer; `mixed.float`, the layers put back into float; `mixed.reached`, what
-    the budget came to; `quantize.weights` and `quantize.float`, as `static` has them. Raises `Refusal` with the best
+    The search by bisection assumes that more layers in float are no worse; what it ends with was measured. Notes:
+    `mixed.sqnr`, the score (dB) by layer; `mixed.float`, the layers put back into float; `mixed.reached`, what was
+    reached of the budget; `quantize.weights` and `quantize.float`, as `static` has them. Raises `Refusal` with the best
     that was reached where no choice meets the budget, where no layer is left to choose, where int8 does not know most
     of the weights, or the file does not become smaller.
     """
@@ -104,7 +104,7 @@ class _Writer:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """Measures what a choice of float layers comes to; `written` gives its file."""
+    """Measures a choice of float layers; `written` gives its file."""
 
     state: ModelState
     context: Context
@@ -156,7 +156,7 @@ class _Bench:
 
 
 def _chosen(ranked: Sequence[str], settings: Mapping[str, Any], bench: _Bench) -> tuple[list[str], float]:
-    """The layers to leave in float, out of `ranked` (worst first), and what the budget then comes to."""
+    """The layers to leave in float, out of `ranked` (worst first), and the value of the budget's measure then."""
     if settings["budget"] == "accuracy":
         return _fewest(ranked, bench.loss_of_quality(), float(settings["max_drop"]) + _ROUNDING)
     if settings["budget"] == "size":

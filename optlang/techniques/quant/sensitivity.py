@@ -33,7 +33,7 @@ class Layers:
 
     def __init__(self, graph: Any, left: Sequence[str]) -> None:
         self._left = list(left)
-        # What has no name cannot be told to stay in float.
+        # A node without a name cannot be kept in float.
         weighted = set(eligible(graph, _PRODUCTS, ())) - {""}
         weighted |= {node.name for nodes in tables_of(graph).values() for node in nodes if node.name}
         found = {node.name: layer_of(node.name) or node.name for node in graph.node if node.name in weighted}
@@ -90,14 +90,14 @@ def sqnr(wanted: Answers, found: Answers) -> float:
         if signal > 0:
             worst = min(worst, -10 * math.log10(max(noise / signal, _SILENCE)))
     if math.isinf(worst):
-        raise Refusal("what int8 costs cannot be told from the answers: no output is a number other than zero")
+        raise Refusal("the cost of int8 cannot be measured: no output has numbers other than zero")
     return worst
 
 
 def scores(layers: Layers, quantized: Callable[[Sequence[str]], Path], float_graph: Path, samples: Any) -> list[float]:
     """The SQNR of the model's outputs (dB) with each layer alone in int8 and all others in float, in order of `layers`.
 
-    `quantized` writes the graph with the nodes that it is told in float. The lower, the more the layer suffers (phase 1
+    `quantized` writes the graph with the given nodes in float. The lower, the more the layer suffers (phase 1
     of Pandey et al., A Practical Mixed Precision Algorithm for Post-Training Quantization, 2023).
     """
     wanted = answers(float_graph, samples)

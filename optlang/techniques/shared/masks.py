@@ -1,6 +1,6 @@
 """Weights that pruning made zero, and that stay zero while the model is trained on. Knows no pruning and no training.
 
-Nothing is kept beside the weights: the notes name the parameters whose zeros are meant, and the zeros are the mask.
+Nothing is stored next to the weights: the notes name the parameters whose zeros are meant, and the zeros are the mask.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-# What a changed channel changes, of the largest number beside it.
+# What a changed channel changes, of the largest number next to it.
 _CHANGED = 1e-5
 
 

@@ -32,7 +32,7 @@ def distill(state: ModelState, settings: Mapping[str, Any], context: Context) ->
     The student is `student`, else the state with the share `width` of its channels (removed as `channels` does, and
     recorded as its edit). The teachers are `teacher` and `teachers`, else the baseline; of several the mean answer is
     learned (see `ensemble`). The loss is (1 - `alpha`) of the task's own and
-    `alpha` of the soft one (see `soft_loss`), and beside them `hint` times the mean squared error between the last
+    `alpha` of the soft one (see `soft_loss`), plus `hint` times the mean squared error between the last
     layers before the answer, through a learned linear map where their widths differ (FitNets: Romero et al., 2015), and
     `attention` times the distance of the attention maps of convolutions (Zagoruyko and Komodakis, 2017).
 
@@ -165,7 +165,7 @@ def _student(state: ModelState, settings: Mapping[str, Any], context: Context) -
 
 
 def _redraw(module: nn.Module, student: ModelState, context: Context) -> None:
-    """Draw the weights anew, layer by layer; what no layer draws begins as the model's own factory has it."""
+    """Draw new weights, layer by layer; what no layer draws starts as the model's factory makes it."""
     import torch
     from torch.nn.utils import parametrize
 
@@ -177,7 +177,7 @@ def _redraw(module: nn.Module, student: ModelState, context: Context) -> None:
     with seeded(context.seed), torch.no_grad():
         for prefix, layer in module.named_modules():
             if parametrize.is_parametrized(layer):
-                raise Refusal(f"{prefix} has parametrized weights, which cannot be drawn anew", help="start = kept")
+                raise Refusal(f"{prefix} has parametrized weights, which cannot be drawn again", help="start = kept")
             draw = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
             own = dict(layer.named_parameters(recurse=False))
             if callable(draw):
@@ -266,7 +266,7 @@ class _Lesson:
                     self._map = torch.nn.Linear(mine.shape[-1], other.shape[-1]).to(mine.device)
 
     def _each(self, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """What each teacher says to the student's inputs."""
+        """The outputs of each teacher for the student's inputs."""
         import torch
 
         from optlang.workload.imports import user_code

@@ -29,7 +29,7 @@ def fit(
 ) -> None:
     """Train `module` in place on 'train' of `data` (bound to it); the same seed gives the same weights on a CPU.
 
-    The module must lie on the context's device; it is left there, in eval mode. `before_step` is told the progress (0
+    The module must lie on the context's device; it is left there, in eval mode. `before_step` gets the progress (0
     to 1) before each batch, and `after_step` is called after each step of the optimizer. `also` are parameters that the
     loss itself learns and that are no part of the module. Weight decay spares biases and the parameters of norms, as is
     usual. With `patience` the weights with the least loss of the task on 'validation' are kept (Prechelt, 1998), with
@@ -60,7 +60,7 @@ def fit(
 
 
 class _Run:
-    """One training: its optimizer, and what is kept beside the weights."""
+    """One training: its optimizer, and what is kept next to the weights."""
 
     def __init__(
         self, module: nn.Module, data: Dataset, loss_of: Loss, settings: Mapping[str, Any], context: Context,
