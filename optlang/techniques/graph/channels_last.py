@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _REPLAY = "optlang.techniques.graph.channels_last:replay"
 
+
 def channels_last(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Images and the weights of convolutions in memory by pixel, not by channel (torch.channels_last).
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _REPLAY = "optlang.techniques.graph.clean:replay"
 
+
 def clean(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Take out the Dropout and Identity layers of the model's Sequentials: they do nothing when a model answers.
 

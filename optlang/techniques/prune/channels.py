@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optlang.interfaces import Context, ModelState
 from optlang.techniques.prune.cutter import cutting
-
-if TYPE_CHECKING:
-    pass
 
 
 def channels(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optlang.interfaces import Context, ModelState
 from optlang.techniques.prune.budget import measure_of, smallest_cut
 from optlang.techniques.prune.cutter import cutting
-
-if TYPE_CHECKING:
-    pass
 
 # Ratios that are tried.
 _STEPS = 950

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.budget import smallest_cut
 from optlang.techniques.prune.cutter import cutting
-
-if TYPE_CHECKING:
-    pass
-
 
 # Ratios that are tried: fewer than for a budget, since each is timed.
 _STEPS = 95

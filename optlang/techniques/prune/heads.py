@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
-from optlang.techniques.prune.cutter import share_removed
+from optlang.techniques.prune.cutter import counted, share_removed
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import masks, proof
 from optlang.techniques.shared.parametrizations import as_module, with_edit
@@ -51,9 +51,9 @@ def heads(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
             f"no head was removed: one always stays, and ratio {settings['ratio']:g} leaves the others too ({some})",
             help="a larger ratio",
         )
-    before, whole = _count(module), sum(layer.num_heads for layer in found.values())
+    before, whole = counted(module)[0], sum(layer.num_heads for layer in found.values())
     module = replay(module, {"heads": left}, {})
-    after, fewer = _count(module), sum(layer.num_heads for layer in _layers(module).values())
+    after, fewer = counted(module)[0], sum(layer.num_heads for layer in _layers(module).values())
     _try(module, context)
     counts: dict[str, JSON] = {name: layer.num_heads for name, layer in _layers(module).items()}
     notes: dict[str, JSON] = {
@@ -229,10 +229,6 @@ def _try(module: nn.Module, context: Context) -> None:
         "the model does not run with fewer heads", help="keep the layers whose insides its code uses"
     ):
         call(module, context.data.bind(module).example(2))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(item.numel() for item in module.parameters())
 
 
 def _renamed(names: Sequence[str], layers: Mapping[str, Any]) -> list[str]:

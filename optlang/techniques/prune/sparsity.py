@@ -92,9 +92,9 @@ def zeroed(
 
 
 def _zeros(module: nn.Module, layers: Mapping[str, tuple[list[str], Any]]) -> dict[str, JSON]:
+    from optlang.workload.model.count import sparsity
+
     parameters = dict(module.named_parameters())
-    all_weights = weights_of(module).values()
-    share = sum(int((item == 0).sum()) for item in all_weights) / sum(item.numel() for item in all_weights)
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for name, (holders, _) in layers.items():
@@ -102,7 +102,7 @@ def _zeros(module: nn.Module, layers: Mapping[str, tuple[list[str], Any]]) -> di
         zeros[holders[0]] = zeros.get(holders[0], 0) + int((weight == 0).sum())
         sizes[holders[0]] = sizes.get(holders[0], 0) + weight.numel()
     by_layer: dict[str, JSON] = {name: zeros[name] / sizes[name] for name in zeros}
-    return {"prune.sparsity": share, "prune.sparsity_by_layer": by_layer}
+    return {"prune.sparsity": sparsity(module), "prune.sparsity_by_layer": by_layer}
 
 
 def recounted(notes: Mapping[str, JSON], module: nn.Module) -> dict[str, JSON]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.sparsity import chosen, not_prunable, prunable, refuse_little, zeroed
 from optlang.techniques.shared.parametrizations import as_module
-
-if TYPE_CHECKING:
-    pass
 
 
 def two_four(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:

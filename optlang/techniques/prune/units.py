@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
-from optlang.techniques.prune.cutter import share_removed
+from optlang.techniques.prune.cutter import counted, share_removed
 from optlang.techniques.prune.gradients import fisher, taylor
 from optlang.techniques.prune.recurrent_units import cut, directions, ends, layer_called, recurrent, silence
 from optlang.techniques.prune.sparsity import recounted
@@ -84,7 +84,7 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     edit = Edit(_REPLAY, {"cuts": cuts})
     return with_edit(state, module, edit, {
         "prune.removed_units": share_removed(state, "units", _hidden(module) / _hidden(state.model)),
-        "prune.removed_parameters": share_removed(state, "parameters", _count(module) / _count(state.model)),
+        "prune.removed_parameters": share_removed(state, "parameters", counted(module)[0] / counted(state.model)[0]),
         **({"prune.left": alone} if alone else {}),
         **recounted(state.notes, module),
     })
@@ -311,7 +311,3 @@ def _inputs(module: nn.Module, taker: str) -> list[str]:
 
 def _hidden(module: nn.Module) -> int:
     return sum(layer.hidden_size * len(ends(layer)) for layer in recurrent(module).values())
-
-
-def _count(module: nn.Module) -> int:
-    return sum(item.numel() for item in module.parameters())

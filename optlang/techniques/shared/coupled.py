@@ -18,6 +18,7 @@ from optlang.workload.failures import FAILURES, exhausted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+
 class Unfollowed(RuntimeError):  # noqa: N818 - an answer, not an accident
     """The channels of a layer go where the graph does not follow them; the text says where."""
 

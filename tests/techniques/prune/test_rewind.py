@@ -23,6 +23,7 @@ def begin(state, data, folder):
     """Pruned and trained: what a rewind sets back."""
     return apply("training.finetune", apply("prune.magnitude", state, data, folder), data, folder)
 
+
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 SETTINGS = {"checkpoint": None, "to": "start"}
 SPARSE = {

@@ -17,8 +17,6 @@ def images(many_images):
     return many_images
 
 
-
-
 @pytest.mark.slow
 class TestBiasCorrection:
     def test_the_shift_is_the_change_of_the_weights_times_the_mean_input(self, images, tmp_path):

@@ -23,8 +23,6 @@ def images(many_images):
     return many_images
 
 
-
-
 def test_layers_of_nodes():
     assert layer_of("/layer1/layer1.0/conv1/Conv") == "layer1.0.conv1"
     assert layer_of("/0/Conv") == "0"

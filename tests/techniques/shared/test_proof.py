@@ -205,7 +205,6 @@ class TestMoved:
             wanted = silent_answers(state, result, names, images)
             assert torch.allclose(answers(result.model, images), wanted, atol=1e-5)
 
-
     def test_channels_that_pass_a_layer_by_go_with_those_that_do_not(self, images):
         state = start("partial")
         result = run(state, images)
