@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from optlang.analysis.metrics import MEASURED
 from optlang.analysis.modules.library import library
 from optlang.analysis.modules.names import Declared
 from optlang.diagnostics.catalogue import ENTRIES, Entry
@@ -125,7 +124,7 @@ def _metrics(found: list[Declared]) -> Iterator[str]:
         node = item.node
         assert isinstance(node, tree.Metric)
         better = "lower" if node.direction == "minimize" else "higher"
-        origin = "measuring" if node.path.text in MEASURED else "the task"
+        origin = "measuring" if node.measured else "the task"
         said = node.help.value if node.help else ""
         yield f"| `{node.path.text}` | {node.type.text} | {better} | {origin} | {said} |"
 

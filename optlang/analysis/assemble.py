@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 from optlang.analysis.declarations import Declarations
 from optlang.analysis.lower.study import ReadStudy
-from optlang.analysis.modules.names import Declared
-from optlang.plan.model import BASELINE_RUNTIME, RECOVERY, Plan, Runtime, Technique
+from optlang.plan.model import BASELINE_RUNTIME, Plan, Runtime, Technique
 
 T = TypeVar("T", Technique, Runtime)
 
@@ -19,13 +18,9 @@ def plan_of(study: ReadStudy, edition: int, declarations: Declarations) -> Plan 
         return None
     if not study.targets or study.diagnostics.failed:
         return None
-    library = study.knobs.names.scope.library
-
-    def declared(name: str) -> Declared:
-        module, _, short = name.partition(".")
-        return library[module].declared[short]
-
-    recovery, runtime = declarations.technique(declared(RECOVERY)), declarations.runtime(declared(BASELINE_RUNTIME))
+    module, _, short = BASELINE_RUNTIME.partition(".")
+    runtime = declarations.runtime(study.knobs.names.scope.library[module].declared[short])
+    techniques = study.facts.techniques
     return Plan(
         edition=edition,
         study=study.node.name.text,
@@ -44,12 +39,10 @@ def plan_of(study: ReadStudy, edition: int, declarations: Declarations) -> Plan 
         objectives=tuple(objective for _, objective in study.objectives),
         search=study.search,
         measure=study.measure,
-        techniques=_with(study.facts.techniques, recovery),
-        runtimes=_with(study.facts.runtimes, runtime),
+        techniques=_sorted({**declarations.recoveries(techniques.values()), **techniques}),
+        runtimes=_sorted({**study.facts.runtimes, runtime.name: runtime}),
     )
 
 
-def _with(used: Mapping[str, T], needed: T) -> tuple[T, ...]:
-    """The declarations that the study uses, and one that every run needs whatever the study says, by their names."""
-    found: Iterable[T] = {**used, needed.name: needed}.values()
-    return tuple(sorted(found, key=lambda item: item.name))
+def _sorted(declared: Mapping[str, T]) -> tuple[T, ...]:
+    return tuple(declared[name] for name in sorted(declared))

@@ -5,7 +5,8 @@ Imports nothing that `calls` names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from optlang.analysis.definitions import NO_VALUES, KnobSymbol, Symbols
@@ -56,6 +57,8 @@ class Declarations:
     symbols: list[Symbols] = field(default_factory=list)
     """What the user's own declarations give names to."""
     _techniques: dict[Declared, Technique] = field(default_factory=dict)
+    _recoveries: dict[str, Declared] = field(default_factory=dict)
+    """By the name of the technique that is recovered."""
     _runtimes: dict[Declared, Runtime] = field(default_factory=dict)
     _makers: dict[Declared, Maker] = field(default_factory=dict)
     _pipelines: dict[Declared, Pipeline | None] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class Declarations:
         """The facts of a technique."""
         if declared not in self._techniques:
             node = _declaration(declared)
-            known = ("needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on")
+            known = ("needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on", "recovered_by")
             clauses = self._clauses(declared, node, known)
             self._techniques[declared] = Technique(
                 name=declared.qualified,
@@ -79,8 +82,14 @@ class Declarations:
                 after=clauses["after"],
                 excludes=clauses["excludes"],
                 cost_depends_on="weights" if clauses["cost_depends_on"] == ("weights",) else "settings",
+                recovered_by=next(iter(clauses["recovered_by"]), None),
             )
         return self._techniques[declared]
+
+    def recoveries(self, techniques: Iterable[Technique]) -> dict[str, Technique]:
+        """Those that recover what one of the techniques lost where it stands alone, by their names."""
+        named = [self._recoveries[item.name] for item in techniques if item.name in self._recoveries]
+        return {declared.qualified: self.technique(declared) for declared in named}
 
     def runtime(self, declared: Declared) -> Runtime:
         """The facts of a runtime."""
@@ -230,9 +239,7 @@ class Declarations:
     def _clauses(
         self, declared: Declared, node: tree.Declaration, known: tuple[str, ...]
     ) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = dict.fromkeys(
-            ("needs", "takes", "gives", "traits", "after", "excludes", "performs", "cost_depends_on"), ()
-        )
+        found: dict[str, tuple[str, ...]] = defaultdict(tuple)
         scope = self.scope_of(declared)
         for fact in node.facts:
             if isinstance(fact, tree.Section) and node.kind != "pipeline":
@@ -257,12 +264,45 @@ class Declarations:
                         help=suggestion(name, words, f"it is one of {listed(words)}"), fix=only(path.span, name, words),
                     )
                     continue
-                if fact.keyword == "performs" or (fact.keyword in ("after", "excludes") and node.kind == "technique"):
+                if fact.keyword == "recovered_by":
+                    name = self._recovery(declared, scope, path, found[fact.keyword])
+                    if not name:
+                        continue
+                elif fact.keyword == "performs" or (fact.keyword in ("after", "excludes") and node.kind == "technique"):
                     name = self._named(scope, path)
                     if not name:
                         continue
                 found[fact.keyword] += (name,)
         return found
+
+    def _recovery(self, declared: Declared, scope: Scope, path: tree.Path, before: tuple[str, ...]) -> str:
+        """The name of the technique after `recovered_by`, which must work with its defaults alone; "" if it cannot."""
+        found = scope.find(path)
+        if found is None or found.sort != "technique":
+            if not scope.absorbs(path):
+                options = scope.names("technique")
+                self.diagnostics.error(
+                    "E201", f"unknown technique `{path.text}`", path.span,
+                    help=suggestion(path.text, options, "name one technique: `recovered_by training.finetune`"),
+                    fix=only(path.span, path.text, options),
+                )
+            return ""
+        given = {member.node.name.text for member in found.members if member.node.default is None}
+        problem = ""
+        if before:
+            problem = "takes one technique"
+        elif found.qualified == declared.qualified:
+            problem = "takes another technique"
+        elif given:
+            problem = f"takes a technique whose parameters all have defaults; `{min(given)}` of `{path.text}` has none"
+        if problem:
+            self.diagnostics.error(
+                "E205", f"`recovered_by` {problem}", path.span,
+                help="name one training that works with its defaults: `recovered_by training.finetune`",
+            )
+            return ""
+        self._recoveries[declared.qualified] = found
+        return found.qualified
 
     def _named(self, scope: Scope, path: tree.Path) -> str:
         # A technique, or a module for all of its techniques.

@@ -13,29 +13,6 @@ from optlang.syntax import tree
 
 NO_METRIC = ("name", "names", "string", "bool", "model", "models")
 
-MEASURED = frozenset(
-    {
-        "size",
-        "size.compressed",
-        "size.weights",
-        "latency.p50",
-        "latency.p90",
-        "latency.p95",
-        "latency.p99",
-        "latency.mean",
-        "throughput",
-        "memory.peak",
-        "load_time",
-        "compile_time",
-        "parameters",
-        "macs",
-        "sparsity",
-        "quantized",
-        "halved",
-    }
-)
-"""What optlang measures by itself; every other metric is the task's."""
-
 
 def metrics_of(
     scope: Scope, nodes: Iterable[tree.Metric], symbols: Symbols, diagnostics: Diagnostics
@@ -67,7 +44,7 @@ def metrics_of(
 
 
 def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metric | None:
-    """The facts of a metric; the user's own are the task's."""
+    """The facts of a metric; E205 where one of the user's own is declared as measured: its values are the task's."""
     dimension = TYPES.get(node.type.text)
     if dimension is None or dimension in NO_METRIC:
         types = [name for name in TYPES if name not in NO_METRIC]
@@ -77,11 +54,15 @@ def metric_of(node: tree.Metric, diagnostics: Diagnostics, *, own: bool) -> Metr
             fix=only(node.type.span, node.type.text, types),
         )
         return None
-    name = node.path.text
+    if own and node.measured:
+        diagnostics.error(
+            "E205", f"`measured` says nothing about `{node.path.text}`: the task returns it", node.path.span,
+            help="take `measured` away; the library's metrics are those that optlang measures itself",
+        )
     return Metric(
-        name=name,
+        name=node.path.text,
         dimension=dimension,
         direction=node.direction,
-        task=own or name not in MEASURED,
+        task=own or not node.measured,
         help=node.help.value if node.help else "",
     )

@@ -52,11 +52,13 @@ _FACTS = {
     "traits": "what is true of what it leaves", "after": "what it comes after",
     "excludes": "what it cannot stand beside",
     "performs": "the techniques that it carries out itself", "cost_depends_on": "what size and speed depend on",
+    "recovered_by": "the training that follows it where it is tried alone",
     "steps": "the steps of a pipeline",
 }
 _FACTS_OF = {
     "technique": (
         "param", "with", "calls", "needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on",
+        "recovered_by",
     ),
     "runtime": ("param", "with", "calls", "needs", "takes", "traits", "excludes", "performs"),
     "pipeline": ("param", "with", "steps"), "model": ("param", "with", "calls"), "data": ("param", "with", "calls"),
@@ -153,9 +155,10 @@ class Offers:
             yield from self._declared("params", sort="parameter")
         elif words[0] in WORDS:
             yield from (Offer(name, "value", f"after `{words[0]}`") for name in WORDS[words[0]])
-        elif words[0] in ("after", "excludes", "performs"):
+        elif words[0] in ("after", "excludes", "performs", "recovered_by"):
             yield from self._declared("technique", sort="step")
-            yield from (Offer(name, "module", "all techniques of the module") for name in self.scope.library)
+            if words[0] != "recovered_by":
+                yield from (Offer(name, "module", "all techniques of the module") for name in self.scope.library)
 
     def _steps(self, words: Sequence[str], *, choice: bool) -> Iterator[Offer]:
         begins = not words or words[-1] in ("maybe", "=")

@@ -22,17 +22,6 @@ Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names"
 BASELINE_RUNTIME = "runtime.eager"
 """What the reference model is measured with, whatever runtimes the study has."""
 
-RECOVERY = "training.finetune"
-"""What follows a pruning technique on the ladder, where each stands alone and the study has no training of its own."""
-
-PRUNING = "prune"
-"""The module whose techniques are followed by a training on the ladder: pruned without one, a model says nothing."""
-
-
-def is_pruning(technique: str) -> bool:
-    """Whether the technique of this qualified name prunes."""
-    return technique.split(".", 1)[0] == PRUNING
-
 
 class Location(Frozen):
     """Where something stands in the text; lines and columns from 1. Not part of a plan's meaning."""
@@ -281,7 +270,10 @@ class Param(Frozen):
 
 
 class Technique(Frozen):
-    """The declared facts of a technique; `name` is qualified by its module ("quant.static")."""
+    """The declared facts of a technique; `name` is qualified by its module ("quant.static").
+
+    `recovered_by` names the training without which a trial of this technique alone says nothing, as of pruning.
+    """
 
     name: str
     help: str
@@ -294,6 +286,7 @@ class Technique(Frozen):
     after: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     cost_depends_on: Literal["settings", "weights"] = "settings"
+    recovered_by: str | None = None
 
 
 class Runtime(Frozen):

@@ -13,7 +13,6 @@ from functools import cache
 from optlang.analysis.load import module_at
 from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
-from optlang.analysis.metrics import MEASURED
 from optlang.analysis.modules.library import library
 from optlang.analysis.modules.names import Declared, Module, either
 from optlang.analysis.modules.plugins import plugins
@@ -46,6 +45,7 @@ _FACTS = {
     "after": "comes after",
     "excludes": "excludes",
     "performs": "carries out itself",
+    "recovered_by": "recovered by",
 }
 _NEEDS = {
     "training": "training data",
@@ -227,7 +227,7 @@ def _metric(item: Declared) -> str:
     node = item.node
     assert isinstance(node, tree.Metric)
     better = "less is better" if node.direction == "minimize" else "more is better"
-    origin = "measured on every trial" if item.name in MEASURED else "returned by the task of the data"
+    origin = "measured on every trial" if node.measured else "returned by the task of the data"
     column = item.name.replace(".", "_")
     said = f"a {node.type.text}: {better}\n{origin}\nthe column {column} of the views"
     return _page(f"metric {item.name}", _help(item), (("It is", said), ("Example", example(item))))
@@ -291,11 +291,11 @@ def example(item: Declared) -> str:
 
 def _use(item: Declared, called: str) -> str:
     match item.node:
-        case tree.Metric(direction=direction, type=kind):
+        case tree.Metric(direction=direction, type=kind, measured=measured):
             name = short_name(item.name)
             bound = f"{name} {'<=' if direction == 'minimize' else '>='} "
             more = f"baseline.{name} - 1%" if kind.text == "ratio" else f"0.9 * baseline.{name}"
-            if kind.text == "ratio" and item.name in MEASURED:
+            if kind.text == "ratio" and measured:
                 more = "30%"
             return f"{direction} {name}\nrequire {bound}{more}"
         case tree.Target():

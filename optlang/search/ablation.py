@@ -11,7 +11,6 @@ from optlang.interfaces import JSON, TargetSpec
 from optlang.plan.expressions import Const, Environment, Value, holds
 from optlang.plan.model import (
     BASELINE_RUNTIME,
-    RECOVERY,
     Apply,
     Fixed,
     Models,
@@ -23,16 +22,12 @@ from optlang.plan.model import (
     Target,
     Technique,
     applies,
-    is_pruning,
 )
 from optlang.search.ablation_points import DefaultValues, nearest, path_of, recoveries_of, resolved
-from optlang.space.compatibility import as_done
+from optlang.space.compatibility import as_done, names_technique
 from optlang.space.locate import locate
 from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
 from optlang.space.space import Space
-
-# The order in which the field recommends to try them; the trade-off table is printed in it.
-RECOMMENDED = ("graph", "cast", "training", "quant", "prune")
 
 EAGER_DEVICE = "cpu"
 """Where eager, which is the reference, runs."""
@@ -64,10 +59,8 @@ def ablation_trials(plan: Plan, space: Space, unavailable: Mapping[str, str]) ->
     usual = DefaultValues(plan)
     combinations = list(_combinations(plan, unavailable))
     found = [_bare(plan, space, usual, uses) for uses in combinations]
-    # What only makes sense behind another step would fail here, and say nothing of what it is worth.
-    techniques = [item for item in used_techniques(plan) if "not_alone" not in item.traits]
-    techniques.sort(key=lambda item: _rank(item.name))
-    for technique in techniques:
+    # A technique that only makes sense behind another step fails alone, which says nothing of its value.
+    for technique in in_order([item for item in used_techniques(plan) if "not_alone" not in item.traits]):
         suited = [
             tuple(use if use is not None and _fits(technique, plan, use) else None for use in uses)
             for uses in combinations
@@ -108,9 +101,13 @@ def used_techniques(plan: Plan) -> list[Technique]:
     return [plan.technique(name) for name in names]
 
 
-def _rank(name: str) -> tuple[int, str]:
-    module = name.split(".", 1)[0]
-    return (RECOMMENDED.index(module) if module in RECOMMENDED else len(RECOMMENDED), name)
+def in_order(techniques: Sequence[Technique]) -> list[Technique]:
+    """As their declarations recommend to try them: each behind what it comes after, those that need a recovery last."""
+    def rank(technique: Technique) -> tuple[bool, int]:
+        before = sum(names_technique(technique.after, other) for other in techniques)
+        return technique.recovered_by is not None, before
+
+    return sorted(techniques, key=rank)
 
 
 Uses: TypeAlias = "tuple[RuntimeUse | None, ...]"
@@ -142,18 +139,18 @@ def _alone(
 
 
 class _Alone:
-    """One use of a technique in the study, with the trainings of the study that may follow it where it prunes."""
+    """One use of a technique in the study, with the trainings of the study that may recover what it loses."""
 
     def __init__(self, plan: Plan, space: Space, usual: DefaultValues, use: Apply) -> None:
         self._plan, self._space, self._usual, self._use = plan, space, usual, use
-        self._pruning = is_pruning(use.technique)
-        self._recoveries: list[Apply | None] = [*recoveries_of(plan, use)] if self._pruning else []
+        self._recovery = plan.technique(use.technique).recovered_by
+        self._recoveries: list[Apply | None] = [*recoveries_of(plan, use)] if self._recovery is not None else []
 
     def rung(self, uses: Uses) -> AblationTrial:
         """The technique alone on these runtimes: as a point of the space where there is one."""
         plan, labels = self._plan, _labels(self._plan, uses)
         near: list[Recipe] = []
-        for recovery in self._recoveries if self._pruning else [None]:
+        for recovery in self._recoveries if self._recovery is not None else [None]:
             wanted = [self._use.path, *([recovery.path] if recovery is not None else [])]
             for point in self._usual.points(self._space, wanted, labels):
                 recipe = resolved(plan, point)
@@ -181,8 +178,9 @@ class _Alone:
         recovery = next(iter(self._recoveries), None)
         if recovery is not None:
             yield self._step(recovery, near)
-        elif self._pruning:
-            yield Applied(f"{self._use.path}.{RECOVERY}", RECOVERY, _declared(self._plan.technique(RECOVERY)))
+        elif self._recovery is not None:
+            settings = _declared(self._plan.technique(self._recovery))
+            yield Applied(f"{self._use.path}.{self._recovery}", self._recovery, settings)
 
     def _step(self, use: Apply, near: Sequence[Recipe]) -> Applied:
         """The step as it is at the nearest point that has it, in its last round; else with the usual values."""

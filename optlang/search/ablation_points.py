@@ -33,7 +33,6 @@ from optlang.plan.model import (
     Step,
     Technique,
     applies,
-    is_pruning,
 )
 from optlang.space.recipe import Applied, NoValueError, Point, Recipe, resolve
 from optlang.space.space import Exhausted, Space, values_of
@@ -51,20 +50,24 @@ def path_of(step: Applied) -> str:
 
 
 def recoveries_of(plan: Plan, use: Apply) -> list[Apply]:
-    """The study's own trainings, the likeliest to follow this pruning first: those behind it in the text, then the
-    others that go with it, then those of other branches."""
+    """The study's own trainings that may recover what this step loses, the likeliest first: those after it in the text,
+    then the others that go with it, then those of other branches."""
     listed = list(applies(plan.steps))
     place = listed.index(use)
 
     def distance(item: Apply) -> tuple[bool, bool]:
         return (route(plan.steps, {use.path, item.path}) is None, listed.index(item) < place)
 
-    return sorted((item for item in listed if _recovers(plan.technique(item.technique), item)), key=distance)
+    wanted = plan.technique(use.technique).recovered_by
+    return sorted((item for item in listed if _recovers(plan.technique(item.technique), item, wanted)), key=distance)
 
 
-def _recovers(technique: Technique, use: Apply) -> bool:
-    """A training of what is there: weights alone, or `distill` of the model as it stands, in its whole width."""
-    if is_pruning(technique.name) or "training" not in technique.needs or "module" not in technique.gives:
+def _recovers(technique: Technique, use: Apply, wanted: str | None) -> bool:
+    """The declared recovery, or a training of what is there: weights alone, or `distill` of the model as it stands, in
+    its whole width."""
+    if technique.name == wanted:
+        return True
+    if technique.recovered_by is not None or "training" not in technique.needs or "module" not in technique.gives:
         return False
     if "weights_only" in technique.traits:
         return True

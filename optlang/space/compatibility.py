@@ -157,7 +157,7 @@ def _form(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Con
 
 def _order(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
     for earlier, declared in walk.done:
-        if declared.name != technique.name and _names(declared.after, technique):
+        if declared.name != technique.name and names_technique(declared.after, technique):
             reason = f"{label_of(earlier.path)} comes after {label_of(step.path)}; here it runs before it"
             return Conflict("E502", reason, earlier.path, step.path)
     return None
@@ -167,7 +167,7 @@ def _excludes(walk: _Walk, step: Apply, technique: Technique, target: Target) ->
     for earlier, declared in walk.done:
         if declared.name == technique.name:
             continue
-        if _names(declared.excludes, technique) or _names(technique.excludes, declared):
+        if names_technique(declared.excludes, technique) or names_technique(technique.excludes, declared):
             reason = f"{label_of(earlier.path)} and {label_of(step.path)} exclude each other"
             return Conflict("E503", reason, step.path, earlier.path)
     return None
@@ -194,8 +194,8 @@ def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> 
     return None
 
 
-def _names(words: tuple[str, ...], technique: Technique) -> bool:
-    # A declaration names a technique, or a module for all of its techniques.
+def names_technique(words: tuple[str, ...], technique: Technique) -> bool:
+    """Whether the words of a declaration name the technique: itself, or its module for all that it has."""
     return technique.name in words or technique.name.rpartition(".")[0] in words
 
 
@@ -209,9 +209,10 @@ def as_done(technique: Technique, runtime: Runtime) -> Technique:
 def risky(first: Technique, second: Technique) -> bool:
     """Whether the two can be in each other's way, in this order, at all."""
     forms = [form for form in first.gives if form not in second.takes]
-    return bool(forms) or _names(first.after, second) or apart(first, second)
+    return bool(forms) or names_technique(first.after, second) or apart(first, second)
 
 
 def apart(first: Technique, second: Technique) -> bool:
     """Whether the two exclude each other."""
-    return first.name != second.name and (_names(first.excludes, second) or _names(second.excludes, first))
+    named = names_technique(first.excludes, second) or names_technique(second.excludes, first)
+    return first.name != second.name and named

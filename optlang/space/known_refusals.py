@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from optlang.interfaces import JSON, TargetSpec
-from optlang.plan.model import Plan, is_pruning
+from optlang.plan.model import Plan
 from optlang.space.recipe import Applied, Place, Recipe
 
 Depends = Literal["model", "settings", "time"]
@@ -116,7 +116,7 @@ class KnownRefusals:
         """Whether a step leaves the kinds of layers as they are: it changes weights, or takes a part of them away."""
         technique = self._plan.technique(step.technique)
         ours = technique.calls.startswith("optlang.")
-        return ours and ("weights_only" in technique.traits or is_pruning(technique.name))
+        return ours and ("weights_only" in technique.traits or technique.recovered_by is not None)
 
     def _as_long(self, refusal: KnownRefusal, recipe: Recipe, keys: Sequence[str]) -> bool:
         """Whether the step would take at least as long again: the same settings, or costlier ones. Where it took too

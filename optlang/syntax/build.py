@@ -115,7 +115,8 @@ class Builder:
         return tree.Let(span, self._name(values[1]), values[3])
 
     def metric(self, values: Values, span: Span) -> tree.Metric:
-        return tree.Metric(span, values[1], self._name(values[3]), values[4].value, self._help(values))
+        measured = any(isinstance(value, Token) and value.value == "measured" for value in values[5:])
+        return tree.Metric(span, values[1], self._name(values[3]), values[4].value, measured, self._help(values))
 
     # ---- a study
 

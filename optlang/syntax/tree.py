@@ -233,11 +233,12 @@ class Input(Node):
 
 @dataclass(frozen=True, slots=True)
 class Metric(Node):
-    """`metric name: type maximize "help"`."""
+    """`metric name: type maximize measured "help"`; `measured` by optlang itself, else returned by the task."""
 
     path: Path
     type: Name
     direction: Literal["minimize", "maximize"]
+    measured: bool
     help: String | None
 
 
@@ -357,7 +358,9 @@ class Calls(Node):
 class Clause(Node):
     """A fact with names: `takes module, onnx`; `keyword` is its first word."""
 
-    keyword: Literal["needs", "takes", "gives", "traits", "after", "excludes", "performs", "cost_depends_on"]
+    keyword: Literal[
+        "needs", "takes", "gives", "traits", "after", "excludes", "performs", "cost_depends_on", "recovered_by"
+    ]
     paths: tuple[Path, ...]
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+
+from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
 from optlang.space.locate import locate
@@ -43,6 +47,65 @@ def test_pruning_is_followed_by_recovery(plan_of: Make) -> None:
     # The study has no training of its own: the declared one follows, and the study has no such point.
     assert rung.recipe.steps[1].settings["epochs"] == 3
     assert rung.point is None
+
+
+OWN = """
+optlang 1
+
+technique thin "a pruner of one's own" {
+  calls "own.py:thin"
+  param share: ratio in 1% .. 90% = 40%
+  needs training
+  cost_depends_on weights
+  recovered_by RECOVERY
+}
+
+technique heal "a training of one's own" {
+  calls "own.py:heal"
+  param turns: int in 1 .. 9 = 4
+  needs training
+  traits weights_only
+}
+
+study own {
+  model net  = zoo.digits_cnn()
+  data  seen = zoo.digits()
+  target here { runtime = onnxruntime }
+  steps { STEPS }
+  minimize latency
+}
+"""
+
+
+def own_pruner(folder: Path, recovery: str, steps: str) -> AblationTrial:
+    path = folder / "own.opt"
+    path.write_text(OWN.strip().replace("RECOVERY", recovery).replace("STEPS", steps))
+    (folder / "own.py").write_text("def thin(state, settings, context):\n    return state\n\n\nheal = thin\n")
+    plan = load(path).plan
+    assert plan is not None
+    (found,) = (rung for rung in ablation_trials(plan, Space(plan), {}) if rung.alone == "own.thin")
+    return found
+
+
+@pytest.mark.parametrize(("recovery", "technique", "setting"), [
+    ("finetune", "training.finetune", ("epochs", 3)), ("training.finetune", "training.finetune", ("epochs", 3)),
+    ("heal", "own.heal", ("turns", 4)),
+])
+def test_a_pruner_of_ones_own_is_followed_by_its_declared_recovery(
+    tmp_path: Path, recovery: str, technique: str, setting: tuple[str, int]
+) -> None:
+    trial = own_pruner(tmp_path, recovery, "thin")
+    assert [step.technique for step in trial.recipe.steps] == ["own.thin", technique]
+    assert trial.recipe.steps[1].settings[setting[0]] == setting[1]
+    assert trial.point is None
+
+
+def test_the_studys_own_training_follows_a_pruner_of_ones_own(tmp_path: Path) -> None:
+    trial = own_pruner(tmp_path, "heal", "maybe thin; maybe static; maybe train { epochs in 2 .. 20 }")
+    assert [step.technique for step in trial.recipe.steps] == ["own.thin", "training.train"]
+    assert trial.point is not None
+    trial = own_pruner(tmp_path, "finetune", "maybe thin; maybe heal { turns in 5 .. 9 }")
+    assert [(step.technique, step.settings) for step in trial.recipe.steps][1:] == [("own.heal", {"turns": 5})]
 
 
 def test_what_makes_no_sense_alone_is_not_tried_alone(plan_of: Make) -> None:

@@ -12,7 +12,7 @@ import pytest
 from optlang.interfaces import Refusal
 from optlang.plan.model import Plan
 from optlang.run.job import Failure, Refused
-from optlang.run.refusals import late, refusal_of
+from optlang.run.refusals import refusal_of, timeout_refusal
 from optlang.search.sampler import Observation, Sampler
 from optlang.space.known_refusals import KnownRefusal, KnownRefusals, refusal_from
 from optlang.space.recipe import Recipe, resolve
@@ -117,7 +117,7 @@ def test_a_runtime_refuses_what_it_was_given(plan: Plan) -> None:
 def timed_out(plan: Plan, *trials: tuple[Recipe, str], seconds: float = 500.0) -> KnownRefusals:
     refusals = KnownRefusals(plan)
     for trial, path in trials:
-        refusal = late(plan, 1, trial, path, seconds, "took longer than 600 s")
+        refusal = timeout_refusal(plan, 1, trial, path, seconds, "took longer than 600 s")
         assert refusal is not None
         refusals.add(refusal)
     return refusals
@@ -150,7 +150,7 @@ def test_a_step_that_took_too_long_twice_is_not_tried_a_third_time(plan_of: Make
 
 def test_nothing_is_learned_where_nobody_refused(plan: Plan) -> None:
     assert refusal_of(plan, 1, heads(plan, 0.5), Failure("ValueError: no", "")) is None
-    assert late(plan, 1, heads(plan, 0.5), "", 600.0, "") is None
+    assert timeout_refusal(plan, 1, heads(plan, 0.5), "", 600.0, "") is None
     of_baseline = Failure("no", "", refused=Refused("model", "baseline.train", "here"))
     assert refusal_of(plan, 1, heads(plan, 0.5), of_baseline) is None
 

@@ -86,7 +86,8 @@ def text(node: Any) -> str:
             middle = f"{_in(node.domain)}{_is(node.default)}{_when(node.when)}"
             return f"param {text(node.name)}: {text(node.type)}{middle}{_help(node.help)}"
         case tree.Metric():
-            return f"metric {text(node.path)}: {text(node.type)} {node.direction}{_help(node.help)}"
+            measured = " measured" if node.measured else ""
+            return f"metric {text(node.path)}: {text(node.type)} {node.direction}{measured}{_help(node.help)}"
         case tree.Make():
             return f"{node.kind} {text(node.name)} = {text(node.value)}"
         case tree.Target():

@@ -89,7 +89,7 @@ domains = ranges | blocks | of(tree.AnyValue) | of(tree.AnyOrder, blocks) | expr
 notes = st.none() | strings
 directions = st.sampled_from(["minimize", "maximize"])
 lets = of(tree.Let, names, domains)
-metrics = of(tree.Metric, paths, names, directions, notes)
+metrics = of(tree.Metric, paths, names, directions, st.booleans(), notes)
 targets = of(tree.Target, names, paths, st.none() | blocks) | of(tree.Target, names, st.none(), blocks)
 sections = of(
     tree.Section, st.sampled_from(["baseline", "steps", "measure", "search"]), st.just(NOWHERE), blocks
@@ -106,7 +106,7 @@ changes = (
     | of(tree.Change, names, st.none(), expressions, notes) | of(tree.Change, names, st.none(), st.none(), strings)
 )
 used = of(tree.Use, paths, st.none() | of(tree.Changes, some(changes)))
-clauses = st.sampled_from(["needs", "takes", "gives", "traits", "after", "excludes", "performs", "shape"])
+clauses = st.sampled_from(["needs", "takes", "gives", "traits", "after", "excludes", "performs", "recovered_by"])
 facts = (
     of(tree.Param, names, names, st.none() | domains, guards, guards, notes) | of(tree.Calls, strings)
     | of(tree.Uses, some(used, 3, 1))
