@@ -50,12 +50,8 @@ class Curve:
 
 
 CURVES: dict[str, Curve] = {
-    "channels": Curve(
-        "macs_x", "importance || ', ' || scope", "ratio", ("macs_x", "size_x", "latency_x"),
-    ),
-    "distill": Curve(
-        "size_x", "printf('%d %% teacher', (100 * alpha)::INTEGER)", "width", ("size_x", "latency_x"),
-    ),
+    "channels": Curve("macs_x", "importance || ', ' || scope", "ratio", ("macs_x", "size_x", "latency_x")),
+    "distill": Curve("size_x", "printf('%d %% teacher', (100 * alpha)::INTEGER)", "width", ("size_x", "latency_x")),
     "finetune": Curve("epochs", "printf('learning rate %g', lr)", "epochs", ()),
     "graph": Curve("latency_x", "rewrite", "width", ("latency_x", "size_x")),
     "half": Curve("size_x", "CASE precision WHEN 'none' THEN 'float32' ELSE 'float16' END", "width",
@@ -140,10 +136,7 @@ def write(name: str, rows: Rows) -> None:
     head, rest = page.read_text().split(begin)
     _, tail = rest.split(end)
     heads = ["", curve.knob or curve.along, *(SAID[column] for column in curve.columns), "accuracy, %", "points lost"]
-    lines = [
-        f"| {' | '.join(heads)} |",
-        f"|---{'|--:' * (len(curve.columns) + 3)}|",
-    ]
+    lines = [f"| {' | '.join(heads)} |", f"|---{'|--:' * (len(curve.columns) + 3)}|"]
     for row in rows:
         figures = [_figure(column, row[column]) for column in curve.columns]
         accuracy = [f"{100 * row['accuracy']:.1f}", f"{100 * row['accuracy_lost']:.1f}".replace("-", "−")]

@@ -257,9 +257,7 @@ def counted(place: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
         model = onnx.load(place / graph)
         zeros, numbers = graph_zeros(model)
-        return {
-            "parameters": parameters(entry, numbers), "macs": graph_macs(place, entry, model), "sparsity": zeros,
-        }
+        return {"parameters": parameters(entry, numbers), "macs": graph_macs(place, entry, model), "sparsity": zeros}
     if needs_optlang(entry):
         module = program(place).load()._module
         own = list(module.parameters())

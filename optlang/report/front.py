@@ -118,18 +118,11 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     drawn = {state: count for (ladder, state), count in counts.items() if not ladder}
     alone = {state: count for (ladder, state), count in counts.items() if ladder and state not in _UNCOUNTED}
     return Front(
-        chosen.study,
-        chosen.run,
-        chosen.title,
-        _metrics(plan, told.values()),
-        tuple(asked(plan)),
-        tuple(rule.text for rule in plan.requires),
-        tuple(told[trial] for trial in members),
+        chosen.study, chosen.run, chosen.title, _metrics(plan, told.values()), tuple(asked(plan)),
+        tuple(rule.text for rule in plan.requires), tuple(told[trial] for trial in members),
         () if shown else tuple(Near(told[trial], missed[trial]) for trial in order),
-        {state: count for state, count in drawn.items() if state not in _UNCOUNTED},
-        sum(alone.values()),
-        alone.get("failed", 0),
-        {state: count for state, count in drawn.items() if state in _UNCOUNTED},
+        {state: count for state, count in drawn.items() if state not in _UNCOUNTED}, sum(alone.values()),
+        alone.get("failed", 0), {state: count for state, count in drawn.items() if state in _UNCOUNTED},
         _best(plan, [told[trial] for trial in shown]),
     )
 

@@ -150,9 +150,7 @@ def _table(answer: Answer, width: int | None, color: bool) -> str:
         else:
             column = answer.columns[index]
             table.add_column(
-                Text(column.name),
-                justify="right" if _is_number(column) else "left",
-                no_wrap=width is None,
+                Text(column.name), justify="right" if _is_number(column) else "left", no_wrap=width is None,
                 overflow="fold",
             )
     for row, values in zip(rows, answer.rows, strict=True):
@@ -219,15 +217,8 @@ def printed(content: Table | str, width: int | None, color: bool) -> str:
             return ""
     text = io.StringIO()
     console = Console(
-        file=text,
-        width=width or 100_000,
-        force_terminal=color,
-        no_color=not color,
-        color_system="standard" if color else None,
-        highlight=False,
-        legacy_windows=False,
-        emoji=False,
-        markup=False,
+        file=text, width=width or 100_000, force_terminal=color, no_color=not color,
+        color_system="standard" if color else None, highlight=False, legacy_windows=False, emoji=False, markup=False,
     )
     console.print(content)
     return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())

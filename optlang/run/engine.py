@@ -82,9 +82,7 @@ class LocalEngine:
         from pebble import ProcessPool
 
         signals.start_tracker()
-        self._pool = ProcessPool(
-            max_workers=1, context=_Spawn(), initializer=_begin, initargs=(str(folder), str(log))
-        )
+        self._pool = ProcessPool(max_workers=1, context=_Spawn(), initializer=_begin, initargs=(str(folder), str(log)))
 
     def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
         """See `Engine.submit`."""

@@ -59,9 +59,7 @@ def run(
     everywhere, a mistake in the user's Python, a database in use.
     """
     if sys.platform == "win32":
-        raise OutsideError(
-            "studies run on Linux and macOS", help="on Windows run them in WSL"
-        )
+        raise OutsideError("studies run on Linux and macOS", help="on Windows run them in WSL")
     search = plan.search
     plan = plan.model_copy(update={"search": search.model_copy(update={
         "trials": search.trials if options.trials is None else options.trials,
@@ -152,9 +150,7 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
                 f"no runtime of the target `{target.name}` can run here: {reasons}",
                 help="install what is named, or give the target another runtime",
             )
-    running_ones = [
-        use for target in plan.targets for use in target.runtimes if use.path not in {*unavailable, *unrun}
-    ]
+    running_ones = [use for target in plan.targets for use in target.runtimes if use.path not in {*unavailable, *unrun}]
     wanted = next((ref for ref in plan.metric_refs() if ref.metric not in BUILT), None)
     if not running_ones and wanted is not None:
         reasons = "; ".join(f"{runtime_label(plan, path)}: {reason}" for path, reason in unrun.items())

@@ -125,9 +125,7 @@ def _on_target(
         shutil.rmtree(place.folder, ignore_errors=True)
         place.folder.mkdir(parents=True)
         began = time.perf_counter()
-        artifact = runtime.build(
-            state, place.target, place.runtime.settings, place.folder, trial_context.data, study
-        )
+        artifact = runtime.build(state, place.target, place.runtime.settings, place.folder, trial_context.data, study)
         seconds = time.perf_counter() - began
     finally:
         steps.clear_scratch(job.workload)

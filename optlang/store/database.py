@@ -27,10 +27,7 @@ SCRIPTS = ("schema.sql", "schema_2.sql")
 TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts")
 # What is found by these columns is replaced when it comes again.
 _KEYS = {
-    "studies": ("study",),
-    "runs": ("run",),
-    "sessions": ("session",),
-    "trials": ("run", "trial"),
+    "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
     "steps": ("run", "trial"),
 }
 # What DuckDB says of a file that another process, or another connection of this one, has open.

@@ -1,4 +1,4 @@
-"""What the journal's events come to: the rows of the tables, folded event by event. Knows neither files nor SQL."""
+"""The rows of the tables, computed from the journal's events one by one. Knows neither files nor SQL."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ Key: TypeAlias = "tuple[str, int]"
 
 INTERRUPTED = "interrupted"
 """The reason of a trial whose run was ended before the trial was."""
+
+_ENDED = ("reason", "error", "seconds", "notes", "violations", "sampler_state")
+"""What a trial's row takes from its `end` event as it is."""
 
 _MEASURED = ("target", "metric", "value", "unit", "n", "low", "high", "ratio", "ratio_low", "ratio_high", "baseline")
 
@@ -82,25 +85,12 @@ class Rows:
         first = self.first_started.setdefault(run, started)
         self.studies[study] = {"study": study, "title": event.get("title"), "file": _text(event.get("file"))}
         self.runs[run] = {
-            "run": run,
-            "study": study,
-            "meaning": event.get("meaning"),
-            "inputs": event.get("inputs") or {},
-            "seed": event.get("seed"),
-            "text": event.get("text"),
-            "plan": event.get("plan"),
-            "started": first,
+            "run": run, "study": study, "inputs": event.get("inputs") or {}, "started": first,
+            **_taken(event, "meaning", "seed", "text", "plan"),
         }
         self.sessions[session] = {
-            "session": session,
-            "run": run,
-            "started": started,
-            "finished": None,
-            "why": None,
-            "machine": event.get("machine"),
-            "versions": event.get("versions"),
-            "git": event.get("git"),
-            "optlang": event.get("optlang"),
+            "session": session, "run": run, "started": started, "finished": None, "why": None,
+            **_taken(event, "machine", "versions", "git", "optlang"),
         }
 
     def _start(self, event: Mapping[str, Any]) -> None:
@@ -108,24 +98,10 @@ class Rows:
         if key in self.seen.started or key in self.trials:
             return
         self.trials[key] = {
-            "run": key[0],
-            "trial": key[1],
-            "session": event.get("session"),
-            "state": "running",
-            "reason": None,
-            "error": None,
-            "origin": event.get("origin"),
-            "in_space": bool(event.get("in_space", True)),
-            "alone": event.get("alone"),
-            "target": _text(event.get("target")),
-            "runtime": _text(event.get("runtime")),
-            "point": event.get("point") or {},
-            "notes": None,
-            "violations": None,
-            "sampler_state": None,
-            "started": _time(event.get("started")),
-            "finished": None,
-            "seconds": None,
+            "run": key[0], "trial": key[1], "state": "running", "in_space": bool(event.get("in_space", True)),
+            "target": _text(event.get("target")), "runtime": _text(event.get("runtime")),
+            "point": event.get("point") or {}, "started": _time(event.get("started")),
+            **_taken(event, "session", "origin", "alone"), **dict.fromkeys((*_ENDED, "finished")),
         }
         self.steps[key] = [_step(key, position, step) for position, step in enumerate(event.get("steps") or ())]
 
@@ -134,33 +110,15 @@ class Rows:
         row = self.trials.get(key)
         if row is None or key in self.seen.ended or (row["state"] != "running" and row["reason"] != INTERRUPTED):
             return
-        row.update(
-            state=event["state"],
-            reason=event.get("reason"),
-            error=event.get("error"),
-            finished=_time(event.get("finished")),
-            seconds=event.get("seconds"),
-            notes=event.get("notes"),
-            violations=event.get("violations"),
-            sampler_state=event.get("sampler_state"),
-        )
+        row.update(state=event["state"], finished=_time(event.get("finished")), **_taken(event, *_ENDED))
         if event.get("runtime"):
             row["runtime"] = _text(event["runtime"])
         self.steps[key] = _merged(key, self.steps.get(key, []), event.get("steps") or ())
         self._measure(key, 0, event.get("measurements") or (), event.get("finished"))
         self.artifacts[key] = [
             {
-                "run": key[0],
-                "trial": key[1],
-                "target": _text(item.get("target")) or "",
-                "path": _text(item["path"]),
-                "format": item.get("format"),
-                "bytes": item.get("bytes"),
-                "sha256": item.get("sha256"),
-                "files": item.get("files"),
-                "inputs": item.get("inputs"),
-                "outputs": item.get("outputs"),
-                "about": item.get("about"),
+                "run": key[0], "trial": key[1], "target": _text(item.get("target")) or "", "path": _text(item["path"]),
+                **_taken(item, "format", "bytes", "sha256", "files", "inputs", "outputs", "about"),
             }
             for item in event.get("artifacts") or ()
         ]
@@ -173,10 +131,8 @@ class Rows:
             return
         rows = []
         for item in measurements:
-            row: Row = {"run": key[0], "trial": key[1], "pass": turn, **{name: item.get(name) for name in _MEASURED}}
-            row["target"] = _text(row["target"]) or ""
-            row["measured"] = _time(at)
-            rows.append(row)
+            row: Row = {"run": key[0], "trial": key[1], "pass": turn, **_taken(item, *_MEASURED)}
+            rows.append(row | {"target": _text(row["target"]) or "", "measured": _time(at)})
         self.measurements[(*key, turn)] = rows
 
     def _finish(self, event: Mapping[str, Any]) -> None:
@@ -186,19 +142,16 @@ class Rows:
             session.update(finished=_time(event.get("finished")), why=event.get("why"))
 
 
+def _taken(event: Mapping[str, Any], *names: str) -> Row:
+    """What an event says under these names; None where it does not."""
+    return {name: event.get(name) for name in names}
+
+
 def _step(key: Key, position: int, step: Mapping[str, Any]) -> Row:
     return {
-        "run": key[0],
-        "trial": key[1],
-        "position": position,
-        "path": step.get("path"),
-        "technique": step.get("technique"),
-        "settings": step.get("settings"),
-        "key": step.get("key"),
-        "cached": step.get("cached"),
-        "started": _time(step.get("started")),
-        "seconds": step.get("seconds"),
+        "run": key[0], "trial": key[1], "position": position, "started": _time(step.get("started")),
         "worker": _text(step.get("worker")),
+        **_taken(step, "path", "technique", "settings", "key", "cached", "seconds"),
     }
 
 

@@ -115,10 +115,7 @@ def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
     for session in sessions:
         run = runs[session["run"]]
         yield {
-            **run,
-            **session,
-            "event": "session",
-            "title": studies[run["study"]]["title"],
+            **run, **session, "event": "session", "title": studies[run["study"]]["title"],
             "file": studies[run["study"]]["file"],
         }
         for trial in trials.get(session["session"], ()):
@@ -137,18 +134,11 @@ def _trial_events(trial: Row, by_key: dict[str, dict[tuple[str, int], list[Row]]
     for row in by_key["measurements"].get(key, ()):
         passes.setdefault(row["pass"], []).append(row)
     yield {
-        **trial,
-        "event": "end",
-        "steps": steps,
-        "measurements": passes.pop(0, []),
+        **trial, "event": "end", "steps": steps, "measurements": passes.pop(0, []),
         "artifacts": by_key["artifacts"].get(key, []),
     }
     for turn, measurements in passes.items():
         yield {
-            "event": "measured",
-            "run": key[0],
-            "trial": key[1],
-            "pass": turn,
-            "measurements": measurements,
+            "event": "measured", "run": key[0], "trial": key[1], "pass": turn, "measurements": measurements,
             "at": measurements[0]["measured"] or now(),
         }

@@ -305,11 +305,7 @@ def _tradeoffs(
     compared = _Columns()
     quality = _Columns()
     for run in newest:
-        for name, column in (
-            ("size", "size_x"),
-            ("size.compressed", "size_compressed_x"),
-            (MEDIAN, "latency_x"),
-        ):
+        for name, column in (("size", "size_x"), ("size.compressed", "size_compressed_x"), (MEDIAN, "latency_x")):
             metric = metrics[run].get((None, name))
             compared.add(run, column, metric.against[1] if metric and metric.against else "NULL", "DOUBLE")
         first = _first_quality(plans[run], metrics[run])

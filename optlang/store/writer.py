@@ -20,6 +20,10 @@ from optlang.store.sync import PATIENCE, drain_batch, restore_journal, write_jou
 
 _EVERY = 2.0  # seconds between two drains: each takes some 50 ms of a processor that is being measured on
 
+_AS_STORED = (
+    "state", "reason", "error", "origin", "in_space", "alone", "target", "runtime", "point", "sampler_state", "started",
+    "finished", "seconds",
+)
 _MEASUREMENT = tuple(item.name for item in fields(Measurement))
 
 
@@ -156,15 +160,8 @@ class Writer:
             last[session["run"]] = session
         return [
             RunRow(
-                run=name,
-                study=row["study"],
-                meaning=row["meaning"],
-                inputs=row["inputs"],
-                seed=row["seed"],
-                plan=row["plan"],
-                text=row["text"] or "",
-                started=row["started"],
-                finished=session["finished"],
+                run=name, study=row["study"], meaning=row["meaning"], inputs=row["inputs"], seed=row["seed"],
+                plan=row["plan"], text=row["text"] or "", started=row["started"], finished=session["finished"],
                 why=session["why"],
             )
             for name, session in last.items()
@@ -235,27 +232,11 @@ class Writer:
             passes += bool(rows)
             latest.update({(item["target"], item["metric"]): item for item in rows})
         return TrialRow(
-            run=key[0],
-            trial=key[1],
-            state=row["state"],
-            reason=row["reason"],
-            error=row["error"],
-            origin=row["origin"],
-            in_space=row["in_space"],
-            alone=row["alone"],
-            target=row["target"],
-            runtime=row["runtime"],
-            point=row["point"],
-            steps=tuple(self._rows.steps.get(key, ())),
+            run=key[0], trial=key[1], passes=passes,
+            steps=tuple(self._rows.steps.get(key, ())), artifacts=tuple(self._rows.artifacts.get(key, ())),
             measurements=tuple(Measurement(**{name: item[name] for name in _MEASUREMENT}) for item in latest.values()),
-            passes=passes,
-            artifacts=tuple(self._rows.artifacts.get(key, ())),
-            notes=row["notes"] or {},
-            violations=tuple(row["violations"] or ()),
-            sampler_state=row["sampler_state"],
-            started=row["started"],
-            finished=row["finished"],
-            seconds=row["seconds"],
+            notes=row["notes"] or {}, violations=tuple(row["violations"] or ()),
+            **{name: row[name] for name in _AS_STORED},
         )
 
     def _renew(self) -> None:

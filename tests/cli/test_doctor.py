@@ -21,7 +21,7 @@ import pytest
 
 from optlang.analysis.modules.library import library
 from optlang.cli.app import command
-from optlang.cli.doctor import counted
+from optlang.cli.examination import disk_usage
 from optlang.measure.lock import alone, machine_lock
 from optlang.store.lock import WriteLock
 
@@ -152,10 +152,10 @@ def test_what_is_installed_otherwise_than_asked_for(tmp_path: Path) -> None:
     assert code == 0
     assert found["problems"] == []
     assert found["warnings"] == [
-        {"message": "lark>=1.3,<2 is asked for, 1.0.0 is installed", "help": 'pip install "lark>=1.3,<2"'},
+        {"message": "lark>=1.3,<2 is required, 1.0.0 is installed", "help": 'pip install "lark>=1.3,<2"'},
         {"message": "the distribution optlang, another project, writes into the same folder as optlang-dsl",
          "help": "pip uninstall optlang && pip install --force-reinstall optlang-dsl"},
-        {"message": "openvino asks for openvino>=2026.0,<2027, 2024.1.0 is installed",
+        {"message": "openvino requires openvino>=2026.0,<2027, 2024.1.0 is installed",
          "help": 'pip install "openvino>=2026.0,<2027"'},
     ]
     packages = {item["name"]: item["packages"] for item in found["runtimes"]}
@@ -214,11 +214,11 @@ def test_files_are_where_a_run_would_put_them(ask: Ask, tmp_path: Path) -> None:
 def test_folders_too_large_to_count_are_counted_as_far_as_it_went(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(bytes(10))
-    found = counted(tmp_path, seconds=0)
+    found = disk_usage(tmp_path, seconds=0)
     assert not found.whole
     assert found.bytes in (10, 20)
-    assert counted(tmp_path).bytes == 20
-    assert counted(tmp_path).whole
+    assert disk_usage(tmp_path).bytes == 20
+    assert disk_usage(tmp_path).whole
 
 
 def test_the_compiler_is_the_one_that_is_named_or_none(

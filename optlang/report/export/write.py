@@ -80,9 +80,7 @@ def _check_exportable(
     name = f"trial {row['trial']} of `{chosen.study}`"
     listing = command("front", chosen.study, db=db)
     if row["state"] == "failed":
-        raise OptlangError(
-            f"{name} failed: {row['reason']}", help=f"`{listing}` lists the trials to choose from"
-        )
+        raise OptlangError(f"{name} failed: {row['reason']}", help=f"`{listing}` lists the trials to choose from")
     if row["state"] == "running":
         raise OptlangError(f"{name} is still running", help="wait until it has ended")
     if not artifacts:
@@ -125,29 +123,17 @@ def _fill(
         })
     session = reader.query("SELECT * FROM sessions WHERE session = ?", [row["session"]]).dicts()
     manifest: dict[str, Any] = {
-        "study": chosen.study,
-        "file": chosen.file,
-        "run": chosen.run,
-        "trial": row["trial"],
-        "what": member.words,
-        "state": row["state"],
-        "reason": row["reason"],
+        "study": chosen.study, "file": chosen.file, "run": chosen.run, "trial": row["trial"], "what": member.words,
+        "state": row["state"], "reason": row["reason"],
         "goals": [f"{item.direction} {item.metric.name}" for item in plan.objectives],
-        "requirements": [" ".join(rule.text.split()) for rule in plan.requires],
-        "asked": asked(plan),
-        "missed": _decoded(row["violations"]) or [],
-        "runtime": row["runtime"],
-        "point": _decoded(row["point"]),
-        "steps": _steps(reader, chosen, row["trial"]),
-        "baseline_steps": _steps(reader, chosen, 0),
-        "notes": notes,
+        "requirements": [" ".join(rule.text.split()) for rule in plan.requires], "asked": asked(plan),
+        "missed": _decoded(row["violations"]) or [], "runtime": row["runtime"], "point": _decoded(row["point"]),
+        "steps": _steps(reader, chosen, row["trial"]), "baseline_steps": _steps(reader, chosen, 0), "notes": notes,
         "preprocessing": next((about for item in entries if (about := item["about"].get("preprocessing"))), None),
-        "artifacts": entries,
-        "figures": _measured(reader, chosen, plan, row["trial"]),
+        "artifacts": entries, "figures": _measured(reader, chosen, plan, row["trial"]),
         "versions": _decoded(session[0]["versions"]) if session else None,
         "machine": _decoded(session[0]["machine"]) if session else None,
-        "git": _decoded(session[0]["git"]) if session else None,
-        "optlang": session[0]["optlang"] if session else None,
+        "git": _decoded(session[0]["git"]) if session else None, "optlang": session[0]["optlang"] if session else None,
     }
     (folder / "README.md").write_text(readme(manifest), encoding="utf-8")
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
@@ -200,15 +186,9 @@ def _copy(
     for path in examples:
         shutil.copyfile(path, folder / path.name)
     return {
-        "folder": inside,
-        "target": artifact["target"],
-        "format": artifact["format"],
-        "bytes": artifact["bytes"],
-        "sha256": artifact["sha256"],
-        "files": files,
-        "inputs": _tensors(artifact["inputs"], about.get("inputs")),
-        "outputs": _tensors(artifact["outputs"], about.get("outputs")),
-        "about": about,
+        "folder": inside, "target": artifact["target"], "format": artifact["format"], "bytes": artifact["bytes"],
+        "sha256": artifact["sha256"], "files": files, "inputs": _tensors(artifact["inputs"], about.get("inputs")),
+        "outputs": _tensors(artifact["outputs"], about.get("outputs")), "about": about,
         "examples": [path.name for path in examples],
     }
 
