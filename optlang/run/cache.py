@@ -1,4 +1,4 @@
-"""Step results by content: folders named by the hash of all that they follow from. Knows nothing of what is in them."""
+"""The cache of step results: the key of a result, a hash of all that it is computed from, and the folder it names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,77 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from optlang.interfaces import JSON
+from optlang.interfaces import JSON, Factory, ModelState, QuantWants
+from optlang.run.job import StepJob, Workload
+from optlang.run.machine import versions
+from optlang.workload import imports
+
+if TYPE_CHECKING:
+    from optlang.workload.data.dataset import Dataset
+
+# The libraries that a step's result depends on; a newer runtime does not make trained weights stale.
+_MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
+
+# Code that every step's result depends on besides its technique: its data, what is counted, how it is saved.
+_SHARED = (
+    "optlang.workload.data.dataset:load", "optlang.workload.model.count:count",
+    "optlang.workload.export.onnx_weights:sparsity", "optlang.workload.model.save:save",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Times states on the trial's runtime; `about` is that runtime and its target, which the result depends on."""
+
+    about: JSON
+    seconds: Callable[[ModelState], float]
 
 
 def key_of(*parts: JSON) -> str:
     """The SHA-256 of the parts as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def model_key(workload: Workload, data: Dataset) -> str:
+    """The key of the untrained model with its data, which the first step begins with."""
+    return key_of(
+        "model", _factory(workload.model, workload.study), data.fingerprint,
+        imports.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
+        [imports.fingerprint(calls, workload.study) for calls in _SHARED],
+    )
+
+
+def step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock) -> str:
+    """The key of a step's result: of its parent's key, its code, settings and seed, and what it gets of the runtime."""
+    return key_of(
+        parent, step.technique, imports.fingerprint(step.calls, workload.study),
+        {name: _setting(value, workload.study) for name, value in step.settings.items()}, step.seed,
+        "left to the runtime" if step.performed
+        else asdict(wants) if wants is not None and "runtime" in step.needs else None,
+        *([clock.about] if "latency" in step.needs else []),
+    )
+
+
+def _setting(value: JSON, study: Path) -> JSON:
+    # Nothing but a model is a mapping.
+    if isinstance(value, Mapping):
+        return _factory(Factory(**value), study)  # type: ignore[arg-type]
+    if isinstance(value, list | tuple):
+        return [_setting(item, study) for item in value]
+    return value
+
+
+def _factory(factory: Factory, study: Path) -> JSON:
+    weights = None
+    if factory.weights is not None:
+        file = study / factory.weights
+        weights = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else factory.weights
+    return [factory.calls, dict(factory.arguments), weights, imports.fingerprint(factory.calls, study)]
 
 
 class Cache:
@@ -26,14 +88,14 @@ class Cache:
 
     def find(self, key: str) -> Path | None:
         """The folder that holds the result, None where there is none."""
-        place = self._place(key)
-        return place if place.is_dir() else None
+        folder = self._path(key)
+        return folder if folder.is_dir() else None
 
     def put(self, key: str, write: Callable[[Path], None]) -> Path:
         """Have `write` fill an empty folder, and keep it under `key`; another process's same result wins a race."""
-        place = self._place(key)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = place.parent / f".{uuid.uuid4().hex}.partial"
+        folder = self._path(key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = folder.parent / f".{uuid.uuid4().hex}.partial"
         aside.mkdir()
         try:
             write(aside)
@@ -41,16 +103,16 @@ class Cache:
                 if path.is_file():
                     _sync(path)
             try:
-                aside.rename(place)
+                aside.rename(folder)
             except OSError:
-                if not place.is_dir():
+                if not folder.is_dir():
                     raise
-            _sync(place.parent)
+            _sync(folder.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        return place
+        return folder
 
-    def _place(self, key: str) -> Path:
+    def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
 
 

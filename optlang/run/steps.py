@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,7 +15,6 @@ from pathlib import Path
 from optlang.interfaces import (
     JSON,
     Context,
-    Factory,
     Measurement,
     Memo,
     ModelState,
@@ -25,9 +23,8 @@ from optlang.interfaces import (
     Refusal,
     Request,
 )
-from optlang.run.cache import Cache, key_of
+from optlang.run.cache import Cache, Clock, key_of, model_key, step_key
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
-from optlang.run.machine import versions
 from optlang.techniques.shared.proof import proved
 from optlang.workload import imports
 from optlang.workload.data.dataset import Dataset
@@ -40,16 +37,6 @@ from optlang.workload.model.save import load, save
 Report = Callable[[Mapping[str, JSON]], None]
 
 _SUBJECT, _COUNTS, _MEMO = "state", "counts.json", "memo.json"
-
-# The libraries that a step's result depends on; a newer runtime does not make trained weights stale.
-_MATTER = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy")
-
-# Code that every step's result depends on besides its technique: its data, what is counted, how it is saved.
-_SHARED = (
-    "optlang.workload.data.dataset:load", "optlang.workload.model.count:count",
-    "optlang.workload.export.onnx_weights:sparsity", "optlang.workload.model.save:save",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
@@ -66,14 +53,6 @@ class Stepped:
     module: Callable[[], ModelState | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Times subjects on the trial's runtime; `about` is that runtime and its target, which the result hangs on."""
-
-    about: JSON
-    seconds: Callable[[ModelState], float]
-
-
 def apply(
     steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants], clock: Clock,
     report: Report, done: list[StepRun],
@@ -87,10 +66,10 @@ def apply(
     cache = Cache(workload.home / "cache")
     # Some runtimes have no int8 at all: only a step that needs to know asks.
     wants = wants_of() if any("runtime" in step.needs and not step.performed for step in steps) else None
-    root = _root_key(workload, data)
+    root = model_key(workload, data)
     keys: list[str] = []
     for step in steps:
-        keys.append(_step_key(keys[-1] if keys else root, step, workload, wants, clock))
+        keys.append(step_key(keys[-1] if keys else root, step, workload, wants, clock))
     # The last result that is there answers for all steps before it.
     start = next((index + 1 for index in reversed(range(len(keys))) if cache.find(keys[index])), 0)
     for step, key in zip(steps[:start], keys, strict=False):
@@ -163,7 +142,7 @@ def _memo(
     bare = replace(step, settings={})
 
     def memo(name: str, about: JSON, compute: Callable[[], JSON]) -> JSON:
-        key = key_of("memo", _step_key(parent, bare, workload, wants, clock), name, about)
+        key = key_of("memo", step_key(parent, bare, workload, wants, clock), name, about)
         found = cache.find(key)
         if found is None:
             value = compute()
@@ -228,41 +207,6 @@ def _read(cache: Cache, key: str, study: Path) -> tuple[ModelState, Counted]:
     kept = json.loads((folder / _COUNTS).read_text())
     measurements = tuple(Measurement(**item) for item in kept["measurements"])
     return state, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
-
-
-def _root_key(workload: Workload, data: Dataset) -> str:
-    return key_of(
-        "model", _factory(workload.model, workload.study), data.fingerprint,
-        imports.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
-        [imports.fingerprint(calls, workload.study) for calls in _SHARED],
-    )
-
-
-def _step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock) -> str:
-    return key_of(
-        parent, step.technique, imports.fingerprint(step.calls, workload.study),
-        {name: _setting(value, workload.study) for name, value in step.settings.items()}, step.seed,
-        "left to the runtime" if step.performed
-        else asdict(wants) if wants is not None and "runtime" in step.needs else None,
-        *([clock.about] if "latency" in step.needs else []),
-    )
-
-
-def _setting(value: JSON, study: Path) -> JSON:
-    # Nothing but a model is a mapping.
-    if isinstance(value, Mapping):
-        return _factory(Factory(**value), study)  # type: ignore[arg-type]
-    if isinstance(value, list | tuple):
-        return [_setting(item, study) for item in value]
-    return value
-
-
-def _factory(factory: Factory, study: Path) -> JSON:
-    weights = None
-    if factory.weights is not None:
-        file = study / factory.weights
-        weights = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else factory.weights
-    return [factory.calls, dict(factory.arguments), weights, imports.fingerprint(factory.calls, study)]
 
 
 def _now() -> str:

@@ -27,6 +27,7 @@ from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Deployment
 from optlang.plan.metrics import MEDIAN
 from optlang.run import batch_dependence, steps
+from optlang.run.cache import Clock
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
@@ -214,7 +215,7 @@ def _merge(done: list[StepRun], found: Sequence[StepRun]) -> None:
         )
 
 
-def _clock(job: TrialJob, place: TargetJob, runtime: Runtime, trial_context: TrialContext) -> steps.Clock:
+def _clock(job: TrialJob, place: TargetJob, runtime: Runtime, trial_context: TrialContext) -> Clock:
     """What times a state on the way, as the finished artifact will be timed, for techniques that aim at a latency."""
     about: JSON = [place.runtime.calls, dict(place.runtime.settings), asdict(place.target)]
 
@@ -233,7 +234,7 @@ def _clock(job: TrialJob, place: TargetJob, runtime: Runtime, trial_context: Tri
             timed = trial_context.bench.measure(member, place.baseline, trial_context.samples(place.target), job.effort)
         return next(item.value for item in timed.measurements if item.metric == MEDIAN)
 
-    return steps.Clock(about, seconds)
+    return Clock(about, seconds)
 
 
 def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) -> None:

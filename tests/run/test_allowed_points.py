@@ -16,6 +16,7 @@ from optlang.analysis.load import load
 from optlang.interfaces import Factory, Refusal, Runtime
 from optlang.plan.model import Plan
 from optlang.run import steps
+from optlang.run.cache import Clock
 from optlang.run.job import StepJob, Workload
 from optlang.space.recipe import Recipe, resolve
 from optlang.space.space import Space, values_of
@@ -71,7 +72,7 @@ def carry_out(plan: Plan, recipe: Recipe, workload: Workload, folder: Path) -> N
     place = recipe.places[0]
     runtime: Runtime = imports.find(plan.runtime(place.runtime).calls, workload.study)()
     data = data_module.load(workload.data, workload.study)
-    clock = steps.Clock("none", lambda _: 1e-3)
+    clock = Clock("none", lambda _: 1e-3)
     done = steps.apply(jobs(plan, recipe), workload, data, runtime.wants, clock, lambda _: None, [])
     folder.mkdir()
     artifact = runtime.build(done.state, place.target, place.settings, folder, data, workload.study)

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from optlang.interfaces import Factory, ModelState, QuantWants, TargetSpec
 from optlang.measure.latency import Repetitions
 from optlang.run import steps, trial
+from optlang.run.cache import Clock
 from optlang.run.job import RuntimeJob, StepJob, StepRun, TargetJob, TrialJob, Workload
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.workload.data import dataset as data_module
@@ -87,7 +88,7 @@ def never(_: ModelState) -> float:
 def after(workload: Workload, *jobs: StepJob) -> tuple[ModelState, list[StepRun]]:
     data = data_module.load(workload.data, workload.study)
     done: list[StepRun] = []
-    clock = steps.Clock("none", never)
+    clock = Clock("none", never)
     result = steps.apply(jobs, workload, data, wants, clock, lambda _: None, done)
     return result.state, done
 
@@ -111,7 +112,7 @@ def test_the_zeros_of_a_file_are_its_own(workload: Workload) -> None:
     settings = {"bits": 8, "group": None, "symmetric": True, "keep": (), "only": ()}
     rounded = StepJob("w", "weight_only", "optlang.techniques.quant.weight_only:weight_only", settings, (), 1)
     data = data_module.load(workload.data, workload.study)
-    clock = steps.Clock("none", never)
+    clock = Clock("none", never)
     for _ in ("computed", "from the cache"):
         done = steps.apply([rounded], workload, data, wants, clock, lambda _: None, [])
         counted = {item.metric: item.value for item in done.counted.measurements}
@@ -138,7 +139,7 @@ def test_what_the_runtime_carries_out_itself_is_handed_to_it(workload: Workload)
     # In fewer bits more weights are zero than the module has, and nobody counts what the runtime writes.
     data = data_module.load(workload.data, workload.study)
     counted = steps.apply(
-        [half], workload, data, wants, steps.Clock("none", never), lambda _: None, []
+        [half], workload, data, wants, Clock("none", never), lambda _: None, []
     ).counted.measurements
     assert {item.metric for item in counted} == {"parameters", "macs"}
     # The same technique, done by itself or left to the runtime, is two different steps.
@@ -189,7 +190,7 @@ def test_what_was_timed_hangs_on_the_runtime(workload: Workload) -> None:
 
     def cached(about: str) -> bool:
         done: list[StepRun] = []
-        clock = steps.Clock(about, lambda _: 0.001)
+        clock = Clock(about, lambda _: 0.001)
         steps.apply([step("timed", needs=("latency",))], workload, data, wants, clock, lambda _: None, done)
         return done[0].cached
 

@@ -13,6 +13,7 @@ from optlang.analysis.load import load
 from optlang.interfaces import Factory, ModelState
 from optlang.plan.model import Plan
 from optlang.run import steps
+from optlang.run.cache import Clock
 from optlang.run.job import StepJob, Workload
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.space.recipe import Applied, resolve, steps_of
@@ -56,7 +57,7 @@ def after(plan: Plan, workload: Workload, branch: str, left_out: int = 0) -> ste
     jobs = [job(step, "baseline.") for step in steps_of(plan.baseline, {})]
     jobs += [job(step) for step in resolve(plan, {"sparse": branch}).steps]
     data = data_module.load(workload.data, workload.study)
-    clock = steps.Clock("none", lambda _: 0.0)
+    clock = Clock("none", lambda _: 0.0)
     return steps.apply(jobs[: len(jobs) - left_out], workload, data, OnnxRuntime().wants, clock, lambda _: None, [])
 
 
