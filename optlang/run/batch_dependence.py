@@ -1,7 +1,7 @@
-"""Whether a trial's answers depend on the other samples of a call, and who is the cause: the model, or its artifact.
+"""Whether a trial's answers depend on the other samples of a call, and the cause: the model, or its artifact.
 
-It compares what the artifact answered in several ways with the torch module that it was made of. What is found becomes
-notes of the trial, or the reason why it failed.
+The artifact's answers to several kinds of calls are compared with those of the torch module it was made of. The result
+is stored in the trial's notes, or is the reason why it failed.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Reference:
         pieces: dict[str, list[Array]] = {}
         try:
             for start in range(0, total, batch):
-                places = numpy.arange(start, start + batch) % total
-                given = {name: torch.from_numpy(item[places]) for name, item in self._inputs.items()}
+                indices = numpy.arange(start, start + batch) % total
+                inputs = {name: torch.from_numpy(item[indices]) for name, item in self._inputs.items()}
                 with torch.inference_mode(), imports.user_code("running the model", self._study):
-                    found = call.call(module, given)
+                    found = call.call(module, inputs)
                 for name, item in found.items():
                     values = item.float() if item.is_floating_point() else item
                     pieces.setdefault(name, []).append(values.numpy()[: total - start])
@@ -74,7 +74,7 @@ class Reference:
 
 
 def check_finite(answers: Answers, reference: Reference, runtime: str) -> None:
-    """OptlangError where an answer at the target's batch is NaN or infinity, with the cause where that can be told."""
+    """OptlangError where an answer at the target's batch is NaN or infinity, with the cause where it is known."""
     try:
         quality.check_finite(answers.outputs)
     except OptlangError as error:
@@ -140,7 +140,7 @@ def notes(answers: Answers, reference: Reference) -> dict[str, JSON]:
 
 
 def _from(module: Arrays, found: Arrays) -> float:
-    """How far an artifact's answers are from the module's, in the module's order: some formats name them anew."""
+    """How far an artifact's answers are from the module's, in the module's order: some formats rename them."""
     if len(module) != len(found):
         return 0.0
     named = found if set(found) == set(module) else dict(zip(module, found.values(), strict=True))
@@ -154,7 +154,7 @@ def _noted(batch: int, size: int, apart: float, own: float, cause: str) -> dict[
         return {DEPENDENT: False}
     return {
         DEPENDENT: True, f"{DEPENDENT}.batch": batch, f"{DEPENDENT}.other": size, f"{DEPENDENT}.cause": cause,
-        # Where one of them is no number there is no telling how far apart they are.
+        # Where one of them is NaN their distance is unknown.
         f"{DEPENDENT}.difference": apart if math.isfinite(apart) else None, f"{DEPENDENT}.own": own,
     }
 

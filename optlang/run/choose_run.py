@@ -22,7 +22,7 @@ def choose_run(store: Writer, plan: Plan, mode: str, join: str | None = None) ->
     was done. OptlangError where `--continue` or `--join` has nothing to join, or what its trials are compared with has
     changed.
     """
-    runs = store.begun(plan.study)
+    runs = store.resumable(plan.study)
     inputs = {item.name: item.value for item in plan.inputs}
     same = store.find(plan.study, plan.meaning, inputs, plan.search.seed)
     if join is not None:

@@ -1,4 +1,4 @@
-"""Where trials run: worker processes on this machine that may die, hang or leak without taking the study with them."""
+"""Where trials run: worker processes on this machine, whose death or hanging is reported and ends no study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 J = TypeVar("J")
 
 
-class WorkerDied(Exception):  # noqa: N818 - what happened, in a word
+class WorkerDied(Exception):  # noqa: N818 - an event, not a fault
     """The worker process ended in the middle of a task; the message says how."""
 
 
@@ -30,7 +30,7 @@ class WorkerTimeout(Exception):  # noqa: N818 - likewise
 
 
 class Engine(Protocol):
-    """Runs tasks somewhere else. The loop does not know where."""
+    """Runs tasks in other processes, on this machine or another."""
 
     def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
         """Start the task; the future's exception is `WorkerDied` or `WorkerTimeout` where the worker was lost."""
@@ -91,13 +91,13 @@ class LocalEngine:
         outer: Future[T] = Future()
         inner = self._pool.schedule(task, args=(job,), timeout=timeout)
 
-        def finished(done: Future[T]) -> None:
-            if done.cancelled():
+        def finished(task: Future[T]) -> None:
+            if task.cancelled():
                 outer.cancel()
                 return
-            error = done.exception()
+            error = task.exception()
             if error is None:
-                outer.set_result(done.result())
+                outer.set_result(task.result())
             elif isinstance(error, ProcessExpired):
                 outer.set_exception(WorkerDied(_ending(error.exitcode)))
             elif isinstance(error, FutureTimeout):
@@ -126,7 +126,7 @@ def _ending(code: int) -> str:
 
 
 def _begin(folder: str, log: str) -> None:
-    """What a worker does first."""
+    """The worker's first task."""
     # Libraries in C print past sys.stdout, and a crash prints last: so the descriptors themselves are turned.
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(handle, 1)
@@ -144,7 +144,7 @@ def _begin(folder: str, log: str) -> None:
     parent = os.getppid()
 
     def watch() -> None:
-        # A loop that was killed cannot end its workers: they look for themselves.
+        # A scheduler that was killed cannot end its workers: they check for themselves.
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
@@ -153,7 +153,7 @@ def _begin(folder: str, log: str) -> None:
 
 
 def wait(future: Future[Any], seconds: float) -> bool:
-    """Wait for the future at most so long; whether it is done."""
+    """Wait for the future so many seconds at most; returns whether it is finished."""
     try:
         future.exception(timeout=seconds)
     except FutureTimeout:

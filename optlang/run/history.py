@@ -48,7 +48,7 @@ class TrialRecord:
 
     @property
     def interrupted(self) -> bool:
-        """Whether it failed only because somebody stopped it."""
+        """Whether it failed only because the run was stopped."""
         return self.state == "failed" and self.reason == INTERRUPTED
 
 
@@ -80,7 +80,7 @@ class History:
         else:
             measured = objectives.by_metric(self._plan, result.measurements)
             reference = measured if origin == "baseline" else self._baseline_measured()
-            # The baseline is what requirements are relative to: it stays in the front whatever they say.
+            # Requirements are relative to the baseline: it stays in the front even where it misses them.
             violations = [] if origin == "baseline" else objectives.broken(self._plan, measured, reference)
             verdict, reason, error = ("infeasible" if violations else "complete"), _missed(violations), None
             absent = objectives.absent(self._plan, measured, reference)
@@ -151,7 +151,7 @@ class History:
 
     @property
     def searched(self) -> int:
-        """How many trials the sampler's budget has paid for: those that were interrupted are not among them."""
+        """How many searched trials there are; interrupted ones are not counted."""
         return sum(record.origin == "sampler" and not record.interrupted for record in self._trials.values())
 
     @property

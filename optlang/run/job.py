@@ -1,4 +1,4 @@
-"""What the scheduler hands to a worker and gets back: plain values that travel between processes."""
+"""What the scheduler passes to a worker and gets back: plain values that travel between processes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class TargetJob:
-    """A trial on one target: apply `steps` to the model, build for `runtime` in `folder`, measure beside `baseline`.
+    """A trial on one target: apply `steps` to the model, build for `runtime` in `folder`, measure next to `baseline`.
 
     `baseline` is None for the baseline itself, and where the baseline cannot run here.
     """
@@ -128,8 +128,7 @@ class StepRun:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Who refused a trial, and why it would again: `depends` as in `Refusal`, the path of the step (None: the runtime),
-    the target's name."""
+    """What refused a trial: `depends` as in `Refusal`, the path of the step (None: the runtime), the target's name."""
 
     depends: Literal["model", "settings"]
     step: str | None
@@ -140,7 +139,7 @@ class Refused:
 class Failure:
     """Why a trial failed: one line, the whole text, and whether the same settings would fail again.
 
-    `refused` is None where nobody refused it: it went wrong.
+    `refused` is None where it is no refusal but a fault.
     """
 
     reason: str
@@ -151,7 +150,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a trial. `failure` is None where all went well; the rest is what is known up to there.
+    """The result of a trial. `failure` is None where all went well; the rest is what was measured up to there.
 
     `artifacts` are by target.
     """

@@ -1,4 +1,4 @@
-"""What a run notes about where it ran: the machine, the libraries' versions, the state of the study's repository."""
+"""What a run records about where it ran: the machine, the libraries' versions, the state of the study's repository."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cores() -> int:
 
 
 def home_of(db: Path, given: Path | None = None) -> Path:
-    """The folder of the cache and the artifacts: `given`, else `.optlang` beside the database."""
+    """The folder of the cache and the artifacts: `given`, else `.optlang` next to the database."""
     return (given or db.resolve().parent / ".optlang").resolve()
 
 

@@ -1,4 +1,4 @@
-"""What the failed trials of a run prove, and for how long: it is stored with the trials, for other sessions."""
+"""What failed trials prove to be refused, and for how long: it is stored with them, for other sessions."""
 
 from __future__ import annotations
 

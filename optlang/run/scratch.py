@@ -1,4 +1,4 @@
-"""The folder for temporary files of one session: nobody else writes to it, and it goes when the session ends."""
+"""The folder for temporary files of one session: only it writes to it, and it is removed at its end."""
 
 from __future__ import annotations
 

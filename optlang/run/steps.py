@@ -36,15 +36,15 @@ from optlang.workload.model.save import load, save
 
 Report = Callable[[Mapping[str, JSON]], None]
 
-_SUBJECT, _COUNTS, _MEMO = "state", "counts.json", "memo.json"
+_STATE, _COUNTS, _MEMO = "state", "counts.json", "memo.json"
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What the steps came to: the state, what each step took, and what was counted.
+    """The result of the steps: the state, what each step took, and what was counted.
 
     Parameters and macs are those of its last form as a torch module, the zeros those of its last form. `module` gives
     the last state that was a torch module (what the file was made of, where `state` is one); None where the cache
-    has it no more.
+    no longer has it.
     """
 
     state: ModelState
@@ -55,25 +55,25 @@ class Stepped:
 
 def apply(
     steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants], clock: Clock,
-    report: Report, done: list[StepRun],
+    report: Report, runs: list[StepRun],
 ) -> Stepped:
-    """The model of `workload` after `steps`. What is done is appended to `done`, so that a failure leaves it behind.
+    """The model of `workload` after `steps`. What was carried out is appended to `runs`, also where a step fails.
 
-    The key of a step is the hash of its parent's key and of all that it follows from: the technique's own code, its
-    settings (of a model there its code and the content of its weights) and seed, what it was given of the runtime, the
+    The key of a step is the hash of its parent's key and of all that it depends on: the technique's own code, its
+    settings (of a model in them its code and the content of its weights) and seed, what it gets of the runtime, the
     data, and the versions of the libraries.
     """
     cache = Cache(workload.home / "cache")
-    # Some runtimes have no int8 at all: only a step that needs to know asks.
+    # Some runtimes have no int8 at all: they are asked only for a step that needs it.
     wants = wants_of() if any("runtime" in step.needs and not step.performed for step in steps) else None
     root = model_key(workload, data)
     keys: list[str] = []
     for step in steps:
         keys.append(step_key(keys[-1] if keys else root, step, workload, wants, clock))
-    # The last result that is there answers for all steps before it.
+    # The last result in the cache stands for all steps before it.
     start = next((index + 1 for index in reversed(range(len(keys))) if cache.find(keys[index])), 0)
     for step, key in zip(steps[:start], keys, strict=False):
-        done.append(StepRun(step.path, step.technique, key, True, 0.0, _now()))
+        runs.append(StepRun(step.path, step.technique, key, True, 0.0, _now()))
     if start:
         state, counted = _read(cache, keys[start - 1], workload.study)
     else:
@@ -87,7 +87,7 @@ def apply(
     for index, (step, key) in enumerate(zip(steps, keys, strict=True)):
         if index < start:
             continue
-        began, started = _now(), time.monotonic()
+        started, begin = _now(), time.monotonic()
         report({"doing": step.technique, "path": step.path})
         context = Context(
             # The folder is not removed here: what the technique wrote is copied into the cache first.
@@ -104,14 +104,14 @@ def apply(
             raise
 
         def write(folder: Path, state: ModelState = state, counted: Counted = counted) -> None:
-            save(state, folder / _SUBJECT)
+            save(state, folder / _STATE)
             (folder / _COUNTS).write_text(json.dumps(asdict(counted)))
 
         cache.put(key, write)
         if state.form == "onnx":
             # The technique's own file was written to a temporary folder, which goes; the kept one stays.
             state, counted = _read(cache, key, workload.study)
-        done.append(StepRun(step.path, step.technique, key, False, time.monotonic() - started, began))
+        runs.append(StepRun(step.path, step.technique, key, False, time.monotonic() - begin, started))
     last = state
 
     def module() -> ModelState | None:
@@ -125,7 +125,7 @@ def apply(
                 return found
         return ModelState("module", make(workload.model, workload.study), workload.model)
 
-    return Stepped(state, tuple(done), counted, module)
+    return Stepped(state, tuple(runs), counted, module)
 
 
 def _epochs(step: StepJob, report: Report) -> Report:
@@ -138,7 +138,7 @@ def _epochs(step: StepJob, report: Report) -> Report:
 def _memo(
     cache: Cache, parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock
 ) -> Memo:
-    """Results inside a step, kept under what they follow from: all that the step follows from but its settings."""
+    """Results inside a step, kept under all that they depend on: what the step depends on, but not its settings."""
     bare = replace(step, settings={})
 
     def memo(name: str, about: JSON, compute: Callable[[], JSON]) -> JSON:
@@ -203,7 +203,7 @@ def scratch(workload: Workload) -> Path:
 def _read(cache: Cache, key: str, study: Path) -> tuple[ModelState, Counted]:
     folder = cache.find(key)
     assert folder is not None, key
-    state = load(folder / _SUBJECT, study)
+    state = load(folder / _STATE, study)
     kept = json.loads((folder / _COUNTS).read_text())
     measurements = tuple(Measurement(**item) for item in kept["measurements"])
     return state, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])

@@ -132,17 +132,17 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
     unavailable: dict[str, str] = {}
     unrun: dict[str, str] = {}
     for target in plan.targets:
-        asked = _measured_on(plan, target)
+        metric = _measured_on(plan, target)
         for use in target.runtimes:
             reason = _answer(availability, plan, use, folder, engine)
             if reason is None:
                 reason = _answer(running, plan, use, folder, engine)
                 if reason is None:
                     continue
-                if asked is None:
+                if metric is None:
                     unrun[use.path] = reason
                     continue
-                reason = f"{reason}, and the study asks for {asked}"
+                reason = f"{reason}, and the study asks for {metric}"
             unavailable[use.path] = reason
         if all(use.path in unavailable for use in target.runtimes):
             reasons = "; ".join(f"{use.label}: {unavailable[use.path]}" for use in target.runtimes)

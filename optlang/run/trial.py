@@ -1,4 +1,4 @@
-"""One trial, in a worker: apply the steps, build the artifact, weigh it, score it, and time it beside the baseline."""
+"""One trial, in a worker: apply the steps, build the artifact, measure its size and quality, time it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
 EXAMPLES = 8
-"""How many samples are left beside an artifact."""
+"""How many samples are stored next to an artifact."""
 
 Report = Callable[[Mapping[str, JSON]], None]
 
@@ -76,31 +76,32 @@ class TrialContext:
         return {name: tensor.numpy() for name, tensor in self.data.example(target.batch).items()}
 
 
-def carry_out(job: TrialJob, trial_context: TrialContext, report: Report, done: list[StepRun]) -> Result:
-    """What the trial comes to; raises whatever goes wrong. `done` gets the steps as they are done.
+def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[StepRun]) -> Result:
+    """The result of the trial; raises whatever goes wrong. `runs` gets the steps as they are carried out.
 
-    Steps that do not ask what a runtime wants are done once for all targets: the others find them in the cache.
+    Steps that do not depend on the runtime are carried out once for all targets: the others find them in the cache.
     """
     measured: list[Measurement] = []
     artifacts: dict[str, Artifact] = {}
     notes: dict[str, JSON] = {}
     several = len(job.targets) > 1
-    for place in job.targets:
+    for target_job in job.targets:
         found: list[StepRun] = []
         try:
-            result = _on_target(job, place, trial_context, report, found)
+            result = _on_target(job, target_job, context, report, found)
         except OptlangError as error:
             if isinstance(error, Refusal):
-                error.target = place.target.name
+                error.target = target_job.target.name
             if several:
-                error.message = f"on {place.target.name}: {error.message}"
+                error.message = f"on {target_job.target.name}: {error.message}"
             raise
         finally:
-            _merge(done, found)
-        measured += (replace(item, target=place.target.name) for item in result.measurements)
-        artifacts[place.target.name] = result.artifact
-        notes |= {f"{place.target.name}.{name}" if several else name: value for name, value in result.notes.items()}
-    return Result(tuple(done), tuple(measured), artifacts, notes)
+            _merge(runs, found)
+        measured += (replace(item, target=target_job.target.name) for item in result.measurements)
+        target = target_job.target.name
+        artifacts[target] = result.artifact
+        notes |= {f"{target}.{name}" if several else name: value for name, value in result.notes.items()}
+    return Result(tuple(runs), tuple(measured), artifacts, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,83 +112,101 @@ class _OnTarget:
 
 
 def _on_target(
-    job: TrialJob, place: TargetJob, trial_context: TrialContext, report: Report, done: list[StepRun]
+    job: TrialJob, target_job: TargetJob, context: TrialContext, report: Report, runs: list[StepRun]
 ) -> _OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
-    study = job.workload.study
-    runtime: Runtime = imports.find(place.runtime.calls, study)()
+    runtime: Runtime = imports.find(target_job.runtime.calls, job.workload.study)()
+    stepped, built = _built(job, target_job, runtime, context, report, runs)
+    missing = unrunnable(runtime)
+    if missing is not None:
+        return replace(built, notes={**built.notes, "not run": missing})
+    report({"doing": "measure", "runtime": target_job.runtime.name})
+    return _measured(job, target_job, stepped, built, context)
+
+
+def _built(
+    job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext, report: Report, runs: list[StepRun]
+) -> tuple[steps.Stepped, _OnTarget]:
+    """The steps and the build, with what is known of an artifact that has not run."""
+    study, target, folder = job.workload.study, target_job.target, target_job.folder
     try:
         stepped = steps.apply(
-            place.steps, job.workload, trial_context.data, runtime.wants,
-            _clock(job, place, runtime, trial_context), report, done,
+            target_job.steps, job.workload, context.data, runtime.wants, _clock(job, target_job, runtime, context),
+            report, runs,
         )
-        report({"doing": "build", "runtime": place.runtime.name})
-        state = _plain(stepped.state, trial_context, study)
-        shutil.rmtree(place.folder, ignore_errors=True)
-        place.folder.mkdir(parents=True)
-        began = time.perf_counter()
-        artifact = runtime.build(state, place.target, place.runtime.settings, place.folder, trial_context.data, study)
-        seconds = time.perf_counter() - began
+        report({"doing": "build", "runtime": target_job.runtime.name})
+        state = _plain(stepped.state, context, study)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        begin = time.perf_counter()
+        artifact = runtime.build(state, target, target_job.runtime.settings, folder, context.data, study)
+        seconds = time.perf_counter() - begin
     finally:
         steps.clear_scratch(job.workload)
-    told = {**_told(trial_context, artifact, place.target), "parameters": stepped.counted.shapes}
-    artifact = replace(artifact, about={**told, **artifact.about})
+    facts = {**_call_facts(context, artifact, target), "parameters": stepped.counted.shapes}
+    artifact = replace(artifact, about={**facts, **artifact.about})
     # One figure of one build: it has no interval.
-    built = Measurement("build_time", seconds, "s", 1, seconds, seconds)
-    known = [*size.weigh(artifact), *size.in_few_bits(artifact), built, *stepped.counted.measurements]
+    build_time = Measurement("build_time", seconds, "s", 1, seconds, seconds)
+    known = (*size.weigh(artifact), *size.in_few_bits(artifact), build_time, *stepped.counted.measurements)
     notes = dict(state.notes)
     if stepped.counted.uncounted:
         notes["macs.uncounted"] = list(stepped.counted.uncounted)
-    missing = runs(runtime)
-    if missing is not None:
-        return _OnTarget(tuple(known), artifact, notes | {"not run": missing})
-    report({"doing": "measure", "runtime": place.runtime.name})
-    member = Deployment(
-        member_name(job.trial), place.runtime.name, place.runtime.calls, artifact, place.target,
-        place.runtime.settings, study,
-    )
-    timed = trial_context.bench.measure(
-        member, place.baseline, trial_context.samples(place.target), job.effort, answer=trial_context.validation
+    return stepped, _OnTarget(known, artifact, notes)
+
+
+def _measured(
+    job: TrialJob, target_job: TargetJob, stepped: steps.Stepped, built: _OnTarget, context: TrialContext
+) -> _OnTarget:
+    """The artifact timed and scored, with what is said of its answers."""
+    study = job.workload.study
+    member = _member(member_name(job.trial), target_job, built.artifact, study)
+    timed = context.bench.measure(
+        member, target_job.baseline, context.samples(target_job.target), job.effort, answer=context.validation
     )
     answers = timed.answers
     assert answers is not None
-    few = {name: item[answers.part] for name, item in trial_context.validation.items()}
+    few = {name: item[answers.part] for name, item in context.validation.items()}
     reference = batch_dependence.Reference(stepped.module, few, study)
-    batch_dependence.check_finite(answers, reference, place.runtime.name.rpartition(".")[2])
-    notes |= batch_dependence.notes(answers, reference)
-    answered: dict[str, JSON] = {"outputs": _tensors(answers.outputs, artifact), "samples_a_call": answers.batch}
-    artifact = replace(artifact, about={**answered, **artifact.about})
-    _keep_examples(place.folder, trial_context.validation, answers)
-    if place.baseline is None:
-        trial_context.remember(member, answers.outputs)
+    batch_dependence.check_finite(answers, reference, target_job.runtime.name.rpartition(".")[2])
+    notes = {**built.notes, **batch_dependence.notes(answers, reference)}
+    facts: dict[str, JSON] = {"outputs": _tensors(answers.outputs, built.artifact), "samples_a_call": answers.batch}
+    artifact = replace(built.artifact, about={**facts, **built.artifact.about})
+    _keep_examples(target_job.folder, context.validation, answers)
+    if target_job.baseline is None:
+        context.remember(member, answers.outputs)
     scored = quality.score(
-        trial_context.data.task, answers.outputs, trial_context.targets,
-        trial_context.answers(place.baseline or member), job.directions, job.ratios,
+        context.data.task, answers.outputs, context.targets, context.answers(target_job.baseline or member),
+        job.directions, job.ratios,
     )
-    return _OnTarget((*scored, *known, *timed.measurements), artifact, notes)
+    return _OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes)
 
 
-def _plain(state: ModelState, trial_context: TrialContext, study: Path) -> ModelState:
-    """The state as it is deployed: with the weights that its module computes. As it is where that cannot be."""
+def _member(name: str, target_job: TargetJob, artifact: Artifact, study: Path) -> Deployment:
+    runtime = target_job.runtime
+    return Deployment(name, runtime.name, runtime.calls, artifact, target_job.target, runtime.settings, study)
+
+
+def _plain(state: ModelState, context: TrialContext, study: Path) -> ModelState:
+    """The state as it is deployed: with the weights that its module computes; unchanged where that is not possible."""
     try:
-        return without_parametrizations(state, trial_context.data, study)
+        return without_parametrizations(state, context.data, study)
     except Refusal as error:
         return replace(state, notes={**state.notes, "parametrized.left": error.message})
 
 
-def _told(trial_context: TrialContext, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
-    """What the deployer must know of an artifact: its inputs, and the call that it was measured with."""
-    told: dict[str, JSON] = {
-        "inputs": _tensors(trial_context.validation, artifact),
+def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
+    """What the deployer needs to know of an artifact: its inputs, and the call that it was measured with."""
+    facts: dict[str, JSON] = {
+        "inputs": _tensors(context.validation, artifact),
         "measured": {"device": target.device, "threads": target.threads, "batch": target.batch},
     }
-    if trial_context.data.preprocessing is not None:
-        told["preprocessing"] = trial_context.data.preprocessing
-    return told
+    if context.data.preprocessing is not None:
+        facts["preprocessing"] = context.data.preprocessing
+    return facts
 
 
 def _tensors(arrays: Mapping[str, Array], artifact: Artifact) -> dict[str, JSON]:
-    """Types and shapes by name; the first axis is the number of samples, any that the caller likes or a fixed one."""
+    """Types and shapes by name; the first axis is the number of samples, any number or a fixed one."""
     samples = artifact.about.get("batch") or "samples"
     return {
         name: {"dtype": str(item.dtype), "shape": [samples, *map(int, item.shape[1:])]}
@@ -195,50 +214,48 @@ def _tensors(arrays: Mapping[str, Array], artifact: Artifact) -> dict[str, JSON]
     }
 
 
-def runs(runtime: Runtime) -> str | None:
+def unrunnable(runtime: Runtime) -> str | None:
     """Why what the runtime builds cannot be run on this machine; None where it can."""
-    asked = getattr(runtime, "runs", None)
-    reason: str | None = None if asked is None else asked()
+    question = getattr(runtime, "runs", None)
+    reason: str | None = None if question is None else question()
     return reason
 
 
-def _merge(done: list[StepRun], found: Sequence[StepRun]) -> None:
-    """Add what was done for one more target. A step has one row a trial, whose seconds are those of all targets."""
-    known = {item.path: index for index, item in enumerate(done)}
+def _merge(runs: list[StepRun], found: Sequence[StepRun]) -> None:
+    """Add the steps of one more target. A step has one row a trial, whose seconds are those of all targets."""
+    known = {item.path: index for index, item in enumerate(runs)}
     for item in found:
         if item.path not in known:
-            done.append(item)
+            runs.append(item)
             continue
-        first = done[known[item.path]]
-        done[known[item.path]] = replace(
+        first = runs[known[item.path]]
+        runs[known[item.path]] = replace(
             first, seconds=first.seconds + item.seconds, cached=first.cached and item.cached
         )
 
 
-def _clock(job: TrialJob, place: TargetJob, runtime: Runtime, trial_context: TrialContext) -> Clock:
-    """What times a state on the way, as the finished artifact will be timed, for techniques that aim at a latency."""
-    about: JSON = [place.runtime.calls, dict(place.runtime.settings), asdict(place.target)]
+def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext) -> Clock:
+    """What times an intermediate state as the finished artifact will be timed, for techniques that aim at a latency."""
+    about: JSON = [target_job.runtime.calls, dict(target_job.runtime.settings), asdict(target_job.target)]
 
     def seconds(state: ModelState) -> float:
         study = job.workload.study
-        missing = runs(runtime)
+        missing = unrunnable(runtime)
         if missing is not None:
-            raise Refusal(f"nothing can be timed on {place.runtime.name} here: {missing}")
+            raise Refusal(f"nothing can be timed on {target_job.runtime.name} here: {missing}")
+        target, settings = target_job.target, target_job.runtime.settings
         with tempfile.TemporaryDirectory(prefix="aim-", dir=steps.scratch(job.workload)) as name:
-            artifact = runtime.build(
-                _plain(state, trial_context, study), place.target, place.runtime.settings, Path(name),
-                trial_context.data, study,
-            )
-            member = Deployment("on the way", place.runtime.name, place.runtime.calls, artifact, place.target,
-                            place.runtime.settings, study)
-            timed = trial_context.bench.measure(member, place.baseline, trial_context.samples(place.target), job.effort)
+            plain = _plain(state, context, study)
+            artifact = runtime.build(plain, target, settings, Path(name), context.data, study)
+            member = _member("intermediate", target_job, artifact, study)
+            timed = context.bench.measure(member, target_job.baseline, context.samples(target), job.effort)
         return next(item.value for item in timed.measurements if item.metric == MEDIAN)
 
     return Clock(about, seconds)
 
 
 def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) -> None:
-    """Leave a few samples and the artifact's answers to them beside it: whoever deploys it can check theirs.
+    """Store a few samples and the artifact's answers next to it: the deployer can compare with them.
 
     Where an answer may depend on the other samples of its call these are whole calls of the target's batch.
     """
@@ -246,17 +263,17 @@ def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) 
 
     total, batch = len(next(iter(inputs.values()))), answers.batch
     count = min(EXAMPLES, total) if answers.uniform else -(-EXAMPLES // batch) * batch
-    places = numpy.arange(count) % total
+    indices = numpy.arange(count) % total
     for name, arrays in (("example_inputs.npz", inputs), ("example_outputs.npz", answers.outputs)):
-        few: dict[str, Any] = {key: item[places] for key, item in arrays.items()}
+        few: dict[str, Any] = {key: item[indices] for key, item in arrays.items()}
         numpy.savez(folder / name, **few)
 
 
-def measure_front(job: FrontJob, trial_context: TrialContext, report: Report) -> dict[int, tuple[Measurement, ...]]:
+def measure_front(job: FrontJob, context: TrialContext, report: Report) -> dict[int, tuple[Measurement, ...]]:
     """The latencies of the members and the baseline, all in one cycle, by the trials' numbers; the baseline's is 0."""
     report({"doing": f"measure {len(job.members)} side by side"})
-    # Its own processes do the measuring: the one kept warm would be one more than the cores are for.
-    trial_context.bench.close()
-    samples = trial_context.samples(job.baseline.target)
+    # It measures in processes of its own: the one that is kept warm would be one too many for the cores.
+    context.bench.close()
+    samples = context.samples(job.baseline.target)
     found = latency.compare(job.baseline, tuple(job.members.values()), samples, job.effort, machine_lock())
     return {number: tuple(found[member.name]) for number, member in {0: job.baseline, **job.members}.items()}

@@ -1,6 +1,6 @@
-"""What a worker process runs: it keeps data and the baseline's timing process warm between trials, and never raises.
+"""What a worker process runs: it keeps the data and the baseline's process between trials, and never raises.
 
-Whatever goes wrong in a trial comes back as a `Failure`: the scheduler decides what becomes of the study.
+Whatever goes wrong in a trial is returned as a `Failure`. The death of a worker is handled in engine.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optlang.workload.data.tensors import Tensors
 
 LARGEST_THREADS = 4
-"""Training small models on more threads than this costs more in waiting than it wins."""
+"""On more threads than this small models do not train faster: the threads wait for each other."""
 
 
 _kept: TrialContext | None = None
@@ -33,49 +33,49 @@ _kept: TrialContext | None = None
 
 def availability(job: RuntimeJob) -> str | Failure | None:
     """Why the runtime cannot build on this machine, None where it can; imports none of the runtime's libraries."""
-    return _asked(job, "available")
+    return _ask(job, "available")
 
 
 def running(job: RuntimeJob) -> str | Failure | None:
     """Why what the runtime builds cannot run on this machine, None where it can."""
-    return _asked(job, "runs")
+    return _ask(job, "runs")
 
 
-def _asked(job: RuntimeJob, question: str) -> str | Failure | None:
+def _ask(job: RuntimeJob, question: str) -> str | Failure | None:
     from optlang.workload import imports
 
     try:
         runtime = imports.find(job.calls, job.study)()
-        # Of the two only `available` is a must.
+        # Only `available` is required of a runtime.
         if question != "available" and not hasattr(runtime, question):
             return None
         reason: str | None = getattr(runtime, question)()
-    except Exception as error:  # noqa: BLE001 - a plug-in's code may raise anything: the loop is told why
+    except Exception as error:  # noqa: BLE001 - a plug-in's code may raise anything: the scheduler reports why
         return _failure(error)
     return reason
 
 
 def prepare(job: PrepareJob) -> Failure | None:
-    """Load the model and the data, and run the one on the other; None where all is well."""
+    """Load the model and the data, and run the model on the data; None where all is well."""
     try:
         from optlang.workload.model.make import make
 
         module = make(job.workload.model, job.workload.study)
-        _check_metrics(_laboratory(job.workload).data, module, job.task_metrics, job.workload)
-    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the loop is told why
+        _check_metrics(_context(job.workload).data, module, job.task_metrics, job.workload)
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
     return None
 
 
 def carry_out(job: TrialJob) -> Result:
     """One trial."""
-    done: list[StepRun] = []
+    runs: list[StepRun] = []
     try:
         from optlang.run import trial
 
-        return trial.carry_out(job, _laboratory(job.workload), ProgressWriter(job.progress), done)
-    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the loop is told why
-        return Result(steps=tuple(done), failure=_failure(error))
+        return trial.carry_out(job, _context(job.workload), ProgressWriter(job.progress), runs)
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
+        return Result(steps=tuple(runs), failure=_failure(error))
 
 
 def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:
@@ -83,12 +83,12 @@ def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Fail
     try:
         from optlang.run import trial
 
-        return trial.measure_front(job, _laboratory(job.workload), ProgressWriter(job.progress))
-    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the loop is told why
+        return trial.measure_front(job, _context(job.workload), ProgressWriter(job.progress))
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 
 
-def _laboratory(workload: Workload) -> TrialContext:
+def _context(workload: Workload) -> TrialContext:
     global _kept
     if _kept is None or _kept.workload != workload:
         from optlang.run.trial import TrialContext
@@ -104,8 +104,8 @@ def _laboratory(workload: Workload) -> TrialContext:
 def _begin_torch() -> None:
     """Import torch so that its threads sleep while they wait for each other.
 
-    Threads that spin cost a training three times its time as soon as anything else runs on the machine. Only this
-    process is told so: the processes that measure keep what users have.
+    Threads that spin cost a training three times its time as soon as anything else runs on the machine. It is set
+    in this process only: the processes that measure keep what users have.
     """
     # OpenMP reads it when its library is loaded, and never again.
     with process_state.environment(OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY", "PASSIVE")):
@@ -121,12 +121,12 @@ def _check_metrics(data: Dataset, module: object, wanted: tuple[str, ...], workl
     """
     from optlang.workload.data import tensors
 
-    answered = _answered(data, module, workload)
-    outputs, targets = next(answered)
+    answers = _answers(data, module, workload)
+    outputs, targets = next(answers)
     try:
         given = data.task.metrics(outputs, targets)
     except OptlangError:
-        rest = list(answered)
+        rest = list(answers)
         if not rest:
             raise
         every = [(outputs, targets), *rest]
@@ -140,7 +140,7 @@ def _check_metrics(data: Dataset, module: object, wanted: tuple[str, ...], workl
         )
 
 
-def _answered(data: Dataset, module: object, workload: Workload) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
+def _answers(data: Dataset, module: object, workload: Workload) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
     """The model's answers to 'validation', batch by batch, with the targets."""
     import torch
 
@@ -165,9 +165,9 @@ def _failure(error: BaseException) -> Failure:
     text = "".join(traceback.format_exception(error))
     if isinstance(error, OptlangError):
         # The user's own frames where it was their code; what to do about it where we know.
-        told = [getattr(error, "details", ""), error.help or ""]
+        parts = [getattr(error, "details", ""), error.help or ""]
         refused = Refused(error.depends, error.step, error.target) if isinstance(error, Refusal) else None
-        return Failure(_line(error.message), "\n".join(part for part in told if part), refused=refused)
+        return Failure(_line(error.message), "\n".join(part for part in parts if part), refused=refused)
     if exhausted(error):
         return Failure("out of memory", text)
     return Failure(_line(f"{type(error).__name__}: {error}"), text)

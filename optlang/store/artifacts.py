@@ -1,4 +1,4 @@
-"""Where an artifact lies now: the database names the folder in which it was built, and folders are moved and copied."""
+"""Where an artifact is now: the database names the folder where it was built, which may have been moved or copied."""
 
 from __future__ import annotations
 

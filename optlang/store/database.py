@@ -25,7 +25,7 @@ SCRIPTS = ("schema.sql", "schema_2.sql")
 """What brings a database forward: the first makes version 1, each further one the next version."""
 
 TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts")
-# What is found by these columns is replaced when it comes again.
+# Rows with equal values in these columns are replaced.
 _KEYS = {
     "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
     "steps": ("run", "trial"),
@@ -36,7 +36,7 @@ _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions":
 
 
 class HeldError(OutsideError):
-    """Somebody else has the database file open."""
+    """Another program has the database file open."""
 
 
 def open_file(db: Path) -> duckdb.DuckDBPyConnection:
@@ -67,7 +67,7 @@ def attach(connection: duckdb.DuckDBPyConnection, db: Path, name: str) -> None:
 
 
 def patiently(attempt: Callable[[], T], seconds: float) -> T:
-    """Try again for so many seconds while somebody else holds the file; then HeldError."""
+    """Try again for so many seconds while another program holds the file; then HeldError."""
     end = time.monotonic() + seconds
     pause = 0.005
     while True:
@@ -89,7 +89,7 @@ def _refused(db: Path, error: Exception) -> OutsideError:
         )
     if "not a valid DuckDB database" in text or "file is corrupted" in text.lower():
         return OutsideError(
-            f"{db} is no DuckDB database",
+            f"{db} is not a DuckDB database",
             help="name the database with --db PATH; a damaged one is made again from its journal when it is moved away",
         )
     return OutsideError(
@@ -100,7 +100,7 @@ def _refused(db: Path, error: Exception) -> OutsideError:
 def failed(db: Path, error: Exception) -> OutsideError:
     """Writing or reading the database failed for a reason of its own, say a full disk."""
     return OutsideError(
-        f"the database {db} failed: {str(error).splitlines()[0]}", help="the journal beside it has kept everything"
+        f"the database {db} failed: {str(error).splitlines()[0]}", help="the journal next to it has everything"
     )
 
 
@@ -252,7 +252,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, 
             [found],
         )
     values = ", ".join(
-        # JSON's own null is no value to whoever asks.
+        # JSON's own null is no value in SQL.
         f"nullif({quoted(name)}, 'null'::JSON) AS {quoted(name)}" if kind == "JSON" else quoted(name)
         for name, kind in types.items()
     )

@@ -1,4 +1,4 @@
-"""The journal: an append-only file of JSON lines, whole after any kill. Knows nothing of what the lines say."""
+"""The journal: an append-only file of JSON lines, whole after any kill. Does not interpret the lines."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def gone(self) -> bool:
-        """Whether somebody removed or replaced the file while it was open: what is written to it would be lost."""
+        """Whether the file was removed or replaced while it was open: what is written to it would be lost."""
         try:
             return not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:

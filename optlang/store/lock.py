@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout, lock_descriptor, unlock_descriptor
 from optlang.interfaces import OutsideError
 
 WAIT = 0.5
-"""Seconds that a run tries for the lock: whoever asks who holds it (`holder`) takes it for some microseconds."""
+"""Seconds that a run tries for the lock: a process that checks it (`holder`) holds it for some microseconds."""
 
 UNKNOWN = 0
 """The holder's process id where its file does not say it."""

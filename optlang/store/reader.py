@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optlang.plan.model import Plan
 
 PATIENCE = 10.0
-"""Seconds to wait for a database that somebody holds open, where there is no journal to read instead."""
+"""Seconds to wait for a database that another program holds, where there is no journal to read instead."""
 
 LONGEST_WRITE = 1.0
 """Seconds to wait where there is one: a run holds the file for some hundredths of a second at a time."""
@@ -127,7 +127,7 @@ def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> N
 
 
 def _join(connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: float) -> None:
-    """Load a database beside what is there, and add its runs that are not there yet."""
+    """Load a database and add those of its runs that are not there yet."""
     connection.execute(f"ATTACH ':memory:' AS {name}")
     connection.execute(f"USE {name}")
     _load(connection, db, patience)
@@ -143,7 +143,7 @@ def _join(connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: 
 
 
 class Reader:
-    """Answers questions about what `connect` has read."""
+    """Answers queries of the databases that `connect` has read."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, dbs: tuple[Path, ...], runs: Sequence[StoredRun]
@@ -185,7 +185,7 @@ class Reader:
         except duckdb.Error as error:
             if "configuration has been locked" in str(error):
                 raise _closed() from error
-            raise OptlangError(_told(str(error))) from error
+            raise OptlangError(_plain_error(str(error))) from error
 
     def close(self) -> None:
         """Forget what was read."""
@@ -205,7 +205,7 @@ _EXPLAIN = re.compile(r"\s*explain\s+(\([^)]*\)\s*)?(analyze\s+)?", re.IGNORECAS
 
 
 def _only_asks(connection: duckdb.DuckDBPyConnection, statement: Any) -> None:
-    """Refuse whatever is no question. `MULTI` is a PIVOT, which DuckDB takes apart into several statements."""
+    """Refuse statements that do not only read. `MULTI` is a PIVOT, which DuckDB takes apart into several statements."""
     kind = statement.type.name
     if kind not in _ASKING or (kind == "MULTI" and re.search(r"\bpivot", statement.query, re.IGNORECASE) is None):
         if kind in ("SET", "VARIABLE_SET", "ATTACH", "DETACH", "LOAD", "COPY", "COPY_DATABASE", "EXPORT"):
@@ -226,6 +226,6 @@ def _closed() -> OptlangError:
     )
 
 
-def _told(text: str) -> str:
-    """DuckDB's message, without its class of error where that says nothing to the one who asked."""
+def _plain_error(text: str) -> str:
+    """DuckDB's message, without its class of error where that does not help the user."""
     return re.sub(r"^(Parser|Binder|Catalog|Conversion|Invalid Input|Out of Range) Error: ", "", text)

@@ -1,29 +1,29 @@
-"""From the journal into the tables, each line once, and back again where the journal was lost."""
+"""Replays the journal into the tables, each line once, and writes it again from the tables where it was lost."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.store import database
-from optlang.store.journal import Journal, encode, journal_path, now, read
+from optlang.store.journal import Journal, Line, encode, journal_path, now, read
 from optlang.store.projection import INTERRUPTED, Row, Rows
 
 if TYPE_CHECKING:
     import duckdb
 
 PATIENCE = 10.0
-"""Seconds to wait for a file that somebody else holds, where nothing goes on without it."""
+"""Seconds to wait for a file that another program holds, where nothing goes on without it."""
 _BATCH = 20_000  # lines a transaction
 
 
 def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, viewed: set[tuple[str, ...]]) -> bool:
     """One transaction: the next lines of the journal and how far it has been read. Says whether lines are left.
 
-    `viewed` is what the views were made for when the caller last looked; they are made anew where it has grown.
+    `viewed` is what the views were made for when the caller last looked; they are made again where it has grown.
     """
     if database.bring_forward(connection, db):
         viewed.clear()
@@ -44,8 +44,14 @@ def _shown(rows: Rows) -> set[tuple[str, ...]]:
     }
 
 
+def replay(lines: Iterable[Line], rows: Rows) -> None:
+    """Apply the journal's lines to the rows, in order."""
+    for line in lines:
+        rows.apply(line.record)
+
+
 def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: int | None = None) -> tuple[Rows, bool]:
-    """Bring the tables of a connection up to the journal beside `db`: its rows, and whether lines are left."""
+    """Bring the tables of a connection up to the journal of `db`; returns its rows, and whether lines are left."""
     drained, offset = connection.execute("SELECT journal, drained FROM optlang").fetchall()[0]
     known = drained == journal
     end = offset if known else 0
@@ -53,15 +59,14 @@ def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: i
     lines = list(itertools.islice(read(journal_path(db), end), limit))
     if lines:
         rows = database.changeable(connection, known_journal=known)
-        for line in lines:
-            rows.apply(line.record)
+        replay(lines, rows)
         database.put(connection, rows)
         connection.execute("UPDATE optlang SET journal = ?, drained = ?", [journal, lines[-1].end])
     return rows, len(lines) == limit
 
 
 def restore_journal(db: Path, path: Path) -> None:
-    """The journal is gone and the database is not: write one that says what the database says."""
+    """The journal is gone and the database is there: write one that replays to the database."""
 
     def load() -> dict[str, list[Row]]:
         connection = database.open_memory()
@@ -84,7 +89,7 @@ def restore_journal(db: Path, path: Path) -> None:
 
 
 def write_journal(tables: Mapping[str, list[Row]], path: Path) -> None:
-    """Write a new journal that comes to these rows; it appears at `path` whole or not at all."""
+    """Write a new journal that replays to these rows; it appears at `path` whole or not at all."""
     aside = path.with_name(path.name + ".new")
     aside.unlink(missing_ok=True)
     journal = Journal(aside)
@@ -98,7 +103,7 @@ def write_journal(tables: Mapping[str, list[Row]], path: Path) -> None:
 
 
 def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
-    """Events that come to these rows."""
+    """Events that replay to these rows."""
     studies = {row["study"]: row for row in tables["studies"]}
     runs = {row["run"]: row for row in tables["runs"]}
     by_key: dict[str, dict[tuple[str, int], list[Row]]] = {}

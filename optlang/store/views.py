@@ -22,7 +22,7 @@ def column_name(path: str, target: str | None = None) -> str:
 
 @dataclass(slots=True)
 class _Columns:
-    """Columns of one view by name (ignoring case): for which runs they are worth what, and of which type."""
+    """Columns of one view by name (ignoring case): their expressions by run, and their types."""
 
     names: dict[str, str] = field(default_factory=dict)
     parts: dict[str, dict[tuple[str, str], list[str]]] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class _Wide:
 
 @dataclass(frozen=True, slots=True)
 class _Metric:
-    """One metric of a study: its columns' names, and what they are worth in the joined tables."""
+    """One metric of a study: its columns' names, and their expressions over the joined tables."""
 
     name: str
     kind: str

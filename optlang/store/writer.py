@@ -1,4 +1,4 @@
-"""The writer's side of the store: events go to the journal at once, and from there to DuckDB every few seconds."""
+"""The writer of a database: events are written to the journal at once, and to DuckDB every few seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optlang.store import database
 from optlang.store.journal import Journal, encode, identity, journal_path, read
 from optlang.store.lock import WriteLock
 from optlang.store.projection import INTERRUPTED, Row, Rows
-from optlang.store.sync import PATIENCE, drain_batch, restore_journal, write_journal
+from optlang.store.sync import PATIENCE, drain_batch, replay, restore_journal, write_journal
 
 _EVERY = 2.0  # seconds between two drains: each takes some 50 ms of a processor that is being measured on
 
@@ -29,7 +29,7 @@ _MEASUREMENT = tuple(item.name for item in fields(Measurement))
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run: what it means, and when it began."""
+    """A run: its meaning, and when it started."""
 
     run: str
     study: str
@@ -86,8 +86,8 @@ class TrialRow:
 class Writer:
     """A database that a run writes to. One process at a time; close it, or use it in a `with` statement.
 
-    What `record` has returned from survives any kill. DuckDB follows when it can: while another program holds the file,
-    the lines wait in the journal, and `trouble` says so.
+    An event survives any kill once `record` has returned. DuckDB follows when it can: while another program holds
+    the file, the lines wait in the journal, and `trouble` says so.
     """
 
     def __init__(self, db: Path) -> None:
@@ -106,8 +106,7 @@ class Writer:
             self._journal = Journal(path)
             try:
                 self._rows = Rows()
-                for line in read(path):
-                    self._rows.apply(line.record)
+                replay(read(path), self._rows)
                 self._rows.interrupt()
                 self._viewed: set[tuple[str, ...]] = set()
                 self._waiting = True
@@ -124,7 +123,7 @@ class Writer:
             raise
 
     def record(self, event: Mapping[str, Any]) -> None:
-        """Write an event to the journal, for good; and to DuckDB where some time has passed since."""
+        """Write an event to the journal; and to DuckDB if the last time was two seconds ago."""
         if self._journal.gone():
             self._renew()
         # An event that cannot be read must not get into the journal.
@@ -153,7 +152,7 @@ class Writer:
         return not self._waiting
 
     def runs(self, study: str | None = None) -> list[RunRow]:
-        """The runs of a study (or all), oldest first by the session that was begun last."""
+        """The runs of a study (or all), oldest first by the session that was started last."""
         last: dict[str, Row] = {}
         for session in self._rows.sessions.values():
             last.pop(session["run"], None)
@@ -173,8 +172,8 @@ class Writer:
         row = self._rows.studies.get(study)
         return None if row is None else row["file"]
 
-    def begun(self, study: str) -> list[RunRow]:
-        """The runs of a study whose baseline is there: without one there is nothing to go on with. Oldest first."""
+    def resumable(self, study: str) -> list[RunRow]:
+        """The runs of a study that have their baseline, oldest first: only those can go on."""
         return [
             row for row in self.runs(study)
             if any(trial.trial == 0 and trial.state == "complete" for trial in self.trials(row.run))
@@ -183,7 +182,7 @@ class Writer:
     def find(self, study: str, meaning: str, inputs: Mapping[str, JSON], seed: int | None) -> RunRow | None:
         """The newest run of the same meaning, inputs and seed that has its baseline: the one to go on with."""
         wanted = json.loads(encode({"inputs": inputs}))["inputs"]
-        for row in reversed(self.begun(study)):
+        for row in reversed(self.resumable(study)):
             if (row.meaning, row.inputs, row.seed) == (meaning, wanted, seed):
                 return row
         return None
@@ -240,7 +239,7 @@ class Writer:
         )
 
     def _renew(self) -> None:
-        """Somebody removed the journal under us: write it again from what we know."""
+        """The journal was removed while it was open: write it again from memory."""
         self._journal.close()
         write_journal({name: list(self._rows.table(name)) for name in database.TABLES}, self._journal.path)
         self._journal = Journal(self._journal.path)

@@ -358,7 +358,7 @@ def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     db = tmp_path / "notes.txt"
     db.write_text("dear diary\n" * 1000)
     for refused in (lambda: Writer(db), lambda: connect([db])):
-        with pytest.raises(OutsideError, match="is no DuckDB database"):
+        with pytest.raises(OutsideError, match="is not a DuckDB database"):
             refused()
     assert db.read_text() == "dear diary\n" * 1000
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
