@@ -1,4 +1,4 @@
-"""The program: its commands, and what becomes of their errors. Commands import what they need when they run."""
+"""The program: its commands, and how their errors are reported. Commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ for _command in (
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run one command; gives its exit code: 0 done, 1 the thing asked about is wrong, 2 wrong use, 3 something outside
-    is wrong, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 the study or the query is wrong, 2 wrong use, 3 something
+    outside is wrong, 130 interrupted."""
     try:
         result = typer.main.get_command(app).main(list(arguments), prog_name="optlang", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -39,18 +39,18 @@ def command(arguments: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output (`| head`) has seen enough; Python must not complain when it flushes at the end.
+        # The reader of our output (`| head`) has closed it; Python must not complain when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OptlangError as error:
-        _explain(error)
+        _report(error)
         return error.exit_code
     except UsageError as error:
         error.show(sys.stderr)
         return USAGE
 
 
-def _explain(error: OptlangError) -> None:
+def _report(error: OptlangError) -> None:
     from optlang.diagnostics.model import StudyError
 
     if isinstance(error, StudyError):

@@ -1,4 +1,4 @@
-"""The command `check`, and how every command reads the files that it is given. Runs nothing that a study names."""
+"""The command `check`, and how every command reads its files. Runs nothing that a study names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _overrides(sets: list[str] | None) -> dict[str, str]:
     for item in sets or ():
         name, equal, value = item.partition("=")
         if not equal or not name:
-            raise usage(f"--set {item}: a name, `=` and a value belong together", "for example --set epochs=5")
+            raise usage(f"--set {item}: write a name, `=` and a value", "for example --set epochs=5")
         found[name.strip()] = value.strip()
     return found
 
@@ -52,7 +52,7 @@ def plan_of(file: Path, sets: list[str] | None = None) -> tuple[Plan, str]:
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Studies, modules, folders of them.")],
     format: Annotated[CheckFormat, typer.Option(help="How problems are shown.")] = CheckFormat.full,
-    fix: Annotated[bool, typer.Option("--fix", help="Fix what can only be a slip, then check again.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Fix mistakes with one possible fix, then check again.")] = False,
 ) -> int:
     """Find every problem of studies and modules; runs none of their code."""
     from optlang.analysis.load import load

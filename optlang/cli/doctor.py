@@ -79,7 +79,7 @@ def _bfloat16(found: Examination) -> str:
     return ", ".join(found.instructions.bfloat16) or "no instructions of its own: no faster than float32"
 
 
-def _usage(place: DiskUsage) -> str:
-    if place.bytes is None:
-        return f"{place.path}, nothing there yet"
-    return f"{place.path}, {'' if place.whole else 'more than '}{in_bytes(place.bytes)}"
+def _usage(found: DiskUsage) -> str:
+    if found.bytes is None:
+        return f"{found.path}, nothing there yet"
+    return f"{found.path}, {'' if found.whole else 'more than '}{in_bytes(found.bytes)}"

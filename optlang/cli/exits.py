@@ -1,4 +1,4 @@
-"""How every command answers: its exit codes, how it is told that it was used wrongly, when it may use colour."""
+"""What all commands share in their answers: exit codes, the error of wrong use, when colour is allowed."""
 
 from __future__ import annotations
 

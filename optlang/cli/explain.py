@@ -1,4 +1,4 @@
-"""The command `explain`: what a name of the language or a code stands for."""
+"""The command `explain`: the meaning of a name of the language, or of a code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `fmt`: gives files the one layout. Runs nothing that a study names."""
+"""The command `fmt`: formats files. Runs nothing that a study names."""
 
 from __future__ import annotations
 

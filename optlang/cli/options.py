@@ -31,7 +31,7 @@ class TableFormat(StrEnum):
 
 
 class PageFormat(StrEnum):
-    """How what is neither a problem nor a row is shown."""
+    """How a page is shown."""
 
     text = "text"
     json = "json"
@@ -53,23 +53,23 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set an input of the study; may be repeated.")
 ]
 Rows = Annotated[TableFormat, typer.Option("--format", help="How the rows are shown.")]
-Page = Annotated[PageFormat, typer.Option("--format", help="For people, or one JSON document.")]
+Page = Annotated[PageFormat, typer.Option("--format", help="Text, or one JSON document.")]
 Trials = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Searched trials in all; baseline and ladder are not counted.")
 ]
-Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, say 10min.")]
+Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, for example 10min.")]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the search and of all training.")]
-Shown = Annotated[Progress | None, typer.Option(help="A live picture (in a terminal the default), or lines.")]
+Shown = Annotated[Progress | None, typer.Option(help="A live view (the default in a terminal), or lines.")]
 Ladder = Annotated[
     bool | None,
-    typer.Option("--ladder/--no-ladder", help="Stop once each technique was measured alone, or leave that out."),
+    typer.Option("--ladder/--no-ladder", help="Stop after each technique was measured alone, or skip that."),
 ]
-Continue = Annotated[bool, typer.Option("--continue", help="Join the newest run though the study has changed.")]
+Continue = Annotated[bool, typer.Option("--continue", help="Continue the newest run, even if the study has changed.")]
 Join = Annotated[
-    str | None, typer.Option("--join", metavar="RUN", help="Join this run, by its id, though the study has changed.")
+    str | None, typer.Option("--join", metavar="RUN", help="Continue the run of this id, even if its study changed.")
 ]
-New = Annotated[bool, typer.Option("--new", help="Begin a new run though there is one to go on with.")]
+New = Annotated[bool, typer.Option("--new", help="Start a new run, even if there is one to continue.")]
 Home = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", envvar="OPTLANG_HOME", help="Cache and artifacts: .optlang beside the database."),
+    typer.Option(metavar="DIR", envvar="OPTLANG_HOME", help="Cache and artifacts: .optlang next to the database."),
 ]

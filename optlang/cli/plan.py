@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def plan(
     file: StudyFile,
     json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
-    dot: Annotated[bool, typer.Option("--dot", help="The pipeline with its knobs as a picture, for Graphviz.")] = False,
-    mermaid: Annotated[bool, typer.Option("--mermaid", help="The same picture as a Mermaid flowchart.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="The pipeline with its knobs as a graph, for Graphviz.")] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="The same graph as a Mermaid flowchart.")] = False,
     set_: Sets = None,
     db: Db = DEFAULT_DB,
 ) -> int:
-    """Show what a study would do: knobs, pipeline, size of the space, what a trial consists of. Runs nothing."""
+    """Show what a study would do: knobs, settings, size of the space, what a trial consists of. Runs nothing."""
     from optlang.report.plan.describe import describe, text
     from optlang.search.ablation import ablation_trials
     from optlang.space.space import Space

@@ -22,7 +22,7 @@ def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableForm
 
 
 def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
-    """Show what each technique won alone: size, speed and accuracy against the baseline."""
+    """Show each technique alone: size, speed and accuracy against the baseline."""
     return _view("tradeoffs", show_tradeoffs, study, db, format)
 
 
@@ -73,7 +73,7 @@ def sql(
     db: Annotated[list[Path] | None, typer.Option("--db", metavar="PATH", help="A database; may be repeated.")] = None,
     format: Rows = TableFormat.table,
 ) -> int:
-    """Ask the results a question; reads only, also while a run goes on. Views: results, front, tradeoffs, timeline."""
+    """Query the results in SQL, also during a run; it only reads. Views: results, front, tradeoffs, timeline."""
     from optlang.report.tables import render
     from optlang.store.reader import connect
 

@@ -1,4 +1,4 @@
-"""The command `run`: searches a study, or goes on with it."""
+"""The command `run`: searches a study, or continues it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(
     db: Db = DEFAULT_DB, progress: Shown = None, ladder: Ladder = None, continue_: Continue = False,
     join: Join = None, new: New = False, home: Home = None,
 ) -> int:
-    """Search a study, or go on with it; ends with the best trade-offs and the next command to type."""
+    """Search a study, or continue it; ends with the best trade-offs and the next command to type."""
     from optlang.measure import signals
     from optlang.run.study import Options
     from optlang.run.study import run as run_study

@@ -1,4 +1,4 @@
-"""What a name stands for, to be read in a terminal: things of the library, samplers, settings and parameters.
+"""The meaning of a name, for the terminal: declarations of the library, samplers, settings and parameters.
 
 It reads declarations; nothing that they call is imported.
 """
@@ -199,7 +199,7 @@ def _declaration(item: Declared) -> str:
     return _page(f"{sort} {item.name} ({item.qualified})", _help(item), (
         ("It does, one after another", "\n".join(_lines(statement) for statement in steps)),
         ("Parameters", "\n".join(_param(member.node) for member in item.members) or "none"),
-        ("What it needs, takes and gives", "\n".join(said)),
+        ("What it needs, accepts and returns", "\n".join(said)),
         ("Example", example(item)),
     ))
 
@@ -218,7 +218,7 @@ def _target(item: Declared) -> str:
     assert isinstance(item.node, tree.Target)
     body = item.node.block.statements if item.node.block else ()
     return _page(
-        f"target {item.name} ({item.qualified})", "A target to start from; what a study says itself takes its place.",
+        f"target {item.name} ({item.qualified})", "A target to start from; a study overrides its settings.",
         (("It says", "\n".join(_written(statement) for statement in body)), ("Example", example(item))),
     )
 

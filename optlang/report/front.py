@@ -1,4 +1,4 @@
-"""What there is to say of a study's front and of its techniques alone, as data. Knows nothing of how it is shown."""
+"""A study's front as data: its members in words and figures, how the trials ended, and what came nearest."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TrialSummary:
 @dataclass(frozen=True, slots=True)
 class Missed:
     """A requirement that a trial did not meet: its text, how far off it was (a share of the bound, to compare trials
-    by), and what people read of it: value, limit and difference in the metric's unit."""
+    by), and its description for users: value, limit and difference in the metric's unit."""
 
     text: str
     by: float
@@ -76,7 +76,7 @@ class Near:
 class Front:
     """A study's newest run: its front, or what came nearest where nothing met the requirements.
 
-    `metrics` are those to show, in order, `asked` those that goals and requirements name. `states` is how many of the
+    `metrics` are those to show, in order, `named` those that goals and requirements name. `states` is how many of the
     searched trials ended how; the others are `alone` (on the ladder, `alone_failed` of them failed) and `uncounted`
     (searched, and interrupted or still running). `best` is the member that trades best: the largest gain for at most a
     point of quality (1 % of what is no ratio), None where there is none.
@@ -86,7 +86,7 @@ class Front:
     run: str
     title: str
     metrics: tuple[str, ...]
-    asked: tuple[str, ...]
+    named: tuple[str, ...]
     requires: tuple[str, ...]
     members: tuple[TrialSummary, ...]
     nearest: tuple[Near, ...]
@@ -112,18 +112,18 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     order = sorted(missed, key=lambda trial: (sum(max(item.by, 0) for item in missed[trial]), trial))[:nearest]
     shown = [trial for trial in members if trial != 0]
     wanted = members if shown else members + order
-    told = {member.trial: member for member in load_members(reader, chosen, plan, wanted)}
-    members.sort(key=lambda trial: _rank(plan, told[trial]))
+    found = {member.trial: member for member in load_members(reader, chosen, plan, wanted)}
+    members.sort(key=lambda trial: _rank(plan, found[trial]))
     counts = _counts(reader, chosen)
     drawn = {state: count for (ladder, state), count in counts.items() if not ladder}
     alone = {state: count for (ladder, state), count in counts.items() if ladder and state not in _UNCOUNTED}
     return Front(
-        chosen.study, chosen.run, chosen.title, _metrics(plan, told.values()), tuple(asked(plan)),
-        tuple(rule.text for rule in plan.requires), tuple(told[trial] for trial in members),
-        () if shown else tuple(Near(told[trial], missed[trial]) for trial in order),
+        chosen.study, chosen.run, chosen.title, _metrics(plan, found.values()), tuple(named_metrics(plan)),
+        tuple(rule.text for rule in plan.requires), tuple(found[trial] for trial in members),
+        () if shown else tuple(Near(found[trial], missed[trial]) for trial in order),
         {state: count for state, count in drawn.items() if state not in _UNCOUNTED}, sum(alone.values()),
         alone.get("failed", 0), {state: count for state, count in drawn.items() if state in _UNCOUNTED},
-        _best(plan, [told[trial] for trial in shown]),
+        _best(plan, [found[trial] for trial in shown]),
     )
 
 
@@ -246,7 +246,7 @@ def _missed(violations: str | None) -> tuple[Missed, ...]:
     )
 
 
-def asked(plan: Plan) -> list[str]:
+def named_metrics(plan: Plan) -> list[str]:
     """The metrics that the study's goals and requirements name, each with its target where it names one."""
     return list(dict.fromkeys(ref.name for ref in plan.metric_refs()))
 
@@ -255,7 +255,7 @@ def columns(plan: Plan, there: Collection[str]) -> tuple[str, ...]:
     """Which of the metrics that are there to show: size, latency, what the task is judged by, then whatever else the
     study asks for in a goal or a requirement."""
     task = _judged(plan)
-    wanted = asked(plan)
+    wanted = named_metrics(plan)
     quality = [name for name in (*(name for name in wanted if name in task), *task) if name in there][:1]
     if "accuracy" in there:
         quality = ["accuracy"]

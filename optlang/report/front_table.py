@@ -23,7 +23,7 @@ def render_front(front: Front, *, width: int | None = None, color: bool = False,
     """The front (or what came nearest), how the trials ended, and the next command to type."""
     parts = [f"{front.study}: {front.title}\n" if front.title else f"{front.study}\n"]
     if front.members:
-        parts.append(_table(front.members, front.metrics, front.asked, width, color, front.best))
+        parts.append(_table(front.members, front.metrics, front.named, width, color, front.best))
     found = [member for member in front.members if member.trial != 0]
     if front.nearest:
         parts.append(_nearest(front, width, color))
@@ -38,7 +38,7 @@ def render_front(front: Front, *, width: int | None = None, color: bool = False,
 
 
 def _nothing(front: Front) -> str:
-    """Why the front has no trial but the baseline."""
+    """Why the front has only the baseline."""
     if front.states.get("complete"):
         return "No trial is a better trade-off than the baseline.\n"
     if set(front.states) == {"failed"}:
@@ -118,12 +118,12 @@ def intervals_text(figure: Figure | None) -> str:
 
 
 def _table(
-    members: Sequence[TrialSummary], metrics: Sequence[str], asked: Collection[str], width: int | None, color: bool,
+    members: Sequence[TrialSummary], metrics: Sequence[str], named: Collection[str], width: int | None, color: bool,
     best: int | None = None,
 ) -> str:
     """One row a member, and what its signs mean; what does not fit is in further tables, by the number of the trial."""
     room = (width or 10_000) - _TRIAL - _least(members) - GAP
-    kept, rows, needs = _laid_out(members, metrics, asked, room)
+    kept, rows, needs = _laid_out(members, metrics, named, room)
     parts = []
     for first, last in _fitting(needs, room, (width or 10_000) - _TRIAL):
         words = ["what it is"] if first == 0 else []
@@ -140,8 +140,8 @@ def _table(
         note = f"* the best trade-off: the largest gain for at most {most}\n"
     legend = _legend(shown, any("[" in text for row in rows for text in row))
     lines = [*_apart(members, kept), *_uncounted(members, kept), *_dependent(members), *_whole(members)]
-    beside = "".join(f"{line}\n" for line in lines)
-    return "\n".join(parts) + printed(note + legend + beside, width, color)
+    notes = "".join(f"{line}\n" for line in lines)
+    return "\n".join(parts) + printed(note + legend + notes, width, color)
 
 
 def _apart(members: Sequence[TrialSummary], metrics: Sequence[str]) -> Iterator[str]:
@@ -202,7 +202,7 @@ def _shown(member: TrialSummary, metric: str) -> Figure | None:
 
 
 def _laid_out(
-    members: Sequence[TrialSummary], metrics: Sequence[str], asked: Collection[str], room: int
+    members: Sequence[TrialSummary], metrics: Sequence[str], named: Collection[str], room: int
 ) -> tuple[list[str], list[list[str]], list[int]]:
     """The metrics that are shown, the rows of their texts, and how wide each is.
 
@@ -211,7 +211,7 @@ def _laid_out(
     kept, texts = list(metrics), intervals_text
     while True:
         rows = [[
-            (texts if metric in asked or metric != "latency.p95" else figure_text)(_shown(member, metric))
+            (texts if metric in named or metric != "latency.p95" else figure_text)(_shown(member, metric))
             for metric in kept
         ] for member in members]
         needs = [max([cells(heading(name)), *(cells(row[index]) for row in rows)]) for index, name in enumerate(kept)]
@@ -219,7 +219,7 @@ def _laid_out(
             break
         if texts is intervals_text:
             texts = figure_text
-        elif "latency.p95" in kept and "latency.p95" not in asked:
+        elif "latency.p95" in kept and "latency.p95" not in named:
             kept.remove("latency.p95")
         else:
             break
@@ -257,7 +257,7 @@ def _legend(figures: Sequence[Figure], intervals: bool) -> str:
 
 
 def _nearest(front: Front, width: int | None, color: bool) -> str:
-    table = _table([near.member for near in front.nearest], front.metrics, front.asked, width, color)
+    table = _table([near.member for near in front.nearest], front.metrics, front.named, width, color)
     lines = [
         f"Trial {near.member.trial}: {'; '.join(one_line(item.said) for item in near.missed if item.by > 0)}\n"
         for near in front.nearest

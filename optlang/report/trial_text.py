@@ -13,7 +13,7 @@ from optlang.plan.quantities import digits, in_bytes, in_percent, in_seconds
 def describe(
     plan: Plan, trial: int, point: Mapping[str, Any], runtime: str | None, steps: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Say what a trial is: `2 × (channels 30%, finetune lr 0.002), static entropy samples 256 · onnxruntime graph all`.
+    """Describe a trial: `2 × (channels 30%, finetune lr 0.002), static entropy samples 256 · onnxruntime graph all`.
 
     `steps` are its steps in order, each with path, technique and settings.
     """

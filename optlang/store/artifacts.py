@@ -18,7 +18,7 @@ def artifact_folder(recorded: str, homes: Sequence[Path]) -> Path:
     for below in (2, 3):
         if len(source.parts) > below + 1 and source.parts[-below - 1] == _KEPT:
             for home in homes:
-                place = home.joinpath(_KEPT, *source.parts[-below:])
-                if place.is_dir():
-                    return place
+                folder = home.joinpath(_KEPT, *source.parts[-below:])
+                if folder.is_dir():
+                    return folder
     return source

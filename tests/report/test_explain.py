@@ -87,7 +87,7 @@ Parameters:
     samples: int in 1 .. 65536 = 256
         calibration samples
 
-What it needs, takes and gives:
+What it needs, accepts and returns:
 
     needs: calibration data
     takes: a PyTorch module

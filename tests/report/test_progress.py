@@ -11,7 +11,7 @@ from rich.console import Console
 
 from optlang.plan.expressions import Binary, MetricRef
 from optlang.plan.model import Metric, Plan, Rule
-from optlang.report.front import asked, columns
+from optlang.report.front import columns, named_metrics
 from optlang.report.progress import LiveProgress, PlainProgress, outline
 from optlang.report.trial_text import describe
 from optlang.run.events import Comparison, RunStarted, TrialFinished, TrialStarted
@@ -148,7 +148,7 @@ def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None
         return plan.model_copy(update={"requires": (Rule(expression=expression, text=""),)})
 
     plan = requiring(Binary(operator="and", left=at_least("miou"), right=at_least("edge_f1")))
-    assert asked(plan) == ["latency.p50", "miou", "edge_f1"]
+    assert named_metrics(plan) == ["latency.p50", "miou", "edge_f1"]
     there = ["edge_f1", "latency.p50", "latency.p95", "loss", "miou", "size"]
     assert columns(plan, there) == ("size", "latency.p50", "miou", "edge_f1")
     assert columns(plan, [*there, "accuracy"]) == ("size", "latency.p50", "accuracy", "miou", "edge_f1")

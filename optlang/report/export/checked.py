@@ -1,6 +1,6 @@
-"""What a database says, checked before it becomes a path, a line of a program or a command.
+"""Text from a database, checked before it becomes a path, a line of a program or a command.
 
-A database may come from somebody else, and what is exported from it is run. optlang itself writes nothing that is
+A database may come from another person, and what is exported from it is run. optlang itself writes nothing that is
 refused here.
 """
 
@@ -55,12 +55,13 @@ def calls(value: Any) -> str:
 
     None of Python's own modules makes a model, and some run commands.
     """
-    place, colon, name = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    source, colon, name = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not colon or not all(part.isidentifier() for part in name.split(".")):
         raise _refused("an object", value)
-    if place.endswith(".py"):
-        return f"{file(place)}:{name}"
-    if not all(part.isidentifier() for part in place.split(".")) or place.partition(".")[0] in sys.stdlib_module_names:
+    if source.endswith(".py"):
+        return f"{file(source)}:{name}"
+    parts = source.split(".")
+    if not all(part.isidentifier() for part in parts) or parts[0] in sys.stdlib_module_names:
         raise _refused("an object", value)
     return str(value)
 

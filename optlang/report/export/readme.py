@@ -1,4 +1,4 @@
-"""The page that goes with an exported model, for people who know its runtime and nothing of how it was made."""
+"""The README of an export, for people who know its runtime and nothing of how it was made."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def readme(manifest: Mapping[str, Any]) -> str:
     """What the folder holds, how to run it, what goes in and comes out, and what was measured."""
     lines = [
         f"# {manifest['study']}, trial {manifest['trial']}", "",
-        f"How it was made: {manifest['what']}. `manifest.json` says it all for programs: settings, versions, hashes.",
+        f"How it was made: {manifest['what']}. `manifest.json` has all of it for programs: settings, versions, hashes.",
         "",
     ]
     asks = [*manifest["goals"], *(f"require {text}" for text in manifest["requirements"])]
     if asks:
-        lines += [f"What was asked for: {'; '.join(asks)}.", ""]
+        lines += [f"Goals and requirements: {'; '.join(asks)}.", ""]
     if manifest["state"] == "infeasible" and manifest["reason"]:
         lines += [f"It does not meet the study's requirements: {manifest['reason']}.", ""]
     if manifest["preprocessing"] is not None:
-        lines += [f"Inputs are prepared so: {_said(manifest['preprocessing'])}.", ""]
+        lines += [f"Preprocessing of inputs: {_said(manifest['preprocessing'])}.", ""]
     for entry in manifest["artifacts"]:
         lines += _entry(manifest, entry, [item for item in manifest["figures"] if item["target"] == entry["target"]])
     return "\n".join(lines)
@@ -47,7 +47,7 @@ def _entry(
         yield f"    python {entry['folder']}{entry['program']}"
         yield ""
         yield _served() if entry["program"] == SERVER else (
-            "runs it on the example inputs that lie beside it, and compares the answers with those that were measured. "
+            "runs it on the example inputs next to it, and compares the answers with those that were measured. "
             "Its first lines say which package it needs; `load` and `run` in it are what an application needs."
         )
         yield ""
@@ -69,10 +69,10 @@ def _ordered(
     manifest: Mapping[str, Any], entry: Mapping[str, Any], figures: list[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """Everything that was measured: first what the study is about, then what people look for, then the rest."""
-    asked = [name.removeprefix(f"{entry['target']}.") for name in manifest["asked"]]
-    first = list(dict.fromkeys([*asked, *_FIRST]))
-    places = {name: place for place, name in enumerate(first)}
-    return sorted(figures, key=lambda item: (places.get(item["metric"], len(places)), item["metric"]))
+    named = [name.removeprefix(f"{entry['target']}.") for name in manifest["asked"]]
+    first = list(dict.fromkeys([*named, *_FIRST]))
+    ranks = {name: rank for rank, name in enumerate(first)}
+    return sorted(figures, key=lambda item: (ranks.get(item["metric"], len(ranks)), item["metric"]))
 
 
 def _held(
@@ -102,14 +102,14 @@ def _held(
 
 def _served() -> str:
     return (
-        "says the address of a page for browsers of this machine that runs it on the example inputs, and compares the "
-        "answers with those that were measured. Its first lines say which package it needs; `load` and `run` in "
+        "prints the address of a page for browsers of this machine that runs it on the example inputs, and compares "
+        "the answers with those that were measured. Its first lines say which package it needs; `load` and `run` in "
         "`run.mjs` are what a site needs, and the two headers that `serve.py` sends where it is to have threads."
     )
 
 
 def _whole(name: str) -> str:
-    """A package is a folder, and one thing to whoever uses it."""
+    """A package is a folder, which users handle as one file."""
     first = name.split("/")[0]
     return first if first.endswith(".mlpackage") else name
 

@@ -37,8 +37,8 @@ def answers(model, inputs):
     pieces = []
     for start in range(0, count, BATCH or count):
         # The last call is filled up with the first samples.
-        places = np.arange(start, start + (BATCH or count)) % count if BATCH and count > BATCH else slice(None)
-        pieces.append(run(model, {{name: item[places] for name, item in inputs.items()}}))
+        indices = np.arange(start, start + (BATCH or count)) % count if BATCH and count > BATCH else slice(None)
+        pieces.append(run(model, {{name: item[indices] for name, item in inputs.items()}}))
     return {{name: np.concatenate([piece[name] for piece in pieces])[:count] for name in pieces[0]}}
 
 
@@ -104,7 +104,7 @@ _ONNXRUNTIME = {
 _OPENVINO = {
     "package": "pip install openvino numpy",
     "imports": "import openvino\n",
-    "load": '''    """The model; it is compiled for each number of samples a call that it is asked for."""
+    "load": '''    """The model; it is compiled once for each number of samples a call."""
     core = openvino.Core()
     return core, core.read_model(HERE / {file!r}), {}
 
@@ -181,7 +181,7 @@ _EAGER = {
 _TORCHSCRIPT = {
     "package": "pip install torch numpy; the Python that made the model is not needed",
     "imports": "import torch\n",
-    "load": '''    """The graph; its forward takes the inputs in order and gives a tuple of outputs."""
+    "load": '''    """The graph; its forward takes the inputs in order and returns a tuple of outputs."""
     torch.set_num_threads({threads!r})
     model = torch.jit.load(HERE / {file!r}, map_location="cpu").eval()
     # As it was measured: with the kernels of this machine, which cannot be saved.
@@ -218,8 +218,8 @@ _EXECUTORCH = {
     found = []
     for start in range(0, count, {batch!r}):
         # The last call is filled up with the first samples.
-        places = [place % count for place in range(start, start + {batch!r})]
-        answers = model.execute([torch.from_numpy(inputs[name][places]) for name in {inputs!r}])
+        indices = [index % count for index in range(start, start + {batch!r})]
+        answers = model.execute([torch.from_numpy(inputs[name][indices]) for name in {inputs!r}])
         found.append([value.float().numpy() if value.is_floating_point() else value.numpy() for value in answers])
     return {name: np.concatenate(parts)[:count] for name, parts in zip({outputs!r}, zip(*found))}
 """,
@@ -238,8 +238,8 @@ _COREML = {
     count = len(next(iter(inputs.values())))
     for start in range(0, count, {batch!r}):
         # The last call is filled up with the first samples; Core ML's integers have 32 bits.
-        places = [place % count for place in range(start, start + {batch!r})]
-        given = {name: inputs[name][places] for name in {inputs!r}}
+        indices = [index % count for index in range(start, start + {batch!r})]
+        given = {name: inputs[name][indices] for name in {inputs!r}}
         given = {name: item.astype("int32") if item.dtype.kind in "iub" else item for name, item in given.items()}
         answers = model.predict(given)
         found.append([np.asarray(answers[name]) for name in {outputs!r}])
@@ -260,9 +260,9 @@ _LITERT = {
     found = []
     for start in range(0, count, {batch!r}):
         # The last call is filled up with the first samples.
-        places = [place % count for place in range(start, start + {batch!r})]
+        indices = [index % count for index in range(start, start + {batch!r})]
         for item in model.get_input_details():
-            model.set_tensor(item["index"], inputs[item["name"]][places].astype(item["dtype"]))
+            model.set_tensor(item["index"], inputs[item["name"]][indices].astype(item["dtype"]))
         model.invoke()
         answers = {item["name"]: model.get_tensor(item["index"]) for item in model.get_output_details()}
         found.append([answers[name] for name in {outputs!r}])
@@ -295,9 +295,9 @@ _INDUCTOR_INT8 = {
     found = []
     for start in range(0, count, batch):
         # The last call is filled up with the first samples.
-        places = [place % count for place in range(start, start + batch)]
+        indices = [index % count for index in range(start, start + batch)]
         with torch.no_grad():
-            found.append(model(*(torch.from_numpy(inputs[name][places]) for name in {inputs!r})))
+            found.append(model(*(torch.from_numpy(inputs[name][indices]) for name in {inputs!r})))
     return {name: torch.cat(parts)[:count].numpy() for name, parts in zip({outputs!r}, zip(*found))}
 """,
     "zeros": _NO_ZEROS,
@@ -348,8 +348,8 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
     }
     samples = about.get("samples_a_call")
     filled = {**parts, "samples": repr(None if samples is None else checked.count(samples, "samples a call"))}
-    for place, value in known.items():
-        filled = {part: text.replace(place, value) for part, text in filled.items()}
+    for mark, value in known.items():
+        filled = {part: text.replace(mark, value) for part, text in filled.items()}
     return _OPENING.format(**filled).rstrip() + "\n"
 
 
@@ -383,7 +383,7 @@ def _session(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _main_file(names: list[str]) -> str | None:
-    """The file that a runtime is told to load; those beside it are found from there."""
+    """The file that a runtime loads; it finds the others next to it."""
     packages = [name.partition(".mlpackage/")[0] + ".mlpackage" for name in names if ".mlpackage/" in name]
     if packages:
         return packages[0]

@@ -1,4 +1,4 @@
-"""The parts of `run.py` for an engine of TensorRT, and the script that builds it anew where it does not fit."""
+"""The parts of `run.py` for an engine of TensorRT, and the script that builds it again where it does not fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROGRAM = {
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in {outputs!r}}
 """,
     "zeros": '''def call(function, *arguments):
-    """What a function of CUDA's gives besides its status."""
+    """What a CUDA function returns besides its status."""
     status, *values = function(*arguments)
     if status != cuda.cudaError_t.cudaSuccess:
         sys.exit(f"error: {function.__name__}: {cuda.cudaGetErrorString(status)[1].decode()}")
@@ -78,7 +78,7 @@ def zeros(model):
 }
 
 SCRIPT = """#!/bin/sh
-# Builds the artifact again from the files beside it, with the library and for the GPU that are here.
+# Builds the artifact again from the files next to it, with the library and for the GPU of this machine.
 set -e
 cd "$(dirname "$0")"
 exec {command} "$@"

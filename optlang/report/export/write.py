@@ -1,4 +1,4 @@
-"""A trial's artifact where the user wants it: its files, a manifest, and a runner that needs only its runtime."""
+"""Writes a trial's artifact to a folder: its files, a manifest, a README, and a runner that needs only its runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optlang.plan.model import Plan
 from optlang.report.export import checked, web
 from optlang.report.export.readme import readme
 from optlang.report.export.runners import builder, runner
-from optlang.report.front import asked, load_members
+from optlang.report.front import load_members, named_metrics
 from optlang.report.selection import Chosen, check_trial, choose
 from optlang.store.artifacts import artifact_folder
 from optlang.store.reader import Reader
@@ -62,13 +62,13 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
         files = tuple(sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file()))
         # What else lies in the folder is the user's.
         for name in files:
-            place = folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.parent.resolve().is_relative_to(folder):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.resolve().is_relative_to(folder):
                 raise OptlangError(
-                    f"{place.parent} is a link that leads out of {folder}", help="name another folder with -o"
+                    f"{target.parent} is a link that leads out of {folder}", help="name another folder with -o"
                 )
-            (aside / name).replace(place)
+            (aside / name).replace(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Exported(folder, files, manifest)
@@ -126,7 +126,7 @@ def _fill(
         "study": chosen.study, "file": chosen.file, "run": chosen.run, "trial": row["trial"], "what": member.words,
         "state": row["state"], "reason": row["reason"],
         "goals": [f"{item.direction} {item.metric.name}" for item in plan.objectives],
-        "requirements": [" ".join(rule.text.split()) for rule in plan.requires], "asked": asked(plan),
+        "requirements": [" ".join(rule.text.split()) for rule in plan.requires], "asked": named_metrics(plan),
         "missed": _decoded(row["violations"]) or [], "runtime": row["runtime"], "point": _decoded(row["point"]),
         "steps": _steps(reader, chosen, row["trial"]), "baseline_steps": _steps(reader, chosen, 0), "notes": notes,
         "preprocessing": next((about for item in entries if (about := item["about"].get("preprocessing"))), None),
@@ -166,11 +166,11 @@ def _copy(
     """Copy the files of one artifact, each of them as it was measured, and say what they are."""
     source = artifact_folder(artifact["path"], [db.resolve().parent / ".optlang" for db in reader.dbs])
     if not source.is_absolute():
-        places = [db.resolve().parent / source for db in reader.dbs]
-        source = next((place for place in places if place.exists()), places[0])
+        found = [db.resolve().parent / source for db in reader.dbs]
+        source = next((path for path in found if path.exists()), found[0])
     about = _decoded(artifact["about"]) or {}
     files = _decoded(artifact["files"]) or []
-    # What lies beside is not loaded, and whoever builds the artifact again elsewhere begins with it.
+    # Files next to the model are not loaded; a build on another machine starts from them.
     for file in [*files, *about.get("beside", ())]:
         name = checked.file(file["name"])
         path, target = source / name, folder / name
@@ -196,7 +196,7 @@ def _copy(
 def _copy_python(about: Mapping[str, Any], reader: Reader, chosen: Chosen, folder: Path) -> None:
     """Copy the user's own Python that makes the model, and what it imports from the study's folder.
 
-    An export is run by its own copy, not by whatever lies at a path that the database names. OptlangError where that
+    An export runs its own copy, not the files at a path that the database names. OptlangError where that
     Python is gone.
     """
     if "factory" not in about or not chosen.file:
@@ -238,7 +238,7 @@ PYTHON = "python"
 """The folder, in an export, of the user's own Python."""
 
 _AGAIN = (
-    "artifacts lie in .optlang/ beside the database: where it was moved or copied, move that folder along; or run the "
+    "artifacts are in .optlang/ next to the database: where it was moved or copied, move that folder along; or run the "
     "study with --new to build them again"
 )
 

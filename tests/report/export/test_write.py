@@ -104,7 +104,7 @@ def test_the_manifest_says_what_was_exported(tmp_path: Path) -> None:
     assert figures["accuracy"]["lost"] == pytest.approx(0.01)
     assert figures["accuracy"]["low"] < figures["accuracy"]["value"] < figures["accuracy"]["high"]
     page = (tmp_path / "out" / "README.md").read_text()
-    assert "Inputs are prepared so: pixels divided by 16." in page
+    assert "Preprocessing of inputs: pixels divided by 16." in page
     assert "- Inputs: `x`, float32 [1, 3]\n- Outputs: `y`\n" in page
     assert "    python run.py\n" in page
     assert "| latency.p50 | 20.0 µs |" in page
@@ -134,7 +134,7 @@ def test_the_page_lists_all_that_was_measured_and_for_which_call(tmp_path: Path)
     assert manifest["requirements"] == ["accuracy >= baseline.accuracy - 1%"]
     page = (tmp_path / "out" / "README.md").read_text()
     assert (
-        "What was asked for: minimize latency.p50; minimize size; maximize accuracy; "
+        "Goals and requirements: minimize latency.p50; minimize size; maximize accuracy; "
         "require accuracy >= baseline.accuracy - 1%.\n" in page
     )
     assert (
