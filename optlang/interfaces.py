@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Form = Literal["module", "graph", "onnx", "artifact"]
+
+FORMS: Mapping[str, str] = {
+    "module": "a PyTorch module",
+    "graph": "a module that its runtime converts itself when it builds",
+    "onnx": "an ONNX file",
+    "artifact": "an artifact that only its runtime can run",
+}
+"""The forms that a model can have between two steps, as declarations name them, in words."""
+
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 WEIGHTS_FORMS = "a .safetensors file, or a .pt or .pth file of a state dict, by its path in the study's folder"
 """What `weights` may name: all but safetensors is read as what `torch.save(model.state_dict(), …)` writes."""

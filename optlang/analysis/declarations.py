@@ -6,7 +6,7 @@ Imports nothing that `calls` names.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from optlang.analysis.definitions import NO_VALUES, KnobSymbol, Symbols
@@ -16,18 +16,16 @@ from optlang.analysis.parameters import changed, declare
 from optlang.analysis.symbols import Allowed, Namespace
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
+from optlang.interfaces import FORMS
 from optlang.plan.expressions import Expression, KnobRef, references
-from optlang.plan.model import (
-    Param,
-    Runtime,
-    Technique,
-)
+from optlang.plan.model import NEEDS, Param, Runtime, Technique
 from optlang.syntax import tree
 
-FORMS = ("module", "graph", "onnx", "artifact")
-NEEDS = ("training", "calibration", "runtime", "baseline", "latency", "gpu", "browser")
-WORDS = {"needs": NEEDS, "takes": FORMS, "gives": FORMS, "cost_depends_on": ("settings", "weights")}
+WORDS: Mapping[str, Collection[str]] = {
+    "needs": NEEDS, "takes": FORMS, "gives": FORMS, "cost_depends_on": ("settings", "weights"),
+}
 """The words that a clause may have; others name techniques or traits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Maker:

@@ -20,9 +20,10 @@ from optlang.diagnostics import field_words
 from optlang.diagnostics.catalogue import ENTRIES
 from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS
 from optlang.diagnostics.suggest import closest
+from optlang.interfaces import FORMS
 from optlang.plan.domains import show_domain
 from optlang.plan.metrics import ALIASES, full_name, short_name
-from optlang.plan.model import Param
+from optlang.plan.model import NEEDS, Param
 from optlang.plan.units import TYPES, show
 from optlang.syntax import tree
 
@@ -46,21 +47,6 @@ _FACTS = {
     "excludes": "excludes",
     "performs": "carries out itself",
     "recovered_by": "recovered by",
-}
-_NEEDS = {
-    "training": "training data",
-    "calibration": "calibration data",
-    "runtime": "the runtime's int8 scheme",
-    "baseline": "the trained baseline",
-    "latency": "times on the runtime",
-    "gpu": "a target with a GPU (`device = cuda`)",
-    "browser": "a target that is a browser (`device = browser`)",
-}
-_FORMS = {
-    "module": "a PyTorch module",
-    "graph": "a module that its runtime converts itself when it builds",
-    "onnx": "an ONNX file",
-    "artifact": "what only its runtime can run",
 }
 _COST = {
     "settings": "Size and speed depend on the settings alone.",
@@ -345,7 +331,7 @@ def facts(node: tree.Declaration) -> Iterator[str]:
     for keyword, title in _FACTS.items():
         if keyword not in clauses:
             continue
-        words: Mapping[str, str] = _NEEDS if keyword == "needs" else _FORMS if keyword in ("takes", "gives") else {}
+        words: Mapping[str, str] = NEEDS if keyword == "needs" else FORMS if keyword in ("takes", "gives") else {}
         shown = [words.get(name, f"`{name}`") for name in clauses[keyword]]
         if keyword == "after":
             shown = [f"all of `{name}`" if name in library()[0] else f"`{name}`" for name in clauses[keyword]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from optlang.interfaces import FORMS
 from optlang.plan.expressions import Environment, Expression, Value, holds, names_rounds
 from optlang.plan.model import (
     Apply,
@@ -23,11 +24,6 @@ from optlang.plan.model import (
     Target,
     Technique,
 )
-
-FORMS = {
-    "module": "a module", "graph": "a module that its runtime converts itself when it builds", "onnx": "an ONNX file",
-    "artifact": "an artifact",
-}
 
 
 @dataclass(frozen=True, slots=True)

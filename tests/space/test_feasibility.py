@@ -72,8 +72,8 @@ def test_many_steps_are_compared_two_at_a_time(plan_of: Callable[..., Plan]) -> 
 def test_the_reason_is_in_words(plan_of: Callable[..., Plan]) -> None:
     plan = plan_of(STEPS["digits"])
     assert [(item.values, item.reason) for item in plan.impossible] == [
-        ({"here.runtime": "eager", "precision": "dynamic"}, "eager runs a module; dynamic leaves an ONNX file"),
-        ({"here.runtime": "eager", "precision": "static"}, "eager runs a module; static leaves an ONNX file"),
+        ({"here.runtime": "eager", "precision": "dynamic"}, "eager runs a PyTorch module; dynamic leaves an ONNX file"),
+        ({"here.runtime": "eager", "precision": "static"}, "eager runs a PyTorch module; static leaves an ONNX file"),
     ]
 
 

@@ -53,7 +53,7 @@ def test_what_is_not_listed_is_refused_at_the_draw(name: str, plan_of: Callable[
     for point in points:
         assert space.contains(point) is (incompatibility(plan, point) is None), point
     assert {space.forbidden(point) for point in clashes} <= {
-        "late takes a module; q leaves an ONNX file", "eager runs a module; q leaves an ONNX file",
+        "late takes a PyTorch module; q leaves an ONNX file", "eager runs a PyTorch module; q leaves an ONNX file",
         "finetune comes before q", "q comes after late; here it runs before it",
     }
 

@@ -45,7 +45,7 @@ space
   at most 8 points of the finite knobs; lr is continuous
 
 cannot go together
-  eager runs a module; static leaves an ONNX file:
+  eager runs a PyTorch module; static leaves an ONNX file:
     runtime = eager, precision = static
 
 forbidden
