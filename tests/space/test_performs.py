@@ -68,7 +68,9 @@ def test_a_module_of_techniques_may_be_named(tmp_path):
 def test_nothing_that_takes_a_module_comes_after(tmp_path):
     found = plan(tmp_path, "maybe half; maybe stamp")
     reason = incompatibility(found, {"here.runtime": "phone", "half": True, "stamp": True})
-    assert reason == "stamp takes a PyTorch module; half leaves a module that its runtime converts itself when it builds"
+    assert reason == (
+        "stamp takes a PyTorch module; half leaves a module that its runtime converts itself when it builds"
+    )
     assert [dict(item.values) for item in found.impossible] == [
         {"here.runtime": "phone", "half": True, "stamp": True}
     ]
