@@ -1,4 +1,4 @@
-"""The values that pass between the rooms: subjects, artifacts, sessions, measurements. Imports nothing heavy."""
+"""The values that pass between the rooms: model states, artifacts, sessions, measurements. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ Arrays: TypeAlias = "Mapping[str, numpy.ndarray[Any, Any]]"
 
 
 class OptlangError(Exception):
-    """A mistake of the user or a fault outside, told without a traceback.
+    """A mistake of the user or a fault outside, reported without a traceback.
 
-    `message` says what is wrong and why, `help` what to do about it; `exit_code` is what the command line ends with
-    (1 the thing asked about is wrong, 2 the command was used wrongly, 3 something outside is wrong).
+    `message` says what is wrong and why, `help` how to fix it, `details` the user's own frames or a process's last
+    output, line by line; `exit_code` is the exit code of the command line (1 the study or its code is wrong, 2 the
+    command was used wrongly, 3 something outside is wrong).
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, help: str | None = None) -> None:
+    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.help = help
+        self.details = details
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_remade, (type(self), self.message, self.help, self.__dict__))
@@ -64,7 +66,7 @@ class OutsideError(OptlangError):
 class Refusal(OptlangError):  # noqa: N818 - a refusal is an answer, not an accident
     """A technique or runtime cannot do what was asked of it with this model; the message names the layer or operator.
 
-    It would come again with the same settings, so the sampler is told that the point is infeasible. `depends` is
+    The same settings would be refused again, so the sampler treats the point as infeasible. `depends` is
     "model" where it would come with any settings, as long as nothing adds layers to the model: there is no layer of the
     kind that is asked for. `step` is the path of the step that refused and `target` the target that it was for, as far
     as they are known.
@@ -258,8 +260,7 @@ class Context:
 
     `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
     `needs baseline`. `latency` gives the seconds (median) that a state takes for one call of the target's batch,
-    built for the trial's runtime and measured in a process of its own, and `batch` is that batch: both only to those
-    that declare `needs latency`.
+    built for the trial's runtime and measured in a process of its own: only to those that declare `needs latency`.
     `memo(name, about, compute)` gives what `compute` returns, computed once for this state, these data, this seed
     and `about` (plain JSON), however often and with whatever other settings the step runs: for scores that another
     budget can use again.
@@ -274,7 +275,6 @@ class Context:
     report: Report = _silent
     baseline: Callable[[], ModelState] | None = None
     latency: Callable[[ModelState], float] | None = None
-    batch: int | None = None
     memo: Memo = _computed
 
 
@@ -286,10 +286,11 @@ class Technique(Protocol):
 
 
 class Runtime(Protocol):
-    """The object that a runtime's `calls` names; facts about it stand in its declaration.
+    """The object that a runtime's `calls` names; facts about it are in its declaration, which also checks its settings.
 
     A runtime that builds for hardware that may be missing here also has `runs() -> str | None`: None where its
     artifacts can be opened and run on this machine, else the reason. Of a trial on such a runtime its size is measured.
+    `imports`, where a runtime has it, lists the modules that are imported before `open`: the load time is the model's.
     """
 
     def available(self) -> str | None:

@@ -161,9 +161,9 @@ class Knobs:
             if domain is not None:
                 self.searched(self.applied or span, around.fixed)
             return False
-        dimension, text = (param.dimension, param.help) if isinstance(param, Param) else (param, "")
+        dimension, said = (param.dimension, param.help) if isinstance(param, Param) else (param, "")
         self.symbols.add(KnobSymbol(
-            path, role, domain or NO_VALUES, dimension, span, len(self.symbols.knobs), text,
+            path, role, domain or NO_VALUES, dimension, span, len(self.symbols.knobs), said,
             inner=self.applied is not None, broken=broken or domain is None,
         ))
         self.guards[path] = (*around.guards, *guards)

@@ -1,9 +1,10 @@
-"""How long a call takes, beside the baseline: processes that run in turn, in rounds, and what their figures say.
+"""How long a call takes, next to the baseline: processes that run in turn, in rounds, and what their figures say.
 
 It knows processes and statistics, no model and no runtime. Candidate and baseline live in a process each, pinned to the
-same cores, and run a round at a time in an order that alternates; so what disturbs the machine disturbs both, and their
-ratio tells more than either time. Only ratios decide between trials; seconds are shown. A measurement carries the
-baseline's seconds of the same rounds, and its ratio is the quotient of the two: `baseline / value`, exactly.
+same cores, and run a round at a time in an order that alternates; so a machine that drifts (heat, clock, other load)
+drifts for both, and their ratio is more exact than either time. Only ratios decide between trials; seconds are shown. A
+measurement carries the baseline's seconds of the same rounds, and its ratio is the quotient of the two: `baseline /
+value`, exactly.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Measured:
 
 
 class Bench:
-    """Measures candidates one after another beside a baseline whose process is kept warm, one a target.
+    """Measures candidates one after another next to a baseline whose process is kept warm, one a target.
 
     `lock` is the file through which everybody who measures on this machine takes turns (see `lock.machine_lock`).
     """
@@ -77,7 +78,7 @@ class Bench:
 
         Without one (it is the baseline itself) all ratios are 1. `answer` are inputs, say the validation data, that the
         same process answers in calls of the target's batch. Raises what `BareProcess` raises; a baseline that died is
-        started anew by the next call.
+        started again by the next call.
         """
         pair = (candidate,) if baseline is None else (baseline, candidate)
         timings = {item.name: Timings(item.target.batch) for item in pair}

@@ -35,10 +35,6 @@ _TAIL = 40
 class ProcessDied(OptlangError):  # noqa: N818 - what happened, in a word
     """The process ended in mid-work; the message names the signal or exit code, `details` its last words."""
 
-    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
-        super().__init__(message, help=help)
-        self.details = details
-
 
 class ProcessTimeout(ProcessDied):
     """The process did not answer in time and was ended."""
@@ -46,10 +42,6 @@ class ProcessTimeout(ProcessDied):
 
 class ProcessError(OptlangError):
     """The runtime or the user's model raised an exception in the process; `details` says where."""
-
-    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
-        super().__init__(message, help=help)
-        self.details = details
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +253,7 @@ class BareProcess:
         return path
 
     def close(self) -> None:
-        """End the process, at once where it does not end by itself, and take its files away."""
+        """End the process, at once where it does not end by itself, and remove its files."""
         process = self._process
         self._closed = True
         if process.poll() is None:
@@ -310,7 +302,7 @@ def _ending(code: int | None) -> tuple[str, str | None]:
     except ValueError:
         name = "unknown"
     advice = {
-        "SIGKILL": "somebody ended it, most likely the system for want of memory",
+        "SIGKILL": "most likely the system ended it because memory ran out",
         "SIGSEGV": "the runtime crashed on this model: try another version of it, or leave it out of the target",
         "SIGILL": "the runtime was built for another processor",
     }.get(name)

@@ -35,7 +35,7 @@ def score(
     over samples. With the baseline's outputs on the same samples there are its own values and ratios to them (how many
     times better; `directions` says which way, where the metric is not a built-in one), the ratios' intervals from the
     same resamples, so paired; draws on which a ratio has no value are left out.
-    `ratios` are the metrics that are shares, beside the built-in ones. `n` is the number of samples. Raises
+    `ratios` are the metrics that are shares, besides the built-in ones. `n` is the number of samples. Raises
     OptlangError for outputs or metrics that are not finite, naming them.
     """
     check_finite(outputs)

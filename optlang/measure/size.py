@@ -26,7 +26,7 @@ def weigh(artifact: Artifact) -> list[Measurement]:
     for file in artifact.files:
         path = artifact.folder / file.name
         if not path.is_file():
-            raise OptlangError(f"the artifact's file {path} is gone", help="build the trial again")
+            raise OptlangError(f"the artifact's file {path} is missing", help="build the trial again")
         size, packed, digest = _read(path)
         if digest != file.sha256:
             raise OptlangError(f"the artifact's file {path} was changed after it was built", help="build it again")

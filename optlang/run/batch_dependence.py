@@ -54,7 +54,7 @@ class Reference:
         import torch
 
         from optlang.workload import imports
-        from optlang.workload.model import call
+        from optlang.workload.model.call import call
 
         total = len(next(iter(self._inputs.values()))[:first])
         pieces: dict[str, list[Array]] = {}
@@ -63,7 +63,7 @@ class Reference:
                 indices = numpy.arange(start, start + batch) % total
                 inputs = {name: torch.from_numpy(item[indices]) for name, item in self._inputs.items()}
                 with torch.inference_mode(), imports.user_code("running the model", self._study):
-                    found = call.call(module, inputs)
+                    found = call(module, inputs)
                 for name, item in found.items():
                     values = item.float() if item.is_floating_point() else item
                     pieces.setdefault(name, []).append(values.numpy()[: total - start])

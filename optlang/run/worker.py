@@ -165,7 +165,7 @@ def _failure(error: BaseException) -> Failure:
     text = "".join(traceback.format_exception(error))
     if isinstance(error, OptlangError):
         # The user's own frames where it was their code; what to do about it where we know.
-        parts = [getattr(error, "details", ""), error.help or ""]
+        parts = [error.details, error.help or ""]
         refused = Refused(error.depends, error.step, error.target) if isinstance(error, Refusal) else None
         return Failure(_line(error.message), "\n".join(part for part in parts if part), refused=refused)
     if exhausted(error):

@@ -1,4 +1,4 @@
-"""From the grammar's rules to the nodes of the tree: one function a rule."""
+"""From the grammar's rules to the nodes of the tree: one function a rule. Knows no parsing and no meaning."""
 
 from __future__ import annotations
 

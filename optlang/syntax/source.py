@@ -1,4 +1,4 @@
-"""The text of one file, as characters, with the name that it is shown under."""
+"""The text of one file, as characters, with the name that it is shown under. Knows bytes and sizes, no tokens."""
 
 from __future__ import annotations
 

@@ -49,6 +49,12 @@ def message_of(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an exception's message: libraries in C++ may begin with the places in their own source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 @contextmanager
 def refused(
     what: str, help: str | None = None, *, depends: Literal["model", "settings"] = "settings",

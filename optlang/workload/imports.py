@@ -40,10 +40,6 @@ _OWN = Path(__file__).resolve().parents[1]
 class UserCodeError(OptlangError):
     """The user's own Python raised: `message` has the exception, `details` the user's frames and no others."""
 
-    def __init__(self, message: str, *, help: str | None = None, details: str = "") -> None:
-        super().__init__(message, help=help)
-        self.details = details
-
 
 def split(calls: str) -> tuple[str, str]:
     """The module (or file) and the object that `calls` names; OptlangError where it is not "module:object"."""
@@ -65,9 +61,12 @@ def user_file(name: str, study: Path) -> Path:
     folder = study.resolve()
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
-        raise OptlangError(f"{name} lies outside the study's folder {study}", help="move it beside the study")
+        raise OptlangError(f"{name} lies outside the study's folder {study}", help="move it into that folder")
     if not path.is_file():
-        raise OptlangError(f"there is no file {name} in {study}", help="Python files are looked for beside the study")
+        raise OptlangError(
+            f"there is no file {name} in {study}",
+            help="Python files are looked for in the study's folder",
+        )
     return path
 
 
@@ -127,7 +126,7 @@ def _parts(file: str) -> tuple[tuple[str, ...], ...]:
 
 @contextlib.contextmanager
 def user_code(what: str, study: Path) -> Iterator[None]:
-    """Run the user's Python: its folder on `sys.path`, its exceptions told as `UserCodeError`.
+    """Run the user's Python: its folder on `sys.path`, its exceptions reported as `UserCodeError`.
 
     `what` begins the message ("the data factory mine.load"). Errors that are optlang's own pass through as they are.
     """
@@ -161,7 +160,7 @@ def told(what: str, error: BaseException, study: Path) -> UserCodeError:
     place = next((line for line in reversed(lines) if not line.startswith("    ")), None)
     message = f"{what} raised {text}" + (f" ({place})" if place else "")
     absent = error.name if isinstance(error, ModuleNotFoundError) else None
-    advice = f"install the package that brings {absent} beside optlang" if absent else None
+    advice = f"install the package that provides {absent} in optlang's environment" if absent else None
     return UserCodeError(message, help=advice, details="\n".join(lines))
 
 
@@ -186,7 +185,7 @@ def _shown(file: str, folder: Path) -> str:
 def find(calls: str, study: Path) -> Any:
     """The object that `calls` names: "optlang.zoo.digits:cnn", or "models.py:net" for a file in the study's folder.
 
-    A file is imported under the name that an `import` beside it would use, so both get the same module. Raises
+    A file is imported under the name that an `import` next to it would use, so both get the same module. Raises
     `UserCodeError` where importing fails, OptlangError where the object is not there.
     """
     place, name = split(calls)
@@ -201,7 +200,7 @@ def find(calls: str, study: Path) -> Any:
                 if error.name is None or not (place + ".").startswith(error.name + "."):
                     raise
                 raise OptlangError(
-                    f"there is no module {place}", help=f"install the package that brings {error.name}"
+                    f"there is no module {place}", help=f"install the package that provides {error.name}"
                 ) from error
     found: Any = module
     for part in name.split("."):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Shortcut(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; one ReLU serves both, as in most published residual nets.
+    """Two 3x3 convolutions with a shortcut; one ReLU serves both, as in most published residual nets.
 
     (N, inputs, H, W) to (N, outputs, H / stride, W / stride). Where the shape changes, the shortcut is a 1x1
     convolution.

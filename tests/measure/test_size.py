@@ -53,7 +53,7 @@ def test_changed_and_missing_files_are_told(artifact):
     with pytest.raises(OptlangError, match="changed after it was built"):
         weigh(artifact)
     path.unlink()
-    with pytest.raises(OptlangError, match="is gone"):
+    with pytest.raises(OptlangError, match="is missing"):
         weigh(artifact)
 
 

@@ -1,7 +1,8 @@
 """What every runtime of the standard library must do, on networks of several structures."""
 
+import dataclasses
 import os
-import re
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
@@ -11,14 +12,34 @@ import numpy
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal, TargetSpec
+from optlang.interfaces import (
+    FORMS,
+    Context,
+    Factory,
+    ModelState,
+    OptlangError,
+    QuantWants,
+    Refusal,
+    Request,
+    TargetSpec,
+)
 from optlang.measure.process import BareProcess, Deployment
 from optlang.report.export.runners import runner
-from optlang.runtimes.torch import compiler
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model.call import call
 from optlang.workload.model.make import make
+from tests.runtimes.declarations import (
+    builds_slowly,
+    defaults,
+    device_of,
+    elsewhere,
+    other_values,
+    performed,
+    runtime_of,
+    runtimes,
+    techniques,
+)
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "tests" / "fixtures" / "models"
@@ -33,29 +54,13 @@ LIBRARIES = {
 pytestmark = pytest.mark.slow
 
 
-def declared():
-    """The runtimes that the standard library declares, with the objects that they name and what they take."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "stdlib").glob("*.opt")))
-    blocks = re.findall(r"^runtime (\w+) [^\n]*\{\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL)
-    return {
-        name: (
-            re.search(r'calls "([^"]+)"', body).group(1),
-            re.search(r"takes ([^\n]+)", body).group(1).replace(" ", "").split(","),
-        )
-        for name, body in blocks
-    }
-
-
-RUNTIMES = {name: calls for name, (calls, _) in declared().items()}
-# They call a C++ compiler for each model, ten seconds and more: one small model is held to what the others are held to
-# on seven. Their files are not promised to be the same bytes again, since compilers write names of their own.
-COMPILED = ("aotinductor", "inductor")
-# They lower a model for a device, seconds each.
-LOWERED = ("executorch", "litert")
-# They build for what may not be here: their own tests hold them to it.
-ELSEWHERE = ("tensorrt", "coreml", "ort_web")
-DEVICES = {"ort_web": "browser"}
-TAKE_ONNX = [name for name, (_, forms) in declared().items() if "onnx" in forms and name not in ELSEWHERE]
+RUNTIMES = runtimes()
+QUICK = [name for name in RUNTIMES if not builds_slowly(name)]
+# One small model is held to what the others are held to on seven. Compilers write names of their own: their files are
+# not promised to be the same bytes again.
+SLOW = [name for name in RUNTIMES if builds_slowly(name)]
+TAKE_ONNX = [name for name in QUICK if "onnx" in RUNTIMES[name].takes]
+PERFORMED = sorted({technique for facts in RUNTIMES.values() for technique in performed(facts)})
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +76,6 @@ def images():
     return data_module.load(Factory("networks.py:images"), STUDY)
 
 
-def runtime_of(name):
-    return imports.find(RUNTIMES[name], STUDY)()
-
-
 def start(network, **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
     module = make(factory, STUDY)
@@ -87,11 +88,19 @@ def start(network, **arguments):
     return ModelState("module", module, factory)
 
 
-def built(name, state, data, folder, target=TARGET, settings=None):
+def here(name):
+    """The target of the tests, where the runtime builds and runs on this machine."""
+    if (reason := elsewhere(name)) is not None:
+        pytest.skip(reason)
+    return TargetSpec("here", device=device_of(name))
+
+
+def built(name, state, data, folder, batch=1, settings=None):
+    target = dataclasses.replace(here(name), batch=batch)
     folder.mkdir(parents=True, exist_ok=True)
     data = data.bind(state.model) if state.form == "module" else data
     artifact = runtime_of(name).build(state, target, settings or {}, folder, data, STUDY)
-    return Deployment(f"a model in {name}", name, RUNTIMES[name], artifact, target, settings or {}, STUDY)
+    return Deployment(f"a model in {name}", name, RUNTIMES[name].calls, artifact, target, settings or {}, STUDY)
 
 
 def reference(state, inputs):
@@ -116,36 +125,42 @@ def quantized(state, data, folder, wants):
     return static(state, settings, Context(data, 1, folder, STUDY, wants))
 
 
-def test_the_contract_has_runtimes_to_hold():
-    assert {"eager", "onnxruntime", "openvino", "torchscript", *COMPILED, *LOWERED, *ELSEWHERE} <= set(RUNTIMES)
-
-
 @pytest.mark.parametrize("name", RUNTIMES)
 class TestDeclared:
+    def test_it_lies_in_the_folder_of_its_name(self, name):
+        folder = RUNTIMES[name].calls.split(".")[2]
+        assert folder in (name, "torch")
+        assert (ROOT / "optlang" / "runtimes" / folder).is_dir()
+
     def test_other_forms_are_refused(self, name, images, tmp_path):
-        target = TargetSpec("here", device=DEVICES.get(name, "cpu"))
-        with pytest.raises(Refusal, match="graph"):
-            runtime_of(name).build(
-                ModelState("graph", None, Factory("networks.py:cnn")), target, {}, tmp_path, images, STUDY
-            )
+        for form in set(FORMS) - set(RUNTIMES[name].takes):
+            state = ModelState(form, None, Factory("networks.py:cnn"))
+            with pytest.raises(Refusal, match=f"form {form}"):
+                runtime_of(name).build(state, TargetSpec("here", device=device_of(name)), {}, tmp_path, images, STUDY)
 
     def test_other_devices_are_refused(self, name, images, tmp_path):
         with pytest.raises(Refusal, match="gpu"):
             runtime_of(name).build(start("mlp"), TargetSpec("here", device="gpu"), {}, tmp_path, images, STUDY)
 
+    def test_techniques_that_it_does_not_perform_are_refused(self, name, images, tmp_path):
+        if "graph" not in RUNTIMES[name].takes:
+            pytest.skip("it performs none: techniques are applied before it builds")
+        for technique in sorted(set(PERFORMED) - set(performed(RUNTIMES[name]))):
+            asked = dataclasses.replace(start("mlp"), form="graph", requests=(request(technique),))
+            with pytest.raises(Refusal, match=f"does not carry out {asked.requests[0].technique}"):
+                built(name, asked, images, tmp_path / technique)
+
     def test_available_and_wants_answer_without_importing_anything(self, name):
-        module, _, attribute = RUNTIMES[name].partition(":")
+        module, _, attribute = RUNTIMES[name].calls.partition(":")
         code = (
             f"import sys; from {module} import {attribute} as R; r = R(); print(r.available()); r.wants();"
             "print([m for m in ('torch', 'numpy', 'onnx', 'onnxruntime', 'openvino') if m in sys.modules])"
         )
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-        reason, imported = answer.stdout.splitlines()
-        assert imported == "[]"
-        assert reason == "None" or name in LOWERED + ELSEWHERE or (name in COMPILED and compiler.found() is None)
+        assert answer.stdout.splitlines()[1] == "[]"
 
     def test_missing_package_is_told_with_what_installs_it(self, name):
-        module, _, attribute = RUNTIMES[name].partition(":")
+        module, _, attribute = RUNTIMES[name].calls.partition(":")
         # Without site-packages nothing is installed.
         code = (
             f"import sys; sys.path[:0] = [{str(ROOT)!r}];"
@@ -160,7 +175,12 @@ class TestDeclared:
         assert wants.symmetric_weights or wants.weights == "uint8"
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name not in COMPILED + LOWERED + ELSEWHERE])
+def request(technique):
+    """What a runtime is asked to do for a technique of this name, with its declared defaults."""
+    return Request(technique.rpartition(".")[2], defaults(techniques()[technique]))
+
+
+@pytest.mark.parametrize("name", QUICK)
 class TestContract:
     @pytest.mark.parametrize("network", NETWORKS)
     def test_outputs_are_the_modules_own_at_any_batch_size(self, name, network, images, tmp_path):
@@ -194,7 +214,7 @@ class TestContract:
             assert all((before[key] == after[key]).all() for key in before)
 
     def test_a_larger_batch_is_timed_as_one_call(self, name, images, tmp_path):
-        member = built(name, start("cnn"), images, tmp_path / "artifact", TargetSpec("here", batch=4))
+        member = built(name, start("cnn"), images, tmp_path / "artifact", batch=4)
         with BareProcess(member) as process:
             process.warm(samples(member, images, 4), seconds=0.0, calls=1)
             assert len(process.round(seconds=0.0, calls=3, skip=0)) == 3
@@ -211,9 +231,6 @@ class TestContract:
         assert (first.files, first.inputs, first.outputs) == (second.files, second.inputs, second.outputs)
 
     def test_an_artifact_is_opened_where_it_was_moved_to(self, name, images, tmp_path):
-        import dataclasses
-        import shutil
-
         state = start("mlp")
         member = built(name, state, images, tmp_path / "built")
         shutil.move(tmp_path / "built", tmp_path / "moved")
@@ -248,50 +265,54 @@ class TestContract:
             if not maps.exists():
                 pytest.skip("the system does not say what a process has loaded")
             loaded = maps.read_text()
-        own = {"eager": "torch", "torchscript": "torch"}.get(name, name)
-        assert LIBRARIES[own] in loaded
+        own = runtime_of(name).imports[0].partition(".")[0]
+        assert LIBRARIES.get(own, own) in loaded
         assert [other for other, mark in LIBRARIES.items() if other != own and mark in loaded] == []
 
 
-def test_missing_compiler_is_told_with_what_installs_it(monkeypatch, tmp_path):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for name in COMPILED:
-        assert "no C++ compiler g++: apt install g++" in runtime_of(name).available()
-    monkeypatch.setenv("CXX", "mine++")
-    assert runtime_of("inductor").available().startswith("CXX names the C++ compiler mine++, which is not here")
-    (tmp_path / "mine++").touch(mode=0o755)
-    assert runtime_of("aotinductor").available() is None
+@pytest.mark.parametrize(("name", "parameter", "value"), [
+    (name, *setting) for name in QUICK for setting in other_values(RUNTIMES[name])
+])
+def test_each_value_of_a_setting_is_taken_or_refused_with_a_way_out(name, parameter, value, images, tmp_path):
+    state, settings = start("residual"), {**defaults(RUNTIMES[name]), parameter: value}
+    target = here(name)
+    try:
+        deployment = built(name, state, images, tmp_path / "artifact", settings=settings)
+        session = runtime_of(name).open(deployment.artifact, target, settings, STUDY)
+    except OptlangError as refusal:
+        assert parameter in f"{refusal.message} {refusal.help}"  # noqa: PT017 - most values are taken
+        return
+    inputs = samples(deployment, images, 1)
+    found = session.collect(session.run(session.prepare(inputs)))["output"].flatten()
+    session.close()
+    wanted = reference(state, inputs)["output"].flatten()
+    assert found @ wanted / numpy.linalg.norm(found) / numpy.linalg.norm(wanted) > 0.9
 
 
-def test_what_does_not_compile_as_a_whole_is_refused_with_a_way_out(images, tmp_path):
-    if (reason := runtime_of("aotinductor").available()) is not None:
+@pytest.mark.parametrize(("name", "technique"), [
+    (name, technique) for name in RUNTIMES for technique in performed(RUNTIMES[name])
+])
+def test_what_it_performs_makes_most_weights_small(name, technique, images, tmp_path):
+    runtime = runtime_of(name)
+    if (reason := runtime.available()) is not None:
         pytest.skip(reason)
-    factory = Factory("networks.py:choosing")
-    state = ModelState("module", make(factory, STUDY), factory)
-    with pytest.raises(Refusal, match="cannot be exported for AOTInductor: ") as caught:
-        built("aotinductor", state, images, tmp_path / "aot")
-    assert "must not choose by the values" in caught.value.help
-    member = built("inductor", state, images, tmp_path / "inductor")
-    with pytest.raises(Refusal, match="does not take the whole of forward: ") as caught:
-        runtime_of("inductor").open(member.artifact, TARGET, {}, STUDY)
-    assert "runtime eager" in caught.value.help
+    state = start("mlp", width=128)
+    asked = dataclasses.replace(state, form="graph", requests=(request(technique),))
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    artifact = runtime.build(
+        asked, TargetSpec("here", batch=2), defaults(RUNTIMES[name]), folder, images.bind(state.model), STUDY
+    )
+    assert sum(artifact.about["stored"].values()) > 0.5
+    assert sum(item.bytes for item in artifact.files) < 4 * sum(item.numel() for item in state.model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"), [("aotinductor", {}), ("inductor", {"dynamic": False}), ("executorch", {}), ("litert", {})]
-)
-def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images, tmp_path):
-    import dataclasses
-    import shutil
-
-    if (reason := runtime_of(name).available()) is not None:
-        pytest.skip(reason)
+@pytest.mark.parametrize("name", SLOW)
+def test_runtimes_that_build_slowly_keep_the_contract_on_one_model(name, images, tmp_path):
     state = start("joined")
     state.model.train()
     before = {key: item.clone() for key, item in state.model.state_dict().items()}
-    member = built(name, state, images, tmp_path / "built", TargetSpec("here", batch=2), settings)
+    member = built(name, state, images, tmp_path / "built", batch=2)
     assert state.model.training
     assert all(torch.equal(item, before[key]) for key, item in state.model.state_dict().items())
     state.model.eval()
@@ -316,7 +337,7 @@ def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images
         # Nothing is compiled any more: not one call takes as long as the quickest compilation.
         assert (process.round(seconds=0.0, calls=25, skip=1) < 0.5).all()
         assert process.load_time > 0
-        assert (process.compile_time or 0.0) > 0 if name == "inductor" else process.compile_time is None
+        assert process.compile_time is None or process.compile_time > 0
         later = process.outputs(inputs)
         assert all((earlier[key] == later[key]).all() for key in earlier)
         maps = Path(f"/proc/{process.pid}/maps")
@@ -325,7 +346,7 @@ def test_compiled_runtimes_keep_the_contract_on_one_model(name, settings, images
     assert [mark for mark in LIBRARIES.values() if mark in loaded and mark != "libtorch"] == []
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
-    if name != "inductor":
+    if "factory" not in member.artifact.about:
         run_exported(name, member.artifact, inputs, earlier)
 
 
@@ -398,7 +419,7 @@ class TestOnnxFiles:
         onnx.save(model, tmp_path / "fixed.onnx")
         member = built(
             name, ModelState("onnx", tmp_path / "fixed.onnx", state.factory), images, tmp_path / "artifact",
-            TargetSpec("here", batch=4),
+            batch=4,
         )
         assert member.artifact.about["batch"] == 4
         inputs = samples(member, images, 6)
@@ -425,39 +446,3 @@ class TestOnnxFiles:
         (member.artifact.folder / "model.onnx").write_bytes(b"no graph at all")
         with pytest.raises(Refusal, match="does not load the model"):
             BareProcess(member)
-
-
-def test_onnxruntime_takes_its_graph_level(images, tmp_path):
-    for level in ("off", "basic", "extended", "all"):
-        state = start("cnn")
-        member = built("onnxruntime", state, images, tmp_path / level, settings={"graph": level})
-        inputs = samples(member, images, 2)
-        with BareProcess(member) as process:
-            found = process.outputs(inputs)
-        numpy.testing.assert_allclose(found["output"], reference(state, inputs)["output"], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("hint", ["latency", "throughput"])
-def test_openvino_keeps_to_its_threads_and_to_float32(hint, images, tmp_path):
-    state = start("residual")
-    member = built("openvino", state, images, tmp_path / "artifact", settings={"hint": hint})
-    session = runtime_of("openvino").open(member.artifact, TARGET, member.settings, STUDY)
-    compiled = session._compiled[1]
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
-    assert compiled.get_property("NUM_STREAMS") == 1
-    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
-    session.close()
-
-
-@pytest.mark.parametrize("runtime", ["eager", "torchscript"])
-def test_the_number_of_threads_is_as_before_after_closing_and_after_a_failure(runtime, images, tmp_path):
-    member = built(runtime, start("mlp"), images, tmp_path / "artifact", TargetSpec("here", threads=2))
-    session = runtime_of(runtime).open(member.artifact, member.target, {}, STUDY)
-    assert torch.get_num_threads() == 2
-    session.close()
-    assert torch.get_num_threads() == 1
-    (file,) = member.artifact.files
-    (member.artifact.folder / file.name).write_bytes(b"broken")
-    with pytest.raises(Exception, match=r"TorchScript does not load|header"):
-        runtime_of(runtime).open(member.artifact, member.target, {}, STUDY)
-    assert torch.get_num_threads() == 1

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from optlang.interfaces import Context, Factory, ModelState
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import make
+from optlang.workload.model import make as making
 from optlang.workload.model.call import call
 from optlang.zoo.convolutional import Inverted, Shortcut, depthwise_cnn, residual_cnn
 from optlang.zoo.digits import digits
@@ -168,7 +168,7 @@ def test_each_learns_its_task(model, arguments, source, settings, metric, least)
             "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine", "batch": 64, "weight_decay": 0.01, "amp": "none",
             "warmup": 0.0, "ema": 0.0, "label_smoothing": 0.0, "clip": 0.0, "patience": 0,
         }
-        state = ModelState("module", make.make(factory, STUDY), factory)
+        state = ModelState("module", making.make(factory, STUDY), factory)
         trained = train(state, wanted | settings, Context(data, 7, STUDY, STUDY)).model.eval()
         inputs, targets = data.bind(trained).arrays("validation")
         with torch.no_grad():

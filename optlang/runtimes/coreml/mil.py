@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy
     from torch import Tensor, nn
 
+    from optlang.interfaces import Arrays
+
 # Which parameters of an operation hold what it multiplies by, or looks up.
 _WEIGHTS = {
     "conv": ("weight",), "conv_transpose": ("weight",), "linear": ("weight",), "matmul": ("x", "y"),
@@ -69,7 +71,7 @@ def workshop(folder: Path) -> Iterator[None]:
 
 
 def convert(
-    module: nn.Module, example: Mapping[str, Tensor], outputs: Mapping[str, Tensor], target: Any,
+    module: nn.Module, example: Mapping[str, Tensor], outputs: Arrays, target: Any,
     in_half: Callable[[str, str], bool] | None,
 ) -> tuple[Any, Layers]:
     """The ML program of `module` for the samples of `example`, and which layer an operation of it comes from.
@@ -104,7 +106,7 @@ def convert(
         precision = ct.transform.FP16ComputePrecision(lambda item: in_half(layer_of(item), item.op_type))
     with failures.refused(
         "Core ML has no program for the model",
-        help="write that part of forward with other operators, or keep to the runtime executorch",
+        help="write that part of forward with other operators, or use the runtime executorch",
     ):
         model = ct.convert(
             source, convert_to="mlprogram", minimum_deployment_target=target, compute_precision=precision,
@@ -113,11 +115,11 @@ def convert(
     return model, layer_of
 
 
-def _kind(item: Tensor) -> Any:
+def _kind(item: Any) -> Any:
     import numpy
 
-    # Core ML's inputs are float32, float16 or int32.
-    return numpy.float32 if item.is_floating_point() else numpy.int32
+    # Core ML's inputs and outputs are float32, float16 or int32.
+    return numpy.float32 if "float" in str(item.dtype) else numpy.int32
 
 
 def _numbered(program: Any) -> dict[int, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Refusal, Request
+from optlang.interfaces import Request
 from optlang.runtimes.shared import pt2e
 from optlang.workload.export import torch_export
 
@@ -25,22 +25,6 @@ _GROUPS = "static takes convolutions of groups and of one channel too, which XNN
 _STATIC = "XNNPACK has int8 for convolutions and linear layers; name in `only` what is all that you want"
 
 
-def refuse_unknown(requests: tuple[Request, ...]) -> None:
-    """`Refusal` for what XNNPACK's quantizer has not: the setting is named, and what is there instead."""
-    for request in requests:
-        settings = request.settings
-        if request.technique not in ("static", "dynamic"):
-            raise Refusal(f"executorch does not carry out {request.technique}", help="static or dynamic")
-        if settings.get("calibrator", "minmax") not in ("minmax", "mse"):
-            raise Refusal(
-                f"torchao has no observer for calibrator = {settings['calibrator']}", help="minmax or mse"
-            )
-        if settings.get("bias_correction"):
-            raise Refusal("XNNPACK's quantizer corrects no biases: bias_correction = false there")
-    if len(requests) > 1:
-        raise Refusal(f"a model is quantized once, not by {' and '.join(item.technique for item in requests)}")
-
-
 def quantized(
     program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Dataset
 ) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
@@ -51,20 +35,15 @@ def quantized(
     looks for the range with the least squared error. Raises `Refusal` where no layer is left or most weights stay in
     float.
     """
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
     settings: Mapping[str, Any] = request.settings
     dynamic = request.technique == "dynamic"
     graph_module = program.module()
-    prepared = prepare_pt2e(graph_module, _quantizer(graph_module, module, settings, dynamic))
-    pt2e.calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
-    converted = convert_pt2e(prepared)
-    found = torch_export.weights(converted)
+    quantizer = _quantizer(graph_module, module, settings, dynamic)
+    converted, found = pt2e.quantized(graph_module, quantizer, request, example, data)
     way_out = _STATIC
     if dynamic and any(item.kind == "convolution" and not item.quantized for item in found):
         way_out = _LINEAR if settings["operators"] == "linear" else _GROUPS
-    share = torch_export.mostly(found, module, settings, "int8", way_out)
-    return converted, share
+    return converted, torch_export.mostly(found, module, settings, "int8", way_out)
 
 
 def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any], dynamic: bool) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal, Request
 from optlang.runtimes.litert import tflite
+from optlang.runtimes.shared.torch_module import refuse_techniques
 from optlang.workload import failures, process_state
 from optlang.workload.export import torch_export
 
@@ -35,27 +36,25 @@ _FEWER = "LiteRT has kernels for convolutions, linear layers and products; name 
 
 def refuse_unknown(requests: Sequence[Request]) -> None:
     """`Refusal` for what the quantizer or LiteRT's kernels have not: names the setting and what is there instead."""
+    refuse_techniques("litert", requests, _KNOWN)
     for request in requests:
         settings = request.settings
-        if request.technique not in _KNOWN:
-            raise Refusal(f"litert does not carry out {request.technique}", help=f"one of {', '.join(_KNOWN)}")
         if settings.get("calibrator", "minmax") != "minmax":
             raise Refusal(
-                f"ai-edge-quantizer has no calibrator = {settings['calibrator']} for activations", help="minmax"
+                f"ai-edge-quantizer has no calibrator = {settings['calibrator']} for activations",
+                help="set calibrator = minmax",
             )
         if settings.get("bias_correction"):
-            raise Refusal("ai-edge-quantizer corrects no biases: bias_correction = false on litert")
+            raise Refusal("ai-edge-quantizer does not correct biases: set bias_correction = false")
         if settings.get("symmetric") is False:
-            raise Refusal("LiteRT's kernels take symmetric weights alone: symmetric = true on litert")
+            raise Refusal("LiteRT's kernels support symmetric weights only: set symmetric = true")
         if settings.get("bits", 8) != 8:
             raise Refusal(
-                "LiteRT keeps 4-bit weights by channel or with activations in 8 bits, not in groups beside floats",
-                help="bits = 8 on litert",
+                "LiteRT stores 4-bit weights by channel or with 8-bit activations, not in groups with float inputs",
+                help="set bits = 8",
             )
         if settings.get("dtype", "float16") != "float16":
-            raise Refusal(f"LiteRT has no kernels for {settings['dtype']} weights", help="dtype = float16 on litert")
-    if len(requests) > 1:
-        raise Refusal(f"a model is quantized once, not by {' and '.join(item.technique for item in requests)}")
+            raise Refusal(f"LiteRT has no kernels for {settings['dtype']} weights", help="set dtype = float16")
 
 
 def quantized(
@@ -64,7 +63,7 @@ def quantized(
     """The file in fewer bits, and what became of its weights: their share, and the layers that stay in float.
 
     `samples` are inputs by the file's own names, a batch each; ranges are the least and the largest value seen, where
-    the quantizer by itself takes a moving average that hangs on their order. In a Transformer products alone are
+    the quantizer by itself takes a moving average that depends on their order. In a Transformer products alone are
     quantized. Raises `Refusal` where no layer is left, or most weights stay in float.
     """
     settings = request.settings

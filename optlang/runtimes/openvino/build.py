@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU. Knows its options and nothing of how the file came about.
+"""OpenVINO on the CPU: the file that it loads, an .onnx file or its own .xml and .bin.
 
 It reads the same `.onnx` as ONNX Runtime: one QDQ file serves both, and is far smaller than OpenVINO's own files.
 """
@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Arrays, Artifact, ModelState, OptlangError, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.runtimes.openvino import quantize, session
 
 if TYPE_CHECKING:
-    import numpy
-
     from optlang.workload.data.dataset import Dataset
 
-_HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+NAME = "model.xml"
+WEIGHTS = "model.bin"
+_UNNAMED = re.compile(r"[A-Z]\w*_\d+")
 
 
 class OpenVino:
@@ -33,7 +34,6 @@ class OpenVino:
     """
 
     imports: ClassVar[tuple[str, ...]] = ("openvino",)
-    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def available(self) -> str | None:
         """None where openvino is installed."""
@@ -53,122 +53,50 @@ class OpenVino:
 
         OpenVINO's converter is not used: it is what reports to its makers, and reading a file does not.
         """
-        from optlang.runtimes.openvino import files
         from optlang.runtimes.shared import onnx_file
 
         if target.device != "cpu":
             raise Refusal(f"this runtime is OpenVINO on the CPU; the target's device is {target.device}")
-        own = settings.get("int8", "none") != "none" or settings.get("file", "onnx") == "ir"
-        if not own:
+        if settings.get("int8", "none") == "none" and settings.get("file", "onnx") == "onnx":
             artifact = onnx_file.build(state, "openvino", folder, data, study)
         else:
-            with tempfile.TemporaryDirectory(prefix="optlang-openvino-") as aside:
-                onnx = onnx_file.build(state, "openvino", Path(aside), data, study)
-                artifact = files.build(onnx, state, target, settings, folder, data)
-        return replace(
-            artifact, about={**artifact.about, "precision": _precision(settings), "hint": _hint(settings)}
-        )
+            with tempfile.TemporaryDirectory(prefix="optlang-openvino-") as scratch:
+                onnx = onnx_file.build(state, "openvino", Path(scratch), data, study)
+                artifact = _own_format(onnx, state, target, settings, folder, data)
+        chosen = {
+            "precision": session.PRECISIONS[settings.get("precision", "float32")],
+            "hint": session.HINTS[settings.get("hint", "latency")],
+        }
+        return replace(artifact, about={**artifact.about, **chosen})
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """A compiled model with one stream of `target.threads` threads, for the target's batch size."""
-        openvino: Any = importlib.import_module("openvino")
-        precision = _precision(settings)
-        if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise Refusal(
-                "this processor has no bfloat16 arithmetic",
-                help="leave `precision` of the runtime openvino at float32, or measure on a processor that has it",
-            )
-        config = {
-            "PERFORMANCE_HINT": _hint(settings),
-            "INFERENCE_NUM_THREADS": target.threads,
-            "NUM_STREAMS": 1,
-            # The process that measures is pinned from outside; OpenVINO would choose cores of its own.
-            "ENABLE_CPU_PINNING": False,
-            # On processors with bfloat16 it would calculate in that without being asked; float32 means float32.
-            "INFERENCE_PRECISION_HINT": precision,
-            # Its generated kernels crash OpenVINO 2026.4 while a model of fixed shape is compiled: small products of
-            # matrices on one thread, attention of 8 positions. What does without them is as fast, within a twentieth.
-            "SNIPPETS_MODE": "DISABLE",
-        }
-        try:
-            return _Open(openvino, artifact, target.batch, config)
-        except RuntimeError as error:
-            raise Refusal(f"OpenVINO does not load the model: {_last_line(error)}") from error
+        return session.opened(artifact, target, settings)
 
 
-def _hint(settings: Mapping[str, Any]) -> str:
-    chosen = str(settings.get("hint", "latency"))
-    if chosen not in _HINTS:
-        raise OptlangError(f"openvino has no hint '{chosen}'", help=f"one of {', '.join(_HINTS)}")
-    return _HINTS[chosen]
+def _own_format(
+    onnx: Artifact, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset
+) -> Artifact:
+    """Write `model.xml` and `model.bin` into `folder`, from the ONNX file of `state`; weights keep their precision."""
+    from optlang.runtimes.shared import onnx_file
+    from optlang.runtimes.shared.artifact_files import described
+
+    way = str(settings.get("int8", "none"))
+    # Its own names come and go with its build: none of them is in its types.
+    openvino: Any = importlib.import_module("openvino")
+    # OpenVINO's converters report to its makers too; reading a file does not.
+    source = onnx.folder / onnx_file.NAME
+    model, stored = openvino.Core().read_model(str(source)), onnx.about["stored"]
+    if way != "none":
+        model, stored = quantize.quantized(model, source, state, target, settings, data.bind(onnx.inputs))
+    _rename(model)
+    openvino.save_model(model, str(folder / NAME), compress_to_fp16=False)
+    about = {"batch": onnx.about["batch"], "int8": way, "stored": stored}
+    return Artifact(folder, "openvino", described(folder, [NAME, WEIGHTS]), onnx.inputs, onnx.outputs, about)
 
 
-def _precision(settings: Mapping[str, Any]) -> str:
-    chosen = str(settings.get("precision", "float32"))
-    if chosen not in _PRECISIONS:
-        raise OptlangError(f"openvino has no precision '{chosen}'", help=f"one of {', '.join(_PRECISIONS)}")
-    return _PRECISIONS[chosen]
-
-
-def _last_line(error: BaseException) -> str:
-    """OpenVINO's messages begin with the places in its own source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-class _Open:
-    """The target's batch size is compiled as a fixed shape, an eighth faster than a dynamic one for small models.
-
-    Other batch sizes are answered by a second, dynamic model, compiled when the first of them comes.
-    """
-
-    def __init__(self, openvino: Any, artifact: Artifact, batch: int, config: Mapping[str, Any]) -> None:
-        self._openvino = openvino
-        self._file = str(artifact.folder / ("model.onnx" if artifact.format == "onnx" else "model.xml"))
-        self._config = dict(config)
-        self._outputs = artifact.outputs
-        self._core = openvino.Core()
-        self._batch = batch
-        self._compiled: dict[int | None, Any] = {}
-        self._dynamic = artifact.about.get("batch") is not None
-        self._compile(None if self._dynamic else batch)
-
-    def _compile(self, batch: int | None) -> Any:
-        if batch not in self._compiled:
-            model = self._core.read_model(self._file)
-            if batch is not None:
-                shapes = {}
-                for item in model.inputs:
-                    shape = item.partial_shape
-                    shape[0] = batch
-                    shapes[item.any_name] = shape
-                model.reshape(shapes)
-            self._compiled[batch] = self._core.compile_model(model, "CPU", self._config)
-        return self._compiled[batch]
-
-    def prepare(self, batch: Arrays) -> Any:
-        import numpy
-
-        size = len(next(iter(batch.values())))
-        compiled = self._compile(self._batch if size == self._batch and not self._dynamic else None)
-        request = compiled.create_infer_request()
-        for item in compiled.inputs:
-            # An input that is cast at once has the name of the cast too.
-            name = next(name for name in item.names if name in batch)
-            # A copy of our own: the request reads the memory at each run.
-            request.set_tensor(item, self._openvino.Tensor(numpy.array(batch[name], order="C")))
-        return request
-
-    def run(self, prepared: Any) -> Any:
-        return prepared.infer()
-
-    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
-        found = {}
-        for item, value in result.items():
-            for name in item.names:
-                found[name] = value.copy()
-        return {name: found[name] for name in self._outputs}
-
-    def close(self) -> None:
-        self._compiled.clear()
-        del self._core
+def _rename(model: Any) -> None:
+    """Give operators that have no name of their own one that is the same each time, not the next of this process."""
+    for index, item in enumerate(model.get_ordered_ops()):
+        if _UNNAMED.fullmatch(item.get_friendly_name()):
+            item.set_friendly_name(f"{item.get_type_name()}.{index}")

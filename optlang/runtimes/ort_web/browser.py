@@ -59,7 +59,7 @@ def program() -> Path | None:
     if named:
         found = shutil.which(named)
         if found is None:
-            raise OptlangError(f"{VARIABLE} names the browser {named}, which is not here")
+            raise OptlangError(f"{VARIABLE} names the browser {named}, which was not found")
         return Path(found)
     for name in (*NAMES, *_APPLICATIONS):
         found = shutil.which(name)
@@ -111,7 +111,7 @@ class Server:
         return f"http://{self.host}/{self._secret}/"
 
     def put(self, name: str, content: bytes | Path, kind: str | None = None) -> str:
-        """Serve these bytes or this file as `name`; the kind of a file is told by its ending."""
+        """Serve these bytes or this file as `name`; its type follows from its suffix."""
         path = f"/{self._secret}/{name}"
         self._served[path] = (content, kind or _kind(name))
         return f"http://{self.host}{path}"
@@ -203,7 +203,7 @@ class Page:
         self._server = server
         found = program()
         if found is None:
-            raise OptlangError("there is no browser here", help=missing())
+            raise OptlangError("no browser was found", help=missing())
         # Playwright leaves the sandbox out unless asked for it; for root Chromium has none, and does not start with it.
         sandbox = not (hasattr(os, "getuid") and os.getuid() == 0)
         flags = [*_QUIET, *((_SOFTWARE if software else _WEBGPU) if webgpu else ())]
@@ -300,12 +300,12 @@ def _peak(number: int) -> int | None:
 
 
 def page(script: str, options: Mapping[str, Any] | Sequence[Any]) -> bytes:
-    """A page that runs one module, with what it is told as JSON."""
+    """A page that runs one module, with its options as JSON."""
     import json
 
     # A script's text ends at its closing tag wherever that stands.
-    told = json.dumps(options).replace("<", "\\u003c")
+    data = json.dumps(options).replace("<", "\\u003c")
     return (
         '<!doctype html><meta charset="utf-8"><title>optlang</title>'
-        f'<script id="options" type="application/json">{told}</script><script type="module" src="{script}"></script>'
+        f'<script id="options" type="application/json">{data}</script><script type="module" src="{script}"></script>'
     ).encode()

@@ -85,8 +85,8 @@ def fetch(wanted: str = VERSION) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise OutsideError(
-            f"npm, which fetches {PACKAGE}, is not here",
-            help=f"install Node.js; or get {PACKAGE}-{wanted}.tgz by other means and say --from FILE",
+            f"npm, which downloads {PACKAGE}, was not found",
+            help=f"install Node.js; or get {PACKAGE}-{wanted}.tgz in another way and pass --from FILE",
         )
     with tempfile.TemporaryDirectory(prefix="optlang-npm-") as aside:
         try:

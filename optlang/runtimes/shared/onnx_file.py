@@ -19,8 +19,8 @@ def build(
     exporter: str = "script",
 ) -> Artifact:
     """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
-    `about["convolutions"]` whether it has any, whose images a runtime may lay out anew, and `about["stored"]` how much
-    of its weights is in few bits.
+    `about["convolutions"]` whether it has any, whose images a runtime may store in another layout, and
+    `about["stored"]` how much of its weights is in few bits.
 
     `opset` None leaves a file as it is and exports a module in the exporter's own; a file in another one is converted.
     Whatever comes out has passed ONNX's checker. Raises `Refusal` for a module that cannot be exported, for a file that
@@ -48,12 +48,12 @@ def build(
         if exporter != "script":
             raise Refusal(
                 f"the model comes as an ONNX file, and exporter = {exporter} exports modules",
-                help="quantized files are written through exporter = script",
+                help="set exporter = script",
             )
         try:
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError as error:
-            raise Refusal(f"the file is no valid ONNX: {str(error).strip().splitlines()[0]}") from error
+            raise Refusal(f"the file is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
         if opset is not None:
             _convert(path, opset, data)
     else:
@@ -86,8 +86,8 @@ def _convert(path: Path, opset: int, data: Dataset) -> None:
     stored = {item.name for item in graph.initializer}
     first = next((item for item in graph.input if item.name not in stored), None)
     fixed = first is not None and first.type.tensor_type.shape.dim[0].dim_value
-    beside = external_files(path)
+    before = external_files(path)
     example = data.bind([item.name for item in graph.input if item.name not in stored]).example(fixed or 2)
     opsets.convert(path, opset, {name: item.numpy() for name, item in example.items()})
-    for name in set(beside) - set(external_files(path)):
+    for name in set(before) - set(external_files(path)):
         (path.parent / name).unlink()

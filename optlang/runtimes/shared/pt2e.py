@@ -1,14 +1,21 @@
-"""What the runtimes that quantize by torchao's PT2E have in common: how ranges of activations are observed."""
+"""What the runtimes that quantize by torchao's PT2E share: what it cannot do, and how ranges are observed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optlang.interfaces import Refusal, Request
+from optlang.runtimes.shared.torch_module import refuse_techniques
+
 if TYPE_CHECKING:
+    import numpy
     from torch import Tensor
 
     from optlang.workload.data.dataset import Dataset
+    from optlang.workload.model.quantized_share import Weight
+
+    Array = numpy.ndarray[Any, Any]
 
 _SEED = 0
 """Which calibration samples are drawn: the same ones in every trial, since a runtime has no seed of its own."""
@@ -32,14 +39,45 @@ def static(config: Any, settings: Mapping[str, Any], dtype: Any, low: int, high:
     return QuantizationConfig(activations, activations, config.weight, config.bias, False)
 
 
-def calibrate(prepared: Any, example: Mapping[str, Tensor], data: Dataset, samples: int) -> None:
-    """Run the samples through, as many at once as the program takes; the last ones are filled up by themselves."""
-    import torch
+def refuse_unknown(runtime: str, requests: Sequence[Request]) -> None:
+    """`Refusal` for other techniques than static and dynamic, and for settings that torchao's quantizers have not."""
+    refuse_techniques(runtime, requests, ("static", "dynamic"))
+    for request in requests:
+        settings = request.settings
+        if settings.get("calibrator", "minmax") not in ("minmax", "mse"):
+            raise Refusal(
+                f"torchao has no observer for calibrator = {settings['calibrator']}",
+                help="set calibrator = minmax or mse",
+            )
+        if settings.get("bias_correction"):
+            raise Refusal("torchao's quantizers do not correct biases: set bias_correction = false")
 
+
+def quantized(
+    graph_module: Any, quantizer: Any, request: Request, example: Mapping[str, Tensor], data: Dataset
+) -> tuple[Any, list[Weight]]:
+    """The graph, annotated by `quantizer`, calibrated and converted, and what became of its weights."""
+    import torch
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    from optlang.workload.export import torch_export
+
+    prepared = prepare_pt2e(graph_module, quantizer)
+    # Dynamic ranges need no samples, but each program one call.
+    samples: Any = request.settings.get("samples", 1)
+    with torch.no_grad():
+        for arrays in calibration(example, data, int(samples)):
+            prepared(*(torch.from_numpy(item) for item in arrays))
+    converted = convert_pt2e(prepared)
+    return converted, torch_export.weights(converted)
+
+
+def calibration(example: Mapping[str, Tensor], data: Dataset, samples: int) -> Iterator[list[Array]]:
+    """The inputs of calls of as many samples as `example` has, in its order; the last call is filled up with the last
+    sample."""
     arrays = data.calibration(samples, _SEED)
     size = len(next(iter(example.values())))
     total = len(next(iter(arrays.values())))
-    with torch.no_grad():
-        for start in range(0, total, size):
-            places = [min(place, total - 1) for place in range(start, start + size)]
-            prepared(*(torch.from_numpy(arrays[name][places]) for name in example))
+    for start in range(0, total, size):
+        rows = [min(row, total - 1) for row in range(start, start + size)]
+        yield [arrays[name][rows] for name in example]

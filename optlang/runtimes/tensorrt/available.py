@@ -17,10 +17,10 @@ def missing() -> str | None:
         driver = ctypes.CDLL(library)
         # NVML counts what CUDA would use and, unlike cuInit, leaves nothing behind in this process.
         if driver.nvmlInit_v2() != 0:
-            return "there is no NVIDIA GPU here: its driver does not start"
+            return "no NVIDIA GPU was found: its driver does not start"
         count = ctypes.c_uint(0)
         status = driver.nvmlDeviceGetCount_v2(ctypes.byref(count))
         driver.nvmlShutdown()
     except (OSError, AttributeError):
-        return f"there is no NVIDIA driver here ({library})"
-    return None if status == 0 and count.value else "there is no NVIDIA GPU here"
+        return f"no NVIDIA driver was found ({library})"
+    return None if status == 0 and count.value else "no NVIDIA GPU was found"

@@ -21,7 +21,6 @@ from optlang.interfaces import JSON, Artifact, ModelState, OutsideError, QuantWa
 if TYPE_CHECKING:
     import numpy
 
-    from optlang.runtimes.tensorrt.session import Open
     from optlang.workload.data.dataset import Dataset
 
     Shapes = dict[str, dict[str, list[int]]]
@@ -33,7 +32,7 @@ _TOOLS = {_PLAIN: "trtexec", _RTX: "tensorrt_rtx"}
 
 
 class TensorRT:
-    """The artifact is `model.engine`, and beside it the ONNX file that it was built from.
+    """The artifact is `model.engine`; the folder also has the ONNX file that it was built from.
 
     `settings`: `library` and `compute` say what builds it and for which GPUs, `max_batch` is the end of the profile
     (its middle is the target's batch), `level`, `workspace` in bytes, `tf32` and `sparse` are the builder's own, and
@@ -43,7 +42,6 @@ class TensorRT:
     """
 
     imports: tuple[str, ...] = ("cuda.bindings.runtime",)
-    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def __init__(self) -> None:
         first = next((name for name in (_PLAIN, _RTX) if importlib.util.find_spec(name)), None)
@@ -84,12 +82,13 @@ class TensorRT:
 
         if state.form in ("module", "onnx") and target.device != "cuda":
             raise Refusal(
-                f"tensorrt runs on NVIDIA GPUs; the target's device is {target.device}", help="device = cuda"
+                f"tensorrt runs on NVIDIA GPUs; the target's device is {target.device}", help="set device = cuda"
             )
         most = int(settings.get("max_batch", 64))
         if target.batch > most:
             raise Refusal(
-                f"the target's batch is {target.batch}, and the engine takes {most} samples", help="a larger max_batch"
+                f"the target's batch is {target.batch}, and the engine takes {most} samples",
+                help="set a larger max_batch",
             )
         compute = str(settings.get("compute", "current"))
         source = onnx_file.build(state, "tensorrt", folder, data, study)
@@ -128,17 +127,16 @@ class TensorRT:
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The engine on the GPU, called by the library that built it."""
-        from optlang.runtimes.tensorrt.session import Open
+        from optlang.runtimes.tensorrt.session import TensorRTSession
 
         if (reason := self.runs()) is not None:
             raise OutsideError(f"the engine cannot run here: {reason}")
         profile: Any = artifact.about["profile"]
         most = next((shapes["max"][0] for shapes in profile.values()), None)
-        opened: Open = Open(
+        return TensorRTSession(
             _imported(str(artifact.about["module"])), artifact.folder / NAME, artifact.outputs, most,
             graph=bool(settings.get("cuda_graph", True)),
         )
-        return opened
 
 
 # ---- the library
@@ -153,11 +151,11 @@ def _library(library: str, compute: str) -> Any:
         name = _PLAIN if compute == "current" and importlib.util.find_spec(_PLAIN) else _RTX
     if name == _PLAIN and compute != "current":
         raise Refusal(
-            f"TensorRT builds for the GPU that is here, not for {compute}", help="library = rtx builds for any GPU"
+            f"TensorRT builds for this machine's GPU, not for {compute}", help="library = rtx builds for any GPU"
         )
     if compute == "current" and (reason := gpu.missing()) is not None:
         raise Refusal(
-            f"an engine for the GPU that is here cannot be built: {reason}",
+            f"an engine for this machine's GPU cannot be built: {reason}",
             help="library = rtx builds without one for the GPUs that `compute` names: portable, sm89, …",
         )
     return _imported(name)
@@ -193,9 +191,9 @@ def _check_integers(file: Path) -> None:
             continue
         kind = onnx.TensorProto.DataType.Name(point.data_type).lower()
         if kind not in ("int8", "int4") or numpy.any(numpy_helper.to_array(point)):
-            said = f"in {kind}" if kind not in ("int8", "int4") else "around another zero point than 0"
+            said = f"in {kind}" if kind not in ("int8", "int4") else "asymmetric"
             raise Refusal(
-                f"TensorRT takes signed integers around 0, and {node.input[0]} is {said}",
+                f"TensorRT needs signed integers with zero point 0, and {node.input[0]} is {said}",
                 help="quantize the float model for this runtime; weight_only with symmetric = true",
             )
 
@@ -262,12 +260,12 @@ def _refused(parser: Any, lines: Sequence[str]) -> Refusal:
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         where = error.node_name() or "a node without a name"
-        told = error.desc().strip().splitlines()
+        said = error.desc().strip().splitlines()
         # Of what it knows and cannot do it says no more than "false".
-        why = told[-1] if told and " " in told[-1] else _first(lines)
+        why = said[-1] if said and " " in said[-1] else _first(lines)
         return Refusal(
             f"TensorRT does not take the operator {error.node_operator()} of {where}: {why}",
-            help="keep that layer out of the graph, or keep to the runtime onnxruntime",
+            help="keep that layer out of the graph, or use the runtime onnxruntime",
         )
     return Refusal(f"TensorRT does not read the graph: {_first(lines)}")
 

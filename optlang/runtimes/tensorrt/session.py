@@ -34,7 +34,7 @@ def listener(module: Any, lines: list[str]) -> Any:
     return Kept()
 
 
-class Open:
+class TensorRTSession:
     """One engine on the GPU. A call is done when the GPU has finished it.
 
     Each number of samples has an execution context of its own, so that a captured graph stays true to its shapes. With
@@ -86,7 +86,7 @@ class Open:
                 self._config
             )
             if made is None:
-                raise OutsideError(f"there is no room on the GPU to run the model: {self._last()}")
+                raise OutsideError(f"the GPU has too little memory to run the model: {self._last()}")
             for name, shape in shapes.items():
                 if not made.set_input_shape(name, shape):
                     raise Refusal(f"the engine does not take the input {name} with the shape {shape}: {self._last()}")
@@ -116,7 +116,7 @@ class Open:
         for name in self._outputs:
             shape = tuple(context.made.get_tensor_shape(name))
             if min(shape, default=0) < 0:
-                raise Refusal(f"the shape of the output {name} hangs on the values of the inputs: {shape}")
+                raise Refusal(f"the shape of the output {name} depends on the values of the inputs: {shape}")
             part.answers[name] = numpy.empty(shape, dtype=self._types[name])
             part.addresses[name] = self._stream.allocate(part.answers[name].nbytes, part)
         return part

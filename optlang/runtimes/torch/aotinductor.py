@@ -35,7 +35,6 @@ class AOTInductor:
     """
 
     imports: ClassVar[tuple[str, ...]] = ("torch", "torch._inductor.package")
-    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def available(self) -> str | None:
         """None where torch and a C++ compiler are installed."""
@@ -56,40 +55,26 @@ class AOTInductor:
         Raises `Refusal` for other forms, for what torch.export or Inductor cannot take, and where the file's answers
         are not the module's.
         """
-        import torch
-
         from optlang.runtimes.shared.artifact_files import described
+        from optlang.runtimes.shared.torch_module import module_of
         from optlang.runtimes.torch.compiler import quiet
-        from optlang.workload import imports
         from optlang.workload.export import tracing
         from optlang.workload.model import dtypes
-        from optlang.workload.model.call import call
 
-        if state.form != "module":
-            raise Refusal(f"aotinductor compiles torch modules, not a model in the form {state.form}")
-        if target.device != "cpu":
-            raise Refusal(f"aotinductor is measured on the CPU only, not on {target.device}")
-        module = state.model
-        training = module.training
-        module.eval()
-        try:
-            example = data.example(tracing.TRACED)
-            with tracing.plain_attention(), torch.no_grad(), quiet():
-                with imports.user_code("running the model", study):
-                    outputs = tuple(call(module, example))
-                _compile(module, example, folder / NAME, target.threads)
-                _prove(module, data.example(tracing.CHECKED), folder / NAME)
-        finally:
-            module.train(training)
+        module = module_of(state, target, "aotinductor")
+        example = data.example(tracing.TRACED)
+        with tracing.first_call(module, example, study, quiet()) as answers:
+            _compile(module, example, folder / NAME, target.threads)
+            _prove(module, data.example(tracing.CHECKED), folder / NAME)
         about = {"stored": dtypes.stored(module)}
-        return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, outputs, about)
+        return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, tuple(answers), about)
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The library, loaded; it has the threads that it was built with, torch's own kernels those of the target."""
         import torch
 
         from optlang.runtimes.torch.compiler import quiet
-        from optlang.runtimes.torch.session import Open, threads
+        from optlang.runtimes.torch.session import GraphSession, threads
 
         with ExitStack() as stack:
             stack.enter_context(threads(target.threads))
@@ -98,7 +83,7 @@ class AOTInductor:
                     model = torch._inductor.aoti_load_package(str(artifact.folder / NAME))
             except (RuntimeError, ValueError) as error:
                 raise Refusal(f"AOTInductor does not load the model: {str(error).splitlines()[0]}") from error
-            return Open(model, artifact.inputs, artifact.outputs, stack.pop_all())
+            return GraphSession(model, artifact.inputs, artifact.outputs, stack.pop_all())
 
 
 def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: int) -> None:
@@ -111,25 +96,25 @@ def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: in
     with failures.refused(
         "the model cannot be exported for AOTInductor",
         help="forward must not choose by the values of its inputs or turn the number of samples into a Python number; "
-        "or keep to the runtime eager",
+        "or use the runtime eager",
     ):
         program = torch.export.export(
             wrapped, tuple(example.values()), dynamic_shapes=(tuple({0: batch} for _ in example),)
         )
     # Left to itself, Inductor writes its loops for the number of threads that this process has now.
     options = {"cpp.threads": threads, "compile_threads": 1}
-    with failures.refused("AOTInductor cannot compile the model", help="keep to the runtime torchscript"):
+    with failures.refused("AOTInductor cannot compile the model", help="use the runtime torchscript"):
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
 def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:
     import torch
 
-    from optlang.runtimes.torch.session import single
+    from optlang.workload.data.tensors import array
     from optlang.workload.export import tracing
 
     def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
         found = torch._inductor.aoti_load_package(str(path))(*inputs.values())
-        return [item.numpy(force=True) for item in single(found)]
+        return [array(item) for item in found]
 
     tracing.prove(module, inputs, "the compiled model", answer)

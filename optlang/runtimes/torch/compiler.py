@@ -27,8 +27,8 @@ def missing() -> str | None:
     if found() is not None:
         return None
     if _named() != _usual():
-        return f"CXX names the C++ compiler {_named()}, which is not here: name another one"
-    return f"there is no C++ compiler {_usual()}: {_INSTALL[_usual()]}; or name another one in CXX"
+        return f"CXX names the C++ compiler {_named()}, which was not found: name another one"
+    return f"no C++ compiler {_usual()}: {_INSTALL[_usual()]}; or name another one in CXX"
 
 
 def quiet() -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Arrays, Artifact, Edit, Factory, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import Arrays, Artifact, Edit, Factory, ModelState, QuantWants, Session, TargetSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -21,11 +21,10 @@ WEIGHTS = "model.safetensors"
 
 
 class Eager:
-    """The artifact is the safetensors file; the module is made anew from the factory and its edits."""
+    """The artifact is the safetensors file; the module is rebuilt from the factory and its edits."""
 
     name: ClassVar[str] = "eager"
     imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.model.make")
-    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def available(self) -> str | None:
         """None where torch is installed."""
@@ -44,16 +43,13 @@ class Eager:
         import torch
 
         from optlang.runtimes.shared.artifact_files import described
+        from optlang.runtimes.shared.torch_module import module_of
         from optlang.workload import imports
         from optlang.workload.model import dtypes
         from optlang.workload.model.call import call
         from optlang.workload.model.weights import parameters
 
-        if state.form != "module":
-            raise Refusal(f"{self.name} runs torch modules, not a model in the form {state.form}")
-        if target.device != "cpu":
-            raise Refusal(f"{self.name} is measured on the CPU only, not on {target.device}")
-        module: nn.Module = state.model
+        module = module_of(state, target, self.name)
         training = module.training
         with torch.no_grad(), imports.user_code("running the model", study):
             outputs = tuple(call(module.eval(), data.example(1)))
@@ -82,10 +78,10 @@ class Eager:
             )
             # Knows of weights that share memory: the file holds them once.
             safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
-            return Open(module.eval().requires_grad_(False), artifact.inputs, stack.pop_all())
+            return EagerSession(module.eval().requires_grad_(False), artifact.inputs, stack.pop_all())
 
 
-class Open:
+class EagerSession:
     """A module to call; `call` is what `run` calls, at first the module itself, and `compiled` the seconds that its
     compilation took (None where it was not compiled)."""
 
@@ -111,13 +107,9 @@ class Open:
             return self.call(*positional, **named)
 
     def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
-        from optlang.workload.data.tensors import flat_outputs
+        from optlang.workload.data.tensors import array, flat_outputs
 
-        torch = self._torch
-        return {
-            name: (item.float() if item.dtype in (torch.bfloat16, torch.float16) else item).numpy(force=True)
-            for name, item in flat_outputs(result).items()
-        }
+        return {name: array(item) for name, item in flat_outputs(result).items()}
 
     def close(self) -> None:
         del self._module, self.call

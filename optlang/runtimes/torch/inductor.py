@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Artifact, ModelState, OptlangError, Refusal, Session, TargetSpec
-from optlang.runtimes.torch.eager import Eager, Open
+from optlang.interfaces import Artifact, ModelState, Refusal, Session, TargetSpec
+from optlang.runtimes.torch.eager import Eager, EagerSession
 from optlang.workload import failures
 
 if TYPE_CHECKING:
@@ -22,25 +22,24 @@ _MODES = {"default": "default", "max_autotune": "max-autotune-no-cudagraphs"}
 
 
 class Inductor(Eager):
-    """The artifact is eager's, made anew from its factory; `open` compiles it (Ansel et al., 2024).
+    """The artifact is eager's, rebuilt from its factory; `open` compiles it (Ansel et al., 2024).
 
     `settings["mode"]` is torch.compile's ("max_autotune" times several kernels for each product of matrices);
     `settings["dynamic"]` compiles one program for any number of samples, otherwise it is for the target's batch alone
-    and other numbers are cut into such. The whole of forward must compile: what torch would leave to Python in silence
+    and other numbers are cut into such. The whole of forward must compile: what torch would silently leave to Python
     is refused. Compilation is measured apart, as `compile_time`: half a minute the first time on a machine and seconds
     later; what was compiled before is found again in torch's own folder of the system's temporary one
     (TORCHINDUCTOR_CACHE_DIR names another).
 
     `static` and `dynamic` int8 are torchao's. Then the artifact is `model.pt2`, the quantized program, which `open`
     compiles with its weights as constants. It is saved as torch.export saves it, not as requests to replay on a new
-    module: loading takes tenths of a second and no data, no float weights lie beside the integers, the answers hang on
-    no second calibration, and the file needs none of the model's Python. Of its parts torch would pickle the example
-    inputs alone; they are left out, and a file with any pickle is refused.
+    module: loading takes tenths of a second and no data, no float weights are stored next to the integers, the answers
+    depend on no second calibration, and the file needs none of the model's Python. Of its parts torch would pickle the
+    example inputs alone; they are left out, and a file with any pickle is refused.
     """
 
     name: ClassVar[str] = "inductor"
     imports: ClassVar[tuple[str, ...]] = (*Eager.imports, "torch._dynamo", "torch._inductor.compile_fx")
-    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def available(self) -> str | None:
         """None where torch, a C++ compiler and Python's headers are installed."""
@@ -49,9 +48,8 @@ class Inductor(Eager):
         from optlang.runtimes.torch.compiler import missing
 
         header = Path(sysconfig.get_path("include")) / "Python.h"
-        return missing() or (
-            None if header.is_file() else f"Python's headers are not here ({header}): apt install python3-dev, or alike"
-        )
+        absent = None if header.is_file() else f"Python's headers were not found ({header}): apt install python3-dev"
+        return missing() or absent
 
     def build(
         self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
@@ -66,8 +64,6 @@ class Inductor(Eager):
         from optlang.workload.data.tensors import describe
 
         mode, dynamic = str(settings.get("mode", "default")), bool(settings.get("dynamic", False))
-        if mode not in _MODES:
-            raise OptlangError(f"inductor has no mode '{mode}'", help=f"one of {', '.join(_MODES)}")
         if state.form == "graph" and state.requests and target.device == "cpu":
             artifact = _in_integers(state, target, dynamic, folder, data, study)
         else:
@@ -88,7 +84,7 @@ class Inductor(Eager):
         if artifact.format == _FORMAT:
             return _open_integers(artifact, target)
         session = super().open(artifact, target, settings, study)
-        assert isinstance(session, Open)
+        assert isinstance(session, EagerSession)
         about: Mapping[str, Any] = artifact.about
         given = {name: item.numpy() for name, item in tensors.imagined(about["example"]).items()}
         with ExitStack() as stack:
@@ -113,7 +109,7 @@ def _first_call(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     with failures.refused(
         "torch.compile does not take the whole of forward",
-        help="write that part of forward with torch's own operators, or keep to the runtime eager",
+        help="write that part of forward with torch's own operators, or use the runtime eager",
     ), quiet(), torch._inductor.config.patch(compile_threads=1):
         call()
     return time.perf_counter() - start
@@ -123,53 +119,34 @@ def _in_integers(
     state: ModelState, target: TargetSpec, dynamic: bool, folder: Path, data: Dataset, study: Path
 ) -> Artifact:
     """Write the program that torchao's quantizer makes of the module, and read it again: both give the same answers."""
+    import safetensors.torch
     import torch
 
-    from optlang.runtimes.shared.artifact_files import described
+    from optlang.runtimes.shared.artifact_files import described, refuse_larger
     from optlang.runtimes.torch import pt2_archive, x86_quantizer
-    from optlang.workload import imports
     from optlang.workload.export import torch_export, tracing
-    from optlang.workload.model import call, dtypes, quantized_share
+    from optlang.workload.model import dtypes, quantized_share
+    from optlang.workload.model.weights import parameters
 
     x86_quantizer.refuse_unknown(state.requests)
     (request,) = state.requests
     module = state.model
     dtypes.refuse_others(dtypes.module_types(module))
-    training = module.training
-    module.eval()
-    try:
-        example = data.example(max(target.batch, tracing.TRACED) if dynamic else target.batch)
-        shapes: dict[str, Any] = {"batch": torch.export.Dim("batch", min=1)} if dynamic else {"fixed": True}
-        with tracing.plain_attention(), torch.no_grad(), torch_export.quiet():
-            # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-            with imports.user_code("running the model", study):
-                outputs = tuple(call.call(module, example))
-            program = torch_export.program(module, example, "Inductor", **shapes)
-            graph, int8 = x86_quantizer.quantized(program, module, example, request, data)
-            pt2_archive.write(torch_export.again(graph, example, "Inductor", **shapes), folder / NAME)
-            _check_smaller(folder / NAME, module)
-            given = data.example(tracing.CHECKED) if dynamic else example
-            right, found = graph(*given.values()), pt2_archive.read(folder / NAME)(*given.values())
-            wanted = {name: item.numpy() for name, item in zip(outputs, right, strict=True)}
-            tracing.agree(wanted, [item.numpy() for item in found], "the file", tracing.tolerance(module))
-    finally:
-        module.train(training)
-    return Artifact(folder, _FORMAT, described(folder, [NAME]), data.input_names, outputs, {
+    example = data.example(max(target.batch, tracing.TRACED) if dynamic else target.batch)
+    shapes: dict[str, Any] = {"batch": torch.export.Dim("batch", min=1)} if dynamic else {"fixed": True}
+    with tracing.first_call(module, example, study, torch_export.quiet()) as answers:
+        program = torch_export.program(module, example, "Inductor", **shapes)
+        graph, int8 = x86_quantizer.quantized(program, module, example, request, data)
+        pt2_archive.write(torch_export.again(graph, example, "Inductor", **shapes), folder / NAME)
+        size = (folder / NAME).stat().st_size
+        refuse_larger("int8", size, len(safetensors.torch.save(parameters(module))))
+        given = data.example(tracing.CHECKED) if dynamic else example
+        right, found = graph(*given.values()), pt2_archive.read(folder / NAME)(*given.values())
+        wanted = {name: item.numpy() for name, item in zip(answers, right, strict=True)}
+        tracing.agree(wanted, [item.numpy() for item in found], "the file", tracing.tolerance(module))
+    return Artifact(folder, _FORMAT, described(folder, [NAME]), data.input_names, tuple(answers), {
         "int8": int8, "stored": quantized_share.stored(int8["all"]),
     })
-
-
-def _check_smaller(path: Path, module: Any) -> None:
-    import safetensors.torch
-
-    from optlang.workload.model.weights import parameters
-
-    size, float32 = path.stat().st_size, len(safetensors.torch.save(parameters(module)))
-    if size >= float32:
-        raise Refusal(
-            f"int8 makes this model larger: {size} bytes against {float32} in float32",
-            help="its graph and its scales cost more than its few weights save",
-        )
 
 
 def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
@@ -211,7 +188,7 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
                 "behind integers that it turns into floats in each call",
                 help="keep those layers in float, or the runtime onnxruntime",
             )
-        return session.Open(
+        return session.GraphSession(
             compiled, artifact.inputs, artifact.outputs, stack.pop_all(), without_grad=torch.no_grad, loaded=loaded,
             compiled=seconds,
         )

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.interfaces import Arrays
+from optlang.workload.data.tensors import array
 
 if TYPE_CHECKING:
     import numpy
     from torch import Tensor
-
-_HALVES = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Open:
+class GraphSession:
     """`model` is called with the inputs in order; closing leaves `settings`, those of the process that it runs under.
 
     `without_grad` is how gradients are switched off; `loaded` and `compiled` are the seconds that these took, of graphs
@@ -61,14 +60,9 @@ class Open:
 
     def collect(self, result: tuple[Tensor, ...]) -> dict[str, numpy.ndarray[Any, Any]]:
         """The answers by name."""
-        return {name: item.numpy(force=True) for name, item in zip(self._outputs, single(result), strict=True)}
+        return {name: array(item) for name, item in zip(self._outputs, result, strict=True)}
 
     def close(self) -> None:
         """Let the graph go, and give the process its settings back."""
         del self._model
         self._settings.close()
-
-
-def single(answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """In float32 what numpy has no type for, or what is measured in float32 everywhere."""
-    return tuple(item.float() if item.dtype in _HALVES else item for item in answers)

@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Artifact, ModelState, OptlangError, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.workload import failures
 
 if TYPE_CHECKING:
 
     from optlang.workload.data.dataset import Dataset
 
 NAME = "model.pt"
-GRAPHS = ("frozen", "folded", "optimized")
 
 
 class TorchScript:
@@ -34,7 +34,6 @@ class TorchScript:
     """
 
     imports: ClassVar[tuple[str, ...]] = ("torch",)
-    """What `open` needs in memory first, so that the load time is the model's and not the library's."""
 
     def available(self) -> str | None:
         """None where torch is installed."""
@@ -50,30 +49,28 @@ class TorchScript:
     ) -> Artifact:
         """Write the graph, proven with another number of samples than it was traced with.
 
-        What `optimize_for_inference` does is not written into it: torch saves such a graph without a word and cannot
+        What `optimize_for_inference` does is not written into it: torch saves such a graph without an error and cannot
         load it again. Raises `Refusal` for other forms, for what cannot be traced or compiled, and where the graph's
         answers are not the module's.
         """
         from optlang.runtimes.shared.artifact_files import described
+        from optlang.runtimes.shared.torch_module import module_of
         from optlang.workload.export import torchscript
         from optlang.workload.model import dtypes
 
-        if state.form != "module":
-            raise Refusal(f"torchscript is made from torch modules, not from a model in the form {state.form}")
-        if target.device != "cpu":
-            raise Refusal(f"torchscript is measured on the CPU only, not on {target.device}")
-        mode, graph = _chosen(settings)
-        outputs = torchscript.export(state.model, data, folder / NAME, study, mode=mode, fold=graph != "frozen")
+        module = module_of(state, target, "torchscript")
+        mode, graph = settings.get("mode", "trace"), settings.get("graph", "folded")
+        outputs = torchscript.export(module, data, folder / NAME, study, mode=mode, fold=graph != "frozen")
         return Artifact(
             folder, "torchscript", described(folder, [NAME]), data.input_names, outputs,
-            {"graph": graph, "stored": dtypes.stored(state.model)},
+            {"graph": graph, "stored": dtypes.stored(module)},
         )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The graph on `target.threads` threads (torch's own setting, for the whole process)."""
         import torch
 
-        from optlang.runtimes.torch.session import Open, threads
+        from optlang.runtimes.torch.session import GraphSession, threads
         from optlang.workload import process_state
         from optlang.workload.export import tracing
 
@@ -85,20 +82,5 @@ class TorchScript:
                     if artifact.about["graph"] == "optimized":
                         module = torch.jit.optimize_for_inference(module)
             except RuntimeError as error:
-                raise Refusal(f"TorchScript does not load the model: {_last_line(error)}") from error
-            return Open(module, artifact.inputs, artifact.outputs, stack.pop_all())
-
-
-def _chosen(settings: Mapping[str, Any]) -> tuple[str, str]:
-    mode, graph = str(settings.get("mode", "trace")), str(settings.get("graph", "folded"))
-    if mode not in ("trace", "script"):
-        raise OptlangError(f"torchscript has no mode '{mode}'", help="one of trace, script")
-    if graph not in GRAPHS:
-        raise OptlangError(f"torchscript has no graph '{graph}'", help=f"one of {', '.join(GRAPHS)}")
-    return mode, graph
-
-
-def _last_line(error: BaseException) -> str:
-    """libtorch's messages may begin with the places in a graph; what is wrong comes last, or alone."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+                raise Refusal(f"TorchScript does not load the model: {failures.last_line(error)}") from error
+            return GraphSession(module, artifact.inputs, artifact.outputs, stack.pop_all())

@@ -38,23 +38,16 @@ _LINEAR = "Inductor quantizes linear layers alone as values come; static takes c
 
 def refuse_unknown(requests: tuple[Request, ...]) -> None:
     """`Refusal` for what the quantizer or Inductor's kernels have not; OptlangError where torchao is not installed."""
+    pt2e.refuse_unknown("inductor", requests)
     for request in requests:
         settings = request.settings
-        if request.technique not in ("static", "dynamic"):
-            raise Refusal(f"inductor does not carry out {request.technique}", help="static or dynamic")
-        if settings.get("calibrator", "minmax") not in ("minmax", "mse"):
-            raise Refusal(f"torchao has no observer for calibrator = {settings['calibrator']}", help="minmax or mse")
         if settings.get("granularity", "auto") == "tensor":
             raise Refusal(
                 "Inductor's int8 kernels take weights with a scale for each output channel: granularity = tensor "
-                "would run in float", help="granularity = channel"
+                "would run in float", help="set granularity = channel"
             )
-        if settings.get("bias_correction"):
-            raise Refusal("torchao's quantizer corrects no biases: bias_correction = false on inductor")
         if settings.get("operators") == "all":
             raise Refusal("Inductor has no int8 kernels for convolutions with dynamic ranges", help=_LINEAR)
-    if len(requests) > 1:
-        raise Refusal(f"a model is quantized once, not by {' and '.join(item.technique for item in requests)}")
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise Refusal(f"Inductor's int8 is for x86 processors, and this is {platform.machine()}")
     if importlib.util.find_spec("torchao") is None:
@@ -72,14 +65,10 @@ def quantized(
     lose a bit on processors without VNNI, whose kernels would overflow. Layers that share a weight, or are called more
     than once, stay in float. Raises `Refusal` where no layer is left, or most weights stay in float.
     """
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
     settings: Mapping[str, Any] = request.settings
     dynamic = request.technique == "dynamic"
-    prepared = prepare_pt2e(program.module(check_guards=False), _quantizer(module, settings, dynamic))
-    pt2e.calibrate(prepared, example, data, 1 if dynamic else int(settings["samples"]))
-    converted = convert_pt2e(prepared)
-    found = torch_export.weights(converted)
+    graph_module = program.module(check_guards=False)
+    converted, found = pt2e.quantized(graph_module, _quantizer(module, settings, dynamic), request, example, data)
     left = dynamic and any(item.kind == "convolution" and not item.quantized for item in found)
     about = torch_export.mostly(found, module, settings, "int8", _LINEAR if left else _WAY_OUT)
     _drop_unused(converted)

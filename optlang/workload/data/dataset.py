@@ -31,7 +31,7 @@ _INITIAL_SEED = 0
 
 
 class Dataset:
-    """A data set with its task. Inputs go by name: those of the model's `forward`, once `bind` has been told them.
+    """A data set with its task. Inputs go by name: those of the model's `forward`, once `bind` has set them.
 
     Until then one input is called "input", several "input_0", "input_1", …, and a dictionary's keep their keys.
     """
@@ -43,7 +43,7 @@ class Dataset:
         self.parts = dict(parts)
         self.task = task
         self.preprocessing = preprocessing
-        """What was done to the raw inputs, in the words of the data's factory: whoever deploys has to do the same."""
+        """What was done to the raw inputs, in the words of the data's factory: the deployer has to do the same."""
         self._said = said
         self._names = tuple(names) if names is not None else None
 
@@ -188,7 +188,7 @@ def _preprocessing(answer: Mapping[str, Any], what: str) -> JSON:
         json.dumps(said)
     except (TypeError, ValueError) as error:
         raise OptlangError(
-            f"'preprocessing' of {what} is no plain JSON: {error}", help="a text, or a dictionary of texts and numbers"
+            f"'preprocessing' of {what} is not plain JSON: {error}", help="a text, or a dictionary of texts and numbers"
         ) from error
     return said
 
@@ -204,20 +204,21 @@ def load(factory: Factory, study: Path) -> Dataset:
         answer = create(**factory.arguments)
     if not isinstance(answer, Mapping):
         raise OptlangError(
-            f"{what} gave a {type(answer).__name__}, not a dictionary",
+            f"{what} returned a {type(answer).__name__}, not a dictionary",
             help='return {"train": (inputs, targets), "validation": (inputs, targets)}',
         )
     for key in answer:
         if key not in _KEYS:
             near = closest(str(key), _KEYS)
             raise OptlangError(
-                f"{what} gave '{key}', which is no part of the data",
+                f"{what} returned '{key}', which is not a key of the data",
                 help=f"did you mean '{near}'?" if near else f"the keys are {', '.join(_KEYS)}",
             )
     for key in ("train", "validation"):
         if key not in answer:
             raise OptlangError(
-                f"{what} gave no '{key}'", help='return {"train": (inputs, targets), "validation": (inputs, targets)}'
+                f"{what} returned no '{key}'",
+                help='return {"train": (inputs, targets), "validation": (inputs, targets)}',
             )
     task = task_of(answer.get("task"), study)
     parts = {name: part_of(name, answer[name], study) for name in _PARTS if answer.get(name) is not None}

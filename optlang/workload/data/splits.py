@@ -167,12 +167,7 @@ class Items(Part):
         with user_code(f"reading the data's '{self.name}'", self._study):
             read = [self._items[index] for index in indices]
         for item in read:
-            if not isinstance(item, tuple | list) or len(item) != 2:
-                raise OptlangError(
-                    f"a sample of the data's '{self.name}' is "
-                    + (f"{len(item)} things" if isinstance(item, tuple | list) else f"a {type(item).__name__}"),
-                    help="each sample is a pair (inputs, target)",
-                )
+            _check_pair(item, f"a sample of the data's '{self.name}'", "each sample is a pair (inputs, target)")
         return _collated(self.name, [(item[0], item[1]) for item in read])
 
     def batches(self, batch: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
@@ -204,11 +199,17 @@ class Items(Part):
             reads.append(digest.hexdigest())
         if reads[0] != reads[1]:
             raise OptlangError(
-                f"the data's '{self.name}' gives other samples each time it is read, so it cannot be recognized",
+                f"the data's '{self.name}' returns different samples each time it is read, so it has no fingerprint",
                 help="give the Dataset an attribute `fingerprint`, or return one from the data factory, "
                 "that changes whenever the data does",
             )
         return reads[0]
+
+
+def _check_pair(item: Any, what: str, help: str) -> None:
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        given = f"{len(item)} things" if isinstance(item, tuple | list) else f"a {type(item).__name__}"
+        raise OptlangError(f"{what} is {given}", help=help)
 
 
 def _collated(name: str, samples: list[tuple[Any, Any]]) -> Batch:
@@ -216,8 +217,8 @@ def _collated(name: str, samples: list[tuple[Any, Any]]) -> Batch:
         inputs, targets = default_collate([item[0] for item in samples]), default_collate([item[1] for item in samples])
     except (TypeError, RuntimeError, KeyError) as error:
         raise OptlangError(
-            f"samples of the data's '{name}' do not stack: {error}",
-            help="samples of one shape each, or a DataLoader with a collate_fn of your own",
+            f"samples of the data's '{name}' cannot be stacked: {error}",
+            help="return samples of one shape, or a DataLoader with your own collate_fn",
         ) from error
     return _pair(name, inputs, targets)
 
@@ -271,12 +272,7 @@ class Loader(Part):
                 item = next(source, None)
             if item is None:
                 return
-            if not isinstance(item, tuple | list) or len(item) != 2:
-                raise OptlangError(
-                    f"a batch of the data's '{self.name}' is "
-                    + (f"{len(item)} things" if isinstance(item, tuple | list) else f"a {type(item).__name__}"),
-                    help="each batch is a pair (inputs, targets)",
-                )
+            _check_pair(item, f"a batch of the data's '{self.name}'", "each batch is a pair (inputs, targets)")
             yield _pair(self.name, item[0], item[1])
 
     def chosen(self, indices: Tensor) -> Batch:
@@ -293,7 +289,7 @@ class Loader(Part):
             inner = str(said() if callable(said) else said)
         else:
             raise OptlangError(
-                f"the data's '{self.name}' is a stream that cannot be recognized",
+                f"the data's '{self.name}' is a stream, which has no fingerprint of its own",
                 help="give the Dataset an attribute `fingerprint`, or return one from the data factory",
             )
         about = (self._loader.batch_size, self._loader.drop_last, type(self._loader.sampler).__name__)

@@ -42,14 +42,14 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
-        """Metrics of all outputs together. Raises OptlangError for one that is no finite number."""
+        """Metrics of all outputs together. Raises OptlangError for one that is not finite."""
 
     def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
         """For metrics that are means: the values they are means of (for intervals); None where there are none."""
         return None
 
     def agreement(self, outputs: Outputs, others: Outputs, targets: Any) -> Vector | None:
-        """On which samples two models answer the same (1) or not (0); None where answers are no classes."""
+        """On which samples two models answer the same (1) or not (0); None where answers are not classes."""
         return None
 
     def check_targets(self, targets: Tensors, what: str) -> Tensors:
@@ -282,7 +282,10 @@ class Own(Task):
             value = self._task.loss(_as_given(outputs, lambda item: item), _as_given(targets, lambda item: item))
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = f"a tensor of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise OptlangError(f"the task's loss gave {given}, not one number", help="return the mean over the batch")
+            raise OptlangError(
+                f"the task's loss returned {given}, not one number",
+                help="return the mean over the batch",
+            )
         return value.reshape(())
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
@@ -291,7 +294,7 @@ class Own(Task):
             found = self._task.metrics(_as_given(outputs, _plain), _as_given(targets, _plain))
         if not isinstance(found, Mapping) or not found:
             raise OptlangError(
-                f"the task's metrics gave {'nothing' if not found else 'a ' + type(found).__name__}",
+                f"the task's metrics returned {'nothing' if not found else 'a ' + type(found).__name__}",
                 help="return a dictionary {name: value}",
             )
         values: dict[str, float] = {}
@@ -299,7 +302,7 @@ class Own(Task):
             try:
                 values[str(name)] = float(value)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise OptlangError(f"the task's metric {name} is no number: {error}") from error
+                raise OptlangError(f"the task's metric {name} is not a number: {error}") from error
         return _finite(values)
 
 

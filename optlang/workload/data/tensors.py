@@ -43,6 +43,11 @@ def tensor(value: Any, what: str) -> Tensor:
     return value.float() if value.dtype == torch.float64 else value
 
 
+def array(item: Tensor) -> numpy.ndarray[Any, Any]:
+    """A tensor as an array; in float32 where it has 16 bits: numpy has no bfloat16, and answers are measured alike."""
+    return (item.float() if item.dtype in (torch.float16, torch.bfloat16) else item).numpy(force=True)
+
+
 def nested(value: Any, what: str) -> Tensors:
     """`value` with tensors in the place of arrays: a dictionary and a tuple stay what they are."""
     if isinstance(value, Mapping):

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from optlang.interfaces import ModelState, OutsideError, Refusal
-from optlang.workload import failures, imports, process_state
+from optlang.workload import failures, process_state
 from optlang.workload.export import tracing
-from optlang.workload.model import call
 
 if TYPE_CHECKING:
     import numpy
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 OPSET = 18
 """The newest one that every runtime here reads and that both exporters write without converting (script up to 20)."""
 
-# Protocol buffers end at 2 GiB; above, weights lie in a file beside.
+# Protocol buffers end at 2 GiB; larger models keep their weights in an external file.
 _LARGE = 1_900_000_000
 
 # The loggers of the exporters, theirs alone: the caller may log while a model is exported.
@@ -49,7 +48,7 @@ _REMARKS: tuple[process_state.Remark, ...] = (
 def export(
     state: ModelState, data: Dataset, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "script"
 ) -> None:
-    """Write the module of `state` to `path`; weights of more than 2 GB go to `path`.data beside it.
+    """Write the module of `state` to `path`; weights of more than 2 GB go to `path`.data.
 
     Inputs are named as the data name them, outputs as `call.call` names them; the first axis of each is the batch.
     `exporter` "script" traces a call, "dynamo" takes torch.export's graph: that needs the package onnxscript, takes
@@ -68,20 +67,12 @@ def export(
             "a model in bfloat16 cannot go through ONNX: its runtimes here have no kernels for it",
             help="dtype = float16 runs there; bfloat16 runs in eager",
         )
-    training = module.training
-    module.eval()
-    try:
-        example = data.example(tracing.TRACED)
-        # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-        with tracing.plain_attention(), torch.no_grad():
-            with imports.user_code("running the model", study):
-                outputs = tuple(call.call(module, example))
-            model = _exported(module, example, outputs, path.parent, opset, exporter)
-            _clean(model)
-            _write(model, path)
-            _check(module, data.example(tracing.CHECKED), path)
-    finally:
-        module.train(training)
+    example = data.example(tracing.TRACED)
+    with tracing.first_call(module, example, study) as answers:
+        model = _exported(module, example, tuple(answers), path.parent, opset, exporter)
+        _clean(model)
+        _write(model, path)
+        _check(module, data.example(tracing.CHECKED), path)
 
 
 def _exported(
@@ -109,14 +100,14 @@ def _exported(
         # torch's newer exporter wraps what stopped it in advice to its own developers.
         with failures.refused(
             "the model cannot be exported to ONNX",
-            help=f"{other}write that part of forward with other operators, or keep to the runtime eager",
+            help=f"{other}write that part of forward with other operators, or use the runtime eager",
             depends="model", innermost=exporter == "dynamo",
         ):
             torch.onnx.export(
                 tracing.Positional(module, names).eval(), tuple(example.values()), str(file), input_names=list(names),
                 output_names=list(outputs), opset_version=opset, **how,
             )
-        # Weights beside the file come along.
+        # External weights are loaded too.
         model = onnx.load(file)
     written = opset_of(model)
     if written != opset:
@@ -274,17 +265,20 @@ def _write(model: ModelProto, path: Path) -> None:
 # ---- the proof
 
 
-def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
+def plain_session(path: Path) -> Any:
+    """An ONNX Runtime session that computes what the file says, without optimizations, on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    # What the file says, not what an optimizer makes of it.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
+
+def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
     def answer(outputs: list[str]) -> list[numpy.ndarray[Any, Any]]:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = plain_session(path)
         known = {item.name for item in session.get_inputs()}
         given = {name: item.numpy() for name, item in inputs.items() if name in known}
         answers: list[numpy.ndarray[Any, Any]] = session.run(outputs, given)

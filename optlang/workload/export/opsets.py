@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
 from optlang.workload import failures
-from optlang.workload.export.onnx import opset_of
+from optlang.workload.export.onnx import opset_of, plain_session
 
 if TYPE_CHECKING:
     import numpy
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def convert(path: Path, opset: int, inputs: Mapping[str, Array]) -> None:
-    """Write the file again in `opset`, where it is in another one; weights beside it become its own.
+    """Write the file again in `opset`, where it is in another one; external weights move into the file.
 
     Raises `Refusal` where ONNX has no way for an operator, and where the answers to `inputs` become others.
     """
@@ -41,13 +41,7 @@ def convert(path: Path, opset: int, inputs: Mapping[str, Array]) -> None:
 
 
 def _answers(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = plain_session(path)
     names = [item.name for item in session.get_outputs()]
     given = {item.name: inputs[item.name] for item in session.get_inputs()}
     return dict(zip(names, session.run(names, given), strict=True))

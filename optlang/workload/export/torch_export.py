@@ -77,7 +77,7 @@ def again(
     shapes = (shapes,) if isinstance(wrapped, tracing.Positional) else shapes
     with failures.refused(
         f"the model cannot be exported for {what}",
-        help="forward must not choose by the values of its inputs; or keep to the runtime onnxruntime", depends="model",
+        help="forward must not choose by the values of its inputs; or use the runtime onnxruntime", depends="model",
     ):
         return torch.export.export(wrapped, tuple(example.values()), dynamic_shapes=shapes)
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from optlang.workload import failures, imports, process_state
+from optlang.workload import failures, process_state
+from optlang.workload.data.tensors import array
 from optlang.workload.export import tracing
-from optlang.workload.model import call
 from optlang.workload.model.call import arguments
 
 if TYPE_CHECKING:
@@ -39,29 +39,21 @@ def export(module: nn.Module, data: Dataset, path: Path, study: Path, *, mode: s
     which changes roundings. Raises `Refusal` with the operator or the line where the module cannot be traced or
     compiled, and where the file's answers to another number of samples are not the module's.
     """
-    training = module.training
-    module.eval()
-    try:
-        example = data.example(tracing.TRACED)
-        with tracing.plain_attention(), torch.no_grad(), process_state.quiet(remarks=tracing.REMARKS):
-            # The first call is the user's own code: what it raises is told as theirs, not as a failed export.
-            with imports.user_code("running the model", study):
-                outputs = tuple(call.call(module, example))
-            graph = _traced(module, example) if mode == "trace" else _scripted(module, example)
-            stored = io.BytesIO()
-            torch.jit.save(torch.jit.freeze(graph.eval(), optimize_numerics=fold), stored)
-            _write(stored, path)
-            _prove(module, data.example(tracing.CHECKED), path)
-        return outputs
-    finally:
-        module.train(training)
+    example = data.example(tracing.TRACED)
+    with tracing.first_call(module, example, study, process_state.quiet(remarks=tracing.REMARKS)) as answers:
+        graph = _traced(module, example) if mode == "trace" else _scripted(module, example)
+        stored = io.BytesIO()
+        torch.jit.save(torch.jit.freeze(graph.eval(), optimize_numerics=fold), stored)
+        _write(stored, path)
+        _prove(module, data.example(tracing.CHECKED), path)
+    return tuple(answers)
 
 
 def _traced(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
     wrapped = tracing.Positional(module, tuple(example)).eval()
     with failures.refused(
         "the model cannot be traced",
-        help="mode = script compiles the source of forward instead; or keep to the runtime eager",
+        help="mode = script compiles the source of forward instead; or use the runtime eager",
     ):
         # Its own check calls again with the same samples; ours takes others.
         return torch.jit.trace(wrapped, tuple(example.values()), check_trace=False)  # type: ignore[no-untyped-call]
@@ -88,7 +80,7 @@ def _scripted(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
 
     with failures.refused(
         "the model's forward cannot be compiled",
-        help="mode = trace takes down one call instead; or keep to the runtime eager",
+        help="mode = trace records one call instead; or use the runtime eager",
     ):
         compiled = torch.jit.script(Holder().eval())
         compiled.define(source)
@@ -151,9 +143,6 @@ def _renamed_pickle(content: bytes, renamed: Any) -> bytes:
 def _prove(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
     def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
         graph = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-        return [
-            (item.float() if item.dtype in (torch.float16, torch.bfloat16) else item).numpy(force=True)
-            for item in graph(*inputs.values())
-        ]
+        return [array(item) for item in graph(*inputs.values())]
 
     tracing.prove(module, inputs, "the TorchScript graph", answer)

@@ -1,13 +1,14 @@
 """What the exporters that trace a module share: tensors in order, and the proof that both give the same answers.
 
-Tracing takes down what one call did. So the call has two samples, and what was taken down must answer three of them as
-the module does: a number of samples that became a constant then shows.
+Tracing records what one call did. So the call has two samples, and the recorded graph must answer three of them as the
+module does: a number of samples that became a constant then shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from optlang.interfaces import Refusal
-from optlang.workload import failures, process_state
+from optlang.workload import failures, imports, process_state
+from optlang.workload.data.tensors import array
 from optlang.workload.model.call import call
 
 if TYPE_CHECKING:
@@ -51,6 +53,26 @@ class Positional(nn.Module):
         """The answers of `call` in their order, to as many tensors as there are inputs."""
         named = dict(zip(self._inputs, values, strict=True))
         return tuple(call(getattr(self, INNER), named).values())
+
+
+@contextmanager
+def first_call(
+    module: nn.Module, example: Mapping[str, Tensor], study: Path, quiet: AbstractContextManager[None] | None = None
+) -> Iterator[dict[str, numpy.ndarray[Any, Any]]]:
+    """`module` as exporters take it, in eval mode and without gradients, and its answers to `example` by name.
+
+    The first call is the user's own code: what it raises is reported as theirs, not as a failed export. After the block
+    the module is in the mode that it was in.
+    """
+    training = module.training
+    module.eval()
+    try:
+        with plain_attention(), torch.no_grad(), quiet or nullcontext():
+            with imports.user_code("running the model", study):
+                answers = answers_of(module, example)
+            yield answers
+    finally:
+        module.train(training)
 
 
 @contextmanager
@@ -92,10 +114,7 @@ def prove(
 
 def answers_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, numpy.ndarray[Any, Any]]:
     """What `module` gives for `inputs`, as arrays by name, those of 16 bits in float32."""
-    return {
-        name: (item.float() if item.dtype in _ROUNDED else item).numpy(force=True)
-        for name, item in call(module, inputs).items()
-    }
+    return {name: array(item) for name, item in call(module, inputs).items()}
 
 
 def agree(

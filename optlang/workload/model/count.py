@@ -121,7 +121,7 @@ def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:
     """
     import torch
 
-    from optlang.workload.model import call
+    from optlang.workload.model.call import call
 
     if not len(next(iter(inputs.values()))):
         raise OptlangError("no example inputs to count operations with")
@@ -133,9 +133,9 @@ def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:
         with torch.no_grad(), _transparent(module.eval()):
             try:
                 with counter:
-                    call.call(module, sample)
+                    call(module, sample)
             except FAILURES as error:
-                call.call(module, sample)  # what the model itself cannot do it says in its own words
+                call(module, sample)  # what the model itself cannot do it says in its own words
                 return Operations(None, (), first_line(error))
     finally:
         module.train(training)
@@ -146,7 +146,7 @@ def _counter() -> Any:
     """A dispatch mode with `total`, the multiply-accumulates so far, and `uncounted`.
 
     Not torch's FlopCounterMode, whose formulas it has: that one follows modules too, which fails without gradients
-    where a module is given a parameter, and it passes by what it has no formula for without a word.
+    where a module is given a parameter, and it silently skips what it has no formula for.
     """
     from torch._ops import HigherOrderOperator
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -87,10 +87,9 @@ def refuse_inputs(module: nn.Module, error: OptlangError) -> None:
     """Raise OptlangError where `error`, which a call of `module` raised, comes from weights that are not in float32."""
     kinds = [kind for kind in module_types(module) if kind != "float32"]
     if kinds and _MISMATCH.search(error.message):
-        said = OptlangError(
-            f"the model's weights are in {' and '.join(kinds)}, and it is given its inputs in float32 (data in float64 "
-            f"are converted): {error.message}",
+        raise OptlangError(
+            f"the model's weights are in {' and '.join(kinds)}, and its inputs are float32 (data in float64 are "
+            f"converted): {error.message}",
             help="return the model in float32 (`model.float()`), or convert the inputs in its forward",
-        )
-        said.details = getattr(error, "details", "")  # type: ignore[attr-defined]
-        raise said from error
+            details=error.details,
+        ) from error

@@ -33,11 +33,12 @@ def make(factory: Factory, study: Path) -> nn.Module:
         module = create(**factory.arguments)
     if not isinstance(module, nn.Module):
         raise OptlangError(
-            f"{what} gave a {type(module).__name__}, not a torch.nn.Module", help="return the module from the factory"
+            f"{what} returned a {type(module).__name__}, not a torch.nn.Module",
+            help="return the module from the factory",
         )
     if isinstance(module, torch.jit.ScriptModule):
         raise OptlangError(
-            f"{what} gave a {type(module).__name__}, which cannot be compressed: its layers are compiled already",
+            f"{what} returned a {type(module).__name__}, which cannot be compressed: its layers are compiled already",
             help="return the torch.nn.Module itself, before torch.jit.script or torch.jit.trace",
         )
     # Compiling is the runtime's work; what torch.compile wraps is the same module.

@@ -203,5 +203,7 @@ def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str
     known = parametrized(module)
     lost = [name for name in names if name not in known]
     if lost:
-        raise OptlangError(f"{lost[0]} was computed by a parametrization when the model was changed, and is plain now")
+        raise OptlangError(
+            f"{lost[0]} was computed by a parametrization when the model was changed, and is a plain parameter now"
+        )
     return bake(module, names)

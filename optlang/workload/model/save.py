@@ -71,7 +71,7 @@ def _copy_graph(source: Path, folder: Path) -> None:
 
 
 def external_files(path: Path) -> tuple[str, ...]:
-    """The files of weights beside the ONNX file `path`, by their names relative to it.
+    """The external weight files of the ONNX file `path`, by their names relative to it.
 
     Refusal where one of them lies outside its folder: a file that somebody else made could name any file there is.
     """

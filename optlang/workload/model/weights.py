@@ -31,16 +31,16 @@ def read(name: str, study: Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise OptlangError(f"{path} holds no plain state dict: {_why(error)}", help=_SAVE) from error
+        raise OptlangError(f"{path} does not contain a plain state dict: {_why(error)}", help=_SAVE) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if isinstance(state, Tensor) or not isinstance(state, Mapping):
-        raise OptlangError(f"{path} holds a {type(state).__name__}, not a state dict", help=_SAVE)
+        raise OptlangError(f"{path} contains a {type(state).__name__}, not a state dict", help=_SAVE)
     others = [str(key) for key, item in state.items() if not isinstance(item, Tensor)]
     if others:
         inside = next((key for key, item in state.items() if _is_state(item)), None)
         raise OptlangError(
-            f"{path} holds {_some(others)} beside or instead of tensors, so it is no plain state dict",
+            f"{path} contains {_some(others)} next to or instead of tensors, so it is not a plain state dict",
             help=f'take the weights out of it: torch.save(torch.load("{path.name}")["{inside}"], "weights.pt")'
             if inside is not None else _SAVE,
         )

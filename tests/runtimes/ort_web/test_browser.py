@@ -96,7 +96,7 @@ def test_browsers_are_looked_for_by_name_on_the_path_and_where_playwright_puts_t
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "own"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert browser.program() is None
-    assert "no browser: install Chromium" in OrtWeb().available()
+    assert "no browser was found: install Chromium" in OrtWeb().available()
     older = program_at(tmp_path / "own" / "chromium-1" / "chrome-linux" / "chrome")
     newer = program_at(tmp_path / "own" / "chromium-2" / "chrome-linux64" / "chrome")
     os.utime(older, (1, 1))
@@ -106,7 +106,7 @@ def test_browsers_are_looked_for_by_name_on_the_path_and_where_playwright_puts_t
     monkeypatch.setenv(browser.VARIABLE, str(older))
     assert browser.program() == older
     monkeypatch.setenv(browser.VARIABLE, "netscape")
-    assert "OPTLANG_BROWSER names the browser netscape, which is not here" in OrtWeb().available()
+    assert "OPTLANG_BROWSER names the browser netscape, which was not found" in OrtWeb().available()
 
 
 def packed(path, name=ort_web_files.PACKAGE, version="1.0.0", without=()):
@@ -130,7 +130,7 @@ def cache(monkeypatch, tmp_path):
 
 def test_a_package_is_kept_whole_or_not_at_all(cache, tmp_path, capsys):
     assert ort_web_files.folder() is None
-    assert "`python -m optlang.runtimes.ort_web.files` fetches them from npm" in OrtWeb().available()
+    assert "`python -m optlang.runtimes.ort_web.files` downloads them from npm" in OrtWeb().available()
     archive = packed(tmp_path / "a.tgz", version=ort_web_files.VERSION)
     for _ in range(2):
         assert ort_web_files.main(["--from", str(archive)]) == 0
@@ -169,7 +169,7 @@ def test_a_folder_that_is_named_comes_first_and_must_have_the_files(cache, monke
 
 def test_npm_fetches_the_package_and_what_it_says_is_told(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(OutsideError, match="npm, which fetches onnxruntime-web, is not here"):
+    with pytest.raises(OutsideError, match="npm, which downloads onnxruntime-web, was not found"):
         ort_web_files.fetch()
     archive = packed(tmp_path / "a.tgz", version="1.2.3")
     npm = program_at(tmp_path / "bin" / "npm")

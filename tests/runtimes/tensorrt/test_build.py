@@ -20,7 +20,7 @@ from optlang.runtimes.tensorrt import build as adapter
 from optlang.runtimes.tensorrt.build import TensorRT
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import call
+from optlang.workload.model.call import call
 from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
@@ -147,7 +147,7 @@ def test_integers_are_what_tensorrt_takes_and_lose_little(images, tmp_path):
     session = onnxruntime.InferenceSession(int8.model, providers=["CPUExecutionProvider"])
     found = session.run(None, {name: item.numpy() for name, item in inputs.items()})[0]
     with torch.no_grad():
-        wanted = next(iter(call.call(state.model.eval(), inputs).values())).numpy()
+        wanted = next(iter(call(state.model.eval(), inputs).values())).numpy()
     assert 0 < numpy.abs(found - wanted).max() < 0.05 * numpy.abs(wanted).max()
 
 
@@ -175,7 +175,7 @@ def test_integers_of_another_scheme_are_refused_with_a_way_out(images, tmp_path)
     state = start("cnn")
     context = Context(images.bind(state.model), 1, tmp_path / "cpu", STUDY, OnnxRuntime().wants())
     for name, settings, message in (
-        ("static", STATIC, "signed integers around 0, and .* is in (uint8|int32)"),
+        ("static", STATIC, "signed integers with zero point 0, and .* is in (uint8|int32)"),
         ("dynamic", {"operators": "all", "keep": (), "only": ()}, "TensorRT has no DynamicQuantizeLinear"),
     ):
         other = imports.find(f"optlang.techniques.quant.{name}:{name}", STUDY)(state, settings, context)
@@ -256,14 +256,14 @@ def test_the_command_says_what_was_built():
 
 
 def test_tensorrt_itself_builds_for_the_gpu_that_is_here(images, tmp_path):
-    with pytest.raises(Refusal, match="builds for the GPU that is here, not for sm89") as caught:
+    with pytest.raises(Refusal, match=r"builds for this machine.s GPU, not for sm89") as caught:
         built(start("mlp"), images, tmp_path, library="tensorrt")
     assert "library = rtx" in caught.value.help
 
 
 @off_gpu
 def test_without_a_gpu_it_says_so_and_what_can_be_done(images, tmp_path, monkeypatch):
-    with pytest.raises(Refusal, match="for the GPU that is here cannot be built: ") as caught:
+    with pytest.raises(Refusal, match=r"for this machine.s GPU cannot be built: ") as caught:
         built(start("mlp"), images, tmp_path, compute="current")
     assert "portable, sm89" in caught.value.help
     artifact = built(start("mlp"), images, tmp_path / "built")
@@ -337,7 +337,7 @@ def test_the_engine_answers_as_the_module(network, kind, off, graph, images, tmp
     module = start(network).model.eval()
     inputs = {name: item.numpy() for name, item in images.bind(module).example(20).items()}
     with torch.no_grad():
-        wanted = call.call(module, {name: torch.from_numpy(item) for name, item in inputs.items()})
+        wanted = call(module, {name: torch.from_numpy(item) for name, item in inputs.items()})
     timed = {name: item[:4] for name, item in inputs.items()}
     with BareProcess(member) as process:
         # 20 samples are more than the profile takes in one call.

@@ -11,7 +11,7 @@ from optlang.techniques.training.schedule import rate, warmed
 from optlang.techniques.training.train import task_loss, train
 from optlang.techniques.training.trainer import fit
 from optlang.workload.data import dataset as data_module
-from optlang.workload.model import make
+from optlang.workload.model import make as making
 from optlang.workload.model.call import call
 from tests.techniques import states
 from tests.techniques.contract import apply
@@ -31,7 +31,7 @@ def images():
 
 def start(network="mlp", **arguments):
     factory = Factory(f"networks.py:{network}", arguments)
-    return ModelState("module", make.make(factory, STUDY), factory)
+    return ModelState("module", making.make(factory, STUDY), factory)
 
 
 def run(state, data, seed=1, report=lambda told: None, **changed):
@@ -96,7 +96,7 @@ class TestSteps:
     ])
     def test_an_optimizer_is_torchs(self, images, name, kind, more):
         state = start("linear", inputs=64, outputs=10)
-        twin = make.make(state.factory, STUDY)
+        twin = making.make(state.factory, STUDY)
         flat = [(next(iter(x.values())).flatten(1), y) for x, y in images.batches("train", 500)]
 
         class Flat:

@@ -138,7 +138,7 @@ class TestOwn:
 
     @pytest.mark.parametrize(
         ("returned", "words"),
-        [(3.0, "gave a float"), ({}, "gave nothing"), ({"m": "x"}, "metric m is no number"),
+        [(3.0, "returned a float"), ({}, "returned nothing"), ({"m": "x"}, "metric m is not a number"),
          ({"m": float("nan")}, "metric m is nan"), ({"m": float("inf")}, "metric m is inf")],
     )
     def test_metrics_that_are_none(self, tmp_path, returned, words):

@@ -20,7 +20,7 @@ from optlang.workload.export.onnx_weights import sparsity
 from optlang.workload.model import count
 from optlang.workload.model.make import make
 
-STUDY = Path(__file__).parents[1] / "fixtures" / "models"
+STUDY = Path(__file__).parents[2] / "fixtures" / "models"
 ZEROED = {
     "sparsity": 0.6, "relative_to": "all", "scope": "layer",
     "importance": "l1", "samples": None, "keep": (), "only": (),

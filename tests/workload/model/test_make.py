@@ -47,7 +47,7 @@ class TestMake:
         assert not first.training
 
     def test_what_is_no_module(self, study):
-        with pytest.raises(OptlangError, match=r"gave a int, not a torch\.nn\.Module"):
+        with pytest.raises(OptlangError, match=r"returned a int, not a torch\.nn\.Module"):
             make(Factory("mine.py:nothing"), study)
 
     def test_a_factory_that_raises(self, study):
@@ -79,7 +79,7 @@ class TestWeights:
 
     def test_a_pickled_model_is_not_read(self, study):
         torch.save(nn.Linear(3, 2), study / "w.pt")
-        with pytest.raises(OptlangError, match="no plain state dict") as error:
+        with pytest.raises(OptlangError, match="not contain a plain state dict") as error:
             make(Factory("mine.py:net", weights="w.pt"), study)
         assert "state_dict()" in error.value.help
         assert "pickled torch.nn.modules.linear.Linear" in error.value.message
@@ -87,7 +87,7 @@ class TestWeights:
 
     def test_a_checkpoint_says_what_it_holds_and_where_the_weights_are(self, study, trained):
         torch.save({"epoch": 3, "model": trained, "optimizer": {"lr": 0.1}}, study / "w.pt")
-        with pytest.raises(OptlangError, match="holds epoch, model, optimizer") as error:
+        with pytest.raises(OptlangError, match="contains epoch, model, optimizer") as error:
             make(Factory("mine.py:net", weights="w.pt"), study)
         assert '["model"]' in error.value.help
 

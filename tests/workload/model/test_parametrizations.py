@@ -104,7 +104,7 @@ def test_a_mask_inside_a_norm_is_refused():
 
 
 def test_a_script_module_is_refused_in_words():
-    with pytest.raises(OptlangError, match=r"gave a RecursiveScriptModule, which cannot be compressed") as caught:
+    with pytest.raises(OptlangError, match=r"returned a RecursiveScriptModule, which cannot be compressed") as caught:
         made("scripted")
     assert "before torch.jit.script" in caught.value.help
 

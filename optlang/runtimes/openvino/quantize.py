@@ -1,4 +1,4 @@
-"""What OpenVINO loads beside `.onnx`: its own files, and int8 by its makers' tool (NNCF). Runs nothing that is timed.
+"""INT8 for OpenVINO by its makers' tool (NNCF): which samples calibrate, and which layers stay in float.
 
 NNCF puts its FakeQuantize where OpenVINO's kernels fuse it. OpenVINO runs the QDQ file that `static` makes just as
 fast, and that file serves other runtimes too. NNCF's accuracy control takes layers back to float until a metric holds.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Artifact, ModelState, OptlangError, Refusal, TargetSpec
+from optlang.interfaces import JSON, ModelState, OptlangError, Refusal, TargetSpec
 from optlang.workload import process_state
 
 if TYPE_CHECKING:
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
     Sample = dict[str, numpy.ndarray[Any, Any]]
 
-NAME = "model.xml"
-WEIGHTS = "model.bin"
-WAYS = ("none", "nncf", "accuracy")
 SEED = 0
 """Which training samples calibrate: the same ones in every trial, since the runtime has no seed of its own."""
 HELD_OUT = 2048
@@ -35,87 +31,31 @@ HELD_OUT = 2048
 
 _BATCH = 32
 _INTEGERS = ("i8", "u8", "i4", "u4")
-_MADE = re.compile(r"[A-Z]\w*_\d+")
 
 
-def build(
-    onnx: Artifact, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset
-) -> Artifact:
-    """Write `model.xml` and `model.bin` into `folder`, from the ONNX file that was made of `state`.
+def quantized(
+    model: Any, source: Path, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], data: Dataset
+) -> tuple[Any, JSON]:
+    """`model`, which was read from the ONNX file `source` of `state`, in int8, and which shares of its weights are.
 
-    Weights keep their precision. Raises `Refusal` where int8 is asked for and the model is no float model any more, or
-    nothing in it was quantized; OptlangError where NNCF is missing.
+    Raises `Refusal` where the model is no float model, or too little of it was quantized; OptlangError without NNCF.
     """
-    from optlang.runtimes.shared import onnx_file
-    from optlang.runtimes.shared.artifact_files import described
     from optlang.workload.model import dtypes
 
-    stored = onnx.about["stored"]
-    way = str(settings.get("int8", "none"))
-    if way not in WAYS:
-        raise OptlangError(f"openvino has no int8 '{way}'", help=f"one of {', '.join(WAYS)}")
-    # Converters report to their makers too; reading a file does not.
-    model = _openvino().Core().read_model(str(onnx.folder / onnx_file.NAME))
-    if way != "none":
-        if state.form != "module":
-            raise Refusal(
-                f"NNCF quantizes a float model; what openvino is given here is in the form {state.form} already",
-                help="one of the two: the step before, or `int8` of the runtime openvino",
-            )
-        dtypes.refuse_others(dtypes.module_types(state.model))
-        model = _quantized(model, way, target, settings, data.bind(onnx.inputs))
-        stored = _stored(model, onnx.folder / onnx_file.NAME, way)
-    _rename(model)
-    _openvino().save_model(model, str(folder / NAME), compress_to_fp16=False)
-    about: dict[str, JSON] = {"batch": onnx.about["batch"], "int8": way, "stored": stored}
-    return Artifact(folder, "openvino", described(folder, [NAME, WEIGHTS]), onnx.inputs, onnx.outputs, about)
-
-
-def _stored(model: Any, source: Path, way: str) -> JSON:
-    """The share of the weights in `source` that are integers in `model`; `Refusal` where NNCF left most of them.
-
-    With "accuracy" it may leave as many as the metric needs.
-    """
-    import onnx
-
-    from optlang.workload.export import onnx_weights
-    from optlang.workload.model import quantized_share
-
-    graph = onnx.load(source, load_external_data=False).graph
-    total = sum(elements for elements, _ in onnx_weights.bits_of(graph).values())
-    made: list[tuple[str, int]] = []
-    rest: list[tuple[str, int]] = []
-    for item in model.get_ops():
-        if item.get_type_name() != "Constant" or len(item.get_output_shape(0)) < 2:
-            continue
-        size = (item.get_friendly_name(), math.prod(item.get_output_shape(0)))
-        (made if item.get_element_type().get_type_name() in _INTEGERS else rest).append(size)
-    # A table that two operators read may be written twice.
-    share = min(1.0, sum(size for _, size in made) / total) if total else 0.0
-    if way != "accuracy" and share < quantized_share.LEAST:
-        names = [name for name, _ in sorted(rest, key=lambda item: -item[1])[:4]]
+    if state.form != "module":
         raise Refusal(
-            f"only {share:.0%} of the weights became int8 by NNCF: not {', '.join(names)}",
-            help="int8 = none on openvino, and the techniques dynamic or weight_only, which take layers of more kinds",
+            f"NNCF quantizes float models; this model is in the form {state.form} already",
+            help="remove the step before, or set int8 = none on the runtime openvino",
         )
-    return quantized_share.stored(share)
+    dtypes.refuse_others(dtypes.module_types(state.model))
+    way = settings["int8"]
+    model = _by_nncf(model, way, target, settings, data)
+    return model, _stored(model, source, way)
 
 
-def _openvino() -> Any:
-    # Its own names come and go with its build: none of them is in its types.
-    return importlib.import_module("openvino")
-
-
-def _rename(model: Any) -> None:
-    """Give operators that have no name of their own one that is the same each time, not the next of this process."""
-    for index, item in enumerate(model.get_ordered_ops()):
-        if _MADE.fullmatch(item.get_friendly_name()):
-            item.set_friendly_name(f"{item.get_type_name()}.{index}")
-
-
-def _quantized(model: Any, way: str, target: TargetSpec, settings: Mapping[str, Any], data: Dataset) -> Any:
+def _by_nncf(model: Any, way: str, target: TargetSpec, settings: Mapping[str, Any], data: Dataset) -> Any:
     if importlib.util.find_spec("nncf") is None:
-        raise OptlangError("int8 by OpenVINO's own tool needs NNCF", help='pip install "optlang-dsl[nncf]"')
+        raise OptlangError("openvino's setting int8 needs NNCF", help='pip install "optlang-dsl[nncf]"')
     with _quiet_nncf() as nncf:
         samples = int(settings.get("samples", 300))
         given = data.calibration(samples, SEED)
@@ -146,7 +86,7 @@ def _kept_accurate(
     inputs, targets = data.held_out(HELD_OUT, SEED, int(settings.get("samples", 300)))
     quality = _quality(inputs, targets, target.batch, data)
     drop = float(settings.get("max_drop", 0.01))
-    whole, points = quality(_openvino().Core().compile_model(model, "CPU"))
+    whole, points = quality(importlib.import_module("openvino").Core().compile_model(model, "CPU"))
 
     def measure(compiled: Any, _: Iterable[Any]) -> tuple[float, None]:
         return quality(compiled)[0], None
@@ -189,6 +129,36 @@ def _batches(inputs: Sample, batch: int = 0) -> Iterator[Sample]:
         if not batch:
             places = places[: count - start]
         yield {name: item[places] for name, item in inputs.items()}
+
+
+def _stored(model: Any, source: Path, way: str) -> JSON:
+    """The share of the weights in `source` that are integers in `model`; `Refusal` where NNCF left most of them.
+
+    With "accuracy" it may leave as many as the metric needs.
+    """
+    import onnx
+
+    from optlang.workload.export import onnx_weights
+    from optlang.workload.model import quantized_share
+
+    graph = onnx.load(source, load_external_data=False).graph
+    total = sum(elements for elements, _ in onnx_weights.bits_of(graph).values())
+    made: list[tuple[str, int]] = []
+    rest: list[tuple[str, int]] = []
+    for item in model.get_ops():
+        if item.get_type_name() != "Constant" or len(item.get_output_shape(0)) < 2:
+            continue
+        size = (item.get_friendly_name(), math.prod(item.get_output_shape(0)))
+        (made if item.get_element_type().get_type_name() in _INTEGERS else rest).append(size)
+    # A table that two operators read may be written twice.
+    share = min(1.0, sum(size for _, size in made) / total) if total else 0.0
+    if way != "accuracy" and share < quantized_share.LEAST:
+        names = [name for name, _ in sorted(rest, key=lambda item: -item[1])[:4]]
+        raise Refusal(
+            f"only {share:.0%} of the weights became int8 by NNCF: not {', '.join(names)}",
+            help="int8 = none on openvino, and the techniques dynamic or weight_only, which take layers of more kinds",
+        )
+    return quantized_share.stored(share)
 
 
 @contextmanager

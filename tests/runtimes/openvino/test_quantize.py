@@ -10,8 +10,8 @@ import torch
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.measure.process import BareProcess, Deployment
-from optlang.runtimes.openvino import build as module
-from optlang.runtimes.openvino import files
+from optlang.runtimes.openvino import quantize
+from optlang.runtimes.openvino import session as module
 from optlang.runtimes.openvino.build import OpenVino
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
@@ -111,7 +111,7 @@ def test_the_accuracy_control_scores_in_calls_of_the_targets_batch(digits):
     by_hand = numpy.concatenate([values[places] - values[places].mean(0) for places in calls])[:50]
     expected = float((by_hand.argmax(1) == targets.numpy()).mean())
     assert 0 < expected < 1
-    given = files._quality({"input": values}, targets, 3, digits)(compiled)
+    given = quantize._quality({"input": values}, targets, 3, digits)(compiled)
     assert given == (pytest.approx(expected), True)
 
 

@@ -1,0 +1,49 @@
+"""A file that ExecuTorch has loaded: its method `forward` and its calls. Knows nothing of how it was built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optlang.interfaces import Arrays, Artifact, Refusal
+
+if TYPE_CHECKING:
+    import numpy
+    from torch import Tensor
+
+NAME = "model.pte"
+
+
+class ExecuTorchSession:
+    def __init__(self, artifact: Artifact) -> None:
+        self._outputs = artifact.outputs
+        self._inputs = artifact.inputs
+        try:
+            self._method = method_of(artifact.folder / NAME)
+        except RuntimeError as error:
+            raise Refusal(f"ExecuTorch does not load the model: {error}") from error
+        self._execute = self._method.execute
+
+    def prepare(self, batch: Arrays) -> tuple[Tensor, ...]:
+        import torch
+
+        return tuple(torch.tensor(batch[name]) for name in self._inputs)
+
+    def run(self, prepared: tuple[Tensor, ...]) -> Any:
+        return self._execute(prepared)
+
+    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+        from optlang.workload.data.tensors import array
+
+        return {name: array(item) for name, item in zip(self._outputs, result, strict=True)}
+
+    def close(self) -> None:
+        del self._execute, self._method
+
+
+def method_of(path: Path) -> Any:
+    from executorch.runtime import Runtime, Verification
+
+    runtime = Runtime.get()
+    program = runtime.load_program(path, verification=Verification.Minimal)
+    return program.load_method("forward")
