@@ -260,7 +260,8 @@ class Context:
 
     `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
     `needs baseline`. `latency` gives the seconds (median) that a state takes for one call of the target's batch,
-    built for the trial's runtime and measured in a process of its own: only to those that declare `needs latency`.
+    built for the trial's runtime and measured in a process of its own, and `batch` is that batch: both only to those
+    that declare `needs latency`.
     `memo(name, about, compute)` gives what `compute` returns, computed once for this state, these data, this seed
     and `about` (plain JSON), however often and with whatever other settings the step runs: for scores that another
     budget can use again.
@@ -275,6 +276,7 @@ class Context:
     report: Report = _silent
     baseline: Callable[[], ModelState] | None = None
     latency: Callable[[ModelState], float] | None = None
+    batch: int | None = None
     memo: Memo = _computed
 
 

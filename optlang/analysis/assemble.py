@@ -13,7 +13,7 @@ T = TypeVar("T", Technique, Runtime)
 
 
 def plan_of(study: ReadStudy, edition: int, declarations: Declarations) -> Plan | None:
-    """The plan; None where an error stands in its way, or a part is missing."""
+    """The plan; None where there is an error, or a part is missing."""
     if study.model is None or study.data is None or study.search is None or study.measure is None:
         return None
     if not study.targets or study.diagnostics.failed:

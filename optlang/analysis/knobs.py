@@ -161,9 +161,9 @@ class Knobs:
             if domain is not None:
                 self.searched(self.applied or span, around.fixed)
             return False
-        dimension, said = (param.dimension, param.help) if isinstance(param, Param) else (param, "")
+        dimension, text = (param.dimension, param.help) if isinstance(param, Param) else (param, "")
         self.symbols.add(KnobSymbol(
-            path, role, domain or NO_VALUES, dimension, span, len(self.symbols.knobs), said,
+            path, role, domain or NO_VALUES, dimension, span, len(self.symbols.knobs), text,
             inner=self.applied is not None, broken=broken or domain is None,
         ))
         self.guards[path] = (*around.guards, *guards)

@@ -95,7 +95,7 @@ class _Loading:
         try:
             plan = self._plan(path, parsed, overrides)
         except TooMuchError as error:
-            self.diagnostics.found.append(error.said)
+            self.diagnostics.found.append(error.problem)
         except RecursionError:
             self.diagnostics.found.append(Diagnostic(
                 "E105", "what this file says nests deeper than can be followed",

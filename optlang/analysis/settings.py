@@ -28,7 +28,7 @@ UNSEARCHED = {
 
 def settings_of(
     knobs: Knobs,
-    said: str,
+    called: str,
     params: tuple[Param, ...],
     block: tree.Block | None,
     around: Around,
@@ -37,12 +37,12 @@ def settings_of(
 ) -> Later[dict[str, Setting]]:
     """The settings in `block` for the declared parameters, with the defaults of those that are not there.
 
-    A setting whose parameter is declared `when` something else has a value, is there only then. `said` is what messages
-    call the thing that has them, `declared` its declaration.
+    A setting whose parameter is declared `when` something else has a value, is there only then. Messages call the thing
+    that has them `called`, `declared` its declaration.
     """
     members = declared.members if declared is not None else ()
     definitions = {member.node.name.text: member.definition(declared) for member in members if declared is not None}
-    reader = _Settings(knobs, said, params, around, at, definitions)
+    reader = _Settings(knobs, called, params, around, at, definitions)
     reader.read(block)
     return reader.build
 
@@ -62,14 +62,14 @@ class _Settings:
     def __init__(
         self,
         knobs: Knobs,
-        said: str,
+        called: str,
         params: tuple[Param, ...],
         around: Around,
         at: Span,
         definitions: Mapping[str, Definition],
     ) -> None:
         self._knobs = knobs
-        self._said = said
+        self._called = called
         self._params = {param.name: param for param in params}
         self._around = around
         self._at = at
@@ -117,7 +117,7 @@ class _Settings:
     def _no_setting(self, statement: tree.Statement) -> None:
         known = f"settings are {listed(self._params)}: `NAME = value` or `NAME in {{…}}`"
         self._knobs.diagnostics.error(
-            "E302", f"a setting of {self._said} is expected", statement.span, "not a setting",
+            "E302", f"a setting of {self._called} is expected", statement.span, "not a setting",
             help=known if self._params else "it has none",
         )
 
@@ -133,15 +133,15 @@ class _Settings:
                 scope.break_name(tree.Name(name.span, meant))
                 self._written.setdefault(meant, _Written(name.span, _nothing, broken=True))
         self._knobs.diagnostics.error(
-            "E205", f"{self._said} has no parameter `{name.text}`", name.span, "not declared",
+            "E205", f"{self._called} has no parameter `{name.text}`", name.span, "not declared",
             fix=only(name.span, name.text, declared),
             help=suggestion(
                 name.text, declared, f"it has {listed(declared)}" if declared else "it has none", SETTINGS
             ),
         )
 
-    def _allowed(self, said: str) -> Allowed:
-        return Allowed(said, knobs=self._around.fixed is None, rounds=self._around.rounds)
+    def _allowed(self, called: str) -> Allowed:
+        return Allowed(called, knobs=self._around.fixed is None, rounds=self._around.rounds)
 
     def _setting(self, statement: tree.Fix | tree.Vary, param: Param, conditions: Conditions) -> Later[Setting | None]:
         guards: list[Guard] = []
@@ -204,7 +204,7 @@ class _Settings:
                 found[param.name] = Fixed(value=param.default)
             elif written is None:
                 self._knobs.diagnostics.error(
-                    "E205", f"{self._said} needs `{param.name}`", self._at, "not set", help=f"add `{param.name} = …`"
+                    "E205", f"{self._called} needs `{param.name}`", self._at, "not set", help=f"add `{param.name} = …`"
                 )
         return found
 

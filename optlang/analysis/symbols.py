@@ -31,7 +31,7 @@ class Allowed:
     `rounds` are the paths of the `repeat`s around; only knobs before number `before` may be named there.
     """
 
-    said: str
+    called: str
     knobs: bool = False
     metrics: bool = False
     rounds: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Given:
 
 
 Found: TypeAlias = "Given | InputValue | tree.Let | RoundRef | MetricRef | KnobSymbol | Definition"
-"""What a name stands for; a `Definition` is broken, and whoever asked for it reports nothing."""
+"""What a name stands for; a `Definition` is broken, and the caller reports nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -261,7 +261,7 @@ class Namespace:
             "a metric": "`forbid` and `when` are decided before anything runs; what is measured belongs in `require`",
         }[found]
         self.diagnostics.error(
-            "E206", f"`{node.text}` is {found}, and {allowed.said} needs {wanted}", node.span, found, help=advice
+            "E206", f"`{node.text}` is {found}, and {allowed.called} needs {wanted}", node.span, found, help=advice
         )
 
     def unknown(self, node: tree.Path, allowed: Allowed) -> None:

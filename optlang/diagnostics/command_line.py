@@ -1,6 +1,6 @@
 """The next command to type, as it works where the user is: the program as it was started, and the database it is about.
 
-Knows the shell's quoting, and nothing of what the commands do.
+Only the shell's quoting is known here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with a file, as data: spans, diagnostics and the errors that carry them. Knows no output format."""
+"""What is wrong with a file, as data: spans, diagnostics and the errors that carry them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Lines:
         return len(self._starts)
 
     def at(self, offset: int) -> tuple[int, int]:
-        """The line and the column of the character at `offset`; the text's end has a place too."""
+        """The line and the column of the character at `offset`; the text's end has one too."""
         line = bisect_right(self._starts, offset)
         return line, offset - self._starts[line - 1] + 1
 
@@ -54,7 +54,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A span and what is to be said under its carets."""
+    """A span and the text under its carets."""
 
     span: Span
     text: str = ""
@@ -62,7 +62,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A suggested edit: put `replacement` in the place of `span`."""
+    """A suggested edit: replace `span` by `replacement`."""
 
     span: Span
     replacement: str
@@ -97,18 +97,18 @@ class StudyError(OptlangError):
 
 
 MOST = 100
-"""How many mistakes of a run are told; whoever has more needs another kind of help, and soon."""
+"""How many mistakes of a run are reported; more would not be read."""
 
 MOST_PARTS = 100_000
-"""How many parts a file may come to once its names stand for what they mean: ten lines can say 2**60 of them."""
+"""How many parts a file may have once its names are expanded: ten lines can stand for 2**60 of them."""
 
 
 class TooMuchError(Exception):
-    """Nothing more is to be read; `said` is the problem that says why."""
+    """Nothing more is to be read; `problem` is the problem that says why."""
 
     def __init__(self, message: str, span: Span, label: str = "", help: str | None = None) -> None:
         super().__init__(message)
-        self.said = Diagnostic("E105", message, Label(span, label), help=help)
+        self.problem = Diagnostic("E105", message, Label(span, label), help=help)
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Budget:
         self.spent += parts
         if self.spent > MOST_PARTS:
             raise TooMuchError(
-                "this comes to more than can be searched once its names are written out", span,
+                "this has more parts than can be searched once its names are written out", span,
                 f"more than {MOST_PARTS:,} parts up to here", "apply fewer pipelines and names inside one another",
             )
 
@@ -147,7 +147,7 @@ class Diagnostics:
     ) -> None:
         """Add an error at `span`."""
         if self.most is not None and len(self.found) >= self.most:
-            raise TooMuchError(f"more than {self.most} mistakes", span, "nothing is told from here on")
+            raise TooMuchError(f"more than {self.most} mistakes", span, "nothing is reported from here on")
         self._add(Diagnostic(code, message, Label(span, label), "error", labels, help, fix))
 
     def warn(

@@ -28,10 +28,10 @@ def render(
     Only `full` takes `color`. A file that `texts` does not hold is named without its text, at line 1.
     """
     writers = {"full": _Full(texts, color).write, "concise": _concise, "json": _json, "github": _github}
-    return writers[style](diagnostics, _Places(texts))
+    return writers[style](diagnostics, _Positions(texts))
 
 
-class _Places:
+class _Positions:
     """Offsets to lines and columns in several files."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -50,49 +50,49 @@ class _Places:
         return self._place(span.file, span.end)
 
     def _place(self, file: str, offset: int) -> tuple[int, int]:
-        # Where the text is not at hand, its beginning is the only place there is.
+        # Where the text is not available, only its beginning can be shown.
         return self.lines(file).at(min(offset, len(self._texts.get(file, ""))))
 
 
 # ---- one line each
 
 
-def _concise(diagnostics: Iterable[Diagnostic], places: _Places) -> str:
+def _concise(diagnostics: Iterable[Diagnostic], positions: _Positions) -> str:
     rows = []
     for item in diagnostics:
-        line, column = places.at(item.primary.span)
+        line, column = positions.at(item.primary.span)
         message = _printable(f"{item.severity}[{item.code}] {item.message}")
         rows.append(f"{_printable(item.primary.span.file)}:{line}:{column}: {message}\n")
     return "".join(rows)
 
 
-def _json(diagnostics: Iterable[Diagnostic], places: _Places) -> str:
+def _json(diagnostics: Iterable[Diagnostic], positions: _Positions) -> str:
     rows = []
     for item in diagnostics:
-        (line, column), (end_line, end_column) = places.at(item.primary.span), places.end(item.primary.span)
+        (line, column), (end_line, end_column) = positions.at(item.primary.span), positions.end(item.primary.span)
         rows.append({
             "code": item.code, "severity": item.severity, "message": item.message, "file": item.primary.span.file,
             "line": line, "column": column, "end_line": end_line, "end_column": end_column, "help": item.help,
-            "fix": _fix(item, places),
+            "fix": _fix(item, positions),
         })
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
-def _fix(item: Diagnostic, places: _Places) -> dict[str, object] | None:
-    """What `optlang check --fix` would put in the place of a stretch of the text."""
+def _fix(item: Diagnostic, positions: _Positions) -> dict[str, object] | None:
+    """What `optlang check --fix` would write instead of a part of the text."""
     if item.fix is None:
         return None
-    (line, column), (end_line, end_column) = places.at(item.fix.span), places.end(item.fix.span)
+    (line, column), (end_line, end_column) = positions.at(item.fix.span), positions.end(item.fix.span)
     return {
         "line": line, "column": column, "end_line": end_line, "end_column": end_column, "text": item.fix.replacement
     }
 
 
-def _github(diagnostics: Iterable[Diagnostic], places: _Places) -> str:
+def _github(diagnostics: Iterable[Diagnostic], positions: _Positions) -> str:
     """Workflow commands: https://docs.github.com/actions/reference/workflow-commands-for-github-actions."""
     rows = []
     for item in diagnostics:
-        (line, column), (end_line, end_column) = places.at(item.primary.span), places.end(item.primary.span)
+        (line, column), (end_line, end_column) = positions.at(item.primary.span), positions.end(item.primary.span)
         file = _escaped(item.primary.span.file, ":,")
         advice = f"\nhelp: {item.help}" if item.help else ""
         # Columns may only be given where both ends lie on one line.
@@ -120,25 +120,25 @@ class _Full:
         self._texts = texts
         self._color = color
 
-    def write(self, diagnostics: Iterable[Diagnostic], places: _Places) -> str:
-        return "\n".join(self._one(item, places) for item in diagnostics)
+    def write(self, diagnostics: Iterable[Diagnostic], positions: _Positions) -> str:
+        return "\n".join(self._one(item, positions) for item in diagnostics)
 
-    def _one(self, item: Diagnostic, places: _Places) -> str:
+    def _one(self, item: Diagnostic, positions: _Positions) -> str:
         labels = (item.primary, *item.labels)
-        width = max(len(str(places.at(label.span)[0])) for label in labels)
+        width = max(len(str(positions.at(label.span)[0])) for label in labels)
         bar = self._paint(f"{' ' * width} |", "frame")
         head = self._paint(f"{item.severity}[{item.code}]", item.severity)
         rows = [head + self._paint(f": {_printable(item.message)}", "strong")]
         files = list(dict.fromkeys(label.span.file for label in labels))
         for index, file in enumerate(files):
             here = [label for label in labels if label.span.file == file]
-            line, column = places.at(here[0].span)
+            line, column = positions.at(here[0].span)
             arrow = self._paint(f"{' ' * width}{'-->' if index == 0 else ':::'}", "frame")
             rows.append(f"{arrow} {_printable(file)}:{line}:{column}")
             if self._texts.get(file):
                 rows.append(bar)
-                rows += self._frame(here, item, places, width)
-        # A fix that no help speaks of is told in its place.
+                rows += self._frame(here, item, positions, width)
+        # A fix that no help mentions is shown instead of it.
         advice = item.help or (f"write `{item.fix.replacement.strip()}`" if item.fix is not None else None)
         if advice:
             rows.append(bar)
@@ -147,18 +147,18 @@ class _Full:
             rows += [f"{' ' * width}         {line}" for line in more]
         return "\n".join(rows) + "\n"
 
-    def _frame(self, labels: Sequence[Label], item: Diagnostic, places: _Places, width: int) -> list[str]:
+    def _frame(self, labels: Sequence[Label], item: Diagnostic, positions: _Positions, width: int) -> list[str]:
         """The lines that labels speak of, in the order of the text, each label's carets under its line."""
         rows: list[str] = []
-        lines = places.lines(labels[0].span.file)
-        marked = sorted({places.at(label.span)[0] for label in labels})
+        lines = positions.lines(labels[0].span.file)
+        marked = sorted({positions.at(label.span)[0] for label in labels})
         bar = self._paint(f"{' ' * width} |", "frame")
         for index, number in enumerate(marked):
             if index and number == marked[index - 1] + 2:
                 rows.append(self._line(number - 1, lines.line(number - 1), 0, width)[0])
             elif index and number > marked[index - 1] + 1:
                 rows.append(self._paint(f"{' ' * (width - 1)}...", "frame"))
-            here = [label for label in labels if places.at(label.span)[0] == number]
+            here = [label for label in labels if positions.at(label.span)[0] == number]
             here.sort(key=lambda label: (label is not item.primary, label.span))
             row, cut = self._line(number, lines.line(number), here[0].span.start - lines.start(number), width)
             rows.append(row)

@@ -1,4 +1,4 @@
-"""What a word was probably meant to be: the one "did you mean" of optlang. Knows no names of its own."""
+"""What a word was probably meant to be: the one "did you mean" of optlang."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from optlang.analysis.modules.names import Declared, PythonModule, Scope, Sort
 from optlang.analysis.modules.python_files import Signature, inside, objects
 from optlang.diagnostics.model import Span
 from optlang.editor.context import Cursor
-from optlang.editor.scopes import Room, find, params_of
+from optlang.editor.scopes import Slot, find, params_of
 from optlang.plan.domains import show_domain, values_of
 from optlang.plan.metrics import ALIASES
 from optlang.plan.model import Param
@@ -29,7 +29,7 @@ Sorted = Literal[
 ]
 
 _FILE = {
-    "study": "what is searched, and what for", "import": "another file, or Python beside this one",
+    "study": "what is searched, and what for", "import": "another file, or Python of this folder",
     "from": "names of another file", "technique": "a step of your own", "pipeline": "steps with parameters",
     "runtime": "a runtime of your own", "model": "a factory of models", "data": "a factory of data",
     "params": "parameters that several declarations share",
@@ -50,7 +50,7 @@ _FACTS = {
     "with": "the parameters of a group, as if they stood here", "calls": "the object that does it",
     "needs": "what it must be given", "takes": "the forms of model that it takes", "gives": "the form that it gives",
     "traits": "what is true of what it leaves", "after": "what it comes after",
-    "excludes": "what it cannot stand beside",
+    "excludes": "what it is never applied with",
     "performs": "the techniques that it carries out itself", "cost_depends_on": "what size and speed depend on",
     "recovered_by": "the training that follows it where it is tried alone",
     "steps": "the steps of a pipeline",
@@ -91,8 +91,8 @@ class Offers:
     symbols: Sequence[Symbols]
     folder: Path
 
-    def at(self, context: Cursor, room: Room) -> Iterator[Offer]:
-        """All that may be written at a place; what is set already is among it."""
+    def at(self, context: Cursor, slot: Slot) -> Iterator[Offer]:
+        """All that may be written there; what is set already is among it."""
         words = context.words
         if context.dead:
             return
@@ -100,40 +100,40 @@ class Offers:
         here = [part for part in self.symbols if [part.owner] == owner]
         if here and len(self.symbols) > len(here):
             # What another study or pipeline of the file names is not known here.
-            yield from replace(self, symbols=here).at(context, room)
+            yield from replace(self, symbols=here).at(context, slot)
             return
         if words and words[0] in ("import", "from"):
             yield from self._imports(words)
-        elif room.kind == "words":
-            yield from self._values_of(room.of)
+        elif slot.kind == "words":
+            yield from self._values_of(slot.of)
         elif words and (words[0] in ("forbid", "require") or "when" in words):
             yield from self._condition(words, metrics=words[0] == "require")
         elif words and words[-1] == ":":
             yield from (Offer(name, "type", SAID[TYPES[name]]) for name in TYPES)
         else:
-            yield from self._statement(words, room, context.word)
+            yield from self._statement(words, slot, context.word)
 
-    def _statement(self, words: Sequence[str], room: Room, typed: str) -> Iterator[Offer]:
-        match room.kind:
+    def _statement(self, words: Sequence[str], slot: Slot, typed: str) -> Iterator[Offer]:
+        match slot.kind:
             case "file" | "study":
-                yield from self._member(words, room.kind, typed)
+                yield from self._member(words, slot.kind, typed)
             case "declaration":
-                yield from self._fact(words, room.section)
+                yield from self._fact(words, slot.section)
             case "steps" | "choice":
-                yield from self._steps(words, choice=room.kind == "choice")
+                yield from self._steps(words, choice=slot.kind == "choice")
             case "runtimes":
                 if not words or words[-1] == "=":
                     yield from self._declared("runtime", sort="runtime")
                 elif words[-1] not in _OPERATORS:
                     yield Offer("when", "keyword", _STEPS["when"])
-            case "values" if room.param is not None:
-                yield from self._of_param(room.param, searched=True)
-            case "call" if room.declared is None:
-                yield from self._arguments(room, words)
+            case "values" if slot.param is not None:
+                yield from self._of_param(slot.param, searched=True)
+            case "call" if slot.declared is None:
+                yield from self._arguments(slot, words)
             case "settings" | "call" | "target" | "search":
-                yield from self._setting(words, room)
+                yield from self._setting(words, slot)
 
-    # ---- one place each
+    # ---- one part of a text each
 
     def _member(self, words: Sequence[str], kind: str, typed: str) -> Iterator[Offer]:
         if not words:
@@ -177,18 +177,18 @@ class Offers:
         elif words[-1] not in _OPERATORS:
             yield Offer("when", "keyword", _STEPS["when"])
 
-    def _setting(self, words: Sequence[str], room: Room) -> Iterator[Offer]:
-        param = room.find(words[0]) if words else None
+    def _setting(self, words: Sequence[str], slot: Slot) -> Iterator[Offer]:
+        param = slot.find(words[0]) if words else None
         if not words:
-            yield from (_parameter(param, room.span(param.name)) for param in room.params)
+            yield from (_parameter(param, slot.span(param.name)) for param in slot.params)
         elif param is None:
             return
         elif words[-1] not in _OPERATORS:
             if len(words) == 1:
-                yield from (Offer(sign, "keyword", said) for sign, said in (("=", "fixes"), ("in", "searches")))
-        elif param.name == "runtime" and room.kind == "target":
+                yield from (Offer(sign, "keyword", text) for sign, text in (("=", "fixes"), ("in", "searches")))
+        elif param.name == "runtime" and slot.kind == "target":
             yield from self._declared("runtime", sort="runtime")
-        elif param.name == "sampler" and room.kind == "search":
+        elif param.name == "sampler" and slot.kind == "search":
             yield from (Offer(name, "value", param.help) for name in SAMPLERS)
         elif param.dimension in ("model", "models"):
             yield from self._declared("model", sort="model")
@@ -206,7 +206,7 @@ class Offers:
             for module in self.scope.library.values():
                 yield Offer(module.name, "module", "standard library", span=Span(module.file, 0, 0))
             if words[0] == "import":
-                yield Offer("python", "keyword", "a Python file beside this one, or an installed module")
+                yield Offer("python", "keyword", "a Python file of this folder, or an installed module")
 
     def _condition(self, words: Sequence[str], *, metrics: bool) -> Iterator[Offer]:
         if len(words) > 2 and words[-1] in ("==", "!=") and words[-2].replace(".", "").isidentifier():
@@ -228,10 +228,10 @@ class Offers:
 
     def _offer(self, declared: Declared, name: str, sort: Sorted) -> Offer:
         node = declared.node
-        said = getattr(node, "help", None)
-        detail = said.value if said is not None else declared.sort
-        place = node.path.span if isinstance(node, tree.Metric) else node.name.span
-        return Offer(name, sort, detail, span=place, known=declared)
+        text = getattr(node, "help", None)
+        detail = text.value if text is not None else declared.sort
+        span = node.path.span if isinstance(node, tree.Metric) else node.name.span
+        return Offer(name, sort, detail, span=span, known=declared)
 
     def _python(self, typed: str) -> Iterator[Offer]:
         for alias, module in self.scope.python.items():
@@ -239,26 +239,26 @@ class Offers:
             if typed.startswith(f"{alias}."):
                 for name, signature in _objects(module).items():
                     given = ", ".join(signature.arguments) if signature is not None else "…"
-                    place = self._defined(module, name)
-                    yield Offer(f"{alias}.{name}", "model", f"({given})", f'of "{module.calls}"', place)
+                    span = self._defined(module, name)
+                    yield Offer(f"{alias}.{name}", "model", f"({given})", f'of "{module.calls}"', span)
 
     def _defined(self, module: PythonModule, name: str) -> Span:
         """Where a module of the user's defines a name; where it is imported, of an installed one."""
         found = re.search(rf"^[ \t]*(?:async )?(?:def|class)[ \t]+({name})\b", module.text or "", re.MULTILINE)
-        place = inside(self.folder, module.calls)
-        if found is None or place is None or not place.is_file():
+        file = inside(self.folder, module.calls)
+        if found is None or file is None or not file.is_file():
             return module.source.span
-        return Span(place.as_posix(), *found.span(1))
+        return Span(file.as_posix(), *found.span(1))
 
-    def _arguments(self, room: Room, words: Sequence[str]) -> Iterator[Offer]:
-        alias, _, name = room.of.partition(".")
+    def _arguments(self, slot: Slot, words: Sequence[str]) -> Iterator[Offer]:
+        alias, _, name = slot.of.partition(".")
         module = self.scope.python.get(alias)
         signature = _objects(module).get(name) if module is not None else None
         if words:
             yield from self._names() if words[-1] in _OPERATORS else ()
         elif signature is not None and module is not None:
             for argument in signature.arguments:
-                if argument not in room.written:
+                if argument not in slot.written:
                     yield Offer(argument, "parameter", f"an argument of {name}", span=self._defined(module, name))
             yield Offer("weights", "parameter", WEIGHTS.help)
 
@@ -268,8 +268,8 @@ class Offers:
                 yield Offer(name, "value", "a name of this file", span=definition.span)
             for definition in part.labels.values():
                 if definition.kind == "repeat":
-                    said = "the number of the round, from 1"
-                    yield Offer(f"{definition.name}.round", "knob", said, span=definition.span)
+                    text = "the number of the round, from 1"
+                    yield Offer(f"{definition.name}.round", "knob", text, span=definition.span)
         yield from self._declared("let", sort="value")
 
     def _metrics(self, *, baseline: bool) -> Iterator[Offer]:
@@ -354,8 +354,8 @@ def _parameter(param: Param, span: Span | None) -> Offer:
     return Offer(param.name, "parameter", signature(param), param.help, span)
 
 
-def _keywords(said: dict[str, str]) -> Iterator[Offer]:
-    return (Offer(word, "keyword", text) for word, text in said.items())
+def _keywords(text: dict[str, str]) -> Iterator[Offer]:
+    return (Offer(word, "keyword", text) for word, text in text.items())
 
 
 def _shortest(symbols: Symbols) -> Iterator[tuple[str, KnobSymbol]]:
@@ -368,5 +368,5 @@ def _shortest(symbols: Symbols) -> Iterator[tuple[str, KnobSymbol]]:
 
 def knob_offer(knob: KnobSymbol, path: str) -> Offer:
     """A knob, written as `path`."""
-    said = f"in {show_domain(knob.domain, knob.dimension)}" + (f": {knob.help}" if knob.help else "")
-    return Offer(path, "knob", f"knob {knob.path}", "" if knob.broken else said, knob.span)
+    text = f"in {show_domain(knob.domain, knob.dimension)}" + (f": {knob.help}" if knob.help else "")
+    return Offer(path, "knob", f"knob {knob.path}", "" if knob.broken else text, knob.span)

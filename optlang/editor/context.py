@@ -1,6 +1,6 @@
 """Where the cursor stands in a text: the brackets around it and the words of its statement, whatever is wrong there.
 
-Reads tokens, no tree: what is being typed is a mistake as long as it is typed. Knows no declarations.
+Reads tokens, no tree: what is being typed is a mistake as long as it is typed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Cursor:
     """What is around a word: the open brackets, the outermost first, and the words of its statement before it.
 
     `start` and `end` are where the word stands that the cursor touches, dots before it included; both are the cursor's
-    place where there is none. `after` is the first token behind it on its line. `dead` holds in comments and texts.
+    offset where there is none. `after` is the first token behind it on its line. `dead` holds in comments and texts.
     """
 
     frames: tuple[Frame, ...]

@@ -1,4 +1,4 @@
-"""The files that an editor has open: their texts, what checking them found, and what they offer. Knows no protocol."""
+"""The files that an editor has open: their texts, the problems found in them, and what they offer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from optlang.syntax.format import format_text
 _REST = re.compile(r"(?:\.[A-Za-z_]\w*)+")
 """What goes on with a word that the cursor stands in the middle of."""
 
-_SAID: dict[DefinitionKind, str] = {
+_CALLED: dict[DefinitionKind, str] = {
     "input": "an input", "let": "a `let`", "parameter": "a parameter", "setting": "a setting", "step": "a label",
     "repeat": "a label", "target": "a target",
 }
@@ -53,7 +53,7 @@ class Document:
 
     @property
     def positions(self) -> Positions:
-        """The places of the text."""
+        """Lines and columns of the text."""
         if self._positions is None or self._positions.text is not self.text:
             self._positions = Positions(self.text, self.encoding)
         return self._positions
@@ -98,11 +98,11 @@ class Documents:
         return document._checked
 
     def current(self, document: Document) -> Checked:
-        """What the present text came to."""
+        """The present text, checked."""
         known = document._checked
         return known if known is not None and known.text == document.text else self.check(document)
 
-    # ---- what stands at a place
+    # ---- what stands at an offset
 
     def offers(self, document: Document, offset: int) -> tuple[context.Cursor, list[Offer]]:
         """What may be written at an offset, by what is set there already: reads no more than the file's tokens."""
@@ -112,10 +112,10 @@ class Documents:
         offers = document._offers
         if around.dead or offers is None:
             return around, []
-        room = scopes.room_of(around, offers.scope, offers.declarations)
-        found = {offer.label: offer for offer in reversed(list(offers.at(around, room)))}
+        slot = scopes.slot_of(around, offers.scope, offers.declarations)
+        found = {offer.label: offer for offer in reversed(list(offers.at(around, slot)))}
         # What is set already is not offered again; the word under the cursor may be the one that sets it.
-        taken = room.written - {around.word}
+        taken = slot.written - {around.word}
         kept = [item for item in found.values() if item.sort != "parameter" or item.label not in taken]
         return around, kept[::-1]
 
@@ -127,8 +127,8 @@ class Documents:
         offers = document._offers
         if offers is None or not around.word or around.dead:
             return None
-        room = scopes.room_of(around, offers.scope, offers.declarations)
-        listed = {offer.label: offer for offer in reversed(list(offers.at(around, room)))}
+        slot = scopes.slot_of(around, offers.scope, offers.declarations)
+        listed = {offer.label: offer for offer in reversed(list(offers.at(around, slot)))}
         rest = _REST.match(document.text, around.end)
         whole = around.end if rest is None else rest.end()
         for end in (whole, around.end):
@@ -151,8 +151,8 @@ class Documents:
                 label = part.labels.get(knob.path)
                 if label is not None and label.span == found[0].span and document._offers is not None:
                     return found[1], document._offers.whole(knob_offer(knob, label.name))
-        said = _SAID.get(found[0].kind)
-        return (found[1], f"**{found[0].name}**: {said}") if said is not None else None
+        called = _CALLED.get(found[0].kind)
+        return (found[1], f"**{found[0].name}**: {called}") if called is not None else None
 
     def help(self, document: Document, offer: Offer) -> str:
         """All that is known of an offer, in Markdown."""
@@ -190,7 +190,7 @@ class Documents:
         return edits
 
     def _importers(self, document: Document) -> list[Path]:
-        """The files beside this one that may import it."""
+        """The files of its folder that may import it."""
         word = re.compile(rf"^\s*(?:from|import)\s+{re.escape(document.path.stem)}\b", re.MULTILINE)
         unsaved, found = self.unsaved(), []
         for path in sorted(document.path.parent.glob("*.opt")):
@@ -205,7 +205,7 @@ class Documents:
         found = rename.renamable(self.current(document).loaded, offset)
         return found[1] if found is not None and not found[0].fixed else None
 
-    def places(self, document: Document, offset: int) -> list[Span]:
+    def occurrences(self, document: Document, offset: int) -> list[Span]:
         """Where the label at an offset stands and is named in the file."""
         loaded = self.current(document).loaded
         found = rename.renamable(loaded, offset)
@@ -223,8 +223,8 @@ class Documents:
         found = self.current(document).loaded.diagnostics
         return apart(item.fix for item in found if item.fix is not None and item.fix.span.file == document.shown)
 
-    def place_of(self, file: str) -> Path:
-        """The file that a span names: the standard library's are beside the package."""
+    def path_of(self, file: str) -> Path:
+        """The file that a span names: the standard library's are in the package."""
         path = Path(file)
         return resources.stdlib() / path.name if path.parts[:1] == ("stdlib",) and len(path.parts) == 2 else path
 

@@ -9,7 +9,7 @@ _CODEC = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 
 
 class Positions:
-    """The places of one text. Lines and columns are from 0; columns are in units of `encoding`."""
+    """Lines and columns of one text. Lines and columns are from 0; columns are in units of `encoding`."""
 
     def __init__(self, text: str, encoding: str = "utf-16") -> None:
         self.text = text
@@ -24,7 +24,7 @@ class Positions:
         return line - 1, column - 1 if before.isascii() else self._units(before)
 
     def offset(self, line: int, column: int) -> int:
-        """The character at a place; what lies beyond the end of a line, or of the text, is its end."""
+        """The offset of a line and column; what lies beyond the end of a line, or of the text, is its end."""
         if line >= len(self._lines):
             return len(self.text)
         start, text = self._lines.start(line + 1), self._lines.line(line + 1)

@@ -26,8 +26,8 @@ UNKNOWN: Kind = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """A place by what may stand in it.
+class Slot:
+    """A part of a text, by what may stand in it.
 
     `params` are what can be set, `declared` is what declares them, and `written` what is set there already. In a set of
     values `param` is whose values they are. `words` is the set of a condition's `x in {…}`, where `of` is the `x`; of a
@@ -52,12 +52,12 @@ class Room:
         return next((param for param in self.params if param.name == name), None)
 
 
-def room_of(context: Cursor, scope: Scope, declarations: Declarations) -> Room:
-    """The room that the cursor stands in."""
-    room = Room("file")
+def slot_of(context: Cursor, scope: Scope, declarations: Declarations) -> Slot:
+    """The slot that the cursor stands in."""
+    slot = Slot("file")
     for frame in context.frames:
-        room = replace(_inside(room, frame, scope, declarations), written=frozenset(frame.written))
-    return room
+        slot = replace(_inside(slot, frame, scope, declarations), written=frozenset(frame.written))
+    return slot
 
 
 def find(scope: Scope, name: str) -> Declared | None:
@@ -83,76 +83,76 @@ def params_of(declared: Declared, declarations: Declarations) -> tuple[Param, ..
     return ()
 
 
-def _inside(room: Room, frame: Frame, scope: Scope, declarations: Declarations) -> Room:
+def _inside(slot: Slot, frame: Frame, scope: Scope, declarations: Declarations) -> Slot:
     head = frame.head
     if not head:
-        return Room(room.kind if frame.opener == "(" else UNKNOWN)
+        return Slot(slot.kind if frame.opener == "(" else UNKNOWN)
     condition = _condition(head, frame.opener)
     if condition is not None:
         return condition
     if frame.opener == "(" and head[-1].replace(".", "").isidentifier():
         return _settable("call", head[-1], scope, declarations)
-    match room.kind:
+    match slot.kind:
         case "file" | "study":
-            return _member(head, room.kind)
+            return _member(head, slot.kind)
         case "declaration":
             if head[0] == "with":
                 return _settable("settings", head[-1], scope, declarations)
-            return Room("steps") if head[0] == "steps" else Room(UNKNOWN)
+            return Slot("steps") if head[0] == "steps" else Slot(UNKNOWN)
         case "steps" | "choice":
             # The branches of a choice may stand behind a condition that several have.
-            return Room(room.kind) if head[0] == "when" else _step(head, scope, declarations)
+            return Slot(slot.kind) if head[0] == "when" else _step(head, scope, declarations)
         case "settings" | "call" | "values":
-            param = room.find(head[0]) or room.param
-            return Room("values", param=param, declared=room.declared) if param is not None else Room(UNKNOWN)
+            param = slot.find(head[0]) or slot.param
+            return Slot("values", param=param, declared=slot.declared) if param is not None else Slot(UNKNOWN)
         case "target" | "runtimes":
-            return _target(room, head, scope, declarations)
+            return _target(slot, head, scope, declarations)
         case "search":
             if head[:2] == ["sampler", "="] and len(head) == 3:
-                return Room("settings", SAMPLERS.get(head[2], ()))
-    return Room(UNKNOWN)
+                return Slot("settings", SAMPLERS.get(head[2], ()))
+    return Slot(UNKNOWN)
 
 
-def _condition(head: Sequence[str], opener: str) -> Room | None:
+def _condition(head: Sequence[str], opener: str) -> Slot | None:
     """The set of `x in {a, b}` in a condition; None elsewhere."""
     inside = "when" in head or head[0] in ("forbid", "require")
-    return Room("words", of=head[-2]) if inside and opener in "{[" and len(head) > 2 and head[-1] == "in" else None
+    return Slot("words", of=head[-2]) if inside and opener in "{[" and len(head) > 2 and head[-1] == "in" else None
 
 
-def _member(head: Sequence[str], kind: Kind) -> Room:
+def _member(head: Sequence[str], kind: Kind) -> Slot:
     if kind == "file" and head[0] in ("study", "technique", "pipeline", "runtime", "model", "data", "params"):
-        return Room("study") if head[0] == "study" else Room("declaration", section=head[0])
+        return Slot("study") if head[0] == "study" else Slot("declaration", section=head[0])
     if head[0] in ("steps", "baseline", "let"):
-        return Room("steps")
+        return Slot("steps")
     if head[0] == "target":
-        return Room("target", (*PARAMS, RUNTIME))
+        return Slot("target", (*PARAMS, RUNTIME))
     if head[0] == "search":
-        return Room("search", (SAMPLER, *SEARCH), section="search")
-    return Room("search", MEASURE, section="measure") if head[0] == "measure" else Room(UNKNOWN)
+        return Slot("search", (SAMPLER, *SEARCH), section="search")
+    return Slot("search", MEASURE, section="measure") if head[0] == "measure" else Slot(UNKNOWN)
 
 
-def _step(head: Sequence[str], scope: Scope, declarations: Declarations) -> Room:
+def _step(head: Sequence[str], scope: Scope, declarations: Declarations) -> Slot:
     words = list(head[1:] if head[0] == "maybe" else head)
     words = words[: words.index("when")] if "when" in words[1:] else words
     if not words or words[0] in ("repeat", "when") or words[-1] in ("=", "order"):
-        return Room("steps")
-    return Room("choice") if words[-1] == "in" else _settable("settings", words[-1], scope, declarations)
+        return Slot("steps")
+    return Slot("choice") if words[-1] == "in" else _settable("settings", words[-1], scope, declarations)
 
 
-def _target(room: Room, head: Sequence[str], scope: Scope, declarations: Declarations) -> Room:
-    if room.kind == "runtimes" and head[0] == "when":
-        return room
-    if room.kind == "runtimes" or (head[0] == "runtime" and len(head) > 2):
+def _target(slot: Slot, head: Sequence[str], scope: Scope, declarations: Declarations) -> Slot:
+    if slot.kind == "runtimes" and head[0] == "when":
+        return slot
+    if slot.kind == "runtimes" or (head[0] == "runtime" and len(head) > 2):
         return _settable("settings", head[-1], scope, declarations)
     if head[0] == "runtime":
-        return Room("runtimes")
-    param = room.find(head[0])
-    return Room("values", param=param) if param is not None else Room(UNKNOWN)
+        return Slot("runtimes")
+    param = slot.find(head[0])
+    return Slot("values", param=param) if param is not None else Slot(UNKNOWN)
 
 
-def _settable(kind: Kind, name: str, scope: Scope, declarations: Declarations) -> Room:
+def _settable(kind: Kind, name: str, scope: Scope, declarations: Declarations) -> Slot:
     declared = find(scope, name)
     if declared is None:
-        return Room(kind, of=name) if kind == "call" else Room(UNKNOWN)
+        return Slot(kind, of=name) if kind == "call" else Slot(UNKNOWN)
     given = (WEIGHTS,) if declared.sort == "model" else ()
-    return Room(kind, (*params_of(declared, declarations), *given), declared)
+    return Slot(kind, (*params_of(declared, declarations), *given), declared)

@@ -1,6 +1,6 @@
 """The language server: the Language Server Protocol over standard input and output, by pygls.
 
-Texts come whole with each change. Checking is put off until typing rests, and runs beside what the editor asks;
+Texts arrive whole with each change. Checking is postponed until typing rests, and runs next to the editor's requests;
 completion and hover answer from the last check and the tokens of the present text.
 """
 
@@ -42,7 +42,7 @@ _KINDS: dict[Sorted, types.CompletionItemKind] = {
 
 
 class _At(Protocol):
-    """What is asked about a place in a file."""
+    """A request about a position in a file."""
 
     text_document: types.TextDocumentIdentifier
     position: types.Position
@@ -57,12 +57,12 @@ class Server(LanguageServer):
         self.documents = Documents()
         self.ended = False
         self._uris: dict[Path, str] = {}
-        self._told: dict[Path, set[str]] = defaultdict(set)
+        self._reported: dict[Path, set[str]] = defaultdict(set)
         self._offered: dict[str, tuple[Document, Offer]] = {}
         self._waiting: dict[Path, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # ---- files and places
+    # ---- files and positions
 
     def document(self, uri: str) -> Document:
         """The open file of an address; what has no file yet counts as lying in the editor's folder."""
@@ -85,7 +85,7 @@ class Server(LanguageServer):
 
     def location(self, span: Span, texts: dict[str, str]) -> types.Location:
         """Where a span stands, in whatever file."""
-        path = self.documents.place_of(span.file)
+        path = self.documents.path_of(span.file)
         document = self.documents.open.get(path)
         text = document.text if document is not None else texts.get(span.file)
         if text is None:
@@ -122,29 +122,29 @@ class Server(LanguageServer):
                 continue
             # While that ran the text may have become another one, which is checked in its turn.
             if self.documents.open.get(document.path) is document and checked.text == document.text:
-                self._tell(document, checked.loaded.diagnostics, checked.loaded.texts)
+                self._report(document, checked.loaded.diagnostics, checked.loaded.texts)
 
-    def _tell(self, document: Document, found: Sequence[Diagnostic], texts: dict[str, str]) -> None:
-        told: dict[str, list[types.Diagnostic]] = {self.uri(document.path): []}
+    def _report(self, document: Document, found: Sequence[Diagnostic], texts: dict[str, str]) -> None:
+        reported: dict[str, list[types.Diagnostic]] = {self.uri(document.path): []}
         for item in found:
             span, _ = placed(item, document.shown)
-            path = self.documents.place_of(span.file)
-            # What is wrong in another open file is told when that is checked.
+            path = self.documents.path_of(span.file)
+            # What is wrong in another open file is reported when that is checked.
             if span.file == document.shown or path not in self.documents.open:
-                told.setdefault(self.uri(path), []).append(self._diagnostic(item, document, texts))
-        for gone in self._told[document.path] - told.keys():
-            told[gone] = []
-        self._told[document.path] = {uri for uri, items in told.items() if items}
-        for uri, items in told.items():
+                reported.setdefault(self.uri(path), []).append(self._diagnostic(item, document, texts))
+        for gone in self._reported[document.path] - reported.keys():
+            reported[gone] = []
+        self._reported[document.path] = {uri for uri, items in reported.items() if items}
+        for uri, items in reported.items():
             self.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, items))
 
     def _diagnostic(self, item: Diagnostic, document: Document, texts: dict[str, str]) -> types.Diagnostic:
         span, others = placed(item, document.shown)
-        said = item.message + (f": {item.primary.text}" if item.primary.text else "")
+        text = item.message + (f": {item.primary.text}" if item.primary.text else "")
         unused = item.code == "W208"
         return types.Diagnostic(
             range=self.location(span, texts).range,
-            message=said + (f"\nhelp: {item.help}" if item.help else ""),
+            message=text + (f"\nhelp: {item.help}" if item.help else ""),
             severity=types.DiagnosticSeverity.Error if item.severity == "error" else types.DiagnosticSeverity.Warning,
             code=item.code,
             source="optlang",
@@ -156,12 +156,12 @@ class Server(LanguageServer):
         )
 
     def closed(self, document: Document) -> None:
-        """Forget a file, and take back what was said of it and of others for it."""
+        """Forget a file, and withdraw the problems of it and of others that were found for it."""
         waiting = self._waiting.pop(document.path, None)
         if waiting is not None:
             waiting.cancel()
         self.documents.open.pop(document.path, None)
-        for uri in self._told.pop(document.path, set()) | {self.uri(document.path)}:
+        for uri in self._reported.pop(document.path, set()) | {self.uri(document.path)}:
             self.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, []))
         self._uris.pop(document.path, None)
         for other in self.documents.readers(document.path):
@@ -309,7 +309,7 @@ def made() -> Server:
         types.TEXT_DOCUMENT_CODE_ACTION,
         types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.QuickFix, _FIX_ALL]),
     )
-    def mend(params: types.CodeActionParams) -> list[types.CodeAction]:
+    def fix(params: types.CodeActionParams) -> list[types.CodeAction]:
         document = server.document(params.text_document.uri)
         first, last = (
             document.positions.offset(place.line, place.character) for place in (params.range.start, params.range.end)
@@ -322,7 +322,7 @@ def made() -> Server:
     def refer(params: types.ReferenceParams) -> list[types.Location]:
         document, offset = at(params)
         texts = server.documents.current(document).loaded.texts
-        return [server.location(span, texts) for span in server.documents.places(document, offset)]
+        return [server.location(span, texts) for span in server.documents.occurrences(document, offset)]
 
     @server.feature(types.TEXT_DOCUMENT_PREPARE_RENAME)
     def may_rename(params: types.PrepareRenameParams) -> types.PrepareRenamePlaceholder | None:
@@ -340,8 +340,8 @@ def made() -> Server:
         try:
             return server.edit(document, server.documents.rename(document, offset, params.new_name))
         except OptlangError as error:
-            said = error.message + (f" ({error.help})" if error.help else "")
-            raise JsonRpcException(said, REQUEST_FAILED) from error
+            text = error.message + (f" ({error.help})" if error.help else "")
+            raise JsonRpcException(text, REQUEST_FAILED) from error
 
     @server.feature(types.SHUTDOWN)
     def end(*_: object) -> None:
@@ -351,7 +351,7 @@ def made() -> Server:
 
 
 def serve() -> bool:
-    """Answer one editor over standard input and output until it ends; whether it said so before it went."""
+    """Answer one editor over standard input and output until it ends; whether it announced that."""
     server = made()
     server.start_io()
     return server.ended

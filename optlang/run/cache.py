@@ -32,10 +32,11 @@ _SHARED = (
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Times states on the trial's runtime; `about` is that runtime and its target, which the result depends on."""
+    """Times states on the trial's runtime and target, which `about` describes, in calls of `batch` samples."""
 
     about: JSON
     seconds: Callable[[ModelState], float]
+    batch: int = 1
 
 
 def key_of(*parts: JSON) -> str:

@@ -95,6 +95,7 @@ def apply(
             study=workload.study, wants=wants if "runtime" in step.needs else None, device=workload.device,
             report=_epochs(step, report), baseline=baseline if "baseline" in step.needs else None,
             latency=clock.seconds if "latency" in step.needs else None,
+            batch=clock.batch if "latency" in step.needs else None,
             memo=_memo(cache, keys[index - 1] if index else root, step, workload, wants, clock),
         )
         try:

@@ -251,7 +251,7 @@ def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Tria
             timed = context.bench.measure(member, target_job.baseline, context.samples(target), job.effort)
         return next(item.value for item in timed.measurements if item.metric == MEDIAN)
 
-    return Clock(about, seconds)
+    return Clock(about, seconds, target_job.target.batch)
 
 
 def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) -> None:

@@ -31,12 +31,12 @@ _HEADS = {"study": "study", "target": "block"} | dict.fromkeys(
 class Matched:
     """The tokens with every bracket matched. `stray` are closing ones that nothing opened, and that are left out.
 
-    In the lines of `told` a bracket was put in or taken away, and that is reported.
+    In the lines of `reported` a bracket was put in or taken away, and that is reported.
     """
 
     tokens: list[Token]
     stray: list[Token] = field(default_factory=list)
-    told: list[Span] = field(default_factory=list)
+    reported: list[Span] = field(default_factory=list)
 
 
 def matched(source: Source, tokens: list[Token], trials: Trials, diagnostics: Diagnostics) -> Matched:
@@ -125,11 +125,11 @@ class _Matching:
             self._marks.append(len(self._out))
             self._out += self._ends[number]
         while self._opened:
-            self._close(None, said=self._laid_out or len(self._opened) == 1)
+            self._close(None, reported=self._laid_out or len(self._opened) == 1)
         if not self._laid_out:
             # Nothing says where the bracket belongs, and so nothing else can be judged.
             del self._matched.stray[1:]
-            self._matched.told.append(self._source.span(0, len(self._source.text)))
+            self._matched.reported.append(self._source.span(0, len(self._source.text)))
         return self._matched
 
     def _is_laid_out(self) -> bool:
@@ -166,7 +166,7 @@ class _Matching:
         if not wrong:
             self._take(number, line, rest)
             return
-        self._mend(number, line, rest, opener)
+        self._repair(number, line, rest, opener)
 
     def _may_hold(self, line: _Line) -> bool:
         """Whether the innermost open bracket may still be open where a line begins."""
@@ -261,7 +261,7 @@ class _Matching:
 
     # ---- a line with a slip
 
-    def _mend(self, number: int, line: _Line, tokens: Sequence[Token], closed: _Open | None) -> None:
+    def _repair(self, number: int, line: _Line, tokens: Sequence[Token], closed: _Open | None) -> None:
         """Find the one bracket with which the line is right, and report it."""
         after = self._lines[number + 1] if number + 1 < len(self._lines) else None
         opens = bool(tokens) and tokens[-1].type in CLOSER and after is not None and after.indent > line.indent
@@ -293,9 +293,9 @@ class _Matching:
         balanced.sort(key=lambda repair: unlikely(self._source.text, tokens, repair))
         found: dict[tuple[str, ...], Repair] = {}
         for repair in balanced[:_TRIED]:
-            mended = repair.applied(tokens)
-            kinds = tuple(token.type for token in mended)
-            if kinds not in found and (not mended or self._trials.fits(contexts, [*before, *mended], opens=opens)):
+            repaired = repair.applied(tokens)
+            kinds = tuple(token.type for token in repaired)
+            if kinds not in found and (not repaired or self._trials.fits(contexts, [*before, *repaired], opens=opens)):
                 found[kinds] = repair
         return list(found.values())
 
@@ -338,7 +338,7 @@ class _Matching:
         while self._opened and self._opened[-1].token.type != "LBRACE":
             self._close(semicolon)
 
-    def _close(self, before: Token | None, *, said: bool = True) -> None:
+    def _close(self, before: Token | None, *, reported: bool = True) -> None:
         """Put what closes the innermost bracket before the line ends that stand before a token, and report it."""
         opener = self._opened.pop().token
         at = len(self._out)
@@ -348,7 +348,7 @@ class _Matching:
         place = self._out[at - 1].end_pos
         kind = CLOSER[opener.type]
         self._out.insert(at, Token.at(kind, SIGN[kind], place, place))
-        if said:
+        if reported:
             self._report_open(opener, place)
 
     # ---- reports
@@ -373,8 +373,8 @@ class _Matching:
             self._report_open(opener, at, fix if sure else None)
             return
         following = tokens[repair.at] if repair.at < len(tokens) else None
-        mended = repair.applied(tokens)
-        closer = partner(mended, repair.at)
+        repaired = repair.applied(tokens)
+        closer = partner(repaired, repair.at)
         place = self._source.span(tokens[-1].end_pos, tokens[-1].end_pos)
         if following is not None:
             place = self._source.span(following.start_pos, following.end_pos)
@@ -443,4 +443,4 @@ class _Matching:
 
     def _doubt(self, number: int) -> None:
         line = self._lines[number]
-        self._matched.told.append(self._source.span(line.first.start_pos, line.last.end_pos))
+        self._matched.reported.append(self._source.span(line.first.start_pos, line.last.end_pos))

@@ -1,4 +1,4 @@
-"""From the grammar's rules to the nodes of the tree: one function a rule. Knows no parsing and no meaning."""
+"""From the grammar's rules to the nodes of the tree: one function a rule."""
 
 from __future__ import annotations
 

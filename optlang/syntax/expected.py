@@ -18,13 +18,13 @@ _SIGNS = {
 _VALUE = frozenset({"NAME", "NUMBER", "QUANTITY", "STRING", "LPAR", "LSQB", "MINUS", "TRUE", "FALSE", "NOT"})
 _STATEMENT = frozenset({"MAYBE", "REPEAT", "WHEN"})
 _DOMAIN = frozenset({"ANY", "LBRACE"})
-# After a value an operator always fits; it is told only where nothing else does.
+# After a value an operator always fits; it is named only where nothing else does.
 _OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "COMPARE", "AND", "OR"})
 _MANY = 6
 _UNITS = frozenset(["ns", "us", "ms", "s", "min", "h", "d", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"])
 # Words that are one letter from a word of the language, and are meant as they are written.
 _WORDS = frozenset(["of", "is", "it", "if", "on", "an", "at", "to"])
-# Where a setting belongs that is written beside its section.
+# Where a setting belongs that is written outside its section.
 _SETTINGS = {
     "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "workers"}),
     "measure": frozenset({"rounds", "processes"}),
@@ -79,8 +79,8 @@ def report(
     if token.type == LINE_END and token.value != ";":
         what = "end of the line" if token.value else "end of the file"
         # The line may end in a comment; the mistake is before it.
-        place = previous.end_pos if previous is not None else token.start_pos
-        span = source.span(place, place)
+        end = previous.end_pos if previous is not None else token.start_pos
+        span = source.span(end, end)
     else:
         what, span = f"`{token.value}`", source.span(token.start_pos, token.end_pos)
     label, advice = _fitting(kinds, spelling)

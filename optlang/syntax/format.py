@@ -61,7 +61,7 @@ def format_text(parsed: Parsed) -> str:
 def _same(left: Any, right: Any) -> bool:
     """Whether two trees say the same, wherever it stands."""
     if isinstance(left, Span) or isinstance(right, Span):
-        # A sign between spaces has a place, another one has none.
+        # A sign between spaces has a span, another one has none.
         return isinstance(left, Span | None) and isinstance(right, Span | None)
     if isinstance(left, tuple):
         return isinstance(right, tuple) and len(left) == len(right) and all(map(_same, left, right))

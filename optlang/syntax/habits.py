@@ -50,9 +50,9 @@ class Advice:
 
 
 def advice(source: Source, token: Token, previous: Token | None, kinds: set[str]) -> Advice | None:
-    """What is said of a token that another language would have here, None where it is nobody's habit.
+    """The advice for a token that another language would have here, None where none has it.
 
-    `kinds` are the terminals that would fit in its place.
+    `kinds` are the terminals that would fit instead.
     """
     word = previous.value if previous is not None and previous.type == "NAME" else ""
     before = previous if word else None

@@ -1,4 +1,4 @@
-"""Documents that say where a line may be broken, and the printer that breaks them to a width. Knows no language.
+"""Documents that say where a line may be broken, and the printer that breaks them to a width.
 
 After "A prettier printer" (Wadler 2003) in the form that Prettier gave it: a group is printed on one line where it
 fits, else each of its own lines is broken; a fill breaks only where the next of its parts does not fit.

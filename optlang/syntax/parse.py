@@ -36,10 +36,10 @@ _MAKING = frozenset({"edit_terminals", "postlex", "strict"})
 class Parsed:
     """What a file says, as far as it can be read.
 
-    `file` is None where nothing can be said about the rest (not UTF-8, too large, too deep, another edition).
+    `file` is None where the rest cannot be read (not UTF-8, too large, too deep, another edition).
     `diagnostics` holds the problems found; where it has errors, parts of the text are not in the tree. `lost` are the
-    words that stand in those parts: whoever looks for names should not call them unknown, nor anything missing that
-    they may have said. `doubtful` are the lines that were mended by a guess: what looks wrong in them besides may
+    words that stand in those parts: a reader of names should not call them unknown, nor anything missing that
+    they may have said. `doubtful` are the lines that were repaired by a guess: whatever else looks wrong in them may
     be right in what was meant.
     """
 
@@ -50,14 +50,14 @@ class Parsed:
     doubtful: tuple[Span, ...] = ()
 
     def sound(self, found: Iterable[Diagnostic]) -> list[Diagnostic]:
-        """The problems without those that are echoes of a mistake in the syntax, so that each is told once."""
+        """The problems without those that are echoes of a mistake in the syntax, so that each is reported once."""
         return [item for item in found if item.code in _OWN or not self._is_echo(item)]
 
     def _is_echo(self, item: Diagnostic) -> bool:
-        place = item.primary.span
-        if item.code == "E107" and place.file == self.source.file and self.diagnostics.failed:
+        span = item.primary.span
+        if item.code == "E107" and span.file == self.source.file and self.diagnostics.failed:
             return True
-        return any(doubt.file == place.file and doubt.start <= place.start < doubt.end for doubt in self.doubtful)
+        return any(doubt.file == span.file and doubt.start <= span.start < doubt.end for doubt in self.doubtful)
 
 
 def parse_file(path: Path, shown: str | None = None) -> Parsed:
@@ -79,9 +79,9 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     parser = language.lark.parse_interactive(source.text)
     strange = Diagnostics()
     try:
-        found = tokens.mended(parser.lexer_thread.lex(parser.parser_state), source, strange)
+        found = tokens.repaired(parser.lexer_thread.lex(parser.parser_state), source, strange)
     except TooMuchError as error:
-        diagnostics.found += [*strange.found, error.said]
+        diagnostics.found += [*strange.found, error.problem]
         return Parsed(source, None, diagnostics)
     if not _edition(source, found, diagnostics):
         return Parsed(source, None, diagnostics)
@@ -92,7 +92,7 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     found = tokens.statements(source, match.tokens, diagnostics)
     actions = build.Builder(source, diagnostics).actions()
     parser.parser_state.parse_conf.callbacks = language.trees.create_callback(actions)
-    driver = recovery.Driver(parser, language.keywords, source, found, match.told, diagnostics)
+    driver = recovery.Driver(parser, language.keywords, source, found, match.reported, diagnostics)
     try:
         file: tree.File = driver.run()
     except build.TooDeepError as error:
@@ -142,7 +142,7 @@ def lexed(source: Source) -> list[tokens.Token]:
     """The tokens of a text that has no mistakes, with those line ends that end a statement; comments are in between."""
     parser = _ready().lark.parse_interactive(source.text)
     ignored = Diagnostics()
-    found = tokens.mended(parser.lexer_thread.lex(parser.parser_state), source, ignored)
+    found = tokens.repaired(parser.lexer_thread.lex(parser.parser_state), source, ignored)
     return tokens.statements(source, found, ignored)
 
 

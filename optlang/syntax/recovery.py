@@ -1,4 +1,4 @@
-"""Feeds tokens to Lark's parser, and recovers from what does not fit. Knows no rule's meaning.
+"""Feeds tokens to Lark's parser, and recovers from what does not fit.
 
 Lark's own `on_error` stops at the token that does not fit; what is missing before it, or where the parser can go on
 behind it, is looked for here.
@@ -38,7 +38,7 @@ _CONFUSED = {
     "DOT": ("COMMA",),
     LINE_END: ("COMMA",),
 }
-# What betrays that the sign before the last value was meant as another: both terminals, and what is said.
+# What betrays that the sign before the last value was meant as another: both terminals, and what is reported.
 _MEANT = {
     "step": ("MINUS", "RANGE", "a range is written `10% .. 30% step 10%`"),
     "log": ("MINUS", "RANGE", "a range is written `1e-4 .. 1e-2 log`"),
@@ -49,11 +49,11 @@ _FAR = 60
 
 
 class Driver:
-    """One parse: Lark's parser, which the tokens are fed to, and what was skipped on the way."""
+    """One parse: Lark's parser, which the tokens are fed to, and what was skipped."""
 
     def __init__(
         self, parser: InteractiveParser, keywords: Mapping[str, str], source: Source, tokens: list[Token],
-        told: Sequence[Span], diagnostics: Diagnostics,
+        reported: Sequence[Span], diagnostics: Diagnostics,
     ) -> None:
         self._parser = parser
         self._state = parser.parser_state
@@ -66,14 +66,14 @@ class Driver:
         self._tokens = tokens
         self._diagnostics = diagnostics
         # Where a bracket was put in or taken away, what does not fit is the same mistake.
-        self._told = told
+        self._reported = reported
         self.lost: set[str] = {
             token.value for token in tokens if token.type == "NAME" and self._is_told(token.start_pos)
-        } if told else set()
-        self.doubtful: list[Span] = list(told)
+        } if reported else set()
+        self.doubtful: list[Span] = list(reported)
 
     def run(self) -> Any:
-        """The value of the start rule; what did not fit is reported, and left out where it cannot be mended."""
+        """The value of the start rule; what did not fit is reported, and left out where it cannot be repaired."""
         tokens = self._tokens
         index = 0
         while index < len(tokens):
@@ -105,7 +105,7 @@ class Driver:
     # ---- recovery
 
     def _recover(self, index: int) -> int:
-        """Report the token at `index`, mend what can be mended, and say where to go on."""
+        """Report the token at `index`, repair it where possible, and return where to go on."""
         if len(self._diagnostics.found) >= MOST:
             return self._give_up(index)
         token = self._tokens[index]
@@ -114,7 +114,7 @@ class Driver:
             return index
         fitting = self._parser.accepts()
         slip = self._slip(index, fitting)
-        # What was already told about as a character or a bracket is one mistake, not two.
+        # What was already reported as a character or a bracket is one mistake, not two.
         if not self._is_told(token.start_pos) and not any(
             item.primary.span.start == token.start_pos for item in self._diagnostics.found
         ):
@@ -133,14 +133,14 @@ class Driver:
             whole = Token.at("QUANTITY", previous.value + token.value, previous.start_pos, token.end_pos)
             if self._feed(whole):
                 return index + 1
-        mended = self._mend(index, fitting)
-        return mended if mended is not None else self._skip(index)
+        repaired = self._repair(index, fitting)
+        return repaired if repaired is not None else self._skip(index)
 
     def _is_told(self, at: int) -> bool:
-        return any(span.start <= at <= span.end for span in self._told)
+        return any(span.start <= at <= span.end for span in self._reported)
 
     def _resigned(self, index: int) -> bool:
-        """Whether the sign before the value that the token at `index` follows was meant as another: it is mended."""
+        """Whether the sign before the value that the token at `index` follows was meant as another: it is repaired."""
         values = self._state.value_stack
         sign, meant, advice = _MEANT.get(self._tokens[index].value, ("", "", ""))
         if len(values) < 2 or not isinstance(values[-2], Token) or values[-2].type != sign:
@@ -220,7 +220,7 @@ class Driver:
         start, end = token.start_pos, token.end_pos
         return Fix(self._source.span(start, end), spaced(_SPELLING[kinds[0]], text, start, end))
 
-    def _mend(self, index: int, fitting: set[str]) -> int | None:
+    def _repair(self, index: int, fitting: set[str]) -> int | None:
         """Replace, insert or leave out one token, if the rest of the statement then fits; where to go on."""
         token = self._tokens[index]
         for kind in _CONFUSED.get(token.type, ()):
@@ -258,7 +258,7 @@ class Driver:
             return at
         start, closed = tokens[index].start_pos, 0
         while closed or not self._at_boundary():
-            # A block that is closed already but not yet reduced is no place to go on in.
+            # A block that is closed already but not yet reduced cannot be continued in.
             last = self._state.value_stack[-1]
             if isinstance(last, Token):
                 closed += (last.type == "RBRACE") - (last.type == "LBRACE")

@@ -1,4 +1,4 @@
-"""The ways in which one bracket sets a line right: put in, taken away or exchanged. Knows no layout and no grammar."""
+"""How one bracket repairs a line: it is inserted, removed or exchanged. Layout and grammar: brackets.py, trials.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Repair:
 
 
 def repairs(tokens: Sequence[Token]) -> Iterator[Repair]:
-    """All ways to take one bracket away, to exchange a closing one, and to put one in."""
+    """All repairs that remove one bracket, exchange a closing one, or insert one."""
     for at, token in enumerate(tokens):
         if token.type in SIGN:
             yield Repair(at, removed=token)
@@ -103,7 +103,7 @@ def _is_idle(tokens: Sequence[Token], repair: Repair) -> bool:
     """Whether a parenthesis that is put in would make a group of one word or number."""
     if repair.put is None or repair.put.type not in ("LPAR", "RPAR"):
         return False
-    mended = repair.applied(tokens)
-    ends = sorted((repair.at, next(at for at, token in enumerate(mended) if token is partner(mended, repair.at))))
-    called = ends[0] > 0 and mended[ends[0] - 1].type == "NAME"
+    repaired = repair.applied(tokens)
+    ends = sorted((repair.at, next(at for at, token in enumerate(repaired) if token is partner(repaired, repair.at))))
+    called = ends[0] > 0 and repaired[ends[0] - 1].type == "NAME"
     return ends[1] - ends[0] == 2 and not called

@@ -1,4 +1,4 @@
-"""The text of one file, as characters, with the name that it is shown under. Knows bytes and sizes, no tokens."""
+"""The text of one file, as characters, with the name that it is shown under."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Lark's lexer leaves to do: strange characters, which line ends count. Knows no rules."""
+"""What Lark's lexer leaves to do: strange characters, which line ends count."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _NEVER_FIRST_WORDS = frozenset({"and", "or", "in"})
 _LOGIC = {"&": ("and", "NAME"), "|": ("or", "NAME"), "!": ("not", "NAME")}
 
 STRAYS = ("OPEN_TEXT", "QUOTED_TEXT", "STRANGE_WORD", "LOGIC", "STRANGE")
-"""The terminals of the grammar that no rule has: what they match is told about, and a token takes its place."""
+"""The terminals of the grammar that no rule has: what they match is reported, and replaced by a token."""
 
 
 class Token(lark.Token):
-    """One of Lark's tokens, whose place is known; words are NAME until the parser knows better."""
+    """One of Lark's tokens, whose position is known; words are NAME until the parser knows better."""
 
     start_pos: int
     end_pos: int
@@ -48,8 +48,8 @@ class Token(lark.Token):
         return self.at(kind, self.value, self.start_pos, self.end_pos)
 
 
-def mended(lexed: Iterable[lark.Token], source: Source, diagnostics: Diagnostics) -> list[Token]:
-    """All tokens; a character or string that is none is E103, and the most likely token takes its place.
+def repaired(lexed: Iterable[lark.Token], source: Source, diagnostics: Diagnostics) -> list[Token]:
+    """All tokens; a character or string that is none is E103, and replaced by the most likely token.
 
     Raises TooMuchError where there are more than can be read in a moment.
     """
@@ -68,11 +68,11 @@ def mended(lexed: Iterable[lark.Token], source: Source, diagnostics: Diagnostics
         if token.type not in STRAYS:
             tokens.append(token)
         else:
-            _mend(token, source, tokens, diagnostics)
+            _repair(token, source, tokens, diagnostics)
     return tokens
 
 
-def _mend(token: Token, source: Source, tokens: list[Token], diagnostics: Diagnostics) -> None:
+def _repair(token: Token, source: Source, tokens: list[Token], diagnostics: Diagnostics) -> None:
     kind, text, start, end = token.type, token.value, token.start_pos, token.end_pos
     span = source.span(start, end)
     before = tokens[-1] if tokens else None

@@ -1,4 +1,4 @@
-"""The syntax tree: frozen nodes, one a construct of grammar/optlang.lark, each with its place. No meaning yet."""
+"""The syntax tree: frozen nodes, one a construct of grammar/optlang.lark, each with its span. No meaning yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Name(Node):
 class Number(Node):
     """An exact decimal as written, with its unit's spelling (`2ms` → 2, "ms"; `30%` → 30, "%"; `0.5` → no unit).
 
-    `whole` tells `3` from `3.0` and `1e3`: only the first is an integer.
+    `whole` holds of `3`, not of `3.0` and `1e3`: only the first is an integer.
     """
 
     value: Decimal
@@ -141,9 +141,9 @@ Domain: TypeAlias = "Range | Block | AnyValue | AnyOrder | Expression"
 
 @dataclass(frozen=True, slots=True)
 class Fix(Node):
-    """`name = value`, `name = value { … }`, `name = { … }`; a wrong `name = 1 .. 3` is kept, to be told of `in`.
+    """`name = value`, `name = value { … }`, `name = { … }`; a wrong `name = 1 .. 3` is kept, and reported later.
 
-    `keyword` is where `=` stands, None where it touches what is beside it and no word could take its place.
+    `keyword` is where `=` stands, None where it touches its neighbor, so that no word could replace it.
     """
 
     name: Name

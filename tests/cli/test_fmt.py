@@ -49,10 +49,10 @@ def test_check_and_diff_write_nothing(folder: Path, capsys: pytest.CaptureFixtur
 def test_a_file_with_errors_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "wrong.opt").write_text(WRONG)
     assert command(["fmt", "wrong.opt", "rough.opt"]) == 1
-    told = capsys.readouterr().err
-    assert "error[E101]" in told
-    assert "wrong.opt:2:7" in told
-    assert "1 left alone for its errors" in told
+    reported = capsys.readouterr().err
+    assert "error[E101]" in reported
+    assert "wrong.opt:2:7" in reported
+    assert "1 left alone for its errors" in reported
     assert (folder / "wrong.opt").read_text() == WRONG
     assert (folder / "rough.opt").read_text() == SMOOTH
 

@@ -51,7 +51,7 @@ study small {
 
 
 class Client:
-    """The least that an editor is: it sends requests and notifications, and keeps what it is told of files."""
+    """The least that an editor is: it sends requests and notifications, and keeps what it is reported of files."""
 
     def __init__(self, folder: Path, encodings: list[str] | None = None) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -116,7 +116,7 @@ class Client:
                   contentChanges=[{"text": text}])
 
     def problems(self, uri: str) -> list[dict[str, Any]]:
-        """What is told next of a file."""
+        """What is reported next of a file."""
         while True:
             message = self._read()
             if message.get("method") == "textDocument/publishDiagnostics" and message["params"]["uri"] == uri:

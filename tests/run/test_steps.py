@@ -46,7 +46,7 @@ def back(state, settings, context):
 
 
 def timed(state, settings, context):
-    return dataclasses.replace(scaled(state, 1.0), notes={"seconds": context.latency(state)})
+    return dataclasses.replace(scaled(state, 1.0), notes={"seconds": context.latency(state), "batch": context.batch})
 
 
 def scored(state, settings, context):
@@ -173,11 +173,12 @@ def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_p
     calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
     runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
     timed = step("timed", needs=("latency",))
-    place = TargetJob(TargetSpec("here"), runtime, (timed,), tmp_path / "artifact", None)
+    place = TargetJob(TargetSpec("here", batch=2), runtime, (timed,), tmp_path / "artifact", None)
     job = TrialJob(1, workload, (place,), Repetitions(2, 1, 0.002, 5), tmp_path / "progress")
     done: list[StepRun] = []
     result = trial.carry_out(job, trial_context, lambda _: None, done)
     trial_context.bench.close()
+    assert result.notes["batch"] == 2
     seconds = result.notes["seconds"]
     assert isinstance(seconds, float)
     assert 0 < seconds < 1

@@ -1,6 +1,6 @@
 """Which values metrics and knobs can have, and whether a condition on them is always true, never, or either.
 
-Knows no text: what is reported of it is checks/requirements.py's.
+What is reported of it: requirements.py.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _product(one: float, other: float) -> float:
 
 
 def decided(expression: Expression, space: Ranges) -> bool | None:
-    """What a condition comes to whatever is measured; None where that depends on it."""
+    """The value of a condition, whatever is measured; None where it depends on that."""
     match expression:
         case Const(value=value):
             return bool(value)

@@ -50,16 +50,16 @@ def computed_settings_have_values(study: ReadStudy) -> None:
     params = {item.name: item.params for item in study.facts.techniques.values()}
     params |= {item.name: item.params for item in study.facts.runtimes.values()}
     looking = MissingValueSearch(study.index, study.feasible.impossible, [rule.expression for _, rule in study.forbids])
-    told: set[tuple[Span, str]] = set()
+    reported: set[tuple[Span, str]] = set()
     for use in (*uses(study.baseline, (), params), *uses(study.steps, study.targets, params)):
         trouble = looking.trouble(use)
         if trouble is None:
             continue
         span = _span_of(study, use)
         # A pipeline's inner settings stand where the study applies it: one report for each of them.
-        if (span, use.name) in told:
+        if (span, use.name) in reported:
             continue
-        told.add((span, use.name))
+        reported.add((span, use.name))
         where = _shown(study, trouble)
         report = study.diagnostics.error if trouble.never else study.diagnostics.warn
         report(

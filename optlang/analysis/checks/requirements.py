@@ -109,7 +109,7 @@ class _Requirements:
         """Whether inputs have a part in it: what they switch off is switched off on purpose."""
         return any(item.text in self._names.inputs for item in tree.paths(node))
 
-    # ---- what is said of a comparison
+    # ---- what is reported of a comparison
 
     def _ranges(self, part: Compared) -> Iterator[Label]:
         """What each side can be."""

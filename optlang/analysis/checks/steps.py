@@ -14,7 +14,7 @@ from optlang.space.compatibility import label_of
 _NEVER = {
     "E501": "needs a GPU, and the target has none",
     "E502": "stands where it can never be",
-    "E503": "is excluded by what always stands beside it",
+    "E503": "is excluded by a step that is always applied with it",
     "E504": "is never available here",
     "E506": "comes after the model has its final form",
     "E508": "never gets a model that it can take",

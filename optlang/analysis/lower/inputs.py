@@ -132,8 +132,8 @@ class Inputs:
             items[0].value, param.model_copy(update={"domain": None}) if param.dimension != "name" else param
         )
         if fixed is None:
-            said = f"it is {SAID[param.dimension]}"
+            reason = f"it is {SAID[param.dimension]}"
             if param.domain is not None:
-                said = f"it is declared as {show_domain(param.domain, param.dimension)}"
-            return said, None
+                reason = f"it is declared as {show_domain(param.domain, param.dimension)}"
+            return reason, None
         return None, fixed.value

@@ -50,7 +50,7 @@ def expand(
     settings = Once(settings_of(reader.knobs, f"`{declared.name}`", pipeline.params, block, around, at, declared))
     statements = block.statements if block is not None else ()
     written = {item.name.text: item for item in statements if isinstance(item, tree.Fix) and item.when is None}
-    # What is searched, or said under a condition, is not known before the knobs are.
+    # What is searched, or set under a condition, is not known before the knobs are.
     named = {item.name.text for item in statements if isinstance(item, tree.Fix | tree.Vary)} - written.keys()
     definitions = {member.node.name.text: member.definition(declared) for member in declared.members}
     given: dict[str, Given] = {}

@@ -34,7 +34,7 @@ def repeat(reader: StepReader, node: tree.Repeat, around: Around) -> Made | None
     elif node.fixed and isinstance(counted, Computed):
         reader.diagnostics.error(
             "E507", f"`{node.name.text}` would be repeated as often as something else says", node.count.span,
-            "follows from knobs, or from a condition",
+            "depends on knobs, or on a condition",
             help="where the pipeline is applied, give the count a fixed value, or search it: `NAME in 1 .. 3`",
         )
         return None

@@ -29,7 +29,7 @@ SEARCH = (
     _count("trials", 0, 1_000_000, 40, "searched trials in all; 0: the baseline and the ladder alone"),
     _time("timeout", 1.0, None, "how long the search may take"),
     _time("trial_timeout", 1.0, 600.0, "how long one trial may take"),
-    _count("seed", 0, 2**31 - 1, 0, "what every draw follows from"),
+    _count("seed", 0, 2**31 - 1, 0, "the seed of every draw"),
     Param(
         name="ladder", dimension="bool", domain=SetDomain(values=(False, True)), default=True,
         help="whether each technique is measured alone first",
@@ -79,7 +79,7 @@ LATER = {
     "warm_start": "runs go on by themselves where they stopped",
 }
 
-# Every setting has a default, so that none can be said to be missing somewhere.
+# Every setting has a default, so that none is ever missing.
 NOWHERE = Span("", 0, 0)
 
 Second = Callable[[tree.Section], None]
@@ -111,12 +111,12 @@ def measure_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Me
     return Measure(**values) if values is not None else None  # type: ignore[arg-type]
 
 
-def _always(knobs: Knobs, said: str, statement: tree.Statement) -> tree.Statement:
+def _always(knobs: Knobs, called: str, statement: tree.Statement) -> tree.Statement:
     """The statement without a condition, and an error where it has one: it is read once, before there is a point."""
     if not isinstance(statement, tree.Fix | tree.Vary) or statement.when is None:
         return statement
     knobs.diagnostics.error(
-        "E206", f"a setting of {said} has no condition", statement.when.span, "one value for all points",
+        "E206", f"a setting of {called} has no condition", statement.when.span, "one value for all points",
         help="take an input for the value, and set it for the run: `input quick: int = 40`, then `--set quick=10`",
     )
     return replace(statement, when=None)
@@ -129,10 +129,10 @@ def _statements(sections: list[tree.Section], second: Second) -> list[tree.State
 
 
 def _values(
-    knobs: Knobs, said: str, params: tuple[Param, ...], sections: list[tree.Section], statements: list[tree.Statement]
+    knobs: Knobs, called: str, params: tuple[Param, ...], sections: list[tree.Section], statements: list[tree.Statement]
 ) -> dict[str, Value] | None:
     block = tree.Block(sections[0].block.span, tuple(statements)) if sections else None
-    settings = settings_of(knobs, said, params, block, Around(fixed=said), NOWHERE)()
+    settings = settings_of(knobs, called, params, block, Around(fixed=called), NOWHERE)()
     values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
     return values if len(values) == len(params) else None
 
@@ -155,9 +155,9 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
         )
         return None
     params = SAMPLERS[value.text]
-    said, block = f"`{value.text}`", statement.block
+    called, block = f"`{value.text}`", statement.block
     if block is not None:
-        block = replace(block, statements=tuple(_always(knobs, said, item) for item in block.statements))
-    settings = settings_of(knobs, said, params, block, Around(fixed="a sampler"), value.span)()
+        block = replace(block, statements=tuple(_always(knobs, called, item) for item in block.statements))
+    settings = settings_of(knobs, called, params, block, Around(fixed="a sampler"), value.span)()
     values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
     return Sampler(name=value.text, settings=values)  # type: ignore[arg-type]

@@ -176,8 +176,8 @@ class Steps:
             absorb(self.knobs, block, around)
             return None
         below = around.below(label.text, *([guard] if guard else []))
-        said = f"`{technique.name.rpartition('.')[2]}`"
-        settings = settings_of(self.knobs, said, technique.params, block, below, path.span, declared)
+        called = f"`{technique.name.rpartition('.')[2]}`"
+        settings = settings_of(self.knobs, called, technique.params, block, below, path.span, declared)
 
         def build() -> Step:
             return Apply(

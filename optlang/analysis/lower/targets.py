@@ -34,7 +34,7 @@ DEVICES = {
     "npu": "`device = cpu` is what this version measures on",
     "xpu": "`device = cpu` is what this version measures on",
 }
-"""Devices that are not measured on, with what to do: asked for, they are told apart from misspelled ones."""
+"""Devices that are not measured on, with what to do: they are not taken for misspelled ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ class _Collected:
                 self.found[name] = DeclaredParam(node, use.group.span, group, change)
 
     def _group(self, path: tree.Path) -> Declared | None:
-        """The group that `path` names, with its parameters collected; None where there is none, which is said."""
+        """The group that `path` names, with its parameters collected; None where there is none, which is reported."""
         scope = self.scope_of(self.declared)
         found = scope.find(path)
         if found is None:

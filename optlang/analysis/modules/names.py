@@ -1,6 +1,6 @@
 """What a name stands for: modules, imports, the standard library's declarations, and what was misspelled.
 
-Knows no values: what a declaration says is modules/declarations.py's, what a study says lower/study.py's.
+What a declaration says: declarations.py; what a study says: lower/study.py.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class DeclaredParam:
 
 @dataclass(slots=True, eq=False)
 class Module:
-    """A file of declarations. `own` tells a file of the user's from the standard library's.
+    """A file of declarations. `own` is set for a file of the user's, not for the standard library's.
 
     `members` are the parameters of its declarations, and `incomplete` those that may have more: see groups.py.
     """

@@ -58,7 +58,7 @@ def claimed(name: str, span: Span, diagnostics: Diagnostics, *, library: bool) -
         diagnostics.error(
             "E203", f"`{plugin.distribution}` brings the module `{name}`, and its file is not there", span,
             f'its entry point says "{plugin.value}"',
-            help=f"install `{plugin.distribution}` again, or write to whoever makes it: the entry point is "
+            help=f"install `{plugin.distribution}` again, or write to its author: the entry point is "
             f'"package:file.opt"',
         )
     return plugin.file

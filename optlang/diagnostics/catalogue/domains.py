@@ -22,7 +22,7 @@ ENTRIES = (
     Entry(
         "E403", "step that does not fit",
         "The step of a range is zero or negative, or does not lead from its beginning to its end.",
-        "the end would be said to be included, and never be drawn.",
+        "the end would look included, and never be drawn.",
         "steps { channels { ratio in 10% .. 45% step 10% } }",
         "steps { channels { ratio in 10% .. 40% step 10% } }",
     ),
@@ -50,7 +50,7 @@ ENTRIES = (
     Entry(
         "E407", "default outside its domain",
         "The default of an input or a parameter is none of the values that it may take.",
-        "whoever leaves it out would get what nobody may ask for.",
+        "leaving it out would set a value that cannot be written.",
         "input count: int in 64 .. 512 = 32\nsteps { static { samples = count } }",
         "input count: int in 64 .. 512 = 128\nsteps { static { samples = count } }",
     ),

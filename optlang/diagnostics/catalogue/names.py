@@ -14,8 +14,8 @@ ENTRIES = (
     ),
     Entry(
         "E202", "duplicate name",
-        "A name is given twice in the same place: two settings of one block, two branches of a choice, two "
-        "inputs, two studies of a file, a parameter of a declaration and one of a group that it uses. Both places are "
+        "A name is given twice in the same context: two settings of one block, two branches of a choice, two "
+        "inputs, two studies of a file, a parameter of a declaration and one of a group that it uses. Both are "
         "labelled. "
         "Steps take their technique's name unless they are given one of their own.",
         "one of the two would silently win.",
@@ -24,8 +24,8 @@ ENTRIES = (
     ),
     Entry(
         "E203", "import not found",
-        "The file or module that an import names does not exist. `import parts` reads `parts.opt` beside the study, "
-        '`import python "models.py" as mine` a Python file beside it or an installed module.',
+        "The file or module that an import names does not exist. `import parts` reads `parts.opt` from the study's "
+        'folder, `import python "models.py" as mine` a Python file from there or an installed module.',
         "everything that it was to bring would be unknown.",
         'optlang 1\nimport prats\n\nlet half = 50%',
         'optlang 1\nimport prune as p\n\nlet half = 50%',
@@ -47,7 +47,7 @@ ENTRIES = (
         "steps { static { samples = 64 } }",
     ),
     Entry(
-        "E206", "a knob or a metric in the wrong place",
+        "E206", "a knob or a metric where it is not allowed",
         "A search variable stands where a value must be fixed (the model, the data, the baseline, the "
         "sampler), or where "
         "a metric belongs; or a metric stands where a knob belongs. `forbid` speaks of knobs, `require` of metrics.",

@@ -24,10 +24,10 @@ ENTRIES = (
     ),
     Entry(
         "E703", "outside the study's folder",
-        "A Python file lies outside the folder of the study that names it. Only files beside the study and installed "
-        "modules are read.",
-        "a study that is given to somebody else has to be whole, and must not reach for what lies around on "
-        "their disk.",
+        "A Python file lies outside the folder of the study that names it. Only files of the study's folder and "
+        "installed modules are read.",
+        "a study that is passed on must be complete, and must not depend on other files of "
+        "its author's disk.",
         'optlang 1\nimport python "../models.py" as mine\n\nlet half = 50%',
         'optlang 1\nimport python "json" as mine\n\nlet half = 50%',
     ),

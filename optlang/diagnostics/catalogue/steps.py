@@ -49,7 +49,7 @@ ENTRIES = (
         "E505", "no choice",
         "A choice with one branch, or with two that are equal; or `maybe` before what is a choice already (a choice, a "
         "`repeat`, another `maybe`, a `when`): add a branch `none`, or count from 0.",
-        "a knob with one value is no knob, and one that can be left out in two ways is counted twice.",
+        "a knob with one value is no knob, and one that can be left out twice is counted twice.",
         "steps { precision in { static } }",
         "steps { precision in { none; static } }",
     ),

@@ -7,9 +7,9 @@ from optlang.diagnostics.catalogue.entry import Entry
 ENTRIES = (
     Entry(
         "E101", "unexpected token",
-        "A word or a sign stands where the language has no place for it. The label says what would fit there, and the "
+        "A word or a sign stands where the language does not allow it. The label says what would fit there, and the "
         "help what was probably meant.",
-        "a file that can be read in two ways would be searched in one of them, and nobody would know in which.",
+        "an ambiguous file would be searched with one of its two meanings, and nobody would know which.",
         "minimise latency, size",
         "minimize latency, size",
     ),
@@ -17,7 +17,7 @@ ENTRIES = (
         "E102", "unclosed bracket",
         "A `{`, `(` or `[` is opened and never closed, or written twice. The label at the opener says which; the "
         "second one where the indentation suggests that it should have been closed. Where the opening bracket itself "
-        "is missing, it is E101 at its place.",
+        "is missing, it is E101 where it belongs.",
         "everything that follows would belong to what is still open.",
         "baseline { train { epochs = 20 }\n\nmaximize accuracy",
         "baseline { train { epochs = 20 } }\n\nmaximize accuracy",
@@ -44,14 +44,14 @@ ENTRIES = (
         "The file is not UTF-8, holds a character that hides what is read, has more than a mebibyte, 100,000 words and "
         "signs, or 20,000 characters in a line, opens more than 50 brackets inside one another, nests more than 100 "
         "operators in one expression, or says more than can be read once its names and pipelines are written out.",
-        "such a file is a mistake, or somebody else's attempt to keep the reader busy.",
+        "such a file is a mistake, or an attempt to exhaust the parser.",
         "forbid " + "(" * 51 + "static" + ")" * 51,
         "forbid static",
     ),
     Entry(
         "E106", "not in this version",
         "The language has this, and this version of optlang does not do it yet. The help says what to write meanwhile.",
-        "it is said before anything runs, and nothing is left out without a word.",
+        "it is reported before anything runs, and nothing is left out silently.",
         "search { timeout = 30min; workers = 2 }",
         "search { timeout = 30min }",
     ),
@@ -59,7 +59,7 @@ ENTRIES = (
         "E107", "something is missing",
         "A study needs a model, data, a target and steps; a declaration needs `calls`, a pipeline `steps`; an "
         "input without a default needs a value.",
-        "there is nothing that could be put in its place without guessing.",
+        "nothing could replace it without guessing.",
         "study small {\n  model net  = zoo.digits_cnn()\n  data  seen = zoo.digits()\n"
         "  target here { device = cpu; runtime = onnxruntime }\n"
         "  maximize accuracy\n}",

@@ -60,7 +60,7 @@ def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
         writer = _Writer(prepared, operators, samples, settings, wants)
         about: dict[str, JSON] = {name: _plain(settings[name]) for name in _SCORED if name in settings}
         found = context.memo(
-            "sqnr", about, lambda: list(scores(layers, writer.kept_in_float, prepared, samples))
+            "sqnr", about, lambda: list(scores(layers, writer.kept_in_float, prepared, samples, context.batch))
         )
         assert isinstance(found, list | tuple)
         ranked = sorted(zip(layers.names, (float(str(item)) for item in found), strict=True), key=lambda item: item[1])
@@ -140,7 +140,7 @@ class _Bench:
         )
 
         def quality(model: Path) -> tuple[float, bool]:
-            given = answers(model, inputs)
+            given = answers(model, inputs, self.context.batch)
             metrics = self.data.task.metrics(given, targets)
             if "accuracy" in metrics:
                 return metrics["accuracy"], True

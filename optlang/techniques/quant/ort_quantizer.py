@@ -134,12 +134,12 @@ def session_of(model: Path | bytes) -> Any:
 
 
 class Reader:
-    """Feeds calibration samples in batches (onnxruntime's CalibrationDataReader)."""
+    """Feeds samples in batches (onnxruntime's CalibrationDataReader), of `batch` samples where it is given."""
 
-    def __init__(self, samples: Mapping[str, numpy.ndarray[Any, Any]]) -> None:
+    def __init__(self, samples: Mapping[str, numpy.ndarray[Any, Any]], batch: int | None = None) -> None:
         count = len(next(iter(samples.values())))
         # Histograms want batches of one size, so that no odd one stays at the end.
-        size = max(size for size in range(1, min(_BATCH, count) + 1) if count % size == 0)
+        size = batch or max(size for size in range(1, min(_BATCH, count) + 1) if count % size == 0)
         self._batches = iter(
             [{name: item[start : start + size] for name, item in samples.items()} for start in range(0, count, size)]
         )

@@ -62,15 +62,18 @@ class Layers:
         return list(dict.fromkeys([*self._left, *(name for name, mine in self._before.items() if mine <= layers)]))
 
 
-def answers(model: Path, samples: Mapping[str, Any]) -> Answers:
-    """What the ONNX file `model` answers to `samples` (inputs by name, first axis the sample), by output name."""
+def answers(model: Path, samples: Mapping[str, Any], batch: int | None = None) -> Answers:
+    """The outputs of the ONNX file `model` for `samples` (inputs by name, first axis the sample), by output name.
+
+    `batch` samples a call: what a target's call has, since some models answer by what else is in a call.
+    """
     import numpy
 
     session = session_of(model)
     names = [item.name for item in session.get_outputs()]
-    reader, pieces = Reader(samples), []
-    while (batch := reader.get_next()) is not None:
-        pieces.append(session.run(names, batch))
+    reader, pieces = Reader(samples, batch), []
+    while (given := reader.get_next()) is not None:
+        pieces.append(session.run(names, given))
     return {name: numpy.concatenate([piece[index] for piece in pieces]) for index, name in enumerate(names)}
 
 
@@ -94,15 +97,18 @@ def sqnr(wanted: Answers, found: Answers) -> float:
     return worst
 
 
-def scores(layers: Layers, quantized: Callable[[Sequence[str]], Path], float_graph: Path, samples: Any) -> list[float]:
+def scores(
+    layers: Layers, quantized: Callable[[Sequence[str]], Path], float_graph: Path, samples: Any,
+    batch: int | None = None,
+) -> list[float]:
     """The SQNR of the model's outputs (dB) with each layer alone in int8 and all others in float, in order of `layers`.
 
     `quantized` writes the graph with the given nodes in float. The lower, the more the layer suffers (phase 1
     of Pandey et al., A Practical Mixed Precision Algorithm for Post-Training Quantization, 2023).
     """
-    wanted = answers(float_graph, samples)
+    wanted = answers(float_graph, samples, batch)
     found = []
     for layer in layers.names:
         others = [name for name in layers.names if name != layer]
-        found.append(sqnr(wanted, answers(quantized(layers.kept(others)), samples)))
+        found.append(sqnr(wanted, answers(quantized(layers.kept(others)), samples, batch)))
     return found

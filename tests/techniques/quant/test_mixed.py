@@ -22,7 +22,7 @@ from optlang.run.job import RuntimeJob, StepJob, TargetJob, TrialJob, Workload
 from optlang.techniques.quant.mixed import mixed
 from optlang.techniques.quant.onnx_graph import load
 from optlang.techniques.quant.ort_quantizer import Reader
-from optlang.techniques.quant.sensitivity import Layers, sqnr
+from optlang.techniques.quant.sensitivity import Layers, answers, sqnr
 from optlang.techniques.quant.static import static
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
@@ -115,12 +115,26 @@ class TestScores:
                 ratio = 10 * math.log10((wanted**2).mean() / (error**2).mean())
                 assert found[layer] == pytest.approx(ratio, abs=0.01), layer
 
+    def test_in_calls_of_the_targets_batch(self, tmp_path):
+        values = onnx.helper.make_tensor_value_info
+        mean = onnx.helper.make_node("ReduceMean", ["x"], ["m"], axes=[0])
+        less = onnx.helper.make_node("Sub", ["x", "m"], ["y"])
+        x, y = (values(name, onnx.TensorProto.FLOAT, ["n", 2]) for name in ("x", "y"))
+        graph = onnx.helper.make_graph([mean, less], "g", [x], [y])
+        opset = [onnx.helper.make_opsetid("", 13)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m")
+        x = numpy.arange(10, dtype=numpy.float32).reshape(5, 2)
+        for batch in (1, 2, 5):
+            calls = [x[first : first + batch] for first in range(0, 5, batch)]
+            wanted = numpy.concatenate([call - call.mean(0) for call in calls])
+            assert numpy.array_equal(answers(tmp_path / "m", {"x": x}, batch)["y"], wanted)
+
     def test_by_hand(self):
         wanted = {"a": numpy.array([3.0, 4.0]), "labels": numpy.array([1, 2])}
         assert sqnr(wanted, {"a": numpy.array([3.0, 4.5]), "labels": numpy.array([9, 9])}) == pytest.approx(20)
         assert sqnr(wanted, wanted) == pytest.approx(200)
         assert sqnr(wanted | {"b": numpy.array([1.0])}, wanted | {"b": numpy.array([2.0])}) == pytest.approx(0)
-        with pytest.raises(Refusal, match="no output is a number"):
+        with pytest.raises(Refusal, match="no output has numbers"):
             sqnr({"labels": numpy.array([1])}, {"labels": numpy.array([1])})
 
     def test_what_has_no_weights_goes_with_the_layers_before_it(self, images, tmp_path):
