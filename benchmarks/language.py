@@ -26,7 +26,8 @@ from pathlib import Path
 from optlang.analysis.load import load
 from optlang.analysis.modules.library import library
 from optlang.editor.document import Documents
-from optlang.space.space import Space, values_of
+from optlang.plan.domains import every_value
+from optlang.space.space import Space
 from optlang.syntax.format import format_text
 from optlang.syntax.parse import TABLE, parse
 from optlang.syntax.source import Source
@@ -195,7 +196,7 @@ def main() -> None:
             figures = [
                 timed(lambda: load(path), repeats), timed(lambda plan=plan: Space(plan).size(), repeats),
                 timed(lambda space=space, generator=generator: space.draw(
-                    lambda _, domain: generator.choice(list(values_of(domain)))
+                    lambda _, domain: generator.choice(list(every_value(domain)))
                 ), repeats),
             ]
             print(f"{name:<38} " + " ".join(f"{figure:9.1f}" for figure in figures))

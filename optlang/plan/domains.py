@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import permutations
 
 from optlang.plan.expressions import Scalar, Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, SetDomain
@@ -53,8 +55,21 @@ def size(domain: Domain) -> int | None:
     return None
 
 
+def every_value(domain: Domain) -> Iterator[Value]:
+    """All values of a finite domain, in its order; a continuous one has none to list (ValueError)."""
+    match domain:
+        case SetDomain(values=values) | ListDomain(values=values):
+            yield from values
+        case IntDomain(low=low, high=high):
+            yield from range(low, high + 1)
+        case OrderDomain(labels=labels):
+            yield from permutations(labels)
+        case FloatDomain():
+            raise ValueError("a continuous domain has no list of values")
+
+
 def values_of(domain: Domain) -> list[Scalar] | None:
-    """All values in their order; None where it is continuous, or an order."""
+    """All values in their order; None where it is continuous, has very many, or is an order."""
     match domain:
         case SetDomain(values=values) | ListDomain(values=values):
             return list(values)

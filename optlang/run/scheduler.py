@@ -29,7 +29,7 @@ from optlang.search.ablation import AblationTrial, ablation_trials, baseline_rec
 from optlang.search.sampler import Sampler
 from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
-from optlang.space.recipe import Point, Recipe, label_of, resolve
+from optlang.space.recipe import Point, Recipe, place_label, resolve
 from optlang.space.space import Exhausted, Space
 from optlang.store.journal import now
 from optlang.store.writer import Writer
@@ -293,7 +293,7 @@ class Scheduler:
 def runtime_label(plan: Plan, path: str) -> str:
     """The runtime at this path, as the study calls it."""
     return next(
-        label_of(plan, target, use.label) for target in plan.targets for use in target.runtimes if use.path == path
+        place_label(plan, target, use.label) for target in plan.targets for use in target.runtimes if use.path == path
     )
 
 

@@ -26,7 +26,7 @@ from optlang.plan.model import (
 from optlang.search.ablation_points import DefaultValues, nearest, path_of, recoveries_of, resolved
 from optlang.space.compatibility import as_done, names_technique
 from optlang.space.locate import locate
-from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
+from optlang.space.recipe import Applied, Place, Point, Recipe, place_label, resolve, value_of
 from optlang.space.space import Space
 
 EAGER_DEVICE = "cpu"
@@ -50,7 +50,7 @@ def baseline_recipe(plan: Plan, unavailable: Collection[str] = ()) -> Recipe:
 
 def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Place:
     if target.device == EAGER_DEVICE:
-        return Place(_spec(plan, target), label_of(plan, target, "eager"), BASELINE_RUNTIME)
+        return Place(_spec(plan, target), place_label(plan, target, "eager"), BASELINE_RUNTIME)
     return _place(plan, target, _usable(plan, target, unavailable)[0])
 
 
@@ -238,7 +238,7 @@ def _place(plan: Plan, target: Target, use: RuntimeUse) -> Place:
         for name, setting in use.settings.items()
     }
     kept = _present(plan.runtime(use.runtime).params, settings)
-    return Place(_spec(plan, target), label_of(plan, target, use.label), use.runtime, kept)
+    return Place(_spec(plan, target), place_label(plan, target, use.label), use.runtime, kept)
 
 
 def _spec(plan: Plan, target: Target) -> TargetSpec:

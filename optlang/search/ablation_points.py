@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain, combinations
 
-from optlang.plan.domains import contains
+from optlang.plan.domains import contains, every_value
 from optlang.plan.expressions import KnobRef, Value, outcomes
 from optlang.plan.model import (
     Apply,
@@ -35,7 +35,7 @@ from optlang.plan.model import (
     applies,
 )
 from optlang.space.recipe import Applied, NoValueError, Point, Recipe, resolve
-from optlang.space.space import Exhausted, Space, values_of
+from optlang.space.space import Exhausted, Space
 
 DRAWS = 100
 """Points that are looked at until one is found at which a technique stands alone."""
@@ -143,7 +143,7 @@ class DefaultValues:
         if first is None:
             return
         open_ = {
-            knob.path: [value for value in values_of(knob.domain) if value != first[knob.path]]
+            knob.path: [value for value in every_value(knob.domain) if value != first[knob.path]]
             for knob in self._plan.knobs
             if knob.path in first and knob.path in space.deciding and knob.path not in labels
             and not isinstance(knob.domain, FloatDomain)
@@ -190,7 +190,7 @@ def nearest(domain: Domain, default: Value) -> Value:
     match domain:
         case FloatDomain(low=low, high=high) | IntDomain(low=low, high=high):
             return min(max(low, default), high) if number and isinstance(default, int | float) else low
-    values = list(values_of(domain))
+    values = list(every_value(domain))
     if number and isinstance(default, int | float):
         numbers = [item for item in values if isinstance(item, int | float) and not isinstance(item, bool)]
         return min(numbers, key=lambda item: abs(item - default), default=values[0])
@@ -198,7 +198,7 @@ def nearest(domain: Domain, default: Value) -> Value:
 
 
 def _least(domain: Domain, count: Value) -> Value:
-    counts = [value for value in values_of(domain) if isinstance(value, int)]
+    counts = [value for value in every_value(domain) if isinstance(value, int)]
     return min((value for value in counts if value >= _whole(count)), default=max(counts))
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import permutations
 
-from optlang.plan.domains import values_of
-from optlang.plan.expressions import Environment, Expression, KnobRef, Value, holds, references
+from optlang.plan.domains import every_value, values_of
+from optlang.plan.expressions import Environment, Expression, KnobRef, Value, evaluate, holds, references
 from optlang.plan.model import Impossible, Knob, OrderDomain
 
 LIMIT = 100_000
@@ -57,7 +56,7 @@ class Index:
 def options(knob: Knob) -> list[Value] | None:
     """All values of a knob; None where they cannot be listed."""
     if isinstance(knob.domain, OrderDomain):
-        return list(permutations(knob.domain.labels))
+        return list(every_value(knob.domain))
     found = values_of(knob.domain)
     return list(found) if found is not None else None
 
@@ -111,6 +110,14 @@ def ever(expression: Expression, index: Index) -> bool | None:
     except (TooManyError, LookupError):
         return None
     return False
+
+
+def rules_out(rule: Expression, environment: Environment) -> bool:
+    """Whether a forbid takes the point out; one that divides by zero says nothing of it, and it does not run."""
+    try:
+        return bool(evaluate(rule, environment))
+    except ZeroDivisionError:
+        return True
 
 
 def bound(knobs: Iterable[Knob]) -> int:

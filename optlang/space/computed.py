@@ -24,17 +24,12 @@ from optlang.plan.expressions import (
     references,
 )
 from optlang.plan.model import (
-    Apply,
-    Choice,
     Computed,
     FloatDomain,
-    Group,
     Impossible,
     IntDomain,
     Knob,
-    Maybe,
     Models,
-    Order,
     Param,
     Plan,
     Repeat,
@@ -53,7 +48,9 @@ from optlang.space.combinations import (
     bound,
     named,
     options,
+    rules_out,
 )
+from optlang.space.step_positions import walk
 
 COUNTS = (
     Param(
@@ -150,33 +147,10 @@ def uses(
         for use in target.runtimes:
             guards = ((target.knob, use.label),) if target.knob is not None else ()
             yield from _computed(use.path, use.settings, params[use.runtime], guards, (), ())
-    yield from _below(steps, params, (), (), ())
-
-
-def _below(
-    steps: tuple[Step, ...],
-    params: Mapping[str, tuple[Param, ...]],
-    guards: tuple[tuple[str, Value], ...],
-    whens: tuple[Expression, ...],
-    repeats: tuple[Repeat, ...],
-) -> Iterator[Use]:
-    for step in steps:
-        under = (*whens, step.when) if step.when is not None else whens
-        match step:
-            case Apply(path=path, settings=settings):
-                yield from _computed(path, settings, params[step.technique], guards, under, repeats)
-            case Choice(path=path, branches=branches):
-                for branch in branches:
-                    yield from _below(branch.steps, params, (*guards, (path, branch.name)), under, repeats)
-            case Maybe(path=path, steps=inner):
-                yield from _below(inner, params, (*guards, (path, True)), under, repeats)
-            case Repeat(steps=inner):
-                yield from _below(inner, params, guards, under, (*repeats, step))
-            case Group(steps=inner):
-                yield from _below(inner, params, guards, under, repeats)
-            case Order(members=members):
-                for member in members:
-                    yield from _below(member.steps, params, guards, under, repeats)
+    for step, at in walk(steps):
+        # A searched count of rounds is looked at as one of the repeats.
+        needed = tuple(guard for guard in at.guards if guard[1] is not None)
+        yield from _computed(step.path, step.settings, params[step.technique], needed, at.whens, at.repeats)
 
 
 def _computed(
@@ -290,7 +264,7 @@ class MissingValueSearch:
                 environment = Environment(knob=values.get)
                 if any(_meets(cell, values) for cell in cells):
                     continue
-                if any(_rules_out(rule, environment) for rule in forbids):
+                if any(rules_out(rule, environment) for rule in forbids):
                     continue
                 for rounds in _rounds(use, values):
                     self.left -= 1
@@ -339,13 +313,6 @@ def _ends(knob: Knob) -> list[Value]:
 
 def _meets(cell: Impossible, values: Assignment) -> bool:
     return all(values.get(path) == value for path, value in cell.values.items())
-
-
-def _rules_out(rule: Expression, environment: Environment) -> bool:
-    try:
-        return bool(evaluate(rule, environment))
-    except ZeroDivisionError:
-        return True
 
 
 def _rounds(use: Use, values: Assignment) -> Iterator[Mapping[str, tuple[int, int]]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count, permutations
 
 from optlang.interfaces import JSON
-from optlang.plan.domains import contains
+from optlang.plan.domains import contains, every_value
 from optlang.plan.expressions import Environment, If, KnobRef, Value, holds, outcomes
 from optlang.plan.model import (
     Apply,
@@ -24,8 +24,8 @@ from optlang.plan.model import (
     Step,
     Target,
 )
-from optlang.space.recipe import Applied, Place, Point, Recipe, label_of, resolve, value_of
-from optlang.space.space import Space, values_of
+from optlang.space.recipe import Applied, Place, Point, Recipe, place_label, resolve, value_of
+from optlang.space.space import Space
 
 READINGS = 5_000
 """How many steps are looked at in all: a recipe can be read in more ways than anyone waits for, where many steps of one
@@ -54,7 +54,7 @@ def locate(plan: Plan, space: Space, recipe: Recipe) -> Point | None:
 def _settled(plan: Plan, target: Target, place: Place, taken: Values) -> Values | None:
     """The knobs that make the target what the place says; None where the study has no such runtime or setting."""
     for use in target.runtimes:
-        if label_of(plan, target, use.label) != place.label or use.runtime != place.runtime:
+        if place_label(plan, target, use.label) != place.label or use.runtime != place.runtime:
             continue
         start: dict[str, Value] = taken if target.knob is None else {**taken, target.knob: use.label}
         found = _take(plan, use.settings, place.settings, start)
@@ -160,7 +160,7 @@ def _match_one(
             yield from _match(plan, step.steps, wanted, start, {**values, step.path: True}, tries)
         case Repeat():
             counts = [step.count] if step.count is not None else [
-                value for knob in plan.knobs if knob.path == step.counter for value in values_of(knob.domain)
+                value for knob in plan.knobs if knob.path == step.counter for value in every_value(knob.domain)
             ]
             for count in counts:
                 assert isinstance(count, int)

@@ -106,7 +106,7 @@ def resolve(plan: Plan, point: Point) -> Recipe:
     return Recipe(tuple(walk.steps(plan.steps, {})), places)
 
 
-def label_of(plan: Plan, target: Target, label: str) -> str:
+def place_label(plan: Plan, target: Target, label: str) -> str:
     """What a runtime is called in tables: by its label, and its target's name where there are several."""
     return label if len(plan.targets) == 1 else f"{target.name}.{label}"
 
@@ -117,7 +117,7 @@ def _place(plan: Plan, target: Target, point: Point, walk: _Walk) -> Place:
     threads, batch = _whole(own["threads"]), _whole(own["batch"])
     spec = TargetSpec(target.name, target.device, threads, batch)
     settings = walk.settings(use.path, use.settings, {}, walk.params(use.runtime))
-    return Place(spec, label_of(plan, target, use.label), use.runtime, settings)
+    return Place(spec, place_label(plan, target, use.label), use.runtime, settings)
 
 
 def steps_of(steps: tuple[Step, ...], point: Point) -> tuple[Applied, ...]:

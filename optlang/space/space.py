@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import product
 from math import prod
 from typing import TypeAlias
 
-from optlang.plan.domains import contains, size
+from optlang.plan.domains import contains, every_value, size
 from optlang.plan.expressions import (
     Environment,
     Expression,
-    KnobRef,
     Value,
     evaluate,
     holds,
-    references,
     show,
     show_value,
 )
@@ -24,7 +22,6 @@ from optlang.plan.model import (
     Domain,
     FloatDomain,
     Impossible,
-    IntDomain,
     Knob,
     ListDomain,
     OrderDomain,
@@ -32,6 +29,7 @@ from optlang.plan.model import (
     Rule,
     SetDomain,
 )
+from optlang.space.combinations import deciding, named, rules_out
 from optlang.space.compatibility import incompatibility
 from optlang.space.computed import declared, uses
 from optlang.space.feasibility import listed
@@ -134,7 +132,7 @@ class Space:
         self._in_cells = frozenset(path for cell in self.cells for path in cell.values)
         self._against = CellIndex(self.cells)
         # What decides whether a choice has branches is looked ahead into as well.
-        wanted = {path for knob in self._partly for path in (knob.path, *_named(knob.conditions()))}
+        wanted = {path for knob in self._partly for path in (knob.path, *deciding(knob))}
         self._ahead = self._in_cells | {
             knob.path for knob in plan.knobs if knob.path in wanted and (size(knob.domain) or FEW + 1) <= FEW
         }
@@ -155,7 +153,7 @@ class Space:
             if knob.path in self._ahead:
                 open_ = frozenset(later.path for later in self.knobs[index + 1:] if later.path not in self._ahead)
                 left = tuple(
-                    value for value in values_of(domain)
+                    value for value in every_value(domain)
                     if clean and self._goes_on(point, knob.path, value, index + 1, open_)
                 )
                 if not left and not looked and not knob.conditions():
@@ -208,7 +206,7 @@ class Space:
         if present is not True:
             yield _Absent()
         if present is not False:
-            for value in values_of(knob.domain):
+            for value in every_value(knob.domain):
                 if _value_presence(knob, value, point, undecided) is not False:
                     yield value
 
@@ -278,7 +276,7 @@ class Space:
             if found is None:
                 continue
             point, free = found
-            for values in product(*(tuple(values_of(knob.domain)) for knob in free)):
+            for values in product(*(tuple(every_value(knob.domain)) for knob in free)):
                 whole = {**point, **{knob.path: value for knob, value in zip(free, values, strict=True)}}
                 if self._refused(whole) is None:
                     yield {knob.path: whole[knob.path] for knob in self.knobs if knob.path in whole}
@@ -286,9 +284,9 @@ class Space:
     @property
     def deciding(self) -> frozenset[str]:
         """The knobs that decide which others there are, or whether a point may run."""
-        deciding = self._in_cells | {knob.path for knob in self._partly}
-        deciding |= _named(condition for knob in self.knobs for condition in knob.conditions())
-        return deciding | _named(rule.expression for rule in self.plan.forbids)
+        found = self._in_cells | {knob.path for knob in self._partly}
+        found = found.union(*map(deciding, self.knobs))
+        return found.union(*(named(rule.expression) for rule in self.plan.forbids))
 
     def _allowed(self, deciding: Collection[str]) -> Iterator[tuple[Point, tuple[Knob, ...]] | None]:
         """Each combination of the deciding knobs that may run, with the other knobs that are there.
@@ -298,7 +296,7 @@ class Space:
         last = {knob.path: number for number, knob in enumerate(self.knobs)}
         rules: dict[int, list[Expression]] = {}
         for rule in self.plan.forbids:
-            due = max((last[path] for path in _named([rule.expression])), default=-1)
+            due = max((last[path] for path in named(rule.expression)), default=-1)
             rules.setdefault(due, []).append(rule.expression)
         point: dict[str, Value] = {}
         free: list[Knob] = []
@@ -307,7 +305,7 @@ class Space:
         waiting: list[tuple[int, Iterator[Value], int]] = []
 
         def forbidden(number: int) -> bool:
-            return any(_rules_out(rule, environment) for rule in rules.get(number, ()))
+            return any(rules_out(rule, environment) for rule in rules.get(number, ()))
 
         def goes(number: int) -> bool:
             """Whether the knobs from this one on up to the next one that decides are fine; that one waits."""
@@ -315,7 +313,7 @@ class Space:
                 knob = self.knobs[later]
                 if _presence(knob, point, ()):
                     if knob.path in deciding:
-                        waiting.append((later, values_of(_there(knob, point)), len(free)))
+                        waiting.append((later, every_value(_there(knob, point)), len(free)))
                         return True
                     free.append(knob)
                 if forbidden(later):
@@ -357,30 +355,9 @@ class Space:
         return ", ".join(f"{columns[path]} = {show_value(value)}" for path, value in point.items()) or "no knobs"
 
 
-def _rules_out(rule: Expression, environment: Environment) -> bool:
-    """Whether a forbid takes the point out; one that divides by zero says nothing of it, and it does not run."""
-    try:
-        return bool(evaluate(rule, environment))
-    except ZeroDivisionError:
-        return True
-
-
 def rule_words(rule: Rule) -> str:
     """A forbid or requirement with its author's reason, in one line."""
     return f"{rule.text} ({rule.because})" if rule.because else rule.text
-
-
-def values_of(domain: Domain) -> Iterator[Value]:
-    """All values of a finite domain, in its order; a continuous one has none to list (ValueError)."""
-    match domain:
-        case SetDomain(values=values) | ListDomain(values=values):
-            yield from values
-        case IntDomain(low=low, high=high):
-            yield from range(low, high + 1)
-        case OrderDomain(labels=labels):
-            yield from permutations(labels)
-        case FloatDomain():
-            raise ValueError("a continuous domain has no list of values")
 
 
 def _narrowed(domain: Domain, left: tuple[Value, ...]) -> Domain:
@@ -392,17 +369,12 @@ def _narrowed(domain: Domain, left: tuple[Value, ...]) -> Domain:
     return SetDomain(values=scalars) if isinstance(domain, SetDomain) else ListDomain(values=scalars)
 
 
-def _named(conditions: Iterable[Expression]) -> set[str]:
-    """The paths of the knobs that the conditions name."""
-    return {ref.path for item in conditions for ref in references(item) if isinstance(ref, KnobRef)}
-
-
 def _there(knob: Knob, point: Point) -> Domain:
     """The knob's domain less the branches that are not there at `point`; all of it where none is."""
     if not knob.only:
         return knob.domain
     environment = Environment(knob=point.get)
-    left = tuple(value for value in values_of(knob.domain) if knob.open(value, environment))
+    left = tuple(value for value in every_value(knob.domain) if knob.open(value, environment))
     return _narrowed(knob.domain, left) if left else knob.domain
 
 

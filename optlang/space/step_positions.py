@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
 
 from optlang.plan.expressions import Expression, Value
 from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Repeat, Runtime, Step, Target, Technique
@@ -12,58 +11,63 @@ from optlang.space.compatibility import DeclaredFacts, apart, risky
 
 
 @dataclass(frozen=True, slots=True)
+class Around:
+    """What is around a step: values of knobs that it needs, conditions, orders with the member in each, and repeats."""
+
+    guards: tuple[tuple[str, Value], ...] = ()
+    whens: tuple[Expression, ...] = ()
+    orders: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
-    """A technique in the text, with the values of knobs that it needs, the orders and repeats it is in."""
+    """A technique in the text, and what is around it."""
 
     step: Apply
     technique: Technique
     guards: tuple[tuple[str, Value], ...]
     whens: tuple[Expression, ...]
     orders: tuple[str, ...]
+    members: tuple[str, ...]
     repeats: tuple[str, ...]
     index: int
-    members: tuple[str, ...] = ()
-    """Of which member of each of the orders it is a part."""
 
 
 def positions_of(steps: tuple[Step, ...], facts: DeclaredFacts) -> list[Position]:
     """All steps, in the order of the text."""
-    return list(_walk(steps, facts, (), (), (), (), (), count()))
+    return [
+        Position(
+            step, facts.techniques[step.technique], at.guards, at.whens, at.orders, at.members,
+            tuple(repeat.path for repeat in at.repeats), index,
+        )
+        for index, (step, at) in enumerate(walk(steps))
+    ]
 
 
-def _walk(
-    steps: tuple[Step, ...],
-    facts: DeclaredFacts,
-    guards: tuple[tuple[str, Value], ...],
-    whens: tuple[Expression, ...],
-    orders: tuple[str, ...],
-    members: tuple[str, ...],
-    repeats: tuple[str, ...],
-    numbers: Iterator[int],
-) -> Iterator[Position]:
+def walk(steps: tuple[Step, ...], around: Around = Around()) -> Iterator[tuple[Apply, Around]]:
+    """All applied techniques in the order of the text, each with what is around it."""
     for step in steps:
-        under = (*whens, step.when) if step.when is not None else whens
+        at = replace(around, whens=(*around.whens, step.when)) if step.when is not None else around
         match step:
             case Apply():
-                technique = facts.techniques[step.technique]
-                yield Position(step, technique, guards, under, orders, repeats, next(numbers), members)
+                yield step, at
             case Choice(path=path, branches=branches):
                 for branch in branches:
-                    yield from _walk(
-                        branch.steps, facts, (*guards, (path, branch.name)), under, orders, members, repeats, numbers
-                    )
+                    yield from walk(branch.steps, replace(at, guards=(*at.guards, (path, branch.name))))
             case Maybe(path=path, steps=inner):
-                yield from _walk(inner, facts, (*guards, (path, True)), under, orders, members, repeats, numbers)
-            case Repeat(path=path, count=fixed, steps=inner):
+                yield from walk(inner, replace(at, guards=(*at.guards, (path, True))))
+            case Repeat(count=count, steps=inner):
                 # The count of a searched repeat matters as a whole, so any of its values stands for the guard.
-                guarded = (*guards, (step.counter, None)) if fixed is None else guards
-                yield from _walk(inner, facts, guarded, under, orders, members, (*repeats, path), numbers)
+                guards = (*at.guards, (step.counter, None)) if count is None else at.guards
+                yield from walk(inner, replace(at, guards=guards, repeats=(*at.repeats, step)))
             case Group(steps=inner):
-                yield from _walk(inner, facts, guards, under, orders, members, repeats, numbers)
+                yield from walk(inner, at)
             case Order(path=path, members=parts):
                 for part in parts:
-                    within = ((*orders, path), (*members, part.name))
-                    yield from _walk(part.steps, facts, guards, under, *within, repeats, numbers)
+                    within = replace(at, orders=(*at.orders, path), members=(*at.members, part.name))
+                    yield from walk(part.steps, within)
 
 
 def together(first: Position, second: Position) -> bool:

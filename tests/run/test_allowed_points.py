@@ -14,12 +14,13 @@ import pytest
 
 from optlang.analysis.load import load
 from optlang.interfaces import Factory, Refusal, Runtime
+from optlang.plan.domains import every_value
 from optlang.plan.model import Plan
 from optlang.run import steps
 from optlang.run.cache import Clock
 from optlang.run.job import StepJob, Workload
 from optlang.space.recipe import Recipe, resolve
-from optlang.space.space import Space, values_of
+from optlang.space.space import Space
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 
@@ -98,9 +99,9 @@ def test_none_fails_for_want_of_a_form_an_order_or_a_need(tmp_path: Path) -> Non
         while plan is None:
             plan = study(random, tmp_path / "main.opt")
         space = Space(plan)
-        point = space.draw(lambda knob, domain: random.choice([*values_of(domain)]))
+        point = space.draw(lambda knob, domain: random.choice([*every_value(domain)]))
         while space.forbidden(point) is not None:
-            point = space.draw(lambda knob, domain: random.choice([*values_of(domain)]))
+            point = space.draw(lambda knob, domain: random.choice([*every_value(domain)]))
         recipe = resolve(plan, point)
         try:
             carry_out(plan, recipe, workload, tmp_path / str(number))

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from optlang.interfaces import OptlangError
+from optlang.plan.domains import every_value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.sampler import Observation, Sampler, Suggestion
 from optlang.search.samplers.encoding import gene_of, value_at
 from optlang.space.recipe import resolve
-from optlang.space.space import Exhausted, Space, values_of
+from optlang.space.space import Exhausted, Space
 
 Make = Callable[..., Plan]
 SAMPLERS = [
@@ -221,9 +222,9 @@ def test_a_sequence_spreads_conditional_knobs_too(plan_of: Make) -> None:
     ],
 )
 def test_genes_give_back_their_values(domain: Domain) -> None:
-    for value in values_of(domain):
+    for value in every_value(domain):
         assert value_at(domain, gene_of(domain, value)) == value
-    assert {value_at(domain, gene) for gene in (0.0, 1.0)} <= set(values_of(domain))
+    assert {value_at(domain, gene) for gene in (0.0, 1.0)} <= set(every_value(domain))
 
 
 @pytest.mark.parametrize("log", [False, True])

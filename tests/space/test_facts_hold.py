@@ -14,9 +14,10 @@ from random import Random
 
 from optlang.analysis.load import load
 from optlang.analysis.modules.library import library
+from optlang.plan.domains import every_value
 from optlang.plan.expressions import Environment, Value, holds
 from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Plan, Repeat, Step, Target
-from optlang.space.space import Exhausted, Space, values_of
+from optlang.space.space import Exhausted, Space
 
 STUDIES = int(os.environ.get("OPTLANG_FACTS", "120"))
 POINTS = 25
@@ -184,13 +185,13 @@ def anything(plan: Plan, random: Random) -> dict[str, Value]:
     point: dict[str, Value] = {}
     for knob in plan.knobs:
         if knob.condition is None or holds(knob.condition, Environment(knob=point.get)):
-            point[knob.path] = random.choice(list(values_of(knob.domain)))
+            point[knob.path] = random.choice(list(every_value(knob.domain)))
     return point
 
 
 def drawn(space: Space, random: Random) -> dict[str, Value]:
     """A point as a sampler draws it."""
-    return dict(space.draw(lambda knob, domain: random.choice(list(values_of(domain)))))
+    return dict(space.draw(lambda knob, domain: random.choice(list(every_value(domain)))))
 
 
 def test_what_is_allowed_never_breaks_a_fact_and_what_is_ruled_out_does(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from optlang.plan.domains import every_value
 from optlang.plan.model import Domain, Knob, Plan
 from optlang.space.recipe import Point, resolve
-from optlang.space.space import Exhausted, Space, values_of
+from optlang.space.space import Exhausted, Space
 
 Make = Callable[..., Plan]
 
@@ -34,7 +35,7 @@ def every_point(space: Space) -> Iterator[Point]:
         counts: list[int] = []
 
         def ask(knob: Knob, domain: Domain, prefix: list[int] = prefix, counts: list[int] = counts) -> object:
-            values = list(values_of(domain))
+            values = list(every_value(domain))
             counts.append(len(values))
             position = len(counts) - 1
             return values[prefix[position] if position < len(prefix) else 0]
@@ -81,7 +82,7 @@ def test_nothing_left_is_said(plan_of: Make) -> None:
     plan = plan_of(DIGITS)
     space = Space(plan, {f"here.runtime.{name}": "not installed" for name in ("eager", "onnxruntime", "openvino")})
     with pytest.raises(Exhausted):
-        space.draw(lambda knob, domain: next(values_of(domain)))
+        space.draw(lambda knob, domain: next(every_value(domain)))
 
 
 def test_forbidden_says_the_authors_reason(plan_of: Make) -> None:
@@ -185,7 +186,7 @@ def test_a_continuous_knob_may_leave_a_choice_without_branches(plan_of: Make) ->
             {"finetune.lr": lr, "precision": label} for label in ("static", "dynamic")
         ]
         assert {str(point["precision"]) for point in points if space.forbidden(point) is None} == left
-        drawn = space.draw(lambda knob, domain, lr=lr: lr if knob.column == "lr" else next(values_of(domain)))
+        drawn = space.draw(lambda knob, domain, lr=lr: lr if knob.column == "lr" else next(every_value(domain)))
         assert (space.forbidden(drawn) is None) is bool(left)
 
 
@@ -223,7 +224,7 @@ def test_many_choices_are_drawn_without_a_clash_and_not_counted(plan_of: Make) -
     space = Space(plan_of(f"steps {{ {steps} }}", target="target here { runtime = onnxruntime }"))
     assert not space.size().exact
     generator = random.Random(5)
-    point = space.draw(lambda knob, domain: generator.choice(list(values_of(domain))))
+    point = space.draw(lambda knob, domain: generator.choice(list(every_value(domain))))
     assert space.forbidden(point) is None
     # What is quantized is not trained again.
     taken = [i for i in range(240) if point[f"m{i}"]]

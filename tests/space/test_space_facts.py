@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from optlang.plan.domains import every_value
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, Knob, Plan
 from optlang.search.sampler import Sampler
@@ -14,7 +15,7 @@ from optlang.space.combinations import ruled_out
 from optlang.space.compatibility import incompatibility
 from optlang.space.feasibility import listed
 from optlang.space.recipe import Point
-from optlang.space.space import Space, values_of
+from optlang.space.space import Space
 
 MAYBES = [f"m{number}" for number in range(18)]
 STUDIES = {
@@ -36,7 +37,7 @@ def drawn(space: Space, seed: int) -> Point:
     def ask(knob: Knob, domain: Domain) -> Value:
         if isinstance(domain, FloatDomain):
             return random.uniform(domain.low, domain.high)
-        return random.choice(list(values_of(domain)))
+        return random.choice(list(every_value(domain)))
 
     return space.draw(ask)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from optlang.plan.domains import contains, size
+from optlang.plan.domains import contains, every_value, size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, OrderDomain, SetDomain
 from optlang.space.recipe import Point
-from optlang.space.space import Space, values_of
+from optlang.space.space import Space
 
 ABSENT = 0.5
 """The gene of a knob that is not there, where nothing else is known of it."""
@@ -58,7 +58,7 @@ def value_at(domain: Domain, gene: float) -> Value:
             return min(high, max(low, round(math.exp(first + gene * (last - first)))))
         case IntDomain(low=low, high=high):
             return low + _index(gene, high - low + 1)
-    values = list(values_of(domain))
+    values = list(every_value(domain))
     return values[_index(gene, len(values))]
 
 
@@ -83,7 +83,7 @@ def position(domain: Domain, value: Value) -> int:
         assert isinstance(value, int), value
         return value - domain.low
     return next(
-        index for index, item in enumerate(values_of(domain)) if item == value and type(item) is type(value)
+        index for index, item in enumerate(every_value(domain)) if item == value and type(item) is type(value)
     )
 
 

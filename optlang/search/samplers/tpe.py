@@ -13,12 +13,12 @@ from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from optlang.plan.domains import size
+from optlang.plan.domains import every_value, size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.observation import TRIES, Observation, Suggestion
 from optlang.search.samplers.optuna_adapter import quiet
-from optlang.space.space import Space, values_of
+from optlang.space.space import Space
 
 if TYPE_CHECKING:
     import optuna
@@ -151,14 +151,14 @@ def _coded(domain: Domain, value: Value) -> Any:
 
 
 def _decoded(domain: Domain, coded: int) -> Value:
-    return list(values_of(domain))[coded]
+    return list(every_value(domain))[coded]
 
 
 def _suggest(trial: optuna.trial.Trial, knob: Knob, domain: Domain) -> Value:
     name = _name(knob, domain)
     count = size(domain)
     if count == 1:
-        return next(values_of(domain))
+        return next(every_value(domain))
     match domain:
         case SetDomain() | OrderDomain():
             return _decoded(domain, trial.suggest_categorical(name, tuple(range(count or 1))))
