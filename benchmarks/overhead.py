@@ -3,7 +3,7 @@
     python benchmarks/overhead.py
 
 Prints medians in milliseconds. A trial's overhead is what lies around its task, from one trial's end to the next one's:
-drawing the point (the sampler's own part is told apart), handing the task to the warm worker and back, judging the
+drawing the point (the sampler's part is shown apart), handing the task to the warm worker and back, judging the
 result, and writing it to the journal and the database. The task itself takes no time: it gives a finished result at
 once, made up from the trial's number. The checked study is the steps of studies/digits.opt, again and again.
 """

@@ -1,4 +1,4 @@
-"""Measures the field's table of trade-offs here: each technique alone and three in sequence, beside what is promised.
+"""Measures the field's table of trade-offs here: each technique alone and three in sequence, next to what is promised.
 
     .venv/bin/pip install -q -e ".[openvino]" && .venv/bin/python benchmarks/tradeoffs.py [NAME …] [--write]
 

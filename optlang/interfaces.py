@@ -116,7 +116,7 @@ class ModelState:
     `model` is a `torch.nn.Module` where `form` is "module" or "graph" and the path of a file where it is "onnx". A
     "graph" is a module with `requests`, in their order: what its runtime, whose declaration says that it `performs`
     them, has still to do to it when it builds. `edits` rebuild the module's structure from what `factory` gives.
-    `notes` are what the techniques found out about it on the way (say `{"prune.removed": 0.48}`): plain JSON, stored
+    `notes` are what the techniques found out about it (say `{"prune.removed": 0.48}`): plain JSON, stored
     with the trial.
     """
 

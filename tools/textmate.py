@@ -66,7 +66,7 @@ def text() -> str:
 
 
 def places() -> list[Path]:
-    """Where the grammar lies: beside the language's, and in a checkout in the extension for VS Code too."""
+    """Where the grammar is: next to the language's, and in a checkout in the extension for VS Code too."""
     found = [resources.grammar() / NAME]
     extension = resources.grammar().parent / "editors" / "vscode" / "syntaxes"
     return [*found, extension / NAME] if extension.is_dir() else found

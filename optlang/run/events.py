@@ -83,7 +83,7 @@ class Watcher(Protocol):
     """Shows a run."""
 
     def message(self, text: str) -> None:
-        """What is worth knowing besides the trials: what changed, what is missing, why the run stops."""
+        """What the user should know besides the trials: what changed, what is missing, why the run stops."""
 
     def run_started(self, run: RunStarted) -> None:
         """The run starts, or goes on."""

@@ -16,7 +16,7 @@ _NUMBERS = {"BIGINT", "DOUBLE"}
 
 
 def column_name(path: str, target: str | None = None) -> str:
-    """The column of a knob or metric: dots become `_`; a target's name goes in front where it must be told."""
+    """The column of a knob or metric: dots become `_`; a target's name goes in front where there are several."""
     return (f"{target}." if target else "").replace(".", "_") + path.replace(".", "_")
 
 

@@ -30,12 +30,12 @@ def pages(entry: Mapping[str, Any], folder: Path) -> dict[str, str]:
     about = entry["about"]
     provider = checked.one_of(about.get("provider", "wasm"), _FILES, "a provider")
     library, compiled = _FILES[provider]
-    model, *beside = sorted((file["name"] for file in entry["files"]), key=lambda name: not name.endswith(".onnx"))
+    model, *others = sorted((file["name"] for file in entry["files"]), key=lambda name: not name.endswith(".onnx"))
     version = str(about.get("onnxruntime-web", "unknown"))
     known = {
         "version": version if re.fullmatch(r"[\w.+-]+", version) else "unknown",
         "needed": f"{library}, {compiled}.mjs, {compiled}.wasm",
-        "library": library, "model": json.dumps(model), "beside": json.dumps(beside),
+        "library": library, "model": json.dumps(model), "beside": json.dumps(others),
         "threads": str(checked.count(about.get("threads", 1), "threads")), "provider": json.dumps(provider),
         "title": "The exported model",
         "samples": "null" if about.get("samples_a_call") is None

@@ -118,7 +118,7 @@ def kinds(content: bytes) -> list[str]:
 def named(content: bytes, graph: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> bytes:
     """The file with inputs and outputs of these names, in this order, and tensors named after their layers.
 
-    The converter's own names (every class on the way, for each operator that was fused) may be a third of a small file.
+    The converter's own names (every class in between, for each operator that was fused) may be a third of a small file.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 

@@ -61,13 +61,13 @@ class OrtWebSession:
         server = self._server
         script = server.put("page.mjs", SCRIPT)
         library, *_ = [server.put(f"ort/{name}", path) for name, path in files.items()]
-        model, *beside = sorted(artifact.files, key=lambda item: not item.name.endswith(".onnx"))
+        model, *others = sorted(artifact.files, key=lambda item: not item.name.endswith(".onnx"))
         options = {
             "library": library, "folder": f"{server.root}ort/", "threads": threads, "provider": provider,
             "model": server.put("model/0", artifact.folder / model.name),
             "beside": [
                 {"path": item.name, "url": server.put(f"model/{index}", artifact.folder / item.name)}
-                for index, item in enumerate(beside, 1)
+                for index, item in enumerate(others, 1)
             ],
         }
         if provider == "webgpu":

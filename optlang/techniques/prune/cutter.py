@@ -207,7 +207,7 @@ class Cutter:
             return "its channels are the model's outputs"
         assert not isinstance(module, str)
         if self._training is not None and proof.trains(module, self.example) != self._training:
-            return "in training the model's code takes its channels another way, which is not followed"
+            return "in training mode the model's code moves its channels along another path, which is not followed"
         return None
 
     def _arguments(self, history: Sequence[JSON]) -> dict[str, JSON]:

@@ -81,7 +81,7 @@ def rerouted(
 
 
 def tables(group: Group, module: nn.Module) -> dict[str, list[list[int]]]:
-    """The positions of a routed group by the layer that takes its channels, as `coupled.route` has them."""
+    """The positions of a routed group by the layer that reads its channels, as `coupled.route` has them."""
     return {
         axis.tensor.rpartition(".")[0]: [list(positions) for positions in axis.positions]
         for axis in group.axes if _takes(module, axis)

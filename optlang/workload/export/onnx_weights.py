@@ -42,13 +42,13 @@ def bits_of(graph: Any) -> dict[str, tuple[int, int]]:
     Integers of more than 8 bits are indices and shapes, no weights, and so are all of a graph that is not quantized.
     """
     bits = {kind: size for kind, size in _bits().items() if size > 8 or is_quantized(graph)}
-    beside = scales_of(graph)
+    auxiliary = scales_of(graph)
     for node in graph.node:
         for index in _BESIDE.get(node.op_type, ()):
-            beside.update(node.input[index : index + 1])
+            auxiliary.update(node.input[index : index + 1])
     return {
         item.name: (math.prod(item.dims), bits[item.data_type]) for item in graph.initializer
-        if len(item.dims) > 1 and item.data_type in bits and item.name not in beside
+        if len(item.dims) > 1 and item.data_type in bits and item.name not in auxiliary
     }
 
 
