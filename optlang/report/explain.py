@@ -19,6 +19,7 @@ from optlang.analysis.modules.plugins import plugins
 from optlang.diagnostics import field_words
 from optlang.diagnostics.catalogue import ENTRIES
 from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS
+from optlang.diagnostics.renamed import renamed
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import FORMS
 from optlang.plan.domains import show_domain
@@ -86,7 +87,11 @@ def suggestion(name: str) -> str:
         return f"did you mean `{near}`?" if near else f"codes go from {ENTRIES[0].code} to {ENTRIES[-1].code}"
     known = [item.name for item in _items()] + [item.qualified for item in _items()]
     settings = [param.name for params in _SECTIONS.values() for param in params]
-    near = closest(name, [*known, *ALIASES, *SAMPLERS, *settings, *_names_of_parameters()])
+    known += [*ALIASES, *SAMPLERS, *settings, *_names_of_parameters()]
+    new = renamed(name, known)
+    if new is not None:
+        return f"it is called `{new}` now"
+    near = closest(name, known)
     return f"did you mean `{near}`?" if near else "`optlang explain` lists all names"
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from optlang.cli.app import command
 from optlang.diagnostics.renamed import RENAMED
+from optlang.report.explain import suggestion
 
 STUDY = """optlang 1
 {above}
@@ -46,3 +47,9 @@ def test_an_old_word_is_reported_and_fixed(
     assert f"{RENAMED[old]}`" in capsys.readouterr().out
     assert command(["check", "--fix", "small.opt"]) == 0
     assert Path("small.opt").read_text() == text.replace(old, RENAMED[old])
+
+
+@pytest.mark.parametrize("old", ["prune.channels_until", "channels_within", "aim", "lose", "of"])
+def test_an_old_name_is_explained_by_the_new_one(old: str) -> None:
+    plain = old.removeprefix("prune.")
+    assert suggestion(old) == f"it is called `{old.replace(plain, RENAMED[plain])}` now"

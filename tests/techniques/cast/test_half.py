@@ -19,6 +19,11 @@ from optlang.workload.export.onnx import export
 from optlang.workload.model.call import call
 from tests.techniques.states import STUDY, start
 
+
+def check(state, result, data):
+    assert 0.5 < result.notes["cast.share"] <= 1
+
+
 SETTINGS = {"dtype": "float16", "sensitive": True, "keep": (), "only": ()}
 # Half of the distance between neighbors, for numbers about as large as the largest.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}

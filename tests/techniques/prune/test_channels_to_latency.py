@@ -14,7 +14,13 @@ from optlang.techniques.prune.channels_to_latency import channels_to_latency
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model.make import make
 from tests.techniques.prune.test_channels import REFUSES as REFUSES
-from tests.techniques.states import STUDY, start
+from tests.techniques.states import STUDY, macs, start
+
+
+def check(state, result, data):
+    assert macs(result) <= 0.5 * macs(state)
+    assert result.notes["prune.reached"] <= 0.5
+
 
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
 

@@ -18,6 +18,11 @@ from optlang.techniques.quant.static import static
 from optlang.techniques.training.finetune import finetune
 from tests.techniques.states import STUDY, start
 
+
+def check(state, result, data):
+    assert 0.25 < result.notes["prune.sparsity"] <= 0.51
+
+
 SETTINGS = {
     "sparsity": 0.5, "relative_to": "all", "scope": "layer",
     "importance": "l1", "samples": 128, "keep": (), "only": (),

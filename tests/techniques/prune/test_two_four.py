@@ -9,6 +9,10 @@ from optlang.techniques.prune.two_four import two_four
 from tests.techniques.states import STUDY, start
 
 
+def check(state, result, data):
+    assert 0.25 < result.notes["prune.sparsity"] <= 0.5
+
+
 class TestTwoFour:
     def pruned(self, network, data, **changed):
         settings = {"keep": (), "only": ()} | changed

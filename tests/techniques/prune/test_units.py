@@ -20,6 +20,11 @@ from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
 from tests.techniques.states import NETWORKS
 
+
+def check(state, result, data):
+    assert result.notes["prune.removed_units"] == pytest.approx(0.5)
+
+
 REFUSES = {item: "no layer is an nn.LSTM" for item in NETWORKS if item != "lstm"}
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"

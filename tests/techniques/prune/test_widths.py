@@ -13,7 +13,13 @@ from optlang.techniques.prune.widths import ordered, widths
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from tests.techniques.prune.test_channels import REFUSES as REFUSES
-from tests.techniques.states import STUDY, start
+from tests.techniques.states import STUDY, macs, start
+
+
+def check(state, result, data):
+    assert macs(result) <= 0.5 * macs(state)
+    assert result.notes["prune.reached"] <= 0.5
+
 
 CHANNELS = {"importance": "l2", "round_to": 1, "keep": (), "only": (), "recalibrate": 0}
 SETTINGS = CHANNELS | {"resource": "macs", "share": 0.5, "levels": 4, "scored": 128}
