@@ -38,6 +38,7 @@ Report = Callable[[Mapping[str, JSON]], None]
 
 _STATE, _COUNTS, _MEMO = "state", "counts.json", "memo.json"
 
+
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """The result of the steps: the state, what each step took, and what was counted.
@@ -57,105 +58,125 @@ def apply(
     steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants], clock: Clock,
     report: Report, runs: list[StepRun],
 ) -> Stepped:
-    """The model of `workload` after `steps`. What was carried out is appended to `runs`, also where a step fails.
+    """The model of `workload` after `steps`. What was carried out is appended to `runs`, also where a step fails."""
+    return _Steps(steps, workload, data, wants_of, clock, report).applied(runs)
 
-    The key of a step is the hash of its parent's key and of all that it depends on: the technique's own code, its
-    settings (of a model in them its code and the content of its weights) and seed, what it gets of the runtime, the
-    data, and the versions of the libraries.
-    """
-    cache = Cache(workload.home / "cache")
-    # Some runtimes have no int8 at all: they are asked only for a step that needs it.
-    wants = wants_of() if any("runtime" in step.needs and not step.performed for step in steps) else None
-    root = model_key(workload, data)
-    keys: list[str] = []
-    for step in steps:
-        keys.append(step_key(keys[-1] if keys else root, step, workload, wants, clock))
-    # The last result in the cache stands for all steps before it.
-    start = next((index + 1 for index in reversed(range(len(keys))) if cache.find(keys[index])), 0)
-    for step, key in zip(steps[:start], keys, strict=False):
-        runs.append(StepRun(step.path, step.technique, key, True, 0.0, _now()))
-    if start:
-        state, counted = _read(cache, keys[start - 1], workload.study)
-    else:
-        state = ModelState("module", make(workload.model, workload.study), workload.model)
-        counted = count(state.model, data.example(1))
-    references = [step for step in steps if step.path.startswith(BASELINE)]
 
-    def baseline() -> ModelState:
-        return apply(references, workload, data, wants_of, clock, report, []).state
+class _Steps:
+    """The steps of a trial with their keys; see `cache.step_key` for what a result depends on."""
 
-    for index, (step, key) in enumerate(zip(steps, keys, strict=True)):
-        if index < start:
-            continue
-        started, begin = _now(), time.monotonic()
-        report({"doing": step.technique, "path": step.path})
-        context = Context(
+    def __init__(
+        self, steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants],
+        clock: Clock, report: Report,
+    ) -> None:
+        self._steps, self._workload, self._data, self._clock, self._report = steps, workload, data, clock, report
+        self._cache = Cache(workload.home / "cache")
+        self._wants_of = wants_of
+        # Some runtimes have no int8 at all: they are asked only for a step that needs it.
+        asks = any("runtime" in step.needs and not step.performed for step in steps)
+        self._wants = wants_of() if asks else None
+        # The key of what each step begins with, and at the end of the last result.
+        self._keys = [model_key(workload, data)]
+        for step in steps:
+            self._keys.append(self._key(self._keys[-1], step))
+
+    def applied(self, runs: list[StepRun]) -> Stepped:
+        """See `apply`."""
+        results = self._keys[1:]
+        # The last result in the cache stands for all steps before it.
+        start = next((number for number in range(len(results), 0, -1) if self._cache.find(results[number - 1])), 0)
+        runs += [
+            StepRun(step.path, step.technique, key, True, 0.0, _now())
+            for step, key in zip(self._steps[:start], results, strict=False)
+        ]
+        if start:
+            state, counted = self._read(results[start - 1])
+        else:
+            state = self._untrained()
+            counted = count(state.model, self._data.example(1))
+        for step, parent, key in zip(self._steps[start:], self._keys[start:], results[start:], strict=False):
+            started, begin = _now(), time.monotonic()
+            self._report({"doing": step.technique, "path": step.path})
+            try:
+                state, counted = _one(step, state, counted, self._context(step, parent))
+            except Refusal as refusal:
+                refusal.step = step.path
+                raise
+            self._keep(key, state, counted)
+            if state.form == "onnx":
+                # The technique's own file was written to a temporary folder, which goes; the kept one stays.
+                state, counted = self._read(key)
+            runs.append(StepRun(step.path, step.technique, key, False, time.monotonic() - begin, started))
+        return Stepped(state, tuple(runs), counted, lambda: self._module(state))
+
+    def _key(self, parent: str, step: StepJob) -> str:
+        return step_key(parent, step, self._workload, self._wants, self._clock)
+
+    def _untrained(self) -> ModelState:
+        return ModelState("module", make(self._workload.model, self._workload.study), self._workload.model)
+
+    def _baseline(self) -> ModelState:
+        own = [step for step in self._steps if step.path.startswith(BASELINE)]
+        return apply(own, self._workload, self._data, self._wants_of, self._clock, self._report, []).state
+
+    def _context(self, step: StepJob, parent: str) -> Context:
+        """What the technique gets: only what its declaration says that it needs."""
+        def report(activity: Mapping[str, JSON]) -> None:
+            self._report({"doing": step.technique, "path": step.path, **activity})
+
+        return Context(
             # The folder is not removed here: what the technique wrote is copied into the cache first.
-            data=data, seed=step.seed, folder=Path(tempfile.mkdtemp(prefix="step-", dir=scratch(workload))),
-            study=workload.study, wants=wants if "runtime" in step.needs else None, device=workload.device,
-            report=_epochs(step, report), baseline=baseline if "baseline" in step.needs else None,
-            latency=clock.seconds if "latency" in step.needs else None,
-            batch=clock.batch if "latency" in step.needs else None,
-            memo=_memo(cache, keys[index - 1] if index else root, step, workload, wants, clock),
+            data=self._data, seed=step.seed,
+            folder=Path(tempfile.mkdtemp(prefix="step-", dir=scratch(self._workload))), study=self._workload.study,
+            wants=self._wants if "runtime" in step.needs else None, device=self._workload.device, report=report,
+            baseline=self._baseline if "baseline" in step.needs else None,
+            latency=self._clock.seconds if "latency" in step.needs else None,
+            batch=self._clock.batch if "latency" in step.needs else None, memo=self._memo(step, parent),
         )
-        try:
-            state, counted = _one(step, state, counted, context)
-        except Refusal as refusal:
-            refusal.step = step.path
-            raise
 
-        def write(folder: Path, state: ModelState = state, counted: Counted = counted) -> None:
-            save(state, folder / _STATE)
-            (folder / _COUNTS).write_text(json.dumps(asdict(counted)))
+    def _memo(self, step: StepJob, parent: str) -> Memo:
+        """Results inside a step, kept under all that they depend on: what the step depends on, but not its settings."""
+        def memo(name: str, about: JSON, compute: Callable[[], JSON]) -> JSON:
+            key = key_of("memo", self._key(parent, replace(step, settings={})), name, about)
+            found = self._cache.find(key)
+            if found is None:
+                text = json.dumps(compute())
+                found = self._cache.put(key, lambda folder: _written(folder / _MEMO, text))
+            kept: JSON = json.loads((found / _MEMO).read_text())
+            return kept
 
-        cache.put(key, write)
-        if state.form == "onnx":
-            # The technique's own file was written to a temporary folder, which goes; the kept one stays.
-            state, counted = _read(cache, key, workload.study)
-        runs.append(StepRun(step.path, step.technique, key, False, time.monotonic() - begin, started))
-    last = state
+        return memo
 
-    def module() -> ModelState | None:
-        if last.form in ("module", "graph"):
-            return last
-        for key in reversed(keys):
-            if cache.find(key) is None:
+    def _module(self, state: ModelState) -> ModelState | None:
+        """See `Stepped.module`."""
+        if state.form in ("module", "graph"):
+            return state
+        for key in reversed(self._keys[1:]):
+            if self._cache.find(key) is None:
                 return None
-            found, _ = _read(cache, key, workload.study)
+            found, _ = self._read(key)
             if found.form in ("module", "graph"):
                 return found
-        return ModelState("module", make(workload.model, workload.study), workload.model)
+        return self._untrained()
 
-    return Stepped(state, tuple(runs), counted, module)
+    def _keep(self, key: str, state: ModelState, counted: Counted) -> None:
+        def write(folder: Path) -> None:
+            save(state, folder / _STATE)
+            _written(folder / _COUNTS, json.dumps(asdict(counted)))
 
+        self._cache.put(key, write)
 
-def _epochs(step: StepJob, report: Report) -> Report:
-    def epoch(what: Mapping[str, JSON]) -> None:
-        report({"doing": step.technique, "path": step.path, **what})
-
-    return epoch
-
-
-def _memo(
-    cache: Cache, parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock
-) -> Memo:
-    """Results inside a step, kept under all that they depend on: what the step depends on, but not its settings."""
-    bare = replace(step, settings={})
-
-    def memo(name: str, about: JSON, compute: Callable[[], JSON]) -> JSON:
-        key = key_of("memo", step_key(parent, bare, workload, wants, clock), name, about)
-        found = cache.find(key)
-        if found is None:
-            value = compute()
-            found = cache.put(key, lambda folder: _written(folder / _MEMO, value))
-        kept: JSON = json.loads((found / _MEMO).read_text())
-        return kept
-
-    return memo
+    def _read(self, key: str) -> tuple[ModelState, Counted]:
+        folder = self._cache.find(key)
+        assert folder is not None, key
+        kept = json.loads((folder / _COUNTS).read_text())
+        measurements = tuple(Measurement(**item) for item in kept["measurements"])
+        state = load(folder / _STATE, self._workload.study)
+        return state, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
 
 
-def _written(path: Path, value: JSON) -> None:
-    path.write_text(json.dumps(value))
+def _written(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 def _one(
@@ -199,15 +220,6 @@ def scratch(workload: Workload) -> Path:
     """The folder for temporary files of this process, made where it is absent."""
     workload.scratch.mkdir(parents=True, exist_ok=True)
     return workload.scratch
-
-
-def _read(cache: Cache, key: str, study: Path) -> tuple[ModelState, Counted]:
-    folder = cache.find(key)
-    assert folder is not None, key
-    state = load(folder / _STATE, study)
-    kept = json.loads((folder / _COUNTS).read_text())
-    measurements = tuple(Measurement(**item) for item in kept["measurements"])
-    return state, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
 
 
 def _now() -> str:
