@@ -351,9 +351,11 @@ def _cast(expression: str, kind: str) -> str:
 
 def quoted(name: str) -> str:
     """A name as SQL writes it."""
+    """A name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quoted_text(text: str) -> str:
+    """A text as SQL writes it."""
     """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
