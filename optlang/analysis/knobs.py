@@ -150,25 +150,24 @@ class Knobs:
         around: Around,
         *guards: Guard,
         only: Mapping[str, Guard] | None = None,
-        broken: bool = False,
-    ) -> bool:
-        """Enter a knob; False where there is none: with E206 where all is fixed, silently where it has no domain.
+    ) -> KnobSymbol | None:
+        """Enter a knob; None where there is none: with E206 where all is fixed, silently where it has no domain.
 
-        `param` is what it is a value of. `only` has the conditions of its branches. A knob without a domain, or with a
-        doubtful one, is `broken`.
+        `param` is what it is a value of. `only` are the conditions of its branches. Without a domain it is `broken`.
         """
         if around.fixed is not None:
             if domain is not None:
                 self.searched(self.applied or span, around.fixed)
-            return False
+            return None
         dimension, text = (param.dimension, param.help) if isinstance(param, Param) else (param, "")
-        self.symbols.add(KnobSymbol(
+        knob = KnobSymbol(
             path, role, domain or NO_VALUES, dimension, span, len(self.symbols.knobs), text,
-            inner=self.applied is not None, broken=broken or domain is None,
-        ))
+            inner=self.applied is not None, broken=domain is None,
+        )
+        self.symbols.add(knob)
         self.guards[path] = (*around.guards, *guards)
         self.only[path] = only or {}
-        return domain is not None
+        return knob if domain is not None else None
 
     def searched(self, span: Span, where: str) -> None:
         """E206: something searched where all is fixed."""

@@ -195,10 +195,10 @@ class Namespace:
         return matches[0]
 
     def _absorbed(self, path: tree.Path) -> Definition:
-        broken = [(part.span, self.scope.broken[part.text]) for part in path.parts if part.text in self.scope.broken]
-        for span, definition in broken:
-            self.symbols.table.refer(span, definition)
-        return broken[0][1]
+        """What could not be read, and `path` names."""
+        for part, start in zip(path.parts, _starts(path.text), strict=True):
+            self.symbols.table.refer(part.span, self.scope.broken.get(part.text) or self.symbols.labels.get(start))
+        return next(self.scope.broken[part.text] for part in path.parts if part.text in self.scope.broken)
 
     def _broken(self, path: tree.Path) -> Definition:
         return Definition("word", path.text, path.span, broken=True)
@@ -254,6 +254,7 @@ class Namespace:
     # ---- what is reported
 
     def misplaced(self, node: tree.Path, found: str, wanted: str, allowed: Allowed) -> None:
+        """E206: a name of something else than is allowed here."""
         advice = {
             "a knob": "`require` and goals speak of metrics, `forbid` and `when` of knobs"
             if allowed.metrics

@@ -33,9 +33,8 @@ def choice(reader: StepReader, node: tree.Vary, block: tree.Block, around: Aroun
     guard = reader.knobs.when(node.when, around)
     outer = around.under(guard) if guard else around
     only = {label: reader.knobs.branch(branch.conditions, outer) for label, branch in kept.items()}
-    reader.knobs.add(
-        path, "choice", SetDomain(values=tuple(kept)), "name", node.name.span, outer, only=given(only),
-        broken=len(kept) < len(items),
+    knob = reader.knobs.add(
+        path, "choice", SetDomain(values=tuple(kept)), "name", node.name.span, outer, only=given(only)
     )
     branches = [
         (
@@ -45,9 +44,11 @@ def choice(reader: StepReader, node: tree.Vary, block: tree.Block, around: Aroun
         )
         for label, branch in kept.items()
     ]
+    if knob is not None:
+        knob.broken = len(kept) < len(items) or any(steps is None for _, _, steps in branches)
 
     def build() -> Step | None:
-        built = tuple(Branch(name=label, steps=steps()) for label, _, steps in branches)
+        built = tuple(Branch(name=label, steps=steps() if steps else ()) for label, _, steps in branches)
         _equal(reader, built, [span for _, span, _ in branches])
         if around.fixed is not None:
             return None
@@ -123,7 +124,8 @@ def _branch_label(reader: StepReader, item: tree.Statement) -> tree.Name | None:
     return None
 
 
-def _branch(reader: StepReader, branch: _Branch, around: Around) -> Later[tuple[Step, ...]]:
+def _branch(reader: StepReader, branch: _Branch, around: Around) -> Later[tuple[Step, ...]] | None:
+    """The steps of a branch; None where something is wrong with its only one."""
     item, label = branch.item, branch.name
     value = item.value if isinstance(item, tree.Element) else None
     if isinstance(value, tree.Path) and value.text == "none":
@@ -140,9 +142,11 @@ def _branch(reader: StepReader, branch: _Branch, around: Around) -> Later[tuple[
         reader.knobs.label(around.at(label.text), Definition("step", label.text, label.span, whole), around)
         return reader.block(group.statements, around.below(label.text))
     made = reader.statement(item, around, {})
+    if made is None:
+        return None
 
     def build() -> tuple[Step, ...]:
-        step = made() if made is not None else None
+        step = made()
         return (step,) if step is not None else ()
 
     return build

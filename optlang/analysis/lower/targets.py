@@ -254,7 +254,7 @@ class Targets:
                 help=f"fix it: `runtime = {next(iter(kept))}`",
             )
         only = given({label: self.knobs.branch(branch.conditions, around) for label, branch in kept.items()})
-        self.knobs.add(path, "runtime", SetDomain(values=tuple(kept)), "name", span, around, only=only)
+        knob = self.knobs.add(path, "runtime", SetDomain(values=tuple(kept)), "name", span, around, only=only)
         made = []
         for label, branch in kept.items():
             condition = Binary(operator="==", left=KnobRef(path=path), right=Const(value=label))
@@ -262,6 +262,8 @@ class Targets:
             use = self._use(label, branch.value, branch.settings, f"{path}.{label}", inside)
             if use is not None:
                 made.append(use)
+        if knob is not None:
+            knob.broken = len(made) < len(items)
         return made
 
     def _branch(self, item: tree.Statement, conditions: tuple[tree.Expression, ...]) -> _Branch | None:
