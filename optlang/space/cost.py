@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from functools import reduce
+from operator import add, or_
 
-from optlang.plan.domains import values_of
-from optlang.plan.expressions import Binary, Const, Expression, If, KnobRef, RoundRef, Unary
+from optlang.plan.expressions import Expression, KnobRef, RoundRef
+from optlang.plan.intervals import ANY, Interval, interval, of_domain
 from optlang.plan.model import (
     Apply,
     Choice,
     Computed,
-    Domain,
     Fixed,
-    FloatDomain,
     Group,
-    IntDomain,
-    Knob,
     Maybe,
     Order,
     Plan,
@@ -27,124 +24,77 @@ from optlang.plan.model import (
     Step,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A number that lies between two; both are equal where it is fixed."""
-
-    low: float
-    high: float
-
-    def __add__(self, other: Span) -> Span:
-        return Span(self.low + other.low, self.high + other.high)
-
-
-NOTHING = Span(0, 0)
+NOTHING = Interval(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class TrialCost:
     """The epochs that a trial trains, and the techniques that it applies."""
 
-    epochs: Span
-    steps: Span
+    epochs: Interval
+    steps: Interval
 
 
-def effort(plan: Plan, steps: tuple[Step, ...]) -> Effort:
-    """The effort of these steps of the plan, over all of its points."""
+def trial_cost(plan: Plan, steps: tuple[Step, ...]) -> TrialCost:
+    """The cost of these steps of the plan, over all of its points."""
     walk = _Walk(plan)
-    return Effort(walk.total(steps, walk.epochs), walk.total(steps, lambda step: Span(1, 1)))
+    return TrialCost(walk.total(steps, walk.epochs), walk.total(steps, lambda step: Interval(1, 1)))
 
 
 class _Walk:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._knobs: Mapping[str, Knob] = {knob.path: knob for knob in plan.knobs}
-        self._rounds: dict[str, Span] = {}
+        self._knobs = {knob.path: of_domain(knob.domain) for knob in plan.knobs}
+        self._rounds: dict[str, Interval] = {}
 
-    def total(self, steps: tuple[Step, ...], each: object) -> Span:
+    def total(self, steps: tuple[Step, ...], each: Callable[[Apply], Interval]) -> Interval:
+        """The sum over the steps of what `each` says of one; a step under a condition may be left out."""
         found = NOTHING
         for step in steps:
             inner = self._one(step, each)
-            found += inner if step.when is None else Span(0, inner.high)
+            found += inner if step.when is None else inner | NOTHING
         return found
 
-    def _one(self, step: Step, each: object) -> Span:
+    def _one(self, step: Step, each: Callable[[Apply], Interval]) -> Interval:
         match step:
             case Apply():
-                assert callable(each)
-                found = each(step)
-                assert isinstance(found, Span)
-                return found
+                return each(step)
             case Choice(branches=branches):
-                spans = [self.total(branch.steps, each) for branch in branches]
-                return Span(min(span.low for span in spans), max(span.high for span in spans))
+                return reduce(or_, (self.total(branch.steps, each) for branch in branches))
             case Maybe(steps=inner):
-                return Span(0, self.total(inner, each).high)
+                return self.total(inner, each) | NOTHING
             case Repeat(path=path, count=count, steps=inner):
-                rounds = Span(count, count) if count is not None else _bounds(self._knobs[step.counter].domain)
+                rounds = Interval(count, count) if count is not None else self._knobs[step.counter]
                 self._rounds[path] = rounds
-                body = self.total(inner, each)
-                return Span(rounds.low * body.low, rounds.high * body.high)
+                return rounds * self.total(inner, each)
             case Group(steps=inner):
                 return self.total(inner, each)
             case Order(members=members):
-                found = NOTHING
-                for member in members:
-                    found += self.total(member.steps, each)
-                return found
+                return reduce(add, (self.total(member.steps, each) for member in members))
         raise AssertionError(step)
 
-    def epochs(self, step: Apply) -> Span:
+    def epochs(self, step: Apply) -> Interval:
+        """The epochs that one step trains."""
         if "training" not in self._plan.technique(step.technique).needs or "epochs" not in step.settings:
             return NOTHING
-        return self._setting(step.settings["epochs"])
+        found = self._setting(step.settings["epochs"])
+        return Interval(max(found.low, 0), found.high)
 
-    def _setting(self, setting: Setting) -> Span:
+    def _setting(self, setting: Setting) -> Interval:
         match setting:
             case Fixed(value=int() | float() as value):
-                return Span(value, value)
+                return Interval(value, value)
             case Searched(knob=knob):
-                return _bounds(self._knobs[knob].domain)
+                return self._knobs[knob]
             case Computed(expression=expression):
-                return self._expression(expression)
+                return interval(expression, self._reference)
         return NOTHING
 
-    def _expression(self, expression: Expression) -> Span:
+    def _reference(self, expression: Expression) -> Interval:
         match expression:
-            case Const(value=int() | float() as value):
-                return Span(value, value)
             case KnobRef(path=path):
-                return _bounds(self._knobs[path].domain)
+                return self._knobs[path]
             case RoundRef(path=path, which=which):
-                rounds = self._rounds.get(path, Span(1, 1))
-                return Span(1 if which == "round" else max(rounds.low, 1), rounds.high)
-            case Unary(operator="-", operand=operand):
-                inner = self._expression(operand)
-                return Span(-inner.high, -inner.low)
-            case Binary(operator="+" | "-" | "*" | "/" as operator, left=left, right=right):
-                return _combined(operator, self._expression(left), self._expression(right))
-            case If(then=then, otherwise=otherwise):
-                either = (self._expression(then), self._expression(otherwise))
-                return Span(min(item.low for item in either), max(item.high for item in either))
-        return Span(0, inf)
-
-
-def _combined(operator: str, left: Span, right: Span) -> Span:
-    if operator == "+":
-        return left + right
-    if operator == "-":
-        return Span(left.low - right.high, left.high - right.low)
-    if operator == "/":
-        if right.low <= 0 <= right.high:
-            return Span(0, inf)
-        right = Span(1 / right.high, 1 / right.low)
-    ends = [one * other for one in (left.low, left.high) for other in (right.low, right.high)]
-    return Span(min(ends), max(ends))
-
-
-def _bounds(domain: Domain) -> Span:
-    if isinstance(domain, IntDomain | FloatDomain):
-        return Span(domain.low, domain.high)
-    numbers = [value for value in values_of(domain) or () if isinstance(value, int | float)]
-    return Span(min(numbers), max(numbers)) if numbers else NOTHING
+                rounds = self._rounds.get(path, Interval(1, 1))
+                return Interval(1 if which == "round" else max(rounds.low, 1), rounds.high)
+        return ANY

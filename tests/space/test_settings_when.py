@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from optlang.plan.intervals import Interval
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe, text
 from optlang.report.plan.diagram import picture
 from optlang.search.ablation import ablation_trials
-from optlang.space.cost import Span, effort
+from optlang.space.cost import trial_cost
 from optlang.space.locate import locate
 from optlang.space.recipe import resolve
 from optlang.space.space import Space
@@ -68,7 +69,7 @@ def test_a_condition_may_ask_for_the_round_and_the_value_may_follow_from_it(plan
     steps = resolve(plan, {"rounds": 3, "rounds.finetune.lr": 0.2}).steps
     tuned = [(step.settings["epochs"], step.settings["lr"]) for step in steps if step.technique == "training.finetune"]
     assert tuned == [(3, 0.001), (3, 0.2), (7, 0.2)]
-    assert effort(plan, plan.steps).epochs.low == 3
+    assert trial_cost(plan, plan.steps).epochs.low == 3
 
 
 def test_an_input_decides_a_condition_for_all_points(plan_of: Make) -> None:
@@ -144,4 +145,4 @@ def test_how_it_is_said_and_drawn(plan_of: Make) -> None:
 
 def test_how_much_it_trains_covers_both_values(plan_of: Make) -> None:
     plan = plan_of("steps { finetune { epochs = 9 when runtime == openvino } }", target=TARGET)
-    assert effort(plan, plan.steps).epochs == Span(3, 9)
+    assert trial_cost(plan, plan.steps).epochs == Interval(3, 9)

@@ -9,26 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from optlang.plan.expressions import Binary, Const, Expression, If, KnobRef, MetricRef, Unary, references
-from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, Metric, SetDomain
+from optlang.plan import intervals
+from optlang.plan.expressions import Binary, Const, Expression, KnobRef, MetricRef, Unary, references
+from optlang.plan.intervals import ANY, Interval, of_domain
+from optlang.plan.model import Knob, Metric
 
 ORDERS = ("<", "<=", ">", ">=", "==", "!=")
 """The operators that compare."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """All numbers from `low` to `high`, both included where they are finite."""
-
-    low: float
-    high: float
-
-    def apart(self, other: Interval) -> bool:
-        """Whether no number is in both."""
-        return self.high < other.low or other.high < self.low
-
-
-ANY = Interval(-inf, inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,54 +34,17 @@ def of_metric(metric: Metric) -> Interval:
     return ANY if metric.task else Interval(0.0, inf)
 
 
-def _of_domain(domain: Domain) -> Interval:
-    match domain:
-        case IntDomain(low=low, high=high) | FloatDomain(low=low, high=high):
-            return Interval(float(low), float(high))
-        case SetDomain(values=values) | ListDomain(values=values):
-            numbers = [float(value) for value in values if isinstance(value, int | float)]
-            if len(numbers) == len(values):
-                return Interval(min(numbers), max(numbers))
-    return ANY
-
-
 def interval(expression: Expression, space: Ranges) -> Interval:
     """What a number can be, each metric and knob on its own: too wide where one of them stands in it twice."""
-    match expression:
-        case Const(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
-            return Interval(float(value), float(value))
-        case MetricRef(metric=name):
-            return of_metric(space.metrics[name])
-        case KnobRef(path=path) if path in space.knobs:
-            return _of_domain(space.knobs[path].domain)
-        case Unary(operator="-", operand=operand):
-            inner = interval(operand, space)
-            return Interval(-inner.high, -inner.low)
-        case Binary(operator="+" | "-" | "*" | "/" as operator, left=left, right=right):
-            return _combined(operator, interval(left, space), interval(right, space))
-        case If(then=then, otherwise=otherwise):
-            one, other = interval(then, space), interval(otherwise, space)
-            return Interval(min(one.low, other.low), max(one.high, other.high))
-    return ANY
+    def reference(found: Expression) -> Interval:
+        match found:
+            case MetricRef(metric=name):
+                return of_metric(space.metrics[name])
+            case KnobRef(path=path) if path in space.knobs:
+                return of_domain(space.knobs[path].domain)
+        return ANY
 
-
-def _combined(operator: str, left: Interval, right: Interval) -> Interval:
-    if operator == "+":
-        return Interval(left.low + right.low, left.high + right.high)
-    if operator == "-":
-        return Interval(left.low - right.high, left.high - right.low)
-    if operator == "/":
-        if right.low <= 0 <= right.high:
-            # A division by zero has no value at all.
-            return ANY
-        right = Interval(1 / right.high, 1 / right.low)
-    ends = [_product(one, other) for one in (left.low, left.high) for other in (right.low, right.high)]
-    return Interval(min(ends), max(ends))
-
-
-def _product(one: float, other: float) -> float:
-    # Zero times what grows without end stays zero.
-    return 0.0 if one == 0 or other == 0 else one * other
+    return intervals.interval(expression, reference)
 
 
 def decided(expression: Expression, space: Ranges) -> bool | None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from math import inf
 
-from optlang.analysis.checks.bounds import Interval, Ranges, decided, interval
+from optlang.analysis.checks.bounds import Ranges, decided, interval
 from optlang.analysis.expressions import Compared, Expressions
 from optlang.analysis.lower.study import ReadStudy
 from optlang.analysis.typed import text_of
 from optlang.diagnostics.model import Fix, Label, Span
 from optlang.plan.expressions import Binary, Const, Expression, MetricRef, Unary, references
 from optlang.plan.expressions import show as show_expression
+from optlang.plan.intervals import Interval
 from optlang.plan.model import Dimension, Metric, Rule
 from optlang.plan.units import plain, show
 from optlang.syntax import tree

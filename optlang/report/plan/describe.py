@@ -13,11 +13,12 @@ from typing import Protocol
 from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
 from optlang.plan.domains import show_domain
 from optlang.plan.expressions import Value
+from optlang.plan.intervals import Interval
 from optlang.plan.model import Param, Plan, Rule, Sampler
 from optlang.plan.quantities import counted
 from optlang.plan.units import show
 from optlang.report.plan.words import KnobLine, StepLine, Words
-from optlang.space.cost import Effort, Span, effort
+from optlang.space.cost import TrialCost, trial_cost
 
 
 class Counted(Protocol):
@@ -96,14 +97,14 @@ def _rule(rule: Rule) -> str:
 
 
 def _trial(plan: Plan) -> tuple[str, ...]:
-    made = effort(plan, plan.steps)
+    made = trial_cost(plan, plan.steps)
     lines = [f"{_span(made.steps, 'technique')}, {_span(made.epochs, 'epoch')} of training"]
     on_each = "" if len(plan.targets) == 1 else f"on each of {len(plan.targets)} targets "
     rounds = counted(plan.measure.rounds, "round")
     lines.append(f"{on_each}one build, one measurement of {rounds} next to the baseline")
     lines.append("results of steps are cached: a trial that starts with the same steps as an earlier one reuses them")
     if plan.baseline:
-        first: Effort = effort(plan, plan.baseline)
+        first: TrialCost = trial_cost(plan, plan.baseline)
         lines.append(f"before the first trial, once: the baseline, {_span(first.epochs, 'epoch')} of training")
     return tuple(lines)
 
@@ -117,7 +118,7 @@ def _run(plan: Plan, ladder: int, size: Counted) -> str:
     return f"the baseline, then {alone if ladder else ''}{searched}"
 
 
-def _span(span: Span, noun: str) -> str:
+def _span(span: Interval, noun: str) -> str:
     if span.high == inf:
         return f"{span.low:,.0f} or more {noun}s"
     if span.low == span.high:

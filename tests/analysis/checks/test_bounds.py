@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optlang.analysis.checks.bounds import ANY, Interval, Ranges, decided, interval, of_metric
+from optlang.analysis.checks.bounds import Ranges, decided, interval, of_metric
 from optlang.plan.expressions import Binary, Const, Environment, Expression, KnobRef, MetricRef, Unary, evaluate, holds
+from optlang.plan.intervals import ANY, Interval
 from optlang.plan.model import FloatDomain, Knob, Metric
 
 METRICS = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from optlang.plan.intervals import Interval
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe, text
 from optlang.search.ablation import ablation_trials
-from optlang.space.cost import Span, effort
+from optlang.space.cost import trial_cost
 from optlang.space.space import Space
 
 
@@ -128,7 +129,7 @@ def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., P
           way in { none; both = { a = finetune { epochs = 2 }; b = finetune { epochs = 1 } } }
         }
     """)
-    found = effort(plan, plan.steps)
-    assert found.epochs == Span(2, 3 * 4 + 10 + 3)
-    assert found.steps == Span(1, 6)
-    assert effort(plan, plan.baseline).epochs == Span(7, 7)
+    found = trial_cost(plan, plan.steps)
+    assert found.epochs == Interval(2, 3 * 4 + 10 + 3)
+    assert found.steps == Interval(1, 6)
+    assert trial_cost(plan, plan.baseline).epochs == Interval(7, 7)
