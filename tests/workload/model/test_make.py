@@ -215,7 +215,7 @@ class TestCall:
 
     def test_weights_in_float64_are_named_where_a_call_fails(self):
         error = OptlangError("running the model raised RuntimeError: mat1 and mat2 must have the same dtype")
-        with pytest.raises(OptlangError, match="weights are in float64, and it is given its inputs in float32"):
+        with pytest.raises(OptlangError, match="weights are in float64, and its inputs are float32"):
             dtypes.refuse_inputs(nn.Linear(3, 2).double(), error)
         dtypes.refuse_inputs(nn.Linear(3, 2), error)
 
