@@ -27,7 +27,8 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 WEIGHTS_FORMS = "a .safetensors file, or a .pt or .pth file of a state dict, by its path in the study's folder"
 """What `weights` may name: all but safetensors is read as what `torch.save(model.state_dict(), …)` writes."""
 
-Arrays: TypeAlias = "Mapping[str, numpy.ndarray[Any, Any]]"
+Array: TypeAlias = "numpy.ndarray[Any, Any]"
+Arrays: TypeAlias = "Mapping[str, Array]"
 
 
 class OptlangError(Exception):
@@ -187,6 +188,12 @@ class Artifact:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     about: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The number of samples that it takes in each call, by `about["batch"]`; None where it takes any."""
+        batch = self.about.get("batch")
+        return batch if isinstance(batch, int) and batch > 0 else None
 
 
 class Session(Protocol):

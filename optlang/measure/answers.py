@@ -11,15 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Arrays
+from optlang.interfaces import Array, Arrays
 from optlang.measure.process import BareProcess, ProcessError
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
 
 LARGER = 64
 """Samples a call that answers are compared with, and that may stand in for a smaller batch."""

@@ -28,13 +28,10 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from optlang.interfaces import Artifact, ArtifactFile, OptlangError, Session, TargetSpec
+from optlang.interfaces import Array, Artifact, ArtifactFile, OptlangError, Session, TargetSpec
 from optlang.measure import signals
-
-if TYPE_CHECKING:
-    import numpy
 
 # How long the process may go on with a call after its parent has gone, in seconds.
 _PATIENCE = 2.0
@@ -65,8 +62,7 @@ class _Bench:
         imported = time.perf_counter() - start
         self._artifact = _artifact(command["artifact"])
         target = TargetSpec(**command["target"])
-        fixed = self._artifact.about.get("batch")
-        self._batch = fixed if isinstance(fixed, int) and fixed > 0 else target.batch
+        self._batch = self._artifact.fixed_batch or target.batch
         start = time.perf_counter()
         self._session = runtime.open(self._artifact, target, command["settings"], study)
         loaded = time.perf_counter() - start
@@ -125,9 +121,8 @@ class _Bench:
         inputs = self._inputs(command)
         total = len(next(iter(inputs.values())))
         assert self._artifact is not None
-        fixed = self._artifact.about.get("batch")
-        step = fixed if isinstance(fixed, int) and fixed > 0 else max(1, int(command["batch"]))
-        pieces: dict[str, list[numpy.ndarray[Any, Any]]] = {}
+        step = self._artifact.fixed_batch or max(1, int(command["batch"]))
+        pieces: dict[str, list[Array]] = {}
         for start in range(0, total, step):
             size = min(step, total - start)
             # Every call is of as many samples: an answer may depend on its neighbours. The first ones fill up the last.
@@ -148,7 +143,7 @@ class _Bench:
         numpy.savez(command["outputs"], *[numpy.concatenate(items) for items in pieces.values()])
         return {"samples": total, "names": list(pieces)}
 
-    def _inputs(self, command: Mapping[str, Any]) -> dict[str, numpy.ndarray[Any, Any]]:
+    def _inputs(self, command: Mapping[str, Any]) -> dict[str, Array]:
         import numpy
 
         if self._artifact is None:

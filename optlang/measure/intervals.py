@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import OptlangError
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
+from optlang.interfaces import Array, OptlangError
 
 _TAILS = (2.5, 97.5)
 _LEAST = 50

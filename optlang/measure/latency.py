@@ -14,18 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Arrays, Measurement
+from optlang.interfaces import Array, Arrays, Measurement
 from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import alone
 from optlang.measure.process import BareProcess, Deployment, ProcessDied, ProcessError
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
 
 _PERCENTILES = {"latency.p50": 50.0, "latency.p90": 90.0, "latency.p95": 95.0, "latency.p99": 99.0}
 

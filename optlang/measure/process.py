@@ -17,14 +17,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, Any
 
-from optlang.interfaces import JSON, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array: TypeAlias = numpy.ndarray[Any, Any]
+from optlang.interfaces import JSON, Array, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
 
 # Longer than any sensible load of a model; a slow call makes the limits of rounds longer.
 _OPEN_TIMEOUT = 300.0
@@ -214,14 +209,12 @@ class BareProcess:
     @property
     def fixed(self) -> bool:
         """Whether the artifact takes one number of samples a call and no other."""
-        batch = self.member.artifact.about.get("batch")
-        return isinstance(batch, int) and batch > 0
+        return self.member.artifact.fixed_batch is not None
 
     @property
     def batch(self) -> int:
         """Samples a call: those that the artifact is fixed to, else the target's."""
-        batch = self.member.artifact.about.get("batch")
-        return batch if isinstance(batch, int) and batch > 0 else self.member.target.batch
+        return self.member.artifact.fixed_batch or self.member.target.batch
 
     def outputs(self, inputs: Arrays, batch: int | None = None) -> dict[str, Array]:
         """The answers to all samples of `inputs`, by output name, of the artifact itself in calls of `batch` samples.

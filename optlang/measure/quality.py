@@ -6,16 +6,13 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from optlang.interfaces import Arrays, Measurement, OptlangError
+from optlang.interfaces import Array, Arrays, Measurement, OptlangError
 from optlang.measure import intervals
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor
 
     from optlang.workload.data.tasks import Task
-
-    Array = numpy.ndarray[Any, Any]
 
 # Metrics of which it is known what a better one is; of a user's own only the study knows.
 _KNOWN: dict[str, Literal["minimize", "maximize"]] = {

@@ -11,16 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import (
-    JSON,
-    Arrays,
-    Artifact,
-    ModelState,
-    QuantWants,
-    Refusal,
-    Session,
-    TargetSpec,
-)
+from optlang.interfaces import JSON, Arrays, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 from optlang.runtimes.coreml import quantize
 from optlang.runtimes.coreml.session import CoreMLSession
 from optlang.workload.model import quantized_share

@@ -22,10 +22,9 @@ from optlang.workload import failures, process_state
 from optlang.workload.export import torch_export, tracing
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor, nn
 
-    from optlang.interfaces import Arrays
+    from optlang.interfaces import Array, Arrays
 
 # Which parameters of an operation hold what it multiplies by, or looks up.
 _WEIGHTS = {
@@ -177,7 +176,7 @@ def operations(block: Any) -> Iterator[Any]:
             yield from operations(inner)
 
 
-def decoded(package: Path) -> dict[str, numpy.ndarray[Any, Any]]:
+def decoded(package: Path) -> dict[str, Array]:
     """The weights of a package on disk as its operations see them, by the names that they had before compression."""
     import coremltools as ct
     from coremltools.converters.mil.frontend.milproto.load import load

@@ -9,11 +9,10 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import ModelState, Refusal
+from optlang.interfaces import Array, ModelState, Refusal
 from optlang.workload.model import quantized_share
 
 if TYPE_CHECKING:
-    import numpy
     from torch import nn
 
     from optlang.runtimes.coreml.mil import Weight
@@ -231,7 +230,7 @@ def compressed(model: Any, wanted: Mapping[str, Any], chosen: Chosen) -> Any:
     return done
 
 
-def values(model: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+def values(model: Any) -> dict[str, Array]:
     """The plain constants of a program by name."""
     from optlang.runtimes.coreml import mil
 
@@ -239,7 +238,7 @@ def values(model: Any) -> dict[str, numpy.ndarray[Any, Any]]:
     return {item.name: item.outputs[0].val for item in operations if item.op_type == "const" and item.outputs[0].shape}
 
 
-def off(stored: numpy.ndarray[Any, Any], value: numpy.ndarray[Any, Any]) -> float:
+def off(stored: Array, value: Array) -> float:
     """How far the stored weights are from the others, as a share of their norm."""
     import numpy
 

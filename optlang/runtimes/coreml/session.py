@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optlang.interfaces import Arrays, Artifact
-
-if TYPE_CHECKING:
-    import numpy
+from optlang.interfaces import Array, Arrays, Artifact
 
 
 class CoreMLSession:
@@ -17,13 +14,13 @@ class CoreMLSession:
         self._artifact = artifact
         self._kinds: Mapping[str, Any] = artifact.about["inputs"]  # type: ignore[assignment]
 
-    def prepare(self, batch: Arrays) -> dict[str, numpy.ndarray[Any, Any]]:
+    def prepare(self, batch: Arrays) -> dict[str, Array]:
         return {name: batch[name].astype(self._kinds[name]["dtype"]) for name in self._artifact.inputs}
 
-    def run(self, prepared: dict[str, numpy.ndarray[Any, Any]]) -> Any:
+    def run(self, prepared: dict[str, Array]) -> Any:
         return self._model.predict(prepared)
 
-    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: Any) -> dict[str, Array]:
         import numpy
 
         return {name: numpy.asarray(result[name]) for name in self._artifact.outputs}

@@ -68,7 +68,8 @@ def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]
         # It is asked about weights too, which are of no layer.
         if node.op != "call_function":
             return True
-        return torch_export.chosen(node, module, settings) and not (dynamic and _grouped(node))
+        layer = torch_export.layer_of(node)
+        return torch_export.chosen_layer(layer, module, settings) and not (dynamic and _grouped(node))
 
     quantizer.set_filter_function(open_to)
     return quantizer

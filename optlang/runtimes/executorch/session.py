@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Arrays, Artifact, Refusal
+from optlang.interfaces import Array, Arrays, Artifact, Refusal
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor
 
 NAME = "model.pte"
@@ -32,7 +31,7 @@ class ExecuTorchSession:
     def run(self, prepared: tuple[Tensor, ...]) -> Any:
         return self._execute(prepared)
 
-    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: Any) -> dict[str, Array]:
         from optlang.workload.data.tensors import array
 
         return {name: array(item) for name, item in zip(self._outputs, result, strict=True)}

@@ -11,17 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import JSON, Arrays, Artifact, ModelState, QuantWants, Refusal, Request, Session, TargetSpec
+from optlang.interfaces import (
+    JSON,
+    Array,
+    Arrays,
+    Artifact,
+    ModelState,
+    QuantWants,
+    Refusal,
+    Request,
+    Session,
+    TargetSpec,
+)
 from optlang.runtimes.litert.session import LiteRTSession
 from optlang.workload import failures
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor, nn
 
     from optlang.workload.data.dataset import Dataset
-
-    Array = numpy.ndarray[Any, Any]
 
 NAME = "model.tflite"
 # Twenty roundings to the eleven bits of a float16, of weights alone.

@@ -12,17 +12,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Refusal, Request
+from optlang.interfaces import Array, Refusal, Request
 from optlang.runtimes.litert import tflite
 from optlang.runtimes.shared.torch_module import refuse_techniques
 from optlang.workload import failures, process_state
 from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
-    import numpy
     from torch import nn
-
-    Array = numpy.ndarray[Any, Any]
 
 SIGNATURE = "serving_default"
 _KNOWN = ("static", "dynamic", "weight_only", "half")

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optlang.interfaces import Arrays, Refusal
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
+from optlang.interfaces import Array, Arrays, Refusal
 
 
 class LiteRTSession:

@@ -8,15 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import (
-    JSON,
-    Artifact,
-    ModelState,
-    QuantWants,
-    Refusal,
-    Session,
-    TargetSpec,
-)
+from optlang.interfaces import JSON, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 from optlang.runtimes.onnxruntime import session
 from optlang.workload import failures
 

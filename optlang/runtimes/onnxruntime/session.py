@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optlang.interfaces import Arrays, Artifact, Refusal, Session, TargetSpec
+from optlang.interfaces import Array, Arrays, Artifact, Refusal, Session, TargetSpec
 from optlang.workload import failures
-
-if TYPE_CHECKING:
-    import numpy
 
 _LEVELS = {
     "off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
@@ -88,16 +85,16 @@ class OnnxRuntimeSession:
         self._inputs = tuple(item.name for item in session.get_inputs())
         self._outputs = list(outputs)
 
-    def prepare(self, batch: Arrays) -> dict[str, numpy.ndarray[Any, Any]]:
+    def prepare(self, batch: Arrays) -> dict[str, Array]:
         import numpy
 
         return {name: numpy.ascontiguousarray(batch[name]) for name in self._inputs}
 
-    def run(self, prepared: dict[str, numpy.ndarray[Any, Any]]) -> list[numpy.ndarray[Any, Any]]:
-        answers: list[numpy.ndarray[Any, Any]] = self._run(self._outputs, prepared)
+    def run(self, prepared: dict[str, Array]) -> list[Array]:
+        answers: list[Array] = self._run(self._outputs, prepared)
         return answers
 
-    def collect(self, result: list[numpy.ndarray[Any, Any]]) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: list[Array]) -> dict[str, Array]:
         return dict(zip(self._outputs, result, strict=True))
 
     def close(self) -> None:
@@ -131,7 +128,7 @@ class GpuSession:
         prepared.synchronize_outputs()
         return prepared
 
-    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: Any) -> dict[str, Array]:
         return dict(zip(self._outputs, result.copy_outputs_to_cpu(), strict=True))
 
     def close(self) -> None:

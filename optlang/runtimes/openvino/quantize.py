@@ -14,15 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, ModelState, OptlangError, Refusal, TargetSpec
+from optlang.interfaces import JSON, Array, ModelState, OptlangError, Refusal, TargetSpec
 from optlang.workload import process_state
 
 if TYPE_CHECKING:
-    import numpy
-
     from optlang.workload.data.dataset import Dataset
 
-    Sample = dict[str, numpy.ndarray[Any, Any]]
+    Sample = dict[str, Array]
 
 SEED = 0
 """Which training samples calibrate: the same ones in every trial, since the runtime has no seed of its own."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optlang.interfaces import Arrays, Artifact, Refusal, Session, TargetSpec
+from optlang.interfaces import Array, Arrays, Artifact, Refusal, Session, TargetSpec
 from optlang.workload import failures
-
-if TYPE_CHECKING:
-    import numpy
 
 HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -89,7 +86,7 @@ class OpenVinoSession:
     def run(self, prepared: Any) -> Any:
         return prepared.infer()
 
-    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: Any) -> dict[str, Array]:
         found = {}
         for item, value in result.items():
             for name in item.names:

@@ -9,16 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import (
-    JSON,
-    Artifact,
-    ModelState,
-    OptlangError,
-    QuantWants,
-    Refusal,
-    Session,
-    TargetSpec,
-)
+from optlang.interfaces import JSON, Artifact, ModelState, OptlangError, QuantWants, Refusal, Session, TargetSpec
 from optlang.runtimes.ort_web import session
 
 if TYPE_CHECKING:

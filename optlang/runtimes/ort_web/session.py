@@ -5,14 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optlang import resources
-from optlang.interfaces import Arrays, Artifact, OptlangError, Refusal
+from optlang.interfaces import Array, Arrays, Artifact, OptlangError, Refusal
 
 if TYPE_CHECKING:
-    import numpy
-
     from optlang.runtimes.ort_web.browser import Page, Server
 
 SCRIPT = resources.data("optlang.runtimes.ort_web", "session.mjs")
@@ -111,7 +109,7 @@ class OrtWebSession:
     def durations(self, prepared: _Batch, seconds: float, calls: int, skip: int) -> list[int]:
         return [int(item) for item in self._page.ask("bench.durations", prepared.id, seconds, calls, skip)]
 
-    def collect(self, result: _Batch) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: _Batch) -> dict[str, Array]:
         import numpy
 
         addresses = {

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Refusal, Request
+from optlang.interfaces import Array, Refusal, Request
 from optlang.runtimes.shared.torch_module import refuse_techniques
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor
 
     from optlang.workload.data.dataset import Dataset
     from optlang.workload.model.quantized_share import Weight
-
-    Array = numpy.ndarray[Any, Any]
 
 _SEED = 0
 """Which calibration samples are drawn: the same ones in every trial, since a runtime has no seed of its own."""

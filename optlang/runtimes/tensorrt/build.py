@@ -16,11 +16,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Artifact, ModelState, OutsideError, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import JSON, Array, Artifact, ModelState, OutsideError, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
-    import numpy
-
     from optlang.workload.data.dataset import Dataset
 
     Shapes = dict[str, dict[str, list[int]]]
@@ -115,7 +113,7 @@ class TensorRT:
 
         inputs = data.example(tracing.CHECKED)
 
-        def answer(outputs: list[str]) -> list[numpy.ndarray[Any, Any]]:
+        def answer(outputs: list[str]) -> list[Array]:
             session = self.open(artifact, target, settings, study)
             try:
                 found = session.collect(session.run(session.prepare({k: v.numpy() for k, v in inputs.items()})))

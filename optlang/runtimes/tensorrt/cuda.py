@@ -9,14 +9,9 @@ import importlib.util
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optlang.interfaces import OutsideError
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
+from optlang.interfaces import Array, OutsideError
 
 
 def missing() -> str | None:

@@ -8,15 +8,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optlang.interfaces import Arrays, OptlangError, OutsideError, Refusal
+from optlang.interfaces import Array, Arrays, OptlangError, OutsideError, Refusal
 from optlang.runtimes.tensorrt.cuda import Stream
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
 
 
 def listener(module: Any, lines: list[str]) -> Any:

@@ -11,11 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import Array, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 from optlang.workload import failures
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor
 
     from optlang.workload.data.dataset import Dataset
@@ -89,18 +88,9 @@ class AOTInductor:
 def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: int) -> None:
     import torch
 
-    from optlang.workload.export import tracing
+    from optlang.workload.export import torch_export
 
-    wrapped = tracing.Positional(module, tuple(example)).eval()
-    batch = torch.export.Dim("batch", min=1)
-    with failures.refused(
-        "the model cannot be exported for AOTInductor",
-        help="forward must not choose by the values of its inputs or turn the number of samples into a Python number; "
-        "or use the runtime eager",
-    ):
-        program = torch.export.export(
-            wrapped, tuple(example.values()), dynamic_shapes=(tuple({0: batch} for _ in example),)
-        )
+    program = torch_export.program(module, example, "AOTInductor", batch=torch.export.Dim("batch", min=1))
     # Left to itself, Inductor writes its loops for the number of threads that this process has now.
     options = {"cpp.threads": threads, "compile_threads": 1}
     with failures.refused("AOTInductor cannot compile the model", help="use the runtime torchscript"):
@@ -113,7 +103,7 @@ def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:
     from optlang.workload.data.tensors import array
     from optlang.workload.export import tracing
 
-    def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
+    def answer(_: list[str]) -> list[Array]:
         found = torch._inductor.aoti_load_package(str(path))(*inputs.values())
         return [array(item) for item in found]
 

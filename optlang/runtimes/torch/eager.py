@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Arrays, Artifact, Edit, Factory, ModelState, QuantWants, Session, TargetSpec
+from optlang.interfaces import Array, Arrays, Artifact, Edit, Factory, ModelState, QuantWants, Session, TargetSpec
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor, nn
 
     from optlang.workload.data.dataset import Dataset
@@ -73,9 +72,7 @@ class Eager:
         about: Mapping[str, Any] = artifact.about
         with ExitStack() as stack:
             stack.enter_context(threads(target.threads))
-            module = rebuild(
-                Factory(**about["factory"]), tuple(Edit(**item) for item in about["edits"]), study
-            )
+            module = rebuild(Factory(**about["factory"]), tuple(Edit(**item) for item in about["edits"]), study)
             # Knows of weights that share memory: the file holds them once.
             safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
             return EagerSession(module.eval().requires_grad_(False), artifact.inputs, stack.pop_all())
@@ -106,7 +103,7 @@ class EagerSession:
         with self._torch.inference_mode():
             return self.call(*positional, **named)
 
-    def collect(self, result: Any) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: Any) -> dict[str, Array]:
         from optlang.workload.data.tensors import array, flat_outputs
 
         return {name: array(item) for name, item in flat_outputs(result).items()}

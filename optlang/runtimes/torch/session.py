@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optlang.interfaces import Arrays
+from optlang.interfaces import Array, Arrays
 from optlang.workload.data.tensors import array
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor
 
 
@@ -58,7 +57,7 @@ class GraphSession:
             answers: tuple[Tensor, ...] = self._model(*prepared)
             return answers
 
-    def collect(self, result: tuple[Tensor, ...]) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collect(self, result: tuple[Tensor, ...]) -> dict[str, Array]:
         """The answers by name."""
         return {name: array(item) for name, item in zip(self._outputs, result, strict=True)}
 

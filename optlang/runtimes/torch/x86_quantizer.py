@@ -91,9 +91,11 @@ def _quantizer(module: nn.Module, settings: Mapping[str, Any], dynamic: bool) ->
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             takes, shared = _taken(model.graph, dynamic), _sharing(model)
             for node in model.graph.nodes:
-                if node.target in x86.quantizable_ops and not (
-                    node.target in takes and node not in shared and torch_export.chosen(node, module, settings)
-                ):
+                if node.target not in x86.quantizable_ops:
+                    continue
+                layer = torch_export.layer_of(node)
+                open_to = node.target in takes and node not in shared
+                if not (open_to and torch_export.chosen_layer(layer, module, settings)):
                     node.meta[x86.QUANT_ANNOTATION_KEY] = x86._X86InductorQuantizationAnnotation(_annotated=True)
             with _own_sources(model.graph):
                 super().annotate(model)

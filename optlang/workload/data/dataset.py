@@ -8,22 +8,18 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
 from optlang.diagnostics.suggest import closest
-from optlang.interfaces import JSON, Factory, OptlangError
+from optlang.interfaces import JSON, Array, Factory, OptlangError
 from optlang.workload import imports
 from optlang.workload.data.splits import Batch, Part, part_of
 from optlang.workload.data.tasks import Task, task_of
 from optlang.workload.data.tensors import Tensors, forward_names, leaves
 from optlang.workload.seeds import seeded
-
-if TYPE_CHECKING:
-    Array = numpy.ndarray[Any, Any]
 
 _KEYS = ("train", "validation", "test", "calibration", "task", "fingerprint", "preprocessing")
 _PARTS = _KEYS[:4]

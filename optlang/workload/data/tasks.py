@@ -14,11 +14,11 @@ import numpy
 import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 from torch import Tensor
 
-from optlang.interfaces import OptlangError
+from optlang.interfaces import Array, OptlangError
 from optlang.workload.data.tensors import Tensors, mapped, structured, tensor
 from optlang.workload.imports import user_code
 
-Outputs: TypeAlias = "Mapping[str, Any] | Tensor | tuple[Any, ...] | numpy.ndarray[Any, Any]"
+Outputs: TypeAlias = "Mapping[str, Any] | Tensor | tuple[Any, ...] | Array"
 """A model's answer: by output name, or as the model gave it; tensors or arrays."""
 Vector: TypeAlias = "numpy.ndarray[Any, numpy.dtype[numpy.float64]]"
 

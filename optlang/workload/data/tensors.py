@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from optlang.interfaces import JSON, OptlangError
+from optlang.interfaces import JSON, Array, OptlangError
 
 Tensors: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """What a model takes, gives or is compared with."""
@@ -43,7 +43,7 @@ def tensor(value: Any, what: str) -> Tensor:
     return value.float() if value.dtype == torch.float64 else value
 
 
-def array(item: Tensor) -> numpy.ndarray[Any, Any]:
+def array(item: Tensor) -> Array:
     """A tensor as an array; in float32 where it has 16 bits: numpy has no bfloat16, and answers are measured alike."""
     return (item.float() if item.dtype in (torch.float16, torch.bfloat16) else item).numpy(force=True)
 

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from optlang.interfaces import ModelState, OutsideError, Refusal
+from optlang.interfaces import Array, ModelState, OutsideError, Refusal
 from optlang.workload import failures, process_state
 from optlang.workload.export import tracing
 
 if TYPE_CHECKING:
-    import numpy
     from onnx import GraphProto, ModelProto, TensorProto
 
     from optlang.workload.data.dataset import Dataset
@@ -277,11 +276,11 @@ def plain_session(path: Path) -> Any:
 
 
 def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
-    def answer(outputs: list[str]) -> list[numpy.ndarray[Any, Any]]:
+    def answer(outputs: list[str]) -> list[Array]:
         session = plain_session(path)
         known = {item.name for item in session.get_inputs()}
         given = {name: item.numpy() for name, item in inputs.items() if name in known}
-        answers: list[numpy.ndarray[Any, Any]] = session.run(outputs, given)
+        answers: list[Array] = session.run(outputs, given)
         return answers
 
     tracing.prove(module, inputs, "the exported graph", answer)

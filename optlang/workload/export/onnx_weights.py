@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
+from optlang.interfaces import Array
 
 # Inputs that may have two axes and are no weights: scales and zero points, and biases by direction.
 _BESIDE: Mapping[str, tuple[int, ...]] = {

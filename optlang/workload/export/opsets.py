@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Refusal
+from optlang.interfaces import Array, Refusal
 from optlang.workload import failures
 from optlang.workload.export.onnx import opset_of, plain_session
-
-if TYPE_CHECKING:
-    import numpy
-
-    Array = numpy.ndarray[Any, Any]
 
 
 def convert(path: Path, opset: int, inputs: Mapping[str, Array]) -> None:

@@ -91,13 +91,11 @@ def layer_of(node: Any) -> str:
     return ".".join(parts[parts.index(tracing.INNER) + 1 :]) if tracing.INNER in parts else ""
 
 
-def chosen(node: Any, module: nn.Module, settings: Mapping[str, Any]) -> bool:
-    """Whether `keep` and `only` of `settings` leave a node open; OptlangError for a pattern that fits no layer."""
-    return chosen_layer(layer_of(node), module, settings)
-
-
 def chosen_layer(layer: str, module: nn.Module, settings: Mapping[str, Any]) -> bool:
-    """The same of a layer's name; nodes of no layer go with `only`'s others."""
+    """Whether `keep` and `only` of `settings` leave a layer open; nodes of no layer ("") go with `only`'s others.
+
+    Raises OptlangError for a pattern that fits no layer.
+    """
     keep, only = tuple(settings.get("keep", ())), tuple(settings.get("only", ()))
     if not keep and not only:
         return True

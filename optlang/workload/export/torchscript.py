@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from optlang.interfaces import Array
 from optlang.workload import failures, process_state
 from optlang.workload.data.tensors import array
 from optlang.workload.export import tracing
 from optlang.workload.model.call import arguments
 
 if TYPE_CHECKING:
-    import numpy
-
     from optlang.workload.data.dataset import Dataset
 
 _MANGLED = re.compile(r"___torch_mangle_(\d+)")
@@ -141,7 +140,7 @@ def _renamed_pickle(content: bytes, renamed: Any) -> bytes:
 
 
 def _prove(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
-    def answer(_: list[str]) -> list[numpy.ndarray[Any, Any]]:
+    def answer(_: list[str]) -> list[Array]:
         graph = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         return [array(item) for item in graph(*inputs.values())]
 

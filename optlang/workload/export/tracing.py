@@ -9,19 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
-from optlang.interfaces import Refusal
+from optlang.interfaces import Array, Refusal
 from optlang.workload import failures, imports, process_state
 from optlang.workload.data.tensors import array
 from optlang.workload.model.call import call
-
-if TYPE_CHECKING:
-    import numpy
 
 INNER = "_optlang_inner"
 """The wrapper's attribute: an unlikely name, since the ONNX exporter takes it out of all names afterwards."""
@@ -58,7 +54,7 @@ class Positional(nn.Module):
 @contextmanager
 def first_call(
     module: nn.Module, example: Mapping[str, Tensor], study: Path, quiet: AbstractContextManager[None] | None = None
-) -> Iterator[dict[str, numpy.ndarray[Any, Any]]]:
+) -> Iterator[dict[str, Array]]:
     """`module` as exporters take it, in eval mode and without gradients, and its answers to `example` by name.
 
     The first call is the user's own code: what it raises is reported as theirs, not as a failed export. After the block
@@ -96,7 +92,7 @@ def tolerance(module: nn.Module) -> float:
 
 def prove(
     module: nn.Module, inputs: Mapping[str, Tensor], what: str,
-    answer: Callable[[list[str]], list[numpy.ndarray[Any, Any]]],
+    answer: Callable[[list[str]], list[Array]],
 ) -> None:
     """Compare what `answer` gives for the names of outputs, in order, with what `module` gives for `inputs`.
 
@@ -112,13 +108,13 @@ def prove(
     agree(wanted, answers, what, tolerance(module), constant)
 
 
-def answers_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, numpy.ndarray[Any, Any]]:
+def answers_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
     """What `module` gives for `inputs`, as arrays by name, those of 16 bits in float32."""
     return {name: array(item) for name, item in call(module, inputs).items()}
 
 
 def agree(
-    wanted: Mapping[str, numpy.ndarray[Any, Any]], answers: Sequence[numpy.ndarray[Any, Any]], what: str, share: float,
+    wanted: Mapping[str, Array], answers: Sequence[Array], what: str, share: float,
     shapes: str | None = None,
 ) -> None:
     """Raise `Refusal` where `answers`, in the order of `wanted`, have other shapes (with the help `shapes`) or values.
@@ -140,7 +136,7 @@ def agree(
             )
 
 
-def _close(answer: numpy.ndarray[Any, Any], right: numpy.ndarray[Any, Any], tolerance: float) -> bool:
+def _close(answer: Array, right: Array, tolerance: float) -> bool:
     import numpy
 
     if right.dtype.kind != "f":

@@ -167,7 +167,7 @@ class _Two:
 @pytest.mark.parametrize(("technique", "settings", "reason"), [
     ("static", {**STATIC, "calibrator": "entropy"}, "no calibrator = entropy"),
     ("static", {**STATIC, "bias_correction": True}, "bias_correction = false"),
-    ("weight_only", {**WEIGHTS, "bits": 4}, "bits"),
+    ("weight_only", {**WEIGHTS, "bits": 4}, "4-bit weights"),
     ("weight_only", {**WEIGHTS, "symmetric": False}, "symmetric"),
     ("half", {**HALF, "dtype": "bfloat16"}, "bfloat16"),
     ("mixed", {}, "does not carry out mixed"),
