@@ -63,9 +63,9 @@ class SymbolTable:
         return next((item for item in self.definitions if _covers(item.span, file, offset)), None)
 
     def named_at(self, file: str, offset: int) -> tuple[Span, Definition] | None:
-        """What the name at an offset of a file refers to, and the span of that name."""
-        found = ((span, item) for span, item in self.references if item is not None and _covers(span, file, offset))
-        return next(found, None)
+        """What the name at an offset refers to, behind its import, and the span of that name."""
+        found = [(span, item) for span, item in self.references if item is not None and _covers(span, file, offset)]
+        return next((pair for pair in found if pair[1].kind != "import"), found[0] if found else None)
 
     def spans_of(self, definition: Definition, file: str) -> list[Span]:
         """Where a file defines and refers to a name, in the order of the text."""
@@ -114,15 +114,16 @@ class Symbols:
     nameless: int = 0
     """How many broken definitions have a name that another has: an unknown name may be what one was to be called."""
     _ending: dict[str, list[KnobSymbol]] = field(default_factory=dict)
+    _baseline: set[str] = field(default_factory=set)
 
     def label(self, path: str, definition: Definition, at: Span | None = None, *, own: bool = True) -> None:
-        """Enter the definition of a path, reported `at`; `own` is not set in a baseline, whose paths nothing names."""
+        """Enter the definition of a path, reported `at`. The first counts; a baseline's (not `own`) yields."""
         if not (definition.fixed and definition.kind == "parameter"):
             self.table.define(definition)
-        if own and path not in self.labels:
+        if path not in self.labels or (own and path in self._baseline):
             self.labels[path] = definition
             self.spans[path] = at or definition.span
-        self.spans.setdefault(path, at or definition.span)
+            (self._baseline.discard if own else self._baseline.add)(path)
 
     def add(self, knob: KnobSymbol) -> None:
         """Enter a knob."""

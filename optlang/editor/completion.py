@@ -267,7 +267,7 @@ class Offers:
             for name, definition in part.names.items():
                 yield Offer(name, "value", "a name of this file", span=definition.span)
             for definition in part.labels.values():
-                if definition.kind == "repeat":
+                if definition.kind == "repeat" and definition.span.file == part.file:
                     text = "the number of the round, from 1"
                     yield Offer(f"{definition.name}.round", "knob", text, span=definition.span)
         yield from self._declared("let", sort="value")

@@ -20,6 +20,7 @@ study small {
   let half = 50%
   model net = zoo.digits_cnn()
   data seen = zoo.digits()
+  baseline { repeat twice = 2 { finetune { epochs = twice.round } } }
   target here { runtime in { eager; onnxruntime } }
   steps {
     prune = channels { ratio in [25%, half] }
@@ -56,6 +57,7 @@ def named(text: str, words: str, part: str) -> tuple[str, int] | None:
     ("here.runtime == eager", "runtime", "runtime in"), ("here.runtime == eager", "eager", "eager;"),
     ("rounds.round }", "rounds", "rounds in"), ("== rounds }", "rounds", "rounds in"),
     ("25%, half]", "half", "half = 50%"), ("not quick", "quick", "quick: bool"), ("maybe little", "little", "little {"),
+    ("twice.round", "twice", "twice = 2"),
 ])
 def test_a_name_leads_to_its_definition(words: str, part: str, declared: str) -> None:
     assert not loaded(STUDY).failed
@@ -72,6 +74,18 @@ def test_what_the_library_declares_is_a_definition_too(words: str, part: str, fi
     found = named(STUDY, words, part)
     assert found is not None
     assert found[0] == file
+
+
+def test_an_imported_name_leads_to_its_declaration(tmp_path: Path) -> None:
+    (tmp_path / "parts.opt").write_text("optlang 1\n" + STUDY[STUDY.index("pipeline") : STUDY.index("study")])
+    study = tmp_path / "study.opt"
+    study.write_text("optlang 1\nfrom parts import little\n" + STUDY[STUDY.index("study") :])
+    found = load(study)
+    assert not found.failed
+    assert found.scope is not None
+    at = found.scope.table.named_at(study.as_posix(), study.read_text().index("maybe little") + 6)
+    assert at is not None
+    assert Path(at[1].span.file).name == "parts.opt"
 
 
 def test_what_is_wrong_has_references_too() -> None:
