@@ -329,11 +329,16 @@ class Metric(Frozen):
     task: bool
     help: str = ""
 
-    @property
-    def as_times(self) -> bool:
-        """Whether trials are compared with the baseline by how many times better they are; the others, shares and what
-        tells how good answers are, by the difference."""
-        return self.direction == "minimize" or (not self.task and self.dimension != "ratio")
+    def against(self, value: float, reference: float, ratio: float | None) -> tuple[float | None, float | None]:
+        """How `value` compares with the baseline's: how many times better it is, and what was lost; one is None.
+
+        `ratio` is the first as it was measured side by side. Shares, and what tells how good answers are, are compared
+        by the difference where more is better.
+        """
+        if self.direction == "maximize" and (self.task or self.dimension == "ratio"):
+            return None, reference - value
+        worse, better = (value, reference) if self.direction == "minimize" else (reference, value)
+        return ratio if ratio is not None else better / worse if worse else None, None
 
 
 # ---- the members of a study

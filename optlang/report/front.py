@@ -181,7 +181,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Plan, trials: Sequence[in
 def _figures(plan: Plan, row: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[Figure]:
     """A figure a metric, the worst of several targets where there are several; then each target has its own."""
     found = []
-    as_times = {metric.name for metric in plan.metrics if metric.as_times}
+    metrics = {metric.name: metric for metric in plan.metrics}
     for target, metric in [(where, name) for where in (None, *_several(plan)) for name in _names(measured, where)]:
         name = metric if target is None else f"{target}.{metric}"
         column = name.replace(".", "_")
@@ -194,8 +194,8 @@ def _figures(plan: Plan, row: Mapping[str, Any], measured: Sequence[Mapping[str,
             key=lambda item: abs((item["value"] or 0) - value),
         )
         times, lost = _number(row.get(f"{column}_x")), _number(row.get(f"{column}_lost"))
-        if lost is not None and metric in as_times and value + lost:
-            times, lost = value / (value + lost) if item["ratio"] is None else item["ratio"], None
+        if lost is not None:
+            times, lost = metrics[metric].against(value, value + lost, item["ratio"])
         low, high = (item["ratio_low"], item["ratio_high"]) if item["ratio"] is not None else (None, None)
         figure = Figure(name, value, item["unit"] or "", item["low"], item["high"], times, None, None, lost)
         figure = replace(figure, baseline=item["baseline"])

@@ -123,14 +123,8 @@ class History:
         reference = item.baseline if item.baseline is not None else stored.value if stored is not None else None
         metric = next((metric for metric in self._plan.metrics if metric.name == item.metric), None)
         times = lost = None
-        if metric is None:
-            pass
-        elif metric.as_times and item.ratio is not None:
-            times = item.ratio
-        elif metric.as_times and reference and item.value:
-            times = reference / item.value if metric.direction == "minimize" else item.value / reference
-        elif metric.direction == "maximize" and reference is not None:
-            lost = reference - item.value
+        if metric is not None and reference is not None:
+            times, lost = metric.against(item.value, reference, item.ratio)
         return Comparison(item.value, item.unit, times, lost, item.baseline)
 
     @property

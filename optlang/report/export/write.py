@@ -277,13 +277,14 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
             continue
         row["of"] = _of(plan, row["metric"])
         row["baseline"] = reference
-        if metric is not None and metric.as_times and value and reference:
-            apart = reference / value if metric.direction == "minimize" else value / reference
-            row |= {"times_better": apart if ratio is None else ratio, "times_low": low, "times_high": high}
-        elif metric is not None and None not in (value, reference) and metric.direction == "maximize":
-            row["lost"] = reference - value
-            if low is not None and high is not None:
-                row |= {"lost_low": reference * (1 - high), "lost_high": reference * (1 - low)}
+        if metric is not None and None not in (value, reference):
+            times, lost = metric.against(value, reference, ratio)
+            if times is not None:
+                row |= {"times_better": times, "times_low": low, "times_high": high}
+            elif lost is not None:
+                row["lost"] = lost
+                if low is not None and high is not None:
+                    row |= {"lost_low": reference * (1 - high), "lost_high": reference * (1 - low)}
         figures.append(row)
     return figures
 
