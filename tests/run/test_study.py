@@ -329,7 +329,7 @@ def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp
     assert "parts.py:" in found["broken"][1]
     assert "SIGKILL" in found["killed"][1]
     assert "longer than 10 s" in found["stuck"][1]
-    assert "parts.explode took longer than a trial may" in done.stderr
+    assert "parts.explode took longer than `trial_timeout`: it is skipped from now on" in done.stderr
     assert "NaN" in found["nan"][1]
     errors = rows(tmp_path, "SELECT error FROM trials WHERE reason LIKE '%as asked%'")
     assert 'raise ValueError("as asked")' in errors[0]["error"]
