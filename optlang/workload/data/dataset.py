@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import JSON, Array, Factory, OptlangError
 from optlang.workload import imports
-from optlang.workload.data.splits import Batch, Part, part_of
+from optlang.workload.data.splits import Batch, Split, split_of
 from optlang.workload.data.tasks import Task, task_of
 from optlang.workload.data.tensors import Tensors, forward_names, leaves
 from optlang.workload.seeds import seeded
 
 _KEYS = ("train", "validation", "test", "calibration", "task", "fingerprint", "preprocessing")
-_PARTS = _KEYS[:4]
+_SPLITS = _KEYS[:4]
 _INITIAL_SEED = 0
 
 
@@ -33,10 +33,10 @@ class Dataset:
     """
 
     def __init__(
-        self, parts: Mapping[str, Part], task: Task, said: str | None, names: Sequence[str] | None = None,
+        self, splits: Mapping[str, Split], task: Task, said: str | None, names: Sequence[str] | None = None,
         preprocessing: JSON = None,
     ) -> None:
-        self.parts = dict(parts)
+        self.splits = dict(splits)
         self.task = task
         self.preprocessing = preprocessing
         """What was done to the raw inputs, in the words of the data's factory: the deployer has to do the same."""
@@ -77,7 +77,7 @@ class Dataset:
 
     @functools.cached_property
     def _sample(self) -> Batch:
-        return self.parts["train"].first(1)
+        return self.splits["train"].first(1)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -95,28 +95,28 @@ class Dataset:
 
         Raises OptlangError where a Dataset gives other samples each time and says no fingerprint.
         """
-        digest = hashlib.sha256(f"{self.task.name} {self.task.identity} {' '.join(self.parts)}".encode())
+        digest = hashlib.sha256(f"{self.task.name} {self.task.identity} {' '.join(self.splits)}".encode())
         if self._said is not None:
             digest.update(f" said {self._said}".encode())
         else:
-            for name, part in self.parts.items():
-                digest.update(f" {name} {part.content()}".encode())
+            for name, split in self.splits.items():
+                digest.update(f" {name} {split.content()}".encode())
         return digest.hexdigest()
 
-    def has(self, part: str) -> bool:
-        """Whether there is such a part."""
-        return part in self.parts
+    def has(self, split: str) -> bool:
+        """Whether there is such a split."""
+        return split in self.splits
 
-    def _part(self, name: str) -> Part:
-        if name not in self.parts:
+    def _split(self, name: str) -> Split:
+        if name not in self.splits:
             raise OptlangError(
-                f"the data have no '{name}' part", help=f"return it from the data factory under '{name}'"
+                f"the data have no '{name}' split", help=f"return it from the data factory under '{name}'"
             )
-        return self.parts[name]
+        return self.splits[name]
 
-    def size(self, part: str) -> int:
-        """The number of samples of a part."""
-        return self._part(part).size()
+    def size(self, split: str) -> int:
+        """The number of samples of a split."""
+        return self._split(split).size()
 
     def _named(self, inputs: Tensors) -> dict[str, Tensor]:
         if isinstance(inputs, dict):
@@ -124,29 +124,29 @@ class Dataset:
         return dict(zip(self.input_names, leaves(inputs), strict=True))
 
     def batches(
-        self, part: str, batch: int, seed: int | None = None, shuffle: bool = False
+        self, split: str, batch: int, seed: int | None = None, shuffle: bool = False
     ) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
-        """One pass over a part: inputs by name and targets, `batch` samples each (the last may be smaller).
+        """One pass over a split: inputs by name and targets, `batch` samples each (the last may be smaller).
 
         `shuffle` draws the order from `seed` (None: 0). A user's DataLoader keeps its own batch size and order.
         """
-        source = self._part(part)
+        source = self._split(split)
         order = None
         if shuffle and not source.keeps_order:
             generator = torch.Generator().manual_seed(seed or 0)
             order = torch.randperm(source.size(), generator=generator)
         for inputs, targets in source.batches(batch, order, seed or 0):
-            yield self._named(inputs), self.task.check_targets(targets, f"the targets of '{part}'")
+            yield self._named(inputs), self.task.check_targets(targets, f"the targets of '{split}'")
 
-    def arrays(self, part: str, limit: int | None = None) -> tuple[dict[str, Array], Tensors]:
-        """All samples of a part (at most `limit`): inputs by name as arrays, and targets as tensors."""
-        inputs, targets = self._part(part).first(limit if limit is not None else 2**62)
-        targets = self.task.check_targets(targets, f"the targets of '{part}'")
+    def arrays(self, split: str, limit: int | None = None) -> tuple[dict[str, Array], Tensors]:
+        """All samples of a split (at most `limit`): inputs by name as arrays, and targets as tensors."""
+        inputs, targets = self._split(split).first(limit if limit is not None else 2**62)
+        targets = self.task.check_targets(targets, f"the targets of '{split}'")
         return {name: item.numpy() for name, item in self._named(inputs).items()}, targets
 
     def calibration(self, samples: int, seed: int) -> dict[str, Array]:
         """At most `samples` samples to choose ranges from, drawn with `seed`: of 'calibration', else of 'train'."""
-        source = self.parts.get("calibration", self.parts["train"])
+        source = self.splits.get("calibration", self.splits["train"])
         generator = torch.Generator().manual_seed(seed)
         count = min(samples, source.size())
         chosen = torch.randperm(source.size(), generator=generator)[:count].sort().values
@@ -158,13 +158,13 @@ class Dataset:
 
         Drawn with `seed`. Raises OptlangError where calibration takes all of them.
         """
-        source = self._part("train")
+        source = self._split("train")
         order = torch.randperm(source.size(), generator=torch.Generator().manual_seed(seed))
         left = order if self.has("calibration") else order[drawn:]
         if not len(left):
             raise OptlangError(
                 f"all {source.size()} training samples are taken for calibration, and none is left to measure with",
-                help="fewer calibration `samples`, or a 'calibration' part from the data factory",
+                help="fewer calibration `samples`, or a 'calibration' split from the data factory",
             )
         inputs, targets = source.chosen(left[:samples].sort().values)
         named = {name: item.numpy() for name, item in self._named(inputs).items()}
@@ -172,7 +172,7 @@ class Dataset:
 
     def example(self, batch: int) -> dict[str, Tensor]:
         """The first samples of 'train', repeated up to `batch`: real inputs for exporting and timing."""
-        inputs = self._named(self._part("train").first(batch)[0])
+        inputs = self._named(self._split("train").first(batch)[0])
         return {
             name: torch.cat([item] * -(-batch // len(item)))[:batch].contiguous() for name, item in inputs.items()
         }
@@ -217,10 +217,10 @@ def load(factory: Factory, study: Path) -> Dataset:
                 help='return {"train": (inputs, targets), "validation": (inputs, targets)}',
             )
     task = task_of(answer.get("task"), study)
-    parts = {name: part_of(name, answer[name], study) for name in _PARTS if answer.get(name) is not None}
+    splits = {name: split_of(name, answer[name], study) for name in _SPLITS if answer.get(name) is not None}
     said = answer.get("fingerprint")
-    loaded = Dataset(parts, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
-    for name, part in parts.items():
-        _, targets = part.in_memory() or part.first(1)
+    loaded = Dataset(splits, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
+    for name, split in splits.items():
+        _, targets = split.in_memory() or split.first(1)
         task.check_targets(targets, f"the targets of '{name}'")
     return loaded

@@ -1,4 +1,4 @@
-"""The parts of a data set as users give them: arrays, a Dataset or a DataLoader. Knows no task and no model."""
+"""The splits of a data set (train, validation, …) as users give them: arrays, a Dataset or a DataLoader."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from optlang.workload.seeds import Stream
 Batch: TypeAlias = "tuple[Tensors, Tensors]"
 
 _READ = 64
-_SHAPE = "a part is a pair (inputs, targets) of arrays or tensors, a map-style Dataset, or a DataLoader"
+_SHAPE = "a split is a pair (inputs, targets) of arrays or tensors, a map-style Dataset, or a DataLoader"
 
 
-class Part(abc.ABC):
-    """One part of a data set (`name`: train, validation, …): samples as (inputs, targets)."""
+class Split(abc.ABC):
+    """One split of a data set (`name`: train, validation, …): samples as (inputs, targets)."""
 
     keeps_order = False
     """Whether the samples come in an order that cannot be chosen."""
@@ -48,7 +48,7 @@ class Part(abc.ABC):
 
     @abc.abstractmethod
     def content(self) -> str:
-        """What the part holds, as a hash."""
+        """What the split contains, as a hash."""
 
     def first(self, count: int) -> Batch:
         """The first `count` samples, or all where there are fewer."""
@@ -59,31 +59,31 @@ class Part(abc.ABC):
             have += len(leaves(inputs)[0])
             if have >= count:
                 break
-        return tuple_of(pieces, count)
+        return concatenated(pieces, count)
 
     def chosen(self, indices: Tensor) -> Batch:
-        """The samples at `indices`, as far as the part can choose."""
-        return tuple_of(list(self.batches(256, indices, 0)), len(indices))
+        """The samples at `indices`, as far as the split can choose."""
+        return concatenated(list(self.batches(256, indices, 0)), len(indices))
 
 
-def tuple_of(pieces: list[Batch], count: int) -> Batch:
+def concatenated(pieces: list[Batch], count: int) -> Batch:
     """Batches joined, at most `count` samples."""
     inputs, targets = joined([piece[0] for piece in pieces]), joined([piece[1] for piece in pieces])
     return mapped(inputs, lambda item: item[:count]), mapped(targets, lambda item: item[:count])
 
 
-def part_of(name: str, value: Any, study: Path) -> Part:
-    """The part that a data factory gave; OptlangError where it is none of the forms that a part may have."""
+def split_of(name: str, value: Any, study: Path) -> Split:
+    """The split that a data factory returned; OptlangError where it has none of the forms that a split may have."""
     if isinstance(value, DataLoader):
-        return Loader(name, value, study)
+        return LoaderSplit(name, value, study)
     if isinstance(value, TensorDataset) and len(value.tensors) == 2:
-        return Held(name, value.tensors[0], value.tensors[1])
+        return ArraySplit(name, value.tensors[0], value.tensors[1])
     if isinstance(value, tuple | list) and len(value) == 2:
-        return Held(name, value[0], value[1])
+        return ArraySplit(name, value[0], value[1])
     if isinstance(value, numpy.ndarray | Tensor | Mapping | str | tuple):
         raise OptlangError(f"the data's '{name}' is a {type(value).__name__}", help=_SHAPE)
     if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        return Items(name, value, study)
+        return DatasetSplit(name, value, study)
     raise OptlangError(
         f"the data's '{name}' is a {type(value).__name__}"
         + (" that has no length" if hasattr(value, "__iter__") else ""),
@@ -101,7 +101,7 @@ def _checked(name: str, inputs: Tensors, targets: Tensors) -> int:
             help="the first axis of each array is the samples",
         )
     if sizes == {0}:
-        raise OptlangError(f"the data's '{name}' is empty", help="every part needs at least one sample")
+        raise OptlangError(f"the data's '{name}' is empty", help="every split needs at least one sample")
     return sizes.pop()
 
 
@@ -116,7 +116,7 @@ def _names(value: Tensors) -> str:
     return "|".join(value) if isinstance(value, dict) else type(value).__name__
 
 
-class Held(Part):
+class ArraySplit(Split):
     """Arrays or tensors that are in memory."""
 
     def __init__(self, name: str, inputs: Any, targets: Any) -> None:
@@ -147,7 +147,7 @@ class Held(Part):
         return digest.hexdigest()
 
 
-class Items(Part):
+class DatasetSplit(Split):
     """A map-style data set: `len(items)` and `items[index] -> (inputs, target)`."""
 
     def __init__(self, name: str, items: Any, study: Path) -> None:
@@ -157,7 +157,7 @@ class Items(Part):
         with user_code(f"the length of the data's '{name}'", study):
             self._size = len(items)
         if self._size == 0:
-            raise OptlangError(f"the data's '{name}' is empty", help="every part needs at least one sample")
+            raise OptlangError(f"the data's '{name}' is empty", help="every split needs at least one sample")
 
     def size(self) -> int:
         """The number of samples."""
@@ -234,7 +234,7 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
 
 
-class Loader(Part):
+class LoaderSplit(Split):
     """The user's DataLoader, which keeps its own batch size and order."""
 
     keeps_order = True
@@ -256,7 +256,7 @@ class Loader(Part):
             else:
                 self._counted = sum(len(leaves(inputs)[0]) for inputs, _ in self.batches(1, None, 0))
             if self._counted == 0:
-                raise OptlangError(f"the data's '{self.name}' is empty", help="every part needs at least one sample")
+                raise OptlangError(f"the data's '{self.name}' is empty", help="every split needs at least one sample")
         return self._counted
 
     def batches(self, batch: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
@@ -283,7 +283,7 @@ class Loader(Part):
         """The fingerprint of its data set, with its batch size and sampler."""
         dataset: Any = self._loader.dataset
         if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-            inner = Items(self.name, dataset, self._study).content()
+            inner = DatasetSplit(self.name, dataset, self._study).content()
         elif getattr(dataset, "fingerprint", None) is not None:
             said = dataset.fingerprint
             inner = str(said() if callable(said) else said)

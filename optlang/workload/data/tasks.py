@@ -179,7 +179,7 @@ class Classification(Task):
         right = (scores.argmax(dim=1) == labels).flatten()[counted]
         losses = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="none").flatten()[counted]
         if not counted.any():
-            raise OptlangError("no label counts: all of them are to be skipped")
+            raise OptlangError("no label counts: all of them are ignored")
         return {"accuracy": right.double().numpy(), "loss": losses.double().numpy()}
 
     def agreement(self, outputs: Outputs, others: Outputs, targets: Any) -> Vector | None:

@@ -208,8 +208,8 @@ class TestRefusal:
 def _rows(images):
     """The middle row of every image, and its digit."""
     parts = {
-        name: data_module.part_of(name, (part.inputs[:, 0, 4], part.targets % 2), STUDY)
-        for name, part in images.parts.items()
+        name: data_module.split_of(name, (part.inputs[:, 0, 4], part.targets % 2), STUDY)
+        for name, part in images.splits.items()
     }
     return data_module.Dataset(parts, Regression(), None)
 

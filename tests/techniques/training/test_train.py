@@ -100,7 +100,7 @@ class TestSteps:
         flat = [(next(iter(x.values())).flatten(1), y) for x, y in images.batches("train", 500)]
 
         class Flat:
-            task, parts = images.task, images.parts
+            task, parts = images.task, images.splits
 
             def bind(self, module):
                 return self
@@ -305,8 +305,8 @@ class TestRefusal:
 def _rows(images):
     """The middle row of every image, and its digit."""
     parts = {
-        name: data_module.part_of(name, (part.inputs[:, 0, 4], part.targets), STUDY)
-        for name, part in images.parts.items()
+        name: data_module.split_of(name, (part.inputs[:, 0, 4], part.targets), STUDY)
+        for name, part in images.splits.items()
     }
     return data_module.Dataset(parts, images.task, None)
 

@@ -221,8 +221,8 @@ class TestErrors:
             list(given(answer).batches("train", 4))
         assert way_out in error.value.help
 
-    def test_a_part_that_is_not_there(self, given):
-        with pytest.raises(OptlangError, match="no 'test' part"):
+    def test_a_split_that_is_not_there(self, given):
+        with pytest.raises(OptlangError, match="no 'test' split"):
             given(whole()).arrays("test")
 
     def test_a_dataset_that_raises_names_the_users_line(self, tmp_path):
