@@ -81,7 +81,7 @@ class Dispatcher:
                     self.step = (activity.get("path"), time.monotonic())
                 self._watcher.progress(activity)
             # The store may have lines that it could not write while somebody else held the database.
-            self._store.drain()
+            self._store.sync()
             trouble = self._store.trouble
             if trouble is not None and trouble != self._trouble:
                 self._watcher.message(f"{trouble}; the run goes on, and its results wait in the journal")

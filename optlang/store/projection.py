@@ -22,7 +22,7 @@ _MEASURED = ("target", "metric", "value", "unit", "n", "low", "high", "ratio", "
 
 @dataclass(slots=True)
 class Seen:
-    """What a database holds already of a journal that it has not drained before: these events are passed over."""
+    """What a database holds already of a journal that it has not read before: these events are skipped."""
 
     sessions: set[str] = field(default_factory=set)
     started: set[Key] = field(default_factory=set)

@@ -20,7 +20,7 @@ PATIENCE = 10.0
 _BATCH = 20_000  # lines a transaction
 
 
-def drain_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, viewed: set[tuple[str, ...]]) -> bool:
+def sync_batch(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, viewed: set[tuple[str, ...]]) -> bool:
     """One transaction: the next lines of the journal and how far it has been read. Says whether lines are left.
 
     `viewed` is what the views were made for when the caller last looked; they are made again where it has grown.

@@ -16,9 +16,9 @@ from optlang.store import database
 from optlang.store.journal import Journal, encode, identity, journal_path, read
 from optlang.store.lock import WriteLock
 from optlang.store.projection import INTERRUPTED, Row, Rows
-from optlang.store.sync import PATIENCE, drain_batch, replay, restore_journal, write_journal
+from optlang.store.sync import PATIENCE, replay, restore_journal, sync_batch, write_journal
 
-_EVERY = 2.0  # seconds between two drains: each takes some 50 ms of a processor that is being measured on
+_EVERY = 2.0  # seconds between two writes to DuckDB: each takes some 50 ms of a processor that is being measured on
 
 _AS_STORED = (
     "state", "reason", "error", "origin", "in_space", "alone", "target", "runtime", "point", "sampler_state", "started",
@@ -110,9 +110,9 @@ class Writer:
                 self._rows.interrupt()
                 self._viewed: set[tuple[str, ...]] = set()
                 self._waiting = True
-                self._next_drain = 0.0
+                self._next_sync = 0.0
                 try:
-                    self._drain()
+                    self._sync()
                 except database.HeldError as error:
                     self._postpone(error)
             except BaseException:
@@ -130,9 +130,9 @@ class Writer:
         self._rows.apply(json.loads(encode(event)))
         self._journal.append(event)
         self._waiting = True
-        self.drain()
+        self.sync()
 
-    def drain(self, final: bool = False) -> bool:
+    def sync(self, final: bool = False) -> bool:
         """Bring DuckDB up to date where two seconds have passed since the last time, and say whether it is.
 
         `final` asks for no such pause, and waits a few for a program that holds the file. Never raises for what
@@ -140,13 +140,13 @@ class Writer:
         """
         if not self._waiting:
             return True
-        if not final and time.monotonic() < self._next_drain:
+        if not final and time.monotonic() < self._next_sync:
             return False
         try:
             if final:
-                database.patiently(self._drain, PATIENCE)
+                database.patiently(self._sync, PATIENCE)
             else:
-                self._drain()
+                self._sync()
         except OutsideError as error:
             self._postpone(error)
         return not self._waiting
@@ -203,9 +203,9 @@ class Writer:
         )
 
     def close(self) -> None:
-        """Drain what is left, and let others write."""
+        """Write to DuckDB what is left, and let others write."""
         try:
-            self.drain(final=True)
+            self.sync(final=True)
         finally:
             self._journal.close()
             self._lock.release()
@@ -246,19 +246,19 @@ class Writer:
 
     def _postpone(self, error: OutsideError) -> None:
         self.trouble = error.message
-        self._next_drain = time.monotonic() + _EVERY
+        self._next_sync = time.monotonic() + _EVERY
 
-    def _drain(self) -> None:
+    def _sync(self) -> None:
         import duckdb
 
         connection = database.open_file(self.db)
         try:
-            while drain_batch(connection, self.db, self._journal.id, self._viewed):
+            while sync_batch(connection, self.db, self._journal.id, self._viewed):
                 pass
         except (duckdb.Error, OSError) as error:
             raise database.failed(self.db, error) from error
         finally:
             connection.close()
-            self._next_drain = time.monotonic() + _EVERY
+            self._next_sync = time.monotonic() + _EVERY
         self._waiting = False
         self.trouble = None

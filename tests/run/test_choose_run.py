@@ -77,7 +77,7 @@ def test_what_cannot_be_joined_is_not_offered(plan_of: Make, store: Writer, part
     assert shown is not None
     sql, db = shlex.split(shown[1])[2::2]
     assert db == str(store.db)
-    assert store.drain(final=True)
+    assert store.sync(final=True)
     assert [row[1] for row in query(sql, [store.db]).rows] == ["a"]
 
 

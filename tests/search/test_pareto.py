@@ -140,7 +140,7 @@ def test_search_view_and_report_name_the_same_front(data: st.DataObject) -> None
                 histories[name], records = judged(plan, measured, outside)
                 for event in events(plan, records):
                     store.record(event)
-            store.drain(final=True)
+            store.sync(final=True)
             again = {
                 name: History(plan, Space(plan), store.trials(name), Path(folder))
                 for name, plan in zip(GOALS, map(plan_of, GOALS), strict=True)

@@ -154,7 +154,7 @@ def test_an_open_reader_holds_no_file(db: Path, reader: Reader) -> None:
     before = db.stat().st_mtime_ns
     with Writer(db) as store:
         store.record(session("r9", plan=make_plan("other")))
-        assert store.drain(final=True)
+        assert store.sync(final=True)
         assert store.trouble is None
     assert db.stat().st_mtime_ns != before
     assert query("SELECT count(*) FROM runs", [db]).rows == ((2,),)

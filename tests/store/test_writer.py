@@ -146,7 +146,7 @@ def test_a_run_goes_on_while_another_program_holds_the_file(tmp_path: Path) -> N
     with Writer(db) as store:
         for arguments in ((), ("read only",)):
             with holding(db, *arguments) as other:
-                store._next_drain = 0.0
+                store._next_sync = 0.0
                 half = len(events) // 2
                 for event in events[4:half] if not arguments else events[half:-1]:
                     store.record(event)
@@ -154,7 +154,7 @@ def test_a_run_goes_on_while_another_program_holds_the_file(tmp_path: Path) -> N
                 assert "held open by another program" in store.trouble
                 other.kill()
         store.record(events[-1])
-        assert store.drain(final=True)
+        assert store.sync(final=True)
         assert store.trouble is None
     assert query("SELECT count(*) FROM trials", [db]).rows == ((14,),)
 
@@ -293,7 +293,7 @@ def test_files_that_go_while_a_run_writes_come_again(tmp_path: Path) -> None:
     with Writer(db) as store:
         for number, event in enumerate(events):
             if number == 6:
-                store.drain(final=True)
+                store.sync(final=True)
                 journal_path(db).unlink()
             if number == 17:
                 db.unlink()
