@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from optlang.analysis.definitions import Definition
-from optlang.analysis.knobs import Around, Guard, Knobs, Later, Once
+from optlang.analysis.knobs import NEVER, Around, Guard, Knobs, Later, Once
 from optlang.analysis.symbols import Given
 from optlang.diagnostics.model import Label
 from optlang.plan.expressions import Const, Expression, If, KnobRef
@@ -17,20 +17,14 @@ from optlang.plan.model import Computed, Fixed, Param, Searched, Setting
 from optlang.syntax import tree
 
 MODELS = ("model", "models")
-NEVER = Const(value=False)
 
 
 class Conditions:
     """Reads the conditions of the settings in one block; `made` returns the one of a name that stands before."""
 
     def __init__(
-        self,
-        knobs: Knobs,
-        declared: Mapping[str, Param],
-        block: tree.Block | None,
-        around: Around,
-        definitions: Mapping[str, Definition],
-        made: Callable[[str], Later[Setting | None] | None],
+        self, knobs: Knobs, declared: Mapping[str, Param], block: tree.Block | None, around: Around,
+        definitions: Mapping[str, Definition], made: Callable[[str], Later[Setting | None] | None],
     ) -> None:
         self._knobs = knobs
         self._declared = declared

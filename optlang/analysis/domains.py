@@ -96,12 +96,7 @@ class Domains:
         return not own and not named and slips(node.text.lower(), "any") == 1
 
     def _values(
-        self,
-        span: Span,
-        items: Iterable[tree.Expression | tree.Statement],
-        param: Param,
-        *,
-        ordered: bool,
+        self, span: Span, items: Iterable[tree.Expression | tree.Statement], param: Param, *, ordered: bool,
     ) -> Domain | None:
         read: list[tuple[Span, Constant]] = []
         failed = False

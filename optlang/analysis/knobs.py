@@ -37,6 +37,9 @@ Later: TypeAlias = Callable[[], T]
 COLUMNS = frozenset({"study", "run", "trial", "state", "reason", "origin", "seconds"})
 """The columns of the views `results` and `front` that are there in every study."""
 
+NEVER = Const(value=False)
+"""The condition that no point meets."""
+
 
 class Once(Generic[T]):
     """A value that is computed when it is first asked for."""
@@ -141,15 +144,8 @@ class Knobs:
         self.symbols.label(path, definition, self.applied, own=around.fixed is None)
 
     def add(
-        self,
-        path: str,
-        role: Role,
-        domain: Domain | None,
-        param: Dimension | Param,
-        span: Span,
-        around: Around,
-        *guards: Guard,
-        only: Mapping[str, Guard] | None = None,
+        self, path: str, role: Role, domain: Domain | None, param: Dimension | Param, span: Span, around: Around,
+        *guards: Guard, only: Mapping[str, Guard] | None = None,
     ) -> KnobSymbol | None:
         """Enter a knob; None where there is none: with E206 where all is fixed, silently where it has no domain.
 
@@ -198,7 +194,7 @@ class Knobs:
             if expression == Const(value=True):
                 # Inputs alone decide it: then it says nothing of the points.
                 return None
-            if expression is not None and expression != Const(value=False):
+            if expression is not None and expression != NEVER:
                 self.conditions.append(Condition(node, expression, around.guards))
             return expression
 
@@ -212,8 +208,8 @@ class Knobs:
 
         def read() -> Expression | None:
             found = [guard() for guard in guards]
-            if Const(value=False) in found:
-                return Const(value=False)
+            if NEVER in found:
+                return NEVER
             joined = conjunction(*found)
             if joined is None:
                 return None
@@ -239,7 +235,7 @@ class Knobs:
         # What a pipeline does not do with the settings that it is given is no part of the study.
         found = [
             knob for knob in self.symbols.knobs
-            if not (knob.domain == NO_VALUES or (knob.inner and conditions[knob.path] == Const(value=False)))
+            if not (knob.domain == NO_VALUES or (knob.inner and conditions[knob.path] == NEVER))
         ]
         columns = self._columns(found, reserved(metrics, targets))
         return tuple(
@@ -277,7 +273,7 @@ class Knobs:
         found: list[Expression] = []
         for guard in self.guards[path]:
             expression = guard()
-            if expression == Const(value=False):
+            if expression == NEVER:
                 return expression
             if expression is not None and expression not in found and not names_rounds(expression):
                 found.append(expression)

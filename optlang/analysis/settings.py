@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from optlang.analysis.conditions import MODELS, Conditions, value_of
 from optlang.analysis.definitions import Definition
-from optlang.analysis.knobs import Around, Guard, Knobs, Later, Once
-from optlang.analysis.modules.names import Declared, Scope, duplicate, listed, only, suggestion
+from optlang.analysis.knobs import NEVER, Around, Guard, Knobs, Later, Once
+from optlang.analysis.modules.names import Declared, Scope, definitions_of, duplicate, listed, only, suggestion
 from optlang.analysis.symbols import Allowed
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import SETTINGS
@@ -27,12 +27,7 @@ UNSEARCHED = {
 
 
 def settings_of(
-    knobs: Knobs,
-    called: str,
-    params: tuple[Param, ...],
-    block: tree.Block | None,
-    around: Around,
-    at: Span,
+    knobs: Knobs, called: str, params: tuple[Param, ...], block: tree.Block | None, around: Around, at: Span,
     declared: Declared | None = None,
 ) -> Later[dict[str, Setting]]:
     """The settings in `block` for the declared parameters, with the defaults of those that are not there.
@@ -40,8 +35,7 @@ def settings_of(
     A setting whose parameter is declared `when` something else has a value, is there only then. Messages call the thing
     that has them `called`, `declared` its declaration.
     """
-    members = declared.members if declared is not None else ()
-    definitions = {member.node.name.text: member.definition(declared) for member in members if declared is not None}
+    definitions = definitions_of(declared) if declared is not None and block is not None else {}
     reader = _Settings(knobs, called, params, around, at, definitions)
     reader.read(block)
     return reader.build
@@ -60,12 +54,7 @@ class _Settings:
     """The settings of one block."""
 
     def __init__(
-        self,
-        knobs: Knobs,
-        called: str,
-        params: tuple[Param, ...],
-        around: Around,
-        at: Span,
+        self, knobs: Knobs, called: str, params: tuple[Param, ...], around: Around, at: Span,
         definitions: Mapping[str, Definition],
     ) -> None:
         self._knobs = knobs
@@ -214,7 +203,7 @@ class _Settings:
         kept: dict[str, Setting] = {}
         for name, setting in found.items():
             when = holds_when(self._params[name], found)
-            if when == Const(value=False):
+            if when == NEVER:
                 self._never_used(self._params[name], found)
             else:
                 kept[name] = setting if when is None else setting.model_copy(update={"when": when})
@@ -238,7 +227,7 @@ def holds_when(param: Param, settings: dict[str, Setting]) -> Expression | None:
     condition = _substituted(param.when, settings)
     if any(True for _ in references(condition)):
         return condition
-    return None if evaluate(condition, Environment()) else Const(value=False)
+    return None if evaluate(condition, Environment()) else NEVER
 
 
 def _named(expression: Expression) -> set[str]:

@@ -15,6 +15,7 @@ from optlang.analysis.modules.names import (
     PythonModule,
     Scope,
     Sort,
+    definitions_of,
     duplicate,
     listed,
     only,
@@ -177,7 +178,7 @@ class CallReader:
     ) -> Call:
         maker = self.declarations.maker(declared)
         params = {param.name: param for param in maker.params}
-        definitions = {member.node.name.text: member.definition(declared) for member in declared.members}
+        definitions = definitions_of(declared)
         arguments: dict[str, Later[Plain | None]] = {}
         for name, item in given.items():
             param = params.get(name)

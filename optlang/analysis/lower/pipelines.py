@@ -13,7 +13,7 @@ from optlang.analysis.expressions import Expressions
 from optlang.analysis.knobs import Around, Later, Once
 from optlang.analysis.lower.choices import label_of
 from optlang.analysis.lower.reader import StepReader
-from optlang.analysis.modules.names import Declared, duplicate
+from optlang.analysis.modules.names import Declared, definitions_of, duplicate
 from optlang.analysis.parameters import example_of
 from optlang.analysis.settings import settings_of
 from optlang.analysis.symbols import Given
@@ -52,7 +52,7 @@ def expand(
     written = {item.name.text: item for item in statements if isinstance(item, tree.Fix) and item.when is None}
     # What is searched, or set under a condition, is not known before the knobs are.
     named = {item.name.text for item in statements if isinstance(item, tree.Fix | tree.Vary)} - written.keys()
-    definitions = {member.node.name.text: member.definition(declared) for member in declared.members}
+    definitions = definitions_of(declared)
     given: dict[str, Given] = {}
     for param in pipeline.params:
         default = None if param.required else Fixed(value=param.default)
@@ -89,7 +89,7 @@ def check(reader: StepReader, declared: Declared) -> None:
         _clashes(declared, pipeline.params, pipeline.steps, reader.diagnostics)
         at, around = pipeline.steps.keyword, Around(path=declared.name)
         names = reader.knobs.symbols.names
-        names |= {member.node.name.text: member.definition(declared) for member in declared.members}
+        names |= definitions_of(declared)
         given = {
             item.name: Given(item, at, Fixed(value=example_of(item)), _no, names[item.name]) for item in pipeline.params
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 from optlang.analysis.declarations import Declarations
 from optlang.analysis.definitions import Definition, DefinitionKind
 from optlang.analysis.expressions import Expressions
-from optlang.analysis.knobs import Around, Knobs, Later, Made, always
+from optlang.analysis.knobs import NEVER, Around, Knobs, Later, Made, always
 from optlang.analysis.lower.calls import CallReader
 from optlang.analysis.lower.choices import choice, label_of, order
 from optlang.analysis.lower.factories import Factories
@@ -21,7 +21,7 @@ from optlang.analysis.values import Values
 from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import RUNTIMES, STEPS
 from optlang.diagnostics.model import Diagnostics, Span
-from optlang.plan.expressions import Const, KnobRef
+from optlang.plan.expressions import KnobRef
 from optlang.plan.model import (
     Apply,
     Group,
@@ -86,16 +86,11 @@ class Steps:
 
     def _kept(self, steps: list[Step | None]) -> tuple[Step, ...]:
         # What a pipeline does not do with the settings that it is given is no part of the study.
-        never = Const(value=False) if self.knobs.applied is not None else None
+        never = NEVER if self.knobs.applied is not None else None
         return tuple(step for step in steps if step is not None and (never is None or step.when != never))
 
     def _claim(
-        self,
-        labels: dict[str, Span],
-        name: tree.Name,
-        around: Around,
-        *,
-        kind: DefinitionKind = "step",
+        self, labels: dict[str, Span], name: tree.Name, around: Around, *, kind: DefinitionKind = "step",
         whole: Span | None = None,
     ) -> None:
         label = name.text
@@ -148,14 +143,8 @@ class Steps:
         return None
 
     def _named(
-        self,
-        label: tree.Name,
-        path: tree.Path,
-        block: tree.Block | None,
-        when: tree.Expression | None,
-        span: Span,
-        around: Around,
-        labels: dict[str, Span],
+        self, label: tree.Name, path: tree.Path, block: tree.Block | None, when: tree.Expression | None, span: Span,
+        around: Around, labels: dict[str, Span],
     ) -> Made | None:
         if path.text == "none":
             self.diagnostics.error(
@@ -191,14 +180,8 @@ class Steps:
         return build
 
     def _pipeline(
-        self,
-        declared: Declared,
-        label: str,
-        block: tree.Block | None,
-        when: tree.Expression | None,
-        span: Span,
-        at: Span,
-        around: Around,
+        self, declared: Declared, label: str, block: tree.Block | None, when: tree.Expression | None, span: Span,
+        at: Span, around: Around,
     ) -> Made | None:
         guard = self.knobs.when(when, around)
         steps = expand(self, declared, block, around.below(label, *([guard] if guard else [])), at)

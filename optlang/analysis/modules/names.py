@@ -66,6 +66,11 @@ class DeclaredParam:
         return Definition("parameter", name.text, name.span, fixed=fixed)
 
 
+def definitions_of(declared: Declared) -> dict[str, Definition]:
+    """The definitions of the parameters of a declaration, by their names."""
+    return {member.node.name.text: member.definition(declared) for member in declared.members}
+
+
 @dataclass(slots=True, eq=False)
 class Module:
     """A file of declarations. `own` is set for a file of the user's, not for the standard library's.
