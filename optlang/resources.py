@@ -24,7 +24,7 @@ def stdlib() -> Path:
 
 
 def _folder(name: str, witness: str) -> Path:
-    # A wheel holds the folder inside the package, a checkout beside it.
+    # A wheel holds the folder inside the package, a checkout next to it.
     for folder in (_PACKAGE / name, _PACKAGE.parent / name):
         if (folder / witness).is_file():
             return folder

@@ -12,7 +12,7 @@ from optlang.plan.units import Kind, show
 
 
 def contains(domain: Domain, value: Value) -> bool:
-    """Whether `value` is one of the domain's; 1 is no truth, and `true` no number."""
+    """Whether `value` is one of the domain's; booleans and numbers are distinct."""
     match domain:
         case SetDomain(values=values) | ListDomain(values=values):
             return any(value == item and isinstance(value, bool) is isinstance(item, bool) for item in values)

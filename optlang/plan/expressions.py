@@ -1,4 +1,4 @@
-"""Conditions and requirements as data, and what they are worth at a point. Knows neither text nor search.
+"""Conditions and requirements as data, and their value at a point. Knows neither text nor search.
 
 An absent knob is None (`none` in the language): equality with it is decided as usual, an order comparison with it is
 false, and arithmetic with it is None.
@@ -133,7 +133,7 @@ def _if(expression: If, environment: Environment) -> Value:
 
 
 def _plain(value: Value) -> Value:
-    # A choice that stays out (`none`) and a knob that is absent are both `none` to whoever asks.
+    # A choice that stays out (`none`) and a knob that is absent are both `none` to the caller.
     return None if value == "none" else value
 
 

@@ -129,7 +129,7 @@ class Searched(Frozen):
 
 
 class Computed(Frozen):
-    """A setting that follows from knobs and rounds, drawn anew in each round."""
+    """A setting that follows from knobs and rounds, computed again in each round."""
 
     kind: Literal["computed"] = "computed"
     expression: Expression

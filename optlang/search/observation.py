@@ -32,7 +32,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A point to try, with what the sampler wants to be told along with its result, also by a later process."""
+    """A point to try, with what the sampler needs back along with its result, also in a later process."""
 
     point: Point
     state: Mapping[str, JSON]
@@ -54,7 +54,7 @@ class SamplerBackend(Protocol):
         """The point of this attempt; raises `Exhausted` where there is none left."""
 
     def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
-        """A point that it drew will not run: it is forbidden, or was run. True if a later process must be told."""
+        """A point that it drew will not run: it is forbidden, or was run. True if a later process must know."""
 
 
 def seed_of(*parts: object) -> int:

@@ -1,4 +1,4 @@
-"""Which point to try next: ask for a point, tell what became of it. Each way to draw one has a file beside this."""
+"""Which point to try next: ask for a point, tell what became of it. Each sampler is a file in samplers/."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECOMBINED = 0.4
 STARTUP = 10
 POPULATION = 24
 
-# What a point's state holds beside the sampler's own: the points drawn before it that it must hear of too.
+# What a point's state holds in addition to the sampler's own: the points drawn before it that it must learn of too.
 _REFUSED = "refused"
 
 

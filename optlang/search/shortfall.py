@@ -129,7 +129,7 @@ def _value(expression: Expression, environment: Environment) -> float | None:
 
 
 def _common(left: Kind, right: Kind) -> Kind:
-    # A plan has constants without their unit: beside a time, 0.002 is one too.
+    # A plan has constants without their unit: next to a time, 0.002 is one too.
     if "plain" in (left, right):
         return right if left == "plain" else left
     return units.common(left, right) or "plain"

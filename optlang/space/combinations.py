@@ -76,7 +76,7 @@ def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | N
             raise TooManyError
         listed.append((knob, tried))
     within = {knob.path for knob in knobs}
-    # A branch whose condition hangs on what is not looked at may be there.
+    # A branch whose condition depends on what is not looked at may be there.
     open_ = {knob.path for knob in knobs if any(not named(item) <= within for item in knob.only.values())}
     # So may a knob: what is left out of the question (a continuous one) does not make it absent.
     loose = {knob.path for knob in knobs if not named(knob.condition) <= within}
@@ -100,7 +100,7 @@ def assignments(knobs: Sequence[Knob], values: Mapping[str, Sequence[Value]] | N
 
 
 def ever(expression: Expression, index: Index) -> bool | None:
-    """Whether some combination of values makes `expression` true; None where that cannot be told."""
+    """Whether some combination of values makes `expression` true; None where that is not known."""
     try:
         for count, values in enumerate(assignments(index.closed(named(expression)))):
             if count >= LIMIT:

@@ -216,7 +216,7 @@ class Space:
         return reason if reason is not None else self._refused(point)
 
     def _refused(self, point: Point) -> str | None:
-        """What can be told of a whole point only: facts that were too much to list, settings without a value, and what
+        """What only a whole point shows: facts that were too much to list, settings without a value, and what
         was refused before."""
         reason = None if self._listed else incompatibility(self.plan, point)
         if reason is None and (self._computes or self._refusals):
@@ -379,7 +379,7 @@ def _there(knob: Knob, point: Point) -> Domain:
 
 
 def _presence(knob: Knob, point: Point, undecided: Collection[str]) -> bool | None:
-    """Whether the knob is there at `point`; None where that hangs on a knob that is not decided yet."""
+    """Whether the knob is there at `point`; None where that depends on a knob that is not decided yet."""
     return True if knob.condition is None else _told(knob.condition, point, undecided)
 
 

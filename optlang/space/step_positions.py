@@ -104,7 +104,7 @@ def involved(positions: list[Position], target: Target, facts: DeclaredFacts) ->
     for first, second in clashing(positions):
         found |= {first.index, second.index}
     if found:
-        # Whoever turns one form into another may lift a conflict.
+        # A step that turns one form into another may remove a conflict.
         found |= {item.index for item in positions if set(item.technique.takes) - set(item.technique.gives)}
         found |= {
             position.index

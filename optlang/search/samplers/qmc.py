@@ -17,7 +17,7 @@ _DRAWN = "drawn"
 
 
 class QuasiRandom:
-    """The sequence of the study's seed, from where the last trial that it is told of left it."""
+    """The sequence of the study's seed, from where the last trial that it knows of left it."""
 
     tries = TRIES
 

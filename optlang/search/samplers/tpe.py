@@ -40,7 +40,7 @@ class Parzen:
         import optuna
 
         self._space, self._startup = space, startup
-        # Trials of a runtime that is missing today still tell about what does not hang on it.
+        # Trials of a runtime that is missing today still say something about what does not depend on it.
         self._whole = Space(plan)
         self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
         self._asked: optuna.Trial | None = None
