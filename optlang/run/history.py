@@ -21,9 +21,8 @@ from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Space
 from optlang.store.artifacts import artifact_folder
+from optlang.store.projection import INTERRUPTED
 from optlang.store.writer import TrialRow
-
-INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted, Watcher
 from optlang.run.front_passes import passes
-from optlang.run.history import INTERRUPTED, History, TrialRecord
+from optlang.run.history import History, TrialRecord
 from optlang.run.job import BASELINE, Failure, Result, Workload
 from optlang.run.job_builder import JobBuilder
 from optlang.run.refusals import known_refusals, refusal_note, refusal_of, refusal_text, timeout_refusal
@@ -32,6 +32,7 @@ from optlang.space.locate import locate
 from optlang.space.recipe import Point, Recipe, place_label, resolve
 from optlang.space.space import Exhausted, Space
 from optlang.store.journal import now
+from optlang.store.projection import INTERRUPTED
 from optlang.store.writer import Writer
 
 DEVICE = "cpu"
