@@ -23,6 +23,17 @@ FORMS: Mapping[str, str] = {
 }
 """The forms that a model can have between two steps, as declarations name them, in words."""
 
+NEEDS: Mapping[str, str] = {
+    "training": "training data",
+    "calibration": "calibration data",
+    "runtime": "the runtime's int8 scheme",
+    "baseline": "the trained baseline",
+    "latency": "times on the runtime",
+    "gpu": "a target with a GPU (`device = cuda`)",
+    "browser": "a target that is a browser (`device = browser`)",
+}
+"""What a technique or runtime can ask for in its declaration, in words."""
+
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 WEIGHTS_FORMS = "a .safetensors file, or a .pt or .pth file of a state dict, by its path in the study's folder"
 """What `weights` may name: all but safetensors is read as what `torch.save(model.state_dict(), …)` writes."""

@@ -16,9 +16,9 @@ from optlang.analysis.parameters import changed, declare
 from optlang.analysis.symbols import Allowed, Namespace
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
-from optlang.interfaces import FORMS
+from optlang.interfaces import FORMS, NEEDS
 from optlang.plan.expressions import Expression, KnobRef, references
-from optlang.plan.model import NEEDS, Param, Runtime, Technique
+from optlang.plan.model import Param, Runtime, Technique
 from optlang.syntax import tree
 
 WORDS: Mapping[str, Collection[str]] = {

@@ -269,18 +269,6 @@ class Param(Frozen):
     help: str = ""
 
 
-NEEDS: Mapping[str, str] = {
-    "training": "training data",
-    "calibration": "calibration data",
-    "runtime": "the runtime's int8 scheme",
-    "baseline": "the trained baseline",
-    "latency": "times on the runtime",
-    "gpu": "a target with a GPU (`device = cuda`)",
-    "browser": "a target that is a browser (`device = browser`)",
-}
-"""What a technique or runtime can ask for in its declaration, in words."""
-
-
 class Technique(Frozen):
     """The declared facts of a technique; `name` is qualified by its module ("quant.static").
 

@@ -21,10 +21,10 @@ from optlang.diagnostics.catalogue import ENTRIES
 from optlang.diagnostics.field_words import METRICS, RUNTIMES, STEPS
 from optlang.diagnostics.renamed import renamed
 from optlang.diagnostics.suggest import closest
-from optlang.interfaces import FORMS
+from optlang.interfaces import FORMS, NEEDS
 from optlang.plan.domains import show_domain
 from optlang.plan.metrics import ALIASES, full_name, short_name
-from optlang.plan.model import NEEDS, Param
+from optlang.plan.model import Param
 from optlang.plan.units import TYPES, show
 from optlang.syntax import tree
 

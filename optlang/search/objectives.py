@@ -8,7 +8,7 @@ from math import isfinite
 from typing import TypeAlias
 
 from optlang.interfaces import Measurement
-from optlang.plan.expressions import Environment, MetricRef, references, violations
+from optlang.plan.expressions import Environment, MetricRef, violations
 from optlang.plan.metrics import is_relative
 from optlang.plan.model import Plan, Rule
 from optlang.search.shortfall import Shortfall, shortfalls
@@ -139,8 +139,3 @@ def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation
 def constraints(plan: Plan, measured: Measured, baseline: Measured) -> list[float]:
     """All requirements as one list of numbers for the sampler, at most 0 where they hold."""
     return [value for rule in plan.requires for value in requirement_violations(rule, measured, baseline)]
-
-
-def metrics_of(rule: Rule) -> list[MetricRef]:
-    """The metrics that a requirement names."""
-    return [ref for ref in references(rule.expression) if isinstance(ref, MetricRef)]

@@ -105,11 +105,9 @@ def involved(positions: list[Position], target: Target, facts: DeclaredFacts) ->
         found |= {first.index, second.index}
     if found:
         # A step that turns one form into another may remove a conflict.
-        found |= {item.index for item in positions if set(item.technique.takes) - set(item.technique.gives)}
         found |= {
-            position.index
-            for position in positions
-            if position.technique.gives != ("module",) or "module" not in position.technique.takes
+            item.index for item in positions
+            if item.technique.gives != ("module",) or set(item.technique.takes) != {"module"}
         }
     return [position for position in positions if position.index in found]
 
