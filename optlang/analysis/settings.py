@@ -202,11 +202,14 @@ class _Settings:
         found = self._resolved()
         kept: dict[str, Setting] = {}
         for name, setting in found.items():
-            when = holds_when(self._params[name], found)
-            if when == NEVER:
-                self._never_used(self._params[name], found)
+            param = self._params[name]
+            when = holds_when(param, found) if param.when is not None else None
+            if when is None:
+                kept[name] = setting
+            elif when == NEVER:
+                self._never_used(param, found)
             else:
-                kept[name] = setting if when is None else setting.model_copy(update={"when": when})
+                kept[name] = setting.model_copy(update={"when": when})
         return kept
 
     def _never_used(self, param: Param, found: Mapping[str, Setting]) -> None:
