@@ -7,7 +7,7 @@ from optlang.analysis.lower.study import ReadStudy
 from optlang.diagnostics.model import Label
 from optlang.plan.domains import contains
 from optlang.plan.expressions import Const, KnobRef, outcomes
-from optlang.plan.model import Models, Setting, applies
+from optlang.plan.model import Fixed, Models, Setting, applies
 from optlang.space.combinations import Index
 from optlang.space.compatibility import label_of
 
@@ -74,6 +74,8 @@ def can_win(study: ReadStudy) -> None:
 
 def _float16(setting: Setting, index: Index) -> bool:
     """Whether the setting may be float16."""
+    if isinstance(setting, Fixed):
+        return setting.value == "float16"
     if isinstance(setting, Models):
         return False
     for item in outcomes(value_of(setting)):
