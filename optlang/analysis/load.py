@@ -83,7 +83,7 @@ class _Loading:
 
     def __init__(self, folder: Path, unsaved: Mapping[Path, str], brought: dict[Path, str] | None = None) -> None:
         self.folder = folder
-        self.diagnostics = Diagnostics(most=MOST)
+        self.diagnostics = Diagnostics(most=MOST, rules=[self._in_doubt])
         self.files = Files(self.diagnostics, unsaved, brought or {})
         self.declarations = Declarations(self.diagnostics, self.files.scope_of, self._check_calls)
         self._lines: dict[str, Lines] = {}
@@ -103,8 +103,7 @@ class _Loading:
                 help="a name in it may lead back to itself, or lead through too many others: write inner parts out",
             ))
         self._count_dropped()
-        self.diagnostics.found = parsed.sound(self.diagnostics.found)
-        found = tuple(self._in_doubt(item) for item in self.diagnostics.sorted())
+        found = self.diagnostics.sorted()
         texts = self.files.texts
         for item in found:
             for label in (item.primary, *item.labels):
@@ -120,7 +119,7 @@ class _Loading:
     def _in_doubt(self, item: Diagnostic) -> Diagnostic:
         """The problem without a fix that would replace a word which means something of its own."""
         fix = item.fix
-        if fix is None or item.code.startswith("E1") or fix.span.file not in self.files.texts:
+        if fix is None or fix.span.file not in self.files.texts:
             return item
         word = self.files.texts[fix.span.file][fix.span.start : fix.span.end]
         return replace(item, fix=None) if word in words() else item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -139,6 +139,8 @@ class Diagnostics:
     budget: Budget = field(default_factory=Budget)
     dropped: dict[tuple[str, Span], None] = field(default_factory=dict)
     """The codes and spans of the warnings that were not kept."""
+    rules: list[Callable[[Diagnostic], Diagnostic | None]] = field(default_factory=list)
+    """What a problem passes before it is added: a rule returns it, without its fix perhaps, or None for an echo."""
     _shown: list[tuple[Span, Label]] = field(default_factory=list)
 
     def error(
@@ -166,7 +168,11 @@ class Diagnostics:
             label for whole, label in self._shown
             if whole.file == span.file and whole.start <= span.start < whole.end and label not in item.labels
         )
-        self.found.append(replace(item, labels=(*item.labels, *others)) if others else item)
+        kept: Diagnostic | None = replace(item, labels=(*item.labels, *others)) if others else item
+        for rule in self.rules:
+            kept = rule(kept) if kept is not None else None
+        if kept is not None:
+            self.found.append(kept)
 
     @contextmanager
     def showing(self, label: Label, whole: Span) -> Iterator[None]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -49,15 +48,12 @@ class Parsed:
     lost: frozenset[str] = frozenset()
     doubtful: tuple[Span, ...] = ()
 
-    def sound(self, found: Iterable[Diagnostic]) -> list[Diagnostic]:
-        """The problems without those that are echoes of a mistake in the syntax, so that each is reported once."""
-        return [item for item in found if item.code in _OWN or not self._is_echo(item)]
-
-    def _is_echo(self, item: Diagnostic) -> bool:
+    def unless_echo(self, item: Diagnostic) -> Diagnostic | None:
+        """The problem; None where it is an echo of a mistake in the syntax, which is reported already."""
         span = item.primary.span
-        if item.code == "E107" and span.file == self.source.file and self.diagnostics.failed:
-            return True
-        return any(doubt.file == span.file and doubt.start <= span.start < doubt.end for doubt in self.doubtful)
+        missing = item.code == "E107" and span.file == self.source.file and self.diagnostics.failed
+        doubts = any(doubt.file == span.file and doubt.start <= span.start < doubt.end for doubt in self.doubtful)
+        return None if missing or (doubts and item.code not in _OWN) else item
 
 
 def parse_file(path: Path, shown: str | None = None) -> Parsed:

@@ -391,7 +391,8 @@ def test_echoes_of_a_mistake_are_told_apart() -> None:
     found.error("E205", "unknown parameter", parsed.source.span(place, place + 7))
     elsewhere = STUDY.index("accuracy")
     found.error("E602", "unknown metric", parsed.source.span(elsewhere, elsewhere + 8))
-    assert [item.code for item in parsed.sound(found.found)] == [*(item.code for item in own), "E602"]
+    kept = [item.code for item in found.found if parsed.unless_echo(item) is not None]
+    assert kept == [*(item.code for item in own), "E602"]
 
 
 def test_after_many_mistakes_nothing_more_is_told() -> None:

@@ -53,6 +53,7 @@ class Files:
             ) from error
         self.texts[shown] = parsed.source.text
         self.diagnostics.found += parsed.diagnostics.found
+        self.diagnostics.rules.append(parsed.unless_echo)
         return parsed
 
     def scope(self, path: Path, parsed: Parsed, file: tree.File, around: tuple[Path, ...]) -> Scope:
