@@ -319,7 +319,7 @@ def test_python_beside_a_study_is_offered_and_never_run(client: Client) -> None:
     ("cha|nnels {", ["remove whole channels", "`ratio: ratio in 1% .. 95% = 50%`"]),
     ("rat|io in", ["ratio: ratio in 1% .. 95% = 50%", "share of the channels to remove"]),
     ("zoo.digits_|cnn", ["`width: int"]), ("z|oo.digits()", ["seed"]),
-    ("onnx|runtime }", ["ONNX Runtime"]), ("maximize accu|racy", ["right answers"]),
+    ("onnx|runtime }", ["ONNX Runtime"]), ("maximize accu|racy", ["share of correct predictions"]),
     ("forbid thin.pr|une", ["knob thin.prune.ratio", "in [20%, 40%, 60%]"]),
     ("pre|cision in {\n", ["knob precision", "in {none, light, dynamic}"]),
 ])
