@@ -67,10 +67,10 @@ class SymbolTable:
         found = [(span, item) for span, item in self.references if item is not None and _covers(span, file, offset)]
         return next((pair for pair in found if pair[1].kind != "import"), found[0] if found else None)
 
-    def spans_of(self, definition: Definition, file: str) -> list[Span]:
-        """Where a file defines and refers to a name, in the order of the text."""
+    def spans_of(self, definition: Definition) -> list[Span]:
+        """Where a name is defined and referred to, in the order of the text."""
         named = (span for span, item in self.references if item is not None and item.span == definition.span)
-        return sorted({span for span in (definition.span, *named) if span.file == file})
+        return sorted({definition.span, *named})
 
 
 def _covers(span: Span, file: str, offset: int) -> bool:

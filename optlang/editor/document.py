@@ -211,7 +211,7 @@ class Documents:
         found = rename.renamable(loaded, offset)
         if found is None or loaded.scope is None:
             return []
-        return loaded.scope.table.spans_of(found[0], document.shown)
+        return loaded.scope.table.spans_of(found[0])
 
     def laid_out(self, document: Document) -> str | None:
         """The text in its one layout; None where it has mistakes of syntax."""

@@ -54,7 +54,7 @@ def renamed(loaded: Loaded, label: Definition, name: str, check: Check) -> list[
         raise OptlangError("the file has errors, so what a name means is not known", help="fix them first")
     if name == label.name:
         return []
-    edits = [Fix(span, name) for span in loaded.scope.table.spans_of(label, file)]
+    edits = [Fix(span, name) for span in loaded.scope.table.spans_of(label) if span.file == file]
     if label.whole is not None:
         # A step that is called as its technique gets a label of its own.
         edits = [Fix(Span(file, label.whole.start, label.whole.start), f"{name} = "), *edits]

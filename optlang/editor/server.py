@@ -79,6 +79,11 @@ class Server(LanguageServer):
     def _folder(self) -> Path:
         return Path(self.workspace.root_path) if self.workspace.root_path else Path.cwd()
 
+    def at(self, params: _At) -> tuple[Document, int]:
+        """The open file and the offset in it that a request is about."""
+        document = self.document(params.text_document.uri)
+        return document, document.positions.offset(params.position.line, params.position.character)
+
     def uri(self, path: Path) -> str:
         """The address of a file, as the editor wrote it where it did."""
         return self._uris.get(path) or from_fs_path(str(path.resolve())) or path.as_uri()
@@ -238,10 +243,19 @@ def _title(fix: Fix, text: str) -> str:
 def made() -> Server:
     """A server with its answers to everything that it is asked."""
     server = Server()
+    _follow(server)
+    _answer(server)
+    _edit(server)
 
-    def at(params: _At) -> tuple[Document, int]:
-        document = server.document(params.text_document.uri)
-        return document, document.positions.offset(params.position.line, params.position.character)
+    @server.feature(types.SHUTDOWN)
+    def end(*_: object) -> None:
+        server.ended = True
+
+    return server
+
+
+def _follow(server: Server) -> None:
+    """Check the files that the editor opens and changes."""
 
     @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
     def opened(params: types.DidOpenTextDocumentParams) -> None:
@@ -276,12 +290,16 @@ def made() -> Server:
         if path is not None and path in server.documents.open:
             server.closed(server.documents.open[path])
 
+
+def _answer(server: Server) -> None:
+    """Say what stands, and what may be written, at a position."""
+
     @server.feature(
         types.TEXT_DOCUMENT_COMPLETION,
         types.CompletionOptions(trigger_characters=[".", "=", "{", ":"], resolve_provider=True),
     )
     def complete(params: types.CompletionParams) -> types.CompletionList:
-        return types.CompletionList(is_incomplete=False, items=server.items(*at(params)))
+        return types.CompletionList(is_incomplete=False, items=server.items(*server.at(params)))
 
     @server.feature(types.COMPLETION_ITEM_RESOLVE)
     def resolve(item: types.CompletionItem) -> types.CompletionItem:
@@ -289,13 +307,23 @@ def made() -> Server:
 
     @server.feature(types.TEXT_DOCUMENT_HOVER)
     def hover(params: types.HoverParams) -> types.Hover | None:
-        return server.hover(*at(params))
+        return server.hover(*server.at(params))
 
     @server.feature(types.TEXT_DOCUMENT_DEFINITION)
     def define(params: types.DefinitionParams) -> types.Location | None:
-        document, offset = at(params)
+        document, offset = server.at(params)
         span = server.documents.definition(document, offset)
         return server.location(span, server.documents.current(document).loaded.texts) if span is not None else None
+
+    @server.feature(types.TEXT_DOCUMENT_REFERENCES)
+    def refer(params: types.ReferenceParams) -> list[types.Location]:
+        document, offset = server.at(params)
+        texts = server.documents.current(document).loaded.texts
+        return [server.location(span, texts) for span in server.documents.occurrences(document, offset)]
+
+
+def _edit(server: Server) -> None:
+    """Lay out, fix and rename."""
 
     @server.feature(types.TEXT_DOCUMENT_FORMATTING)
     def lay_out(params: types.DocumentFormattingParams) -> list[types.TextEdit] | None:
@@ -318,15 +346,9 @@ def made() -> Server:
         found = server.actions(document, first, last)
         return found if only is None else [item for item in found if any(_within(item.kind, kind) for kind in only)]
 
-    @server.feature(types.TEXT_DOCUMENT_REFERENCES)
-    def refer(params: types.ReferenceParams) -> list[types.Location]:
-        document, offset = at(params)
-        texts = server.documents.current(document).loaded.texts
-        return [server.location(span, texts) for span in server.documents.occurrences(document, offset)]
-
     @server.feature(types.TEXT_DOCUMENT_PREPARE_RENAME)
     def may_rename(params: types.PrepareRenameParams) -> types.PrepareRenamePlaceholder | None:
-        document, offset = at(params)
+        document, offset = server.at(params)
         span = server.documents.label(document, offset)
         if span is None:
             return None
@@ -336,18 +358,12 @@ def made() -> Server:
 
     @server.feature(types.TEXT_DOCUMENT_RENAME, types.RenameOptions(prepare_provider=True))
     def rename(params: types.RenameParams) -> types.WorkspaceEdit:
-        document, offset = at(params)
+        document, offset = server.at(params)
         try:
             return server.edit(document, server.documents.rename(document, offset, params.new_name))
         except OptlangError as error:
             text = error.message + (f" ({error.help})" if error.help else "")
             raise JsonRpcException(text, REQUEST_FAILED) from error
-
-    @server.feature(types.SHUTDOWN)
-    def end(*_: object) -> None:
-        server.ended = True
-
-    return server
 
 
 def serve() -> bool:
