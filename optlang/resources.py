@@ -1,4 +1,4 @@
-"""Where the package's data lie, in a checkout and in a wheel. Knows nothing of what is in them."""
+"""Where the package's data lie, in a checkout and in a wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that runs one artifact, seen from outside: started, asked, watched, ended. Knows no statistics."""
+"""A process that runs one artifact, seen from outside: started, asked, watched, ended."""
 
 from __future__ import annotations
 

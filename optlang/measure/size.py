@@ -1,4 +1,4 @@
-"""What an artifact weighs on disk, as it is and compressed, and how much of it is in few bits. Knows no format."""
+"""What an artifact weighs on disk, as it is and compressed, and how much of it is in few bits."""
 
 from __future__ import annotations
 

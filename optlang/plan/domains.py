@@ -1,4 +1,4 @@
-"""What a domain holds: membership, subsets, how many values, and how it is written. Knows no text and no names."""
+"""What a domain holds: membership, subsets, how many values, and how it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units, dimensions and exact decimals: what a quantity means and how a value is written. Knows no names."""
+"""Units, dimensions and exact decimals: what a quantity means and how a value is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Applies the steps of a trial, or finds their results in the cache. Knows nothing of runtimes and measurements."""
+"""Applies the steps of a trial, or finds their results in the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The space of a plan: draws points knob by knob, counts them, and knows which are forbidden. Knows no sampler."""
+"""The space of a plan: draws points knob by knob, counts them, and knows which are forbidden."""
 
 from __future__ import annotations
 

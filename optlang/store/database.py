@@ -1,4 +1,4 @@
-"""The DuckDB file: opening it, its version, and rows in and out of its tables. Knows nothing of the journal."""
+"""The DuckDB file: opening it, its version, and rows in and out of its tables."""
 
 from __future__ import annotations
 

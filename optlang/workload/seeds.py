@@ -1,4 +1,4 @@
-"""Random numbers of one's own: streams that leave the process's generators as they were. Knows no data and no model."""
+"""Random numbers of one's own: streams that leave the process's generators as they were."""
 
 from __future__ import annotations
 

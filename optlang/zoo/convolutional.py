@@ -1,7 +1,4 @@
-"""Two convolutional nets for the handwritten digits: one with shortcuts, one with depthwise convolutions.
-
-Knows nothing of studies; the data are in `digits`.
-"""
+"""Two convolutional nets for the handwritten digits: one with shortcuts, one with depthwise convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model and data of the default study: scikit-learn's handwritten digits. Knows nothing of studies."""
+"""The model and data of the default study: scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 

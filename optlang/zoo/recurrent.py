@@ -1,4 +1,4 @@
-"""A recurrent net that reads a handwritten digit row by row. Knows nothing of studies."""
+"""A recurrent net that reads a handwritten digit row by row."""
 
 from __future__ import annotations
 

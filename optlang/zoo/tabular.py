@@ -1,4 +1,4 @@
-"""A small net for tables, and the diabetes data: a task of regression. Knows nothing of studies."""
+"""A small net for tables, and the diabetes data: a task of regression."""
 
 from __future__ import annotations
 

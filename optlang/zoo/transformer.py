@@ -1,4 +1,4 @@
-"""A small Transformer that reads lines of handwritten digits, column by column. Knows nothing of studies."""
+"""A small Transformer that reads lines of handwritten digits, column by column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to the weights of a Core ML program: float16, integers, zeros left out, tables. Knows no session.
+"""What is done to the weights of a Core ML program: float16, integers, zeros left out, tables.
 
 `half` and `weight_only` are techniques that the runtime carries out; sparse and palettized weights are settings of it.
 """

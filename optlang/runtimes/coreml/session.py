@@ -1,4 +1,4 @@
-"""A package that Core ML has loaded on a Mac, and its calls. Knows nothing of how it was built."""
+"""A package that Core ML has loaded on a Mac, and its calls."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 PT2E is torchao's way: a captured program is annotated, observed while it runs, and rewritten with the operators that
 quantize and dequantize; XNNPACK then takes each layer with those around it as one kernel in integers (Jacob et al.,
-CVPR 2018, is the scheme). It knows no file format.
+CVPR 2018, is the scheme).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file that ExecuTorch has loaded: its method `forward` and its calls. Knows nothing of how it was built."""
+"""A file that ExecuTorch has loaded: its method `forward` and its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""INT8 and 16 bits for LiteRT, by ai-edge-quantizer, which rewrites a float file by a recipe. Knows no session.
+"""INT8 and 16 bits for LiteRT, by ai-edge-quantizer, which rewrites a float file by a recipe.
 
 Static int8 is the scheme of Jacob et al. (CVPR 2018) with symmetric weights by output channel and asymmetric int8
 activations; the inputs and outputs of the file stay float32, with operators that quantize and dequantize them.

@@ -1,4 +1,4 @@
-"""A file that LiteRT's interpreter has loaded, and its calls. Knows nothing of how it was built."""
+"""A file that LiteRT's interpreter has loaded, and its calls."""
 
 from __future__ import annotations
 

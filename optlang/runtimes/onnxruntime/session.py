@@ -1,4 +1,4 @@
-"""A model that ONNX Runtime has loaded: its options, its providers and its calls. Knows nothing of how it was built."""
+"""A model that ONNX Runtime has loaded: its options, its providers and its calls."""
 
 from __future__ import annotations
 

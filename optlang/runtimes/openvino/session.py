@@ -1,4 +1,4 @@
-"""A model that OpenVINO has compiled: its options and its calls. Knows nothing of how the file was written."""
+"""A model that OpenVINO has compiled: its options and its calls."""
 
 from __future__ import annotations
 

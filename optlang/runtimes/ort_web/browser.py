@@ -1,4 +1,4 @@
-"""A browser of the Chromium family without a window, and the server of its one page. Knows no model and no library.
+"""A browser of the Chromium family without a window, and the server of its one page.
 
 The server listens on loopback alone, under a name that nobody can guess, and serves the files that it was given and
 nothing else. Its headers isolate the page from all others, which is what browsers ask for before they give it threads

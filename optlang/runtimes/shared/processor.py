@@ -1,4 +1,4 @@
-"""What int8 kernels must know of this machine's processor. Knows no runtime."""
+"""What int8 kernels must know of this machine's processor."""
 
 from __future__ import annotations
 

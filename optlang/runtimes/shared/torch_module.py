@@ -1,4 +1,4 @@
-"""What a runtime that builds from a torch module asks of it first. Knows no file format."""
+"""What a runtime that builds from a torch module asks of it first."""
 
 from __future__ import annotations
 

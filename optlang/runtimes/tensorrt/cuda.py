@@ -1,7 +1,4 @@
-"""A CUDA stream, its memory, events and graphs, through cuda-bindings: a hundredth of what loading torch takes.
-
-Knows nothing of models.
-"""
+"""A CUDA stream, its memory, events and graphs, through cuda-bindings: a hundredth of what loading torch takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session of a TensorRT engine: its memory on the GPU, its shapes and its clock. Knows nothing of how it was built.
+"""The session of a TensorRT engine: its memory on the GPU, its shapes and its clock.
 
 `module` is `tensorrt` or `tensorrt_rtx`: the same calls, but for what is said where they differ.
 """

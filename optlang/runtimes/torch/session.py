@@ -1,4 +1,4 @@
-"""The session of torch graphs that take their inputs in order and give a tuple of outputs. Knows no file format."""
+"""The session of torch graphs that take their inputs in order and give a tuple of outputs."""
 
 from __future__ import annotations
 

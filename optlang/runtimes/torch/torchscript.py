@@ -1,4 +1,4 @@
-"""TorchScript on the CPU: one file that libtorch runs without the Python that made the model. Knows no ONNX.
+"""TorchScript on the CPU: one file that libtorch runs without the Python that made the model.
 
 torch calls TorchScript deprecated and keeps it: the file is what C++ programs load, and its interpreter calls the same
 kernels as eager with less around each.

@@ -1,4 +1,4 @@
-"""INT8 for torch.compile on x86, by torchao's quantizer for Inductor: which layers, which ranges. Knows no file format.
+"""INT8 for torch.compile on x86, by torchao's quantizer for Inductor: which layers, which ranges.
 
 PT2E is torchao's way: a captured program is annotated, observed while it runs on calibration data, and rewritten with
 operators that quantize and dequantize. Inductor finds those around a layer, where weights may be taken for constants

@@ -1,4 +1,4 @@
-"""Casts a module's weights and arithmetic to 16 bits, some layers left in float32. Knows no runtime and no training."""
+"""Casts a module's weights and arithmetic to 16 bits, some layers left in float32."""
 
 from __future__ import annotations
 

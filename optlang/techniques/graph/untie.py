@@ -1,4 +1,4 @@
-"""Gives each use of a shared layer without parameters a copy of its own. Knows no export and no quantizer."""
+"""Gives each use of a shared layer without parameters a copy of its own."""
 
 from __future__ import annotations
 

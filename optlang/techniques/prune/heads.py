@@ -1,4 +1,4 @@
-"""Removes whole attention heads, and does so again on a fresh model. Knows no training and no runtime."""
+"""Removes whole attention heads, and does so again on a fresh model."""
 
 from __future__ import annotations
 

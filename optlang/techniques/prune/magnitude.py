@@ -1,4 +1,4 @@
-"""Sets single weights to zero: the least important ones, or two of every four. Knows no training and no channels.
+"""Sets single weights to zero: the least important ones, or two of every four.
 
 The shapes stay what they were: size and speed change only where the file is compressed or the runtime is sparse.
 """

@@ -1,4 +1,4 @@
-"""Makes recurrent layers of torch narrower, or some of their units silent. Knows no reason for which units.
+"""Makes recurrent layers of torch narrower, or some of their units silent.
 
 Units are given by `kept`: for each level of a layer, and within it for each direction (forward, then backward), the
 indices of the units that stay. All of them are as long, since a layer has one hidden size.

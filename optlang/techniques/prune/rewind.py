@@ -1,4 +1,4 @@
-"""Sets the weights that pruning left back to what they were in an earlier state. Knows no pruning and no training."""
+"""Sets the weights that pruning left back to what they were in an earlier state."""
 
 from __future__ import annotations
 

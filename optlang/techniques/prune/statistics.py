@@ -1,4 +1,4 @@
-"""Estimates the statistics of batch normalizations again, from training data. Knows no pruning and no gradients.
+"""Estimates the statistics of batch normalizations again, from training data.
 
 torch's `update_bn` would put the whole module into training mode, its dropout too.
 """

@@ -1,4 +1,4 @@
-"""Chooses the hidden units of recurrent layers that go, and proves the cut. Knows no training and no runtime."""
+"""Chooses the hidden units of recurrent layers that go, and proves the cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What int8 costs layer by layer: which layers there are, and what each alone does to the answers. Knows no budget."""
+"""What int8 costs layer by layer: which layers there are, and what each alone does to the answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that pruning made zero, and that stay zero while the model is trained on. Knows no pruning and no training.
+"""Weights that pruning made zero, and that stay zero while the model is trained on.
 
 Nothing is stored next to the weights: the notes name the parameters whose zeros are meant, and the zeros are the mask.
 """

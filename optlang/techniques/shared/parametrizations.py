@@ -1,4 +1,4 @@
-"""Makes plain parameters of the weights that a state's module computes. Knows no other technique.
+"""Makes plain parameters of the weights that a state's module computes.
 
 A parametrization (weight_norm, a mask) is for training. What cuts, zeroes or casts weights works on the weights
 themselves, and what is deployed holds them: so the first step that is no training begins with this, and so does the

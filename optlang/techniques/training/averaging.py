@@ -1,4 +1,4 @@
-"""Weights that are kept next to those in training: their moving average, and the best of them. Knows no training.
+"""Weights that are kept next to those in training: their moving average, and the best of them.
 
 torch's AveragedModel averages whole numbers too (of BatchNorm's 5 batches it counts 1), and copies the whole module:
 its hooks with what they hold, while a module that keeps a computed tensor cannot be copied. Here tensors are kept.

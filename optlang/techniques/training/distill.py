@@ -1,4 +1,4 @@
-"""Distillation: a smaller model learns to answer as a larger one does. Knows no runtime and measures nothing."""
+"""Distillation: a smaller model learns to answer as a larger one does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the layers of a module give while it runs, and losses that compare two modules by it. Knows no training."""
+"""What the layers of a module give while it runs, and losses that compare two modules by it."""
 
 from __future__ import annotations
 

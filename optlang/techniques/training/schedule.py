@@ -1,4 +1,4 @@
-"""How the learning rate moves through a training. Knows no model and no optimizer.
+"""How the learning rate moves through a training.
 
 The curves are torch's. Its schedulers count steps, so a last batch of a few samples moves them as far as a full one,
 and SequentialLR starts a warmup before OneCycleLR at a 25th of its rate: here the rate is a function of the progress.

@@ -1,4 +1,4 @@
-"""Training and fine-tuning of a module on the user's data. Knows nothing of pruning, quantization or measuring."""
+"""Training and fine-tuning of a module on the user's data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop that trains: steps, learning rate, mixed precision, early stopping. Knows no technique and no state."""
+"""The loop that trains: steps, learning rate, mixed precision, early stopping."""
 
 from __future__ import annotations
 

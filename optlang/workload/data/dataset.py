@@ -1,4 +1,4 @@
-"""The user's data, whatever form they have: batches, arrays, examples and a fingerprint. Knows no technique."""
+"""The user's data, whatever form they have: batches, arrays, examples and a fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the answers of a model are compared with: losses and metrics by task. Knows no model and no data set."""
+"""What the answers of a model are compared with: losses and metrics by task."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How tensors are nested and named: one, a tuple or a dictionary, and the flat names that files and runtimes use.
-
-It knows no data set and no task.
-"""
+"""How tensors are nested and named: one, a tuple or a dictionary, and the flat names that files and runtimes use."""
 
 from __future__ import annotations
 

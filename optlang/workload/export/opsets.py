@@ -1,4 +1,4 @@
-"""An ONNX file in another opset, by ONNX's own converter, proven to answer as before. Knows no runtime."""
+"""An ONNX file in another opset, by ONNX's own converter, proven to answer as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captures a module by torch.export, and says which layers its nodes and weights come from. Knows no runtime.
+"""Captures a module by torch.export, and says which layers its nodes and weights come from.
 
 What a phone runs is captured for one number of samples: memory is planned for it before the first call.
 """

@@ -1,4 +1,4 @@
-"""Calls a module with inputs by name. Knows no file and no factory."""
+"""Calls a module with inputs by name."""
 
 from __future__ import annotations
 

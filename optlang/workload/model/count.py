@@ -1,4 +1,4 @@
-"""Counts on a torch module: parameters, multiply-accumulates, zeros. Knows no runtime, times nothing.
+"""Counts on a torch module: parameters, multiply-accumulates, zeros.
 
 A multiply-accumulate is a product that goes into a sum: convolutions, products of matrices and vectors however they
 are written (linear, bilinear and recurrent layers, attention, einsum), distances, and sums of embeddings. What works

@@ -1,4 +1,4 @@
-"""Chooses layers of a model by name or pattern, and says what its weights are. Knows no technique."""
+"""Chooses layers of a model by name or pattern, and says what its weights are."""
 
 from __future__ import annotations
 

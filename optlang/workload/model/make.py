@@ -1,4 +1,4 @@
-"""Makes a model from its factory, and replays structural edits on it. Knows no technique and no format of files."""
+"""Makes a model from its factory, and replays structural edits on it."""
 
 from __future__ import annotations
 

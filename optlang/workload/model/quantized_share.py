@@ -1,4 +1,4 @@
-"""How much of a model's weights a technique changes, and the one rule for what is too little. Knows no file format."""
+"""How much of a model's weights a technique changes, and the one rule for what is too little."""
 
 from __future__ import annotations
 
