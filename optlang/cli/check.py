@@ -79,14 +79,14 @@ def check(
 
 
 _MOST_ROUNDS = 20
-"""A fixed mistake may uncover another one; each round must leave fewer errors."""
+"""A fixed mistake may uncover another one, so files are checked and fixed again, this often at most."""
 
 
 def fix_file(path: Path) -> int:
-    """Apply the fixes of the file at `path`, again and again while errors become fewer; how many were written.
+    """Apply the fixes of the file at `path`, again and again while errors do not become more; how many were written.
 
-    A file whose errors do not become fewer is left as it was. Runs no code of the user's; raises OutsideError where the
-    file cannot be read or written.
+    What stays is the text with the fewest errors: where they never become fewer, the file as it was. Runs no code of
+    the user's; raises OutsideError where the file cannot be read or written.
     """
     import codecs
 
@@ -94,22 +94,27 @@ def fix_file(path: Path) -> int:
     from optlang.diagnostics.fixes import apart, applied
     from optlang.syntax.source import read
 
-    written = 0
+    applied_so_far = written = 0
     found = load(path)
+    fewest = _errors(found)
+    before: bytes | None = None
     for _ in range(_MOST_ROUNDS):
         shown = path.as_posix()
         fixes = apart(item.fix for item in found.diagnostics if item.fix is not None and item.fix.span.file == shown)
         if not fixes:
             break
-        before = read(path)
-        mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+        current = read(path)
+        before = current if before is None else before
+        mark = codecs.BOM_UTF8 if current.startswith(codecs.BOM_UTF8) else b""
         path.write_bytes(mark + applied(found.texts[shown], fixes).encode())
-        after = load(path)
-        if _errors(after) >= _errors(found):
-            path.write_bytes(before)
+        applied_so_far += len(fixes)
+        found = load(path)
+        if _errors(found) > fewest:
             break
-        written += len(fixes)
-        found = after
+        if _errors(found) < fewest:
+            fewest, written, before = _errors(found), applied_so_far, None
+    if before is not None:
+        path.write_bytes(before)
     return written
 
 

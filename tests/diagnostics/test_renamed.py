@@ -49,6 +49,27 @@ def test_an_old_word_is_reported_and_fixed(
     assert Path("small.opt").read_text() == text.replace(old, RENAMED[old])
 
 
+@pytest.mark.parametrize(("old", "new"), [
+    ("channels_until { aim = macs }", "channels_to_budget { resource = macs }"),
+    ("magnitude { of = left }", "magnitude { relative_to = remaining }"),
+])
+def test_an_old_word_behind_another_is_fixed_too(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.opt").write_text(STUDY.format(above="", step=old))
+    assert command(["check", "--fix", "small.opt"]) == 0
+    assert Path("small.opt").read_text() == STUDY.format(above="", step=new)
+
+
+def test_a_file_that_fixes_do_not_help_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = STUDY.format(above="", step="channels_until { nothing = 1 }")
+    Path("small.opt").write_text(text)
+    assert command(["check", "--fix", "small.opt"]) == 1
+    assert Path("small.opt").read_text() == text
+
+
 @pytest.mark.parametrize("old", ["prune.channels_until", "channels_within", "aim", "lose", "of"])
 def test_an_old_name_is_explained_by_the_new_one(old: str) -> None:
     plain = old.removeprefix("prune.")
