@@ -227,7 +227,7 @@ class Declarations:
             if isinstance(fact, tree.Calls):
                 if declared.module.own:
                     self.check_calls(declared, fact.value)
-                return fact.value.value
+                return declared.module.python(fact.value.value)
         self.diagnostics.error(
             "E107", f"`{declared.name}` does not say what it calls", node.name.span, "nothing to run",
             help='add `calls "file.py:function"`',

@@ -243,3 +243,27 @@ def test_weights_that_are_not_there_are_answered_with_a_file_of_like_name(tmp_pa
         "  target here { runtime = onnxruntime }\n  steps { maybe static }\n  minimize size\n}\n"
     )
     assert [item.help for item in load(study).diagnostics] == ["did you mean `net.pt`?"]
+
+
+def test_files_of_one_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
+    for folder, low, high in (("coarse", 2, 8), ("fine", 10, 16)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "parts.opt").write_text(
+            f'optlang 1\n\ntechnique grid {{\n  calls "parts.py:grid"\n  param bits: int in {low} .. {high} = {high}\n'
+            "  takes module\n  gives module\n}\n"
+        )
+        (tmp_path / folder / "parts.py").write_text("def grid(state, settings, context): ...\n")
+    study = tmp_path / "small.opt"
+    study.write_text(
+        "optlang 1\n\nimport coarse.parts as coarse\nimport fine.parts as fine\n\nstudy small {\n"
+        "  model net = zoo.digits_cnn()\n  data seen = zoo.digits()\n  target cpu { runtime = eager }\n"
+        "  steps {\n    first = coarse.grid { bits in 2 .. 8 }\n    second = fine.grid { bits in 10 .. 16 }\n  }\n"
+        "  minimize size\n}\n"
+    )
+    plan = load(study).plan
+    assert plan is not None
+    declared = {item.name: item.params[0].domain for item in plan.techniques}
+    assert declared.keys() == {"coarse.parts.grid", "fine.parts.grid"}
+    assert declared["coarse.parts.grid"] != declared["fine.parts.grid"]
+    called = {item.name: item.calls for item in plan.techniques}
+    assert called == {"coarse.parts.grid": "coarse/parts.py:grid", "fine.parts.grid": "fine/parts.py:grid"}

@@ -59,9 +59,8 @@ class Files:
     def scope(self, path: Path, parsed: Parsed, file: tree.File, around: tuple[Path, ...]) -> Scope:
         """What can be named in a file; `around` are the files whose imports are being read, this one the last."""
         modules, _ = library()
-        stem = self.brought.get(path, path.stem)
-        stem = stem if stem not in modules else f"{stem}_opt"
-        own = Module(stem, path.as_posix(), own=True)
+        name, folder = self._name(path, around)
+        own = Module(name if name not in modules else f"{name}_opt", path.as_posix(), True, folder)
         collect(own, file, self.diagnostics)
         nowhere = Span(own.file, 0, 0)
         lost = {word: Definition("word", word, nowhere, broken=True) for word in parsed.lost}
@@ -73,6 +72,18 @@ class Files:
             self.table.define(declared.definition)
         groups.link(own, self.scope_of, self.diagnostics)
         return scope
+
+    def _name(self, path: Path, around: tuple[Path, ...]) -> tuple[str, str]:
+        """A module's name in the plan, its path from the folder of the study or distribution; and its folder there.
+
+        So files of one name in two folders stay apart. Python of a distribution is named by its module, never its file.
+        """
+        if path in self.brought:
+            return self.brought[path], ""
+        brought = {file.resolve(): name for file, name in self.brought.items()}
+        top = next((file for file in reversed(around[:-1]) if file in brought), around[0])
+        below = around[-1].relative_to(top.parent).with_suffix("").parts
+        return (".".join((brought[top], *below)), "") if top in brought else (".".join(below), "/".join(below[:-1]))
 
     def scope_of(self, declared: Declared) -> Scope:
         """The scope of the file that a declaration stands in."""
@@ -138,7 +149,7 @@ class Files:
             case tree.ImportPython(source=source, alias=alias):
                 self._claim(alias, scope, item.span)
                 text = self.python_text(source.value, path.parent, source.span)
-                scope.python[alias.text] = PythonModule(alias.text, source.value, source, text)
+                scope.python[alias.text] = PythonModule(alias.text, scope.own.python(source.value), source, text)
                 if text is None:
                     scope.break_name(alias)
             case tree.ImportModule():

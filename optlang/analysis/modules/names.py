@@ -76,14 +76,20 @@ class Module:
     """A file of declarations. `own` is set for a file of the user's, not for the standard library's.
 
     `members` are the parameters of its declarations, and `incomplete` those that may have more: see groups.py.
+    `folder` is where it lies below the study's folder, "" in that folder itself.
     """
 
     name: str
     file: str
     own: bool
+    folder: str = ""
     declared: dict[str, Declared] = field(default_factory=dict)
     members: dict[str, tuple[DeclaredParam, ...]] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)
+
+    def python(self, source: str) -> str:
+        """A Python file or module that it names, as the study finds it: a file by its path from the study's folder."""
+        return f"{self.folder}/{source}" if self.folder and source.partition(":")[0].endswith(".py") else source
 
 
 @dataclass(slots=True, eq=False)
