@@ -182,7 +182,7 @@ class Declarations:
             if domain is not None:
                 index = len(symbols.knobs)
                 symbols.add(KnobSymbol(param.name, "value", domain, param.dimension, member.at, index, param.help))
-        allowed = Allowed("the condition of a parameter", knobs=True)
+        allowed = Allowed("the condition of a parameter", knobs=True, knobs_called="parameters")
         conditions = {
             member.node.name.text: values.expressions.condition(member.node.when, allowed)
             for member, _ in read

@@ -36,6 +36,7 @@ class Allowed:
     metrics: bool = False
     rounds: tuple[str, ...] = ()
     before: int | None = None
+    knobs_called: str = "knobs"
 
 
 FIXED = Allowed("here")
@@ -328,7 +329,7 @@ class Namespace:
         if allowed.metrics:
             return f"metrics are {listed([*ALIASES, *self.metrics], 30)}"
         if allowed.knobs and self.symbols.knobs:
-            return f"knobs are {listed(knob.path for knob in self.symbols.knobs)}"
+            return f"{allowed.knobs_called} are {listed(knob.path for knob in self.symbols.knobs)}"
         return "a text stands in double quotes"
 
 

@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson's for proportions, bootstraps for the rest. Knows numbers only, and where each came from.
+"""95 % intervals: Wilson's for proportions, bootstraps for the rest.
 
 scipy.stats has the intervals of independent samples. The other bootstraps are ours: scipy has none that draws processes
 and then rounds within them, none that leaves out draws without a value, and none that ends after a time.

@@ -1,4 +1,4 @@
-"""How good answers are: the task's metrics with their intervals. Knows answers and targets, not where they are from."""
+"""How good answers are: the task's metrics with their intervals."""
 
 from __future__ import annotations
 

@@ -71,9 +71,11 @@ def report(
     if slip is not None:
         wrong, keyword = slip
         span = source.span(wrong.start_pos, wrong.end_pos)
+        meant = spelling[keyword]
+        new = renamed(wrong.value, [meant])
         diagnostics.error(
             "E101", f"unexpected `{wrong.value}`", span, "not a word of the language",
-            help=f"did you mean `{spelling[keyword]}`?", fix=Fix(span, spelling[keyword]),
+            help=f"did you mean `{meant}`?" if new is None else f"it is called `{new}` now", fix=Fix(span, meant),
         )
         return
     if token.type == LINE_END and token.value != ";":

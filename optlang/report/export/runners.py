@@ -343,7 +343,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
             if any(mark in text for text in parts.values())
         },
         **{f"{{{key}!r}}": repr(tuple(item["name"] for item in entry[key])) for key in ("inputs", "outputs")},
-        # The layout of images ends the process where a Transformer in float16 is loaded: see onnxruntime/build.py.
+        # The layout of images ends the process where a Transformer in float16 is loaded: see onnxruntime/session.py.
         "{skipped}": "" if about.get("convolutions", True) else ', disabled_optimizers=["NchwcTransformer"]',
     }
     samples = about.get("samples_a_call")

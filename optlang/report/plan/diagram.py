@@ -25,6 +25,7 @@ from optlang.plan.model import (
     Step,
     Target,
 )
+from optlang.plan.quantities import counted
 from optlang.report.plan.words import Words
 from optlang.space.compatibility import label_of
 
@@ -131,10 +132,13 @@ class _Drawing:
 
     def _repeat(self, step: Repeat, label: str, steps: tuple[Step, ...], ends: _Ends) -> _Ends:
         knob = None if step.count is not None else self._knobs[step.counter]
-        times = str(step.count) if knob is None else show_domain(knob.domain, knob.dimension)
+        if knob is None:
+            times = counted(step.count or 1, "time")
+        else:
+            times = f"{show_domain(knob.domain, knob.dimension)} times"
         if step.knob is not None:
             times = f"{label_of(step.knob)} in {times}"
-        asked = self._node("repeat", [f"{label}: {times} times"], ends)
+        asked = self._node("repeat", [f"{label}: {times}"], ends)
         self._again(self._steps(steps, _said(asked, "round")), asked)
         return _said(asked, "done")
 

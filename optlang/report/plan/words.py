@@ -29,6 +29,7 @@ from optlang.plan.model import (
     Step,
     Target,
 )
+from optlang.plan.quantities import counted
 from optlang.plan.units import show
 from optlang.space.compatibility import label_of
 
@@ -119,10 +120,10 @@ class Words:
             case Repeat(count=count, steps=inner):
                 if count is None:
                     knob = self._knobs[step.counter]
-                    times = show_domain(knob.domain, knob.dimension)
+                    times = f"{show_domain(knob.domain, knob.dimension)} times"
                 else:
-                    times = str(count)
-                yield StepLine(depth, f"{label}: {times} times" + when)
+                    times = counted(count, "time")
+                yield StepLine(depth, f"{label}: {times}" + when)
                 yield from self.steps(inner, depth + 1)
             case Group(path="", steps=inner, when=None):
                 yield from self.steps(inner, depth)

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU and through its providers for GPUs. Knows its options and no techniques."""
+"""ONNX Runtime, on the CPU and through its providers for GPUs."""
 
 from __future__ import annotations
 

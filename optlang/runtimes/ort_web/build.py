@@ -1,4 +1,4 @@
-"""ONNX Runtime in a web browser: WebAssembly on the processor, or WebGPU. Knows its options and its page."""
+"""ONNX Runtime in a web browser: WebAssembly on the processor, or WebGPU."""
 
 from __future__ import annotations
 

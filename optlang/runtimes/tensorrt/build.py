@@ -1,4 +1,4 @@
-"""NVIDIA's TensorRT and TensorRT-RTX: an ONNX file built into an engine. Knows their builders and nothing of the model.
+"""NVIDIA's TensorRT and TensorRT-RTX: an ONNX file built into an engine.
 
 Both take graphs whose types stand in the graph: what is float16 there is float16 in the engine, and int8 is what stands
 between QuantizeLinear and DequantizeLinear. So the same file means the same on 10, 11 and RTX.

@@ -1,4 +1,4 @@
-"""PyTorch as it is: the module itself, called in float32. Knows the workload's way to rebuild a module, no more."""
+"""PyTorch as it is: the module itself, called in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported programs in files that hold no pickle. Knows torch's archive, and no runtime."""
+"""Exported programs in files that hold no pickle."""
 
 from __future__ import annotations
 

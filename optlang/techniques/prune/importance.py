@@ -1,4 +1,4 @@
-"""Scores of the coupled channels of a group. Knows the groups of torch-pruning, and cuts nothing."""
+"""Scores of the coupled channels of a group."""
 
 from __future__ import annotations
 

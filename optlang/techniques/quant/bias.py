@@ -1,4 +1,4 @@
-"""Corrects what rounded weights do to the mean of each layer's output. It knows graphs, not runtimes.
+"""Corrects what rounded weights do to the mean of each layer's output.
 
 Source: Nagel et al., Data-Free Quantization through Weight Equalization and Bias Correction, ICCV 2019 (section 4.2),
 with the means of the inputs taken from calibration data.

@@ -1,4 +1,4 @@
-"""The range of a tensor that loses least to rounding and clipping, in squared error. It knows histograms, not models.
+"""The range of a tensor that loses least to rounding and clipping, in squared error.
 
 Source: Choukroun et al., Low-bit Quantization of Neural Networks for Efficient Inference, ICCV Workshops 2019; the
 criterion of TensorRT's and torchao's MSE calibration.

@@ -1,4 +1,4 @@
-"""Levels of weights in 8 and 4 bits, with their scales and zero points. Knows arrays, and no graph."""
+"""Levels of weights in 8 and 4 bits, with their scales and zero points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixed precision: int8, but for the layers that it harms most, as many as a budget asks for. Knows no runtime by name.
+"""Mixed precision: int8, but for the layers that it harms most, as many as a budget asks for.
 
 Layers are ranked by what each alone in int8 does to the model's answers, and put back into float from the worst on:
 phases 1 and 2 of Pandey et al., A Practical Mixed Precision Algorithm for Post-Training Quantization, 2023 (AIMET's
