@@ -44,7 +44,7 @@ def test_an_old_word_is_reported_and_fixed(
     text = STUDY.format(above=above, step=step)
     Path("small.opt").write_text(text)
     assert command(["check", "small.opt"]) == 1
-    assert f"it is called `{RENAMED[old]}` now" in capsys.readouterr().out
+    assert f"{RENAMED[old]}` now" in capsys.readouterr().out
     assert command(["check", "--fix", "small.opt"]) == 0
     assert Path("small.opt").read_text() == text.replace(old, RENAMED[old])
 
