@@ -168,7 +168,7 @@ class Words:
             if isinstance(setting, Fixed) and setting.value == declared[name].default:
                 continue
             sign = "in" if isinstance(setting, Searched) else "="
-            said = self.searched_when(setting, f"{at}.{name}")
+            said = self.searched_when(setting, f"{at}.{name}") or self._handed_on(setting, at)
             dimension = declared[name].dimension
             parts.append(f"{name} in {said}" if said else f"{name} {sign} {self._setting(setting, dimension)}")
         return f" {{ {'; '.join(parts)} }}" if parts else ""
@@ -179,6 +179,13 @@ class Words:
             case Computed(expression=If(condition=condition, then=KnobRef(path=knob), otherwise=rest)) if knob == path:
                 domain = show_domain(self._knobs[path].domain, setting.dimension)
                 return f"{domain} when {self.say(condition)}, else {self._say(rest, setting.dimension)}"
+        return ""
+
+    def _handed_on(self, setting: Setting, at: str) -> str:
+        """What is searched where a pipeline hands on a parameter to a conditional setting of the step at `at`."""
+        match setting:
+            case Computed(expression=KnobRef(path=knob)) if at.startswith(f"{knob.rpartition('.')[0]}."):
+                return show_domain(self._knobs[knob].domain, setting.dimension)
         return ""
 
     def _setting(self, setting: Setting, dimension: Dimension) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from optlang.analysis.load import load
 from optlang.plan.intervals import Interval
 from optlang.plan.model import Plan
 from optlang.report.plan.describe import describe, text
@@ -133,3 +135,24 @@ def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., P
     assert found.epochs == Interval(2, 3 * 4 + 10 + 3)
     assert found.steps == Interval(1, 6)
     assert trial_cost(plan, plan.baseline).epochs == Interval(7, 7)
+
+
+def test_a_searched_parameter_that_a_pipeline_hands_on_is_said_by_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "by.opt"
+    path.write_text("""optlang 1
+pipeline by {
+  param optimizer: name in {adamw, sgd} = adamw
+  param momentum: float in 0.0 .. 0.9 = 0.9 when optimizer == sgd
+  steps { train { optimizer = optimizer; momentum = momentum } }
+}
+study s {
+  model net = zoo.digits_cnn()
+  data digits = zoo.digits()
+  target here { runtime = eager }
+  steps { by { optimizer in {adamw, sgd}; momentum in {0.5, 0.9} } }
+  maximize accuracy
+}
+""")
+    plan = load(path).plan
+    assert plan is not None
+    assert "train { optimizer in {adamw, sgd}; momentum in {0.5, 0.9} }" in text(describe(plan, Space(plan).size(), 0))
