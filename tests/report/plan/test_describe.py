@@ -132,9 +132,26 @@ def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., P
         }
     """)
     found = trial_cost(plan, plan.steps)
-    assert found.epochs == Interval(2, 3 * 4 + 10 + 3)
+    assert found.epochs == Interval(2, 2 + 3 + 4 + 10 + 3)
     assert found.steps == Interval(1, 6)
     assert trial_cost(plan, plan.baseline).epochs == Interval(7, 7)
+
+
+def test_the_effort_of_rounds_is_counted_round_by_round(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of("""
+        baseline { repeat turns = 2 { finetune { epochs = turns.round } } }
+        steps {
+          repeat rounds in 2 .. 4 {
+            channels { ratio = 10% }
+            recover = finetune { epochs in 1 .. 4 } when rounds.round == rounds
+            polish = finetune { epochs = 9 when rounds.round < rounds } when rounds.round > 2
+          }
+        }
+    """)
+    assert trial_cost(plan, plan.baseline).epochs == Interval(3, 3)
+    found = trial_cost(plan, plan.steps)
+    assert found.steps == Interval(3, 4 + 1 + 2)
+    assert found.epochs == Interval(1, 4 + 9 + 3)
 
 
 def test_a_searched_parameter_that_a_pipeline_hands_on_is_said_by_its_values(tmp_path: Path) -> None:
