@@ -72,7 +72,8 @@ def check(
     if format is CheckFormat.full:
         warnings = len(found) - errors
         said = [counted(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
-        could = sum(item.fix is not None for item in found) if not fix else 0
+        own = {file.as_posix() for file in files}  # others are imported, and left alone
+        could = 0 if fix else sum(item.fix is not None and item.fix.span.file in own for item in found)
         more = f", {could} fixable with `--fix`" if could else f", {fixed} fixed" if fixed else ""
         sys.stderr.write(f"{counted(len(files), 'file')} checked: {' and '.join(said) or 'no problems'}{more}\n")
     return WRONG if errors else 0

@@ -160,3 +160,15 @@ def test_a_byte_order_mark_and_line_ends_stay(folder: Path) -> None:
     path.write_bytes(whole)
     assert fix_file(path) == 1
     assert path.read_bytes() == whole.replace(b"maybe statc", b"maybe static")
+
+
+def test_a_fix_in_a_file_that_was_not_named_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("parts.opt").write_text("optlang 1\n\npipeline small { steps { statc } }\n")
+    Path("whole.opt").write_text("optlang 1\nimport parts\n\nlet half = 50%\n")
+    assert command(["check", "whole.opt"]) == 1
+    assert capsys.readouterr().err == "1 file checked: 1 error\n"
+    assert command(["check", "whole.opt", "parts.opt"]) == 1
+    assert capsys.readouterr().err == "2 files checked: 1 error, 1 fixable with `--fix`\n"
