@@ -84,7 +84,7 @@ _MOST_ROUNDS = 20
 
 
 def fix_file(path: Path) -> int:
-    """Apply the fixes of the file at `path`, again and again while errors do not become more; how many were written.
+    """Apply the fixes of the file at `path`, again and again while there are some; how many were written.
 
     What stays is the text with the fewest errors: where they never become fewer, the file as it was. Runs no code of
     the user's; raises OutsideError where the file cannot be read or written.
@@ -110,8 +110,6 @@ def fix_file(path: Path) -> int:
         path.write_bytes(mark + applied(found.texts[shown], fixes).encode())
         applied_so_far += len(fixes)
         found = load(path)
-        if _errors(found) > fewest:
-            break
         if _errors(found) < fewest:
             fewest, written, before = _errors(found), applied_so_far, None
     if before is not None:

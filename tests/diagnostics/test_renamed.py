@@ -1,5 +1,6 @@
 """Old words of the language: each is an error that names the new word, and `check --fix` writes it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,20 @@ def test_an_old_word_behind_another_is_fixed_too(
     Path("small.opt").write_text(STUDY.format(above="", step=old))
     assert command(["check", "--fix", "small.opt"]) == 0
     assert Path("small.opt").read_text() == STUDY.format(above="", step=new)
+
+
+def test_old_words_in_a_condition_are_fixed_with_their_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = "sparse = magnitude { of in {all, left} }; thin = widths { aim in {macs, parameters} }"
+    rule = "\n  forbid sparse.of == left and thin.aim == macs"
+    text = STUDY.format(above="", step=old).replace("\n  minimize", f"{rule}\n  minimize")
+    Path("small.opt").write_text(text)
+    assert command(["check", "--fix", "small.opt"]) == 0
+    for word in ("of", "left", "aim"):
+        text = re.sub(rf"\b{word}\b", RENAMED[word], text)
+    assert Path("small.opt").read_text() == text
 
 
 def test_a_file_that_fixes_do_not_help_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
