@@ -131,7 +131,7 @@ def test_a_terminal_that_is_closed(study: small.Study, tmp_path: Path, ended: En
 @pytest.mark.parametrize("options", [(), ("-W", "error")])
 def test_semaphores_that_a_library_left_in_a_worker_are_nobodys_business(options: tuple[str, ...]) -> None:
     left = "resource_tracker.register('/optlang-left-behind', 'semaphore')"
-    start = "from multiprocessing import resource_tracker\nfrom optlang.run import signals\nsignals.start_tracker()\n"
-    program = start + left
+    imported = "from multiprocessing import resource_tracker\nfrom optlang.measure import signals\n"
+    program = f"{imported}signals.start_tracker()\n{left}"
     done = subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")

@@ -11,6 +11,7 @@ from optlang.plan.domains import values_of
 from optlang.plan.expressions import Environment, holds
 from optlang.workload import imports, process_state
 
+STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 _DEVICES = {"gpu": "cuda", "browser": "browser"}
 
 
@@ -62,7 +63,7 @@ def performed(facts):
 
 def runtime_of(name):
     """The object that the declaration of `name` calls."""
-    return imports.find(runtimes()[name].calls, Path.cwd())()
+    return imports.find(runtimes()[name].calls, STUDY)()
 
 
 def device_of(name):

@@ -18,7 +18,7 @@ from optlang.zoo.recurrent import digit_rows, recurrent
 from optlang.zoo.tabular import diabetes, tabular_mlp
 from optlang.zoo.transformer import digit_lines, transformer
 
-STUDY = Path()
+STUDY = Path(__file__).parents[1] / "fixtures" / "models"
 
 
 def count(module):
