@@ -229,18 +229,20 @@ def test_a_run_goes_to_its_end_and_on(study: Study, tmp_path: Path) -> None:
 def check_seconds_and_ratios(folder: Path, *, alike: bool = True) -> None:
     """One row, one measurement: in tables, views, the printed front and what is exported.
 
-    `alike`: the front was measured in one cycle, so its rows have the baseline's seconds in common.
+    `alike`: the front was measured in this run, so its rows have seconds of the baseline that were measured with it.
     """
     timed = rows(folder, "FROM measurements WHERE metric LIKE 'latency.%' OR metric IN ('load_time', 'memory.peak')")
     assert timed
     for row in timed:
         assert row["ratio"] == pytest.approx(row["baseline"] / row["value"], rel=1e-9)
     front = rows(folder, "FROM front ORDER BY trial")
+    # A noisy machine may need a second cycle for trials that came close: the baseline has its seconds of each.
+    own = {item["value"] for item in timed if item["trial"] == 0}
     for row in front:
         for metric in ("latency", "latency_p50", "latency_p95"):
             assert row[f"{metric}_x"] == pytest.approx(row[f"{metric}_baseline"] / row[metric], rel=1e-9)
             if alike:
-                assert row[f"{metric}_baseline"] == front[0][metric]
+                assert row[f"{metric}_baseline"] in own
         assert row["accuracy_lost"] == pytest.approx(row["accuracy_baseline"] - row["accuracy"])
     last = front[-1]
     assert optlang(folder, "export", "small", last["trial"], "-o", "out", "--force").returncode == 0
@@ -317,7 +319,7 @@ def test_the_printed_commands_work_as_they_are_typed(study: Study, tmp_path: Pat
 
 
 def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp_path: Path) -> None:
-    path = study("parts.explode { how in {fine, better, broken, killed, stuck, nan} }", trials=6, patience="10s")
+    path = study("parts.explode { how in {fine, better, broken, killed, stuck, nan} }", trials=6, patience="25s")
     done = optlang(tmp_path, "run", path, "--progress", "plain")
     assert done.returncode == 0, done.stderr
     found = {
@@ -328,7 +330,7 @@ def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp
     assert "ValueError: as asked" in found["broken"][1]
     assert "parts.py:" in found["broken"][1]
     assert "SIGKILL" in found["killed"][1]
-    assert "longer than 10 s" in found["stuck"][1]
+    assert "longer than 25 s" in found["stuck"][1]
     assert "parts.explode took longer than `trial_timeout`: it is skipped from now on" in done.stderr
     assert "NaN" in found["nan"][1]
     errors = rows(tmp_path, "SELECT error FROM trials WHERE reason LIKE '%as asked%'")
