@@ -264,7 +264,7 @@ class Driver:
             at = self._statement_end(at + 1)
         self._lose(index, at)
         self._doubt(index, at)
-        if at < len(tokens) and takes(self._trial(), tokens[at].type):
+        if at < len(tokens) and self._shifts(tokens[at].type):
             return at
         start, closed = tokens[index].start_pos, 0
         while closed or not self._at_boundary():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -204,7 +205,7 @@ class CallReader:
                     "E205", f"`{path.text}` needs `{param.name}`", path.span, "not given",
                     help=f"add `{param.name} = …`",
                 )
-            arguments[param.name] = lambda value=param.default: Fixed(value=value)  # type: ignore[misc]
+            arguments[param.name] = partial(Fixed, value=param.default)
         ordered = {param.name: arguments[param.name] for param in maker.params if param.name in arguments}
         return _use(path.text, maker.calls, ordered, weights)
 
@@ -225,7 +226,7 @@ class CallReader:
             if isinstance(item, tree.Vary):
                 arguments[key] = self._searched(item, self._free(item), where)
             else:
-                arguments[key] = lambda item=item: self._plain(item, where.allowed)  # type: ignore[misc]
+                arguments[key] = partial(self._plain, item, where.allowed)
         if module.text is None:
             return nothing
         found, signature = find_object(self.diagnostics, module.text, module.calls, name.text, name.span)

@@ -7,6 +7,7 @@ with its parameters for names, and become a group under the application's label.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from optlang.analysis.conditions import MODELS
 from optlang.analysis.expressions import Expressions
@@ -19,7 +20,7 @@ from optlang.analysis.settings import settings_of
 from optlang.analysis.symbols import Given
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Label, Span, TooMuchError
-from optlang.plan.model import Fixed, Param, Step
+from optlang.plan.model import Fixed, Param, Setting, Step
 from optlang.syntax import tree
 
 DEEPEST = 16
@@ -61,10 +62,8 @@ def expand(
             fixed = _settled(reader.knobs.values, written[param.name], param)
         elif param.name not in named:
             fixed = default
-        given[param.name] = Given(
-            param, at, fixed, lambda param=param, default=default: settings().get(param.name, default),  # type: ignore[misc]
-            definitions.get(param.name),
-        )
+        passed = partial(_passed, settings, param.name, default)
+        given[param.name] = Given(param, at, fixed, passed, definitions.get(param.name))
     inner = reader.inside(declared, given, around, at)
     # What is wrong with a pipeline as it is applied is reported at its steps, with the study's step next to it.
     whole, applied = declared.node.span, Label(at, "applied here")
@@ -119,6 +118,11 @@ def _settled(values: Values, written: tree.Fix, param: Param) -> Fixed | None:
         return None
     ignored = Diagnostics(budget=values.diagnostics.budget)
     return Values(Expressions(replace(values.names, diagnostics=ignored))).constant(written.value, param)
+
+
+def _passed(settings: Once[dict[str, Setting]], name: str, default: Fixed | None) -> Setting | None:
+    """What the application sets a parameter to, or its default."""
+    return settings().get(name, default)
 
 
 def _no() -> None:
