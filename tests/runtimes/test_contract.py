@@ -125,6 +125,14 @@ def quantized(state, data, folder, wants):
     return static(state, settings, Context(data, 1, folder, STUDY, wants))
 
 
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if "graph" in RUNTIMES[name].takes])
+def test_techniques_that_it_does_not_perform_are_refused(name, images, tmp_path):
+    for technique in sorted(set(PERFORMED) - set(performed(RUNTIMES[name]))):
+        asked = dataclasses.replace(start("mlp"), form="graph", requests=(request(technique),))
+        with pytest.raises(Refusal, match=f"does not carry out {asked.requests[0].technique}"):
+            built(name, asked, images, tmp_path / technique)
+
+
 @pytest.mark.parametrize("name", RUNTIMES)
 class TestDeclared:
     def test_it_lies_in_the_folder_of_its_name(self, name):
@@ -141,14 +149,6 @@ class TestDeclared:
     def test_other_devices_are_refused(self, name, images, tmp_path):
         with pytest.raises(Refusal, match="gpu"):
             runtime_of(name).build(start("mlp"), TargetSpec("here", device="gpu"), {}, tmp_path, images, STUDY)
-
-    def test_techniques_that_it_does_not_perform_are_refused(self, name, images, tmp_path):
-        if "graph" not in RUNTIMES[name].takes:
-            pytest.skip("it performs none: techniques are applied before it builds")
-        for technique in sorted(set(PERFORMED) - set(performed(RUNTIMES[name]))):
-            asked = dataclasses.replace(start("mlp"), form="graph", requests=(request(technique),))
-            with pytest.raises(Refusal, match=f"does not carry out {asked.requests[0].technique}"):
-                built(name, asked, images, tmp_path / technique)
 
     def test_available_and_wants_answer_without_importing_anything(self, name):
         module, _, attribute = RUNTIMES[name].calls.partition(":")
