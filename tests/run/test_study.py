@@ -242,7 +242,9 @@ def check_seconds_and_ratios(folder: Path, *, alike: bool = True) -> None:
         for metric in ("latency", "latency_p50", "latency_p95"):
             assert row[f"{metric}_x"] == pytest.approx(row[f"{metric}_baseline"] / row[metric], rel=1e-9)
             if alike:
-                assert row[f"{metric}_baseline"] in own
+                # The passes end after three: on a noisy machine a trial may come into the front after the last one.
+                pair = {item["baseline"] for item in timed if item["trial"] == row["trial"]}
+                assert row[f"{metric}_baseline"] in own | pair
         assert row["accuracy_lost"] == pytest.approx(row["accuracy_baseline"] - row["accuracy"])
     last = front[-1]
     assert optlang(folder, "export", "small", last["trial"], "-o", "out", "--force").returncode == 0
