@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import runpy
 import tempfile
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 
 import pytest
 
@@ -28,6 +30,7 @@ study sample "a study for tests" {{
 
 TARGET = "target here { device = cpu; runtime in { eager; onnxruntime; openvino } }"
 GOALS = "minimize latency, size\n  maximize accuracy"
+TORCHVISION_IMPORT = Path(__file__).parent / "torchvision_import"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,6 +53,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             return (yield)
         finally:
             fcntl.flock(room, fcntl.LOCK_UN)
+
+
+@pytest.fixture
+def torchvision(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """torchvision, importable in this process and in those that it starts; the test is skipped where it is missing.
+
+    A test that sets its children's PYTHONPATH itself appends the one that it finds in `os.environ`.
+    """
+    runpy.run_path(str(TORCHVISION_IMPORT / "sitecustomize.py"))
+    monkeypatch.setenv("PYTHONPATH", str(TORCHVISION_IMPORT), prepend=os.pathsep)
+    module: ModuleType = pytest.importorskip("torchvision")
+    return module
 
 
 @pytest.fixture
