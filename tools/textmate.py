@@ -57,7 +57,7 @@ def grammar() -> dict[str, Any]:
 
 
 def _words(scope: str, some: tuple[str, ...]) -> dict[str, str]:
-    return {"name": scope, "match": keywords.any_of(some)}
+    return {"name": scope, "match": keywords.reserved(some)}
 
 
 def text() -> str:

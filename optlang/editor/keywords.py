@@ -28,6 +28,11 @@ BEFORE_A_NAME = r"(?=\s+(?!in\b|when\b|and\b|or\b)[\"A-Za-z_(\[0-9{-]|\s*\{)"
 """What follows a word at the beginning of a line where it is no name that gets a value."""
 
 
+def reserved(words: tuple[str, ...]) -> str:
+    """A pattern for one of some reserved words, except where it names an argument or follows the dot of a path."""
+    return rf"(?<![.])(?:{any_of(words)})(?!\s*=(?!=))"
+
+
 def any_of(words: tuple[str, ...]) -> str:
     """A pattern for one of some words, whole."""
     return rf"\b(?:{'|'.join(words)})\b"

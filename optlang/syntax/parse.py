@@ -82,6 +82,7 @@ def parse(source: Source, diagnostics: Diagnostics | None = None) -> Parsed:
     if not _edition(source, found, diagnostics):
         return Parsed(source, None, diagnostics)
     diagnostics.found += strange.found
+    found = tokens.named(found)
     match = brackets.matched(source, found, trials.Trials(parser, language.keywords), diagnostics)
     if any(item.code == "E105" for item in diagnostics.found):
         return Parsed(source, None, diagnostics)
@@ -139,7 +140,7 @@ def lexed(source: Source) -> list[tokens.Token]:
     parser = _ready().lark.parse_interactive(source.text)
     ignored = Diagnostics()
     found = tokens.repaired(parser.lexer_thread.lex(parser.parser_state), source, ignored)
-    return tokens.statements(source, found, ignored)
+    return tokens.statements(source, tokens.named(found), ignored)
 
 
 def _edition(source: Source, found: list[tokens.Token], diagnostics: Diagnostics) -> bool:

@@ -10,7 +10,7 @@ from optlang.diagnostics.model import MOST, Diagnostics, Fix, TooMuchError
 from optlang.syntax.source import Source
 
 RESERVED = frozenset(["when", "maybe", "repeat", "any", "true", "false", "and", "or", "not", "in", "log", "step"])
-"""Words with a meaning of their own wherever they stand: they name nothing."""
+"""Words with a meaning of their own wherever they stand: they name nothing but arguments of a call."""
 
 MOST_TOKENS = 100_000
 """How many words, signs and line ends a file may have: some ten thousand lines, which are read in about a second."""
@@ -22,6 +22,8 @@ _CLOSERS = frozenset(_CLOSER.values())
 _GOES_ON = frozenset({"COMMA", "COMPARE", "PLUS", "MINUS", "STAR", "SLASH", "EQUAL", "RANGE"})
 _GOES_ON_WORDS = frozenset({"and", "or", "not", "in", "when"})
 _HAS_REASON = frozenset({"because", "forbid", "require"})
+# Before a parenthesis these call nothing.
+_BEFORE_A_GROUP = RESERVED | {"forbid", "require"}
 # What no line may begin with: it belongs to the end of the line before.
 _NEVER_FIRST = frozenset({"COMMA", "COMPARE", "PLUS", "STAR", "SLASH", "EQUAL", "RANGE", "DOT", "COLON", "LBRACE"})
 _NEVER_FIRST_WORDS = frozenset({"and", "or", "in"})
@@ -37,6 +39,8 @@ class Token(lark.Token):
 
     start_pos: int
     end_pos: int
+    is_name = False
+    """Whether it names an argument or stands after a dot: no word is a keyword there."""
 
     @classmethod
     def at(cls, kind: str, text: str, start: int, end: int) -> Token:
@@ -125,6 +129,29 @@ def _repair(token: Token, source: Source, tokens: list[Token], diagnostics: Diag
         if advice is not None and text == "%":
             assert before is not None
             tokens[-1] = Token.at("QUANTITY", f"{before.value}%", before.start_pos, end)
+
+
+def named(tokens: list[Token]) -> list[Token]:
+    """The same tokens; words of the language that name an argument of a call, or follow the dot of a path, are names.
+
+    What the user's own Python calls its arguments is not the language's business.
+    """
+    opened: list[bool] = []
+    previous: Token | None = None
+    words = [token for token in tokens if token.type != LINE_END]
+    for index, token in enumerate(words):
+        if token.type in _CLOSER:
+            called = previous is not None and previous.type == "NAME" and previous.value not in _BEFORE_A_GROUP
+            opened.append(token.type == "LPAR" and called)
+        elif token.type in _CLOSERS:
+            del opened[-1:]
+        elif token.value in RESERVED and previous is not None:
+            begins = bool(opened) and opened[-1] and previous.type in ("LPAR", "COMMA")
+            following = words[index + 1] if begins and index + 1 < len(words) else None
+            given = following is not None and (following.type == "EQUAL" or following.value == "in")
+            token.is_name = given or previous.type == "DOT"
+        previous = token
+    return tokens
 
 
 def spaced(word: str, text: str, start: int, end: int) -> str:

@@ -71,8 +71,8 @@ class Trials:
         return {LINE_END} if takes(trial, LINE_END) else set()
 
     def kind(self, state: ParserState[Any], token: Token) -> str:
-        """The terminal that `token` is in a state: a keyword only where that fits or where it is one everywhere."""
-        if token.type == "NAME":
+        """The terminal that `token` is in a state: a keyword only where one fits or where it is always one."""
+        if token.type == "NAME" and not token.is_name:
             keyword = self._keywords.get(token.value)
             if keyword is not None and (keyword in self._rows[state.position] or token.value in RESERVED):
                 return keyword

@@ -134,3 +134,13 @@ def test_the_extension_has_what_packaging_demands() -> None:
     for name in (language["configuration"], grammar["path"], "README.md", "LICENSE"):
         assert (EXTENSION / name).is_file()
     json.loads((EXTENSION / language["configuration"]).read_text())
+
+
+def test_a_reserved_word_that_names_an_argument_is_coloured_as_one() -> None:
+    found = [(scope, part) for _, scope, part in colored("data d = own.data(repeat = false, step = 3, a == true)")]
+    assert ("variable.parameter.optlang", "repeat") in found
+    assert ("variable.parameter.optlang", "step") in found
+    assert ("constant.language.optlang", "true") in found
+    tokens = [(kind, part) for kind, part in OptlangLexer().get_tokens("own.data(repeat = false)")]
+    assert (Keyword, "repeat") not in tokens
+    assert (Keyword.Constant, "false") in tokens

@@ -251,6 +251,27 @@ def test_reserved_words_name_nothing(word: str) -> None:
     assert mistakes(f"optlang 1\nlet {word} = 3\n") == [("E101", 2, 5)]
 
 
+@pytest.mark.parametrize("word", sorted(RESERVED))
+def test_reserved_words_name_the_arguments_of_a_call(word: str) -> None:
+    parsed = parsing.parse(Source("a.opt", f"optlang 1\nlet a = own.f(\n  {word} = 3, b = 1, {word} in [1, 2]\n)\n"))
+    assert not parsed.diagnostics.found
+    assert parsed.file is not None
+    [item] = parsed.file.items
+    assert [argument.name.text for argument in item.value.arguments] == [word, "b", word]
+
+
+@pytest.mark.parametrize("word", sorted(RESERVED))
+def test_reserved_words_follow_the_dot_of_a_path(word: str) -> None:
+    assert not mistakes(f"optlang 1\nlet a = student.{word}\n")
+
+
+@pytest.mark.parametrize(
+    "call", ["(step = 3)", "f(step)", "f(a = step)", "f([step = 3])", "f({ step = 3 })", "f(not == 3)"]
+)
+def test_elsewhere_in_parentheses_reserved_words_name_nothing(call: str) -> None:
+    assert mistakes(f"optlang 1\nlet a = {call}\n")
+
+
 def _keywords() -> set[str]:
     return set(parsing._ready().keywords)
 
