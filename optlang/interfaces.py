@@ -103,6 +103,15 @@ class Factory:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedMetric:
+    """A metric of the study: its name, which direction is better, and the factory of the object that computes it."""
+
+    name: str
+    direction: Literal["minimize", "maximize"]
+    factory: Factory
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
     """One structural change to a module, replayed on a fresh one by `calls`(module, arguments, example inputs)."""
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 WRITTEN = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "editors/vscode/README.md")),
-    *(DOCS / name for name in ("install.md", "ten_minutes.md", "guide.md", "language.md")),
+    *(DOCS / name for name in ("install.md", "ten_minutes.md", "guide.md", "metrics.md", "language.md")),
     *(DOCS / name for name in ("questions.md", "targets.md", "editors.md")),
     *sorted((DOCS / "language").glob("*.md")), *sorted((DOCS / "techniques").glob("*.md")),
 ]
@@ -29,7 +29,7 @@ BLOCK = re.compile(r"(?:<!-- example: (?P<file>\S+) -->\n)?^```(?P<kind>[^\n]*)\
 _AROUND = """\
 optlang 1
 import python "mine.py" as mine
-study fragment {{
+{imports}study fragment {{
   {model}
   {data}
   {target}
@@ -105,6 +105,7 @@ def whole(example: Example) -> str:
     has = {name: re.search(rf"^\s*{name}\b", text, re.M) is not None for name in ("model", "data", "target", "steps")}
     goal = re.search(r"^\s*(minimize|maximize)\b", text, re.M)
     return _AROUND.format(
+        imports='import python "torchmetrics" as tm\n' if "tm." in text else "",
         model="" if has["model"] else "model net = mine.net(width = 24)",
         data="" if has["data"] else "data seen = mine.samples(seed = 0)",
         target="" if has["target"] else "target here { runtime in { eager; onnxruntime; openvino } }",

@@ -140,7 +140,7 @@ def _ratio(
 def _again(task: Task, outputs: Arrays, targets: Any, metric: str, chosen: Array) -> float | None:
     """The metric of the chosen samples; None where they leave it without a value, as a draw without a positive does."""
     try:
-        found = task.metrics({name: item[chosen] for name, item in outputs.items()}, _chosen(targets, chosen))
+        found = task.metrics({name: item[chosen] for name, item in outputs.items()}, _chosen(targets, chosen), metric)
     except OptlangError:
         return None
     return found.get(metric)

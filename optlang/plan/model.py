@@ -308,14 +308,27 @@ class Runtime(Frozen):
         return technique in self.performs or technique.rpartition(".")[0] in self.performs
 
 
+class FactoryUse(Frozen):
+    """How the model, the data or a metric is made: `name` as written, `calls` what it stands for, fixed arguments."""
+
+    name: str
+    calls: str
+    arguments: dict[str, Value] = Field(default_factory=dict)
+    weights: str | None = None
+
+
 class Metric(Frozen):
-    """A metric that can be a goal; `task` ones come from the task of the user's data, the others from measuring."""
+    """A metric that can be a goal; `task` ones say how good answers are, the others come from measuring.
+
+    `made_by` makes the object that computes it; None where the task of the user's data returns it.
+    """
 
     name: str
     dimension: Dimension
     direction: Literal["minimize", "maximize"]
     task: bool
     help: str = ""
+    made_by: FactoryUse | None = None
 
     def against(self, value: float, reference: float, ratio: float | None) -> tuple[float | None, float | None]:
         """How `value` compares with the baseline's: how many times better it is, and what was lost; one is None.
@@ -330,15 +343,6 @@ class Metric(Frozen):
 
 
 # ---- the members of a study
-
-
-class FactoryUse(Frozen):
-    """How the model or the data is made: `name` as written, `calls` what it stands for, fixed arguments."""
-
-    name: str
-    calls: str
-    arguments: dict[str, Value] = Field(default_factory=dict)
-    weights: str | None = None
 
 
 class RuntimeUse(Frozen):
@@ -479,9 +483,13 @@ class Plan(Frozen):
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
         count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
-        # A metric that is declared and not spoken of changes nothing of what is searched.
+        # A metric that is declared and not spoken of changes nothing of what is searched, unless its values change.
         named = {ref.metric for ref in self.metric_refs()}
-        content["metrics"] = [metric for metric in content["metrics"] if metric["name"] in named]
+        content["metrics"] = [metric for metric in content["metrics"] if metric["name"] in named or metric["made_by"]]
+        for metric in content["metrics"]:
+            # The task's were there before there were others.
+            if not metric["made_by"]:
+                del metric["made_by"]
         for limit in ("trials", "timeout", "trial_timeout", "ladder"):
             del content["search"][limit]
         # A rule's expression says what its text does, however that is laid out.

@@ -219,6 +219,8 @@ def _metric(item: Declared) -> str:
     assert isinstance(node, tree.Metric)
     better = "less is better" if node.direction == "minimize" else "more is better"
     origin = "measured on every trial" if node.measured else "returned by the task of the data"
+    if node.value is not None:
+        origin = "computed by an object of Python"
     column = item.name.replace(".", "_")
     said = f"a {node.type.text}: {better}\n{origin}\nthe column {column} of the views"
     return _page(f"metric {item.name}", _help(item), (("It is", said), ("Example", example(item))))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from optlang.interfaces import JSON, Artifact, Factory, Measurement, TargetSpec
+from optlang.interfaces import JSON, Artifact, Factory, Measurement, NamedMetric, TargetSpec
 from optlang.measure.latency import Repetitions
 from optlang.measure.process import Deployment
 from optlang.run.scratch import FOLDER
@@ -47,7 +47,8 @@ class RuntimeJob:
 class Workload:
     """What every trial of a run shares: the model and data, the study's folder, and where optlang keeps its files.
 
-    `session` names the run's session in this process, which has temporary files of its own.
+    `session` names the run's session in this process, which has temporary files of its own. `metrics` are those that
+    the study computes by objects of Python.
     """
 
     model: Factory
@@ -56,6 +57,7 @@ class Workload:
     home: Path
     device: str
     session: str = "alone"
+    metrics: tuple[NamedMetric, ...] = ()
 
     @property
     def scratch(self) -> Path:

@@ -75,6 +75,10 @@ class Scheduler:
         self._workload = Workload(
             interfaces.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
             interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
+            tuple(
+                interfaces.NamedMetric(metric.name, metric.direction, interfaces.Factory(made.calls, made.arguments))
+                for metric in plan.metrics if (made := metric.made_by) is not None
+            ),
         )
         self._stop = StopRequest()
         self._dispatcher = Dispatcher(plan, self._workload, engine, store, watcher, self._stop, scratch)

@@ -96,7 +96,7 @@ def _context(workload: Workload) -> TrialContext:
         from optlang.workload.model.make import make
 
         _begin_torch()
-        loaded = data.load(workload.data, workload.study)
+        loaded = data.load(workload.data, workload.study, workload.metrics)
         _kept = TrialContext(workload, loaded.bind(make(workload.model, workload.study)))
     return _kept
 

@@ -115,8 +115,9 @@ class Builder:
         return tree.Let(span, self._name(values[1]), values[3])
 
     def metric(self, values: Values, span: Span) -> tree.Metric:
-        measured = any(isinstance(value, Token) and value.value == "measured" for value in values[5:])
-        return tree.Metric(span, values[1], self._name(values[3]), values[4].value, measured, self._help(values))
+        measured = any(isinstance(value, Token) and value.value == "measured" for value in values[5:6])
+        name, kind, direction = values[1], self._name(values[3]), values[4].value
+        return tree.Metric(span, name, kind, direction, measured, _after(values, "EQUAL"), self._help(values))
 
     # ---- a study
 

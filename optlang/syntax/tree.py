@@ -233,12 +233,16 @@ class Input(Node):
 
 @dataclass(frozen=True, slots=True)
 class Metric(Node):
-    """`metric name: type maximize measured "help"`; `measured` by optlang itself, else returned by the task."""
+    """`metric name: type maximize measured = value "help"`; `measured` by optlang itself, else returned by the task.
+
+    `value` is the call of the object that computes it, None where the task returns it.
+    """
 
     path: Path
     type: Name
     direction: Literal["minimize", "maximize"]
     measured: bool
+    value: Expression | None
     help: String | None
 
 

@@ -161,6 +161,8 @@ def told(what: str, error: BaseException, study: Path) -> UserCodeError:
     message = f"{what} raised {text}" + (f" ({place})" if place else "")
     absent = error.name if isinstance(error, ModuleNotFoundError) else None
     advice = f"install the package that provides {absent} in optlang's environment" if absent else None
+    if "operator torchvision::" in text:
+        advice = "torchvision is built for another torch: install both from one index, see docs/install.md"
     return UserCodeError(message, help=advice, details="\n".join(lines))
 
 

@@ -87,7 +87,8 @@ def text(node: Any) -> str:
             return f"param {text(node.name)}: {text(node.type)}{middle}{_help(node.help)}"
         case tree.Metric():
             measured = " measured" if node.measured else ""
-            return f"metric {text(node.path)}: {text(node.type)} {node.direction}{measured}{_help(node.help)}"
+            middle = f"{node.direction}{measured}{_is(node.value)}"
+            return f"metric {text(node.path)}: {text(node.type)} {middle}{_help(node.help)}"
         case tree.Make():
             return f"{node.kind} {text(node.name)} = {text(node.value)}"
         case tree.Target():

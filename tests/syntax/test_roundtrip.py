@@ -89,7 +89,7 @@ domains = ranges | blocks | of(tree.AnyValue) | of(tree.AnyOrder, blocks) | expr
 notes = st.none() | strings
 directions = st.sampled_from(["minimize", "maximize"])
 lets = of(tree.Let, names, domains)
-metrics = of(tree.Metric, paths, names, directions, st.booleans(), notes)
+metrics = of(tree.Metric, paths, names, directions, st.booleans(), st.none() | expressions, notes)
 targets = of(tree.Target, names, paths, st.none() | blocks) | of(tree.Target, names, st.none(), blocks)
 sections = of(
     tree.Section, st.sampled_from(["baseline", "steps", "measure", "search"]), st.just(NOWHERE), blocks

@@ -39,6 +39,10 @@ WEIGHTS = Param(
 Arguments: TypeAlias = "dict[str, tree.Fix | tree.Vary]"
 Call: TypeAlias = "Later[ModelUse | None]"
 
+_FIXED: dict[str, str] = {
+    "model": "a model and its data have", "data": "a model and its data have", "metric": "a metric has"
+}
+
 _FREE: dict[Kind, Dimension] = {"plain": "number", "none": "string"}
 """What an argument of the user's own Python is, where the value's kind is no dimension."""
 
@@ -47,7 +51,7 @@ _FREE: dict[Kind, Dimension] = {"plain": "number", "none": "string"}
 class Where:
     """Where a call stands: what kind of thing it makes, what is around its knobs, and what its values may name.
 
-    `around` is None in a study's own `model` and `data`, which have no knobs.
+    `around` is None in a study's own `model`, `data` and metrics, which have no knobs.
     """
 
     sort: Sort
@@ -115,7 +119,7 @@ class CallReader:
             if isinstance(item, tree.Vary) and where.around is None:
                 self.scope.break_name(item.name)
                 self.diagnostics.error(
-                    "E206", "a model and its data have no knobs", item.span, "a knob",
+                    "E206", f"{_FIXED[where.sort]} no knobs", item.span, "a knob",
                     help="fix it with `=`; what is searched stands in `steps` and in a target",
                 )
                 found.setdefault(item.name.text, tree.Fix(item.span, item.name, tree.Truth(item.span, False)))

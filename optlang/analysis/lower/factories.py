@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from optlang.analysis.definitions import Definition
 from optlang.analysis.knobs import Around, Guard, Knobs, Later
 from optlang.analysis.lower.calls import Call, CallReader, Where, nothing
+from optlang.analysis.modules.names import Sort
 from optlang.analysis.symbols import FIXED, Allowed, Namespace
 from optlang.diagnostics.model import Diagnostics
 from optlang.plan.model import FactoryUse, Fixed, Models, Param, Setting
@@ -49,7 +50,25 @@ class Factories:
                 help=f"write `{node.kind} {node.name.text} = FACTORY(…)`",
             )
             return None
-        made = self.calls.make(node.value, Where(node.kind, None, FIXED))()
+        return self._fixed(node.value, node.kind)
+
+    def metric(self, node: tree.Metric) -> FactoryUse | None:
+        """What makes the object that computes a metric: a class or function of Python."""
+        value = node.value
+        assert value is not None
+        first = value.path if isinstance(value, tree.Call) else value
+        if not isinstance(first, tree.Path) or first.parts[0].text not in self.names.scope.python:
+            self.diagnostics.error(
+                "E302", f"what computes `{node.path.text}` is made by a call of Python", value.span,
+                "not a call of an imported module",
+                help='write `import python "torchmetrics" as tm` and `= tm.F1Score(…)`; or let the task return it',
+            )
+            return None
+        assert isinstance(value, tree.Path | tree.Call)
+        return self._fixed(value, "metric")
+
+    def _fixed(self, value: tree.Path | tree.Call, sort: Sort) -> FactoryUse | None:
+        made = self.calls.make(value, Where(sort, None, FIXED))()
         if made is None:
             return None
         arguments = {name: item.value for name, item in made.arguments.items() if isinstance(item, Fixed)}

@@ -113,12 +113,13 @@ class StudyReader:
         # Of two with one name the first counts.
         names.lets = {item.name.text: item for item in reversed(self._all(tree.Let))}
         inputs = Inputs(values, self.texts, self.overrides).read(self._all(tree.Input))
-        names.metrics = metrics_of(names.scope, self._all(tree.Metric), names.symbols, self.diagnostics)
         steps = Steps(knobs, self.declarations, self.folder)
         targets = Targets(knobs, self.declarations)
         own = {node.name.text: text_of(getattr(node.value, "path", node.value)) for node in self._all(tree.Make)}
         factories = Factories(CallReader(knobs, self.declarations, self.folder), own)
         knobs.models = factories.setting
+        nodes = self._all(tree.Metric)
+        names.metrics = metrics_of(names.scope, nodes, names.symbols, self.diagnostics, factories.metric)
 
         made_targets = self._targets(targets)
         names.targets = tuple(node.name.text for node, _ in made_targets)

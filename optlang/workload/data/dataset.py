@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from optlang.diagnostics.suggest import closest
-from optlang.interfaces import JSON, Array, Factory, OptlangError
+from optlang.interfaces import JSON, Array, Factory, NamedMetric, OptlangError
 from optlang.workload import imports
+from optlang.workload.data.computed_metrics import computed
 from optlang.workload.data.splits import Batch, Split, split_of
 from optlang.workload.data.tasks import Task, task_of
 from optlang.workload.data.tensors import Tensors, forward_names, leaves
@@ -189,8 +190,10 @@ def _preprocessing(answer: Mapping[str, Any], what: str) -> JSON:
     return said
 
 
-def load(factory: Factory, study: Path) -> Dataset:
+def load(factory: Factory, study: Path, metrics: Sequence[NamedMetric] = ()) -> Dataset:
     """The data that `factory` makes: a mapping with 'train' and 'validation', and what else there is.
+
+    Its task has the study's own `metrics` too.
 
     Raises `UserCodeError` where the factory raises, OptlangError where its answer has the wrong form.
     """
@@ -216,7 +219,7 @@ def load(factory: Factory, study: Path) -> Dataset:
                 f"{what} returned no '{key}'",
                 help='return {"train": (inputs, targets), "validation": (inputs, targets)}',
             )
-    task = task_of(answer.get("task"), study)
+    task = task_of(answer.get("task"), study).with_metrics(computed(metrics, study))
     splits = {name: split_of(name, answer[name], study) for name in _SPLITS if answer.get(name) is not None}
     said = answer.get("fingerprint")
     loaded = Dataset(splits, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))

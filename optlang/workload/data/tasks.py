@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import json
 import math
 import warnings
@@ -15,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 from torch import Tensor
 
 from optlang.interfaces import Array, OptlangError
+from optlang.workload.data.computed_metrics import ComputedMetric
 from optlang.workload.data.tensors import Tensors, mapped, structured, tensor
 from optlang.workload.imports import user_code
 
@@ -30,22 +32,48 @@ class Task(abc.ABC):
     """Compares answers with targets. `name` is what the data said; `identity` is part of the data's fingerprint."""
 
     name: str
+    computed: tuple[ComputedMetric, ...] = ()
+    """Metrics that the study names, besides those of the task."""
 
     @property
     def identity(self) -> str:
         """What the task is, as text."""
         return self.name
 
+    def with_metrics(self, computed: tuple[ComputedMetric, ...]) -> Task:
+        """The same task with more metrics; where one has the name of the task's own, it replaces that."""
+        task = copy.copy(self)
+        task.computed = computed
+        return task
+
     @abc.abstractmethod
     def loss(self, outputs: Outputs, targets: Any) -> Tensor:
         """The mean loss of a batch, differentiable. Raises OptlangError where the shapes do not fit."""
 
+    def metrics(self, outputs: Outputs, targets: Any, only: str | None = None) -> dict[str, float]:
+        """Metrics of all outputs together, or `only` that one. Raises OptlangError for one that is not finite."""
+        wanted = [metric for metric in self.computed if only in (None, metric.name)]
+        own = {} if wanted and only is not None else self._metrics(outputs, targets)
+        if not wanted:
+            return own
+        predictions, references = self.compared(outputs, targets)
+        return {**own, **_finite({metric.name: metric.value(predictions, references) for metric in wanted})}
+
     @abc.abstractmethod
-    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
-        """Metrics of all outputs together. Raises OptlangError for one that is not finite."""
+    def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+        """The task's own metrics. Raises OptlangError for one that is not finite."""
+
+    @abc.abstractmethod
+    def compared(self, outputs: Outputs, targets: Any) -> tuple[Any, Any]:
+        """Predictions and targets as an object that computes a metric takes them, on the CPU, floats in float32."""
 
     def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
         """For metrics that are means: the values they are means of (for intervals); None where there are none."""
+        found = self._per_sample(outputs, targets)
+        replaced = {metric.name for metric in self.computed}
+        return found and {name: values for name, values in found.items() if name not in replaced}
+
+    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
         return None
 
     def agreement(self, outputs: Outputs, others: Outputs, targets: Any) -> Vector | None:
@@ -167,11 +195,19 @@ class Classification(Task):
         scores, labels = self.pair(outputs, targets)
         return F.cross_entropy(scores.float(), labels, ignore_index=IGNORED, label_smoothing=smoothing)
 
-    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+    def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """accuracy and loss."""
-        return _finite({name: float(values.mean()) for name, values in self.per_sample(outputs, targets).items()})
+        return _finite({name: float(values.mean()) for name, values in self._per_sample(outputs, targets).items()})
 
-    def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
+    def compared(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        """Scores (N, C, …) and labels (N, …); with ignored labels those of the others alone, (M, C) and (M,)."""
+        scores, labels = (_plain(item) for item in self.pair(outputs, targets))
+        counted = labels != IGNORED
+        if bool(counted.all()):
+            return scores, labels
+        return scores.movedim(1, -1)[counted], labels[counted]
+
+    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
         """accuracy: 1 where the answer is right, else 0; loss: cross-entropy. One number for each label that counts."""
         scores, labels = self.pair(outputs, targets)
         scores, labels = _plain(scores), _plain(labels)
@@ -235,7 +271,12 @@ class Regression(Task):
         answers, wanted = self.pair(outputs, targets)
         return F.mse_loss(answers.float(), wanted)
 
-    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+    def compared(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        """Answers and targets of one shape."""
+        answers, wanted = self.pair(outputs, targets)
+        return _plain(answers), _plain(wanted)
+
+    def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """mse, mae, r2 and loss."""
         answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
         errors = answers - wanted
@@ -246,7 +287,7 @@ class Regression(Task):
         r2 = 1 - squares / spread if spread > 0 else float(squares == 0)
         return _finite({"mse": mse, "mae": float(errors.abs().mean()), "r2": r2, "loss": mse})
 
-    def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
+    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
         """mse, mae and loss, one number a sample."""
         answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
         errors = (answers - wanted).reshape(len(wanted), -1)
@@ -288,10 +329,15 @@ class Own(Task):
             )
         return value.reshape(())
 
-    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+    def compared(self, outputs: Outputs, targets: Any) -> tuple[Tensors, Tensors]:
+        """Outputs and targets in the structure that model and data gave."""
+        return _as_given(outputs, _plain), _as_given(targets, _plain)
+
+    def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """What the object's own metrics say, on CPU float32 tensors."""
+        predictions, references = self.compared(outputs, targets)
         with user_code("the task's metrics", self._study):
-            found = self._task.metrics(_as_given(outputs, _plain), _as_given(targets, _plain))
+            found = self._task.metrics(predictions, references)
         if not isinstance(found, Mapping) or not found:
             raise OptlangError(
                 f"the task's metrics returned {'nothing' if not found else 'a ' + type(found).__name__}",
