@@ -54,13 +54,15 @@ def deployed(process: BareProcess, inputs: Arrays, *, compare: bool = True) -> A
     """
     import numpy
 
+    from optlang.workload.data import ragged
+
     total = len(next(iter(inputs.values())))
     part = numpy.unique(numpy.linspace(0, total - 1, min(total, PART)).astype(numpy.int64))
     batch = process.batch
     if not compare:
         outputs = process.outputs(inputs, batch)
-        return Answers(outputs, batch, part, _taken(outputs, part), {}, False)
-    few = _taken(inputs, part)
+        return Answers(outputs, batch, part, ragged.taken(outputs, part), {}, False)
+    few = ragged.taken(inputs, part)
     began = time.monotonic()
     alike = process.outputs(few, batch)
     seconds = (time.monotonic() - began) * total / len(part)
@@ -70,6 +72,8 @@ def deployed(process: BareProcess, inputs: Arrays, *, compare: bool = True) -> A
     outputs = alike
     if len(part) < total:
         larger = uniform and seconds > CHEAP and batch < LARGER and not process.fixed and LARGER in others
+        # Of each shape there may be few, and every call is filled up.
+        larger = larger and not any(map(ragged.is_ragged, inputs.values()))
         outputs = process.outputs(inputs, LARGER if larger else batch)
     return Answers(outputs, batch, part, alike, others, uniform, noise)
 
@@ -78,24 +82,22 @@ def _otherwise(process: BareProcess, few: Arrays) -> Iterator[tuple[int, dict[st
     """Answers to (the first of) `few` in other calls than the target's, by the number of samples a call."""
     import numpy
 
+    from optlang.workload.data import ragged
+
     count, batch = len(next(iter(few.values()))), process.batch
     if process.fixed:
         if batch > 1:
             order = numpy.random.default_rng(0).permutation(count)
-            found = process.outputs(_taken(few, order), batch)
+            found = process.outputs(ragged.taken(few, order), batch)
             yield batch, {name: item[numpy.argsort(order)] for name, item in found.items()}
         return
     for size, most in ((1, SINGLE), (min(LARGER, count), count)):
         if size != batch:
             try:
-                yield size, process.outputs({name: item[:most] for name, item in few.items()}, size)
+                yield size, process.outputs(ragged.taken(few, slice(most)), size)
             except ProcessError:
                 # It takes no other number of samples than the target's: nobody can call it with one.
                 continue
-
-
-def _taken(arrays: Arrays, places: Array) -> dict[str, Array]:
-    return {name: item[places] for name, item in arrays.items()}
 
 
 def same(one: Arrays, other: Arrays) -> bool:
@@ -147,11 +149,16 @@ def difference(one: Arrays, other: Arrays) -> float:
 
 
 def _pairs(one: Arrays, other: Arrays) -> Iterator[tuple[str, Array, Array]]:
-    """The answers of both to the samples that `other` has, by output name; complex numbers as pairs."""
+    """The answers of both to the samples that `other` has, by output name; complex numbers as pairs.
+
+    Answers of different sizes are filled up with zeros, both alike.
+    """
     import numpy
 
+    from optlang.workload.data import ragged
+
     for name, found in other.items():
-        wanted = one[name][: len(found)]
+        wanted, found = ragged.one_size(one[name][: len(found)], found)
         if found.dtype.kind == "c":
             wanted, found = (numpy.stack([item.real, item.imag], axis=-1) for item in (wanted, found))
         yield name, wanted, found

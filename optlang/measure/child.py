@@ -8,7 +8,8 @@ knows no study, no plan and no statistics: durations go back as they are. Comman
 - `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds), `memory` (peak resident bytes, or null)
   (the load time, the memory and the durations are the session's own where it has `loaded`, `memory`, `durations`)
 - `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
-- `outputs` (`inputs`: .npz, `names`, `outputs`: .npz to write, `batch`) → `samples`, `names`
+- `outputs` (`inputs`: .npz, `names`, `groups`, `outputs`: .npz to write, `batch`) → `samples`, `names`, `groups`
+  (samples of equal shapes are a group: see workload/data/ragged.py)
 - `memory` → `memory`;  `close` → the process ends
 
 An answer is `{"ok": …}` or `{"error": {"type", "message", "help", "details"}}`.
@@ -118,18 +119,14 @@ class _Bench:
     def outputs(self, command: Mapping[str, Any]) -> dict[str, Any]:
         import numpy
 
+        from optlang.workload.data import ragged
+
         inputs = self._inputs(command)
-        total = len(next(iter(inputs.values())))
         assert self._artifact is not None
         step = self._artifact.fixed_batch or max(1, int(command["batch"]))
-        pieces: dict[str, list[Array]] = {}
-        for start in range(0, total, step):
-            size = min(step, total - start)
-            # Every call is of as many samples: an answer may depend on its neighbours. The first ones fill up the last.
-            places = numpy.arange(start, start + step) % total
-            batch = {name: item[start : start + step] for name, item in inputs.items()}
-            if size < step:
-                batch = {name: item[places] for name, item in inputs.items()}
+        pieces: list[tuple[Array, dict[str, Array]]] = []
+        # Every call is of as many samples: an answer may depend on its neighbours.
+        for places, batch in ragged.calls(inputs, step):
             result = self.session.collect(self.session.run(self.session.prepare(batch)))
             given = len(next(iter(batch.values())))
             for name, item in result.items():
@@ -138,13 +135,14 @@ class _Bench:
                         f"the answer {name} to {given} samples has the shape {item.shape}: its first axis must be the "
                         "samples"
                     )
-                # A copy: a runtime may write its next answer to the same memory.
-                pieces.setdefault(name, []).append(numpy.array(item[:size]))
-        numpy.savez(command["outputs"], *[numpy.concatenate(items) for items in pieces.values()])
-        return {"samples": total, "names": list(pieces)}
+            # Copies: a runtime may write its next answer to the same memory.
+            pieces.append((places, {name: numpy.array(item[: len(places)]) for name, item in result.items()}))
+        outputs = ragged.in_order(pieces)
+        groups = ragged.save(Path(command["outputs"]), outputs)
+        return {"samples": len(next(iter(inputs.values()))), "names": list(outputs), "groups": groups}
 
     def _inputs(self, command: Mapping[str, Any]) -> dict[str, Array]:
-        import numpy
+        from optlang.workload.data import ragged
 
         if self._artifact is None:
             raise OptlangError("nothing is open: `open` comes first")
@@ -153,9 +151,7 @@ class _Bench:
             raise OptlangError(
                 f"the model takes {', '.join(self._artifact.inputs)}, and was given {', '.join(command['names'])}"
             )
-        # By their order: an input may have a name that savez takes for its own.
-        with numpy.load(command["inputs"], allow_pickle=False) as stored:
-            return {name: stored[f"arr_{index}"] for index, name in enumerate(command["names"])}
+        return ragged.read(Path(command["inputs"]), command["names"], command.get("groups", 1))
 
     def memory(self, command: Mapping[str, Any]) -> dict[str, Any]:
         own = getattr(self.session, "memory", None)

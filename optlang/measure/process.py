@@ -191,7 +191,7 @@ class BareProcess:
 
     def warm(self, inputs: Arrays, seconds: float = 0.1, calls: int = 5) -> None:
         """Choose the inputs to time (the target's batch of samples) and run them, at least `seconds` and `calls`."""
-        path = self._written("timed", inputs)
+        path, _ = self._written("timed", inputs)
         answer = self._ask(
             {"do": "warm", "inputs": str(path), "names": list(inputs), "seconds": seconds, "calls": calls},
             _CALL_TIMEOUT,
@@ -219,31 +219,31 @@ class BareProcess:
     def outputs(self, inputs: Arrays, batch: int | None = None) -> dict[str, Array]:
         """The answers to all samples of `inputs`, by output name, of the artifact itself in calls of `batch` samples.
 
-        None is the target's batch. The last call is filled up with the first samples. An artifact that takes a fixed
-        number is called with that.
+        None is the target's batch. The last call is filled up with the first samples. Where samples differ in shape
+        (see workload/data/ragged.py) a call has samples of one shape. An artifact that takes a fixed number is called
+        with that.
         """
-        import numpy
+        from optlang.workload.data import ragged
 
-        given, answered = self._written("given", inputs), self._folder / "answered.npz"
+        (given, groups), answered = self._written("given", inputs), self._folder / "answered.npz"
         samples = len(next(iter(inputs.values())))
         answer = self._ask(
             {
-                "do": "outputs", "inputs": str(given), "names": list(inputs), "outputs": str(answered),
-                "batch": batch or self.batch,
+                "do": "outputs", "inputs": str(given), "names": list(inputs), "groups": groups,
+                "outputs": str(answered), "batch": batch or self.batch,
             },
             _CALL_TIMEOUT + 10 * samples * self._call,
         )
-        with numpy.load(answered, allow_pickle=False) as stored:
-            return {name: stored[f"arr_{index}"] for index, name in enumerate(answer["names"])}
+        return ragged.read(answered, answer["names"], answer["groups"])
 
-    def _written(self, name: str, inputs: Arrays) -> Path:
-        import numpy
+    def _written(self, name: str, inputs: Arrays) -> tuple[Path, int]:
+        """A file with arrays, and how many groups of equal shapes it holds."""
+        from optlang.workload.data import ragged
 
         if self._closed:
             raise self._died("writing its inputs")
         path = self._folder / f"{name}.npz"
-        numpy.savez(path, *inputs.values())
-        return path
+        return path, ragged.save(path, inputs)
 
     def close(self) -> None:
         """End the process, at once where it does not end by itself, and remove its files."""

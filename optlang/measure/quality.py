@@ -33,8 +33,10 @@ def score(
     times better; `directions` says which way, where the metric is not a built-in one), the ratios' intervals from the
     same resamples, so paired; draws on which a ratio has no value are left out.
     `ratios` are the metrics that are shares, besides the built-in ones. `n` is the number of samples. Raises
-    OptlangError for outputs or metrics that are not finite, naming them.
+    OptlangError for outputs or metrics that are not finite, naming them. Outputs that differ in size from sample to
+    sample are filled up with zeros to the largest; what stands there does not count, by the targets' own padding.
     """
+    outputs, baseline = padded(outputs, baseline)
     check_finite(outputs)
     metrics = task.metrics(dict(outputs), targets)
     n = len(next(iter(outputs.values())))
@@ -81,11 +83,29 @@ def _agreement(
     return [Measurement("agreement", value, "ratio", n, min(low, value), max(high, value))]
 
 
+def padded(outputs: Arrays, baseline: Arrays | None) -> tuple[dict[str, Array], dict[str, Array] | None]:
+    """Answers as dense arrays, the baseline's with the same sizes where it has an output of that name."""
+    from optlang.workload.data import ragged
+
+    if baseline is None:
+        return {name: ragged.padded(item) for name, item in outputs.items()}, None
+    mine, others = dict(outputs), dict(baseline)
+    for name, item in mine.items():
+        if name in others:
+            mine[name], others[name] = ragged.one_size(item, others[name])
+    return {name: ragged.padded(item) for name, item in mine.items()}, {
+        name: ragged.padded(item) for name, item in others.items()
+    }
+
+
 def check_finite(outputs: Arrays) -> None:
     """Raise OptlangError naming the output that holds NaN or infinity, and how much of it."""
     import numpy
 
-    for name, item in outputs.items():
+    from optlang.workload.data import ragged
+
+    for name, given in outputs.items():
+        item = ragged.padded(given)
         if item.dtype.kind not in "fc":
             continue
         bad = int((~numpy.isfinite(item)).sum())

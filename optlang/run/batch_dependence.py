@@ -50,27 +50,27 @@ class Reference:
         return self._known[key]
 
     def _called(self, module: Any, batch: int, first: int | None) -> dict[str, Array] | None:
-        import numpy
         import torch
 
         from optlang.workload import imports
+        from optlang.workload.data import ragged
         from optlang.workload.model.call import call
 
-        total = len(next(iter(self._inputs.values()))[:first])
-        pieces: dict[str, list[Array]] = {}
+        pieces: list[tuple[Array, dict[str, Array]]] = []
         try:
-            for start in range(0, total, batch):
-                indices = numpy.arange(start, start + batch) % total
-                inputs = {name: torch.from_numpy(item[indices]) for name, item in self._inputs.items()}
+            for places, arrays in ragged.calls(ragged.taken(self._inputs, slice(first)), batch):
+                inputs = {name: torch.from_numpy(item) for name, item in arrays.items()}
                 with torch.inference_mode(), imports.user_code("running the model", self._study):
                     found = call(module, inputs)
-                for name, item in found.items():
-                    values = item.float() if item.is_floating_point() else item
-                    pieces.setdefault(name, []).append(values.numpy()[: total - start])
+                values = {
+                    name: (item.float() if item.is_floating_point() else item).numpy()[: len(places)]
+                    for name, item in found.items()
+                }
+                pieces.append((places, values))
         except OptlangError:
             # A module in half precision, or one that takes no such batch: it is compared with nothing.
             return None
-        return {name: numpy.concatenate(items) for name, items in pieces.items()}
+        return ragged.in_order(pieces)
 
 
 def check_finite(answers: Answers, reference: Reference, runtime: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -31,6 +32,7 @@ from optlang.run.cache import Clock
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
+from optlang.workload.data import ragged
 from optlang.workload.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -165,7 +167,7 @@ def _measured(
     )
     answers = timed.answers
     assert answers is not None
-    few = {name: item[answers.part] for name, item in context.validation.items()}
+    few = ragged.taken(context.validation, answers.part)
     reference = batch_dependence.Reference(stepped.module, few, study)
     batch_dependence.check_finite(answers, reference, target_job.runtime.name.rpartition(".")[2])
     notes = {**built.notes, **batch_dependence.notes(answers, reference)}
@@ -206,12 +208,18 @@ def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -
 
 
 def _tensors(arrays: Mapping[str, Array], artifact: Artifact) -> dict[str, JSON]:
-    """Types and shapes by name; the first axis is the number of samples, any number or a fixed one."""
+    """Types and shapes by name; the first axis is the number of samples, any number or a fixed one.
+
+    An axis whose size differs from sample to sample is "any".
+    """
     samples = artifact.about.get("batch") or "samples"
-    return {
-        name: {"dtype": str(item.dtype), "shape": [samples, *map(int, item.shape[1:])]}
-        for name, item in arrays.items()
-    }
+    described: dict[str, JSON] = {}
+    for name, item in arrays.items():
+        rows = list(item) if ragged.is_ragged(item) else [item[0]]
+        sizes = [set(found) for found in zip(*(row.shape for row in rows), strict=False)]
+        shape = [samples, *(found.pop() if len(found) == 1 else "any" for found in sizes)]
+        described[name] = {"dtype": str(rows[0].dtype), "shape": shape}
+    return described
 
 
 def unrunnable(runtime: Runtime) -> str | None:
@@ -257,15 +265,19 @@ def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Tria
 def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) -> None:
     """Store a few samples and the artifact's answers next to it: the deployer can compare with them.
 
-    Where an answer may depend on the other samples of its call these are whole calls of the target's batch.
+    Where an answer may depend on the other samples of its call these are whole calls of the target's batch. They have
+    one shape: of samples that differ, that of the one in the middle.
     """
     import numpy
 
-    total, batch = len(next(iter(inputs.values()))), answers.batch
-    count = min(EXAMPLES, total) if answers.uniform else -(-EXAMPLES // batch) * batch
-    indices = numpy.arange(count) % total
+    shapes = ragged.shapes_of(inputs)
+    usual = sorted(shapes, key=lambda item: (sum(map(math.prod, item)), item))[len(shapes) // 2]
+    places = numpy.asarray([place for place, item in enumerate(shapes) if item == usual])
+    batch = answers.batch
+    count = min(EXAMPLES, len(places)) if answers.uniform else -(-EXAMPLES // batch) * batch
+    indices = places[numpy.arange(count) % len(places)]
     for name, arrays in (("example_inputs.npz", inputs), ("example_outputs.npz", answers.outputs)):
-        few: dict[str, Any] = {key: item[indices] for key, item in arrays.items()}
+        few: dict[str, Any] = ragged.taken(arrays, indices)
         numpy.savez(folder / name, **few)
 
 

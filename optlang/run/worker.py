@@ -132,7 +132,7 @@ def _check_metrics(data: Dataset, module: object, wanted: tuple[str, ...], workl
         every = [(outputs, targets), *rest]
         whole = tensors.joined([item for item, _ in every])
         assert isinstance(whole, dict)
-        given = data.task.metrics(whole, tensors.joined([item for _, item in every]))
+        given = data.task.metrics(whole, tensors.joined([item for _, item in every], data.task.padding))
     missing = [name for name in wanted if name not in given]
     if missing:
         raise OptlangError(

@@ -54,10 +54,12 @@ def quantized(
 def _by_nncf(model: Any, way: str, target: TargetSpec, settings: Mapping[str, Any], data: Dataset) -> Any:
     if importlib.util.find_spec("nncf") is None:
         raise OptlangError("openvino's setting int8 needs NNCF", help='pip install "optlang-dsl[nncf]"')
+    from optlang.workload.data import ragged
+
     with _quiet_nncf() as nncf:
         samples = int(settings.get("samples", 300))
         given = data.calibration(samples, SEED)
-        batches = list(_batches(given))
+        batches = list(ragged.batches(given, _BATCH))
         calibration = nncf.Dataset(batches)
         # All of the batches: NNCF counts in what it is given, not in samples.
         common = {"target_device": nncf.TargetDevice.CPU, "subset_size": len(batches)}
@@ -81,6 +83,8 @@ def _kept_accurate(
 
     They are answered in calls of the target's batch: OpenVINO's int8 is wrong for some others.
     """
+    from optlang.workload.data import ragged
+
     inputs, targets = data.held_out(HELD_OUT, SEED, int(settings.get("samples", 300)))
     quality = _quality(inputs, targets, target.batch, data)
     drop = float(settings.get("max_drop", 0.01))
@@ -90,7 +94,7 @@ def _kept_accurate(
         return quality(compiled)[0], None
 
     return nncf.quantize_with_accuracy_control(
-        model, calibration, nncf.Dataset(list(_batches(inputs))), measure,
+        model, calibration, nncf.Dataset(list(ragged.batches(inputs, _BATCH))), measure,
         # A loss has no scale of its own: what may be lost is a share of it.
         max_drop=drop if points else drop * abs(whole), drop_type=nncf.DropType.ABSOLUTE, **common,
     )
@@ -100,33 +104,22 @@ def _quality(inputs: Sample, targets: Any, batch: int, data: Dataset) -> Callabl
     """What says how good a compiled model is (more is better), and whether that is an accuracy."""
     import numpy
 
-    count = len(next(iter(inputs.values())))
+    from optlang.workload.data import ragged
 
     def quality(compiled: Any) -> tuple[float, bool]:
-        # A copy: the next answer is written to the same memory.
-        pieces = [[numpy.array(item) for item in compiled(call).values()] for call in _batches(inputs, batch)]
-        outputs = {
-            item.any_name: numpy.concatenate([piece[index] for piece in pieces])[:count]
-            for index, item in enumerate(compiled.outputs)
-        }
+        names = [item.any_name for item in compiled.outputs]
+        pieces = []
+        for places, call in ragged.calls(inputs, batch):
+            # A copy: the next answer is written to the same memory.
+            found = [numpy.array(item)[: len(places)] for item in compiled(call).values()]
+            pieces.append((places, dict(zip(names, found, strict=True))))
+        outputs = {name: ragged.padded(item) for name, item in ragged.in_order(pieces).items()}
         metrics = data.task.metrics(outputs, targets)
         if "accuracy" in metrics:
             return float(metrics["accuracy"]), True
         return -float(data.task.loss(outputs, targets)), False
 
     return quality
-
-
-def _batches(inputs: Sample, batch: int = 0) -> Iterator[Sample]:
-    """In calls of so many samples, the last one filled up with the first of them; or of up to `_BATCH`."""
-    import numpy
-
-    count, size = len(next(iter(inputs.values()))), batch or _BATCH
-    for start in range(0, count, size):
-        places = numpy.arange(start, start + size) % count
-        if not batch:
-            places = places[: count - start]
-        yield {name: item[places] for name, item in inputs.items()}
 
 
 def _stored(model: Any, source: Path, way: str) -> JSON:

@@ -71,10 +71,12 @@ def quantized(
 
 def calibration(example: Mapping[str, Tensor], data: Dataset, samples: int) -> Iterator[list[Array]]:
     """The inputs of calls of as many samples as `example` has, in its order; the last call is filled up with the last
-    sample."""
-    arrays = data.calibration(samples, _SEED)
+    sample. Where samples differ in shape a call has those of one."""
+    from optlang.workload.data import ragged
+
     size = len(next(iter(example.values())))
-    total = len(next(iter(arrays.values())))
-    for start in range(0, total, size):
-        rows = [min(row, total - 1) for row in range(start, start + size)]
-        yield [arrays[name][rows] for name in example]
+    for places, arrays in ragged.groups(data.calibration(samples, _SEED)):
+        total = len(places)
+        for start in range(0, total, size):
+            rows = [min(row, total - 1) for row in range(start, start + size)]
+            yield [arrays[name][rows] for name in example]

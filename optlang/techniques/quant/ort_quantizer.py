@@ -19,6 +19,7 @@ from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.embedding_tables import cover, tables_of
 from optlang.techniques.quant.onnx_graph import load, one_scale, refuse_less
 from optlang.workload import process_state
+from optlang.workload.data import ragged
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx_weights import census, is_quantized, shares
 from optlang.workload.failures import FAILURES, exhausted
@@ -134,18 +135,22 @@ def session_of(model: Path | bytes) -> Any:
 
 
 class Reader:
-    """Feeds samples in batches (onnxruntime's CalibrationDataReader), of `batch` samples where it is given."""
+    """Feeds samples in batches of one shape (onnxruntime's CalibrationDataReader), of `batch` samples where given."""
 
     def __init__(self, samples: Mapping[str, numpy.ndarray[Any, Any]], batch: int | None = None) -> None:
-        count = len(next(iter(samples.values())))
-        # Histograms want batches of one size, so that no odd one stays at the end.
-        size = batch or max(size for size in range(1, min(_BATCH, count) + 1) if count % size == 0)
-        self._batches = iter(
-            [{name: item[start : start + size] for name, item in samples.items()} for start in range(0, count, size)]
-        )
+        self._batches = iter([
+            {name: item[start : start + size] for name, item in group.items()}
+            for places, group in ragged.groups(samples)
+            for size in [batch or _even(len(places))] for start in range(0, len(places), size)
+        ])
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._batches, None)
+
+
+def _even(count: int) -> int:
+    """The largest size of batches of one size: histograms want no odd one at the end."""
+    return max(size for size in range(1, min(_BATCH, count) + 1) if count % size == 0)
 
 
 def ranges_of(

@@ -11,6 +11,7 @@ from optlang.interfaces import Refusal
 from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.techniques.quant.onnx_graph import WITH_WEIGHTS, eligible, layer_of
 from optlang.techniques.quant.ort_quantizer import Reader, session_of
+from optlang.workload.data import ragged
 from optlang.workload.export.onnx_weights import census
 
 if TYPE_CHECKING:
@@ -67,14 +68,18 @@ def answers(model: Path, samples: Mapping[str, Any], batch: int | None = None) -
 
     `batch` samples a call: what a target's call has, since some models answer by what else is in a call.
     """
-    import numpy
-
     session = session_of(model)
     names = [item.name for item in session.get_outputs()]
-    reader, pieces = Reader(samples, batch), []
-    while (given := reader.get_next()) is not None:
-        pieces.append(session.run(names, given))
-    return {name: numpy.concatenate([piece[index] for piece in pieces]) for index, name in enumerate(names)}
+    pieces = []
+    # Where samples differ in shape a call has those of one.
+    for places, group in ragged.groups(samples):
+        reader = Reader(group, batch)
+        answered = []
+        while (given := reader.get_next()) is not None:
+            answered.append(session.run(names, given))
+        joined = {name: ragged.column([piece[index] for piece in answered]) for index, name in enumerate(names)}
+        pieces.append((places, joined))
+    return {name: ragged.padded(item) for name, item in ragged.in_order(pieces).items()}
 
 
 def sqnr(wanted: Answers, found: Answers) -> float:

@@ -120,12 +120,13 @@ def _peaks(module: nn.Module, groups: Sequence[_Group], samples: int, context: C
     """The largest absolute value of each channel of each norm's answers, over the calibration samples."""
     import torch
 
+    from optlang.workload.data import ragged
     from optlang.workload.export.tracing import plain_attention
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
 
     data = context.data.bind(module)
-    given = {name: torch.from_numpy(item) for name, item in data.calibration(samples, context.seed).items()}
+    given = data.calibration(samples, context.seed)
     peaks: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
@@ -139,8 +140,8 @@ def _peaks(module: nn.Module, groups: Sequence[_Group], samples: int, context: C
     try:
         # The kernels of whole encoder layers pass their norms by.
         with torch.no_grad(), plain_attention(), user_code("the model's forward", context.study):
-            for first in range(0, len(next(iter(given.values()))), _BATCH):
-                call(module, {name: item[first : first + _BATCH] for name, item in given.items()})
+            for batch in ragged.batches(given, _BATCH):
+                call(module, {name: torch.from_numpy(item) for name, item in batch.items()})
     finally:
         for hook in hooks:
             hook.remove()

@@ -136,7 +136,13 @@ class _Run:
                 self._step(loss)
             total += loss.detach() * count
             seen += count
-        return float(total) / max(seen, 1)
+        if not seen:
+            raise Refusal(
+                "every batch of 'train' is a single sample, and a batch normalization needs several",
+                help="where samples differ in shape, return a DataLoader whose collate_fn pads a batch to its longest "
+                "sample",
+            )
+        return float(total) / seen
 
     def _outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         import torch

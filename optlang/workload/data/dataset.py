@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import JSON, Array, Factory, NamedMetric, OptlangError
+from optlang.plan.axes import AxisSizes
 from optlang.workload import imports
+from optlang.workload.data import axes, ragged
+from optlang.workload.data.axes import OpenAxis, Shapes
 from optlang.workload.data.computed_metrics import computed
 from optlang.workload.data.splits import Batch, Split, split_of
+from optlang.workload.data.survey import Survey, fitted
 from optlang.workload.data.tasks import Task, task_of
-from optlang.workload.data.tensors import Tensors, forward_names, leaves
+from optlang.workload.data.tensors import Tensors, forward_names, joined, leaves
 from optlang.workload.seeds import seeded
 
 _KEYS = ("train", "validation", "test", "calibration", "task", "fingerprint", "preprocessing")
@@ -43,6 +47,8 @@ class Dataset:
         """What was done to the raw inputs, in the words of the data's factory: the deployer has to do the same."""
         self._said = said
         self._names = tuple(names) if names is not None else None
+        self._open: tuple[AxisSizes, ...] = ()
+        self._survey: list[Survey] = []
 
     def bind(self, names: nn.Module | Sequence[str]) -> Dataset:
         """The same data with inputs named as `forward` names them, or as given (an artifact's or a graph's inputs).
@@ -74,11 +80,12 @@ class Dataset:
             )
         bound = copy.copy(self)
         bound._names = chosen
+        bound.__dict__.pop("axes", None)
         return bound
 
     @functools.cached_property
     def _sample(self) -> Batch:
-        return self.splits["train"].first(1)
+        return self.splits["train"].first(1)[0]
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -140,24 +147,37 @@ class Dataset:
             yield self._named(inputs), self.task.check_targets(targets, f"the targets of '{split}'")
 
     def arrays(self, split: str, limit: int | None = None) -> tuple[dict[str, Array], Tensors]:
-        """All samples of a split (at most `limit`): inputs by name as arrays, and targets as tensors."""
-        inputs, targets = self._split(split).first(limit if limit is not None else 2**62)
-        targets = self.task.check_targets(targets, f"the targets of '{split}'")
-        return {name: item.numpy() for name, item in self._named(inputs).items()}, targets
+        """All samples of a split (at most `limit`): inputs by name as arrays, and targets as tensors.
+
+        Inputs whose samples differ in shape are arrays of objects (see `ragged`); targets that do are filled up to the
+        largest with the task's padding, positions that do not count.
+        """
+        return self._together(self._split(split).first(limit if limit is not None else 2**62), split)
+
+    def _together(self, pieces: Sequence[Batch], split: str) -> tuple[dict[str, Array], Tensors]:
+        what = f"the targets of '{split}'"
+        targets = [self.task.check_targets(item, what) for _, item in pieces]
+        return self._columns([inputs for inputs, _ in pieces]), joined(targets, self.task.padding)
+
+    def _columns(self, pieces: Sequence[Tensors]) -> dict[str, Array]:
+        named = [self._named(item) for item in pieces]
+        return {name: ragged.column([item[name].numpy() for item in named]) for name in named[0]}
 
     def calibration(self, samples: int, seed: int) -> dict[str, Array]:
-        """At most `samples` samples to choose ranges from, drawn with `seed`: of 'calibration', else of 'train'."""
+        """At most `samples` samples to choose ranges from, drawn with `seed`: of 'calibration', else of 'train'.
+
+        Inputs whose samples differ in shape are arrays of objects (see `ragged`).
+        """
         source = self.splits.get("calibration", self.splits["train"])
         generator = torch.Generator().manual_seed(seed)
         count = min(samples, source.size())
         chosen = torch.randperm(source.size(), generator=generator)[:count].sort().values
-        inputs, _ = source.chosen(chosen)
-        return {name: item.numpy() for name, item in self._named(inputs).items()}
+        return self._columns([inputs for inputs, _ in source.chosen(chosen)])
 
     def held_out(self, samples: int, seed: int, drawn: int) -> tuple[dict[str, Array], Tensors]:
         """At most `samples` samples of 'train' with their targets, none of which `calibration(drawn, seed)` gives.
 
-        Drawn with `seed`. Raises OptlangError where calibration takes all of them.
+        Drawn with `seed`, in the form of `arrays`. Raises OptlangError where calibration takes all of them.
         """
         source = self._split("train")
         order = torch.randperm(source.size(), generator=torch.Generator().manual_seed(seed))
@@ -167,16 +187,50 @@ class Dataset:
                 f"all {source.size()} training samples are taken for calibration, and none is left to measure with",
                 help="fewer calibration `samples`, or a 'calibration' split from the data factory",
             )
-        inputs, targets = source.chosen(left[:samples].sort().values)
-        named = {name: item.numpy() for name, item in self._named(inputs).items()}
-        return named, self.task.check_targets(targets, "the targets of 'train'")
+        return self._together(source.chosen(left[:samples].sort().values), "train")
 
-    def example(self, batch: int) -> dict[str, Tensor]:
-        """The first samples of 'train', repeated up to `batch`: real inputs for exporting and timing."""
-        inputs = self._named(self._split("train").first(batch)[0])
-        return {
-            name: torch.cat([item] * -(-batch // len(item)))[:batch].contiguous() for name, item in inputs.items()
+    @functools.cached_property
+    def axes(self) -> tuple[OpenAxis, ...]:
+        """The axes besides the samples whose sizes differ from sample to sample, or that were declared open."""
+        return axes.opened(self._surveyed().observed, self.input_names, self._open)
+
+    def opened(self, declared: Sequence[AxisSizes]) -> Dataset:
+        """The same data, with axes that are open by declaration. Raises OptlangError for one that no input has."""
+        made = copy.copy(self)
+        made._open = tuple(declared)
+        made.__dict__.pop("axes", None)
+        axes.opened(self._surveyed().observed, self.input_names, made._open)
+        return made
+
+    def _surveyed(self) -> Survey:
+        # Copies that name the inputs otherwise share what was seen.
+        if not self._survey:
+            self._survey.append(Survey.of([self.splits[name] for name in ("train", "validation")]))
+        return self._survey[0]
+
+    def example(self, batch: int, sizes: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """The first samples of 'train', repeated up to `batch`: real inputs for exporting and timing.
+
+        Where samples differ in shape they have that of the sample in the middle, of 'train' and 'validation'. `sizes`
+        are other ones, by the names of `axes`: samples that have them where there are such, else the usual ones, cut
+        or repeated along these axes.
+        """
+        found = self._named(self._surveyed().samples(batch, self._wanted(sizes or {})))
+        given = {
+            name: torch.cat([item] * -(-batch // len(item)))[:batch].contiguous() for name, item in found.items()
         }
+        for open_axis in self.axes if sizes else ():
+            for name, axis in open_axis.places:
+                given[name] = fitted(given[name], axis, (sizes or {}).get(open_axis.name, given[name].shape[axis]))
+        return given
+
+    def _wanted(self, sizes: Mapping[str, int]) -> Shapes:
+        """The usual shapes with other sizes, in the order of the inputs."""
+        shapes = [list(shape) for shape in self._surveyed().observed.middle]
+        for item in self.axes if sizes else ():
+            for name, axis in item.places:
+                shapes[self.input_names.index(name)][axis - 1] = sizes.get(item.name, item.usual)
+        return tuple(tuple(shape) for shape in shapes)
 
 
 def _preprocessing(answer: Mapping[str, Any], what: str) -> JSON:
@@ -224,6 +278,6 @@ def load(factory: Factory, study: Path, metrics: Sequence[NamedMetric] = ()) -> 
     said = answer.get("fingerprint")
     loaded = Dataset(splits, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
     for name, split in splits.items():
-        _, targets = split.in_memory() or split.first(1)
+        _, targets = split.in_memory() or split.first(1)[0]
         task.check_targets(targets, f"the targets of '{name}'")
     return loaded

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from optlang.interfaces import OptlangError
-from optlang.workload.data.tensors import Tensors, joined, leaves, mapped, nested
+from optlang.workload.data.tensors import Tensors, leaves, mapped, nested
 from optlang.workload.imports import user_code
 from optlang.workload.seeds import Stream
 
@@ -50,26 +52,27 @@ class Split(abc.ABC):
     def content(self) -> str:
         """What the split contains, as a hash."""
 
-    def first(self, count: int) -> Batch:
-        """The first `count` samples, or all where there are fewer."""
+    def first(self, count: int) -> list[Batch]:
+        """The first `count` samples, or all where there are fewer, in batches."""
         pieces: list[Batch] = []
         have = 0
         for inputs, targets in self.batches(min(count, 256), None, 0):
+            size = len(leaves(inputs)[0])
+            if have + size > count:
+                inputs, targets = (mapped(item, lambda item: item[: count - have]) for item in (inputs, targets))  # noqa: B023
             pieces.append((inputs, targets))
-            have += len(leaves(inputs)[0])
+            have += size
             if have >= count:
                 break
-        return concatenated(pieces, count)
+        return pieces
 
-    def chosen(self, indices: Tensor) -> Batch:
-        """The samples at `indices`, as far as the split can choose."""
-        return concatenated(list(self.batches(256, indices, 0)), len(indices))
+    def chosen(self, indices: Tensor) -> list[Batch]:
+        """The samples at `indices`, as far as the split can choose, in batches."""
+        return list(self.batches(256, indices, 0))
 
-
-def concatenated(pieces: list[Batch], count: int) -> Batch:
-    """Batches joined, at most `count` samples."""
-    inputs, targets = joined([piece[0] for piece in pieces]), joined([piece[1] for piece in pieces])
-    return mapped(inputs, lambda item: item[:count]), mapped(targets, lambda item: item[:count])
+    def spread(self, count: int) -> Iterator[Batch]:
+        """Batches that stand for all, to see what shapes there are: about `count` of them, or of single samples."""
+        return itertools.islice(self.batches(1, None, 0), count)
 
 
 def split_of(name: str, value: Any, study: Path) -> Split:
@@ -129,6 +132,10 @@ class ArraySplit(Split):
         """All samples."""
         return self.inputs, self.targets
 
+    def spread(self, count: int) -> Iterator[Batch]:
+        """One sample: all have its shape."""
+        return self.batches(1, torch.arange(1), 0)
+
     def size(self) -> int:
         """The number of samples."""
         return self._size
@@ -163,21 +170,42 @@ class DatasetSplit(Split):
         """The number of samples."""
         return self._size
 
-    def _batch(self, indices: list[int]) -> Batch:
+    def _read(self, indices: list[int]) -> list[tuple[Any, Any]]:
         with user_code(f"reading the data's '{self.name}'", self._study):
             read = [self._items[index] for index in indices]
         for item in read:
             _check_pair(item, f"a sample of the data's '{self.name}'", "each sample is a pair (inputs, target)")
-        return _collated(self.name, [(item[0], item[1]) for item in read])
+        return [(item[0], item[1]) for item in read]
+
+    def _batch(self, indices: list[int]) -> Batch:
+        return _collated(self.name, self._read(indices))
 
     def batches(self, batch: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
-        """Samples read one by one, those that draw random numbers from a stream of `seed`."""
+        """Samples read one by one, those that draw random numbers from a stream of `seed`.
+
+        Only samples of equal shapes are in one batch. Where shapes differ a batch comes when so many of a shape were
+        read, and what is left of each shape at the end: nothing is padded, since only the user knows with what.
+        """
         stream = Stream(seed)
         indices = list(range(self._size)) if order is None else [int(index) for index in order]
+        waiting: dict[Any, list[tuple[Any, Any]]] = {}
         for start in range(0, len(indices), batch):
             with stream:
-                made = self._batch(indices[start : start + batch])
-            yield made
+                read = self._read(indices[start : start + batch])
+            for item in read:
+                group = waiting.setdefault(_signature(item), [])
+                group.append(item)
+                if len(group) == batch:
+                    yield _collated(self.name, group)
+                    group.clear()
+        for group in waiting.values():
+            if group:
+                yield _collated(self.name, group)
+
+    def spread(self, count: int) -> Iterator[Batch]:
+        """Single samples, evenly spread."""
+        few = min(count, self._size)
+        return self.batches(1, torch.arange(few) * self._size // few, 0)
 
     def content(self) -> str:
         """The set's own `fingerprint`, else a hash of its length and of samples read twice."""
@@ -212,13 +240,27 @@ def _check_pair(item: Any, what: str, help: str) -> None:
         raise OptlangError(f"{what} is {given}", help=help)
 
 
+def _signature(value: Any) -> Any:
+    """The shapes of a sample, nested as it is: samples of one signature can be stacked."""
+    if isinstance(value, Mapping):
+        return tuple((key, _signature(item)) for key, item in value.items())
+    if isinstance(value, tuple | list):
+        # A list of numbers, say of tokens, is a shape too.
+        return tuple(_signature(item) for item in value) if any(map(_has_shape, value)) else len(value)
+    return tuple(value.shape) if hasattr(value, "shape") else ()
+
+
+def _has_shape(value: Any) -> bool:
+    return hasattr(value, "shape") or isinstance(value, Mapping | tuple | list)
+
+
 def _collated(name: str, samples: list[tuple[Any, Any]]) -> Batch:
     try:
         inputs, targets = default_collate([item[0] for item in samples]), default_collate([item[1] for item in samples])
     except (TypeError, RuntimeError, KeyError) as error:
         raise OptlangError(
             f"samples of the data's '{name}' cannot be stacked: {error}",
-            help="return samples of one shape, or a DataLoader with your own collate_fn",
+            help="return samples of tensors, arrays or numbers, or a DataLoader with your own collate_fn",
         ) from error
     return _pair(name, inputs, targets)
 
@@ -266,7 +308,7 @@ class LoaderSplit(Split):
         with stream, user_code(what, self._study):
             source = iter(self._loader)
         while True:
-            with stream, user_code(what, self._study), warnings.catch_warnings():
+            with stream, user_code(what, self._study), self._stacked(), warnings.catch_warnings():
                 # Pinned memory without an accelerator is the loader's own business.
                 warnings.filterwarnings("ignore", message=".*pin_memory.*")
                 item = next(source, None)
@@ -275,7 +317,22 @@ class LoaderSplit(Split):
             _check_pair(item, f"a batch of the data's '{self.name}'", "each batch is a pair (inputs, targets)")
             yield _pair(self.name, item[0], item[1])
 
-    def chosen(self, indices: Tensor) -> Batch:
+    @contextmanager
+    def _stacked(self) -> Iterator[None]:
+        """Says what to do where torch's own collate function is given samples of different shapes."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "stack expects each tensor to be equal size" not in str(error):
+                raise
+            said = str(error).rpartition("stack expects each tensor to be equal size, but ")[2].strip()
+            raise OptlangError(
+                f"the DataLoader of the data's '{self.name}' cannot stack samples of different shapes: {said}",
+                help="give it a collate_fn that pads a batch to its longest sample, or return its Dataset: samples are "
+                "then batched by equal shape, without padding",
+            ) from error
+
+    def chosen(self, indices: Tensor) -> list[Batch]:
         """As many samples as there are `indices`, in the loader's own order: it cannot choose."""
         return self.first(len(indices))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optlang.interfaces import Array, OptlangError
 from optlang.workload.data.computed_metrics import ComputedMetric
-from optlang.workload.data.tensors import Tensors, mapped, structured, tensor
+from optlang.workload.data.tensors import Tensors, leaves, mapped, structured, tensor
 from optlang.workload.imports import user_code
 
 Outputs: TypeAlias = "Mapping[str, Any] | Tensor | tuple[Any, ...] | Array"
@@ -32,6 +32,8 @@ class Task(abc.ABC):
     """Compares answers with targets. `name` is what the data said; `identity` is part of the data's fingerprint."""
 
     name: str
+    padding: float = IGNORED
+    """What targets that differ in size are filled up with, at their ends: positions that do not count."""
     computed: tuple[ComputedMetric, ...] = ()
     """Metrics that the study names, besides those of the task."""
 
@@ -247,9 +249,12 @@ class Regression(Task):
     """Mean squared error. Metrics: mse, mae, r2 (share of the variance explained, over all targets) and loss (mse)."""
 
     name = "regression"
+    padding = math.nan
 
     def check_targets(self, targets: Tensors, what: str) -> Tensors:
         """Targets as float32."""
+        if any(bool(item.isnan().any()) for item in leaves(targets) if item.is_floating_point()):
+            raise OptlangError(f"{what} hold NaN", help="leave those samples out of the data")
         return mapped(targets, lambda item: item.float())
 
     def pair(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
@@ -269,27 +274,37 @@ class Regression(Task):
     def loss(self, outputs: Outputs, targets: Any) -> Tensor:
         """Mean squared error."""
         answers, wanted = self.pair(outputs, targets)
+        absent = wanted.isnan()
+        if bool(absent.any()):
+            answers, wanted = answers[~absent], wanted[~absent]
         return F.mse_loss(answers.float(), wanted)
 
     def compared(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
-        """Answers and targets of one shape."""
-        answers, wanted = self.pair(outputs, targets)
-        return _plain(answers), _plain(wanted)
+        """Answers and targets of one shape; those that count, in a row, where targets differ in size."""
+        answers, wanted = map(_plain, self.pair(outputs, targets))
+        absent = wanted.isnan()
+        return (answers[~absent], wanted[~absent]) if bool(absent.any()) else (answers, wanted)
 
     def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """mse, mae, r2 and loss."""
         answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
-        errors = answers - wanted
-        spread = float(((wanted - wanted.mean(dim=0)) ** 2).sum())
+        counted = ~wanted.isnan()
+        errors = (answers - wanted)[counted]
+        spread = float(((wanted - wanted.nanmean(dim=0)) ** 2)[counted].sum())
         squares = float((errors**2).sum())
         mse = squares / errors.numel()
         # Targets that do not vary leave nothing to explain: 1 for a perfect answer, else 0 (as scikit-learn has it).
         r2 = 1 - squares / spread if spread > 0 else float(squares == 0)
         return _finite({"mse": mse, "mae": float(errors.abs().mean()), "r2": r2, "loss": mse})
 
-    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
-        """mse, mae and loss, one number a sample."""
+    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
+        """mse, mae and loss, one number a sample; None where samples have targets of different sizes.
+
+        The mean of all positions is then not the mean of the samples' means.
+        """
         answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
+        if bool(wanted.isnan().any()):
+            return None
         errors = (answers - wanted).reshape(len(wanted), -1)
         squares = (errors**2).mean(dim=1).numpy()
         return {"mse": squares, "mae": errors.abs().mean(dim=1).numpy(), "loss": squares}

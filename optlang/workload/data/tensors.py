@@ -28,7 +28,9 @@ def tensor(value: Any, what: str) -> Tensor:
             raise OptlangError(f"{what} cannot be read as an array: {error}") from error
         if array.dtype.kind not in "biuf":
             raise OptlangError(
-                f"{what} is an array of {array.dtype}", help="give numbers: float32 for measurements, int64 for labels"
+                f"{what} is an array of {array.dtype}",
+                help="samples of different shapes are for a map-style Dataset or a DataLoader"
+                if array.dtype.kind == "O" else "give numbers: float32 for measurements, int64 for labels",
             )
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(numpy.int64)
@@ -78,15 +80,31 @@ def mapped(value: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
     return tuple(change(item) for item in value)
 
 
-def joined(pieces: Sequence[Tensors]) -> Tensors:
-    """Batches, joined along their first axis."""
+def joined(pieces: Sequence[Tensors], padding: float = 0) -> Tensors:
+    """Batches, joined along their first axis; those of different sizes are filled up with `padding` to the largest."""
     first = pieces[0]
     if isinstance(first, Tensor):
-        return torch.cat([piece for piece in pieces if isinstance(piece, Tensor)])
+        return _stacked([piece for piece in pieces if isinstance(piece, Tensor)], padding)
     if isinstance(first, dict):
-        return {name: torch.cat([piece[name] for piece in pieces if isinstance(piece, dict)]) for name in first}
+        return {
+            name: _stacked([piece[name] for piece in pieces if isinstance(piece, dict)], padding) for name in first
+        }
     columns = zip(*[piece for piece in pieces if isinstance(piece, tuple)], strict=True)
-    return tuple(torch.cat(column) for column in columns)
+    return tuple(_stacked(column, padding) for column in columns)
+
+
+def _stacked(pieces: Sequence[Tensor], padding: float) -> Tensor:
+    shapes = {piece.shape[1:] for piece in pieces}
+    if len(shapes) > 1 and len({len(shape) for shape in shapes}) == 1:
+        most = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        pieces = [_filled(piece, most, padding) for piece in pieces]
+    return torch.cat(list(pieces))
+
+
+def _filled(piece: Tensor, shape: Sequence[int], padding: float) -> Tensor:
+    made = piece.new_full((len(piece), *shape), padding)
+    made[(slice(None), *(slice(size) for size in piece.shape[1:]))] = piece
+    return made
 
 
 def flat_outputs(value: Any) -> dict[str, Tensor]:

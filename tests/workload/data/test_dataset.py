@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from optlang.interfaces import Factory, OptlangError
+from optlang.plan.axes import AxisSizes
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.data.dataset import load
@@ -212,7 +213,11 @@ class TestErrors:
             (whole(task="clasification"), "no task 'clasification'", "classification"),
             (whole(task=object()), "without loss and metrics", "loss"),
             (whole(train=[(1, 2, 3)] * 5), "a sample of the data's 'train' is 3 things", "pair"),
-            (whole(train=[(numpy.zeros(index + 1), 1) for index in range(3)]), "cannot be stacked", "collate_fn"),
+            (whole(train=[(object(), 1)] * 3), "cannot be stacked", "collate_fn"),
+            (
+                whole(train=DataLoader([(torch.zeros(size), 1) for size in (2, 3)], 2)),
+                r"the DataLoader of the data's 'train' cannot stack samples of different shapes: got \[2\]", "pads",
+            ),
             (whole(train=DataLoader([1.0, 2.0])), "a batch of the data's 'train' is a Tensor", "pair"),
         ],
     )
@@ -295,3 +300,67 @@ def test_preprocessing_is_told_to_whoever_deploys(given):
     assert given(whole(preprocessing={"scale": 1 / 16})).preprocessing == {"scale": 1 / 16}
     with pytest.raises(OptlangError, match=r"'preprocessing' of .* is not plain JSON"):
         given(whole(preprocessing=object()))
+
+
+class Lines(Dataset):
+    """Tokens of 5 to 11, a label each; `several` gives a label to each token."""
+
+    def __init__(self, several=False):
+        self.several = several
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, index):
+        tokens = torch.full((5 + index % 7,), index)
+        return tokens, tokens % 2 if self.several else index % 2
+
+
+def padded(samples):
+    tokens = nn.utils.rnn.pad_sequence([tokens for tokens, _ in samples], batch_first=True)
+    labels = [label for _, label in samples]
+    if isinstance(labels[0], torch.Tensor):
+        return tokens, nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+    return tokens, torch.tensor(labels)
+
+
+class TestSamplesOfDifferentShapes:
+    def test_batches_of_a_loader_keep_their_widths(self, given):
+        data = given(whole(train=DataLoader(Lines(), 4, collate_fn=padded), validation=Lines()))
+        widths = [inputs["input"].shape for inputs, _ in data.batches("train", 99)]
+        assert widths[:2] == [(4, 8), (4, 11)]
+        inputs, targets = data.arrays("train")
+        assert [len(item) for item in inputs["input"][:6]] == [8, 8, 8, 8, 11, 11]
+        assert targets.tolist() == [index % 2 for index in range(30)]
+        assert len(data.calibration(5, 0)["input"]) == 5
+
+    def test_samples_of_a_dataset_are_batched_by_shape_without_padding(self, given):
+        data = given(whole(train=Lines()))
+        batches = [inputs["input"] for inputs, _ in data.batches("train", 3, seed=1, shuffle=True)]
+        assert max(len(item) for item in batches) == 3
+        assert sorted(row for item in batches for row in item[:, 0].tolist()) == list(range(30))
+        assert all(item.shape[1] == 5 + row % 7 for item in batches for row in item[:, 0].tolist())
+
+    def test_targets_that_differ_in_size_are_filled_up_with_what_does_not_count(self, given):
+        data = given(whole(train=Lines(several=True), validation=Lines(several=True), task="sequence"))
+        inputs, targets = data.arrays("validation")
+        assert targets.shape == (30, 11)
+        for tokens, labels in zip(inputs["input"], targets, strict=True):
+            assert labels[: len(tokens)].tolist() == (tokens % 2).tolist()
+            assert set(labels[len(tokens) :].tolist()) <= {-100}
+
+    def test_examples_have_the_shape_of_the_sample_in_the_middle_or_the_one_asked_for(self, given):
+        data = given(whole(train=Lines(), validation=Lines()))
+        (axis,) = data.axes
+        assert (axis.name, axis.low, axis.usual, axis.high) == ("input_1", 5, 8, 11)
+        assert data.example(9)["input"].shape == (9, 8)
+        assert data.example(2, {"input_1": 11})["input"][:, 0].tolist() == [6, 13]
+        # No sample has 40: the usual ones are repeated along the axis.
+        assert data.example(2, {"input_1": 40})["input"].shape == (2, 40)
+        assert data.bind(["tokens"]).axes[0].text == "tokens:1"
+
+    def test_a_declared_axis_is_open_though_all_samples_have_one_size(self, given):
+        data = given(whole())
+        assert data.axes == ()
+        (axis,) = data.opened([AxisSizes("input", 1, 1, 9)]).bind(["x"]).opened([AxisSizes("x", 1, 1, 9)]).axes
+        assert (axis.name, axis.low, axis.usual, axis.high) == ("x_1", 1, 2, 9)

@@ -1,5 +1,7 @@
 """Losses and metrics against scikit-learn and against torch's own, and what is refused."""
 
+import math
+
 import numpy
 import pytest
 import torch
@@ -108,6 +110,19 @@ class TestRegression:
 
     def test_targets_that_do_not_vary(self, tmp_path):
         assert task_of("regression", tmp_path).metrics(numpy.ones(4), numpy.ones(4))["r2"] == 1.0
+
+    def test_targets_of_different_sizes_count_where_they_are(self, tmp_path):
+        task = task_of("regression", tmp_path)
+        wanted = torch.tensor([[1.0, 2.0, math.nan], [3.0, 5.0, 4.0]])
+        answers = torch.tensor([[1.0, 4.0, 0.0], [3.0, 5.0, 7.0]])
+        found = task.metrics(answers, wanted)
+        assert (found["mse"], found["mae"]) == (13 / 5, 1.0)
+        assert float(task.loss(answers, wanted)) == pytest.approx(13 / 5)
+        assert task.per_sample(answers, wanted) is None
+
+    def test_targets_that_are_no_numbers(self, tmp_path):
+        with pytest.raises(OptlangError, match="the targets hold NaN"):
+            task_of("regression", tmp_path).check_targets(torch.tensor([1.0, math.nan]), "the targets")
 
     def test_shapes_that_would_be_broadcast(self, tmp_path):
         with pytest.raises(OptlangError, match="do not fit"):

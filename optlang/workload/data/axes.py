@@ -1,0 +1,137 @@
+"""Which axes of the inputs have no fixed size, besides the samples: as seen in the data, or declared open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from optlang.diagnostics.suggest import closest
+from optlang.interfaces import OptlangError
+from optlang.plan.axes import AxisSizes
+
+Shapes = tuple[tuple[int, ...], ...]
+"""The shape of each input of one sample, in the order of the inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAxis:
+    """An axis of any size; `places` are the inputs that have it, and which of their axes it is (0 is the samples).
+
+    `low`, `usual` and `high` are the smallest and the largest size to answer, and the one to trace and to time with.
+    `guessed` says that `low` and `high` are nobody's: the data have one size, and none was declared.
+    """
+
+    name: str
+    places: tuple[tuple[str, int], ...]
+    low: int
+    usual: int
+    high: int
+    guessed: bool = False
+
+    @property
+    def text(self) -> str:
+        """Its first place as studies name it: "tokens:1"."""
+        name, axis = self.places[0]
+        return f"{name}:{axis}"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The shapes that samples have, each with the number of samples that have it, in the order of their first ones."""
+
+    counts: Mapping[Shapes, int]
+
+    @property
+    def varied(self) -> bool:
+        """Whether samples differ in shape."""
+        return len(self.counts) > 1
+
+    def ordered(self) -> list[Shapes]:
+        """The shapes, from the fewest numbers a sample to the most."""
+        return sorted(self.counts, key=lambda shapes: (sum(map(math.prod, shapes)), shapes))
+
+    @property
+    def middle(self) -> Shapes:
+        """The shape of the sample in the middle, when they are ordered by how many numbers they have."""
+        half, seen = sum(self.counts.values()) / 2, 0
+        for shapes in self.ordered():
+            seen += self.counts[shapes]
+            if seen >= half:
+                return shapes
+        raise AssertionError("no sample was seen")
+
+
+def opened(observed: Observed, names: Sequence[str], declared: Sequence[AxisSizes] = ()) -> tuple[OpenAxis, ...]:
+    """The open axes of inputs that have these `names`: those whose sizes differ in the data, and those declared.
+
+    Axes of two inputs are one where their sizes agree in all samples. Raises OptlangError for a declared axis that no
+    input has, and where samples have different numbers of axes.
+    """
+    sizes: dict[tuple[str, int], tuple[int, ...]] = {}
+    for index, name in enumerate(names):
+        shapes = [found[index] for found in observed.counts if index < len(found)]
+        if len({len(shape) for shape in shapes}) > 1:
+            raise OptlangError(
+                f"samples of {name} have different numbers of axes: "
+                f"{' and '.join(str(list(shape)) for shape in _two(shapes))}",
+                help="give all samples the same axes; their sizes may differ",
+            )
+        for axis, found in enumerate(zip(*shapes, strict=True), start=1):
+            sizes[name, axis] = found
+    wanted = {(item.input, item.axis): item for item in declared}
+    for item in declared:
+        _check(item, names, sizes)
+    middle = list(observed.counts).index(observed.middle)
+    together: list[list[tuple[str, int]]] = []
+    for place, found in sizes.items():
+        if len(set(found)) == 1 and place not in wanted:
+            continue
+        # Height and width of one image are two, though all images may be square.
+        group = next(
+            (group for group in together if group[0][0] != place[0] and sizes[group[0]] == found), None
+        )
+        if group is None:
+            together.append([place])
+        else:
+            group.append(place)
+    return tuple(_one(group, sizes[group[0]], middle, wanted) for group in together)
+
+
+def _one(
+    places: list[tuple[str, int]], sizes: tuple[int, ...], middle: int, wanted: Mapping[tuple[str, int], AxisSizes]
+) -> OpenAxis:
+    usual, low, high = sizes[middle], min(sizes), max(sizes)
+    said = next((wanted[place] for place in places if place in wanted and wanted[place].low is not None), None)
+    name = f"{places[0][0]}_{places[0][1]}"
+    if said is not None:
+        assert said.low is not None
+        assert said.high is not None
+        low, high = min(low, said.low), max(high, said.high)
+        if len(set(sizes)) == 1:
+            low, high = said.low, said.high
+        return OpenAxis(name, tuple(places), low, min(max(usual, low), high), high)
+    if low == high:
+        return OpenAxis(name, tuple(places), max(1, usual // 2), usual, 2 * usual, guessed=True)
+    return OpenAxis(name, tuple(places), low, usual, high)
+
+
+def _check(item: AxisSizes, names: Sequence[str], sizes: Mapping[tuple[str, int], Sequence[int]]) -> None:
+    if item.input not in names:
+        near = closest(item.input, names)
+        raise OptlangError(
+            f"`dynamic` names the input `{item.input}`, and the inputs are {', '.join(names)}",
+            help=f'did you mean "{near}:{item.axis}"?' if near else f'name one of them: "{names[0]}:{item.axis}"',
+        )
+    if (item.input, item.axis) not in sizes:
+        known = [axis for name, axis in sizes if name == item.input]
+        raise OptlangError(
+            f"`dynamic` names axis {item.axis} of `{item.input}`, which has "
+            + (f"the axes 1 to {max(known)} behind the samples" if known else "no axis but the samples"),
+            help=f'write "{item.input}:{max(known)}"' if known else f'remove "{item.input}:{item.axis}"',
+        )
+
+
+def _two(shapes: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    by_axes = {len(shape): shape for shape in shapes}
+    return list(by_axes.values())[:2]
