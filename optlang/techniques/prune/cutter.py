@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.prune.importance import Scale, scoring
-from optlang.techniques.prune.pruner import Broken, following, pruned, replay, tie
+from optlang.techniques.prune.pruner import Ranked, chosen, following
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.prune.statistics import recalibrate
-from optlang.techniques.shared import coupled, proof
+from optlang.techniques.shared import coupled, cuts, proof
 from optlang.techniques.shared.coupled import Group, drawn
 from optlang.techniques.shared.parametrizations import as_module, with_edit
 from optlang.techniques.shared.routes import rerouted, tables
@@ -68,7 +68,6 @@ class Cutter:
         with imports.user_code("the model's forward", context.study):
             self._shapes = _shapes(copy.deepcopy(state.model).eval(), self.example)
         self._training = proof.trains(state.model, self.example)
-        self._score_of = scoring(state.model, settings, context)
         self.left: dict[str, str] = {}
         """The layers whose channels stay though they were open to pruning, and why."""
         self._ties = proof.shared(state.model)
@@ -76,6 +75,8 @@ class Cutter:
         self._parts: dict[str, int] = {}
         self._routes: dict[str, list[list[int]]] = {}
         self._known: dict[str, str | None] = {}
+        self._scores: dict[str, Tensor] = {}
+        self._no_norm: tuple[str, ...] = ()
         self._groups = self._followed()
 
     def _followed(self) -> list[Group]:
@@ -88,21 +89,18 @@ class Cutter:
 
         module = copy.deepcopy(self.whole.model).eval()
         self._kept |= _chosen_before(module)
+        score = scoring(self.whole.model, self._settings, self._context)(module)
         # The graph is that of the whole model, whatever is kept.
-        with following("model"), drawn(module, self.example) as graph, following("settings"):
+        with following(), drawn(module, self.example) as graph:
             found, self.left = coupled.groups(graph, self._kept)
-        self._kept |= {group.root for group in found if group.answers}
-        open_groups = []
-        for group in found:
-            untied = _untied(group, self._ties)
-            if group.answers or group.channels < 2:
-                continue
-            if untied:
-                self.left[group.root] = untied
-            else:
-                open_groups.append(group)
-        # In the order of the model, which the graph has from its end.
-        open_groups.reverse()
+            open_groups = self._open(found)
+            for group in open_groups:
+                scores = attempt(lambda group=group: score(group.found))  # type: ignore[misc]
+                if isinstance(scores, Exception):
+                    self.left[group.root] = coupled.reason(scores)
+                elif scores is not None:
+                    self._scores[group.root] = scores.detach().cpu()
+        self._no_norm = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
         with imports.user_code("the model's forward", self._context.study):
             symmetry = Symmetry(module, self._samples)
         for group in symmetry.asymmetric(open_groups):
@@ -117,23 +115,38 @@ class Cutter:
                 self._parts[group.root] = parts
         return open_groups
 
+    def _open(self, found: Sequence[Group]) -> list[Group]:
+        """Those of the groups whose channels may go; `left` has why the others stay."""
+        self._kept |= {group.root for group in found if group.answers}
+        open_groups = []
+        for group in found:
+            untied = _untied(group, self._ties)
+            if group.answers or group.channels < 2:
+                continue
+            if untied:
+                self.left[group.root] = untied
+            else:
+                open_groups.append(group)
+        # In the order of the model, which the graph has from its end.
+        return open_groups[::-1]
+
     def cut(self, ratio: float, ratios: Mapping[str, float] | None = None) -> Cut:
         """The model without `ratio` of its channels; `ratios` are those of layers of their own, by name.
 
         What breaks the model, or gives other answers than the whole model with these channels at zero, is left alone.
         """
         while True:
-            try:
-                cut = self._once(ratio, ratios)
-            except Broken as error:
-                self.left[error.layer] = error.why
+            history = self._chosen(ratio, ratios or {})
+            found = self._unproved(history)
+            if found:
+                self._leave(found)
                 continue
-            found = self._unproved(cut.history)
-            if not found and cut.history and self._breaks(cut.module):
-                found = self._guilty(cut.history) or self._together(cut.history)
-            if not found:
-                return cut
-            self._leave(found)
+            module = self._made(history)
+            if history and self._breaks(module):
+                self._leave(self._guilty(history) or self._together(history))
+            elif not isinstance(module, str):
+                removed = counted(self.whole.model)[0] - counted(module)[0]
+                return Cut(module, history, max(0, removed) if history else 0, self._no_norm)
 
     def _leave(self, found: Mapping[str, str]) -> None:
         for name, why in found.items():
@@ -161,7 +174,7 @@ class Cutter:
 
     def _other(self, group: Group, channels: Sequence[int], item: JSON) -> str | None:
         whole = self.whole.model
-        cut = self._replayed([item])
+        cut = self._made([item])
         why = self._breaks(cut)
         if why is not None or isinstance(cut, str):
             return why
@@ -171,7 +184,7 @@ class Cutter:
 
     def _guilty(self, history: Sequence[JSON]) -> dict[str, str]:
         """The layers of `history` whose cut breaks the model by itself, and why."""
-        why = self._breaks(self._replayed(history))
+        why = self._breaks(self._made(history))
         if why is None:
             return {}
         if len(history) == 1:
@@ -184,19 +197,23 @@ class Cutter:
         right: list[JSON] = []
         found: dict[str, str] = {}
         for item in history:
-            why = self._breaks(self._replayed([*right, item]))
+            why = self._breaks(self._made([*right, item]))
             if why is None:
                 right.append(item)
             else:
                 found[str(_item(item)[0])] = why
         return found
 
-    def _replayed(self, history: Sequence[JSON]) -> nn.Module | str:
+    def _made(self, history: Sequence[JSON]) -> nn.Module | str:
         """A copy of the model with these cuts, or why there is none."""
+        gone = {str(root): [*channels] for root, _, channels in map(_item, history)}
+        module: nn.Module = copy.deepcopy(self.whole.model).eval()
         try:
-            return replay(copy.deepcopy(self.whole.model).eval(), self._arguments(history), self.example)
+            cuts.cut(module, gone, self._groups)
         except FAILURES as error:
             return coupled.reason(error)
+        cuts.tie(module, self._ties)
+        return module
 
     def _breaks(self, module: nn.Module | str) -> str | None:
         """Why a cut model does not answer as the whole one does, in the same shapes; None where it does."""
@@ -218,19 +235,20 @@ class Cutter:
             arguments["routes"] = self._routes
         return arguments
 
-    def _once(self, ratio: float, ratios: Mapping[str, float] | None) -> Cut:
-        module = copy.deepcopy(self.whole.model).eval()
-        score = self._score_of(module)
-        history = pruned(module, self.example, int(self._settings["round_to"]), ratio, ratios or {}, score,
-                          self._kept | set(self.left), self._parts, self._routes, self._settings["scope"] == "global")
-        tie(module, self._ties)
-        removed = counted(self.whole.model)[0] - counted(module)[0]
-        left = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
-        return Cut(module, history, max(0, removed) if history else 0, left)
+    def _chosen(self, ratio: float, ratios: Mapping[str, float]) -> list[JSON]:
+        ranked = [
+            Ranked(group, self._scores[group.root], self._parts.get(group.root, group.blocks))
+            for group in self._groups if self._may_lose(group) and group.root in self._scores
+        ]
+        everywhere = self._settings["scope"] == "global"
+        return chosen(ranked, ratio, ratios, int(self._settings["round_to"]), everywhere)
+
+    def _may_lose(self, group: Group) -> bool:
+        return not (self._kept | set(self.left)).intersection(group.losing)
 
     def groups(self) -> list[str]:
         """The groups of coupled channels that may be cut, each by the layer that names it in `ratios`."""
-        return [group.root for group in self._groups if not set(self.left).intersection((group.root, *group.giving))]
+        return [group.root for group in self._groups if self._may_lose(group)]
 
     def refusal(self, why: str, instead: str) -> Refusal:
         """That nothing was removed, and why."""

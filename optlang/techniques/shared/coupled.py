@@ -6,17 +6,20 @@ It says where each channel lies in which tensor, and which layers cannot be foll
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from optlang.workload.failures import FAILURES, exhausted
+from optlang.workload.failures import FAILURES, attempt, exhausted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# How often a search for coupled channels may look at each channel on each way between two layers, and how many channels
+# on ways it looks at in all. A search that ends looks about once; one that cannot goes round for ever.
+_ROUNDS, _MOST = 20, 4_000_000
 
 
 class Unfollowed(RuntimeError):  # noqa: N818 - an answer, not an accident
@@ -33,11 +36,25 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A layer (or a parameter of no such layer) that has a group's channels among its outputs, or else its inputs.
+
+    `dim` is the dimension that torch-pruning cuts where the layer's kind leaves that open.
+    """
+
+    layer: str
+    outward: bool
+    dim: int
+    positions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Channels that are coupled, by the layer that gives them.
 
     `blocks` is in how many blocks (of heads, of a grouped convolution or norm) as many must go from each; `answers`,
-    whether they are channels of the model's own answers; `giving` are the layers that lose outputs.
+    whether they are channels of the model's own answers; `giving` are the layers that lose outputs. `found` is the
+    group as torch-pruning has it, for scores.
     """
 
     root: str
@@ -46,24 +63,13 @@ class Group:
     answers: bool
     giving: tuple[str, ...]
     axes: tuple[Axis, ...]
+    parts: tuple[Part, ...] = field(compare=False)
+    found: Any = field(compare=False, repr=False)
 
-
-class _Limited(list[Any]):
-    """The index mappings of a dependency, each of which may give no more indices than the widest layer has."""
-
-    def __init__(self, mappings: Sequence[Any], most: int) -> None:
-        super().__init__(mappings)
-        self._most = most
-
-    def __iter__(self) -> Iterator[Any]:
-        for mapping in super().__iter__():
-            yield mapping if mapping is None else functools.partial(self._mapped, mapping)
-
-    def _mapped(self, mapping: Callable[[Any], Any], indices: Any) -> Any:
-        found = mapping(indices)
-        if len(found) > self._most:
-            raise Unfollowed(f"one of its channels counts for more than the {self._most} that the widest layer takes")
-        return found
+    @property
+    def losing(self) -> set[str]:
+        """The layers that lose outputs, norms and depthwise layers among them."""
+        return {part.layer for part in self.parts if part.outward}
 
 
 @contextmanager
@@ -94,74 +100,146 @@ def forward(module: nn.Module, example: dict[str, Tensor]) -> tuple[Tensor, ...]
 
 
 @contextmanager
-def drawn(module: nn.Module, example: Mapping[str, Tensor]) -> Iterator[Any]:
-    """torch-pruning's graph of `module`; its searches for coupled channels have a limit (`Unfollowed`)."""
-    import torch_pruning
-
+def drawn(module: nn.Module, example: Mapping[str, Tensor]) -> Iterator[Graph]:
+    """The graph of `module`, which must not be cut while it is in use."""
     with traceable(module):
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            module, example_inputs=dict(example), forward_fn=forward, verbose=False
-        )
-        limit(graph)
-        yield graph
+        yield Graph(module, example)
 
 
-def limit(graph: Any) -> None:
-    """Let no index mapping of `graph` give more indices than the widest layer takes."""
-    sizes = [max(item.shape) for item in graph.model.parameters() if item.ndim]
+class Graph:
+    """torch-pruning's graph of a module, searched with a limit.
+
+    torch-pruning's own search goes round for ever where code takes channels apart and joins them again (rotary
+    positions), works all positions out anew for each layer, and fails for the whole model where it cannot do so for
+    one operator.
+    """
+
+    def __init__(self, module: nn.Module, example: Mapping[str, Tensor]) -> None:
+        import torch_pruning
+
+        self.model = module
+        self.names: dict[Any, str] = {layer: name for name, layer in module.named_modules()}
+        self._graph = graph = torch_pruning.DependencyGraph()
+        # What `build_dependency` does, apart from the positions.
+        graph.verbose, graph.model, graph.ignored_params = False, module, []
+        graph._module2name = dict(self.names)
+        graph._param_to_name, graph.unwrapped_parameters = graph._detect_unwrapped_parameters(None)
+        graph.module2node = graph._trace(module, dict(example), forward, None)
+        graph._build_dependency(graph.module2node)
+        _positioned(graph)
+        sizes = [max(item.shape) for item in module.parameters() if item.ndim]
+        self._widest = max(sizes, default=1)
+        self._ways = sum(len(node.dependencies) for node in graph.module2node.values())
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers, from the model's end."""
+        return list(self._graph.module2node)
+
+    def parameter(self, item: nn.Parameter) -> str:
+        """The name of a parameter that no layer known to torch-pruning has."""
+        return str(self._graph._param_to_name[item])
+
+    def outward(self, handler: Any) -> bool:
+        """Whether a layer loses outputs by `handler`."""
+        return bool(self._graph.is_out_channel_pruning_fn(handler))
+
+    def full(self, layer: nn.Module) -> Any:
+        """All output channels of a layer with all that goes with them, a group as torch-pruning's scores take it.
+
+        Raises `Unfollowed` where they are still not found after `_ROUNDS` rounds, or one of them counts for more
+        than the widest layer takes.
+        """
+        from torch_pruning import _helpers
+        from torch_pruning.dependency.dependency import Dependency
+        from torch_pruning.dependency.group import Group as Items
+
+        pruner = self._graph.get_pruner_of_module(layer)
+        count = pruner.get_out_channels(layer)
+        node, prune = self._graph.module2node[layer], pruner.prune_out_channels
+        first = Dependency(prune, prune, source=node, target=node)
+        merged: dict[Any, tuple[Any, dict[int, Any]]] = {}
+        for way, indices in self._reached(first, [_helpers._HybridIndex(item, item) for item in range(count)]):
+            _, own = merged.setdefault((way.target, way.handler), (way, {}))
+            for index in indices:
+                own.setdefault(index.idx, index.root_idx)
+        group = Items()
+        group._DG = self._graph
+        for way, own in merged.values():
+            item = _helpers.GroupItem(way, list(own))
+            item.root_idxs = list(own.values())
+            group.items.append(item)
+        return group
+
+    def _reached(self, first: Any, indices: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
+        """The ways between layers on which channels go together with those of `first`, each with their indices."""
+        left = min(_MOST, _ROUNDS * (self._ways + 10) * len(indices))
+        known = {(first.target, first.handler, tuple(indices))}
+        pending = [(first, indices)]
+        yield first, indices
+        while pending:
+            way, indices = pending.pop()
+            for following in way.target.dependencies:
+                if not following.is_triggered_by(way.handler):
+                    continue
+                left -= len(indices)
+                if left < 0:
+                    raise Unfollowed("its channels are taken apart and joined too often to be followed")
+                mapped = self._mapped(following, indices)
+                key = following.target, following.handler, tuple(mapped)
+                if mapped and key not in known:
+                    known.add(key)
+                    pending.append((following, mapped))
+                    yield following, mapped
+
+    def _mapped(self, way: Any, indices: list[Any]) -> list[Any]:
+        for mapping in way.index_mapping:
+            if mapping is not None:
+                indices = mapping(indices)
+            if len(indices) > self._widest:
+                raise Unfollowed(
+                    f"one of its channels counts for more than the {self._widest} that the widest layer takes"
+                )
+        return indices
+
+
+def _positioned(graph: Any) -> None:
+    """Work out how positions change at each operator; where that fails they stay, which the proof of a cut refutes."""
+    from torch_pruning import ops
+    from torch_pruning.dependency import index_mapping, shape_infer
+
+    attempt(lambda: shape_infer.init_shape_information(graph))
+    kinds = {
+        ops.OPTYPE.CONCAT: index_mapping.update_concat_index_mapping,
+        ops.OPTYPE.SPLIT: index_mapping.update_split_index_mapping,
+        ops.OPTYPE.RESHAPE: index_mapping.update_reshape_index_mapping,
+        ops.OPTYPE.UNBIND: index_mapping.update_unbind_index_mapping,
+        ops.OPTYPE.EXPAND: index_mapping.update_expand_index_mapping,
+        ops.OPTYPE.SLICE: index_mapping.update_slice_index_mapping,
+    }
     for node in graph.module2node.values():
-        for dependency in node.dependencies:
-            dependency.index_mapping = _Limited(dependency.index_mapping, max(sizes, default=1))
+        if node.type in kinds:
+            attempt(lambda node=node: kinds[node.type](graph, node))  # type: ignore[misc]
 
 
-class _Routed(list[Any]):
-    """The index mapping into a layer at which channels arrive at positions of their own."""
-
-    def __init__(self, table: Sequence[Sequence[int]] | None) -> None:
-        super().__init__([None, None])  # torch-pruning writes its own here
-        self._table = table  # None: nothing comes back this way
-
-    def __iter__(self) -> Iterator[Any]:
-        yield self._mapped
-
-    def _mapped(self, indices: Sequence[Any]) -> list[Any]:
-        if self._table is None:
-            return []
-        roots = dict.fromkeys(item.root_idx for item in indices)
-        return [type(indices[0])(idx=position, root_idx=root) for root in roots for position in self._table[root]]
-
-
-def route(graph: Any, tables: Mapping[str, Sequence[Sequence[int]]]) -> None:
-    """Let channels arrive in the named layers at these positions, by the number of the channel where it begins."""
-    for node in graph.module2node.values():
-        for dependency in node.dependencies:
-            name = graph._module2name.get(dependency.target.module)
-            if name in tables and graph.is_in_channel_pruning_fn(dependency.handler):
-                dependency.index_mapping = _Routed(tables[name])
-            source = graph._module2name.get(dependency.source.module)
-            if source in tables and graph.is_in_channel_pruning_fn(dependency.trigger):
-                dependency.index_mapping = _Routed(None)
-
-
-def groups(graph: Any, kept: Collection[str]) -> tuple[list[Group], dict[str, str]]:
+def groups(graph: Graph, kept: Collection[str]) -> tuple[list[Group], dict[str, str]]:
     """The groups of coupled channels of layers that are not `kept`, and the layers that cannot be followed, with why.
 
     A group is left out where a kept layer would lose channels with it.
     """
     from torch import nn
 
-    names = {layer: name for name, layer in graph.model.named_modules()}
     model = graph.model
     tensors = {*dict(model.named_parameters(remove_duplicate=False)), *dict(model.named_buffers())}
     seen: set[Any] = set()
     found: list[Group] = []
     left: dict[str, str] = {}
-    for layer in list(graph.module2node):
-        name = names.get(layer)
+    for layer in graph.layers:
+        name = graph.names.get(layer)
         if name is None or not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) or layer in seen or name in kept:
             continue
         try:
-            made = _group(graph, name, layer)
+            made = group_of(graph, name)
             computed = next((item.tensor for item in made.axes if item.tensor not in tensors), None)
             if computed is not None:
                 raise Unfollowed(f"{computed} is computed from other weights")
@@ -174,7 +252,7 @@ def groups(graph: Any, kept: Collection[str]) -> tuple[list[Group], dict[str, st
         if made.channels == 1 < len(made.giving):
             continue  # one number that all channels of another layer are multiplied with: the group is theirs
         seen |= {graph.model.get_submodule(item) for item in made.giving}
-        if not set(kept).intersection(made.giving):
+        if not made.losing.intersection(kept):
             found.append(made)
     for group in found:
         stays = next((item for item in group.giving if item in left), None)
@@ -192,27 +270,32 @@ def reason(error: Exception) -> str:
     return "torch-pruning does not know how the code behind it uses its channels"
 
 
-def _group(graph: Any, name: str, layer: nn.Module) -> Group:
+def group_of(graph: Graph, name: str) -> Group:
+    """The group of a layer's output channels; raises `Unfollowed` where they are not known, or one of `FAILURES`."""
     from torch import nn
 
-    names = {item: own for own, item in graph.model.named_modules()}
-    group = _full(graph, layer)
+    group = graph.full(graph.model.get_submodule(name))
     giving = dict.fromkeys(
-        names[item.dep.target.module] for item in group.items
-        if graph.is_out_channel_pruning_fn(item.dep.handler) and item.dep.target.module in names
+        graph.names[item.dep.target.module] for item in group.items
+        if graph.outward(item.dep.handler) and item.dep.target.module in graph.names
         and isinstance(item.dep.target.module, nn.modules.conv._ConvNd | nn.Linear | nn.MultiheadAttention)
     )
-    return Group(
-        name, len(group[0].idxs), _blocks(group), _answered(graph, group), tuple(giving), tuple(_axes(graph, group))
+    blocks, parts = _blocks(group), tuple(_parts(graph, group))
+    axes = tuple(axis for part in parts for axis in _axes(graph.model, part))
+    return Group(name, len(group[0].idxs), blocks, _answered(graph, group), tuple(giving), axes, parts, group)
+
+
+def moved(module: nn.Module, group: Group, tables: Mapping[str, Sequence[Sequence[int]]]) -> Group:
+    """`group` with its channels at these positions in the layers of these names that take them, by channel."""
+    parts = tuple(
+        part if part.outward or part.layer not in tables
+        else replace(part, positions=tuple(tuple(positions) for positions in tables[part.layer]))
+        for part in group.parts
     )
+    return replace(group, parts=parts, axes=tuple(axis for part in parts for axis in _axes(module, part)))
 
 
-def _full(graph: Any, layer: nn.Module) -> Any:
-    pruner = graph.get_pruner_of_module(layer)
-    return graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(pruner.get_out_channels(layer))))
-
-
-def _answered(graph: Any, group: Any) -> bool:
+def _answered(graph: Graph, group: Any) -> bool:
     """Whether nothing takes the channels of a group, or the model's own answer comes right after them."""
     from torch_pruning import ops
 
@@ -220,7 +303,7 @@ def _answered(graph: Any, group: Any) -> bool:
         node = item.dep.target
         if node.type == ops.OPTYPE.OUTPUT:
             return True
-        if graph.is_out_channel_pruning_fn(item.dep.handler) and not node.outputs:
+        if graph.outward(item.dep.handler) and not node.outputs:
             return True
     return False
 
@@ -245,33 +328,42 @@ def _blocks(group: Any) -> int:
     return found
 
 
-def _axes(graph: Any, group: Any) -> Iterator[Axis]:
-    """Where the channels of a full group lie in the tensors of all layers that take part."""
+def _parts(graph: Graph, group: Any) -> Iterator[Part]:
     from torch import nn
 
-    names = {layer: name for name, layer in graph.model.named_modules()}
     count = len(group[0].idxs)
     for item in group.items:
-        target, outward = item.dep.target, graph.is_out_channel_pruning_fn(item.dep.handler)
+        target = item.dep.target
+        if isinstance(target.module, nn.Parameter):
+            name = graph.parameter(target.module)
+        elif target.module in graph.names:
+            name = graph.names[target.module]
+        else:
+            continue
         positions: list[list[int]] = [[] for _ in range(count)]
         for index, root in zip(item.idxs, item.root_idxs, strict=True):
             if root is None:
                 raise Unfollowed("its channels are repeated for others (grouped queries)")
             positions[root].append(index)
-        if isinstance(target.module, nn.Parameter):
-            sides: list[Any] = [(graph._param_to_name[target.module], target.module, target.pruning_dim, None)]
-        elif target.module in names:
-            sides = list(_sides(names[target.module], target.module, outward, target.pruning_dim))
-        else:
-            continue
-        for name, tensor, axis, spread in sides:
-            size = tensor.shape[axis]
-            spots = tuple(tuple(dict.fromkeys(spot for index in own for spot in (spread(index) if spread else [index])))
-                          for own in positions)
-            if any(not 0 <= spot < size for own in spots for spot in own):
-                holder = name.rpartition(".")[0] or name
-                raise Unfollowed(f"what lies between it and {holder} makes other channels of its channels")
-            yield Axis(name, axis % tensor.ndim, spots)
+        yield Part(name, graph.outward(item.dep.handler), target.pruning_dim, tuple(tuple(own) for own in positions))
+
+
+def _axes(module: nn.Module, part: Part) -> Iterator[Axis]:
+    """Where the channels of a full group lie in the tensors of a layer that takes part."""
+    try:
+        sides = list(_sides(part.layer, module.get_submodule(part.layer), part.outward, part.dim))
+    except AttributeError:  # a parameter of no layer that torch-pruning knows
+        sides = [(part.layer, module.get_parameter(part.layer), part.dim, None)]
+    for name, tensor, axis, spread in sides:
+        size = tensor.shape[axis]
+        spots = tuple(
+            tuple(dict.fromkeys(spot for index in own for spot in (spread(index) if spread else [index])))
+            for own in part.positions
+        )
+        if any(not 0 <= spot < size for own in spots for spot in own):
+            holder = name.rpartition(".")[0] or name
+            raise Unfollowed(f"what lies between it and {holder} makes other channels of its channels")
+        yield Axis(name, axis % tensor.ndim, spots)
 
 
 def _sides(name: str, layer: Any, outward: bool, dim: int) -> Iterator[tuple[str, Tensor, int, Any]]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Context, Edit, ModelState, OptlangError, Refusal
-from optlang.techniques.shared import coupled
+from optlang.techniques.shared import coupled, cuts
 from optlang.techniques.shared.parametrizations import PLAIN_WEIGHTS
-from optlang.techniques.shared.routes import rerouted, tables
+from optlang.techniques.shared.routes import rerouted
 from optlang.techniques.shared.symmetry import Symmetry, answers, tensors, unequal
 from optlang.workload.failures import FAILURES, attempt, refused
 
@@ -272,38 +272,24 @@ def _by_groups(module: nn.Module, lost: Lost, example: Mapping[str, Tensor]) -> 
         with coupled.drawn(copy.deepcopy(module), example) as graph:
             groups, _ = coupled.groups(graph, ())
         symmetry = Symmetry(module, example)
-        paths: dict[str, list[list[int]]] = {}
         for group in symmetry.asymmetric([item for item in groups if not item.answers]):
             moved = rerouted(module, group, groups, symmetry, example)
             if moved is not None:
                 groups[groups.index(group)] = moved
-                paths |= tables(moved, module)
-        cuts = {group: _gone(group, lost.masks) for group in groups}
-        gone = {group: channels for group, channels in cuts.items() if channels}
+        lacking = {group: _gone(group, lost.masks) for group in groups}
+        gone = {group: channels for group, channels in lacking.items() if channels}
         if not lost.ordered or not _covered(module, gone, lost.masks):
             return False
         doubtful = symmetry.asymmetric(list(gone))
         doubtful += [group for group, channels in gone.items() if group not in doubtful and uneven(group, channels)]
         for group in doubtful:
-            cut = _without(module, group, gone[group], paths, example)
+            cut = cuts.cut(copy.deepcopy(module), {group.root: gone[group]}, [group])
             if refuted_group(module, cut, group, gone[group], example) is not None:
                 return False
         return True
     except FAILURES as error:
         coupled.reason(error)
         return False
-
-
-def _without(
-    module: nn.Module, group: coupled.Group, channels: Collection[int], paths: Mapping[str, list[list[int]]],
-    example: Mapping[str, Tensor],
-) -> nn.Module:
-    """A copy of `module` that has lost these channels of a group and nothing else."""
-    cut = copy.deepcopy(module)
-    with coupled.drawn(cut, example) as graph:
-        coupled.route(graph, paths)
-        graph.load_pruning_history([[group.root, True, sorted(channels)]])
-    return cut
 
 
 def refuted_group(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from optlang.techniques.shared.coupled import Axis, Group
+from optlang.techniques.shared.coupled import Axis, Group, moved
 from optlang.techniques.shared.symmetry import Symmetry, answers, tensors
 from optlang.workload.failures import attempt
 
@@ -56,17 +55,12 @@ def routed(module: nn.Module, group: Group, example: Mapping[str, Tensor]) -> Gr
             return None
         for name, item in found.items():
             numbers[name] += _differ(item, plain[name]).long() << digit
-    axes = []
-    for axis in group.axes:
-        if axis in taken:
-            name = axis.tensor.rpartition(".")[0]
-            reached = _differ(changed[name], plain[name])
-            arrived = torch.where(reached, numbers[name], -1)
-            axis = replace(axis, positions=tuple(
-                tuple((arrived == channel).nonzero().flatten().tolist()) for channel in range(group.channels)
-            ))
-        axes.append(axis)
-    return replace(group, axes=tuple(axes))
+    found_at: dict[str, list[list[int]]] = {}
+    for axis in taken:
+        name = axis.tensor.rpartition(".")[0]
+        arrived = torch.where(_differ(changed[name], plain[name]), numbers[name], -1)
+        found_at[name] = [(arrived == channel).nonzero().flatten().tolist() for channel in range(group.channels)]
+    return moved(module, group, found_at)
 
 
 def rerouted(
@@ -81,7 +75,7 @@ def rerouted(
 
 
 def tables(group: Group, module: nn.Module) -> dict[str, list[list[int]]]:
-    """The positions of a routed group by the layer that reads its channels, as `coupled.route` has them."""
+    """The positions of a routed group by the layer that reads its channels, as `coupled.moved` takes them."""
     return {
         axis.tensor.rpartition(".")[0]: [list(positions) for positions in axis.positions]
         for axis in group.axes if _takes(module, axis)
