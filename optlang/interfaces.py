@@ -34,9 +34,9 @@ NEEDS: Mapping[str, str] = {
 }
 """What a technique or runtime can ask for in its declaration, in words."""
 
-WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 WEIGHTS_FORMS = "a .safetensors file, or a .pt or .pth file of a state dict, by its path in the study's folder"
-"""What `weights` may name: all but safetensors is read as what `torch.save(model.state_dict(), …)` writes."""
+"""What `weights` may name: all but safetensors and an index is read as what `torch.save` writes."""
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 Arrays: TypeAlias = "Mapping[str, Array]"
@@ -95,11 +95,17 @@ class Refusal(OptlangError):  # noqa: N818 - a refusal is an answer, not an acci
 
 @dataclass(frozen=True, slots=True)
 class Factory:
-    """How a model or a data set is made: the object `calls` names ("package.module:object" or "file.py:object")."""
+    """How a model or a data set is made: the object `calls` names ("package.module:object" or "file.py:object").
+
+    `weights` is a file of a model's weights, `weights_key` the part of it that holds them (None: what fits the model),
+    and without `weights_strict` the file may lack tensors or have others.
+    """
 
     calls: str
     arguments: Mapping[str, JSON] = field(default_factory=dict)
     weights: str | None = None
+    weights_key: str | None = None
+    weights_strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)

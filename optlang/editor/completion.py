@@ -11,7 +11,7 @@ from typing import Literal
 
 from optlang.analysis.declarations import WORDS, Declarations
 from optlang.analysis.definitions import KnobSymbol, Symbols, suffixes
-from optlang.analysis.lower.calls import WEIGHTS
+from optlang.analysis.lower.calls import WEIGHTS_PARAMS
 from optlang.analysis.lower.search_settings import SAMPLERS
 from optlang.analysis.modules.names import Declared, PythonModule, Scope, Sort
 from optlang.analysis.modules.python_files import Signature, inside, objects
@@ -260,7 +260,9 @@ class Offers:
             for argument in signature.arguments:
                 if argument not in slot.written:
                     yield Offer(argument, "parameter", f"an argument of {name}", span=self._defined(module, name))
-            yield Offer("weights", "parameter", WEIGHTS.help)
+            for param in WEIGHTS_PARAMS if "weights" in slot.written else WEIGHTS_PARAMS[:1]:
+                if param.name not in slot.written:
+                    yield Offer(param.name, "parameter", param.help)
 
     def _names(self) -> Iterator[Offer]:
         for part in self.symbols:

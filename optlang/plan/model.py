@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
 
+from optlang.interfaces import JSON
 from optlang.plan.expressions import Environment, Expression, Frozen, MetricRef, Scalar, Value, holds, references
 
 Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model", "models"]
@@ -148,6 +149,17 @@ class ModelUse(Frozen):
     calls: str
     arguments: dict[str, Plain] = Field(default_factory=dict)
     weights: str | None = None
+    weights_key: str | None = None
+    weights_strict: bool = True
+
+    def factory(self, arguments: Mapping[str, JSON]) -> dict[str, JSON]:
+        """What the setting is where the arguments have these values: the fields of an `interfaces.Factory`."""
+        given: dict[str, JSON] = {"calls": self.calls, "arguments": arguments, "weights": self.weights}
+        if self.weights_key is not None:
+            given["weights_key"] = self.weights_key
+        if not self.weights_strict:
+            given["weights_strict"] = False
+        return given
 
 
 class Models(Frozen):
@@ -315,6 +327,8 @@ class FactoryUse(Frozen):
     calls: str
     arguments: dict[str, Value] = Field(default_factory=dict)
     weights: str | None = None
+    weights_key: str | None = None
+    weights_strict: bool = True
 
 
 class Metric(Frozen):

@@ -76,8 +76,12 @@ def _setting(value: JSON, study: Path) -> JSON:
 def _factory(factory: Factory, study: Path) -> JSON:
     weights = None
     if factory.weights is not None:
-        file = study / factory.weights
-        weights = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else factory.weights
+        from optlang.workload.model import checkpoints
+
+        weights = [
+            checkpoints.fingerprint(study / factory.weights) or factory.weights, factory.weights_key,
+            factory.weights_strict,
+        ]
     return [factory.calls, dict(factory.arguments), weights, imports.fingerprint(factory.calls, study)]
 
 

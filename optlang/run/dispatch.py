@@ -61,11 +61,13 @@ class Dispatcher:
         self._watcher.progress({"doing": "load the model and the data"})
         job = PrepareJob(self._workload, metrics, self.progress)
         try:
-            failure = self.run(prepare, job, self._plan.search.trial_timeout)
+            found = self.run(prepare, job, self._plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout) as error:
             raise OutsideError(f"loading the model and the data: {error}") from error
-        if failure is not None:
-            raise SetupError(failure)
+        if isinstance(found, Failure):
+            raise SetupError(found)
+        for line in found:
+            self._watcher.message(line)
         self._loaded = True
 
     def run(self, task: Callable[[J], T], job: J, timeout: float | None) -> T:

@@ -73,7 +73,10 @@ class Scheduler:
         self._space = Space(plan, unavailable, self._refusals)
         self._history = History(plan, self._space, before, home, unavailable)
         self._workload = Workload(
-            interfaces.Factory(plan.model.calls, plan.model.arguments, plan.model.weights),
+            interfaces.Factory(
+                plan.model.calls, plan.model.arguments, plan.model.weights, plan.model.weights_key,
+                plan.model.weights_strict,
+            ),
             interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
             tuple(
                 interfaces.NamedMetric(metric.name, metric.direction, interfaces.Factory(made.calls, made.arguments))

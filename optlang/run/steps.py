@@ -31,7 +31,7 @@ from optlang.workload.data.dataset import Dataset
 from optlang.workload.export import onnx_weights
 from optlang.workload.model.call import settled
 from optlang.workload.model.count import Counted, count
-from optlang.workload.model.make import make
+from optlang.workload.model.make import initial
 from optlang.workload.model.save import load, save
 
 Report = Callable[[Mapping[str, JSON]], None]
@@ -113,7 +113,7 @@ class _Steps:
         return step_key(parent, step, self._workload, self._wants, self._clock)
 
     def _untrained(self) -> ModelState:
-        return ModelState("module", make(self._workload.model, self._workload.study), self._workload.model)
+        return initial(self._workload.model, self._workload.study, self._data.example(1))
 
     def _baseline(self) -> ModelState:
         own = [step for step in self._steps if step.path.startswith(BASELINE)]

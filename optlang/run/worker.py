@@ -55,16 +55,18 @@ def _ask(job: RuntimeJob, question: str) -> str | Failure | None:
     return reason
 
 
-def prepare(job: PrepareJob) -> Failure | None:
-    """Load the model and the data, and run the model on the data; None where all is well."""
+def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
+    """Load the model and the data, and run the model on the data; what users are to know of how it was made."""
     try:
-        from optlang.workload.model.make import make
+        from optlang.workload.model.make import initial, said
 
-        module = make(job.workload.model, job.workload.study)
-        _check_metrics(_context(job.workload).data, module, job.task_metrics, job.workload)
+        workload = job.workload
+        data = _context(workload).data
+        state = initial(workload.model, workload.study, data.example(1))
+        _check_metrics(data, state.model, job.task_metrics, workload)
+        return said(state)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
-    return None
 
 
 def carry_out(job: TrialJob) -> Result:

@@ -259,6 +259,6 @@ def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:
             made: list[JSON] = []
             for use in models:
                 arguments = {name: _usual(plan, item, None) for name, item in use.arguments.items()}
-                made.append({"calls": use.calls, "arguments": arguments, "weights": use.weights})
+                made.append(use.factory(arguments))
             return made if several else made[0]
     return default

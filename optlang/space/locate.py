@@ -110,10 +110,9 @@ def _bind_models(plan: Plan, setting: Models, wanted: JSON, values: Values) -> V
         return None
     found: Values | None = values
     for use, model in zip(setting.models, models, strict=True):
-        if not isinstance(model, Mapping) or (model["calls"], model["weights"]) != (use.calls, use.weights):
+        arguments = model["arguments"] if isinstance(model, Mapping) else None
+        if not isinstance(arguments, Mapping) or model != use.factory(arguments):
             return None
-        arguments = model["arguments"]
-        assert isinstance(arguments, Mapping)
         found = None if found is None else _take(plan, use.arguments, arguments, found)
     return found
 

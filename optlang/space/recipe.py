@@ -192,7 +192,7 @@ class _Walk:
         arguments = {
             name: self._setting(f"{path}.{name}", item, rounds, None) for name, item in use.arguments.items()
         }
-        return {"calls": use.calls, "arguments": arguments, "weights": use.weights}
+        return use.factory(arguments)
 
     def settings(
         self, path: str, settings: Mapping[str, Setting], rounds: Mapping[str, _Round], params: tuple[Param, ...]

@@ -13,7 +13,7 @@ from optlang.analysis.load import load
 from optlang.analysis.modules.library import library
 from optlang.interfaces import OutsideError
 from optlang.plan.expressions import Environment, KnobRef, RoundRef, Value, holds
-from optlang.plan.model import Apply, Computed, Fixed, Maybe, Plan, Repeat, Searched
+from optlang.plan.model import Apply, Computed, FactoryUse, Fixed, Maybe, Plan, Repeat, Searched
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Plan]
@@ -243,6 +243,28 @@ def test_weights_that_are_not_there_are_answered_with_a_file_of_like_name(tmp_pa
         "  target here { runtime = onnxruntime }\n  steps { maybe static }\n  minimize size\n}\n"
     )
     assert [item.help for item in load(study).diagnostics] == ["did you mean `net.pt`?"]
+
+
+def test_what_is_read_of_a_file_of_weights(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"")
+    (tmp_path / "mine.py").write_text("def net(weights_key=None): ...\n")
+    study = tmp_path / "main.opt"
+
+    def model(call: str) -> FactoryUse:
+        study.write_text(
+            f'optlang 1\nimport python "mine.py" as mine\nstudy s {{\n  model net = {call}\n'
+            "  data seen = zoo.digits()\n"
+            "  target here { runtime = onnxruntime }\n  steps { maybe static }\n  minimize size\n}\n"
+        )
+        plan = load(study).plan
+        assert plan is not None
+        return plan.model
+
+    found = model('mine.net(weights = "net.pt", weights_key = "ema", weights_strict = false)')
+    assert (found.arguments, found.weights, found.weights_key, found.weights_strict) == ({}, "net.pt", "ema", False)
+    # Without a file it is the factory's own argument.
+    found = model('mine.net(weights_key = "ema")')
+    assert (found.arguments, found.weights, found.weights_key) == ({"weights_key": "ema"}, None, None)
 
 
 def test_files_of_one_name_in_two_folders_stay_apart(tmp_path: Path) -> None:

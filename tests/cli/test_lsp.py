@@ -309,6 +309,8 @@ def test_python_beside_a_study_is_offered_and_never_run(client: Client) -> None:
     head = 'optlang 1\nimport python "mine.py" as mine\nstudy x {\n  model a = mine.'
     assert client.offered(f"{head}|\n}}")["mine.net"]["detail"] == "(width, depth)"
     assert client.offered(f"{head}net(width = 1, |)\n}}").keys() == {"depth", "weights"}
+    given = client.offered(f'{head}net(width = 1, weights = "a.pt", |)\n}}')
+    assert given.keys() == {"depth", "weights_key", "weights_strict"}
     text = f"{head}net()\n}}"
     found = client.at("definition", client.open(text, "python.opt"), text, "mine.ne|t")
     assert (found["uri"], found["range"]["start"]) == (

@@ -10,7 +10,7 @@ import torch
 
 from optlang.interfaces import Factory
 from optlang.run import worker
-from optlang.run.job import PrepareJob, Workload
+from optlang.run.job import Failure, PrepareJob, Workload
 
 RARE = """\
 import torch
@@ -56,9 +56,9 @@ def test_a_metric_that_the_first_samples_do_not_have(
     (tmp_path / "rare.py").write_text(RARE)
     data = Factory("rare.py:data", {"positives": positives})
     workload = Workload(Factory("rare.py:net"), data, tmp_path, tmp_path / "home", "cpu")
-    failure = worker.prepare(PrepareJob(workload, (metric,), tmp_path / "progress"))
+    found = worker.prepare(PrepareJob(workload, (metric,), tmp_path / "progress"))
     if words is None:
-        assert failure is None
+        assert found == ()
     else:
-        assert failure is not None
-        assert words in failure.reason
+        assert isinstance(found, Failure)
+        assert words in found.reason

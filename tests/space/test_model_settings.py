@@ -63,7 +63,7 @@ def test_it_is_what_a_factory_is_made_of(plan: Plan) -> None:
     student = resolve(plan, SMALL).steps[0].settings["student"]
     assert isinstance(student, dict)
     assert Factory(**student) == Factory("optlang.zoo.digits:cnn", {"width": 8})
-    assert asdict(Factory(**student)) == student
+    assert asdict(Factory(**student)) == {**student, "weights_key": None, "weights_strict": True}
 
 
 def test_another_argument_is_another_effect(plan: Plan) -> None:

@@ -27,6 +27,7 @@ from optlang.analysis.symbols import FIXED, Allowed, Namespace
 from optlang.diagnostics.field_words import SETTINGS
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.interfaces import WEIGHTS_FORMS, WEIGHTS_SUFFIXES
+from optlang.plan.expressions import Value
 from optlang.plan.model import Computed, Dimension, Fixed, Models, ModelUse, Param, Plain, Searched
 from optlang.plan.units import Kind, value_of
 from optlang.syntax import tree
@@ -35,6 +36,15 @@ from optlang.workload.sources import exists
 WEIGHTS = Param(
     name="weights", dimension="string", domain=None, required=True, help="a file of weights, which optlang reads"
 )
+WEIGHTS_KEY = Param(
+    name="weights_key", dimension="string", domain=None, required=True,
+    help="the part of the file that holds the weights, or what their names begin with",
+)
+WEIGHTS_STRICT = Param(
+    name="weights_strict", dimension="bool", domain=None, required=True,
+    help="false: load what fits the model, and list what does not",
+)
+WEIGHTS_PARAMS = (WEIGHTS, WEIGHTS_KEY, WEIGHTS_STRICT)
 
 Arguments: TypeAlias = "dict[str, tree.Fix | tree.Vary]"
 Call: TypeAlias = "Later[ModelUse | None]"
@@ -45,6 +55,15 @@ _FIXED: dict[str, str] = {
 
 _FREE: dict[Kind, Dimension] = {"plain": "number", "none": "string"}
 """What an argument of the user's own Python is, where the value's kind is no dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights that optlang loads into a model: none where `file` is None."""
+
+    file: str | None = None
+    key: str | None = None
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,31 +152,41 @@ class CallReader:
                 found[item.name.text] = item
         return found
 
-    def _weights(self, where: Where, given: Arguments) -> str | None:
+    def _weights(self, where: Where, given: Arguments) -> Weights:
+        """What is loaded into the model, taken out of `given`. Without a file the others are the factory's own."""
         if where.sort != "model" or "weights" not in given:
-            return None
-        written = given.pop("weights")
-        if isinstance(written, tree.Vary):
+            return Weights()
+        written = given["weights"].value if isinstance(given["weights"], tree.Fix) else None
+        file, key, strict = (
+            self._constant(given.pop(param.name), param) if param.name in given else None for param in WEIGHTS_PARAMS
+        )
+        if not isinstance(file, str):
+            return Weights()
+        assert written is not None
+        found = inside(self.folder, file)
+        if found is None:
             self.diagnostics.error(
-                "E302", "`weights` cannot be searched", written.span, "a knob", help="fix it with `=`: one file"
-            )
-            return None
-        fixed = self.knobs.values.constant(written.value, WEIGHTS, FIXED)
-        if fixed is None or not isinstance(fixed.value, str):
-            return None
-        file = inside(self.folder, fixed.value)
-        if file is None:
-            self.diagnostics.error(
-                "E203", f"`{fixed.value}` lies outside the study's folder", written.value.span, "not read",
+                "E203", f"`{file}` lies outside the study's folder", written.span, "not read",
                 help="copy the file into the study's folder",
             )
-        elif not exists(file):
-            files = [item.name for item in _next_to(file) if item.suffix in WEIGHTS_SUFFIXES]
+        elif not exists(found):
+            files = [item.name for item in _next_to(found) if item.name.endswith(WEIGHTS_SUFFIXES)]
             self.diagnostics.error(
-                "E203", f"there is no file `{fixed.value}` in the study's folder", written.value.span, "not found",
-                help=suggestion(Path(fixed.value).name, files, f"name {WEIGHTS_FORMS}"),
+                "E203", f"there is no file `{file}` in the study's folder", written.span, "not found",
+                help=suggestion(Path(file).name, files, f"name {WEIGHTS_FORMS}"),
             )
-        return fixed.value
+        return Weights(file, str(key) if key is not None else None, strict is not False)
+
+    def _constant(self, written: tree.Fix | tree.Vary, param: Param) -> Value:
+        if isinstance(written, tree.Vary):
+            self.diagnostics.error(
+                "E302", f"`{param.name}` cannot be searched", written.span, "a knob", help="fix it with `=`"
+            )
+            return None
+        if written.span == written.value.span:   # stands for a knob that is refused already
+            return None
+        fixed = self.knobs.values.constant(written.value, param, FIXED)
+        return fixed.value if fixed is not None else None
 
     def _read_all(self, given: Arguments) -> None:
         # The arguments of something unknown are still read: they use inputs, and may be wrong themselves.
@@ -179,7 +208,7 @@ class CallReader:
         return (lambda: Searched(knob=path)) if added else nothing
 
     def _declared(
-        self, path: tree.Path, declared: Declared, given: Arguments, weights: str | None, where: Where
+        self, path: tree.Path, declared: Declared, given: Arguments, weights: Weights, where: Where
     ) -> Call:
         maker = self.declarations.maker(declared)
         params = {param.name: param for param in maker.params}
@@ -222,7 +251,7 @@ class CallReader:
         return build
 
     def _python(
-        self, path: tree.Path, module: PythonModule, given: Arguments, weights: str | None, span: Span, where: Where
+        self, path: tree.Path, module: PythonModule, given: Arguments, weights: Weights, span: Span, where: Where
     ) -> Call:
         name = path.parts[1]
         arguments: dict[str, Later[Plain | None]] = {}
@@ -237,7 +266,7 @@ class CallReader:
         if not found:
             return nothing
         if signature is not None:
-            self._fits(name.text, module, signature, given, span, read=weights is not None)
+            self._fits(name.text, module, signature, given, span, read=weights.file is not None)
         return _use(path.text, f"{module.calls}:{name.text}", arguments, weights)
 
     def _fits(
@@ -331,10 +360,13 @@ def _dimension(kind: Kind) -> Dimension:
     return found
 
 
-def _use(name: str, calls: str, arguments: dict[str, Later[Plain | None]], weights: str | None) -> Call:
+def _use(name: str, calls: str, arguments: dict[str, Later[Plain | None]], weights: Weights) -> Call:
     def build() -> ModelUse | None:
         found = {key: value for key, make in arguments.items() if (value := make()) is not None}
-        return ModelUse(name=name, calls=calls, arguments=found, weights=weights)
+        return ModelUse(
+            name=name, calls=calls, arguments=found, weights=weights.file, weights_key=weights.key,
+            weights_strict=weights.strict,
+        )
 
     return build
 

@@ -72,7 +72,10 @@ class Factories:
         if made is None:
             return None
         arguments = {name: item.value for name, item in made.arguments.items() if isinstance(item, Fixed)}
-        return FactoryUse(name=made.name, calls=made.calls, arguments=arguments, weights=made.weights)
+        return FactoryUse(
+            name=made.name, calls=made.calls, arguments=arguments, weights=made.weights, weights_key=made.weights_key,
+            weights_strict=made.weights_strict,
+        )
 
     def setting(
         self, statement: tree.Fix, param: Param, around: Around, guards: tuple[Guard, ...]

@@ -216,6 +216,10 @@ class Words:
             parts.append(f"{name} {sign} {self._setting(item, dimension)}")
         if use.weights is not None:
             parts.append(f'weights = "{use.weights}"')
+        if use.weights_key is not None:
+            parts.append(f'weights_key = "{use.weights_key}"')
+        if not use.weights_strict:
+            parts.append("weights_strict = false")
         return f"{use.name}({', '.join(parts)})"
 
     # ---- expressions

@@ -125,11 +125,11 @@ def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> M
 
 
 def _teachers(settings: Mapping[str, Any], context: Context) -> list[nn.Module]:
-    from optlang.workload.model.make import make
+    from optlang.workload.model.make import initial
 
     given = [item for item in (settings["teacher"], *(settings["teachers"] or ())) if item is not None]
     if given:
-        return [make(Factory(**item), context.study) for item in given]
+        return [initial(Factory(**item), context.study, context.data.example(1)).model for item in given]
     assert context.baseline is not None, "`distill` declares that it needs the baseline"
     baseline = context.baseline()
     if baseline.form != "module":
@@ -147,11 +147,10 @@ def _count(module: nn.Module) -> int:
 
 
 def _student(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
-    from optlang.workload.model.make import make
+    from optlang.workload.model.make import initial
 
     if settings["student"] is not None:
-        factory = Factory(**settings["student"])
-        return ModelState("module", make(factory, context.study), factory)
+        return initial(Factory(**settings["student"]), context.study, context.data.example(1))
     width = float(settings["width"])
     if width == 1:
         return state

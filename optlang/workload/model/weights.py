@@ -1,70 +1,24 @@
-"""A module's weights as a state dict: read from a user's file, loaded into the module, taken out of it."""
+"""A module's weights as a state dict: loaded into the module as optlang saved them, and taken out of it.
+
+Files that users bring are read in `pretrained`.
+"""
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from optlang.interfaces import WEIGHTS_FORMS, OptlangError, Refusal
-
-_SAVE = "save them with torch.save(model.state_dict(), …) or safetensors; whole pickled models are not read"
-
-
-def read(name: str, study: Path) -> dict[str, Tensor]:
-    path = Path(name) if Path(name).is_absolute() else study / name
-    if not path.is_file():
-        raise OptlangError(f"there is no file of weights {path}", help=f"name {WEIGHTS_FORMS}")
-    if path.suffix == ".safetensors":
-        import safetensors
-        import safetensors.torch
-
-        try:
-            return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise OptlangError(f"{path} is not a safetensors file: {error}") from error
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise OptlangError(f"{path} does not contain a plain state dict: {_why(error)}", help=_SAVE) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if isinstance(state, Tensor) or not isinstance(state, Mapping):
-        raise OptlangError(f"{path} contains a {type(state).__name__}, not a state dict", help=_SAVE)
-    others = [str(key) for key, item in state.items() if not isinstance(item, Tensor)]
-    if others:
-        inside = next((key for key, item in state.items() if _is_state(item)), None)
-        raise OptlangError(
-            f"{path} contains {_some(others)} next to or instead of tensors, so it is not a plain state dict",
-            help=f'take the weights out of it: torch.save(torch.load("{path.name}")["{inside}"], "weights.pt")'
-            if inside is not None else _SAVE,
-        )
-    return {str(key): item for key, item in state.items()}
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
-
-
-def _why(error: Exception) -> str:
-    """What torch says of a file that it does not read, without its advice to read it all the same."""
-    text = str(error).strip()
-    known = re.search(r"Unsupported (?:global: GLOBAL|class|operand) ([\w.]+)", text)
-    if known:
-        return f"it holds a pickled {known[1]}, and unpickling may run any code"
-    return text.splitlines()[0] if text else type(error).__name__
+from optlang.interfaces import OptlangError, Refusal
+from optlang.workload.model.checkpoints import some
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load what `parameters` took out of such a module; OptlangError where it is another one by now."""
     own = module.state_dict()
-    state = _renamed(state, own)
-    # Of tensors that share memory a file may hold one name only.
-    for names in _tied(own):
+    for names in tied(own):
         present = [name for name in names if name in state]
         if present:
             state = {**dict.fromkeys(names, state[present[0]]), **state}
@@ -73,48 +27,62 @@ def fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     unexpected = [name for name in state if name not in own]
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing:
-        problems.append(f"missing: {_some(missing)}")
+        problems.append(f"missing: {some(missing)}")
     if unexpected:
-        problems.append(f"not in the model: {_some(unexpected)}")
+        problems.append(f"not in the model: {some(unexpected)}")
     if wrong:
-        problems.append(
-            "of another shape: "
-            + _some([f"{name} ({tuple(state[name].shape)}, the model has {tuple(own[name].shape)})" for name in wrong])
-        )
+        shapes = [f"{name} ({tuple(state[name].shape)}, the model has {tuple(own[name].shape)})" for name in wrong]
+        problems.append(f"of another shape: {some(shapes)}")
     if problems:
-        raise OptlangError(f"{what} do not fit the model; " + "; ".join(problems), help=_way_out(missing, unexpected))
+        raise OptlangError(
+            f"{what} do not fit the model; {'; '.join(problems)}", help="check what the factory makes of its arguments"
+        )
     module.load_state_dict(state)
 
 
-def _renamed(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with the two tensors of each older weight_norm under the names that they have in a parametrization."""
+def renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` under the names of `own` where one of the two has hooks of torch.nn.utils and the other has not.
+
+    weight_norm and spectral_norm call their tensors otherwise than their parametrizations do. A weight with a mask of
+    torch.nn.utils.prune is the product of the two where `own` has it plain. LayerNorm's old names are known too.
+    """
+    found = dict(state)
     for name in own:
-        holder, found, rest = name.rpartition("parametrizations.")
-        tensor = rest.removesuffix(".original0")
-        old = [f"{holder}{tensor}_{part}" for part in "gv"]
-        if found and tensor != rest and all(item in state and item not in own for item in old):
-            new = [f"{holder}parametrizations.{tensor}.original{index}" for index in range(2)]
-            state = {dict(zip(old, new, strict=True)).get(key, key): item for key, item in state.items()}
-    return state
+        other = next((item for item in _other_names(name) if item in found and item not in own), None)
+        if name in found:
+            continue
+        if other is not None:
+            found[name] = found.pop(other)
+        elif {f"{name}_orig", f"{name}_mask"} <= found.keys():
+            found[name] = found.pop(f"{name}_orig") * found.pop(f"{name}_mask")
+    return found
 
 
-def _way_out(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """Wrappers (DataParallel's `module.`, Lightning's `model.`) put their own name before each of the model's."""
-    for name in unexpected:
-        prefix = name.partition(".")[0] + "."
-        if len(unexpected) > 1 and {item.removeprefix(prefix) for item in unexpected} == set(missing):
-            return f"every name begins with `{prefix}`: save the state dict of the model inside that wrapper"
-    return "check the factory's arguments against those that the weights were trained with"
+# What a hook adds to the name of the tensor that it makes, and what the parametrization of the same norm calls that.
+_HOOKS = (("_g", "original0"), ("_v", "original1"), ("_orig", "original"), ("_u", "0._u"), ("_v", "0._v"))
+_OLD = {"weight": "gamma", "bias": "beta"}
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _other_names(name: str) -> Iterator[str]:
+    """What else the tensor `name` may be called in a file."""
+    holder, found, rest = name.rpartition("parametrizations.")
+    made, _, part = rest.partition(".")
+    for end, inside in _HOOKS:
+        if found and part == inside:
+            yield f"{holder}{made}{end}"
+        elif not found and name.endswith(end):
+            layer, dot, own = name.removesuffix(end).rpartition(".")
+            yield f"{layer}{dot}parametrizations.{own}.{inside}"
+    layer, dot, own = name.rpartition(".")
+    if dot and own in _OLD:
+        yield f"{layer}.{_OLD[own]}"
 
 
-def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:
+def tied(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of tensors that are one in memory, in groups of two and more."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name, item in state.items():
-        if item.numel():
+        if isinstance(item, Tensor) and not is_lazy(item) and item.numel():
             key = (item.data_ptr(), tuple(item.shape), item.stride(), item.dtype)
             groups.setdefault(key, []).append(name)
     return [names for names in groups.values() if len(names) > 1]
@@ -126,5 +94,5 @@ def parameters(module: nn.Module) -> dict[str, Tensor]:
     for name, item in state.items():
         if not isinstance(item, Tensor):
             raise Refusal(f"the state of {name} is a {type(item).__name__}, and only tensors can be saved")
-    again = {name for names in _tied(state) for name in names[1:]}
+    again = {name for names in tied(state) for name in names[1:]}
     return {name: item.detach().cpu().contiguous().clone() for name, item in state.items() if name not in again}

@@ -1,12 +1,12 @@
 """Models: made, filled, called, saved and loaded."""
 
+import copy
 import json
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from optlang.interfaces import Factory, ModelState, OptlangError, Refusal
@@ -14,7 +14,7 @@ from optlang.workload import imports
 from optlang.workload.data.tensors import check_batched, describe, flat_outputs, imagined, structured
 from optlang.workload.model import dtypes
 from optlang.workload.model.call import call
-from optlang.workload.model.make import make
+from optlang.workload.model.make import initial, make, said
 from optlang.workload.model.save import external_files, load, save
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
@@ -60,57 +60,113 @@ class TestMake:
             make(Factory("mine.py:net", {"width": 3}), study)
 
 
-class TestWeights:
+class TestWhatFactoriesReturn:
     @pytest.fixture
-    def trained(self):
-        torch.manual_seed(1)
-        return nn.Linear(3, 2).state_dict()
+    def factory(self, tmp_path):
+        def write(body):
+            (tmp_path / "mine.py").write_text(f"import torch\nfrom torch import nn\n\n{body}\n", encoding="utf-8")
+            return lambda name="net": make(Factory(f"mine.py:{name}"), tmp_path)
 
-    def test_from_safetensors(self, study, trained):
-        save_file(trained, study / "w.safetensors")
-        module = make(Factory("mine.py:net", weights="w.safetensors"), study)
-        assert torch.equal(module.weight, trained["weight"])
+        return write
 
-    @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
-    def test_from_a_state_dict(self, study, trained, wrap):
-        torch.save(wrap(trained), study / "w.pt")
-        module = make(Factory("mine.py:net", weights="w.pt"), study)
-        assert torch.equal(module.bias, trained["bias"])
+    @pytest.mark.parametrize(("body", "message", "advice"), [
+        ("def net():\n    return nn.Linear", "the class Linear", "an instance of it: `Linear(…)`"),
+        ("def net():\n    return nn.Linear(2, 2), abs, abs", r"a tuple \(Linear, builtin.*\)", "item 0 alone"),
+        ("def net():\n    return {'model': nn.ReLU()}", r"a dict \(ReLU\)", "item 'model' alone"),
+        ("def net():\n    return {}", "a dict without items", "return the module"),
+        ("def net():\n    return nn.Linear(2, 2).forward", "a method", "not a function that calls it"),
+        ("def net():\n    yield nn.Linear(2, 2)", "a generator", "with `return`"),
+        ("def net():\n    return None", "a NoneType", "return the module"),
+    ])
+    def test_what_is_no_module_is_said(self, factory, body, message, advice):
+        with pytest.raises(OptlangError, match=f"the model net returned {message}, not a torch") as error:
+            factory(body)()
+        assert advice in error.value.help
 
-    def test_a_pickled_model_is_not_read(self, study):
-        torch.save(nn.Linear(3, 2), study / "w.pt")
-        with pytest.raises(OptlangError, match="not contain a plain state dict") as error:
-            make(Factory("mine.py:net", weights="w.pt"), study)
-        assert "state_dict()" in error.value.help
-        assert "pickled torch.nn.modules.linear.Linear" in error.value.message
-        assert "weights_only" not in error.value.message
+    @pytest.mark.parametrize(("made", "message"), [
+        ("torch.jit.script(nn.Linear(2, 2))", "the model net returned a RecursiveScriptModule, which cannot be comp"),
+        ("nn.Sequential(nn.ReLU(), torch.jit.script(nn.Linear(2, 2)))", "1 of the model net is a RecursiveScriptMod"),
+        ("torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)).module()", "returned a graph of torch.export"),
+        ("nn.Linear(2, 2, device='meta')", "weight of the model net is on the device meta"),
+    ])
+    @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+    def test_modules_that_cannot_be_changed_are_refused(self, factory, made, message):
+        with pytest.raises(OptlangError, match=message):
+            factory(f"def net():\n    return {made}")()
 
-    def test_a_checkpoint_says_what_it_holds_and_where_the_weights_are(self, study, trained):
-        torch.save({"epoch": 3, "model": trained, "optimizer": {"lr": 0.1}}, study / "w.pt")
-        with pytest.raises(OptlangError, match="contains epoch, model, optimizer") as error:
-            make(Factory("mine.py:net", weights="w.pt"), study)
-        assert '["model"]' in error.value.help
+    @pytest.mark.parametrize("made", [
+        "nn.DataParallel(nn.Linear(2, 2))",
+        "torch.compile(nn.DataParallel(nn.Linear(2, 2)))",
+        "torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2))",
+    ])
+    @pytest.mark.filterwarnings("ignore")
+    def test_wrappers_of_training_are_taken_off(self, factory, made):
+        assert type(factory(f"def net():\n    return {made}")()) is nn.Linear
 
-    def test_names_of_a_wrapper_are_told_as_such(self, study, trained):
-        torch.save({f"module.{name}": item for name, item in trained.items()}, study / "w.pt")
-        with pytest.raises(OptlangError, match="missing: weight, bias") as error:
-            make(Factory("mine.py:net", weights="w.pt"), study)
-        assert "begins with `module.`" in error.value.help
+    def test_what_a_training_left_can_be_copied(self, factory):
+        module = factory("""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
 
-    def test_missing_unexpected_and_of_another_shape(self, study, trained):
-        save_file({"weight": torch.zeros(2, 4), "scale": torch.zeros(1)}, study / "w.safetensors")
-        with pytest.raises(OptlangError) as error:
-            make(Factory("mine.py:net", weights="w.safetensors"), study)
-        assert error.value.message == (
-            "the weights w.safetensors do not fit the model; missing: bias; not in the model: scale; "
-            "of another shape: weight ((2, 4), the model has (2, 3))"
-        )
+    def forward(self, x):
+        self.seen = [self.a(x)]
+        return self.b(self.seen[0])
 
-    @pytest.mark.parametrize("name", ["absent.safetensors", "mine.py", "text.safetensors"])
-    def test_no_such_weights(self, study, name):
-        (study / "text.safetensors").write_text("no weights", encoding="utf-8")
-        with pytest.raises(OptlangError):
-            make(Factory("mine.py:net", weights=name), study)
+
+def net():
+    model = Net().train()
+    model(torch.ones(1, 2)).sum().backward()
+    return model
+""")()
+        copied = copy.deepcopy(module)
+        assert not module.training
+        assert all(item.grad is None for item in copied.parameters())
+        assert torch.equal(copied.seen[0], module.seen[0])
+
+    def test_tensors_of_inference_mode_can_be_trained(self, factory):
+        module = factory("""
+def net():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+        model[2].weight = model[0].weight
+    return model
+""")()
+        assert module[0].weight is module[2].weight
+        module.train()(torch.rand(4, 2)).sum().backward()
+        assert module[0].weight.grad is not None
+
+    def test_a_model_all_in_float64_becomes_float32_and_that_is_noted(self, tmp_path, factory):
+        factory("def net(mixed=False):\n    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double()\n\n"
+                "def mixed():\n    return nn.Sequential(nn.Linear(2, 2).double(), nn.Linear(2, 2))")
+        state = initial(Factory("mine.py:net"), tmp_path, {"input": torch.ones(1, 2)})
+        assert {item.dtype for item in state.model.parameters()} == {torch.float32}
+        assert state.notes == {"model.converted": "float64 to float32"}
+        assert said(state) == ("the model was converted from float64 to float32: data and answers are in float32",)
+        state = initial(Factory("mine.py:mixed"), tmp_path, {"input": torch.ones(1, 2)})
+        assert {item.dtype for item in state.model.parameters()} == {torch.float64, torch.float32}
+        assert not state.notes
+
+
+def test_lazy_layers_get_their_shapes_from_the_data_and_the_same_weights_each_time(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef net():\n"
+        "    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))\n"
+    )
+    inputs = {"input": torch.rand(2, 1, 8, 8)}
+    first, second = (initial(Factory("mine.py:net"), tmp_path, inputs) for _ in range(2))
+    assert type(first.model[3]) is nn.Linear
+    assert first.model[3].weight.shape == (2, 4 * 6 * 6)
+    assert torch.equal(first.model[0].weight, second.model[0].weight)
+    with torch.no_grad():
+        first.model[3].weight.add_(1)
+    save(first, tmp_path / "saved")
+    loaded = load(tmp_path / "saved", tmp_path)
+    assert torch.equal(loaded.model[3].weight, first.model[3].weight)
+    torch.save({name: item + 1 for name, item in first.model.state_dict().items()}, tmp_path / "w.pt")
+    weighted = initial(Factory("mine.py:net", weights="w.pt"), tmp_path, inputs)
+    assert torch.equal(weighted.model[3].weight, first.model[3].weight + 1)
 
 
 class TestDisk:
