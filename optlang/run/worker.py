@@ -18,6 +18,7 @@ from optlang.workload import process_state
 from optlang.workload.failures import exhausted
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from optlang.run.trial import TrialContext
@@ -64,7 +65,7 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
         data = _context(workload).data
         state = initial(workload.model, workload.study, data.example(1))
         _check_metrics(data, state.model, job.task_metrics, workload)
-        return said(state)
+        return (*said(state), *_kept_aside(data, state.model))
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 
@@ -140,6 +141,22 @@ def _check_metrics(data: Dataset, module: object, wanted: tuple[str, ...], workl
         raise OptlangError(
             f"the task of the data gives no metric `{missing[0]}`", help=f"it gives {', '.join(sorted(given))}"
         )
+
+
+def _kept_aside(data: Dataset, module: torch.nn.Module) -> tuple[str, ...]:
+    """What of the model's answer is no answer of a task, in words."""
+    import torch
+
+    from optlang.workload.data.tensors import caches
+    from optlang.workload.model.call import arguments
+
+    positional, named = arguments(module, data.example(1))
+    with torch.inference_mode():
+        found = caches(module(*positional, **named))
+    return tuple(
+        f"{name} is a cache of attention, and left out of the model's answers; without making it "
+        "(`config.use_cache = False`) the model is faster" for name in found
+    )
 
 
 def _answers(data: Dataset, module: object, workload: Workload) -> Iterator[tuple[dict[str, Tensor], Tensors]]:

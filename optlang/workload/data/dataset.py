@@ -56,10 +56,12 @@ class Dataset:
         Raises OptlangError where the model takes another number of inputs, or does not know a dictionary's key.
         """
         sample = self._sample[0]
-        given, anything = forward_names(names) if isinstance(names, nn.Module) else (tuple(names), False)
+        given, by_name, anything = (
+            forward_names(names) if isinstance(names, nn.Module) else (tuple(names), (), False)
+        )
         count = len(leaves(sample))
         if isinstance(sample, dict):
-            unknown = [key for key in sample if key not in given]
+            unknown = [key for key in sample if key not in (*given, *by_name)]
             if unknown and not anything and not isinstance(names, nn.Module):
                 raise OptlangError(f"the data gives '{unknown[0]}', and the model takes {', '.join(given)}")
             if unknown and not anything:

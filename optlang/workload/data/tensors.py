@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -110,7 +112,8 @@ def _filled(piece: Tensor, shape: Sequence[int], padding: float) -> Tensor:
 def flat_outputs(value: Any) -> dict[str, Tensor]:
     """A model's answer by name: one tensor is "output", a tuple "output_0", "output_1", …, a dictionary keeps its keys.
 
-    Nested answers are flattened, the names joined by "_"; None is left out. Raises OptlangError for anything else.
+    A dataclass is as a dictionary of its fields. Nested answers are flattened, the names joined by "_"; None is left
+    out, and so are caches of attention (see `caches`). Raises OptlangError for anything else.
     """
     if isinstance(value, Tensor):
         return {"output": value}
@@ -119,15 +122,13 @@ def flat_outputs(value: Any) -> dict[str, Tensor]:
     def walk(item: Any, name: str) -> None:
         if isinstance(item, Tensor):
             found[name] = item
-        elif isinstance(item, Mapping):
-            for key, inner in item.items():
-                walk(inner, f"{name}_{key}" if name else str(key))
-        elif isinstance(item, tuple | list):
-            for index, inner in enumerate(item):
-                walk(inner, f"{name or 'output'}_{index}")
-        elif item is not None:
+        elif (members := members_of(item)) is not None:
+            for key, inner, _ in members:
+                walk(inner, f"{name}_{key}" if name else f"output_{key}" if isinstance(key, int) else key)
+        elif item is not None and not _is_cache(item):
+            where = f" in `{name}`" if name else ""
             raise OptlangError(
-                f"the model answers with a {type(item).__name__}",
+                f"the model answers with a {type(item).__name__}{where}",
                 help="forward must return a tensor, a tuple of tensors or a dictionary of tensors",
             )
 
@@ -135,6 +136,33 @@ def flat_outputs(value: Any) -> dict[str, Tensor]:
     if not found:
         raise OptlangError("the model's answer holds no tensor", help="forward must return at least one tensor")
     return found
+
+
+def members_of(value: Any) -> list[tuple[int | str, Any, str]] | None:
+    """What an answer consists of: the key of each member, the member, and how Python reaches it ("[0]", ".logits").
+
+    None for what has no members.
+    """
+    if isinstance(value, Mapping):
+        return [(str(key), inner, f"[{json.dumps(key)}]") for key, inner in value.items()]
+    if isinstance(value, tuple | list):
+        return [(index, inner, f"[{index}]") for index, inner in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [item.name for item in dataclasses.fields(value)]
+        return [(name, getattr(value, name), f".{name}") for name in names]
+    return None
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether it is what Transformers keeps of attention for the next token: nothing that a task scores."""
+    return any(item.__name__ == "Cache" and item.__module__.startswith("transformers.") for item in type(value).__mro__)
+
+
+def caches(value: Any, name: str = "") -> list[str]:
+    """The members of an answer that `flat_outputs` leaves out since they are caches of attention."""
+    if _is_cache(value):
+        return [name or "output"]
+    return [found for key, inner, _ in members_of(value) or () for found in caches(inner, f"{name}.{key}".strip("."))]
 
 
 def check_batched(outputs: Mapping[str, Tensor], samples: int) -> None:
@@ -158,12 +186,19 @@ def structured(outputs: Mapping[str, Tensor]) -> Tensors:
     return dict(outputs)
 
 
-def forward_names(module: torch.nn.Module) -> tuple[tuple[str, ...], bool]:
-    """The names of `forward`'s positional arguments, and whether it takes any further ones (`*args`, `**kwargs`)."""
+def forward_names(module: torch.nn.Module) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """The names of `forward`'s arguments in order, those that are given by name alone, and whether it takes any others.
+
+    The first include what must be given by name; the second are those that may be left out (`*, mask=None`). Any others
+    are taken by `*args` and `**kwargs`.
+    """
     parameters = inspect.signature(module.forward).parameters.values()
     kinds = inspect.Parameter
+    only = [item for item in parameters if item.kind is kinds.KEYWORD_ONLY]
     named = tuple(item.name for item in parameters if item.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD))
-    return named, any(item.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD) for item in parameters)
+    named += tuple(item.name for item in only if item.default is kinds.empty)
+    optional = tuple(item.name for item in only if item.default is not kinds.empty)
+    return named, optional, any(item.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD) for item in parameters)
 
 
 def describe(inputs: Mapping[str, Tensor]) -> dict[str, JSON]:

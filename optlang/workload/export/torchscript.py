@@ -6,7 +6,6 @@ It knows no runtime's wishes; what a file may be optimized to when it is loaded 
 from __future__ import annotations
 
 import io
-import json
 import pickletools
 import re
 import zipfile
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from optlang.interfaces import Array
 from optlang.workload import failures, process_state
-from optlang.workload.data.tensors import array
+from optlang.workload.data.tensors import array, members_of
 from optlang.workload.export import tracing
 from optlang.workload.model.call import arguments
 
@@ -90,11 +89,7 @@ def _places(value: Any, place: str) -> list[str]:
     """Where the tensors of an answer are, as source, in the order of `tensors.flat_outputs`."""
     if isinstance(value, Tensor):
         return [place]
-    if isinstance(value, Mapping):
-        return [found for key, inner in value.items() for found in _places(inner, f"{place}[{json.dumps(key)}]")]
-    if isinstance(value, tuple | list):
-        return [found for index, inner in enumerate(value) for found in _places(inner, f"{place}[{index}]")]
-    return []
+    return [found for _, inner, step in members_of(value) or () for found in _places(inner, place + step)]
 
 
 # ---- the file

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,10 @@ from torch import nn
 
 from optlang.interfaces import Factory, ModelState, OptlangError, Refusal
 from optlang.workload import imports
-from optlang.workload.data.tensors import check_batched, describe, flat_outputs, imagined, structured
+from optlang.workload.data.dataset import Dataset
+from optlang.workload.data.splits import split_of
+from optlang.workload.data.tasks import task_of
+from optlang.workload.data.tensors import caches, check_batched, describe, flat_outputs, imagined, structured
 from optlang.workload.model import dtypes
 from optlang.workload.model.call import call
 from optlang.workload.model.make import initial, make, said
@@ -242,6 +246,18 @@ class TestCall:
         assert call(Anything(), inputs)["output"] == -1
         assert call(Positional(), inputs)["output"] == 1
 
+    def test_arguments_that_are_given_by_name_alone(self):
+        class ByName(nn.Module):
+            def forward(self, a, *, b, scale=None):
+                return (a - b) * (1 if scale is None else scale)
+
+        one, two = torch.ones(2, 1), torch.full((2, 1), 2.0)
+        for inputs, wanted in (((one, two), -1), ({"b": one, "a": two}, 1), ({"b": one, "a": two, "scale": two}, 2)):
+            splits = {name: split_of(name, (inputs, one), MODELS) for name in ("train", "validation")}
+            data = Dataset(splits, task_of("regression", MODELS), None)
+            example = data.bind(ByName()).example(2)
+            assert call(ByName(), example)["output"].flatten().tolist() == [wanted, wanted]
+
     def test_what_hands_everything_on_is_called_by_position_where_the_data_name_nothing(self):
         class Inner(nn.Module):
             def forward(self, x, y):
@@ -283,10 +299,37 @@ class TestCall:
             "logits", "hidden_0", "hidden_1",
         ]
 
+    def test_a_dataclass_is_as_a_dictionary(self):
+        @dataclass
+        class Answer:
+            logits: torch.Tensor
+            hidden: tuple[torch.Tensor, ...] | None = None
+
+        one = torch.zeros(1)
+        assert list(flat_outputs(Answer(one))) == ["logits"]
+        assert list(flat_outputs((Answer(one, (one,)), one))) == ["output_0_logits", "output_0_hidden_0", "output_1"]
+
+    @pytest.mark.usefixtures("torchvision")
+    @pytest.mark.filterwarnings("ignore")   # of what transformers imports
+    def test_caches_of_attention_are_left_out(self):
+        transformers = pytest.importorskip("transformers")
+        config = transformers.GPT2Config(
+            vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2, num_labels=2, pad_token_id=0
+        )
+        module = transformers.GPT2ForSequenceClassification(config).eval()
+        ids = torch.tensor([[3, 1]])
+        assert list(call(module, {"input_ids": ids})) == ["logits"]
+        assert caches(module(ids)) in (["cache"], ["past_key_values"])
+        assert caches({"logits": ids}) == []
+
     @pytest.mark.parametrize("answer", ["text", {}, (), {"a": 3}, None])
     def test_answers_that_are_no_tensors(self, answer):
         with pytest.raises(OptlangError):
             flat_outputs(answer)
+
+    def test_the_member_that_is_no_tensor_is_named(self):
+        with pytest.raises(OptlangError, match="answers with a str in `labels_0`"):
+            flat_outputs({"logits": torch.zeros(1), "labels": ["cat"]})
 
     def test_structure_comes_back(self):
         one = torch.zeros(1)
