@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from optlang.interfaces import JSON, Edit, Factory, ModelState, OptlangError
 from optlang.workload import imports
 from optlang.workload.data.tensors import describe, imagined
-from optlang.workload.model import pretrained
+from optlang.workload.model import conv1d, pretrained
 from optlang.workload.model.call import call, settled
 from optlang.workload.model.parametrizations import modernized
 from optlang.workload.seeds import seeded
@@ -34,8 +34,9 @@ def make(factory: Factory, study: Path) -> nn.Module:
     """The model of `factory` on the CPU, in eval mode, with its weights loaded where it names a file of them.
 
     Initial weights are the same each time. Hooks of torch.nn.utils (weight_norm, spectral_norm, prune) become
-    parametrizations, which can be copied (see `parametrizations.modernized`). Raises `UserCodeError` where the factory
-    raises, OptlangError where it returns no module, a ScriptModule, or the weights do not fit.
+    parametrizations, which can be copied (see `parametrizations.modernized`), and Transformers' Conv1D is `nn.Linear`
+    (see `conv1d`). Raises `UserCodeError` where the factory raises, OptlangError where it returns no module, a
+    ScriptModule, or the weights do not fit.
     """
     return _made(factory, study).module
 
@@ -109,7 +110,7 @@ def _made(factory: Factory, study: Path) -> _Made:
         notes = pretrained.load(
             module, factory.weights, study, key=factory.weights_key, strict=factory.weights_strict
         )
-    module = settled(modernized(module))
+    module = settled(modernized(conv1d.plain(module)))
     if _single(module):
         notes["model.converted"] = "float64 to float32"
     return _Made(module, notes)
