@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Refusal
@@ -38,23 +38,62 @@ def largest_layer(module: nn.Module) -> str:
     return f"{name} ({sizes[name]} parameters)"
 
 
+# A budget is spent where less than this share of it is left over.
+_SPENT = 0.005
+
+
+def filled(
+    cutter: Cutter, cut: Cut, reached: float, limit: float, reached_by: Callable[[Cut], float], order: Sequence[str],
+    tries: int, *, often: bool = False,
+) -> tuple[Cut, float]:
+    """`cut` with as many channels left again as fit within `limit`, and what it then reaches.
+
+    A ratio takes whole multiples of channels of many layers at once, and so may take far more than the limit asks. The
+    groups in `order` get one multiple back each where that fits, or as many as do (`often`); at most `tries` are tried.
+    """
+    for root in order:
+        while tries > 0 and reached < limit * (1 - _SPENT):
+            tries -= 1
+            wider = cutter.wider(cut, root)
+            if wider is None or not wider.removed:
+                break
+            value = reached_by(wider)
+            if value > limit + _ROUNDING:
+                break
+            cut, reached = wider, value
+            if not often:
+                break
+    return cut, reached
+
+
+def most_rounded(cutter: Cutter, cut: Cut, ratio: float) -> list[str]:
+    """The groups of a cut, those first that lost most above `ratio` because channels go in multiples."""
+    lost = cutter.lost(cut)
+    return sorted(lost, key=lambda root: ratio - lost[root])
+
+
 def smallest_cut(
-    cutter: Cutter, steps: int, limit: float, reached_by: Callable[[Cut], float], shown: Callable[[float], str]
+    cutter: Cutter, steps: int, limit: float, reached_by: Callable[[Cut], float], shown: Callable[[float], str],
+    tries: int,
 ) -> tuple[Cut, float, float]:
     """The cut of the smallest ratio that is within `limit`, that ratio, and what it reached.
 
-    Ratios are multiples of 1 / `steps` of the largest. Two that leave the same model are measured once.
+    Ratios are multiples of 1 / `steps` of the largest. Two that leave the same model are measured once. What the ratio
+    takes more than the limit asks is left again, a multiple in each layer, with at most `tries` cuts: see `filled`.
     """
     measured: dict[str, float] = {}
 
-    def tried(number: int) -> tuple[Cut, float, float]:
-        ratio = round(MAX_RATIO * number / steps, 6)
-        cut = cutter.cut(ratio)
+    def once(cut: Cut) -> float:
         key = json.dumps(cut.history)
         if key not in measured:
             # As it came it was measured before the first cut, and was not within the limit.
             measured[key] = reached_by(cut) if cut.removed else float("inf")
-        return cut, ratio, measured[key]
+        return measured[key]
+
+    def tried(number: int) -> tuple[Cut, float, float]:
+        ratio = round(MAX_RATIO * number / steps, 6)
+        cut = cutter.cut(ratio)
+        return cut, ratio, once(cut)
 
     best = tried(steps)
     if not best[0].removed:
@@ -73,4 +112,6 @@ def smallest_cut(
             high, best = middle, found
         else:
             low = middle
-    return best
+    cut, ratio, reached = best
+    cut, reached = filled(cutter, cut, reached, limit, once, most_rounded(cutter, cut, ratio), tries)
+    return cut, ratio, reached

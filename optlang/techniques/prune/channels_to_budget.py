@@ -9,14 +9,16 @@ from optlang.interfaces import Context, ModelState
 from optlang.techniques.prune.budget import measure_of, smallest_cut
 from optlang.techniques.prune.cutter import cutting
 
-# Ratios that are tried.
-_STEPS = 950
+# Ratios that are tried, and cuts with channels left again.
+_STEPS, _TRIES = 950, 200
 
 
 def channels_to_budget(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Remove as few channels as leave at most `share` of the macs or parameters that the model came with.
 
-    One ratio for all layers (or across them, `scope` global), found by bisection in steps of 0.1 %; the other settings
+    One ratio for all layers (or across them, `scope` global), found by bisection in steps of 0.1 %. Layers lose whole
+    multiples of `round_to` channels, many of them at the same ratio: where that takes more than the budget asks, layers
+    get one multiple back, those first that lost most above the ratio, as long as the budget holds. The other settings
     are those of `channels`. Notes: `prune.ratio`, the ratio found; `prune.reached`, the share that is left; and those
     of `channels`. Raises `Refusal` where a ratio of 95 % leaves more than `share`, or a layer cannot be pruned.
     """
@@ -26,6 +28,6 @@ def channels_to_budget(state: ModelState, settings: Mapping[str, Any], context: 
         whole = measure(cutter.whole.model)
         cut, ratio, reached = smallest_cut(
             cutter, _STEPS, share, lambda cut: measure(cut.module) / whole,
-            lambda value: f"{value:.1%} of the {settings['resource']}",
+            lambda value: f"{value:.1%} of the {settings['resource']}", _TRIES,
         )
         return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})

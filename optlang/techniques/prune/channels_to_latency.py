@@ -9,8 +9,8 @@ from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.prune.budget import smallest_cut
 from optlang.techniques.prune.cutter import cutting
 
-# Ratios that are tried: fewer than for a budget, since each is timed.
-_STEPS = 95
+# Ratios that are tried, and cuts with channels left again: fewer than for a budget, since each is timed.
+_STEPS, _TRIES = 95, 8
 
 
 def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
@@ -18,7 +18,8 @@ def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context:
 
     `limit` "share" is of the latency that the model came with, "time" in seconds. One ratio for all layers, found by
     bisection in steps of 1 %, each timed as the finished artifact will be (the median of a batch of the target's size).
-    Bisection assumes that fewer channels are no slower; the model that it ends with was timed.
+    Bisection assumes that fewer channels are no slower; the model that it ends with was timed. Layers lose whole
+    multiples of `round_to` channels: up to 8 of them get one multiple back where a call stays fast enough.
 
     Notes: `prune.ratio`, the ratio found; `prune.reached`, the share or the seconds that it reached; and those of
     `channels`. Raises `Refusal` where a ratio of 95 % is too slow, where the model is fast enough as it came, or a
@@ -40,6 +41,6 @@ def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context:
                 help="a shorter `time`, or no pruning",
             )
         cut, ratio, reached = smallest_cut(
-            cutter, _STEPS, limit, lambda cut: time_of(cutter.state(cut)) / unit, shown
+            cutter, _STEPS, limit, lambda cut: time_of(cutter.state(cut)) / unit, shown, _TRIES
         )
         return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})

@@ -137,16 +137,37 @@ class Cutter:
         """
         while True:
             history = self._chosen(ratio, ratios or {})
-            found = self._unproved(history)
-            if found:
-                self._leave(found)
-                continue
-            module = self._made(history)
-            if history and self._breaks(module):
-                self._leave(self._guilty(history) or self._together(history))
-            elif not isinstance(module, str):
-                removed = counted(self.whole.model)[0] - counted(module)[0]
-                return Cut(module, history, max(0, removed) if history else 0, self._no_norm)
+            cut, found = self._proved(history)
+            if cut is not None:
+                return cut
+            self._leave(found)
+
+    def _proved(self, history: list[JSON]) -> tuple[Cut | None, dict[str, str]]:
+        """The cut of `history`, or the layers of it that cannot be cut and why."""
+        found = self._unproved(history)
+        if found:
+            return None, found
+        module = self._made(history)
+        if isinstance(module, str) or (history and self._breaks(module)):
+            return None, self._guilty(history) or self._together(history)
+        removed = counted(self.whole.model)[0] - counted(module)[0]
+        return Cut(module, history, max(0, removed) if history else 0, self._no_norm), {}
+
+    def wider(self, cut: Cut, root: str) -> Cut | None:
+        """`cut` with the next multiple of `round_to` channels left in one of its groups; None where it is whole."""
+        history = list(cut.history)
+        at = next((number for number, item in enumerate(history) if _item(item)[0] == root), None)
+        ranked = self._ranked().get(root)
+        if at is None or ranked is None:
+            return None
+        least = ranked.least(len(_item(history[at])[2]) // ranked.blocks - ranked.step(int(self._settings["round_to"])))
+        history[at : at + 1] = [[root, True, [*least]]] if least else []
+        return self._proved(history)[0]
+
+    def lost(self, cut: Cut) -> dict[str, float]:
+        """The share of its channels that each group of a cut loses, by its root, in the order of the model."""
+        sizes = {group.root: group.channels for group in self._groups}
+        return {str(root): len(channels) / sizes[str(root)] for root, _, channels in map(_item, cut.history)}
 
     def _leave(self, found: Mapping[str, str]) -> None:
         for name, why in found.items():
@@ -236,12 +257,14 @@ class Cutter:
         return arguments
 
     def _chosen(self, ratio: float, ratios: Mapping[str, float]) -> list[JSON]:
-        ranked = [
-            Ranked(group, self._scores[group.root], self._parts.get(group.root, group.blocks))
-            for group in self._groups if self._may_lose(group) and group.root in self._scores
-        ]
         everywhere = self._settings["scope"] == "global"
-        return chosen(ranked, ratio, ratios, int(self._settings["round_to"]), everywhere)
+        return chosen(list(self._ranked().values()), ratio, ratios, int(self._settings["round_to"]), everywhere)
+
+    def _ranked(self) -> dict[str, Ranked]:
+        return {
+            group.root: Ranked(group, self._scores[group.root], self._parts.get(group.root, group.blocks))
+            for group in self._groups if self._may_lose(group) and group.root in self._scores
+        }
 
     def _may_lose(self, group: Group) -> bool:
         return not (self._kept | set(self.left)).intersection(group.losing)

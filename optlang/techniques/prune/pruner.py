@@ -51,15 +51,19 @@ class Ranked:
 
     def least(self, count: int) -> list[int]:
         """The channels that go where `count` of each block do."""
-        chosen = self.of_blocks.argsort()[:count].tolist()
+        chosen = self.of_blocks.argsort()[: max(0, count)].tolist()
         return sorted(block * self.size + int(index) for block in range(self.blocks) for index in chosen)
+
+    def step(self, round_to: int) -> int:
+        """How many channels of a block are one multiple of `round_to` in all of them."""
+        return round_to // math.gcd(round_to, self.blocks)
 
     def gone(self, count: int, share: float, round_to: int) -> int:
         """How many of a block go so that the nearest multiple is left, the smaller of two as near, and at least one.
 
         `count` of them would, without multiples: the whole number of channels without `share`.
         """
-        step = round_to // math.gcd(round_to, self.blocks)
+        step = self.step(round_to)
         remaining: float = self.size - count
         if remaining == int(self.size * (1 - share)):
             remaining = self.size * (1 - share)  # the share, before its fraction was cut off

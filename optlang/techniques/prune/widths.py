@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
-from optlang.techniques.prune.budget import MAX_RATIO, largest_layer, measure_of
+from optlang.techniques.prune.budget import MAX_RATIO, filled, largest_layer, measure_of
 from optlang.techniques.prune.cutter import Cut, Cutter, cutting
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _BATCH = 64
 # How often an interval of ratios is halved, so that no more goes than the budget asks.
 _HALVINGS = 7
+# Cuts that are tried with channels left again, for each set of widths.
+_TRIES = 200
 # Widths between one ratio for all (0) and those that the sensitivities say (1).
 _BLENDS = (0.25, 0.5, 0.75)
 _ROUNDING = 1e-9
@@ -36,10 +38,11 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
 
     Each group of coupled channels is pruned alone by `levels` ratios up to 95 % and the task's loss taken on `scored`
     training samples, with batch norm statistics recomputed where `recalibrate` says so. The cuts with the least loss
-    for each mac (or parameter) that they save are then made together, the last of them only as far as is needed. Losses
-    of layers pruned together are not quite the sum of their own: widths between these and one ratio for all layers are
-    tried too, within the same budget, and those with the least loss are kept. The other settings are those of
-    `channels`.
+    for each mac (or parameter) that they save are then made together, the last of them only as far as is needed. What
+    they take more than that, because channels go in multiples of `round_to`, is left again where it fits, in the groups
+    first whose cuts cost most. Losses of layers pruned together are not quite the sum of their own: widths between
+    these and one ratio for all layers are tried too, within the same budget, and those with the least loss are kept.
+    The other settings are those of `channels`.
 
     Notes: `prune.ratios`, the share of its channels asked of each pruned group, by one of its layers; `prune.blend`, 1
     where these are the layers' own and 0 where they are the same for all; `prune.reached`, the share that is left; and
@@ -61,14 +64,15 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
         if not moves:
             raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
         budget = _Budget(cutter, measure_of(resource, cutter), cutter.whole.model, resource, float(settings["share"]))
-        candidates = [(1.0, budget.least(moves))]
-        own = candidates[0][1].ratios
         names = [name for name, levels in groups.items() if levels]
-        same = budget.along(dict.fromkeys(names, 1.0))
-        candidates.append((0.0, same))
+        own, same = budget.least(moves), budget.along(dict.fromkeys(names, 1.0))
+        fits = [(1.0, own), (0.0, same)]
         for blend in _BLENDS:
-            mixed = {name: blend * own.get(name, 0.0) + (1 - blend) * same.ratios[name] for name in names}
-            candidates.append((blend, budget.along(mixed)))
+            mixed = {name: blend * own.ratios.get(name, 0.0) + (1 - blend) * same.ratios[name] for name in names}
+            fits.append((blend, budget.along(mixed)))
+        # What costs the most loss for what it saves comes back first.
+        order = list(dict.fromkeys(name for name, _ in reversed(moves)))
+        candidates = [(blend, budget.spent(fit, order)) for blend, fit in fits]
         losses = [
             _loss(cutter.recalibrated(item.cut).module, int(settings["scored"]), context) for _, item in candidates
         ]
@@ -186,6 +190,19 @@ class _Budget:
         name, above = moves[high - 1]
         below = dict(moves[: high - 1]).get(name, 0.0)
         return self._halved(below, above, best, lambda ratio: {**best.ratios, name: ratio})
+
+    def spent(self, fit: _Fit, order: Sequence[str]) -> _Fit:
+        """`fit` with as many channels left again as the budget allows, in the groups in this order."""
+        cut, reached = filled(
+            self._cutter, fit.cut, fit.reached, self._share, lambda cut: self._measure(cut.module) / self._whole, order,
+            _TRIES, often=True,
+        )
+        before, after = self._cutter.lost(fit.cut), self._cutter.lost(cut)
+        ratios = {
+            name: ratio if after.get(name) == before.get(name) else after.get(name, 0.0)
+            for name, ratio in fit.ratios.items()
+        }
+        return _Fit(ratios, cut, reached)
 
     def along(self, direction: Mapping[str, float]) -> _Fit:
         """The smallest multiple of `direction` (group to ratio) that is enough, no ratio above the largest."""

@@ -36,7 +36,8 @@ def _is_conv1d(layer: nn.Module) -> bool:
 
 def _linear(layer: nn.Module) -> nn.Linear:
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    linear = nn.Linear(*weight.shape, device="meta", dtype=weight.dtype)
+    inputs, outputs = weight.shape
+    linear = nn.Linear(inputs, outputs, device="meta")
     linear.weight = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad)
     linear.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
     return linear.train(layer.training)

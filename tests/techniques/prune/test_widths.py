@@ -133,6 +133,15 @@ class TestBudget:
         assert result.notes["prune.reached"] == pytest.approx(left)
         assert result.model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
+    def test_what_multiples_take_too_much_is_left_again(self, images):
+        state = start(width=64)
+        result = run(state, images, share=0.2, round_to=4)
+        assert 0.9 * 0.2 < size(result) / size(state) <= 0.2
+        widths = {"0": result.model[0].out_channels, "2": result.model[2].out_channels}
+        assert all(width % 4 == 0 for width in widths.values())
+        for name, whole in (("0", 64), ("2", 128)):
+            assert abs(result.notes["prune.ratios"].get(name, 0.0) - (1 - widths[name] / whole)) < 0.05
+
     def test_what_is_kept_keeps_its_width(self, images):
         result = run(start(), images, keep=("0",))
         assert result.model[0].out_channels == 16
