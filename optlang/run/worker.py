@@ -60,11 +60,13 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
     """Load the model and the data, and run the model on the data; what users are to know of how it was made."""
     try:
         from optlang.workload.model.make import initial, said
+        from optlang.workload.model.returned import check_copies
 
         workload = job.workload
         data = _context(workload).data
         state = initial(workload.model, workload.study, data.example(1))
         _check_metrics(data, state.model, job.task_metrics, workload)
+        check_copies(state.model)
         return (*said(state), *_kept_aside(data, state.model))
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)

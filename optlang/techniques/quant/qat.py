@@ -223,10 +223,13 @@ def _plain(module: nn.Module, state: ModelState, weights: Sequence[tuple[str, st
     """A module like the state's with the trained values, its weights as they are rounded."""
     import torch
 
+    from optlang.workload.model.weights import fill
+
     tensors = {name: item for name, item in module.state_dict().items() if ".parametrizations." not in name}
     with torch.no_grad():
         for name, attribute in weights:
             tensors[f"{name}.{attribute}"] = getattr(module.get_submodule(name), attribute).detach()
     plain: nn.Module = copy.deepcopy(state.model)
-    plain.load_state_dict({name: item.cpu() for name, item in tensors.items()})
+    # Of layers that stand under several names only the first is among them.
+    fill(plain, {name: item.cpu() for name, item in tensors.items()}, "the trained weights")
     return plain.eval()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from optlang.interfaces import Refusal
 from optlang.workload.failures import FAILURES, attempt, exhausted
 
 if TYPE_CHECKING:
@@ -93,10 +94,16 @@ def traceable(module: nn.Module) -> Iterator[None]:
 
 
 def forward(module: nn.Module, example: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """The answers that gradients come from, for torch-pruning."""
+    """The answers that gradients come from, for torch-pruning; `Refusal` where none does."""
     from optlang.workload.model.call import call
 
-    return tuple(item for item in call(module, example).values() if item.requires_grad)
+    answers = tuple(item for item in call(module, example).values() if item.requires_grad)
+    if not answers:
+        raise Refusal(
+            "no answer of the model has a gradient, so which layers go together cannot be seen",
+            help="no torch.no_grad, torch.inference_mode or .detach() in forward", depends="model",
+        )
+    return answers
 
 
 @contextmanager

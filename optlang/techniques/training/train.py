@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
-from optlang.techniques.cast.half import is_half
 from optlang.techniques.shared import masks
 from optlang.techniques.training.trainer import Loss, fit
 
@@ -28,11 +27,6 @@ def train(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
-    if is_half(state.model):
-        raise Refusal(
-            "the model is in 16 bits, in which the small steps of a training are lost",
-            help="train first and cast afterwards; amp calculates in 16 bits and keeps the weights in float32",
-        )
     loss_of = task_loss(context.data.task, float(settings["label_smoothing"]))
     module: nn.Module = copy.deepcopy(state.model).to(context.device)
     held = masks.ZeroMasks(module, masks.masked(state.notes))

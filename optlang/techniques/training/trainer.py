@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optlang.interfaces import Context, Refusal
+from optlang.techniques.cast.half import is_half
 from optlang.techniques.training.averaging import Average, copied, filled
 from optlang.techniques.training.schedule import warmed
 
@@ -35,7 +36,8 @@ def fit(
     usual. With `patience` the weights with the least loss of the task on 'validation' are kept (Prechelt, 1998), with
     `ema` the averaged ones are looked at and kept.
 
-    Raises `Refusal` where the module has nothing to train, where a loss is not finite, or where no weight has changed.
+    Raises `Refusal` where the module has nothing to train or is in 16 bits, where a loss is not finite, or where no
+    weight has changed.
     """
     import torch
 
@@ -45,7 +47,13 @@ def fit(
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise Refusal(
-            "the model has no parameters to train: all of them are frozen, or there are none", depends="model"
+            "the model has no parameters to train: all of them are frozen, or there are none", depends="model",
+            help="thaw those that may change in the factory: `model.requires_grad_(True)`",
+        )
+    if is_half(module):
+        raise Refusal(
+            "the model is in 16 bits, in which the small steps of a training are lost",
+            help="train first and cast afterwards; amp calculates in 16 bits and keeps the weights in float32",
         )
     before = [parameter.detach().clone() for parameter in trainable]
     with seeded(context.seed), torch.enable_grad():

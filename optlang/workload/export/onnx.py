@@ -66,12 +66,23 @@ def export(
             "a model in bfloat16 cannot go through ONNX: its runtimes here have no kernels for it",
             help="dtype = float16 runs there; bfloat16 runs in eager",
         )
+    without = [name for name, layer in module.named_modules() if _counts_the_batch(layer)]
+    if without:
+        raise Refusal(
+            f"{', '.join(without)} has no running statistics and normalizes with those of each call: there is no ONNX "
+            "for that", help="track_running_stats = True and a training that fills them, or the runtime eager",
+            depends="model",
+        )
     example = data.example(tracing.TRACED)
     with tracing.first_call(module, example, study) as answers:
         model = _exported(module, example, tuple(answers), path.parent, opset, exporter)
         _clean(model)
         _write(model, path)
         _check(module, data.example(tracing.CHECKED), path)
+
+
+def _counts_the_batch(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
 
 
 def _exported(
@@ -258,7 +269,11 @@ def _write(model: ModelProto, path: Path) -> None:
     else:
         onnx.save(model, path)
     # By path, since a model of more than 2 GiB cannot be checked in memory.
-    onnx.checker.check_model(str(path), full_check=True)
+    with failures.refused(
+        "the model's graph is no ONNX", depends="model",
+        help="calculate in float32 (no torch.autocast in forward), or use the runtime eager",
+    ):
+        onnx.checker.check_model(str(path), full_check=True)
 
 
 # ---- the proof

@@ -1,5 +1,6 @@
 """Channel pruning: counts worked out by hand, the settings' meaning, and layers that must be left alone."""
 
+import types
 from pathlib import Path
 
 import numpy
@@ -238,6 +239,13 @@ class TestKept:
         model = run(start("joined"), images).model
         assert (model.features.out_features, model.head.out_features, model.head.in_features) == (12, 10, 12)
         assert model.mix.out_channels == 8
+
+    def test_answers_without_gradients_are_refused_with_the_reason(self, images):
+        state = start()
+        state.model.forward = types.MethodType(torch.no_grad()(type(state.model).forward), state.model)
+        with pytest.raises(Refusal, match="no answer of the model has a gradient") as caught:
+            run(state, images)
+        assert "torch.no_grad" in caught.value.help
 
     def test_frozen_parameters_stay_frozen(self, images):
         state = start()

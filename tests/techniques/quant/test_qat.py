@@ -21,6 +21,7 @@ from optlang.techniques.quant.static import static
 from optlang.techniques.shared.masks import with_masked
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
+from optlang.workload.model.make import initial
 from tests.techniques.states import STUDY, start
 
 REFUSES = {"lstm": r"only \d+% of the weights would be int8: not those of lstm \(LSTM\)"}
@@ -200,3 +201,17 @@ class TestFile:
         ]
         assert asked == [True]
         assert files[0] != files[1]
+
+
+def test_a_layer_under_two_names_is_trained_once(images, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.stem = nn.Linear(64, 16)\n        self.first = self.second = nn.Linear(16, 16)\n"
+        "        self.head = nn.Linear(16, 10)\n\n    def forward(self, images):\n"
+        "        x = self.stem(images.flatten(1)).relu()\n"
+        "        return self.head(self.second(self.first(x).relu()).relu())\n"
+    )
+    made = initial(Factory("mine.py:Net"), tmp_path, images.example(1))
+    result = qat(made, QAT | {"epochs": 1}, Context(images, 1, tmp_path, tmp_path, WANTS))
+    assert result.form == "onnx"
+    assert numpy.isfinite(answers(result.model, images)).all()

@@ -1,5 +1,6 @@
 """Training: what the settings mean, what is repeatable, and what is refused."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -340,6 +341,14 @@ def test_the_loss_is_lower_and_nothing_else_changes(technique, network, images, 
     assert [(item["epoch"], item["epochs"]) for item in epochs] == [(1, 2), (2, 2)]
     assert epochs[1]["loss"] < epochs[0]["loss"]
     assert (count(result), macs(result), result.edits) == (count(state), macs(state), ())
+
+
+@pytest.mark.parametrize("technique", ["training.train", "training.finetune"])
+def test_a_model_in_16_bits_is_not_trained(technique, images, tmp_path):
+    state = states.start("mlp")
+    half = dataclasses.replace(state, model=copy.deepcopy(state.model).half())
+    with pytest.raises(Refusal, match="the model is in 16 bits, in which the small steps of a training are lost"):
+        apply(technique, half, images, tmp_path)
 
 
 @pytest.mark.parametrize("technique", ["training.train", "training.finetune", "quant.qat"])

@@ -71,6 +71,23 @@ class Broken(nn.Module):
     def forward(self, rows):
         return rows @ rows
 
+class Autocast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv1d(8, 8, 3)
+
+    def forward(self, rows):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.mix(rows).float()
+
+class Unnormalized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8, track_running_stats=False)
+
+    def forward(self, rows):
+        return self.norm(rows)
+
 class Twins(nn.Module):
     """Two layers with equal weights that are not tied."""
     def __init__(self):
@@ -174,7 +191,11 @@ def test_tied_weights_are_stored_once_and_vectors_for_each_layer(study, tmp_path
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("Spectrum", "aten::fft_rfft"), ("Counts", "the shape"), ("Noisy", "other answers than the module")],
+    [
+        ("Spectrum", "aten::fft_rfft"), ("Counts", "the shape"), ("Noisy", "other answers than the module"),
+        ("Autocast", r"the model's graph is no ONNX: .*bfloat16"),
+        ("Unnormalized", "norm has no running statistics"),
+    ],
 )
 def test_what_cannot_be_exported_is_refused_with_the_reason(name, reason, study, tmp_path):
     with pytest.raises(Refusal, match=reason) as caught:

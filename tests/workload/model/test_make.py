@@ -1,7 +1,10 @@
 """Models: made, filled, called, saved and loaded."""
 
 import copy
+import functools
 import json
+import threading
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from optlang.workload.data.tensors import caches, check_batched, describe, flat_
 from optlang.workload.model import dtypes
 from optlang.workload.model.call import call
 from optlang.workload.model.make import initial, make, said
+from optlang.workload.model.returned import check_copies
 from optlang.workload.model.save import external_files, load, save
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
@@ -91,12 +95,16 @@ class TestWhatFactoriesReturn:
         ("torch.jit.script(nn.Linear(2, 2))", "the model net returned a RecursiveScriptModule, which cannot be comp"),
         ("nn.Sequential(nn.ReLU(), torch.jit.script(nn.Linear(2, 2)))", "1 of the model net is a RecursiveScriptMod"),
         ("torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)).module()", "returned a graph of torch.export"),
+        ("Extra()", r"the state dict of the model net has _extra_state, a dict, and only tensors can be saved"),
         ("nn.Linear(2, 2, device='meta')", "weight of the model net is on the device meta"),
     ])
     @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
     def test_modules_that_cannot_be_changed_are_refused(self, factory, made, message):
         with pytest.raises(OptlangError, match=message):
-            factory(f"def net():\n    return {made}")()
+            factory(
+                "class Extra(nn.Linear):\n    def __init__(self):\n        super().__init__(2, 2)\n\n"
+                f"    def get_extra_state(self):\n        return {{}}\n\ndef net():\n    return {made}"
+            )()
 
     @pytest.mark.parametrize("made", [
         "nn.DataParallel(nn.Linear(2, 2))",
@@ -151,6 +159,48 @@ def net():
         state = initial(Factory("mine.py:mixed"), tmp_path, {"input": torch.ones(1, 2)})
         assert {item.dtype for item in state.model.parameters()} == {torch.float64, torch.float32}
         assert not state.notes
+
+
+class TestCopies:
+    class Net(nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.seen = {}
+            change(self)
+
+        def keep(self, name, layer, inputs, answer):
+            self.seen[name] = answer.detach()
+
+        def twice(self, x):
+            return self.forward(x) * 2
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    @pytest.mark.parametrize("change", [
+        lambda net: net.b.register_forward_hook(functools.partial(net.keep, "b")),
+        lambda net: setattr(net, "scale", lambda x: x * 2),
+        lambda net: setattr(net, "run", net.twice),
+        lambda net: setattr(net, "forward", types.MethodType(lambda self, x: self.a(x), net)),
+    ])
+    def test_methods_and_functions_without_layers_are_copied(self, change):
+        check_copies(self.Net(change))
+
+    @pytest.mark.parametrize(("change", "words"), [
+        (lambda net: net.b.register_forward_hook(lambda layer, inputs, answer: net.a(answer)), "a hook of the layer b"),
+        (lambda net: setattr(net, "run", lambda x: net.b(x)), "`run` of the model"),
+        (lambda net: setattr(net, "forward", (lambda old: lambda x: old(x) * 2)(net.forward)), "`forward` of the mod"),
+        (lambda net: setattr(net.a, "run", lambda x, layer=net.b: layer(x)), "`run` of the layer a"),
+    ])
+    def test_functions_that_hold_layers_are_refused(self, change, words):
+        with pytest.raises(OptlangError, match=f"{words}.* is a function that holds layers of the model"):
+            check_copies(self.Net(change))
+
+    def test_what_cannot_be_copied_is_named(self):
+        module = self.Net(lambda net: setattr(net.a, "guard", threading.Lock()))
+        with pytest.raises(OptlangError, match="cannot be copied: `guard` of the layer a is a lock"):
+            check_copies(module)
 
 
 def test_lazy_layers_get_their_shapes_from_the_data_and_the_same_weights_each_time(tmp_path):
