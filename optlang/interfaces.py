@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -182,12 +182,23 @@ class QuantWants:
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """Where a trial is measured: the device, threads and batch size of one target, all knobs decided."""
+    """Where a trial is measured: the device, threads and batch size of one target, all knobs decided.
+
+    `dynamic` are the axes that are open besides those whose sizes differ in the data, `shape` the sizes to time with,
+    as studies write both (see plan/axes.py).
+    """
 
     name: str
     device: str = "cpu"
     threads: int = 1
     batch: int = 1
+    dynamic: tuple[str, ...] = ()
+    shape: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, JSON]:
+        """The same as plain JSON, without what a study need not say and does not."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if value or name not in ("dynamic", "shape")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,7 +369,10 @@ class RuntimeUse(Frozen):
 
 
 class Target(Frozen):
-    """Where trials are measured. `knob` is the path of the runtime knob, None where there is one runtime."""
+    """Where trials are measured. `knob` is the path of the runtime knob, None where there is one runtime.
+
+    `dynamic` are axes of the inputs that any size is to be answered of, `shape` the sizes to time with: see plan/axes.
+    """
 
     name: str
     device: str
@@ -377,6 +380,8 @@ class Target(Frozen):
     batch: Setting
     runtimes: tuple[RuntimeUse, ...]
     knob: str | None
+    dynamic: tuple[str, ...] = ()
+    shape: tuple[str, ...] = ()
 
     def use(self, values: Mapping[str, Value]) -> RuntimeUse:
         """The runtime that the values of the knobs take."""
@@ -509,6 +514,11 @@ class Plan(Frozen):
         # A rule's expression says what its text does, however that is laid out.
         for rule in (*content["requires"], *content["forbids"]):
             del rule["text"]
+        # A target that says nothing of axes is what it was before targets could.
+        for target in content["targets"]:
+            for said in ("dynamic", "shape"):
+                if not target[said]:
+                    del target[said]
         # A knob all of whose branches are always there is what it was before branches could have conditions.
         for knob in content["knobs"]:
             if not knob["only"]:

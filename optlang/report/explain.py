@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 
 from optlang.analysis.load import module_at
+from optlang.analysis.lower.axes import EXAMPLES
 from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
 from optlang.analysis.modules.library import library
@@ -246,6 +247,8 @@ def _given(param: Param) -> str:
 
 def _setting(section: str, param: Param) -> str:
     value = show(param.default, param.dimension) if param.default is not None else "30min"
+    if section == "target":
+        value = EXAMPLES.get(param.name, value)
     start = f"{section} here {{ runtime = onnxruntime; " if section == "target" else f"{section} {{ "
     return _page(f"setting {param.name} of `{section}`", param.help, (
         ("It is", _given(param).split("\n")[0]), ("Example", f"{start}{param.name} = {value} }}"),

@@ -53,14 +53,20 @@ def model_key(workload: Workload, data: Dataset) -> str:
     )
 
 
-def step_key(parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock) -> str:
-    """The key of a step's result: of its parent's key, its code, settings and seed, and what it gets of the runtime."""
+def step_key(
+    parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock, opened: JSON = None
+) -> str:
+    """The key of a step's result: of its parent's key, its code, settings and seed, and what it gets of the runtime.
+
+    `opened` are the axes that the target opens: training has nothing to do with them, a file that a step writes has.
+    """
     return key_of(
         parent, step.technique, imports.fingerprint(step.calls, workload.study),
         {name: _setting(value, workload.study) for name, value in step.settings.items()}, step.seed,
         "left to the runtime" if step.performed
         else asdict(wants) if wants is not None and "runtime" in step.needs else None,
         *([clock.about] if "latency" in step.needs else []),
+        *([{"opened": opened}] if opened and "training" not in step.needs else []),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from optlang.interfaces import OptlangError, OutsideError
+from optlang.interfaces import OptlangError, OutsideError, TargetSpec
 from optlang.plan.model import Plan
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
 from optlang.run.events import Watcher
@@ -59,7 +59,10 @@ class Dispatcher:
         names = {ref.metric for ref in self._plan.metric_refs()}
         metrics = tuple(sorted(name for name in names if self._plan.metric(name).task))
         self._watcher.progress({"doing": "load the model and the data"})
-        job = PrepareJob(self._workload, metrics, self.progress)
+        targets = tuple(
+            TargetSpec(item.name, item.device, dynamic=item.dynamic, shape=item.shape) for item in self._plan.targets
+        )
+        job = PrepareJob(self._workload, metrics, self.progress, targets)
         try:
             found = self.run(prepare, job, self._plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout) as error:

@@ -109,11 +109,15 @@ class FrontJob:
 
 @dataclass(frozen=True, slots=True)
 class PrepareJob:
-    """Load the model and the data once, before anything is trained, so that mistakes in them show at once."""
+    """Load the model and the data once, before anything is trained, so that mistakes in them show at once.
+
+    `targets` say which axes of the inputs are open: there must be such axes.
+    """
 
     workload: Workload
     task_metrics: tuple[str, ...]
     progress: Path
+    targets: tuple[TargetSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

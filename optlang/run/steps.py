@@ -110,7 +110,9 @@ class _Steps:
         return Stepped(state, tuple(runs), counted, lambda: self._module(state))
 
     def _key(self, parent: str, step: StepJob) -> str:
-        return step_key(parent, step, self._workload, self._wants, self._clock)
+        return step_key(
+            parent, step, self._workload, self._wants, self._clock, [asdict(item) for item in self._data.declared]
+        )
 
     def _untrained(self) -> ModelState:
         return initial(self._workload.model, self._workload.study, self._data.example(1))

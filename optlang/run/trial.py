@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Deployment
+from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
-from optlang.run import batch_dependence, steps
+from optlang.run import batch_dependence, open_axes, steps
 from optlang.run.cache import Clock
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.parametrizations import without_parametrizations
@@ -73,9 +74,24 @@ class TrialContext:
         """Keep the baseline's answers: every other trial is compared with them, sample by sample."""
         self._answers[baseline.artifact.files, baseline.target.batch] = answers
 
+    def opened(self, target: TargetSpec, *, timed: bool = True) -> Dataset:
+        """The data with the axes that the target opens, and where `timed` with examples of the sizes it is timed with.
+
+        Raises OptlangError, naming the target, for axes that no input has.
+        """
+        try:
+            return self.data.opened(_axes(target.dynamic), _axes(target.shape) if timed else ())
+        except OptlangError as error:
+            error.message = f"target {target.name}: {error.message}"
+            raise
+
     def samples(self, target: TargetSpec) -> dict[str, Array]:
         """A batch of real samples, of the target's size, to time with."""
-        return {name: tensor.numpy() for name, tensor in self.data.example(target.batch).items()}
+        return {name: tensor.numpy() for name, tensor in self.opened(target).example(target.batch).items()}
+
+
+def _axes(texts: Sequence[str]) -> list[AxisSizes]:
+    return [item for item in map(parsed, texts) if item is not None]
 
 
 def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[StepRun]) -> Result:
@@ -133,20 +149,21 @@ def _built(
     study, target, folder = job.workload.study, target_job.target, target_job.folder
     try:
         stepped = steps.apply(
-            target_job.steps, job.workload, context.data, runtime.wants, _clock(job, target_job, runtime, context),
-            report, runs,
+            target_job.steps, job.workload, context.opened(target, timed=False), runtime.wants,
+            _clock(job, target_job, runtime, context), report, runs,
         )
         report({"doing": "build", "runtime": target_job.runtime.name})
         state = _plain(stepped.state, context, study)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         begin = time.perf_counter()
-        artifact = runtime.build(state, target, target_job.runtime.settings, folder, context.data, study)
+        artifact = runtime.build(state, target, target_job.runtime.settings, folder, context.opened(target), study)
         seconds = time.perf_counter() - begin
     finally:
         steps.clear_scratch(job.workload)
     facts = {**_call_facts(context, artifact, target), "parameters": stepped.counted.shapes}
-    artifact = replace(artifact, about={**facts, **artifact.about})
+    about = open_axes.with_names({**facts, **artifact.about}, open_axes.named(context.opened(target)))
+    artifact = replace(artifact, about=about)
     # One figure of one build: it has no interval.
     build_time = Measurement("build_time", seconds, "s", 1, seconds, seconds)
     known = (*size.weigh(artifact), *size.in_few_bits(artifact), build_time, *stepped.counted.measurements)
@@ -171,8 +188,11 @@ def _measured(
     reference = batch_dependence.Reference(stepped.module, few, study)
     batch_dependence.check_finite(answers, reference, target_job.runtime.name.rpartition(".")[2])
     notes = {**built.notes, **batch_dependence.notes(answers, reference)}
+    data = context.opened(target_job.target)
+    open_axes.check(member, data, stepped.module, study)
     facts: dict[str, JSON] = {"outputs": _tensors(answers.outputs, built.artifact), "samples_a_call": answers.batch}
-    artifact = replace(built.artifact, about={**facts, **built.artifact.about})
+    about = open_axes.with_names({**facts, **built.artifact.about}, open_axes.named(data, stepped.module))
+    artifact = replace(built.artifact, about=about)
     _keep_examples(target_job.folder, context.validation, answers)
     if target_job.baseline is None:
         context.remember(member, answers.outputs)
@@ -200,7 +220,10 @@ def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -
     """What the deployer needs to know of an artifact: its inputs, and the call that it was measured with."""
     facts: dict[str, JSON] = {
         "inputs": _tensors(context.validation, artifact),
-        "measured": {"device": target.device, "threads": target.threads, "batch": target.batch},
+        "measured": {
+            "device": target.device, "threads": target.threads, "batch": target.batch,
+            "sizes": {name: list(item.shape[1:]) for name, item in context.samples(target).items()},
+        },
     }
     if context.data.preprocessing is not None:
         facts["preprocessing"] = context.data.preprocessing
@@ -244,7 +267,7 @@ def _merge(runs: list[StepRun], found: Sequence[StepRun]) -> None:
 
 def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext) -> Clock:
     """What times an intermediate state as the finished artifact will be timed, for techniques that aim at a latency."""
-    about: JSON = [target_job.runtime.calls, dict(target_job.runtime.settings), asdict(target_job.target)]
+    about: JSON = [target_job.runtime.calls, dict(target_job.runtime.settings), target_job.target.facts()]
 
     def seconds(state: ModelState) -> float:
         study = job.workload.study
@@ -254,7 +277,7 @@ def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Tria
         target, settings = target_job.target, target_job.runtime.settings
         with tempfile.TemporaryDirectory(prefix="aim-", dir=steps.scratch(job.workload)) as name:
             plain = _plain(state, context, study)
-            artifact = runtime.build(plain, target, settings, Path(name), context.data, study)
+            artifact = runtime.build(plain, target, settings, Path(name), context.opened(target), study)
             member = _member("intermediate", target_job, artifact, study)
             timed = context.bench.measure(member, target_job.baseline, context.samples(target), job.effort)
         return next(item.value for item in timed.measurements if item.metric == MEDIAN)

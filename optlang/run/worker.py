@@ -63,7 +63,10 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
         from optlang.workload.model.returned import check_copies
 
         workload = job.workload
-        data = _context(workload).data
+        context = _context(workload)
+        data = context.data
+        for target in job.targets:
+            context.opened(target)
         state = initial(workload.model, workload.study, data.example(1))
         _check_metrics(data, state.model, job.task_metrics, workload)
         check_copies(state.model)

@@ -245,7 +245,7 @@ def _spec(plan: Plan, target: Target) -> TargetSpec:
     threads, batch = _usual(plan, target.threads, 1), _usual(plan, target.batch, 1)
     assert isinstance(threads, int)
     assert isinstance(batch, int)
-    return TargetSpec(target.name, target.device, threads, batch)
+    return TargetSpec(target.name, target.device, threads, batch, target.dynamic, target.shape)
 
 
 def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:

@@ -147,7 +147,7 @@ def _key(step: Applied) -> str:
 
 
 def _place_key(place: Place) -> str:
-    return json.dumps([asdict(place.target), place.runtime, dict(place.settings)], sort_keys=True)
+    return json.dumps([place.target.facts(), place.runtime, dict(place.settings)], sort_keys=True)
 
 
 def _others(settings: Mapping[str, JSON]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from optlang.interfaces import JSON, OptlangError, TargetSpec
@@ -90,7 +90,7 @@ class Recipe:
         """A hash that is equal for two recipes that do the same, however they came about."""
         content: JSON = [
             [[step.technique, dict(step.settings)] for step in self.steps],
-            [[asdict(place.target), place.runtime, dict(place.settings)] for place in self.places],
+            [[place.target.facts(), place.runtime, dict(place.settings)] for place in self.places],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -115,7 +115,7 @@ def _place(plan: Plan, target: Target, point: Point, walk: _Walk) -> Place:
     use = target.use(point)
     own = walk.settings(target.name, {"threads": target.threads, "batch": target.batch}, {}, COUNTS)
     threads, batch = _whole(own["threads"]), _whole(own["batch"])
-    spec = TargetSpec(target.name, target.device, threads, batch)
+    spec = TargetSpec(target.name, target.device, threads, batch, target.dynamic, target.shape)
     settings = walk.settings(use.path, use.settings, {}, walk.params(use.runtime))
     return Place(spec, place_label(plan, target, use.label), use.runtime, settings)
 

@@ -28,7 +28,7 @@ _WORDS = frozenset(["of", "is", "it", "if", "on", "an", "at", "to"])
 _SETTINGS = {
     "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "workers"}),
     "measure": frozenset({"rounds", "processes"}),
-    "target": frozenset({"device", "threads", "batch", "shape", "runtime"}),
+    "target": frozenset({"device", "threads", "batch", "dynamic", "shape", "runtime"}),
 }
 
 

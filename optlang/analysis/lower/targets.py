@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from optlang.analysis.declarations import Declarations
 from optlang.analysis.definitions import Definition, DefinitionKind
 from optlang.analysis.knobs import Around, Knobs, Later, always
+from optlang.analysis.lower import axes
 from optlang.analysis.lower.choices import branches_of, given
 from optlang.analysis.modules.names import SORTS, Declared, Scope, duplicate, either, listed, only, suggestion
 from optlang.analysis.settings import absorb, settings_of
@@ -25,6 +26,7 @@ PARAMS = (
         help="where it runs",
     ),
     *COUNTS,
+    *axes.PARAMS,
 )
 DEVICES = {
     "gpu": "an NVIDIA GPU is `device = cuda`",
@@ -93,6 +95,7 @@ class Targets:
                 return None
             device = settings["device"]
             assert isinstance(device, Fixed)
+            dynamic, shape = (self._axes(settings[param.name], plain, param.name) for param in axes.PARAMS)
             return Target(
                 name=node.name.text,
                 device=str(device.value),
@@ -100,9 +103,20 @@ class Targets:
                 batch=settings["batch"],
                 runtimes=uses,
                 knob=around.at("runtime") if isinstance(runtime, tree.Vary) else None,
+                dynamic=dynamic,
+                shape=shape,
             )
 
         return build
+
+    def _axes(self, setting: Setting, statements: list[tree.Statement], name: str) -> tuple[str, ...]:
+        """The texts of `dynamic` or `shape`, checked where they are written."""
+        value = setting.value if isinstance(setting, Fixed) and isinstance(setting.value, tuple) else ()
+        texts = tuple(map(str, value))
+        for item in statements:
+            if isinstance(item, tree.Fix) and item.name.text == name:
+                axes.check_axes(item, texts, self.diagnostics)
+        return texts
 
     def _parted(
         self, statements: list[tree.Statement]
@@ -122,12 +136,6 @@ class Targets:
                 meant = name.text == "runtime" or (not has_runtime and self._means_runtime(name))
                 if meant and runtime is None:
                     runtime = statement
-                    continue
-                if name.text == "shape":
-                    self.diagnostics.error(
-                        "E205", "a target has no `shape`", name.span, "inputs come from the data",
-                        help="the shape is that of the data's samples; `batch` says how many of them one call takes",
-                    )
                     continue
                 if name.text == "device" and self._device(statement):
                     continue

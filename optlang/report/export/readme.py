@@ -82,8 +82,10 @@ def _held(
     call = entry["about"].get("measured")
     said = []
     if isinstance(call, Mapping):
+        sizes = call.get("sizes") or {}
         shapes = ", ".join(
-            f"`{item['name']}` {[call['batch'], *item['shape'][1:]]}" for item in entry["inputs"] if item.get("shape")
+            f"`{item['name']}` {[call['batch'], *sizes.get(item['name'], item['shape'][1:])]}"
+            for item in entry["inputs"] if item.get("shape")
         )
         machine = manifest["machine"] or {}
         where = f"{call['device']} ({machine['processor']})" if machine.get("processor") else call["device"]

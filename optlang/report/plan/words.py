@@ -151,6 +151,7 @@ class Words:
     def target(self, target: Target) -> Iterable[StepLine]:
         own: dict[str, Setting] = {
             "device": Fixed(value=target.device), "threads": target.threads, "batch": target.batch,
+            "dynamic": Fixed(value=target.dynamic), "shape": Fixed(value=target.shape),
         }
         yield StepLine(0, target.name + self._settings(own, target.name, PARAMS))
         for use in target.runtimes:

@@ -69,23 +69,30 @@ class ExecuTorch:
         about: dict[str, JSON] = {}
         example = data.example(target.batch)
         with tracing.first_call(module, example, study, torch_export.quiet()) as wanted:
-            program = torch_export.program(module, example, "ExecuTorch")
+            # Memory is planned for the largest sizes.
+            axes: Any = {"axes": data.axes, "bounded": True}
+            program = torch_export.program(module, example, "ExecuTorch", **axes)
             right, share = module, tracing.tolerance(module)
             if state.requests:
                 graph, about["int8"] = quantize.quantized(program, module, example, state.requests[0], data)
-                lowered = _lowered(torch_export.again(graph, example, "ExecuTorch"))
+                lowered = _lowered(torch_export.again(graph, example, "ExecuTorch", **axes))
                 _check_smaller(lowered, program)
                 right, share = graph, _ROUNDED
             else:
                 lowered = _lowered(program)
             (folder / NAME).write_bytes(lowered.buffer)
             least = _prove(folder / NAME, example, right, tuple(wanted), share)
+            for proof in tracing.proofs(module, data)[1:]:
+                given = {name: item[: target.batch] for name, item in proof.inputs.items()}
+                if len(given[data.input_names[0]]) == target.batch or least == 1:
+                    _prove(folder / NAME, given, right, tuple(wanted), share, f"with {proof.sizes} ")
         int8: Any = about.get("int8")
         about |= {
             "stored": dtypes.stored(module) if int8 is None else quantized_share.stored(int8["all"]),
             "batch": target.batch, "samples": {"least": least, "most": target.batch},
             "inputs": arrays_described({name: item.numpy() for name, item in example.items()}),
             "outputs": arrays_described(wanted), **_facts(lowered),
+            "largest": {item.text: item.high for item in data.axes},
         }
         return Artifact(folder, "pte", described(folder, [NAME]), data.input_names, tuple(wanted), about)
 
@@ -121,7 +128,9 @@ def _check_smaller(lowered: Any, program: Any) -> None:
         refuse_larger("int8", size, len(_lowered(program).buffer))
 
 
-def _prove(path: Path, example: Mapping[str, Tensor], right: nn.Module, outputs: tuple[str, ...], share: float) -> int:
+def _prove(
+    path: Path, example: Mapping[str, Tensor], right: nn.Module, outputs: tuple[str, ...], share: float, sizes: str = ""
+) -> int:
     """Compare the file's answers with those of `right`, the module or its graph, to all samples of `example` and to
     the first; the least number of samples that the file takes."""
     from optlang.workload.data.tensors import array
@@ -136,9 +145,9 @@ def _prove(path: Path, example: Mapping[str, Tensor], right: nn.Module, outputs:
         except RuntimeError as error:
             if count < most:
                 return most
-            raise Refusal(f"ExecuTorch does not run the model: {failures.message_of(error)}") from error
+            raise Refusal(f"{sizes}ExecuTorch does not run the model: {failures.message_of(error)}") from error
         wanted = tracing.answers_of(right, given).values()
-        tracing.agree(dict(zip(outputs, wanted, strict=True)), answers, "the lowered model", share)
+        tracing.agree(dict(zip(outputs, wanted, strict=True)), answers, f"{sizes}the lowered model", share)
     return 1
 
 

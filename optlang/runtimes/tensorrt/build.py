@@ -6,6 +6,7 @@ between QuantizeLinear and DequantizeLinear. So the same file means the same on 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import re
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import JSON, Array, Artifact, ModelState, OutsideError, QuantWants, Refusal, Session, TargetSpec
 
 if TYPE_CHECKING:
+    from optlang.workload.data.axes import OpenAxis
     from optlang.workload.data.dataset import Dataset
 
     Shapes = dict[str, dict[str, list[int]]]
@@ -33,10 +35,11 @@ class TensorRT:
     """The artifact is `model.engine`; the folder also has the ONNX file that it was built from.
 
     `settings`: `library` and `compute` say what builds it and for which GPUs, `max_batch` is the end of the profile
-    (its middle is the target's batch), `level`, `workspace` in bytes, `tf32` and `sparse` are the builder's own, and
-    with `cuda_graph` calls are replayed from a CUDA graph. `about` tells what it was built with, by which command of
-    the library's own tool (`command`) from which file (`beside`), and in how many seconds. The builder may time
-    kernels: a file is not promised to be the same bytes again.
+    (its middle is the target's batch; open axes go from their smallest to their largest size), `level`, `workspace` in
+    bytes, `tf32` and `sparse` are the builder's own, and with `cuda_graph` calls are replayed from a CUDA graph.
+    `about` tells what it was built with, by which command of the library's own tool (`command`) from which file
+    (`beside`), and in how many seconds. The builder may time kernels: a file is not promised to be the same bytes
+    again.
     """
 
     imports: tuple[str, ...] = ("cuda.bindings.runtime",)
@@ -72,8 +75,8 @@ class TensorRT:
     ) -> Artifact:
         """Write the ONNX file and the engine. On the GPU that it is for, a module's engine is proven against it.
 
-        Raises `Refusal` for other forms and devices, for integers in another scheme than `wants`, for axes besides the
-        batch that have no fixed length, and where the parser or the builder refuses, with the operator.
+        Raises `Refusal` for other forms and devices, for integers in another scheme than `wants`, for axes of a
+        file besides the batch whose sizes nobody said, and where the parser or the builder refuses, with the operator.
         """
         from optlang.runtimes.shared import onnx_file
         from optlang.runtimes.shared.artifact_files import described
@@ -93,7 +96,7 @@ class TensorRT:
         _check_integers(folder / onnx_file.NAME)
         module = _library(str(settings.get("library", "auto")), compute)
         started = time.monotonic()
-        profile, about = _compile(module, folder, settings, compute, target.batch, most)
+        profile, about = _compile(module, folder, settings, compute, target.batch, most, data.axes)
         about |= {
             "batch": source.about["batch"], "seconds": time.monotonic() - started, "profile": profile,
             "command": _command(module, settings, compute, profile), "cuda_graph": settings.get("cuda_graph", True),
@@ -111,17 +114,17 @@ class TensorRT:
     ) -> None:
         from optlang.workload.export import tracing
 
-        inputs = data.example(tracing.CHECKED)
+        session = self.open(artifact, target, settings, study)
 
-        def answer(outputs: list[str]) -> list[Array]:
-            session = self.open(artifact, target, settings, study)
-            try:
-                found = session.collect(session.run(session.prepare({k: v.numpy() for k, v in inputs.items()})))
-            finally:
-                session.close()
+        def answer(proof: tracing.Proof, outputs: list[str]) -> list[Array]:
+            found = session.collect(session.run(session.prepare({k: v.numpy() for k, v in proof.inputs.items()})))
             return [found[name] for name in outputs]
 
-        tracing.prove(state.model, inputs, "the engine", answer)
+        try:
+            for proof in tracing.proofs(state.model, data):
+                tracing.prove(state.model, proof, "the engine", functools.partial(answer, proof))
+        finally:
+            session.close()
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
         """The engine on the GPU, called by the library that built it."""
@@ -213,7 +216,8 @@ def _precision(file: Path) -> str:
 
 
 def _compile(
-    module: Any, folder: Path, settings: Mapping[str, Any], compute: str, batch: int, most: int
+    module: Any, folder: Path, settings: Mapping[str, Any], compute: str, batch: int, most: int,
+    axes: Sequence[OpenAxis],
 ) -> tuple[Shapes, dict[str, JSON]]:
     """Write the engine; gives the shapes of its profile, empty where all are fixed, and what it was built with."""
     from optlang.runtimes.shared import onnx_file
@@ -227,7 +231,7 @@ def _compile(
     parser = module.OnnxParser(network, logger)
     if not parser.parse_from_file(str(folder / onnx_file.NAME)):
         raise _refused(parser, lines)
-    profile = _profile(network, batch, most)
+    profile = _profile(network, batch, most, axes)
     engine = builder.build_serialized_network(network, _config(module, builder, settings, compute, profile))
     if engine is None:
         raise Refusal(f"TensorRT does not build the engine: {_first(lines)}")
@@ -272,18 +276,26 @@ def _first(lines: Sequence[str]) -> str:
     return lines[0].strip().splitlines()[0] if lines else "it gives no reason"
 
 
-def _profile(network: Any, batch: int, most: int) -> Shapes:
+def _profile(network: Any, batch: int, most: int, axes: Sequence[OpenAxis]) -> Shapes:
+    """The shapes that the engine takes: open axes from their smallest to their largest size, best at the usual one."""
+    opened = {place: item for item in axes for place in item.places}
     shapes: Shapes = {}
     for index in range(network.num_inputs):
-        item = network.get_input(index)
-        first, *others = tuple(item.shape)
-        if any(size < 0 for size in others):
-            raise Refusal(
-                f"the input {item.name} has axes without a fixed length besides the batch: {[first, *others]}",
-                help="export the model with fixed lengths",
-            )
-        if first < 0:
-            shapes[item.name] = {"min": [1, *others], "opt": [batch, *others], "max": [most, *others]}
+        given = network.get_input(index)
+        sizes = tuple(given.shape)
+        ends: dict[str, list[int]] = {"min": [], "opt": [], "max": []}
+        for axis, size in enumerate(sizes):
+            item = opened.get((given.name, axis))
+            if size < 0 and axis > 0 and item is None:
+                raise Refusal(
+                    f"the input {given.name} has an axis without a fixed length besides the batch: {list(sizes)}",
+                    help=f'say its sizes in the target: dynamic = ["{given.name}:{axis} = 8..512"]',
+                )
+            wanted = (1, batch, most) if axis == 0 else (item.low, item.usual, item.high) if item else (size,) * 3
+            for end, value in zip(ends, wanted if size < 0 else (size,) * 3, strict=True):
+                ends[end].append(value)
+        if min(sizes, default=0) < 0:
+            shapes[given.name] = ends
     return shapes
 
 

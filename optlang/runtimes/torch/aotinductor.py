@@ -6,7 +6,7 @@ the processor and the number of threads there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,9 @@ from optlang.workload import failures
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from optlang.workload.data.axes import OpenAxis
     from optlang.workload.data.dataset import Dataset
+    from optlang.workload.export.tracing import Proof
 
 NAME = "model.pt2"
 
@@ -63,8 +65,9 @@ class AOTInductor:
         module = module_of(state, target, "aotinductor")
         example = data.example(tracing.TRACED)
         with tracing.first_call(module, example, study, quiet()) as answers:
-            _compile(module, example, folder / NAME, target.threads)
-            _prove(module, data.example(tracing.CHECKED), folder / NAME)
+            _compile(module, example, folder / NAME, target.threads, data.axes)
+            for proof in tracing.proofs(module, data):
+                _prove(module, proof, folder / NAME)
         about = {"stored": dtypes.stored(module)}
         return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, tuple(answers), about)
 
@@ -85,26 +88,28 @@ class AOTInductor:
             return GraphSession(model, artifact.inputs, artifact.outputs, stack.pop_all())
 
 
-def _compile(module: Any, example: Mapping[str, Tensor], path: Path, threads: int) -> None:
+def _compile(
+    module: Any, example: Mapping[str, Tensor], path: Path, threads: int, axes: Sequence[OpenAxis]
+) -> None:
     import torch
 
     from optlang.workload.export import torch_export
 
-    program = torch_export.program(module, example, "AOTInductor", batch=torch.export.Dim("batch", min=1))
+    program = torch_export.program(module, example, "AOTInductor", batch=torch.export.Dim("batch", min=1), axes=axes)
     # Left to itself, Inductor writes its loops for the number of threads that this process has now.
     options = {"cpp.threads": threads, "compile_threads": 1}
     with failures.refused("AOTInductor cannot compile the model", help="use the runtime torchscript"):
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
-def _prove(module: Any, inputs: Mapping[str, Tensor], path: Path) -> None:
+def _prove(module: Any, proof: Proof, path: Path) -> None:
     import torch
 
     from optlang.workload.data.tensors import array
     from optlang.workload.export import tracing
 
     def answer(_: list[str]) -> list[Array]:
-        found = torch._inductor.aoti_load_package(str(path))(*inputs.values())
+        found = torch._inductor.aoti_load_package(str(path))(*proof.inputs.values())
         return [array(item) for item in found]
 
-    tracing.prove(module, inputs, "the compiled model", answer)
+    tracing.prove(module, proof, "the compiled model", answer)

@@ -71,6 +71,8 @@ class Inductor(Eager):
         about = {
             **artifact.about, "mode": mode, "dynamic": dynamic, "example": describe(data.example(target.batch)),
             "batch": None if dynamic else target.batch,
+            "open": {name: [axis for item in data.axes for place, axis in item.places if place == name]
+                     for name in data.input_names},
         }
         return dataclasses.replace(artifact, about=about)
 
@@ -92,12 +94,22 @@ class Inductor(Eager):
             prepared = session.prepare(given)
             with imports.user_code("running the model", study):
                 session.run(prepared)
+            _mark({**dict(zip(given, prepared[0], strict=False)), **prepared[1]}, about)
             session.call = torch.compile(
                 session.call, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True
             )
             session.compiled = _first_call(lambda: session.run(prepared))
             stack.pop_all()
         return session
+
+
+def _mark(inputs: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Have one program compiled for any size of the open axes."""
+    import torch
+
+    for name, axes in (about.get("open") or {}).items():
+        for axis in axes:
+            torch._dynamo.mark_dynamic(inputs[name], axis)
 
 
 def _first_call(call: Callable[[], Any]) -> float:
@@ -134,6 +146,7 @@ def _in_integers(
     dtypes.refuse_others(dtypes.module_types(module))
     example = data.example(max(target.batch, tracing.TRACED) if dynamic else target.batch)
     shapes: dict[str, Any] = {"batch": torch.export.Dim("batch", min=1)} if dynamic else {"fixed": True}
+    shapes["axes"] = data.axes
     with tracing.first_call(module, example, study, torch_export.quiet()) as answers:
         program = torch_export.program(module, example, "Inductor", **shapes)
         graph, int8 = x86_quantizer.quantized(program, module, example, request, data)

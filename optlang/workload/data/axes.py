@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import OptlangError
@@ -62,11 +62,15 @@ class Observed:
         raise AssertionError("no sample was seen")
 
 
-def opened(observed: Observed, names: Sequence[str], declared: Sequence[AxisSizes] = ()) -> tuple[OpenAxis, ...]:
+def opened(
+    observed: Observed, names: Sequence[str], declared: Sequence[AxisSizes] = (), timed: Sequence[AxisSizes] = ()
+) -> tuple[OpenAxis, ...]:
     """The open axes of inputs that have these `names`: those whose sizes differ in the data, and those declared.
 
-    Axes of two inputs are one where their sizes agree in all samples. Raises OptlangError for a declared axis that no
-    input has, and where samples have different numbers of axes.
+    Axes of two inputs are one where their sizes agree in all samples; the same axis of another input is declared with
+    it then. `timed` are sizes that are the usual ones, in
+    place of those of the data. Raises OptlangError for a declared axis that no input has, for a size of one that is
+    not open, and where samples have different numbers of axes.
     """
     sizes: dict[tuple[str, int], tuple[int, ...]] = {}
     for index, name in enumerate(names):
@@ -80,12 +84,15 @@ def opened(observed: Observed, names: Sequence[str], declared: Sequence[AxisSize
         for axis, found in enumerate(zip(*shapes, strict=True), start=1):
             sizes[name, axis] = found
     wanted = {(item.input, item.axis): item for item in declared}
-    for item in declared:
-        _check(item, names, sizes)
+    for setting, named in (("dynamic", declared), ("shape", timed)):
+        for item in named:
+            _check(setting, item, names, sizes)
     middle = list(observed.counts).index(observed.middle)
     together: list[list[tuple[str, int]]] = []
+    # What is as large in all samples is opened too: a mask with its tokens.
+    along = {(item.axis, sizes[item.input, item.axis]) for item in declared}
     for place, found in sizes.items():
-        if len(set(found)) == 1 and place not in wanted:
+        if len(set(found)) == 1 and place not in wanted and (place[1], found) not in along:
             continue
         # Height and width of one image are two, though all images may be square.
         group = next(
@@ -95,10 +102,29 @@ def opened(observed: Observed, names: Sequence[str], declared: Sequence[AxisSize
             together.append([place])
         else:
             group.append(place)
-    return tuple(_one(group, sizes[group[0]], middle, wanted) for group in together)
+    chosen = {(item.input, item.axis): item for item in timed}
+    for place, item in chosen.items():
+        if not any(place in group for group in together):
+            raise OptlangError(
+                f"`shape` gives {item.place} the size {item.low}, and all samples have {sizes[place][0]} there",
+                help=f'open the axis: dynamic = ["{item.place}"]',
+            )
+    return tuple(_one(group, sizes[group[0]], middle, wanted, chosen) for group in together)
 
 
 def _one(
+    places: list[tuple[str, int]], sizes: tuple[int, ...], middle: int, wanted: Mapping[tuple[str, int], AxisSizes],
+    chosen: Mapping[tuple[str, int], AxisSizes],
+) -> OpenAxis:
+    found = _of_data(places, sizes, middle, wanted)
+    usual = next((item.low for place, item in chosen.items() if place in places), None)
+    if usual is None:
+        return found
+    low, high = (max(1, usual // 2), 2 * usual) if found.guessed else (min(found.low, usual), max(found.high, usual))
+    return replace(found, low=low, usual=usual, high=high)
+
+
+def _of_data(
     places: list[tuple[str, int]], sizes: tuple[int, ...], middle: int, wanted: Mapping[tuple[str, int], AxisSizes]
 ) -> OpenAxis:
     usual, low, high = sizes[middle], min(sizes), max(sizes)
@@ -116,17 +142,19 @@ def _one(
     return OpenAxis(name, tuple(places), low, usual, high)
 
 
-def _check(item: AxisSizes, names: Sequence[str], sizes: Mapping[tuple[str, int], Sequence[int]]) -> None:
+def _check(
+    setting: str, item: AxisSizes, names: Sequence[str], sizes: Mapping[tuple[str, int], Sequence[int]]
+) -> None:
     if item.input not in names:
         near = closest(item.input, names)
         raise OptlangError(
-            f"`dynamic` names the input `{item.input}`, and the inputs are {', '.join(names)}",
+            f"`{setting}` names the input `{item.input}`, and the inputs are {', '.join(names)}",
             help=f'did you mean "{near}:{item.axis}"?' if near else f'name one of them: "{names[0]}:{item.axis}"',
         )
     if (item.input, item.axis) not in sizes:
         known = [axis for name, axis in sizes if name == item.input]
         raise OptlangError(
-            f"`dynamic` names axis {item.axis} of `{item.input}`, which has "
+            f"`{setting}` names axis {item.axis} of `{item.input}`, which has "
             + (f"the axes 1 to {max(known)} behind the samples" if known else "no axis but the samples"),
             help=f'write "{item.input}:{max(known)}"' if known else f'remove "{item.input}:{item.axis}"',
         )

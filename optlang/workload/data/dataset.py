@@ -48,6 +48,7 @@ class Dataset:
         self._said = said
         self._names = tuple(names) if names is not None else None
         self._open: tuple[AxisSizes, ...] = ()
+        self._timed: tuple[AxisSizes, ...] = ()
         self._survey: list[Survey] = []
 
     def bind(self, names: nn.Module | Sequence[str]) -> Dataset:
@@ -194,14 +195,24 @@ class Dataset:
     @functools.cached_property
     def axes(self) -> tuple[OpenAxis, ...]:
         """The axes besides the samples whose sizes differ from sample to sample, or that were declared open."""
-        return axes.opened(self._surveyed().observed, self.input_names, self._open)
+        return axes.opened(self._surveyed().observed, self.input_names, self._open, self._timed)
 
-    def opened(self, declared: Sequence[AxisSizes]) -> Dataset:
-        """The same data, with axes that are open by declaration. Raises OptlangError for one that no input has."""
+    @property
+    def declared(self) -> tuple[AxisSizes, ...]:
+        """The axes that are open by declaration."""
+        return self._open
+
+    def opened(self, declared: Sequence[AxisSizes], timed: Sequence[AxisSizes] = ()) -> Dataset:
+        """The same data, with axes that are open by declaration, and with sizes that examples have.
+
+        Raises OptlangError for an axis that no input has, and for a size of one that is not open.
+        """
+        if not declared and not timed:
+            return self
         made = copy.copy(self)
-        made._open = tuple(declared)
+        made._open, made._timed = tuple(declared), tuple(timed)
         made.__dict__.pop("axes", None)
-        axes.opened(self._surveyed().observed, self.input_names, made._open)
+        axes.opened(self._surveyed().observed, self.input_names, made._open, made._timed)
         return made
 
     def _surveyed(self) -> Survey:
@@ -213,10 +224,12 @@ class Dataset:
     def example(self, batch: int, sizes: Mapping[str, int] | None = None) -> dict[str, Tensor]:
         """The first samples of 'train', repeated up to `batch`: real inputs for exporting and timing.
 
-        Where samples differ in shape they have that of the sample in the middle, of 'train' and 'validation'. `sizes`
-        are other ones, by the names of `axes`: samples that have them where there are such, else the usual ones, cut
-        or repeated along these axes.
+        Where samples differ in shape they have that of the sample in the middle, of 'train' and 'validation', or the
+        sizes that `opened` says. `sizes` are other ones, by the names of `axes`: samples that have them where there are
+        such, else the usual ones, cut or repeated along these axes.
         """
+        if self._timed:
+            sizes = {item.name: item.usual for item in self.axes} | dict(sizes or {})
         found = self._named(self._surveyed().samples(batch, self._wanted(sizes or {})))
         given = {
             name: torch.cat([item] * -(-batch // len(item)))[:batch].contiguous() for name, item in found.items()

@@ -1,15 +1,19 @@
-"""Writes a torch module as an ONNX file with a dynamic batch axis, and proves that both give the same answers.
+"""Writes a torch module as an ONNX file, and proves that both give the same answers.
+
+The batch axis is dynamic, and so are the axes that `Dataset.axes` lists.
 
 It knows no runtime's wishes and no quantization.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +79,35 @@ def export(
         )
     example = data.example(tracing.TRACED)
     with tracing.first_call(module, example, study) as answers:
-        model = _exported(module, example, tuple(answers), path.parent, opset, exporter)
+        proofs = tracing.proofs(module, data)
+        axes = {name: {0: "batch", **_open(data, name)} for name in example}
+        if exporter == "script":
+            opened = tracing.open_outputs(module, data, answers)
+            axes |= {name: {0: "batch", **opened.get(name, {})} for name in answers}
+        with _fixed_sizes(data):
+            model = _exported(module, example, tuple(answers), axes, path.parent, opset, exporter)
         _clean(model)
         _write(model, path)
-        _check(module, data.example(tracing.CHECKED), path)
+        _check(module, proofs, path)
+
+
+@contextmanager
+def _fixed_sizes(data: Dataset) -> Iterator[None]:
+    """Says which axis the code makes constant, where that is why torch.export refuses."""
+    from optlang.workload.export import torch_export
+
+    try:
+        yield
+    except Refusal as refusal:
+        error: BaseException | None = refusal
+        while error is not None:
+            torch_export.refuse_fixed(data.axes, str(error), "the ONNX file")
+            error = error.__cause__
+        raise
+
+
+def _open(data: Dataset, name: str) -> dict[int, str]:
+    return {axis: item.name for item in data.axes for place, axis in item.places if place == name}
 
 
 def _counts_the_batch(layer: nn.Module) -> bool:
@@ -86,17 +115,19 @@ def _counts_the_batch(layer: nn.Module) -> bool:
 
 
 def _exported(
-    module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str, ...], folder: Path, opset: int, exporter: str
+    module: nn.Module, example: Mapping[str, Tensor], outputs: tuple[str, ...], axes: Mapping[str, Mapping[int, str]],
+    folder: Path, opset: int, exporter: str,
 ) -> ModelProto:
+    """`axes` are the open axes of inputs and outputs, each with its name."""
     import onnx
 
     names = tuple(example)
     how: dict[str, Any]
     if exporter == "dynamo":
-        batch = torch.export.Dim("batch", min=1)
-        how = {"dynamo": True, "dynamic_shapes": (tuple({0: batch} for _ in names),), "verbose": False}
+        dims = {word: torch.export.Dim(word, min=1) for name in names for word in axes[name].values()}
+        shapes = tuple({axis: dims[word] for axis, word in axes[name].items()} for name in names)
+        how = {"dynamo": True, "dynamic_shapes": (shapes,), "verbose": False}
     else:
-        axes = {name: {0: "batch"} for name in (*names, *outputs)}
         how = {"dynamo": False, "dynamic_axes": axes, "do_constant_folding": True}
     # What matters of the newer exporter's warnings is asked of its result. The older one prints the whole graph on an
     # error, from C++.
@@ -104,7 +135,9 @@ def _exported(
         process_state.quiet(_LOGGERS, [("",)], logging.CRITICAL) if exporter == "dynamo"
         else process_state.quiet(remarks=_REMARKS)
     )
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet, process_state.without_standard_output():
+    opened = any(len(axes[name]) > 1 for name in names)
+    attention = tracing.any_length() if opened and exporter == "script" else nullcontext()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet, attention, process_state.without_standard_output():
         file = Path(scratch) / "exported.onnx"
         other = "exporter = script takes other parts of Python; or " if exporter == "dynamo" else ""
         # torch's newer exporter wraps what stopped it in advice to its own developers.
@@ -290,12 +323,14 @@ def plain_session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _check(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
-    def answer(outputs: list[str]) -> list[Array]:
-        session = plain_session(path)
-        known = {item.name for item in session.get_inputs()}
-        given = {name: item.numpy() for name, item in inputs.items() if name in known}
+def _check(module: nn.Module, proofs: Sequence[tracing.Proof], path: Path) -> None:
+    session = plain_session(path)
+    known = {item.name for item in session.get_inputs()}
+
+    def answer(proof: tracing.Proof, outputs: list[str]) -> list[Array]:
+        given = {name: item.numpy() for name, item in proof.inputs.items() if name in known}
         answers: list[Array] = session.run(outputs, given)
         return answers
 
-    tracing.prove(module, inputs, "the exported graph", answer)
+    for proof in proofs:
+        tracing.prove(module, proof, "the exported graph", functools.partial(answer, proof))

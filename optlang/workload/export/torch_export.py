@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from optlang.interfaces import Refusal
 from optlang.workload import failures, process_state
+from optlang.workload.data.axes import OpenAxis
 from optlang.workload.export import tracing
 from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone
@@ -55,31 +56,78 @@ def quiet() -> AbstractContextManager[None]:
 
 
 def program(
-    module: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False, batch: Any = None
+    module: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False, batch: Any = None,
+    axes: Sequence[OpenAxis] = (), bounded: bool = False,
 ) -> Any:
     """The ExportedProgram of `module` for the samples of `example`; inputs in their order, a tuple of outputs.
 
     It takes from 1 to so many samples where forward allows it, just as many where it is `fixed`, and as many as the
-    torch.export.Dim `batch` says. Raises `Refusal`, which says that the model cannot be exported for `what`.
+    torch.export.Dim `batch` says. `axes` keep any size that forward allows, no larger than they say where `bounded`.
+    Raises `Refusal`, which says that the model cannot be exported for `what`, and which axis its code fixes.
     """
-    return again(tracing.Positional(module, tuple(example)).eval(), example, what, fixed=fixed, batch=batch)
+    wrapped = tracing.Positional(module, tuple(example)).eval()
+    return again(wrapped, example, what, fixed=fixed, batch=batch, axes=axes, bounded=bounded)
 
 
 def again(
-    wrapped: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False, batch: Any = None
+    wrapped: nn.Module, example: Mapping[str, Tensor], what: str, *, fixed: bool = False, batch: Any = None,
+    axes: Sequence[OpenAxis] = (), bounded: bool = False,
 ) -> Any:
     """The same of a module that takes its inputs in order: what a quantizer has made of a program."""
     count = len(next(iter(example.values())))
-    axis = torch.export.Dim.AUTO(min=1, max=count) if count > 1 and not fixed else torch.export.Dim.STATIC
-    axis = axis if batch is None else batch
-    shapes: Any = tuple({0: axis} for _ in example)
-    # *values are one argument of forward.
-    shapes = (shapes,) if isinstance(wrapped, tracing.Positional) else shapes
+    first = torch.export.Dim.AUTO(min=1, max=count) if count > 1 and not fixed else torch.export.Dim.STATIC
+    first = first if batch is None else batch
+
+    def exported(dims: Mapping[str, Any]) -> Any:
+        shapes: Any = tuple(
+            {0: first, **{axis: dims[item.name] for item in axes for place, axis in item.places if place == name}}
+            for name in example
+        )
+        # *values are one argument of forward.
+        shapes = (shapes,) if isinstance(wrapped, tracing.Positional) else shapes
+        return torch.export.export(wrapped, tuple(example.values()), dynamic_shapes=shapes)
+
     with failures.refused(
         f"the model cannot be exported for {what}",
         help="forward must not choose by the values of its inputs; or use the runtime onnxruntime", depends="model",
     ):
-        return torch.export.export(wrapped, tuple(example.values()), dynamic_shapes=shapes)
+        sizes = {item.name: {"min": 1, "max": item.high if bounded else None} for item in axes}
+        try:
+            return exported({name: torch.export.Dim(name, **size) for name, size in sizes.items()})
+        except torch._dynamo.exc.UserError as error:
+            refuse_fixed(axes, str(error), what)
+            if not axes:
+                raise
+            # Sizes in steps, or of a least one: what forward allows is found, not asked for.
+            found = exported({name: torch.export.Dim.AUTO(**size) for name, size in sizes.items()})
+    _check_open(found, tuple(example), axes, what)
+    return found
+
+
+def refuse_fixed(axes: Sequence[OpenAxis], said: str, what: str) -> None:
+    """Raise `Refusal` where what torch.export `said` is that the code makes the size of one of `axes` a constant."""
+    for item in axes:
+        if f"marked {item.name} as dynamic but your code specialized" in said:
+            raise fixed_size(item, what)
+
+
+def _check_open(program: Any, names: Sequence[str], axes: Sequence[OpenAxis], what: str) -> None:
+    given = [item for item in program.graph_signature.user_inputs if isinstance(item, str)]
+    shapes = {node.name: node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder"}
+    for item in axes:
+        for name, axis in item.places:
+            if isinstance(shapes[given[names.index(name)]][axis], int):
+                raise fixed_size(item, what)
+
+
+def fixed_size(item: OpenAxis, what: str) -> Refusal:
+    """The refusal of a model whose code makes the size of an open axis a constant."""
+    return Refusal(
+        f"{what} would answer {item.text} of {item.usual} only: forward makes the size of that axis a constant",
+        help="compute with tensors there (x.flatten, x.mean), not with int(x.shape[…]) or a Python loop over it; or "
+        "give all batches one size",
+        depends="model",
+    )
 
 
 def layer_of(node: Any) -> str:

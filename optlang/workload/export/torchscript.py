@@ -35,7 +35,8 @@ def export(module: nn.Module, data: Dataset, path: Path, study: Path, *, mode: s
 
     Its inputs are the data's, in order. `mode` is "trace" or "script"; `fold` lets norms be folded into convolutions,
     which changes roundings. Raises `Refusal` with the operator or the line where the module cannot be traced or
-    compiled, and where the file's answers to another number of samples are not the module's.
+    compiled, and where the file's answers to another number of samples, or to other sizes of open axes, are not the
+    module's.
     """
     example = data.example(tracing.TRACED)
     with tracing.first_call(module, example, study, process_state.quiet(remarks=tracing.REMARKS)) as answers:
@@ -43,7 +44,8 @@ def export(module: nn.Module, data: Dataset, path: Path, study: Path, *, mode: s
         stored = io.BytesIO()
         torch.jit.save(torch.jit.freeze(graph.eval(), optimize_numerics=fold), stored)
         _write(stored, path)
-        _prove(module, data.example(tracing.CHECKED), path)
+        for proof in tracing.proofs(module, data):
+            _prove(module, proof, path)
     return tuple(answers)
 
 
@@ -134,9 +136,9 @@ def _renamed_pickle(content: bytes, renamed: Any) -> bytes:
     return b"".join(pieces)
 
 
-def _prove(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
+def _prove(module: nn.Module, proof: tracing.Proof, path: Path) -> None:
     def answer(_: list[str]) -> list[Array]:
         graph = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-        return [array(item) for item in graph(*inputs.values())]
+        return [array(item) for item in graph(*proof.inputs.values())]
 
-    tracing.prove(module, inputs, "the TorchScript graph", answer)
+    tracing.prove(module, proof, "the TorchScript graph", answer)

@@ -1,23 +1,31 @@
 """What the exporters that trace a module share: tensors in order, and the proof that both give the same answers.
 
 Tracing records what one call did. So the call has two samples, and the recorded graph must answer three of them as the
-module does: a number of samples that became a constant then shows.
+module does: a number of samples that became a constant then shows. Where other axes are open (see `Dataset.axes`) it
+must do so at their smallest, usual and largest sizes.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
+from torch.nn import functional
 
 from optlang.interfaces import Array, Refusal
 from optlang.workload import failures, imports, process_state
 from optlang.workload.data.tensors import array
 from optlang.workload.model.call import call
+
+if TYPE_CHECKING:
+    from optlang.workload.data.dataset import Dataset
 
 INNER = "_optlang_inner"
 """The wrapper's attribute: an unlikely name, since the ONNX exporter takes it out of all names afterwards."""
@@ -85,25 +93,119 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def any_length() -> AbstractContextManager[None]:
+    """Attention whose traced graph keeps the number of positions open.
+
+    The step that torch makes of packed projections leaves the script exporter with a constant for it.
+    """
+    return process_state.attributes(functional, _in_projection_packed=_projected)
+
+
+def _projected(
+    q: Tensor, k: Tensor, v: Tensor, w: Tensor, b: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    if q is k and k is v:
+        # Contiguous, as the callers' views want it.
+        return tuple(item.contiguous() for item in functional.linear(q, w, b).chunk(3, dim=-1))
+    biases = (None, None, None) if b is None else b.chunk(3)
+    return tuple(
+        functional.linear(item, weight, bias)
+        for item, weight, bias in zip((q, k, v), w.chunk(3), biases, strict=True)
+    )
+
+
 def tolerance(module: nn.Module) -> float:
     """How far an exported graph's answers may be from the module's, as a share of the largest of them."""
     return max((_ROUNDED.get(item.dtype, _TOLERANCE) for item in module.parameters()), default=_TOLERANCE)
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Inputs that an exported graph must answer as the module does; `sizes` says in words how large its open axes are,
+    nothing where they are those of the traced call."""
+
+    inputs: Mapping[str, Tensor]
+    sizes: str = ""
+
+
+def proofs(module: nn.Module, data: Dataset) -> list[Proof]:
+    """`CHECKED` samples of the usual sizes, and where axes are open of the smallest and of the largest ones.
+
+    Where nobody said which sizes there are, those next to the usual one stand in for what the module does not answer.
+    Raises `Refusal` where it answers no other size at all.
+    """
+    found = [Proof(data.example(CHECKED))]
+    if not data.axes:
+        return found
+    for end in ("low", "high"):
+        sizes = {item.name: int(getattr(item, end)) for item in data.axes}
+        guessed = {item.name for item in data.axes if item.guessed}
+        step = -1 if end == "low" else 1
+        near = {item.name: item.usual + step if item.guessed else sizes[item.name] for item in data.axes}
+        for tried in (sizes, near) if guessed else (sizes,):
+            inputs = data.example(CHECKED, tried)
+            answer = failures.attempt(functools.partial(answers_of, module, inputs)) if guessed else None
+            if not isinstance(answer, Exception):
+                found.append(Proof(inputs, " and ".join(f"{item.text} of {tried[item.name]}" for item in data.axes)))
+                break
+            said = failures.first_line(answer)
+    if len(found) == 1:
+        item = data.axes[0]
+        raise Refusal(
+            f"`dynamic` opens {item.text}, and the module itself answers {item.usual} only: {said}",
+            help=f'remove "{item.text}" from `dynamic`, or say which sizes there are: "{item.text} = 8..64"',
+        )
+    return found
+
+
+def open_outputs(module: nn.Module, data: Dataset, usual: Mapping[str, Array]) -> dict[str, dict[int, str]]:
+    """The axes of outputs, besides the samples, whose size depends on an open one, with a name for each.
+
+    `usual` are the answers to samples of the usual sizes. An axis as large as the open one in both calls has its name.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for item in data.axes:
+        for size in (item.low, item.high, item.usual + 1):
+            if size == item.usual:
+                continue
+            inputs = data.example(TRACED, {item.name: size})
+            answer = failures.attempt(functools.partial(answers_of, module, inputs))
+            if isinstance(answer, Exception):
+                continue
+            for name, given in answer.items():
+                for axis in range(1, given.ndim):
+                    before = usual[name].shape[axis]
+                    if before != given.shape[axis]:
+                        same = (before, given.shape[axis]) == (item.usual, size)
+                        found.setdefault(name, {})[axis] = item.name if same else f"{name}_{axis}"
+            break
+    return found
+
+
 def prove(
-    module: nn.Module, inputs: Mapping[str, Tensor], what: str,
+    module: nn.Module, proof: Proof, what: str,
     answer: Callable[[list[str]], list[Array]],
 ) -> None:
-    """Compare what `answer` gives for the names of outputs, in order, with what `module` gives for `inputs`.
+    """Compare what `answer` gives for the names of outputs, in order, with what `module` gives for the proof's inputs.
 
     Raises `Refusal`, whose words call the thing `what`: where `answer` raises (by its error), where it gives another
     shape, and where values differ by more than `tolerance`.
     """
     constant = "forward must not turn the number of samples into a Python number (int(x.shape[0]), len(x))"
-    wanted = answers_of(module, inputs)
+    doing = f"{what} does not run with {CHECKED} samples, though it was traced with {TRACED}"
+    if proof.sizes:
+        constant = (
+            "forward must not turn the size of an axis into a Python number (int(x.shape[1]), a loop over it); or give "
+            "all batches one size"
+        )
+        doing = f"{what} does not run with {proof.sizes}, though the module does"
+        what = f"with {proof.sizes} {what}"
     with failures.refused(
-        f"{what} does not run with {CHECKED} samples, though it was traced with {TRACED}", help=constant
+        f"the module itself does not answer {proof.sizes or 'three samples'}", help="write in `dynamic` which sizes it "
+        'answers: "NAME:AXIS = LOW..HIGH"' if proof.sizes else None,
     ):
+        wanted = answers_of(module, proof.inputs)
+    with failures.refused(doing, help=constant):
         answers = answer(list(wanted))
     agree(wanted, answers, what, tolerance(module), constant)
 

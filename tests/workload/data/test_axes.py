@@ -36,7 +36,7 @@ def test_data_of_one_shape_have_no_open_axis():
 
 
 def test_a_declared_axis_of_fixed_data_has_sizes_about_that_of_the_data():
-    found = opened(seen(((16,), (16,))), ["tokens", "mask"], [AxisSizes("tokens", 1), AxisSizes("mask", 1)])
+    found = opened(seen(((16,), (16,), (9,))), ["tokens", "mask", "more"], [AxisSizes("mask", 1)])
     assert found == (OpenAxis("tokens_1", (("tokens", 1), ("mask", 1)), 8, 16, 32, guessed=True),)
 
 
