@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
+from optlang.techniques.prune.fits import Fits
 from optlang.techniques.prune.importance import Scale, scoring
 from optlang.techniques.prune.pruner import Ranked, chosen, following
 from optlang.techniques.prune.sparsity import recounted
@@ -19,7 +20,7 @@ from optlang.techniques.shared.coupled import Group, drawn
 from optlang.techniques.shared.parametrizations import as_module, with_edit
 from optlang.techniques.shared.routes import rerouted, tables
 from optlang.techniques.shared.symmetry import Symmetry
-from optlang.workload.failures import FAILURES, attempt, first_line
+from optlang.workload.failures import attempt
 from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class Cutter:
         self._kept = _kept(state.model, settings)
         _no_recurrent(state.model)
         with imports.user_code("the model's forward", context.study):
-            self._shapes = _shapes(copy.deepcopy(state.model).eval(), self.example)
-        self._training = proof.trains(state.model, self.example)
+            self._fits = Fits(state.model, self.example)
         self.left: dict[str, str] = {}
         """The layers whose channels stay though they were open to pruning, and why."""
         self._ties = proof.shared(state.model)
@@ -75,6 +75,7 @@ class Cutter:
         self._parts: dict[str, int] = {}
         self._routes: dict[str, list[list[int]]] = {}
         self._known: dict[str, str | None] = {}
+        self._tried: dict[str, str | None] = {}
         self._scores: dict[str, Tensor] = {}
         self._no_norm: tuple[str, ...] = ()
         self._groups = self._followed()
@@ -147,9 +148,10 @@ class Cutter:
         found = self._unproved(history)
         if found:
             return None, found
-        module = self._made(history)
-        if isinstance(module, str) or (history and self._breaks(module)):
-            return None, self._guilty(history) or self._together(history)
+        for really in (False, True) if history else ():
+            if self._breaks(history, really):
+                return None, self._guilty(history, really) or self._together(history, really)
+        module = self._cut(copy.deepcopy(self.whole.model).eval(), history)
         removed = counted(self.whole.model)[0] - counted(module)[0]
         return Cut(module, history, max(0, removed) if history else 0, self._no_norm), {}
 
@@ -194,59 +196,49 @@ class Cutter:
         return found
 
     def _other(self, group: Group, channels: Sequence[int], item: JSON) -> str | None:
-        whole = self.whole.model
-        cut = self._made([item])
-        why = self._breaks(cut)
-        if why is not None or isinstance(cut, str):
-            return why
-        if proof.refuted_group(whole, cut, group, channels, self._samples) is None:
+        for really in (False, True):
+            why = self._breaks([item], really)
+            if why is not None:
+                return why
+        cut = self._cut(copy.deepcopy(self.whole.model).eval(), [item])
+        if proof.refuted_group(self.whole.model, cut, group, channels, self._samples) is None:
             return None
         return "the model's code tells its channels apart by their number (it permutes, regroups or takes them apart)"
 
-    def _guilty(self, history: Sequence[JSON]) -> dict[str, str]:
+    def _guilty(self, history: Sequence[JSON], really: bool) -> dict[str, str]:
         """The layers of `history` whose cut breaks the model by itself, and why."""
-        why = self._breaks(self._made(history))
+        why = self._breaks(history, really)
         if why is None:
             return {}
         if len(history) == 1:
             return {str(_item(history[0])[0]): why}
         middle = len(history) // 2
-        return self._guilty(history[:middle]) | self._guilty(history[middle:])
+        return self._guilty(history[:middle], really) | self._guilty(history[middle:], really)
 
-    def _together(self, history: Sequence[JSON]) -> dict[str, str]:
+    def _together(self, history: Sequence[JSON], really: bool) -> dict[str, str]:
         """The layers whose cuts break the model together with those before them, but not by themselves."""
         right: list[JSON] = []
         found: dict[str, str] = {}
         for item in history:
-            why = self._breaks(self._made([*right, item]))
+            why = self._breaks([*right, item], really)
             if why is None:
                 right.append(item)
             else:
                 found[str(_item(item)[0])] = why
         return found
 
-    def _made(self, history: Sequence[JSON]) -> nn.Module | str:
-        """A copy of the model with these cuts, or why there is none."""
-        gone = {str(root): [*channels] for root, _, channels in map(_item, history)}
-        module: nn.Module = copy.deepcopy(self.whole.model).eval()
-        try:
-            cuts.cut(module, gone, self._groups)
-        except FAILURES as error:
-            return coupled.reason(error)
+    def _breaks(self, history: Sequence[JSON], really: bool) -> str | None:
+        """Why a model with these cuts does not answer as the whole one does, in the same shapes (see `Fits.broken`)."""
+        key = json.dumps([really, *history])
+        if key not in self._tried:
+            self._tried[key] = self._fits.broken(lambda module: self._cut(module, history), really=really)
+        return self._tried[key]
+
+    def _cut(self, module: nn.Module, history: Sequence[JSON]) -> nn.Module:
+        """`module`, a copy of the whole one, with these cuts, in place."""
+        cuts.cut(module, {str(root): [*channels] for root, _, channels in map(_item, history)}, self._groups)
         cuts.tie(module, self._ties)
         return module
-
-    def _breaks(self, module: nn.Module | str) -> str | None:
-        """Why a cut model does not answer as the whole one does, in the same shapes; None where it does."""
-        found = module if isinstance(module, str) else _try_shapes(module, self.example)
-        if isinstance(found, str):
-            return f"the model's code counts on its channels ({found})"
-        if found != self._shapes:
-            return "its channels are the model's outputs"
-        assert not isinstance(module, str)
-        if self._training is not None and proof.trains(module, self.example) != self._training:
-            return "in training mode the model's code moves its channels along another path, which is not followed"
-        return None
 
     def _arguments(self, history: Sequence[JSON]) -> dict[str, JSON]:
         arguments: dict[str, JSON] = {"history": list(history)}
@@ -360,21 +352,6 @@ def _no_recurrent(module: nn.Module) -> None:
                 f"{name} is an {type(layer).__name__}, whose hidden units channels cannot remove",
                 help="units removes those, with all their gates; int8 makes the model smaller too", depends="model",
             )
-
-
-def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    import torch
-
-    from optlang.workload.model.call import call
-
-    with torch.no_grad():
-        return {name: tuple(item.shape) for name, item in call(module, example).items()}
-
-
-def _try_shapes(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]] | str:
-    """The shapes of the outputs, or why there are none: a forward that counts on its channels fails in any way."""
-    found = attempt(lambda: _shapes(module, example))
-    return first_line(found) if isinstance(found, Exception) else found
 
 
 def counted(module: nn.Module) -> tuple[int, int]:

@@ -1,0 +1,68 @@
+"""Says whether a model whose layers were changed still answers in the shapes that it had, in eval mode and in training.
+
+Shapes need no numbers: where a model runs on torch's meta device, which computes none, it is asked there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from optlang.techniques.shared import coupled, proof
+from optlang.workload.failures import FAILURES, attempt, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Fits:
+    """The shapes of the answers of a module, which its changed copies must have too.
+
+    Raises what the module's own forward raises.
+    """
+
+    def __init__(self, module: nn.Module, example: Mapping[str, Tensor]) -> None:
+        self._module, self._example = module, dict(example)
+        self._shapes = _shapes(copy.deepcopy(module).eval(), self._example)
+        self._training = proof.trains(module, self._example)
+        self._empty = attempt(lambda: copy.deepcopy(module).to("meta"))
+        self._inputs = {name: item.to("meta") for name, item in self._example.items()}
+        if isinstance(self._empty, Exception) or not self._runs_empty(self._empty):
+            self._empty, self._inputs = module, self._example
+
+    def _runs_empty(self, module: nn.Module) -> bool:
+        found = attempt(lambda: _shapes(copy.deepcopy(module).eval(), self._inputs))
+        return found == self._shapes and proof.trains(module, self._inputs) == self._training
+
+    def broken(self, change: Callable[[nn.Module], object], *, really: bool = False) -> str | None:
+        """Why a copy that `change` changes in place gives no such answers; None where it does.
+
+        `really`: with the model's numbers, and in eval mode alone.
+        """
+        source, inputs = (self._module, self._example) if really else (self._empty, self._inputs)
+        assert not isinstance(source, Exception)
+        module = copy.deepcopy(source).eval()
+        try:
+            change(module)
+        except FAILURES as error:
+            return f"the model's code counts on its channels ({coupled.reason(error)})"
+        found = attempt(lambda: _shapes(module, inputs))
+        if isinstance(found, Exception):
+            return f"the model's code counts on its channels ({first_line(found)})"
+        if found != self._shapes:
+            return "its channels are the model's outputs"
+        if self._training is not None and not really and proof.trains(module, inputs) != self._training:
+            return "in training mode the model's code moves its channels along another path, which is not followed"
+        return None
+
+
+def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> Shapes:
+    import torch
+
+    from optlang.workload.model.call import call
+
+    with torch.no_grad():
+        return {name: tuple(item.shape) for name, item in call(module, example).items()}
