@@ -41,6 +41,7 @@ STEPS = _table("""
     gradualpruning gmp agp = iterative
     nm semistructured twofour sparse24 semisparse = two_four
     headpruning pruneheads attentionpruning = heads
+    layerdrop layerdropping droplayers layerpruning depthpruning blockpruning blocks shortgpt = layers
     lotteryticket lth imp = lottery
     kd distil distillation knowledgedistillation teacherstudent student teacher = distill
     retrain recover recovery fit training finetuning tune = finetune | train

@@ -3,7 +3,8 @@
 Which numbers an edit removes is read from the edit itself: it is replayed on a copy whose weights are numbered. The
 answers without them must be those of the whole model with these numbers at zero. Where they are not, because the model
 computes with all its channels together (a norm, a softmax, a scale by the width), its channels must be exchangeable:
-see `symmetry`. What computes new weights instead of removing some (folded norms, factors) proves itself.
+see `symmetry`. Where whole modules went, the answers may be those of the model that skips them. What computes new
+weights instead of removing some (folded norms, factors) proves itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from optlang.interfaces import Context, Edit, ModelState, OptlangError, Refusal
 from optlang.techniques.shared import coupled, cuts
 from optlang.techniques.shared.parametrizations import PLAIN_WEIGHTS
 from optlang.techniques.shared.routes import rerouted
+from optlang.techniques.shared.skipped import skipping
 from optlang.techniques.shared.symmetry import Symmetry, answers, tensors, unequal
 from optlang.workload.failures import FAILURES, attempt, refused
 
@@ -63,7 +65,7 @@ def proved(before: ModelState, after: ModelState, context: Context) -> None:
     cut = replayed(before.model, new, context.study)
     _same_shapes(cut, after.model)
     why = refuted(before.model, cut, lost.masks, example)
-    if why is None or _by_groups(before.model, lost, example):
+    if why is None or _by_blocks(before.model, cut, lost, example) or _by_groups(before.model, lost, example):
         return
     layers = lost.layers
     some = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
@@ -257,6 +259,29 @@ def _once(module: nn.Module) -> dict[str, Tensor]:
 
 def _holder(name: str) -> str:
     return name.rpartition(".")[0] or name
+
+
+# ---- whole blocks
+
+
+def _by_blocks(module: nn.Module, cut: nn.Module, lost: Lost, example: Mapping[str, Tensor]) -> bool:
+    """Whether what was lost are whole modules, without which `cut` answers as `module` does when they are skipped."""
+    own = tensors(module)
+    counted = {name for name, item in own.items() if item.is_floating_point() and item.numel()}
+    left = set(lost.masks)
+    blocks: list[str] = []
+    for name, layer in module.named_modules():
+        inside = {f"{name}.{item}" for item in tensors(layer)} & counted
+        whole = bool(inside) and inside <= left and all(bool(lost.masks[item].all()) for item in inside)
+        if name and whole and not any(name.startswith(f"{other}.") for other in blocks):
+            blocks.append(name)
+            left -= inside
+    if left or not blocks:
+        return False
+    with skipping(module, blocks):
+        wanted = attempt(lambda: answers(module, example))
+    found = attempt(lambda: answers(cut, example))
+    return not isinstance(wanted, Exception) and not isinstance(found, Exception) and unequal(found, wanted) is None
 
 
 # ---- channels of coupled groups
