@@ -1,13 +1,14 @@
 """Core ML: the package that apps for iPhones and Macs load. It is built on Linux too and runs on macOS only.
 
-An ML program of fixed shapes, which Apple's Neural Engine asks for; what is compressed are its weights.
+An ML program of fixed shapes, which Apple's Neural Engine asks for, but for axes that the data or the study open. What
+is compressed are its weights.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,7 @@ from optlang.workload.model import quantized_share
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from optlang.workload.data.axes import OpenAxis
     from optlang.workload.data.dataset import Dataset
 
 NAME = "model.mlpackage"
@@ -71,7 +73,7 @@ class CoreML:
             dtypes.refuse_others(dtypes.module_types(module))
         example = data.example(target.batch)
         with tracing.first_call(module, example, study, mil.workshop(folder)) as outputs:
-            about, names = _made(module, example, outputs, chosen, folder / NAME)
+            about, names = _made(module, example, outputs, chosen, folder / NAME, data.axes)
         return Artifact(
             folder, "mlpackage", described(folder, names), data.input_names, tuple(outputs),
             {"batch": target.batch, "deployment": chosen.deployment, "units": chosen.units, **about},
@@ -90,7 +92,8 @@ class CoreML:
 
 
 def _made(
-    module: nn.Module, example: Mapping[str, Tensor], outputs: Arrays, chosen: quantize.Chosen, package: Path
+    module: nn.Module, example: Mapping[str, Tensor], outputs: Arrays, chosen: quantize.Chosen, package: Path,
+    axes: Sequence[OpenAxis],
 ) -> tuple[dict[str, JSON], list[str]]:
     """Write the package; what there is to say of it, and its files."""
     import coremltools as ct
@@ -100,7 +103,7 @@ def _made(
 
     in_half = None if chosen.half is None else quantize.in_float16(module, chosen.half)
     target = getattr(ct.target, quantize.TARGETS[chosen.deployment])
-    model, layer_of = mil.convert(module, example, outputs, target, in_half)
+    model, layer_of = mil.convert(module, example, outputs, target, in_half, axes)
     found = mil.weights(model, layer_of)
     # Before anything is compressed: those that no layer multiplies by count too.
     total = mil.elements(model) or 1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optlang.interfaces import Array, Arrays
+    from optlang.workload.data.axes import OpenAxis
 
 # Which parameters of an operation hold what it multiplies by, or looks up.
 _WEIGHTS = {
@@ -71,28 +72,35 @@ def workshop(folder: Path) -> Iterator[None]:
 
 def convert(
     module: nn.Module, example: Mapping[str, Tensor], outputs: Arrays, target: Any,
-    in_half: Callable[[str, str], bool] | None,
+    in_half: Callable[[str, str], bool] | None, axes: Sequence[OpenAxis] = (),
 ) -> tuple[Any, Layers]:
     """The ML program of `module` for the samples of `example`, and which layer an operation of it comes from.
 
     `in_half(layer, kind)` says of each operation whether it is in float16; None: all in float32. Inputs and outputs
-    stay in float32. Raises `Refusal` where there is no operation for one of torch's.
+    stay in float32. `axes` take any size between their smallest and their largest. Raises `Refusal` where there is no
+    operation for one of torch's.
     """
     import coremltools as ct
 
-    program = torch_export.program(module, example, "Core ML", fixed=True)
+    program = torch_export.program(module, example, "Core ML", fixed=True, axes=axes, bounded=True)
     recurrent = any(item.kind == "recurrent" for item in torch_export.weights(program.module()))
     handles: dict[int, str] = {}
     options: dict[str, Any] = {
         "outputs": [ct.TensorType(name=name, dtype=_kind(item)) for name, item in outputs.items()]
     }
+    if recurrent or axes:
+        ranges = {item.name: ct.RangeDim(item.low, item.high, item.usual) for item in axes}
+        opened = {place: ranges[item.name] for item in axes for place in item.places}
+        options["inputs"] = [
+            ct.TensorType(
+                name, tuple(opened.get((name, axis), size) for axis, size in enumerate(item.shape)), dtype=_kind(item)
+            )
+            for name, item in example.items()
+        ]
     source: Any
     if recurrent:
         wrapped = tracing.Positional(module, tuple(example)).eval()
         source = torch.jit.trace(wrapped, tuple(example.values()), check_trace=False)  # type: ignore[no-untyped-call]
-        options["inputs"] = [
-            ct.TensorType(name, tuple(item.shape), dtype=_kind(item)) for name, item in example.items()
-        ]
     else:
         source = program.run_decompositions({})
         handles = _numbered(source)

@@ -70,7 +70,7 @@ class LiteRT:
         """
         from optlang.runtimes.litert import quantize, tflite
         from optlang.runtimes.shared.artifact_files import arrays_described, described, refuse_larger
-        from optlang.runtimes.shared.torch_module import module_of
+        from optlang.runtimes.shared.torch_module import module_of, refuse_open
         from optlang.workload.export import torch_export, tracing
         from optlang.workload.model import dtypes, quantized_share
 
@@ -78,6 +78,7 @@ class LiteRT:
         quantize.refuse_unknown(state.requests)
         if any(item.technique != "half" for item in state.requests):
             dtypes.refuse_others(dtypes.module_types(module))
+        refuse_open("LiteRT", data.axes)
         about: dict[str, JSON] = {"stored": dtypes.stored(module)}
         example = data.example(target.batch)
         with tracing.first_call(module, example, study, _quiet()) as wanted:

@@ -10,6 +10,8 @@ from optlang.interfaces import ModelState, Refusal, Request, TargetSpec
 if TYPE_CHECKING:
     from torch import nn
 
+    from optlang.workload.data.axes import OpenAxis
+
 
 def module_of(state: ModelState, target: TargetSpec, runtime: str, forms: Sequence[str] = ("module",)) -> nn.Module:
     """The torch module of `state`; `Refusal` where its form is none of `forms`, or the target's device is not cpu."""
@@ -19,6 +21,18 @@ def module_of(state: ModelState, target: TargetSpec, runtime: str, forms: Sequen
         raise Refusal(f"{runtime} is for targets with device = cpu; this target's device is {target.device}")
     module: nn.Module = state.model
     return module
+
+
+def refuse_open(runtime: str, axes: Sequence[OpenAxis]) -> None:
+    """`Refusal` where inputs have axes of several sizes: for runtimes whose files have one."""
+    if axes:
+        item = axes[0]
+        raise Refusal(
+            f"{runtime} takes inputs of one size, and {item.text} is of {item.low} to {item.high}",
+            help='pad every batch to one length (padding = "max_length" of a tokenizer, or a collate_fn), or leave '
+            "this runtime out",
+            depends="model",
+        )
 
 
 def refuse_techniques(runtime: str, requests: Sequence[Request], known: Sequence[str]) -> None:

@@ -207,7 +207,7 @@ def test_an_operator_that_the_parser_does_not_know_is_named(images, tmp_path):
 
 
 def test_axes_without_a_length_are_refused_and_a_fixed_batch_has_no_profile(images, tmp_path):
-    with pytest.raises(Refusal, match=r"input x has axes without a fixed length besides the batch: \[-1, -1\]"):
+    with pytest.raises(Refusal, match=r"input x has an axis without a fixed length besides the batch: \[-1, -1\]"):
         built(saved(relu(), tmp_path, shape=["batch", "length"]), images, tmp_path / "open")
     artifact = built(saved(relu(), tmp_path, shape=[4, 7]), images, tmp_path / "fixed")
     assert (artifact.about["batch"], artifact.about["profile"]) == (4, {})
