@@ -179,7 +179,9 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
         start = time.perf_counter()
         model = pt2_archive.read(artifact.folder / NAME)
     loaded = time.perf_counter() - start
-    given = tuple(tensors.imagined(about["example"]).values())
+    imagined = tensors.imagined(about["example"])
+    _mark(imagined, about)
+    given = tuple(imagined.values())
     before = x86_quantizer.kernels()
     with ExitStack() as stack:
         stack.enter_context(session.threads(target.threads))
@@ -192,7 +194,11 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
             seconds = _first_call(lambda: compiled(*given))
             if about["dynamic"]:
                 # torch makes one program of a single sample, and another of all other numbers.
-                other = tuple(item[:1] if len(item) > 1 else torch.cat([item, item]) for item in given)
+                others = {
+                    name: item[:1] if len(item) > 1 else torch.cat([item, item]) for name, item in imagined.items()
+                }
+                _mark(others, about)
+                other = tuple(others.values())
                 seconds += _first_call(lambda: compiled(*other))
         made = x86_quantizer.kernels() - before
         if made < about["int8"]["kernels"]:
