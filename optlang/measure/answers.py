@@ -11,15 +11,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from optlang.interfaces import Array, Arrays
+from optlang.measure.chunks import Chunks, Rows, chunked, taken
 from optlang.measure.process import BareProcess, ProcessError
+from optlang.workload.data import ragged
 
 LARGER = 64
 """Samples a call that answers are compared with, and that may stand in for a smaller batch."""
 
 PART = 128
 """Samples that are answered in several ways."""
+
+MOST = 2**26
+"""Bytes of inputs that such samples have at most, all together."""
 
 SINGLE = 32
 """Samples of these that are answered one by one, where the target's batch is larger."""
@@ -38,7 +44,7 @@ class Answers:
     one does, `noise` is the `difference` of two calls with the same samples.
     """
 
-    outputs: dict[str, Array]
+    outputs: Rows
     batch: int
     part: Array
     alike: dict[str, Array]
@@ -47,42 +53,45 @@ class Answers:
     noise: float = 0.0
 
 
-def deployed(process: BareProcess, inputs: Arrays, *, compare: bool = True) -> Answers:
-    """The answers to all of `inputs` as the target's calls give them; raises what `BareProcess` raises.
+def deployed(process: BareProcess, samples: Chunks, folder: Path, *, compare: bool = True) -> Answers:
+    """The answers to all `samples` as the target's calls give them; raises what `BareProcess` raises.
 
-    Without `compare` nothing is answered in any other way, and `others` is empty: whether they are alike is not known.
+    They are written to `folder`, where nothing may be. Without `compare` nothing is answered in any other way, and
+    `others` is empty: whether they are alike is not known.
     """
-    import numpy
-
-    from optlang.workload.data import ragged
-
-    total = len(next(iter(inputs.values())))
-    part = numpy.unique(numpy.linspace(0, total - 1, min(total, PART)).astype(numpy.int64))
-    batch = process.batch
+    batch, part = process.batch, places(samples)
     if not compare:
-        outputs = process.outputs(inputs, batch)
-        return Answers(outputs, batch, part, ragged.taken(outputs, part), {}, False)
-    few = ragged.taken(inputs, part)
+        outputs = process.answer(samples, folder, batch)
+        return Answers(outputs, batch, part, taken(outputs, part), {}, False)
+    few = taken(samples, part)
     began = time.monotonic()
     alike = process.outputs(few, batch)
-    seconds = (time.monotonic() - began) * total / len(part)
+    seconds = (time.monotonic() - began) * len(samples) / len(part)
     others = dict(_otherwise(process, few))
     uniform = all(same(alike, other) for other in others.values())
     noise = 0.0 if uniform else difference(alike, process.outputs(few, batch))
-    outputs = alike
-    if len(part) < total:
-        larger = uniform and seconds > CHEAP and batch < LARGER and not process.fixed and LARGER in others
-        # Of each shape there may be few, and every call is filled up.
-        larger = larger and not any(map(ragged.is_ragged, inputs.values()))
-        outputs = process.outputs(inputs, LARGER if larger else batch)
+    one_shape = len(samples.runs) == 1
+    if one_shape and len(part) == len(samples):
+        return Answers(chunked(folder, alike), batch, part, alike, others, uniform, noise)
+    larger = uniform and seconds > CHEAP and batch < LARGER and not process.fixed and LARGER in others
+    # Of each shape there may be few, and every call is filled up.
+    larger = larger and one_shape
+    outputs = process.answer(samples, folder, LARGER if larger else batch)
     return Answers(outputs, batch, part, alike, others, uniform, noise)
+
+
+def places(samples: Rows) -> Array:
+    """The samples that are answered in several ways: `PART` of them, or as many as `MOST` bytes hold, evenly spread."""
+    import numpy
+
+    total = len(samples)
+    count = max(1, min(total, PART, MOST // max(1, samples.sample_bytes(total // 2))))
+    return numpy.unique(numpy.linspace(0, total - 1, count).astype(numpy.int64))
 
 
 def _otherwise(process: BareProcess, few: Arrays) -> Iterator[tuple[int, dict[str, Array]]]:
     """Answers to (the first of) `few` in other calls than the target's, by the number of samples a call."""
     import numpy
-
-    from optlang.workload.data import ragged
 
     count, batch = len(next(iter(few.values()))), process.batch
     if process.fixed:
@@ -154,8 +163,6 @@ def _pairs(one: Arrays, other: Arrays) -> Iterator[tuple[str, Array, Array]]:
     Answers of different sizes are filled up with zeros, both alike.
     """
     import numpy
-
-    from optlang.workload.data import ragged
 
     for name, found in other.items():
         wanted, found = ragged.one_size(one[name][: len(found)], found)

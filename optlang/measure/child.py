@@ -8,8 +8,7 @@ knows no study, no plan and no statistics: durations go back as they are. Comman
 - `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds), `memory` (peak resident bytes, or null)
   (the load time, the memory and the durations are the session's own where it has `loaded`, `memory`, `durations`)
 - `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
-- `outputs` (`inputs`: .npz, `names`, `groups`, `outputs`: .npz to write, `batch`) → `samples`, `names`, `groups`
-  (samples of equal shapes are a group: see workload/data/ragged.py)
+- `outputs` (`inputs`: the folder of `Chunks`, `names`, `outputs`: the folder to write such to, `batch`) → `samples`
 - `memory` → `memory`;  `close` → the process ends
 
 An answer is `{"ok": …}` or `{"error": {"type", "message", "help", "details"}}`.
@@ -27,12 +26,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from optlang.interfaces import Array, Artifact, ArtifactFile, OptlangError, Session, TargetSpec
 from optlang.measure import signals
+from optlang.measure.chunks import Chunks, ChunkWriter
 
 # How long the process may go on with a call after its parent has gone, in seconds.
 _PATIENCE = 2.0
@@ -119,39 +119,40 @@ class _Bench:
     def outputs(self, command: Mapping[str, Any]) -> dict[str, Any]:
         import numpy
 
-        from optlang.workload.data import ragged
-
-        inputs = self._inputs(command)
+        given = Chunks(Path(command["inputs"]), command["names"])
+        answered = ChunkWriter(Path(command["outputs"]))
+        self._check_names(given.names)
         assert self._artifact is not None
         step = self._artifact.fixed_batch or max(1, int(command["batch"]))
-        pieces: list[tuple[Array, dict[str, Array]]] = []
-        # Every call is of as many samples: an answer may depend on its neighbours.
-        for places, batch in ragged.calls(inputs, step):
-            result = self.session.collect(self.session.run(self.session.prepare(batch)))
-            given = len(next(iter(batch.values())))
-            for name, item in result.items():
-                if item.shape[:1] != (given,):
-                    raise OptlangError(
-                        f"the answer {name} to {given} samples has the shape {item.shape}: its first axis must be the "
-                        "samples"
-                    )
-            # Copies: a runtime may write its next answer to the same memory.
-            pieces.append((places, {name: numpy.array(item[: len(places)]) for name, item in result.items()}))
-        outputs = ragged.in_order(pieces)
-        groups = ragged.save(Path(command["outputs"]), outputs)
-        return {"samples": len(next(iter(inputs.values()))), "names": list(outputs), "groups": groups}
+        for first, end in given.runs:
+            for start in range(first, end, step):
+                size = min(step, end - start)
+                inputs = _call(given, first, end, start, step)
+                result = self.session.collect(self.session.run(self.session.prepare(inputs)))
+                for name, item in result.items():
+                    if item.shape[:1] != (step,):
+                        raise OptlangError(
+                            f"the answer {name} to {step} samples has the shape {item.shape}: its first axis must be "
+                            "the samples"
+                        )
+                # A copy: a runtime may write its next answer to the same memory.
+                answered.add({name: numpy.array(item[:size]) for name, item in result.items()})
+        answered.close()
+        return {"samples": len(given)}
 
-    def _inputs(self, command: Mapping[str, Any]) -> dict[str, Array]:
-        from optlang.workload.data import ragged
-
+    def _check_names(self, names: Collection[str]) -> None:
         if self._artifact is None:
             raise OptlangError("nothing is open: `open` comes first")
-        absent = [name for name in self._artifact.inputs if name not in command["names"]]
-        if absent:
-            raise OptlangError(
-                f"the model takes {', '.join(self._artifact.inputs)}, and was given {', '.join(command['names'])}"
-            )
-        return ragged.read(Path(command["inputs"]), command["names"], command.get("groups", 1))
+        if any(name not in names for name in self._artifact.inputs):
+            raise OptlangError(f"the model takes {', '.join(self._artifact.inputs)}, and was given {', '.join(names)}")
+
+    def _inputs(self, command: Mapping[str, Any]) -> dict[str, Array]:
+        import numpy
+
+        self._check_names(command["names"])
+        # By their order: an input may have a name that savez takes for its own.
+        with numpy.load(command["inputs"], allow_pickle=False) as stored:
+            return {name: stored[f"arr_{index}"] for index, name in enumerate(command["names"])}
 
     def memory(self, command: Mapping[str, Any]) -> dict[str, Any]:
         own = getattr(self.session, "memory", None)
@@ -188,6 +189,24 @@ class _Bench:
             "message": "".join(traceback.format_exception_only(error)).strip(),
             "details": "".join(traceback.format_exception(error)),
         }
+
+
+def _call(given: Chunks, first: int, end: int, start: int, step: int) -> dict[str, Array]:
+    """The inputs of the call that begins with the sample `start`, of the run from `first` to before `end`.
+
+    Every call is of as many samples: an answer may depend on its neighbours. The first ones fill up the last.
+    """
+    import numpy
+
+    if start + step <= end:
+        return given.rows(start, start + step)
+    pieces = [given.rows(start, end)]
+    missing = step - (end - start)
+    while missing:
+        more = given.rows(first, min(first + missing, end))
+        pieces.append(more)
+        missing -= len(next(iter(more.values())))
+    return {name: numpy.concatenate([piece[name] for piece in pieces]) for name in given.names}
 
 
 def _found(calls: str, study: Path) -> Any:

@@ -10,6 +10,7 @@ value`, exactly.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import TracebackType
 from optlang.interfaces import Array, Arrays, Measurement
 from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
+from optlang.measure.chunks import Chunks
 from optlang.measure.lock import alone
 from optlang.measure.process import BareProcess, Deployment, ProcessDied, ProcessError
 
@@ -66,13 +68,13 @@ class Bench:
 
     def measure(
         self, candidate: Deployment, baseline: Deployment | None, inputs: Arrays, effort: Repetitions, *,
-        answer: Arrays | None = None, seed: int = 0,
+        answer: Chunks | None = None, folder: Path | None = None, seed: int = 0,
     ) -> Measured:
         """Time `candidate` on `inputs` (the target's batch of samples), in turn with `baseline`.
 
         Without one (it is the baseline itself) all ratios are 1. `answer` are inputs, say the validation data, that the
-        same process answers in calls of the target's batch. Raises what `BareProcess` raises; a baseline that died is
-        started again by the next call.
+        same process answers in calls of the target's batch, into `folder`, where nothing may be. Raises what
+        `BareProcess` raises; a baseline that died is started again by the next call.
         """
         pair = (candidate,) if baseline is None else (baseline, candidate)
         timings = {item.name: Timings(item.target.batch) for item in pair}
@@ -85,8 +87,8 @@ class Bench:
                     process.warm(inputs, effort.seconds)
                     running = ([] if reference is None else [reference]) + [process]
                     self._turns(running, timings, effort)
-                    if answer is not None and answers is None:
-                        answers = _answered(process, answer)
+                    if answer is not None and folder is not None and answers is None:
+                        answers = _answered(process, answer, folder)
         against = timings[candidate.name if baseline is None else baseline.name]
         return Measured(tuple(measurements(timings[candidate.name], against, candidate.target.name, seed)), answers)
 
@@ -131,13 +133,14 @@ class Bench:
         self.close()
 
 
-def _answered(process: BareProcess, inputs: Arrays) -> Answers:
+def _answered(process: BareProcess, samples: Chunks, folder: Path) -> Answers:
     try:
-        return deployed(process, inputs)
+        return deployed(process, samples, folder)
     except (ProcessDied, ProcessError):
         # A call of another size than the target's may have been too much for it; what is asked for may work.
+        shutil.rmtree(folder, ignore_errors=True)
         with BareProcess(process.member) as again:
-            return deployed(again, inputs, compare=False)
+            return deployed(again, samples, folder, compare=False)
 
 
 def compare(

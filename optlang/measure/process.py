@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from optlang.interfaces import JSON, Array, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
+from optlang.measure.chunks import Chunks, all_of, chunked
+from optlang.workload.data import ragged
 
 # Longer than any sensible load of a model; a slow call makes the limits of rounds longer.
 _OPEN_TIMEOUT = 300.0
@@ -191,7 +193,7 @@ class BareProcess:
 
     def warm(self, inputs: Arrays, seconds: float = 0.1, calls: int = 5) -> None:
         """Choose the inputs to time (the target's batch of samples) and run them, at least `seconds` and `calls`."""
-        path, _ = self._written("timed", inputs)
+        path = self._written("timed", inputs)
         answer = self._ask(
             {"do": "warm", "inputs": str(path), "names": list(inputs), "seconds": seconds, "calls": calls},
             _CALL_TIMEOUT,
@@ -216,34 +218,43 @@ class BareProcess:
         """Samples a call: those that the artifact is fixed to, else the target's."""
         return self.member.artifact.fixed_batch or self.member.target.batch
 
-    def outputs(self, inputs: Arrays, batch: int | None = None) -> dict[str, Array]:
-        """The answers to all samples of `inputs`, by output name, of the artifact itself in calls of `batch` samples.
+    def answer(self, samples: Chunks, folder: Path, batch: int | None = None) -> Chunks:
+        """The answers to all `samples`, by output name, of the artifact itself in calls of `batch` samples.
 
-        None is the target's batch. The last call is filled up with the first samples. Where samples differ in shape
-        (see workload/data/ragged.py) a call has samples of one shape. An artifact that takes a fixed number is called
-        with that.
+        They are written to the empty `folder`. None is the target's batch. A call has samples of one run; its last one
+        is filled up with its first samples. An artifact that takes a fixed number is called with that.
         """
-        from optlang.workload.data import ragged
-
-        (given, groups), answered = self._written("given", inputs), self._folder / "answered.npz"
-        samples = len(next(iter(inputs.values())))
-        answer = self._ask(
+        self._ask(
             {
-                "do": "outputs", "inputs": str(given), "names": list(inputs), "groups": groups,
-                "outputs": str(answered), "batch": batch or self.batch,
+                "do": "outputs", "inputs": str(samples.folder.resolve()), "names": samples.names,
+                "outputs": str(folder.resolve()), "batch": batch or self.batch,
             },
-            _CALL_TIMEOUT + 10 * samples * self._call,
+            _CALL_TIMEOUT + 10 * len(samples) * self._call,
         )
-        return ragged.read(answered, answer["names"], answer["groups"])
+        return Chunks(folder)
 
-    def _written(self, name: str, inputs: Arrays) -> tuple[Path, int]:
-        """A file with arrays, and how many groups of equal shapes it holds."""
-        from optlang.workload.data import ragged
+    def outputs(self, inputs: Arrays, batch: int | None = None) -> dict[str, Array]:
+        """As `answer`, for few samples: from arrays by input name to arrays by output name.
+
+        Where samples differ in shape (see workload/data/ragged.py) a call has samples of one shape.
+        """
+        if self._closed:
+            raise self._died("writing its inputs")
+        found = []
+        for places, group in ragged.groups(inputs):
+            with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as name:
+                given = chunked(Path(name) / "given", group)
+                found.append((places, all_of(self.answer(given, Path(name) / "answered", batch))))
+        return ragged.in_order(found)
+
+    def _written(self, name: str, inputs: Arrays) -> Path:
+        import numpy
 
         if self._closed:
             raise self._died("writing its inputs")
         path = self._folder / f"{name}.npz"
-        return path, ragged.save(path, inputs)
+        numpy.savez(path, *inputs.values())
+        return path
 
     def close(self) -> None:
         """End the process, at once where it does not end by itself, and remove its files."""

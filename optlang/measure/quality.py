@@ -1,18 +1,26 @@
-"""How good answers are: the task's metrics with their intervals."""
+"""How good answers are: the task's metrics with their intervals, and how far answers agree with the baseline's.
+
+Answers and targets are read a part at a time. A metric that is computed from sums over samples (see `Task.sums`) is
+reduced to what each sample adds to them; only a task of the user's own, whose metrics need all answers, gets all.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from optlang.interfaces import Array, Arrays, Measurement, OptlangError
 from optlang.measure import intervals
+from optlang.measure.agreement import Agreement
+from optlang.measure.chunks import Rows, all_of, pieces, rows_of
+from optlang.measure.samples import Targets, targets_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optlang.workload.data.tasks import Task
+    from optlang.workload.data.tasks import Sums, Task
 
 # Metrics of which it is known what a better one is; of a user's own only the study knows.
 _KNOWN: dict[str, Literal["minimize", "maximize"]] = {
@@ -21,140 +29,192 @@ _KNOWN: dict[str, Literal["minimize", "maximize"]] = {
 _RATIOS = frozenset({"accuracy"})
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The metrics of a task for some answers; `sums` has those that do not need all answers at once."""
+
+    values: Mapping[str, float]
+    sums: Sums
+
+
 def score(
-    task: Task, outputs: Arrays, targets: Any, baseline: Arrays | None = None,
+    task: Task, outputs: Rows | Arrays, targets: Targets | Any, baseline: Rows | Arrays | None = None,
     directions: Mapping[str, Literal["minimize", "maximize"]] | None = None, ratios: Collection[str] = (),
-    seed: int = 0,
+    seed: int = 0, before: Tally | None = None,
 ) -> list[Measurement]:
     """All metrics that `task` gives for `outputs` (by name, first axis the sample), with 95 % intervals.
 
     A proportion (every sample 0 or 1) has Wilson's interval, other means and whatever else the task gives the bootstrap
     over samples. With the baseline's outputs on the same samples there are its own values and ratios to them (how many
     times better; `directions` says which way, where the metric is not a built-in one), the ratios' intervals from the
-    same resamples, so paired; draws on which a ratio has no value are left out.
+    same resamples, so paired; draws on which a ratio has no value are left out; and the metrics of agreement (see
+    agreement.py). Without targets these are all. `before` is the baseline's tally, where it is known.
     `ratios` are the metrics that are shares, besides the built-in ones. `n` is the number of samples. Raises
-    OptlangError for outputs or metrics that are not finite, naming them. Outputs that differ in size from sample to
-    sample are filled up with zeros to the largest; what stands there does not count, by the targets' own padding.
+    OptlangError for outputs or metrics that are not finite, naming them. Where a metric needs all answers at once,
+    those that differ in size are filled up with zeros to the largest; what stands there does not count, by the targets'
+    own padding.
     """
-    outputs, baseline = padded(outputs, baseline)
-    check_finite(outputs)
-    metrics = task.metrics(dict(outputs), targets)
-    n = len(next(iter(outputs.values())))
-    vectors = _vectors(task, outputs, targets, n)
-    before = None if baseline is None else task.metrics(dict(baseline), targets)
-    others = None if baseline is None else _vectors(task, baseline, targets, n)
-    better = {**_KNOWN, **(directions or {})}
-    shares = _RATIOS.union(ratios)
-    found = []
-    for name, value in metrics.items():
-        if not _finite(value):
-            raise OptlangError(f"the metric {name} is {value}", help="the task's metrics must be finite numbers")
-        vector = vectors.get(name)
-        if vector is not None:
-            low, high = _of_vector(vector, seed)
-        else:
-            again = functools.partial(_again, task, outputs, targets, name)
-            try:
-                low, high = intervals.resampled(again, n, seed)
-            except OptlangError as error:
-                raise OptlangError(f"the metric {name}: {error.message}", help=error.help) from error
-        ratio: tuple[float | None, float | None, float | None] = (None, None, None)
-        if before is not None and name in better:
-            other = None if others is None else others.get(name)
-            ratio = _ratio(value, before[name], vector, other, better[name], seed)
-        unit = "ratio" if name in shares else ""
-        reference = None if before is None else before.get(name)
-        found.append(Measurement(name, value, unit, n, min(low, value), max(high, value), "", *ratio, reference))
-    if baseline is not None and "agreement" not in metrics:
-        found += _agreement(task, outputs, baseline, targets, n, seed)
+    mine, wanted = rows_of(outputs), targets_of(targets)
+    others = None if baseline is None else rows_of(baseline)
+    check_finite(mine)
+    found: list[Measurement] = []
+    if wanted is not None:
+        here = tally(task, mine, wanted)
+        if before is None and others is not None:
+            before = here if others is mine else tally(task, others, wanted)
+        scorer = _Scorer(task, mine, wanted, here, before, {**_KNOWN, **(directions or {})}, seed)
+        found = [scorer.measurement(name, _RATIOS.union(ratios)) for name in here.values]
+    if others is not None:
+        given = {item.metric for item in found}
+        found += (item for item in _agreement(task, mine, others, wanted, seed) if item.metric not in given)
     return found
 
 
+def tally(task: Task, outputs: Rows, targets: Targets) -> Tally:
+    """The task's metrics for all outputs. Raises OptlangError for one that is not finite."""
+    parts: list[Sums] = []
+    center = task.center(targets.parts())
+    for start, stop in pieces([outputs, targets.rows]):
+        sums = task.sums(outputs.rows(start, stop), targets.part(start, stop), center)
+        if sums is None:
+            return Tally(_checked(task.metrics(all_of(outputs), targets.all(task.padding))), {})
+        parts.append(sums)
+    whole = _joined(parts)
+    found = {name: _value(task, name, whole) for name in whole}
+    if task.computed:
+        answers, wanted = all_of(outputs), targets.all(task.padding)
+        for metric in task.computed:
+            found |= task.metrics(answers, wanted, metric.name)
+    return Tally(_checked({name: value for name, value in found.items() if value is not None}), whole)
+
+
+def _joined(parts: list[Sums]) -> Sums:
+    import numpy
+
+    def whole(name: str, index: int) -> Array:
+        return numpy.concatenate([part[name][index] for part in parts])
+
+    return {name: (whole(name, 0), whole(name, 1)) for name in parts[0]}
+
+
+def _value(task: Task, name: str, sums: Sums, chosen: Array | slice = slice(None)) -> float | None:
+    above, below = sums[name]
+    return task.value(name, float(above[chosen].sum()), float(below[chosen].sum()))
+
+
+def _checked(values: Mapping[str, float]) -> Mapping[str, float]:
+    for name, value in values.items():
+        if value - value != 0:
+            raise OptlangError(f"the metric {name} is {value}", help="the task's metrics must be finite numbers")
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """Measurements of the task's metrics, of answers and the baseline's."""
+
+    task: Task
+    outputs: Rows
+    targets: Targets
+    here: Tally
+    before: Tally | None
+    better: Mapping[str, Literal["minimize", "maximize"]]
+    seed: int
+
+    def measurement(self, name: str, shares: Collection[str]) -> Measurement:
+        value, n = self.here.values[name], len(self.outputs)
+        low, high = self._interval(name)
+        reference = None if self.before is None else self.before.values.get(name)
+        ratio: tuple[float | None, float | None, float | None] = (None, None, None)
+        if reference is not None and name in self.better:
+            ratio = self._ratio(name, value, reference)
+        unit = "ratio" if name in shares else ""
+        return Measurement(name, value, unit, n, min(low, value), max(high, value), "", *ratio, reference)
+
+    def _interval(self, name: str) -> tuple[float, float]:
+        n = len(self.outputs)
+        if name in self.here.sums:
+            above, below = self.here.sums[name]
+            if (below == 1).all() and self.task.value(name, 1.0, 2.0) == 0.5:
+                return of_vector(above, self.seed)
+            statistic: Callable[[Array], float | None] = functools.partial(self._drawn, self.here.sums, name)
+        else:
+            targets = self.targets.all(self.task.padding)
+            statistic = functools.partial(_again, self.task, all_of(self.outputs), targets, name)
+        try:
+            return intervals.resampled(statistic, n, self.seed)
+        except OptlangError as error:
+            raise OptlangError(f"the metric {name}: {error.message}", help=error.help) from error
+
+    def _drawn(self, sums: Sums, name: str, chosen: Array) -> float | None:
+        try:
+            return _value(self.task, name, sums, chosen)
+        except OptlangError:
+            return None
+
+    def _ratio(self, name: str, value: float, reference: float) -> tuple[float | None, float | None, float | None]:
+        def divided(mine: float | None, other: float | None) -> float | None:
+            if mine is None or other is None:
+                return None
+            above, below = (other, mine) if self.better[name] == "minimize" else (mine, other)
+            # Of figures that may be zero or less (r2) it has no meaning to say "times".
+            return above / below if above >= 0 and below > 0 else None
+
+        ratio = divided(value, reference)
+        assert self.before is not None
+        mine, others = self.here.sums, self.before.sums
+        if ratio is None or name not in mine or name not in others:
+            return ratio, None, None
+
+        def paired(chosen: Array) -> float | None:
+            return divided(self._drawn(mine, name, chosen), self._drawn(others, name, chosen))
+
+        try:
+            low, high = intervals.resampled(paired, len(self.outputs), self.seed)
+        except OptlangError:
+            # Of so few draws with a value nothing can be said of how sure it is.
+            return ratio, None, None
+        return ratio, min(low, ratio), max(high, ratio)
+
+
 def _agreement(
-    task: Task, outputs: Arrays, baseline: Arrays, targets: Any, n: int, seed: int
-) -> list[Measurement]:
-    """On which share of the samples the answer is the baseline's, right or wrong; nothing of tasks without classes."""
-    same = task.agreement(dict(outputs), dict(baseline), targets)
-    if same is None:
-        return []
-    value = float(same.mean())
-    # Several answers of one sample are not independent of each other: of those there is no interval.
-    low, high = _of_vector(same, seed) if len(same) == n else (value, value)
-    return [Measurement("agreement", value, "ratio", n, min(low, value), max(high, value))]
+    task: Task, outputs: Rows, baseline: Rows, targets: Targets | None, seed: int
+) -> Iterator[Measurement]:
+    found = Agreement(task)
+    several = [outputs, baseline, *([] if targets is None else [targets.rows])]
+    for start, stop in pieces(several):
+        wanted = None if targets is None else targets.part(start, stop)
+        found.add(outputs.rows(start, stop), baseline.rows(start, stop), wanted)
+    return found.measurements(seed)
 
 
-def padded(outputs: Arrays, baseline: Arrays | None) -> tuple[dict[str, Array], dict[str, Array] | None]:
-    """Answers as dense arrays, the baseline's with the same sizes where it has an output of that name."""
-    from optlang.workload.data import ragged
-
-    if baseline is None:
-        return {name: ragged.padded(item) for name, item in outputs.items()}, None
-    mine, others = dict(outputs), dict(baseline)
-    for name, item in mine.items():
-        if name in others:
-            mine[name], others[name] = ragged.one_size(item, others[name])
-    return {name: ragged.padded(item) for name, item in mine.items()}, {
-        name: ragged.padded(item) for name, item in others.items()
-    }
-
-
-def check_finite(outputs: Arrays) -> None:
+def check_finite(outputs: Rows | Arrays) -> None:
     """Raise OptlangError naming the output that holds NaN or infinity, and how much of it."""
     import numpy
 
-    from optlang.workload.data import ragged
-
-    for name, given in outputs.items():
-        item = ragged.padded(given)
-        if item.dtype.kind not in "fc":
-            continue
-        bad = int((~numpy.isfinite(item)).sum())
-        if bad:
-            kind = "NaN" if numpy.isnan(item).any() else "infinity"
+    rows = rows_of(outputs)
+    bad, sizes, kinds = dict[str, int](), dict[str, int](), dict[str, str]()
+    for start, stop in pieces([rows]):
+        for name, item in rows.rows(start, stop).items():
+            if item.dtype.kind not in "fc":
+                continue
+            sizes[name] = sizes.get(name, 0) + item.size
+            bad[name] = bad.get(name, 0) + int((~numpy.isfinite(item)).sum())
+            if bad[name] and numpy.isnan(item).any():
+                kinds[name] = "NaN"
+    for name, count in bad.items():
+        if count:
             raise OptlangError(
-                f"the model's answer {name} holds {kind} ({bad} of {item.size} values)",
+                f"the model's answer {name} holds {kinds.get(name, 'infinity')} ({count} of {sizes[name]} values)",
                 help="its weights or ranges have overflowed: a smaller learning rate, or a gentler setting, may help",
             )
 
 
-def _finite(value: float) -> bool:
-    return value - value == 0
-
-
-def _vectors(task: Task, outputs: Arrays, targets: Any, n: int) -> dict[str, Array]:
-    """The values that metrics are means of, one a sample; none where a sample has several, not independent ones."""
-    found = task.per_sample(dict(outputs), targets)
-    return {} if found is None else {name: item for name, item in found.items() if len(item) == n}
-
-
-def _of_vector(vector: Array, seed: int) -> tuple[float, float]:
+def of_vector(vector: Array, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of independent values, one a sample."""
     if ((vector == 0) | (vector == 1)).all():
         return intervals.wilson(int(vector.sum()), len(vector))
     return intervals.mean(vector, seed)
-
-
-def _ratio(
-    value: float, before: float, vector: Array | None, other: Array | None,
-    direction: Literal["minimize", "maximize"], seed: int,
-) -> tuple[float | None, float | None, float | None]:
-    def divided(mine: float, reference: float) -> float | None:
-        above, below = (reference, mine) if direction == "minimize" else (mine, reference)
-        # Of figures that may be zero or less (r2) it has no meaning to say "times".
-        return above / below if above >= 0 and below > 0 else None
-
-    ratio = divided(value, before)
-    if ratio is None or vector is None or other is None:
-        return ratio, None, None
-
-    def paired(chosen: Array) -> float | None:
-        return divided(float(vector[chosen].mean()), float(other[chosen].mean()))
-
-    try:
-        low, high = intervals.resampled(paired, len(vector), seed)
-    except OptlangError:
-        # Of so few draws with a value nothing can be said of how sure it is.
-        return ratio, None, None
-    return ratio, min(low, ratio), max(high, ratio)
 
 
 def _again(task: Task, outputs: Arrays, targets: Any, metric: str, chosen: Array) -> float | None:

@@ -12,6 +12,9 @@ MEDIAN = "latency.p50"
 ALIASES = {"latency": MEDIAN}
 """Short names of metrics, as a study may write them and as the views have a column of them."""
 
+AGREEMENT = ("agreement", "agreement.cosine", "agreement.error")
+"""How far answers agree with the baseline's: measured of every trial, with labels or without."""
+
 UNITS: dict[str, str] = {"time": "s", "bytes": "B", "ratio": "ratio", "count": "count"}
 """The unit of a measurement by the metric's type; a metric of another type has none (\"\")."""
 

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from optlang.interfaces import JSON
 from optlang.plan.expressions import Environment, Expression, Frozen, MetricRef, Scalar, Value, holds, references
+from optlang.plan.metrics import AGREEMENT
 
 Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model", "models"]
 """What a value means: `count` is an integer, `time` in seconds, `bytes` in bytes, `ratio` between 0 and 1 as a rule."""
@@ -344,14 +345,22 @@ class Metric(Frozen):
     help: str = ""
     made_by: FactoryUse | None = None
 
+    @property
+    def judges(self) -> bool:
+        """Whether it says how good answers are."""
+        return self.task or self.name in AGREEMENT
+
     def against(self, value: float, reference: float, ratio: float | None) -> tuple[float | None, float | None]:
-        """How `value` compares with the baseline's: how many times better it is, and what was lost; one is None.
+        """How `value` compares with the baseline's: how many times better, and what was lost; one at least is None.
 
         `ratio` is the first as it was measured side by side. Shares, and what tells how good answers are, are compared
         by the difference where more is better.
         """
-        if self.direction == "maximize" and (self.task or self.dimension == "ratio"):
+        if self.direction == "maximize" and (self.judges or self.dimension == "ratio"):
             return None, reference - value
+        if ratio is None and not reference:
+            # Of nothing there are no times: an error of zero is the baseline's own.
+            return None, None
         worse, better = (value, reference) if self.direction == "minimize" else (reference, value)
         return ratio if ratio is not None else better / worse if worse else None, None
 
@@ -491,6 +500,12 @@ class Plan(Frozen):
     def metric(self, name: str) -> Metric:
         """The declaration of a metric; KeyError where nothing declares it."""
         return _named(self.metrics, name)
+
+    @property
+    def judging(self) -> list[str]:
+        """The metrics that say how good answers are, those of agreement last."""
+        names = [metric.name for metric in self.metrics if metric.judges]
+        return sorted(names, key=AGREEMENT.__contains__)
 
     def metric_refs(self) -> Iterator[MetricRef]:
         """All metrics that goals and requirements name, in the order of the text."""

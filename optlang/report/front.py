@@ -219,7 +219,7 @@ def _several(plan: Plan) -> list[str]:
 
 def _judged(plan: Plan) -> list[str]:
     """The metrics that say how good the answers are, and those of each target."""
-    names = [metric.name for metric in plan.metrics if metric.task]
+    names = plan.judging
     return [*names, *(f"{target.name}.{name}" for target in plan.targets for name in names)]
 
 

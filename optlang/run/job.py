@@ -64,6 +64,11 @@ class Workload:
         """The folder for temporary files of this process, in this session: never shared, not even with a worker."""
         return self.home / FOLDER / self.session / str(os.getpid())
 
+    @property
+    def shared(self) -> Path:
+        """The folder for files of this session that its workers share, one after another: data and answers."""
+        return self.home / FOLDER / self.session / "shared"
+
 
 @dataclass(frozen=True, slots=True)
 class TargetJob:

@@ -6,15 +6,15 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import (
     JSON,
     Artifact,
-    ArtifactFile,
     Measurement,
     ModelState,
     OptlangError,
@@ -24,16 +24,17 @@ from optlang.interfaces import (
 )
 from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
+from optlang.measure.chunks import Chunks, Rows, taken
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Deployment
+from optlang.measure.samples import Samples, kept
 from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
 from optlang.run import batch_dependence, open_axes, steps
-from optlang.run.cache import Clock
+from optlang.run.cache import Clock, key_of
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
-from optlang.workload.data import ragged
 from optlang.workload.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -47,32 +48,55 @@ EXAMPLES = 8
 Report = Callable[[Mapping[str, JSON]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The baseline's answers to the validation data, and the task's metrics for them: None without labels."""
+
+    answers: Chunks
+    tally: quality.Tally | None
+
+
 @dataclass(slots=True)
 class TrialContext:
-    """What trials of one workload share in a worker: the data, the validation answers, the warm baseline process."""
+    """What trials of one workload share in a worker: the data, the baseline's answers, its warm process."""
 
     workload: Workload
     data: Dataset
     bench: latency.Bench = field(default_factory=lambda: latency.Bench(machine_lock()))
-    validation: dict[str, Array] = field(init=False)
-    targets: Any = field(init=False)
-    _answers: dict[tuple[tuple[ArtifactFile, ...], int], dict[str, Array]] = field(default_factory=dict)
-    """The baseline's, by its files and the samples a call."""
+    _samples: Samples | None = None
+    _references: dict[str, Reference] = field(default_factory=dict)
+    """By the baseline's files and the samples a call."""
 
-    def __post_init__(self) -> None:
-        self.validation, self.targets = self.data.arrays("validation")
+    @property
+    def validation(self) -> Samples:
+        """The validation data in files, which are written once a session: every trial reads them."""
+        if self._samples is None:
+            about: JSON = ["validation", self.data.fingerprint, *self.data.input_names]
+            folder = self.workload.shared / key_of(about)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._samples = kept(folder, self.data, "validation")
+        return self._samples
 
-    def answers(self, baseline: Deployment) -> dict[str, Array]:
+    def reference(self, baseline: Deployment) -> Reference:
         """The baseline's answers to the validation data, through its own runtime in calls of its target's batch."""
-        key = (baseline.artifact.files, baseline.target.batch)
-        if key not in self._answers:
-            with BareProcess(baseline) as process:
-                self.remember(baseline, deployed(process, self.validation).outputs)
-        return self._answers[key]
+        key = _key(baseline)
+        if key not in self._references:
+            folder = self.workload.shared / key
+            if not folder.is_dir():
+                with _answer_folder(self.workload) as aside, BareProcess(baseline) as process:
+                    deployed(process, self.validation.inputs, aside)
+                    self.keep(baseline, aside)
+            answers, targets = Chunks(folder), self.validation.targets
+            tally = None if targets is None else quality.tally(self.data.task, answers, targets)
+            self._references[key] = Reference(answers, tally)
+        return self._references[key]
 
-    def remember(self, baseline: Deployment, answers: dict[str, Array]) -> None:
+    def keep(self, baseline: Deployment, answers: Path) -> None:
         """Keep the baseline's answers: every other trial is compared with them, sample by sample."""
-        self._answers[baseline.artifact.files, baseline.target.batch] = answers
+        folder = self.workload.shared / _key(baseline)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            answers.rename(folder)
 
     def opened(self, target: TargetSpec, *, timed: bool = True) -> Dataset:
         """The data with the axes that the target opens, and where `timed` with examples of the sizes it is timed with.
@@ -92,6 +116,17 @@ class TrialContext:
 
 def _axes(texts: Sequence[str]) -> list[AxisSizes]:
     return [item for item in map(parsed, texts) if item is not None]
+
+
+def _key(baseline: Deployment) -> str:
+    return key_of("answers", [asdict(item) for item in baseline.artifact.files], baseline.target.batch)
+
+
+@contextmanager
+def _answer_folder(workload: Workload) -> Iterator[Path]:
+    """Where a process writes its answers: a path where nothing is, removed in the end with all that is there."""
+    with tempfile.TemporaryDirectory(prefix="answers-", dir=steps.scratch(workload)) as name:
+        yield Path(name) / "all"
 
 
 def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[StepRun]) -> Result:
@@ -177,29 +212,32 @@ def _measured(
     job: TrialJob, target_job: TargetJob, stepped: steps.Stepped, built: _OnTarget, context: TrialContext
 ) -> _OnTarget:
     """The artifact timed and scored, with what is said of its answers."""
-    study = job.workload.study
+    study, samples = job.workload.study, context.validation.inputs
     member = _member(member_name(job.trial), target_job, built.artifact, study)
-    timed = context.bench.measure(
-        member, target_job.baseline, context.samples(target_job.target), job.effort, answer=context.validation
-    )
-    answers = timed.answers
-    assert answers is not None
-    few = ragged.taken(context.validation, answers.part)
-    reference = batch_dependence.Reference(stepped.module, few, study)
-    batch_dependence.check_finite(answers, reference, target_job.runtime.name.rpartition(".")[2])
-    notes = {**built.notes, **batch_dependence.notes(answers, reference)}
     data = context.opened(target_job.target)
-    open_axes.check(member, data, stepped.module, study)
-    facts: dict[str, JSON] = {"outputs": _tensors(answers.outputs, built.artifact), "samples_a_call": answers.batch}
-    about = open_axes.with_names({**facts, **built.artifact.about}, open_axes.named(data, stepped.module))
+    with _answer_folder(job.workload) as folder:
+        timed = context.bench.measure(
+            member, target_job.baseline, context.samples(target_job.target), job.effort, answer=samples, folder=folder
+        )
+        answers = timed.answers
+        assert answers is not None
+        reference = batch_dependence.Reference(stepped.module, taken(samples, answers.part), study)
+        batch_dependence.check_finite(answers, reference, target_job.runtime.name.rpartition(".")[2])
+        notes = {**built.notes, **batch_dependence.notes(answers, reference)}
+        open_axes.check(member, data, stepped.module, study)
+        facts: dict[str, JSON] = {
+            "outputs": _tensors(answers.outputs, built.artifact), "samples_a_call": answers.batch,
+        }
+        about = open_axes.with_names({**facts, **built.artifact.about}, open_axes.named(data, stepped.module))
+        _keep_examples(target_job.folder, samples, answers)
+        if target_job.baseline is None:
+            context.keep(member, folder)
+        known = context.reference(target_job.baseline or member)
+        scored = quality.score(
+            context.data.task, known.answers if target_job.baseline is None else answers.outputs,
+            context.validation.targets, known.answers, job.directions, job.ratios, before=known.tally,
+        )
     artifact = replace(built.artifact, about=about)
-    _keep_examples(target_job.folder, context.validation, answers)
-    if target_job.baseline is None:
-        context.remember(member, answers.outputs)
-    scored = quality.score(
-        context.data.task, answers.outputs, context.targets, context.answers(target_job.baseline or member),
-        job.directions, job.ratios,
-    )
     return _OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes)
 
 
@@ -219,7 +257,7 @@ def _plain(state: ModelState, context: TrialContext, study: Path) -> ModelState:
 def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
     """What the deployer needs to know of an artifact: its inputs, and the call that it was measured with."""
     facts: dict[str, JSON] = {
-        "inputs": _tensors(context.validation, artifact),
+        "inputs": _tensors(context.validation.inputs, artifact),
         "measured": {
             "device": target.device, "threads": target.threads, "batch": target.batch,
             "sizes": {name: list(item.shape[1:]) for name, item in context.samples(target).items()},
@@ -230,18 +268,18 @@ def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -
     return facts
 
 
-def _tensors(arrays: Mapping[str, Array], artifact: Artifact) -> dict[str, JSON]:
+def _tensors(rows: Rows, artifact: Artifact) -> dict[str, JSON]:
     """Types and shapes by name; the first axis is the number of samples, any number or a fixed one.
 
     An axis whose size differs from sample to sample is "any".
     """
     samples = artifact.about.get("batch") or "samples"
     described: dict[str, JSON] = {}
-    for name, item in arrays.items():
-        rows = list(item) if ragged.is_ragged(item) else [item[0]]
-        sizes = [set(found) for found in zip(*(row.shape for row in rows), strict=False)]
+    seen = [rows.rows(first, first + 1) for first, _ in rows.runs]
+    for name, item in seen[0].items():
+        sizes = [set(found) for found in zip(*(row[name].shape[1:] for row in seen), strict=False)]
         shape = [samples, *(found.pop() if len(found) == 1 else "any" for found in sizes)]
-        described[name] = {"dtype": str(rows[0].dtype), "shape": shape}
+        described[name] = {"dtype": str(item.dtype), "shape": shape}
     return described
 
 
@@ -285,7 +323,7 @@ def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Tria
     return Clock(about, seconds, target_job.target.batch)
 
 
-def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) -> None:
+def _keep_examples(folder: Path, inputs: Rows, answers: Answers) -> None:
     """Store a few samples and the artifact's answers next to it: the deployer can compare with them.
 
     Where an answer may depend on the other samples of its call these are whole calls of the target's batch. They have
@@ -293,15 +331,28 @@ def _keep_examples(folder: Path, inputs: Mapping[str, Array], answers: Answers) 
     """
     import numpy
 
-    shapes = ragged.shapes_of(inputs)
-    usual = sorted(shapes, key=lambda item: (sum(map(math.prod, item)), item))[len(shapes) // 2]
-    places = numpy.asarray([place for place, item in enumerate(shapes) if item == usual])
+    middle = _middle(inputs)
     batch = answers.batch
-    count = min(EXAMPLES, len(places)) if answers.uniform else -(-EXAMPLES // batch) * batch
-    indices = places[numpy.arange(count) % len(places)]
-    for name, arrays in (("example_inputs.npz", inputs), ("example_outputs.npz", answers.outputs)):
-        few: dict[str, Any] = ragged.taken(arrays, indices)
+    count = min(EXAMPLES, len(middle)) if answers.uniform else -(-EXAMPLES // batch) * batch
+    places = middle.start + numpy.arange(count) % len(middle)
+    for name, rows in (("example_inputs.npz", inputs), ("example_outputs.npz", answers.outputs)):
+        few: dict[str, Any] = taken(rows, places)
         numpy.savez(folder / name, **few)
+
+
+def _middle(inputs: Rows) -> range:
+    """The samples of the shape that is in the middle when all are sorted by size."""
+    def size(run: tuple[int, int]) -> tuple[int, list[tuple[int, ...]]]:
+        shapes = [item.shape[1:] for item in inputs.rows(run[0], run[0] + 1).values()]
+        return sum(map(math.prod, shapes)), shapes
+
+    passed = 0
+    runs = sorted(inputs.runs, key=size)
+    for first, end in runs:
+        passed += end - first
+        if passed > len(inputs) // 2:
+            return range(first, end)
+    return range(*runs[-1])
 
 
 def measure_front(job: FrontJob, context: TrialContext, report: Report) -> dict[int, tuple[Measurement, ...]]:

@@ -125,7 +125,7 @@ def _metrics(
         column = wide.add(name, target, "min" if direction == "maximize" else "max")
         against = None
         if direction == "minimize":
-            against = ("x", f"coalesce(w.{column}_x, b.{column} / nullif(w.{column}, 0))")
+            against = ("x", f"coalesce(w.{column}_x, nullif(b.{column}, 0) / nullif(w.{column}, 0))")
         elif direction == "maximize":
             against = ("lost", f"coalesce(w.{column}_b, b.{column}) - w.{column}")
         # Of several targets the worst ratio may be another's than the worst value: there is no one baseline to both.
@@ -336,11 +336,11 @@ def _tradeoffs(
 
 
 def _first_quality(plan: Plan, metrics: Mapping[Any, _Metric]) -> _Metric | None:
-    """What the task is judged by: its accuracy, else the first of its metrics that is a goal, or was measured."""
-    task = {metric.name for metric in plan.metrics if metric.task}
+    """What answers are judged by: their accuracy, else the first such metric that is a goal, or was measured."""
+    judging = plan.judging
     goals = [objective.metric.metric for objective in plan.objectives]
-    for name in ["accuracy", *goals, *(metric.name for metric in plan.metrics)]:
-        if name in task and (None, name) in metrics:
+    for name in ["accuracy", *goals, *judging]:
+        if name in judging and (None, name) in metrics:
             return metrics[None, name]
     return None
 

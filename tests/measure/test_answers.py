@@ -1,5 +1,6 @@
 """Answers at the target's batch: what calls of that size give, and which artifacts answer otherwise in others."""
 
+import itertools
 from dataclasses import replace
 
 import numpy
@@ -7,6 +8,7 @@ import pytest
 
 from optlang.measure import answers
 from optlang.measure.answers import deployed, difference, same
+from optlang.measure.chunks import all_of, chunked
 from optlang.measure.latency import Bench, Repetitions
 from optlang.measure.process import BareProcess
 
@@ -20,14 +22,30 @@ class Watched(BareProcess):
         self.asked = []
         super().__init__(member)
 
-    def outputs(self, inputs, batch=None):
-        self.asked.append((len(inputs["x"]), batch))
-        return super().outputs(inputs, batch)
+    def answer(self, samples, folder, batch=None):
+        self.asked.append((len(samples), batch))
+        return super().answer(samples, folder, batch)
 
 
 @pytest.fixture
 def many():
     return {"x": numpy.random.default_rng(0).normal(size=(300, 3)) + 5}
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """The answers of a process to arrays, as they are deployed."""
+    numbers = itertools.count()
+
+    def ask(process, arrays):
+        folder = tmp_path / f"asked {next(numbers)}"
+        return deployed(process, chunked(folder / "given", arrays), folder / "answered")
+
+    return ask
+
+
+def values(rows, name="file"):
+    return all_of(rows)[name]
 
 
 def centered(values, batch):
@@ -40,66 +58,68 @@ def centered(values, batch):
 
 
 @pytest.mark.parametrize(("batch", "fixed"), [(1, False), (7, False), (64, False), (128, False), (7, True), (1, True)])
-def test_all_answers_are_those_of_the_targets_calls(member_of, many, batch, fixed):
+def test_all_answers_are_those_of_the_targets_calls(answered, member_of, many, batch, fixed):
     member = member_of(batch=1 if fixed else batch, about={"batch": batch} if fixed else None, wish="center")
     with BareProcess(member) as process:
-        found = deployed(process, many)
-    numpy.testing.assert_allclose(found.outputs["file"], centered(many["x"], batch), atol=1e-12)
+        found = answered(process, many)
+    numpy.testing.assert_allclose(values(found.outputs), centered(many["x"], batch), atol=1e-12)
     assert found.batch == batch
     assert set(found.others) == ((set() if batch == 1 else {batch}) if fixed else {1, 64} - {batch})
     # With one sample a call and no other number there is nothing to compare with.
     assert found.uniform is (fixed and batch == 1)
 
 
-def test_a_larger_batch_stands_in_where_a_part_was_answered_alike(member_of, many, monkeypatch):
+def test_a_larger_batch_stands_in_where_a_part_was_answered_alike(answered, member_of, many, monkeypatch):
     monkeypatch.setattr(answers, "CHEAP", -1.0)
     member = member_of(batch=2)
     with Watched(member) as process:
-        found = deployed(process, many)
+        found = answered(process, many)
         assert process.asked == [(128, 2), (32, 1), (128, 64), (300, 64)]
     assert found.uniform
-    assert (found.outputs["file"] == 2 * many["x"]).all()
+    assert (values(found.outputs) == 2 * many["x"]).all()
     # A kernel that is wrong for many samples, a fixed batch, and seconds that are few: the target's own calls.
     for settings, about, cheap in (({"wish": "narrow"}, None, -1.0), ({}, {"batch": 2}, -1.0), ({}, None, 60.0)):
         monkeypatch.setattr(answers, "CHEAP", cheap)
         again = replace(member, settings=settings, artifact=replace(member.artifact, about=about or {}))
         with Watched(again) as process:
-            found = deployed(process, many)
+            found = answered(process, many)
             assert process.asked[-1] == (300, 2)
-        assert (found.outputs["file"] == 2 * many["x"]).all()
+        assert (values(found.outputs) == 2 * many["x"]).all()
         assert found.uniform is (settings == {})
 
 
-def test_few_samples_are_answered_once(member_of, inputs):
+def test_few_samples_are_answered_once(answered, member_of, inputs):
     with Watched(member_of(factor=3)) as process:
-        found = deployed(process, inputs)
+        found = answered(process, inputs)
         assert process.asked == [(5, 1), (5, 5)]
-    assert (found.outputs["file"] == 3 * inputs["x"]).all()
+    assert (values(found.outputs) == 3 * inputs["x"]).all()
 
 
-def test_an_artifact_that_takes_no_other_batch_is_compared_with_none(member_of, inputs):
+def test_an_artifact_that_takes_no_other_batch_is_compared_with_none(answered, member_of, inputs):
     with BareProcess(member_of(wish="single")) as process:
-        found = deployed(process, inputs)
+        found = answered(process, inputs)
     assert (found.others, found.uniform) == ({}, True)
 
 
 @pytest.mark.parametrize("wish", ["frail", "spoilt"])
 def test_an_artifact_that_dies_of_another_batch_is_asked_again_without(wish, member_of, many, tmp_path):
+    given = chunked(tmp_path / "given", many)
     with Bench(tmp_path / "lock") as bench:
-        found = bench.measure(member_of(wish=wish), None, {"x": many["x"][:1]}, EFFORT, answer=many).answers
-    assert (found.outputs["file"] == 2 * many["x"]).all()
+        one = {"x": many["x"][:1]}
+        found = bench.measure(member_of(wish=wish), None, one, EFFORT, answer=given, folder=tmp_path / "all").answers
+    assert (values(found.outputs) == 2 * many["x"]).all()
     # What was not compared is not known to be alike.
     assert (found.others, found.uniform) == ({}, False)
 
 
-def test_chance_is_told_from_neighbours(member_of, many):
+def test_chance_is_told_from_neighbours(answered, member_of, many):
     member = member_of(wish="random")
     with BareProcess(member) as process:
-        found = deployed(process, many)
+        found = answered(process, many)
     assert not found.uniform
     assert found.noise > 0.5
     with BareProcess(replace(member, settings={"wish": "center"})) as process:
-        assert deployed(process, many).noise == 0
+        assert answered(process, many).noise == 0
 
 
 def test_same_forgives_what_float32_rounds_and_no_more():

@@ -7,6 +7,7 @@ import numpy
 import pytest
 
 from optlang.measure import latency
+from optlang.measure.chunks import all_of, chunked
 from optlang.measure.latency import Bench, Repetitions, Timings, compare, measurements
 from optlang.measure.process import ProcessDied, ProcessError
 
@@ -97,12 +98,15 @@ def test_compile_time_is_of_those_that_compile():
 def test_bench_keeps_the_baseline_and_ends_the_candidates(member_of, inputs, tmp_path):
     one = {"x": inputs["x"][:1]}
     baseline = member_of("baseline", factor=1)
+    given = chunked(tmp_path / "given", inputs)
     with Bench(tmp_path / "lock") as bench:
         numbers = set()
         for name in ("first", "second"):
-            found = bench.measure(member_of_again(baseline, name, factor=5), baseline, one, EFFORT, answer=inputs)
-            assert (found.answers.outputs["file"] == inputs["x"] * 5).all()
-            numbers.add(int(found.answers.outputs["pid"][0]))
+            member = member_of_again(baseline, name, factor=5)
+            found = bench.measure(member, baseline, one, EFFORT, answer=given, folder=tmp_path / name)
+            answers = all_of(found.answers.outputs)
+            assert (answers["file"] == inputs["x"] * 5).all()
+            numbers.add(int(answers["pid"][0]))
             assert by_name(found.measurements)["latency.p50"].n == 3
             held = bench._warmed["here"][0]
         assert bench._warmed["here"][0] is held
@@ -152,10 +156,12 @@ def test_bench_outlives_a_candidate_that_fails(member_of, inputs, tmp_path):
 
 def test_baseline_is_measured_alone(member_of, inputs, tmp_path):
     with Bench(tmp_path / "lock") as bench:
-        found = bench.measure(member_of("baseline"), None, {"x": inputs["x"][:1]}, EFFORT, answer=inputs)
+        given = chunked(tmp_path / "given", inputs)
+        one = {"x": inputs["x"][:1]}
+        found = bench.measure(member_of("baseline"), None, one, EFFORT, answer=given, folder=tmp_path / "answered")
         assert bench._warmed == {}
     assert {item.ratio for item in found.measurements} == {1.0}
-    assert (found.answers.outputs["file"] == inputs["x"] * 2).all()
+    assert (all_of(found.answers.outputs)["file"] == inputs["x"] * 2).all()
 
 
 def test_compare_measures_all_in_one_cycle_with_processes_of_their_own(member_of, inputs, tmp_path, monkeypatch):

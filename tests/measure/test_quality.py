@@ -51,12 +51,14 @@ def test_ratios_are_paired_and_say_how_many_times_better(digits):
     before = task.metrics({"output": weak}, labels)
     assert found["accuracy"].ratio == pytest.approx(found["accuracy"].value / before["accuracy"])
     assert found["loss"].ratio == pytest.approx(before["loss"] / found["loss"].value)
-    agreement = found.pop("agreement")
-    for item in found.values():
+    agreement = found["agreement"]
+    for name in ("accuracy", "loss"):
+        item = found[name]
         assert 1 < item.ratio_low < item.ratio < item.ratio_high
     same = by_name(score(task, {"output": good}, labels, {"output": good}))
-    assert same.pop("agreement").value == 1
-    assert all((item.ratio, item.ratio_low, item.ratio_high) == (1, 1, 1) for item in same.values())
+    assert same["agreement"].value == 1
+    for name in ("accuracy", "loss"):
+        assert (same[name].ratio, same[name].ratio_low, same[name].ratio_high) == (1, 1, 1)
     # Whether the two answer the same has nothing to do with who is right.
     alike = int((good.argmax(1) == weak.argmax(1)).sum())
     expected = binomtest(alike, 300).proportion_ci(method="wilson")
@@ -93,10 +95,11 @@ def test_the_baselines_own_value_comes_with_each_metric(digits):
     weak, good, labels = digits
     task = Classification()
     before = task.metrics({"output": weak}, labels)
+    agreement = {"agreement": 1, "agreement.cosine": 1, "agreement.error": 0}
     for item in score(task, {"output": good}, labels, {"output": weak}):
-        assert item.baseline == before.get(item.metric)
+        assert item.baseline == {**before, **agreement}[item.metric]
         if item.ratio is not None:
-            above, below = (item.value, item.baseline) if item.metric == "accuracy" else (item.baseline, item.value)
+            above, below = (item.baseline, item.value) if item.metric == "loss" else (item.value, item.baseline)
             assert item.ratio == above / below
 
 
@@ -107,7 +110,8 @@ def test_regression_has_intervals_for_all_metrics():
     targets = torch.from_numpy(progress[300:]).float()
     found = by_name(score(Regression(), outputs, targets, outputs))
     assert found["r2"].value == pytest.approx(r2_score(progress[300:], predicted), abs=1e-4)
-    for item in found.values():
+    for name in ("r2", "mse", "mae", "loss"):
+        item = found[name]
         assert item.low < item.value < item.high
         assert item.n == len(targets)
         assert item.ratio == pytest.approx(1)

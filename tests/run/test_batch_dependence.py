@@ -12,6 +12,7 @@ from torch import nn
 
 from optlang.interfaces import Factory, ModelState, OptlangError
 from optlang.measure.answers import Answers, same
+from optlang.measure.chunks import Held
 from optlang.run.batch_dependence import Reference, check_finite, depends, notes
 
 Array = numpy.ndarray[Any, Any]
@@ -49,7 +50,7 @@ def reference(module: nn.Module | None) -> Reference:
 def answered(here: Array, others: dict[int, Array], batch: int = 1, noise: float = 0.0) -> Answers:
     given = {size: {"y": item} for size, item in others.items()}
     uniform = all(same({"y": here}, other) for other in given.values())
-    return Answers({"y": here}, batch, numpy.arange(len(here)), {"y": here}, given, uniform, noise)
+    return Answers(Held({"y": here}), batch, numpy.arange(len(here)), {"y": here}, given, uniform, noise)
 
 
 def of(known: Reference, batch: int) -> Array:

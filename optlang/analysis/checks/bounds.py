@@ -30,6 +30,8 @@ def of_metric(metric: Metric) -> Interval:
     """What a metric can be: a ratio is a share, what optlang measures is never negative, others may be anything."""
     if metric.dimension == "ratio":
         return Interval(0.0, 1.0)
+    if metric.name == "agreement.cosine" and not metric.task:
+        return Interval(-1.0, 1.0)
     # A count of the user's own may be a balance, a time a delay.
     return ANY if metric.task else Interval(0.0, inf)
 

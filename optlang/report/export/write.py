@@ -289,14 +289,14 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
     return figures
 
 
-# What is measured without being declared in the library, since it cannot be a goal.
+# What is measured without being declared in the library, or was so when an earlier version stored its plan.
 _CALLS = frozenset({"build_time", "load_time", "compile_time", "memory.peak"})
 
 
 def _of(plan: Plan, metric: str) -> str:
     """Whether a metric is one of the answers, as those of a task are, or of the artifact and its calls."""
-    task = next((item.task for item in plan.metrics if item.name == metric), None)
-    return "answers" if task or (task is None and metric not in _CALLS) else "artifact"
+    judges = next((item.judges for item in plan.metrics if item.name == metric), None)
+    return "answers" if judges or (judges is None and metric not in _CALLS) else "artifact"
 
 
 def _decoded(text: str | None) -> Any:

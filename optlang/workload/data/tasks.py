@@ -7,7 +7,7 @@ import copy
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,15 +17,24 @@ from torch import Tensor
 
 from optlang.interfaces import Array, OptlangError
 from optlang.workload.data.computed_metrics import ComputedMetric
-from optlang.workload.data.tensors import Tensors, leaves, mapped, structured, tensor
+from optlang.workload.data.tensors import Tensors, leaves, mapped, stacked, structured, tensor
 from optlang.workload.imports import user_code
 
 Outputs: TypeAlias = "Mapping[str, Any] | Tensor | tuple[Any, ...] | Array"
 """A model's answer: by output name, or as the model gave it; tensors or arrays."""
 Vector: TypeAlias = "numpy.ndarray[Any, numpy.dtype[numpy.float64]]"
+Sums: TypeAlias = "dict[str, tuple[Vector, Vector]]"
+"""By metric, what each sample adds to the two sums that the metric is computed from: those of a mean are the sum and
+the number of the sample's values."""
 
 IGNORED = -100
 """The label of positions that do not count, as in torch's own cross-entropy."""
+
+NO_LABELS = "the data have no labels"
+WITHOUT_LABELS = (
+    "without labels there are `agreement`, `agreement.cosine` and `agreement.error`, which compare with the baseline's "
+    "answers, and `distill` learns from these"
+)
 
 
 class Task(abc.ABC):
@@ -69,17 +78,51 @@ class Task(abc.ABC):
     def compared(self, outputs: Outputs, targets: Any) -> tuple[Any, Any]:
         """Predictions and targets as an object that computes a metric takes them, on the CPU, floats in float32."""
 
-    def per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
-        """For metrics that are means: the values they are means of (for intervals); None where there are none."""
-        found = self._per_sample(outputs, targets)
-        replaced = {metric.name for metric in self.computed}
-        return found and {name: values for name, values in found.items() if name not in replaced}
+    def sums(self, outputs: Outputs, targets: Any, center: Tensor | None = None) -> Sums | None:
+        """What these samples add to the sums of the task's metrics, but for those that an object computes.
 
-    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
+        None of a task whose metrics need all answers at once. `center` is what `center` returned for the targets of all
+        samples.
+        """
+        found = self._sums(outputs, targets, center)
+        replaced = {metric.name for metric in self.computed}
+        return None if found is None else {name: both for name, both in found.items() if name not in replaced}
+
+    def _sums(self, outputs: Outputs, targets: Any, center: Tensor | None) -> Sums | None:
         return None
 
-    def agreement(self, outputs: Outputs, others: Outputs, targets: Any) -> Vector | None:
-        """On which samples two models answer the same (1) or not (0); None where answers are not classes."""
+    def center(self, targets: Iterable[Tensors]) -> Tensor | None:
+        """What `sums` needs to know of all targets, which come in parts; None where that is nothing."""
+        return None
+
+    def value(self, metric: str, above: float, below: float) -> float | None:
+        """A metric from its two sums over samples; None where it has no value."""
+        return above / below if below else None
+
+    def axis(self, outputs: Outputs) -> int | None:
+        """The axis of the answer that counts along which the scores of classes are; None where it is not known to be
+        scores: of a task that says nothing, those of an answer named "logits" alone are."""
+        named = isinstance(outputs, Mapping) and "logits" in outputs
+        return _usual_axis(_first(outputs)) if named else None
+
+    def scores(self, outputs: Outputs) -> Tensor | None:
+        """The scores of classes, (N, C, …), where the answer that counts is known to be such."""
+        axis = self.axis(outputs)
+        return None if axis is None else _first(outputs).movedim(axis, 1)
+
+    def choices(self, outputs: Outputs) -> Tensor | None:
+        """The class that each answer names, (N, …): the best score's, or the answer itself where it is whole numbers.
+
+        None where answers are not known to be classes.
+        """
+        scores = self.scores(outputs)
+        if scores is not None:
+            return scores.argmax(dim=1).cpu()
+        answer = _first(outputs)
+        return None if answer.is_floating_point() or answer.is_complex() else answer.cpu()
+
+    def counted(self, targets: Any) -> Tensor | None:
+        """Which of the `choices` count, as booleans; None for all."""
         return None
 
     def check_targets(self, targets: Tensors, what: str) -> Tensors:
@@ -121,8 +164,18 @@ def tensor_of(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else tensor(value, "an output")
 
 
+def _usual_axis(answer: Tensor) -> int | None:
+    """Where models have the classes of their logits: last of (N, T, C), else second."""
+    if not answer.is_floating_point() or answer.ndim < 2:
+        return None
+    axis = 2 if answer.ndim == 3 else 1
+    return axis if answer.shape[axis] > 1 else None
+
+
 def _one(targets: Any) -> Tensor:
     if isinstance(targets, Mapping | tuple | list):
+        if not targets:
+            raise OptlangError(NO_LABELS, help=WITHOUT_LABELS)
         if len(targets) != 1:
             raise OptlangError(
                 f"the targets are {len(targets)} tensors, and a built-in task compares with one",
@@ -135,6 +188,16 @@ def _one(targets: Any) -> Tensor:
 def _plain(value: Tensor) -> Tensor:
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value
+
+
+def _by_sample(values: Tensor) -> Vector:
+    """The sum of each sample's values, first axis the sample."""
+    return values.double().reshape(len(values), -1).sum(dim=1).numpy()
+
+
+def _values(task: Task, sums: Sums) -> dict[str, float]:
+    found = {name: task.value(name, float(above.sum()), float(below.sum())) for name, (above, below) in sums.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -199,7 +262,7 @@ class Classification(Task):
 
     def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """accuracy and loss."""
-        return _finite({name: float(values.mean()) for name, values in self._per_sample(outputs, targets).items()})
+        return _finite(_values(self, self._sums(outputs, targets)))
 
     def compared(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
         """Scores (N, C, …) and labels (N, …); with ignored labels those of the others alone, (M, C) and (M,)."""
@@ -209,23 +272,29 @@ class Classification(Task):
             return scores, labels
         return scores.movedim(1, -1)[counted], labels[counted]
 
-    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector]:
-        """accuracy: 1 where the answer is right, else 0; loss: cross-entropy. One number for each label that counts."""
-        scores, labels = self.pair(outputs, targets)
-        scores, labels = _plain(scores), _plain(labels)
-        counted = (labels != IGNORED).flatten()
-        right = (scores.argmax(dim=1) == labels).flatten()[counted]
-        losses = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="none").flatten()[counted]
-        if not counted.any():
-            raise OptlangError("no label counts: all of them are ignored")
-        return {"accuracy": right.double().numpy(), "loss": losses.double().numpy()}
+    def _sums(self, outputs: Outputs, targets: Any, center: Tensor | None = None) -> Sums:
+        """accuracy: the right answers; loss: cross-entropies; each with the number of labels that count."""
+        scores, labels = (_plain(item) for item in self.pair(outputs, targets))
+        counts = labels != IGNORED
+        right = (scores.argmax(dim=1) == labels) & counts
+        losses = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="none")
+        number = _by_sample(counts)
+        return {"accuracy": (_by_sample(right), number), "loss": (_by_sample(losses), number)}
 
-    def agreement(self, outputs: Outputs, others: Outputs, targets: Any) -> Vector | None:
-        """1 where both say the same class, else 0: one number for each label that counts."""
-        scores, labels = self.pair(outputs, targets)
-        counted = (_plain(labels) != IGNORED).flatten()
-        first, second = (_plain(item).argmax(dim=1).flatten() for item in (scores, self.pair(others, targets)[0]))
-        return (first == second)[counted].double().numpy()
+    def value(self, metric: str, above: float, below: float) -> float:
+        """See `Task.value`; OptlangError where no label counts."""
+        if not below:
+            raise OptlangError("no label counts: all of them are ignored")
+        return above / below
+
+    def axis(self, outputs: Outputs) -> int | None:
+        """1, where there are scores of two classes and more."""
+        answer = _first(outputs)
+        return 1 if answer.ndim > 1 and answer.shape[1] > 1 else None
+
+    def counted(self, targets: Any) -> Tensor:
+        """Those with a label."""
+        return _plain(_one(targets)) != IGNORED
 
 
 class Sequence(Classification):
@@ -243,6 +312,10 @@ class Sequence(Classification):
                 help='return "task": "classification" for one label a sample',
             )
         return super().pair(scores.transpose(1, 2), targets)
+
+    def axis(self, outputs: Outputs) -> int | None:
+        """The last of three."""
+        return 2 if _first(outputs).ndim == 3 else None
 
 
 class Regression(Task):
@@ -287,27 +360,67 @@ class Regression(Task):
 
     def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
         """mse, mae, r2 and loss."""
+        return _finite(_values(self, self._sums(outputs, targets)))
+
+    def _sums(self, outputs: Outputs, targets: Any, center: Tensor | None = None) -> Sums:
+        """Squared and absolute errors with their number; for r2 the squared errors and the squares that it explains."""
         answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
         counted = ~wanted.isnan()
-        errors = (answers - wanted)[counted]
-        spread = float(((wanted - wanted.nanmean(dim=0)) ** 2)[counted].sum())
-        squares = float((errors**2).sum())
-        mse = squares / errors.numel()
+        middle = wanted.nanmean(dim=0) if center is None else center[tuple(map(slice, wanted.shape[1:]))]
+        errors, distances = ((wanted - item).where(counted, 0.0) for item in (answers, middle))
+        number, squares, spread = _by_sample(counted), _by_sample(errors**2), _by_sample(distances**2)
+        return {
+            "mse": (squares, number), "mae": (_by_sample(errors.abs()), number), "r2": (squares, spread),
+            "loss": (squares, number),
+        }
+
+    def center(self, targets: Iterable[Tensors]) -> Tensor | None:
+        """The mean target, position by position, of the shape of the largest sample."""
+        sums, seen = list[Tensor](), list[Tensor]()
+        for part in targets:
+            wanted = _plain(_one(part)).double()
+            counted = ~wanted.isnan()
+            sums.append(wanted.where(counted, 0.0).sum(dim=0, keepdim=True))
+            seen.append(counted.sum(dim=0, keepdim=True))
+            sums, seen = ([stacked(item, 0).sum(dim=0, keepdim=True)] for item in (sums, seen))
+        return (sums[0] / seen[0])[0] if sums else None
+
+    def value(self, metric: str, above: float, below: float) -> float | None:
+        """See `Task.value`."""
+        if metric != "r2":
+            return super().value(metric, above, below)
         # Targets that do not vary leave nothing to explain: 1 for a perfect answer, else 0 (as scikit-learn has it).
-        r2 = 1 - squares / spread if spread > 0 else float(squares == 0)
-        return _finite({"mse": mse, "mae": float(errors.abs().mean()), "r2": r2, "loss": mse})
+        return 1 - above / below if below > 0 else float(above == 0)
 
-    def _per_sample(self, outputs: Outputs, targets: Any) -> dict[str, Vector] | None:
-        """mse, mae and loss, one number a sample; None where samples have targets of different sizes.
+    def axis(self, outputs: Outputs) -> None:
+        """None: answers are numbers."""
 
-        The mean of all positions is then not the mean of the samples' means.
-        """
-        answers, wanted = (_plain(item).double() for item in self.pair(outputs, targets))
-        if bool(wanted.isnan().any()):
-            return None
-        errors = (answers - wanted).reshape(len(wanted), -1)
-        squares = (errors**2).mean(dim=1).numpy()
-        return {"mse": squares, "mae": errors.abs().mean(dim=1).numpy(), "loss": squares}
+
+class Unlabeled(Task):
+    """The task of data without labels that say no other: there is no metric but how far answers agree.
+
+    Answers (N, C) are taken for scores of classes, and so is an answer named "logits": (N, T, C) and (N, C, …).
+    """
+
+    name = "unlabeled"
+
+    def loss(self, outputs: Outputs, targets: Any) -> Tensor:
+        """OptlangError: there is nothing to compare with."""
+        raise OptlangError(NO_LABELS, help=WITHOUT_LABELS)
+
+    def _metrics(self, outputs: Outputs, targets: Any) -> dict[str, float]:
+        return {}
+
+    def compared(self, outputs: Outputs, targets: Any) -> tuple[Any, Any]:
+        """See `loss`."""
+        raise OptlangError(NO_LABELS, help=WITHOUT_LABELS)
+
+    def axis(self, outputs: Outputs) -> int | None:
+        """See the class."""
+        answer = _first(outputs)
+        if answer.ndim == 2 and answer.is_floating_point():
+            return 1 if answer.shape[1] > 1 else None
+        return super().axis(outputs)
 
 
 class Own(Task):

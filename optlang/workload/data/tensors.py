@@ -86,16 +86,17 @@ def joined(pieces: Sequence[Tensors], padding: float = 0) -> Tensors:
     """Batches, joined along their first axis; those of different sizes are filled up with `padding` to the largest."""
     first = pieces[0]
     if isinstance(first, Tensor):
-        return _stacked([piece for piece in pieces if isinstance(piece, Tensor)], padding)
+        return stacked([piece for piece in pieces if isinstance(piece, Tensor)], padding)
     if isinstance(first, dict):
         return {
-            name: _stacked([piece[name] for piece in pieces if isinstance(piece, dict)], padding) for name in first
+            name: stacked([piece[name] for piece in pieces if isinstance(piece, dict)], padding) for name in first
         }
     columns = zip(*[piece for piece in pieces if isinstance(piece, tuple)], strict=True)
-    return tuple(_stacked(column, padding) for column in columns)
+    return tuple(stacked(column, padding) for column in columns)
 
 
-def _stacked(pieces: Sequence[Tensor], padding: float) -> Tensor:
+def stacked(pieces: Sequence[Tensor], padding: float) -> Tensor:
+    """One tensor of several, joined along the first axis; those of other sizes are filled up with `padding`."""
     shapes = {piece.shape[1:] for piece in pieces}
     if len(shapes) > 1 and len({len(shape) for shape in shapes}) == 1:
         most = [max(sizes) for sizes in zip(*shapes, strict=True)]

@@ -127,7 +127,7 @@ def test_a_metric_of_the_tasks_name_replaces_it_with_its_interval() -> None:
         tasks.Classification(),
         named("torchmetrics:Accuracy", "accuracy", task="multiclass", num_classes=3, average="macro"),
     )
-    vectors = task.per_sample(answers, wanted)
+    vectors = task.sums(answers, wanted)
     assert vectors is not None
     assert set(vectors) == {"loss"}
     found = {item.metric: item for item in quality.score(task, {"logits": answers.numpy()}, wanted)}

@@ -42,17 +42,18 @@ class TestClassification:
 
     def test_per_sample_values_have_the_metrics_as_means(self, tmp_path):
         task = task_of(None, tmp_path)
-        found, each = task.metrics(SCORES, LABELS), task.per_sample(SCORES, LABELS)
-        assert set(each["accuracy"]) == {0.0, 1.0}
-        assert {name: values.mean() for name, values in each.items()} == pytest.approx(found)
-        assert all(len(values) == 50 for values in each.values())
+        found, each = task.metrics(SCORES, LABELS), task.sums(SCORES, LABELS)
+        assert set(each["accuracy"][0]) == {0.0, 1.0}
+        assert {name: values.sum() / 50 for name, (values, _) in each.items()} == pytest.approx(found)
+        assert all((number == numpy.ones(50)).all() for _, number in each.values())
 
     def test_pixels_are_classified_too(self, tmp_path):
         scores = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
         labels = scores.argmax(1)
         labels[0, 0, 0] = -100
         assert task_of(None, tmp_path).metrics(scores, labels)["accuracy"] == 1.0
-        assert len(task_of(None, tmp_path).per_sample(scores, labels)["accuracy"]) == 39
+        right, number = task_of(None, tmp_path).sums(scores, labels)["accuracy"]
+        assert right.tolist() == number.tolist() == [19, 20]
 
     @pytest.mark.parametrize(
         ("scores", "labels", "words"),
@@ -98,7 +99,8 @@ class TestRegression:
         assert found["mse"] == pytest.approx(reference.mean_squared_error(wanted, answers), rel=1e-4)
         assert found["mae"] == pytest.approx(reference.mean_absolute_error(wanted, answers), rel=1e-4)
         assert found["r2"] == pytest.approx(reference.r2_score(wanted, answers), rel=1e-4)
-        assert task.per_sample(answers.reshape(shape), wanted)["mse"].mean() == pytest.approx(found["mse"])
+        squares, number = task.sums(answers.reshape(shape), wanted)["mse"]
+        assert squares.sum() / number.sum() == pytest.approx(found["mse"])
 
     def test_several_targets(self, tmp_path):
         wanted = GENERATOR.normal(size=(30, 3))
@@ -118,7 +120,8 @@ class TestRegression:
         found = task.metrics(answers, wanted)
         assert (found["mse"], found["mae"]) == (13 / 5, 1.0)
         assert float(task.loss(answers, wanted)) == pytest.approx(13 / 5)
-        assert task.per_sample(answers, wanted) is None
+        squares, number = task.sums(answers, wanted)["mse"]
+        assert (squares.tolist(), number.tolist()) == ([4.0, 9.0], [2.0, 3.0])
 
     def test_targets_that_are_no_numbers(self, tmp_path):
         with pytest.raises(OptlangError, match="the targets hold NaN"):
@@ -149,7 +152,7 @@ class TestOwn:
         assert task.metrics(outputs, numpy.zeros(4)) == {"rmse": 1.0, "width": 2.0, "count": 4.0}
         tensors = {name: torch.from_numpy(item).float() for name, item in outputs.items()}
         assert float(task.loss(tensors, torch.zeros(4))) == 3.0
-        assert task.per_sample(outputs, numpy.zeros(4)) is None
+        assert task.sums(outputs, numpy.zeros(4)) is None
 
     @pytest.mark.parametrize(
         ("returned", "words"),
