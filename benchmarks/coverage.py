@@ -69,13 +69,14 @@ class Results:
 
 
 def version() -> str:
-    """The commit of the code, and whether files differ from it."""
+    """The last commit of what is tried, and whether files differ from it."""
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "optlang", "stdlib") else "")
+    code = ("optlang", "stdlib")
+    return git("log", "-1", "--format=%h", "--", *code) + ("+" if git("status", "--porcelain", *code) else "")
 
 
 # ---- trying
@@ -272,9 +273,8 @@ def _wanted(given: argparse.Namespace, results: Results, code: str) -> dict[str,
 
     known, latest = results.of(code), results.latest()
     found: dict[str, list[Cell]] = {}
-    for name in ARCHITECTURES:
-        if given.only and not any(fnmatch.fnmatch(name, pattern) for pattern in given.only):
-            continue
+    patterns = given.only or ["*"]
+    for name in dict.fromkeys(name for item in patterns for name in fnmatch.filter(ARCHITECTURES, item)):
         mine = []
         for row, runtime in cells():
             key = (name, row, runtime)

@@ -82,7 +82,7 @@ ROWS: Mapping[str, Row] = dict((
     _one("graph.clean", same=True, needs="idle"),
     _one("graph.untie", same=True, needs="shared"),
     _one("graph.channels_last", same=True, needs="convolution", runtimes=("eager",)),
-    _one("graph.constants", same=True),
+    _one("graph.constants", same=True, needs="constants"),
     _one("cast.half", half=True),
     _one("training.train"),
     _one("training.finetune"),
@@ -276,6 +276,10 @@ class Subject:
     module: nn.Module = field(init=False)
     inputs: Mapping[str, Any] = field(init=False)
     before: list[Any] = field(init=False)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    """By row, of steps that do not depend on the runtime."""
+    there: dict[str, bool] = field(default_factory=dict)
+    """Whether there are layers of a kind."""
 
     def __post_init__(self) -> None:
         self.workload = Workload(
@@ -300,9 +304,7 @@ class Subject:
         with tempfile.TemporaryDirectory() as folder:
             clock = Clock({"runtime": runtime_name}, functools.partial(self._seconds, runtime, settings, target), 1)
             try:
-                stepped = steps.apply(
-                    jobs(row, runtime_name), self.workload, self.context.data, runtime.wants, clock, lambda _: None, []
-                )
+                stepped = self._stepped(name, runtime_name, runtime, clock)
                 try:
                     state = without_parametrizations(stepped.state, self.context.data, STUDY)
                 except Refusal:
@@ -320,6 +322,20 @@ class Subject:
                 session.close()
         changed = stepped.module()
         return self._judged(row, state, changed, artifact, found, several)
+
+    def _stepped(self, name: str, runtime_name: str, runtime: Any, clock: Clock) -> steps.Stepped:
+        """The steps of a row, from the cache where another runtime had them; refused as they were there."""
+        if name in self.refusals:
+            raise self.refusals[name]
+        todo = jobs(ROWS[name], runtime_name)
+        try:
+            return steps.apply(
+                todo, self.workload, self.context.data, runtime.wants, clock, lambda _: None, []
+            )
+        except Refusal as error:
+            if not any(job.performed or {"runtime", "latency"} & set(job.needs) for job in todo):
+                self.refusals[name] = error
+            raise
 
     def _judged(
         self, row: Row, state: ModelState, changed: ModelState | None, artifact: Any, found: list[Any],
@@ -394,10 +410,32 @@ class Subject:
             session.close()
         return least
 
+    def _has(self, kind: str) -> bool:
+        if kind not in self.there:
+            self.there[kind] = self._constant() if kind == "constants" else has(
+                kind, self.module, self.name, self.inputs
+            )
+        return self.there[kind]
+
+    def _constant(self) -> bool:
+        """Whether a node of the ONNX file depends on no input."""
+        import onnx
+
+        facts = declared("runtime")["runtime.onnxruntime"]
+        runtime = imports.find(facts.calls, STUDY)()
+        state = ModelState("module", self.module, self.workload.model)
+        with tempfile.TemporaryDirectory() as folder:
+            runtime.build(state, TargetSpec("here"), settings_of(facts, {}), Path(folder), self.context.data, STUDY)
+            graph = onnx.load(Path(folder) / "model.onnx").graph
+        known = {"", *(item.name for item in graph.initializer)}
+        return any(
+            node.op_type != "Constant" and all(item in known for item in node.input) for node in graph.node
+        )
+
     def cell(self, name: str, runtime: str) -> dict[str, Any]:
         """The state of a cell: works, refused, fails, or nothing where there is no layer that the technique is for."""
         row, begin = ROWS[name], time.monotonic()
-        there = row.needs is None or has(row.needs, self.module, self.name, self.inputs)
+        there = row.needs is None or self._has(row.needs)
         told: dict[str, Any]
         try:
             told = {"state": "works", **self.answer(name, runtime)}
