@@ -488,7 +488,7 @@ _TRANSFORMERS = {
         num_labels=CLASSES, pad_token_id=1,
     ),
     "llama": _read(
-        "LlamaForSequenceClassification", "LlamaConfig", num_key_value_heads=2, **_SMALL,
+        "LlamaForSequenceClassification", "LlamaConfig", num_key_value_heads=2, use_cache=False, **_SMALL,
     ),
     "t5_encoder": Architecture(t5, tokens(), "transformers", attention=True),
     "hf_vit": _see(hugging(

@@ -7,6 +7,7 @@ It reads pairs of technique and runtime from its input, and writes what became o
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import logging
@@ -25,6 +26,7 @@ import numpy
 import torch
 from architectures import ARCHITECTURES
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from optlang.analysis.declarations import Declarations
 from optlang.analysis.modules.library import library
@@ -47,6 +49,8 @@ FLOAT, HALF = 1e-3, 5e-2
 """How far answers may be from the module's own, as a share of the largest."""
 INT8 = 0.9
 """What the cosine of int8 answers and the float module's own must be, both without the mean answer."""
+NEAR = 0.1
+"""How far the cosine may be below what rounding leaves of a net with random weights that answers to every breath."""
 FEW = {"epochs": 1, "batch": 8, "lr": 1e-4, "samples": 16, "scored": 8, "held_out": 8, "levels": 2, "round_to": 1}
 """Settings, where a technique declares them: what a few samples allow."""
 
@@ -72,8 +76,8 @@ class Row:
     runtimes: Sequence[str] | None = None
 
 
-def _one(name: str, **facts: Any) -> tuple[str, Row]:
-    return name, Row(((name, facts.pop("settings", {})),), **facts)
+def _one(name: str, settings: Mapping[str, Any] | None = None, **facts: Any) -> tuple[str, Row]:
+    return name, Row(((name, settings or {}),), **facts)
 
 
 ROWS: Mapping[str, Row] = dict((
@@ -95,13 +99,13 @@ ROWS: Mapping[str, Row] = dict((
     _one("prune.magnitude", sparse=True),
     _one("prune.two_four", sparse=True),
     ("prune.rewind", Row((("prune.magnitude", {}), ("training.finetune", {}), ("prune.rewind", {})), sparse=True)),
-    _one("quant.equalize", same=True),
+    _one("quant.equalize", same=True, needs="rectifier"),
     _one("quant.smooth", same=True, needs="layer_norm"),
     _one("quant.dynamic", int8=True),
     _one("quant.static", int8=True),
     _one("quant.mixed", int8=True),
     _one("quant.weight_only", int8=True),
-    _one("quant.qat", int8=True),
+    _one("quant.qat", int8=True, settings={"lr": 1e-6}),
     ("prune.channels, quant.static", Row((("prune.channels", {}), ("quant.static", {})), int8=True, smaller=True)),
 ))
 SLOW: Mapping[str, Sequence[str]] = {
@@ -189,11 +193,27 @@ def has(kind: str, module: nn.Module, name: str, inputs: Mapping[str, Any]) -> b
             isinstance(part, nn.Identity | nn.Dropout)
             for layer in layers if isinstance(layer, nn.Sequential) for part in layer
         )
+    if kind == "rectifier":
+        with _Operators() as seen:
+            called(module, inputs)
+        return bool(seen.names & {"relu", "relu_", "leaky_relu", "leaky_relu_", "prelu", "_prelu_kernel"})
     kinds: Mapping[str, tuple[type, ...]] = {
         "norm": (nn.modules.batchnorm._BatchNorm,), "convolution": (nn.Conv2d,), "recurrent": (nn.RNNBase,),
         "layer_norm": (nn.LayerNorm,),
     }
     return any(isinstance(layer, kinds[kind]) for layer in layers)
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[misc]
+    """The names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(operator.overloadpacket.__name__)
+        return operator(*args, **(kwargs or {}))
 
 
 # ---- answers
@@ -256,6 +276,29 @@ def cosine(found: Sequence[Any], wanted: Sequence[Any]) -> float:
         elif other.dtype.kind == "f":
             return -1.0
     return least
+
+
+def rounded(module: nn.Module, inputs: Mapping[str, Any], activations: bool) -> list[Any]:
+    """The answers with weights rounded to 8 bits by row, and what layers take and give too: int8 in a few lines."""
+    module = copy.deepcopy(module)
+
+    def levels(item: Any) -> Any:
+        if not isinstance(item, torch.Tensor) or not item.is_floating_point() or not item.numel():
+            return item
+        low, high = min(float(item.min()), 0.0), max(float(item.max()), 0.0)
+        step = max(high - low, 1e-12) / 255
+        return (item / step).round() * step
+
+    with torch.no_grad():
+        for item in module.parameters():
+            if item.ndim > 1:
+                step = item.abs().amax(dim=tuple(range(1, item.ndim)), keepdim=True).clamp(min=1e-12) / 127
+                item.copy_((item / step).round() * step)
+    for layer in module.modules() if activations else ():
+        if not list(layer.children()):
+            layer.register_forward_pre_hook(lambda _, given: tuple(map(levels, given)))
+            layer.register_forward_hook(lambda _, __, answer: levels(answer))
+    return called(module, inputs)
 
 
 # ---- one cell
@@ -353,7 +396,13 @@ class Subject:
         if row.int8:
             facts["cosine"] = cosine(found, wanted)
             if facts["cosine"] < INT8:
-                raise Wrong(f"wrong answers: cosine {facts['cosine']:.3f} to the float module's")
+                weights_only = row.steps[-1][0] == "quant.weight_only"
+                facts["rounded"] = cosine(rounded(module, self.inputs, not weights_only), wanted)
+                if facts["cosine"] < facts["rounded"] - NEAR:
+                    raise Wrong(
+                        f"wrong answers: cosine {facts['cosine']:.3f} to the float module's, and rounding leaves "
+                        f"{facts['rounded']:.3f}"
+                    )
             return facts
         facts["apart"] = apart(found, wanted)
         limit = HALF if row.half else FLOAT
