@@ -99,8 +99,9 @@ class Child:
         self._process.stdin.close()
         self.answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.last: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=self._drain, daemon=True).start()
+        self._readers = [threading.Thread(target=target, daemon=True) for target in (self._read, self._drain)]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -113,14 +114,19 @@ class Child:
         for line in self._process.stderr:
             self.last = [*self.last[-5:], line.rstrip()]
 
-    def end(self) -> int:
-        """Kill it where it still runs; its exit code."""
-        if self._process.poll() is None:
-            try:
-                self._process.wait(2)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        return self._process.wait()
+    def end(self, patience: float) -> int:
+        """Kill it where it still runs after so many seconds; its exit code."""
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        code = self._process.wait()
+        for reader in self._readers:
+            reader.join(5)
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+        return code
 
 
 def tried(architecture: str, cells: Sequence[Cell], limit: float) -> Iterator[tuple[Cell, Line]]:
@@ -147,12 +153,11 @@ def tried(architecture: str, cells: Sequence[Cell], limit: float) -> Iterator[tu
                 cell = tuple(told.pop("cell"))
                 left.remove(cell)
                 yield cell, told
-        if reason.startswith("over"):
-            child._process.kill()
-        code = child.end()
+        late = reason.startswith("over")
+        code = child.end(0.0 if late else 10.0)
         if not left:
             return
-        if code and not reason.startswith("over"):
+        if code and not late:
             reason += f" with code {code}: {' | '.join(child.last)}"[:800]
         failed = left if current == ("", "") else [current]
         for cell in list(failed):
@@ -179,8 +184,8 @@ def _summary(counted: Sequence[Line]) -> str:
     found = Counter(line["state"] for line in counted)
     names = {line["architecture"] for line in counted}
     return (
-        f"{len(names)} architectures, {len(counted)} cells: {_share(counted)} work, {found['refused']} are refused with "
-        f"a reason and a way out, {found['fails']} fail."
+        f"{len(names)} architectures, {len(counted)} cells: {_share(counted)} work, {found['refused']} are refused "
+        f"with a reason and a way out, {found['fails']} fail."
     )
 
 
@@ -245,7 +250,8 @@ def _causes(counted: Sequence[Line]) -> str:
         rows.append(f"| {state} | `{name}` | {', '.join(runtimes)} | {', '.join(architectures)} | {reason} |")
     if not rows:
         return "Nothing is refused and nothing fails."
-    return "\n".join(("| | what is done | runtimes | architectures | reason (of the first) |\n|---|---|---|---|---|", *rows))
+    head = "| | what is done | runtimes | architectures | reason (of the first) |\n|---|---|---|---|---|"
+    return "\n".join((head, *rows))
 
 
 def _cause(reason: str) -> str:

@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -326,8 +326,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.workload = Workload(
-            Factory("architectures.py:model", {"name": self.name}), Factory("architectures.py:data", {"name": self.name}),
-            STUDY, self.home, "cpu",
+            Factory("architectures.py:model", {"name": self.name}),
+            Factory("architectures.py:data", {"name": self.name}), STUDY, self.home, "cpu",
         )
         self.module = make(self.workload.model, STUDY)
         self.context = TrialContext(
@@ -435,7 +435,7 @@ class Subject:
         if row.half and not any(item.dtype in (torch.float16, torch.bfloat16) for item in module.parameters()):
             raise Wrong("no weight has 16 bits")
         if row.steps and row.steps[-1][0].startswith("training"):
-            before = {name: item for name, item in self.module.named_parameters()}
+            before = dict(self.module.named_parameters())
             after = dict(module.named_parameters())
             same = all(
                 name in after and after[name].shape == item.shape and torch.equal(after[name], item)
@@ -552,9 +552,8 @@ def main() -> None:
         subject = None if broken is not None else Subject(name, home)
         for technique, runtime in wanted:
             tell(begin=[technique, runtime])
-            if subject is None:
-                found: dict[str, Any] = {"state": "fails", "reason": f"the run does not begin: {broken}", "seconds": 0.0}
-            else:
+            found: dict[str, Any] = {"state": "fails", "reason": f"the run does not begin: {broken}", "seconds": 0.0}
+            if subject is not None:
                 found = subject.cell(technique, runtime)
             tell(cell=[technique, runtime], **found)
 

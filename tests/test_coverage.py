@@ -1,0 +1,117 @@
+"""Ten architectures that people bring, each with the techniques and runtimes that once gave trouble with its kind.
+
+The whole table is benchmarks/coverage.py, whose cells these are: an artifact that is built, run and compared.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 120.0
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def coverage():
+    pytest.importorskip("transformers")
+    if importlib.util.find_spec("timm") is None or importlib.util.find_spec("torchvision") is None:
+        pytest.skip('pip install "optlang[examples]"')
+    spec = importlib.util.spec_from_file_location("coverage_table", ROOT / "benchmarks" / "coverage.py")
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = before
+
+
+# By architecture: what is done, and the runtimes that the result is built for.
+CELLS = {
+    # Depthwise convolutions; batch norms to fold; float16 after fifty layers.
+    "shufflenet_v2_x0_5": {"graph.fold": ("eager", "torchscript"), "prune.channels": ("onnxruntime", "openvino")},
+    # Concatenations.
+    "unet": {"prune.channels, quant.static": ("onnxruntime", "openvino"), "prune.widths": ("eager",)},
+    # A dictionary of answers.
+    "ssdlite_backbone": {"none": ("onnxruntime", "torchscript", "eager")},
+    # Attention as timm writes it, in float16 and in int8.
+    "vit_tiny": {"cast.half": ("onnxruntime",), "quant.smooth": ("openvino",), "quant.static": ("onnxruntime",)},
+    # Windows that are rolled.
+    "swin_tiny": {"none": ("onnxruntime", "openvino"), "prune.channels": ("torchscript",)},
+    # Token ids with a mask; a classifier that answers by attribute.
+    "bert": {"quant.dynamic": ("onnxruntime", "openvino"), "training.distill": ("eager",)},
+    "distilbert": {"prune.magnitude": ("eager",), "quant.weight_only": ("onnxruntime",)},
+    # Weight norm, a convolution with groups, sound.
+    "wav2vec2": {"quant.static": ("onnxruntime",), "graph.untie": ("torchscript",)},
+    # Recurrent layers.
+    "lstm": {"quant.dynamic": ("openvino",), "prune.units": ("onnxruntime", "eager")},
+    # Several inputs, gather and scatter.
+    "graph_net": {"prune.channels": ("onnxruntime",), "quant.mixed": ("openvino",)},
+}
+
+
+@pytest.mark.parametrize("architecture", CELLS)
+def test_cells_work(coverage, architecture):
+    cells = [(row, runtime) for row, runtimes in CELLS[architecture].items() for runtime in runtimes]
+    found = dict(coverage.tried(architecture, cells, LIMIT))
+    assert set(found) == set(cells)
+    wrong = {cell: told.get("traceback") or told["reason"] for cell, told in found.items() if told["state"] != "works"}
+    assert not wrong
+
+
+def test_cells_are_those_that_the_language_allows(coverage):
+    from cells import ROWS, cells
+
+    every = set(cells())
+    assert {row for row, _ in every} == set(ROWS)
+    assert ("quant.static", "inductor") in every
+    assert not {("quant.static", "torchscript"), ("quant.weight_only", "executorch")} & every
+
+
+def test_a_process_that_dies_costs_one_cell(coverage, monkeypatch, tmp_path):
+    program = tmp_path / "dies.py"
+    program.write_text(
+        "import json, os, sys\n"
+        "for cell in json.load(sys.stdin):\n"
+        "    print(json.dumps({'begin': cell}), flush=True)\n"
+        "    if cell[0] == 'second':\n"
+        "        os._exit(3)\n"
+        "    print(json.dumps({'cell': cell, 'state': 'works', 'seconds': 0.0}), flush=True)\n"
+    )
+    monkeypatch.setattr(coverage, "PROGRAM", program)
+    cells = [(name, "here") for name in ("first", "second", "third")]
+    found = dict(coverage.tried("any", cells, 20.0))
+    assert [found[cell]["state"] for cell in cells] == ["works", "fails", "works"]
+    assert "code 3" in found["second", "here"]["reason"]
+
+
+def test_a_cell_over_the_limit_fails_and_the_rest_goes_on(coverage, monkeypatch, tmp_path):
+    program = tmp_path / "hangs.py"
+    program.write_text(
+        "import json, sys, time\n"
+        "for cell in json.load(sys.stdin):\n"
+        "    print(json.dumps({'begin': cell}), flush=True)\n"
+        "    if cell[0] == 'first':\n"
+        "        time.sleep(60)\n"
+        "    print(json.dumps({'cell': cell, 'state': 'works', 'seconds': 0.0}), flush=True)\n"
+    )
+    monkeypatch.setattr(coverage, "PROGRAM", program)
+    found = dict(coverage.tried("any", [("first", "here"), ("second", "here")], 1.0))
+    assert found["first", "here"]["reason"] == "over 1 s"
+    assert found["second", "here"]["state"] == "works"
+
+
+def test_the_table_counts_cells_and_says_why(coverage):
+    def line(architecture, row, runtime, state, **rest):
+        return {"architecture": architecture, "row": row, "runtime": runtime, "state": state, "seconds": 0.1, **rest}
+
+    text = coverage.table([
+        line("bert", "none", "onnxruntime", "works"), line("bert", "prune.units", "onnxruntime", "nothing"),
+        line("lstm", "prune.channels", "onnxruntime", "refused", reason="rnn is an LSTM", help="use units"),
+        line("lstm", "none", "openvino", "fails", reason="ValueError: no"),
+    ])
+    assert "2 architectures, 3 cells: 1 of 3 (33.3 %) work, 1 are refused" in text
+    assert "| float32 as it is | 1/1 | 0/1, 1 fails |" in text
+    assert "| refused | `prune.channels` | onnxruntime | lstm | rnn is an LSTM |" in text
