@@ -36,7 +36,7 @@ from optlang.interfaces import Factory, ModelState, OptlangError, Refusal, Targe
 from optlang.plan.expressions import Environment, holds
 from optlang.run import steps, worker
 from optlang.run.cache import Clock
-from optlang.run.job import PrepareJob, StepJob, Workload
+from optlang.run.job import Failure, PrepareJob, StepJob, Workload
 from optlang.run.trial import TrialContext
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
@@ -524,8 +524,8 @@ def prepared(name: str, home: Path) -> str | None:
         Factory("architectures.py:model", {"name": name}), Factory("architectures.py:data", {"name": name}), STUDY,
         home, "cpu",
     )
-    failure = worker.prepare(PrepareJob(workload, (), home / "progress"))
-    return None if failure is None else f"{failure.reason} — {failure.text}"
+    found = worker.prepare(PrepareJob(workload, (), home / "progress"))
+    return f"{found.reason} — {found.text}" if isinstance(found, Failure) else None
 
 
 def quiet() -> None:
