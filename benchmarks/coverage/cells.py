@@ -233,7 +233,7 @@ def called(module: nn.Module, inputs: Mapping[str, Any]) -> list[Any]:
 def _flat(answer: Any) -> Iterator[torch.Tensor]:
     if isinstance(answer, torch.Tensor):
         yield answer
-    elif answer is not None:
+    elif isinstance(answer, Mapping | tuple | list):  # and no cache of attention
         for item in answer.values() if isinstance(answer, Mapping) else answer:
             yield from _flat(item)
 
