@@ -29,6 +29,8 @@ RECURRENT = "dynamic takes an LSTM, weight_only any recurrent layer; or name in 
 """The way out where most weights are in recurrent layers, whose activations int8 does not know."""
 # In a Transformer the products alone carry the cost; sums, masks and norms in int8 cost tens of points of accuracy.
 _ATTENTION = ("LayerNormalization", "SkipLayerNormalization", "Attention", "Softmax")
+# What may stand between a softmax and the product with the values.
+_BETWEEN = ("Where", "Mul", "Cast", "Identity", "Dropout", "Reshape", "Transpose", "Unsqueeze", "Expand", "Slice")
 
 
 def load(path: Path) -> Any:
@@ -106,9 +108,17 @@ def operators_of(graph: Any, wants: QuantWants) -> list[str]:
 
 
 def _has_attention(graph: Any) -> bool:
-    """Whether a softmax feeds a product: scores times values."""
-    scores = {name for node in graph.node if node.op_type == "Softmax" for name in node.output}
-    return any(node.op_type == "MatMul" and scores.intersection(node.input) for node in graph.node)
+    """Whether a softmax feeds a product: scores times values.
+
+    What masks, drops or lays out its answer may stand between the two.
+    """
+    scores: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Softmax" or (node.op_type in _BETWEEN and scores.intersection(node.input)):
+            scores.update(node.output)
+        elif node.op_type == "MatMul" and scores.intersection(node.input):
+            return True
+    return False
 
 
 def covered(

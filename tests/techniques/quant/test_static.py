@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.dynamic import dynamic
-from optlang.techniques.quant.onnx_graph import layer_of
+from optlang.techniques.quant.onnx_graph import layer_of, operators_of
 from optlang.techniques.quant.static import static
 from tests.techniques.quant.integers import STATIC, WANTS, accuracy, constants, quantized
 from tests.techniques.states import STUDY, start
@@ -233,3 +233,15 @@ class TestAccuracy:
         }
         assert "MatMul" in quantized_kinds
         assert not quantized_kinds & {"Softmax", "LayerNormalization", "Relu"}
+
+    def test_a_softmax_whose_answer_is_masked_makes_a_transformer_too(self):
+        # As torch exports scaled_dot_product_attention with a mask: rows that see nothing become 0, not NaN.
+        nodes = [
+            onnx.helper.make_node("Add", ["scores", "mask"], ["sum"], "sum"),
+            onnx.helper.make_node("Softmax", ["sum"], ["shares"], "softmax"),
+            onnx.helper.make_node("IsNaN", ["shares"], ["none"], "none"),
+            onnx.helper.make_node("Where", ["none", "zero", "shares"], ["seen"], "seen"),
+            onnx.helper.make_node("MatMul", ["seen", "values"], ["output"], "product"),
+        ]
+        graph = onnx.helper.make_graph(nodes, "attention", [], [])
+        assert operators_of(graph, WANTS) == ["MatMul"]
