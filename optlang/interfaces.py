@@ -165,7 +165,9 @@ class QuantWants:
     `biases` are "int32", or stay "float". `operators` "all" quantizes what each operator takes and gives, wherever
     there are kernels; "weighted" only what convolutions and linear layers take, where what follows them is fused.
     `tables` says where the integers of an embedding table become floats: "behind" the rows that a call gathers, or
-    "ahead" of gathering, for compilers that take constants in integers in no other place.
+    "ahead" of gathering, for compilers that take constants in integers in no other place. `dynamic` says how a file has
+    activations quantized as they come: by "operators" for it, or by "weights" in integers alone, which the runtime
+    multiplies by as they are.
     """
 
     activations: Literal["uint8", "int8"]
@@ -178,6 +180,7 @@ class QuantWants:
     biases: Literal["int32", "float"] = "int32"
     operators: Literal["all", "weighted"] = "all"
     tables: Literal["behind", "ahead"] = "behind"
+    dynamic: Literal["operators", "weights"] = "operators"
 
 
 @dataclass(frozen=True, slots=True)

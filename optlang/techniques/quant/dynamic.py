@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from optlang.interfaces import Context, ModelState, Refusal
+from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.techniques.quant.onnx_graph import (
     LINEAR,
@@ -27,6 +28,7 @@ from optlang.techniques.quant.ort_quantizer import (
     workshop,
     write_tables,
 )
+from optlang.techniques.quant.weight_only import round_weights, storages_of
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.onnx_weights import census
 
@@ -42,7 +44,9 @@ def dynamic(state: ModelState, settings: Mapping[str, Any], context: Context) ->
 
     `operators` "auto" takes convolutions only where they hold most of the weights: ONNX Runtime's advice is dynamic
     int8 for Transformers and recurrent nets, since convolutions in integers are rarely faster.
-    An LSTM becomes com.microsoft's DynamicQuantizeLSTM, which OpenVINO reads too. There is no such operator for a GRU.
+    An LSTM becomes com.microsoft's DynamicQuantizeLSTM. There is no such operator for a GRU. OpenVINO has none for any
+    layer: its file has weights in integers alone, by which it multiplies rounded inputs in linear layers, and floats
+    elsewhere.
     Notes: `quantize.weights`, the share of the weights in int8; `quantize.float`, the layers that stay in float though
     nobody asked for it. Raises `Refusal` where no operator of the chosen kind has weights, more than half of the
     weights would stay in float (unless `only` names the layers), or the file does not become smaller.
@@ -71,6 +75,10 @@ def dynamic(state: ModelState, settings: Mapping[str, Any], context: Context) ->
         notes = covered(graph, nodes, left, settings, _way_out(graph, left, operators))
         kept = excluded(graph, nodes)
         result = prepared
+        state = replace(state, notes={**state.notes, **notes})
+        asked = None if settings["only"] else (graph, left)
+        if wants.dynamic == "weights":
+            return finished(_weights(prepared, nodes, left, wants), source, state, context, asked)
         if nodes:
             result = prepared.with_name("linear.onnx")
             quantize_dynamic(
@@ -88,8 +96,20 @@ def dynamic(state: ModelState, settings: Mapping[str, Any], context: Context) ->
         if tables:
             prepared, result = result, prepared.with_name("tables.onnx")
             write_tables(prepared, result, left, wants)
-        state = replace(state, notes={**state.notes, **notes})
-        return finished(result, source, state, context, None if settings["only"] else (graph, left))
+        return finished(result, source, state, context, asked)
+
+
+def _weights(prepared: Path, nodes: Collection[str], left: Collection[str], wants: QuantWants) -> Path:
+    """The file whose weights of `nodes` and tables are integers, for a runtime that multiplies by them as they are."""
+    import onnx
+
+    model, result = load(prepared), prepared.with_name("weights.onnx")
+    others = {node.name for node in model.graph.node if node.op_type != "Gather" and node.name not in nodes}
+    skipped = others.union(left)
+    storages, _ = storages_of(model.graph, skipped)
+    round_weights(model, storages, skipped, wants.symmetric_weights, wants)
+    onnx.save(model, result)
+    return result
 
 
 def _way_out(graph: Any, left: Collection[str], operators: Sequence[str]) -> str:

@@ -76,10 +76,11 @@ def cover(
         table = numpy_helper.to_array(stored[name])
         tied = _tied(graph, table, turned=not ahead)
         if tied is None:
-            # A zero point of 0 is what a graph means by none.
-            ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
-            parts = [f"{name}_{end}" for end in ends]
             made = in_bytes(table, symmetric, one_scale)
+            # A zero point of 0 is what a graph means by none; but where ONNX Runtime rounds those rows again, behind a
+            # Transpose or Reshape, none would be an unsigned 0.
+            ends = ("quantized", "scale") if symmetric and made[1].ndim else ("quantized", "scale", "zero_point")
+            parts = [f"{name}_{end}" for end in ends]
             graph.initializer.extend(map(numpy_helper.from_array, made[: len(parts)], parts))
         else:
             parts = tied
@@ -121,8 +122,9 @@ def _tied(graph: Any, table: Array, *, turned: bool) -> list[str] | None:
         if base == item.name or f"{base}_scale" not in names:
             continue
         levels, *numbers = (numpy_helper.to_array(stored[name]) for name in (item.name, *names))
-        # Zero points of 0 are what a graph means by none.
-        names = names if len(names) == 2 and numbers[1].any() else names[:1]
+        # Zero points of 0 are what a graph means by none, but for one that serves all: see `cover`.
+        if len(numbers) == 2 and numbers[1].size > 1 and not numbers[1].any():
+            names = names[:1]
         for array, lying in ((levels, False), (levels.T, True)):
             if array.shape != table.shape or not _same(array, numbers, table):
                 continue

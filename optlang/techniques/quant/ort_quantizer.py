@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.embedding_tables import cover, tables_of
-from optlang.techniques.quant.onnx_graph import load, one_scale, refuse_less
+from optlang.techniques.quant.onnx_graph import LINEAR, WITH_WEIGHTS, load, one_scale, refuse_less
 from optlang.workload import process_state
 from optlang.workload.data import ragged
 from optlang.workload.export.minify import compact
@@ -208,7 +208,7 @@ def write(
     options = {
         "ActivationSymmetric": wants.symmetric_activations, "WeightSymmetric": wants.symmetric_weights,
         "MatMulConstBOnly": True, "QuantizeBias": wants.biases == "int32",
-        "OpTypesToExcludeOutputQuantization": list(operators) if wants.operators == "weighted" else [],
+        "OpTypesToExcludeOutputQuantization": _float_outputs(operators, wants),
     }
     weights, activations = quant_type(wants.weights), quant_type(wants.activations)
     if wants.per_channel:
@@ -229,6 +229,16 @@ def write(
     quantizer.model.save_model_to_file(str(result), False)
     if tables:
         write_tables(result, result, [name for name in kept if name not in tables], wants)
+
+
+def _float_outputs(operators: Sequence[str], wants: QuantWants) -> list[str]:
+    """The operators whose outputs are not rounded: those of products, where what lies behind them calculates in floats.
+
+    Rounding there costs time and accuracy and wins nothing. A convolution's kernel wants its output rounded.
+    """
+    if wants.operators == "weighted":
+        return list(operators)
+    return [item for item in operators if item in LINEAR] if set(operators) <= set(WITH_WEIGHTS) else []
 
 
 def write_tables(model: Path, result: Path, kept: Collection[str], wants: QuantWants) -> None:

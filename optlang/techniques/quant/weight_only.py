@@ -13,11 +13,11 @@ zero points of ONNX Runtime's own quantizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, ModelState, Refusal
+from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.embedding_tables import cover, prepend, reads, set_nodes, tables_of
 from optlang.techniques.quant.levels import grouped, rounded
 from optlang.techniques.quant.onnx_graph import WEIGHTS, left_float, load, mostly
@@ -63,7 +63,7 @@ def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context
     taken as they are.
     """
     import onnx
-    from onnx import numpy_helper, version_converter
+    from onnx import version_converter
 
     state = without_parametrizations(state, context.data, context.study)
     with workshop(state, context) as (source, prepared):
@@ -75,36 +75,55 @@ def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context
             model.ir_version = max(model.ir_version, _FORMAT)
             _as_products(model.graph, left)
         graph = model.graph
-        stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
-        alone = {name for name, nodes in tables_of(graph, left).items() if reads(graph).count(name) == len(nodes)}
-        storages = _storages(graph, stored, left, bits, int(settings.get("group") or 0))
-        storages = {name: storage for name, storage in storages.items() if name not in alone}
+        storages, alone = storages_of(graph, left, bits, int(settings.get("group") or 0))
         if not storages and not alone:
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}", help=_TAKES,
-                depends="settings" if stored else "model",
+                depends="settings" if any(len(item.dims) > 1 for item in graph.initializer) else "model",
             )
         _, others = mostly(graph, {*storages, *alone}, left, settings, "in 8 bits", _TAKES)
         if others:
             state = replace(state, notes={**state.notes, "quantize.float": others})
         if bits == 4:
             state = _noted(state, graph, storages, left, settings, others)
-        symmetric = bool(settings["symmetric"])
-        # A zero point of 0 is what a graph means by none.
-        ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
-        ahead = []
-        for name, storage in storages.items():
-            levels = _levels(numpy_helper.to_array(stored[name]), storage, symmetric)
-            graph.initializer.remove(stored[name])
-            parts = [f"{name}_{end}" for end in ends]
-            graph.initializer.extend(map(numpy_helper.from_array, levels[: len(ends)], parts))
-            about = {"axis": 1 - storage.axis, "block_size": storage.group} if storage.group else {"axis": storage.axis}
-            ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
-        prepend(graph, ahead)
-        cover(model, left, symmetric=symmetric, **scheme(context.wants))
+        round_weights(model, storages, left, bool(settings["symmetric"]), context.wants)
         result = prepared.with_name("quantized.onnx")
         onnx.save(model, result)
         return finished(result, source, state, context, None if settings["only"] else (load(prepared).graph, left))
+
+
+def storages_of(
+    graph: Any, left: Collection[str], bits: int = 8, group: int = 0
+) -> tuple[dict[str, _Storage], set[str]]:
+    """How the weights of layers are to be held, and the embedding tables that no layer has for a weight; not those of
+    nodes in `left`."""
+    stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
+    alone = {name for name, nodes in tables_of(graph, left).items() if reads(graph).count(name) == len(nodes)}
+    storages = _storages(graph, stored, left, bits, group)
+    return {name: storage for name, storage in storages.items() if name not in alone}, alone
+
+
+def round_weights(
+    model: Any, storages: Mapping[str, _Storage], left: Collection[str], symmetric: bool, wants: QuantWants | None
+) -> None:
+    """Store weights as integers that are dequantized ahead of their layers, and the embedding tables too, in place."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = model.graph
+    stored = {item.name: item for item in graph.initializer if item.name in storages}
+    # A zero point of 0 is what a graph means by none.
+    ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
+    ahead = []
+    for name, storage in storages.items():
+        levels = _levels(numpy_helper.to_array(stored[name]), storage, symmetric)
+        graph.initializer.remove(stored[name])
+        parts = [f"{name}_{end}" for end in ends]
+        graph.initializer.extend(map(numpy_helper.from_array, levels[: len(ends)], parts))
+        about = {"axis": 1 - storage.axis, "block_size": storage.group} if storage.group else {"axis": storage.axis}
+        ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
+    prepend(graph, ahead)
+    cover(model, left, symmetric=symmetric, **scheme(wants))
 
 
 def _as_products(graph: Any, left: set[str]) -> None:
@@ -162,7 +181,9 @@ def _turned(node: Any) -> bool:
     return any(item.name == "transB" and item.i for item in node.attribute)
 
 
-def _storages(graph: Any, stored: Mapping[str, Any], left: set[str], bits: int, group: int) -> dict[str, _Storage]:
+def _storages(
+    graph: Any, stored: Mapping[str, Any], left: Collection[str], bits: int, group: int
+) -> dict[str, _Storage]:
     found: dict[str, _Storage] = {}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     for node in graph.node:

@@ -1,4 +1,5 @@
-"""Makes an ONNX file as small as its meaning: no documentation, short inner names, equal constants once.
+"""Makes an ONNX file as small as its meaning: no documentation, short inner names, equal constants once, no zero points
+where they are none.
 
 It knows the format, not what the graph computes.
 """
@@ -6,6 +7,8 @@ It knows the format, not what the graph computes.
 from __future__ import annotations
 
 from typing import Any
+
+_LAYERS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN"}
 
 
 def compact(model: Any) -> Any:
@@ -20,6 +23,7 @@ def compact(model: Any) -> Any:
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
     if not any(_has_graphs(node) for node in graph.node):  # a name may be used inside a branch
+        _drop_zero_points(graph)
         _share_constants(graph)
         _shorten_names(graph)
     graph.name = "g"
@@ -29,6 +33,36 @@ def compact(model: Any) -> Any:
 
 def _has_graphs(node: Any) -> bool:
     return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+
+
+def _drop_zero_points(graph: Any) -> None:
+    """Dequantize the weights and biases of layers without a zero point where it is 0, as it is where there is none.
+
+    OpenVINO runs a layer in floats whose zero points are shared with another layer's. Weights that something else reads
+    than a layer keep theirs: where ONNX Runtime moves a rounding behind that, it takes none for an unsigned 0.
+    """
+    stored = {item.name: item for item in graph.initializer}
+    readers: dict[str, set[str]] = {item.name: {""} for item in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    dropped = set()
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in stored:
+            continue
+        point = node.input[2]
+        if point in stored and readers.get(node.output[0], {""}) <= _LAYERS and _is_zero(stored[point]):
+            del node.input[2:]
+            dropped.add(point)
+    dropped -= {name for node in graph.node for name in node.input}
+    for item in [item for item in graph.initializer if item.name in dropped]:
+        graph.initializer.remove(item)
+
+
+def _is_zero(item: Any) -> bool:
+    from onnx import numpy_helper
+
+    return not item.external_data and not numpy_helper.to_array(item).astype("int32").any()
 
 
 def _share_constants(graph: Any) -> None:

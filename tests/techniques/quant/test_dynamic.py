@@ -10,6 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal
+from optlang.runtimes.openvino.build import OpenVino
 from optlang.techniques.quant.dynamic import dynamic
 from optlang.techniques.quant.qat import qat
 from optlang.techniques.quant.static import static
@@ -56,6 +57,31 @@ class Recurrent(nn.Module):
 def recurrent(cell, **about):
     torch.manual_seed(1)
     return ModelState("module", Recurrent(cell, **about).eval(), Factory("x:y"))
+
+
+@pytest.mark.parametrize(("network", "kinds"), [("encoder", {"MatMul", "Gemm"}), ("lstm", {"LSTM", "MatMul", "Gemm"})])
+def test_openvino_has_weights_in_integers_alone(network, kinds, images, tmp_path):
+    state, wants = start(network), OpenVino().wants()
+    result = dynamic(state, SETTINGS, Context(images, 1, tmp_path, STUDY, wants))
+    model = onnx.load(result.model)
+    assert result.notes["quantize.weights"] > 0.95
+    operators = {node.op_type for node in model.graph.node}
+    assert not {"DynamicQuantizeLinear", "MatMulInteger", "DynamicQuantizeLSTM"} & operators
+    levels = {name for name, item in constants(model).items() if item.dtype == numpy.int8 and item.ndim > 1}
+    made = {node.output[0] for node in model.graph.node if levels.intersection(node.input)}
+    assert {node.op_type for node in model.graph.node if made.intersection(node.input)} == kinds
+    compiled = openvino.Core().compile_model(str(result.model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    given = next(iter(images.arrays("validation")[0].values()))[:16]
+    with torch.no_grad():
+        right = state.model(torch.from_numpy(given)).numpy()
+    assert numpy.abs(compiled(given)[0] - right).max() < 0.05 * numpy.abs(right).max()
+
+
+def test_openvino_keeps_what_is_kept(images, tmp_path):
+    settings = SETTINGS | {"keep": ("3",)}
+    result = dynamic(start("mlp"), settings, Context(images, 1, tmp_path, STUDY, OpenVino().wants()))
+    kinds = {item.shape: item.dtype for item in constants(onnx.load(result.model)).values() if item.ndim == 2}
+    assert sorted(str(item) for item in kinds.values()) == ["float32", "int8", "int8"]
 
 
 class TestLinear:

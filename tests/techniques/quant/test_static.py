@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy
 import onnx
+import openvino
 import pytest
 from onnx import TensorProto
 
@@ -46,7 +47,7 @@ class TestScheme:
             channels = held[weight.input[0]].shape[0]
             assert held[weight.input[0]].dtype == numpy.int8
             assert held[weight.input[1]].shape == (channels,)
-            assert not held[weight.input[2]].any()
+            assert len(weight.input) == 2  # no zero point
             assert held[activation.input[2]].dtype == numpy.uint8
             assert held[activation.input[2]].shape == ()
             assert held[bias.input[0]].dtype == numpy.int32
@@ -69,6 +70,31 @@ class TestScheme:
         scale = held[node.input[1]][:, None]
         assert numpy.abs(stored * scale - wanted).max() <= scale.max() / 2 * 1.001
         assert numpy.allclose(scale[:, 0], numpy.abs(wanted).max(axis=1) / (64 if WANTS.reduced else 127), rtol=1e-5)
+
+    def test_products_of_a_transformer_answer_in_floats(self, images, tmp_path):
+        _, model = quantized(start("encoder"), images, tmp_path)
+        producer = {name: node for node in model.graph.node for name in node.output}
+        products = {name for node in model.graph.node if node.op_type in ("MatMul", "Gemm") for name in node.output}
+        assert len(products) > 4
+        assert not any(
+            products.intersection(node.input) and node.op_type == "QuantizeLinear" for node in model.graph.node
+        )
+        for node in model.graph.node:
+            if node.op_type in ("MatMul", "Gemm"):
+                assert {producer[name].op_type for name in node.input} == {"DequantizeLinear"}
+
+    def test_openvino_calculates_in_integers(self, images, tmp_path):
+        """Layers whose zero points are shared with another's ran in floats there."""
+        result, _ = quantized(start("encoder"), images, tmp_path)
+        core = openvino.Core()
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "SNIPPETS_MODE": "DISABLE"}
+        compiled = core.compile_model(str(result.model), "CPU", options)
+        kernels = [
+            about["primitiveType"] for node in compiled.get_runtime_model().get_ops()
+            if (about := node.get_rt_info())["layerType"].astype(str).startswith("FullyConnected")
+        ]
+        assert len(kernels) > 4
+        assert all(item.astype(str).lower().endswith("i8") for item in kernels)
 
     def test_signed_symmetric(self, images, tmp_path):
         wants = QuantWants("int8", "int8", True, True, True)

@@ -4,7 +4,7 @@ import numpy
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from optlang.workload.export.minify import compact
 
@@ -92,3 +92,30 @@ def test_a_name_used_inside_a_branch_stays(model):
     small = compact(model)
     onnx.checker.check_model(small, full_check=True)
     assert answer(small, numpy.zeros((1, 3), numpy.float32)).tolist() == [[3, 3, 3]]
+
+
+def test_weights_of_layers_need_no_zero_point_of_0():
+    """Where the point says nothing; and only where a layer alone reads the weights."""
+    def dequantized(name, *points):
+        return helper.make_node("DequantizeLinear", [f"{name}_levels", "scale", *points], [name])
+
+    nodes = [
+        dequantized("plain", "none"), dequantized("shifted", "three"), dequantized("turned", "none"),
+        helper.make_node("Transpose", ["turned"], ["back"]),
+        *(helper.make_node("MatMul", ["x", name], [f"{name}_y"]) for name in ("plain", "shifted", "back")),
+        helper.make_node("Sum", ["plain_y", "shifted_y", "back_y"], ["y"]),
+    ]
+    levels = numpy.arange(-4, 5, dtype=numpy.int8).reshape(3, 3)
+    stored = {f"{name}_levels": levels for name in ("plain", "shifted", "turned")} | {
+        "scale": numpy.float32(0.5), "none": numpy.int8(0), "three": numpy.int8(3),
+    }
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        nodes, "g", values[:1], values[1:], [numpy_helper.from_array(item, name) for name, item in stored.items()]
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    value = numpy.random.default_rng(0).normal(size=(4, 3)).astype(numpy.float32)
+    right = answer(made, value)
+    small = compact(made)
+    assert [len(node.input) for node in small.graph.node if node.op_type == "DequantizeLinear"] == [2, 3, 3]
+    assert numpy.array_equal(answer(small, value), right)
