@@ -276,6 +276,7 @@ def counted(place: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FLOATS = (1, 10, 11, 16)  # float, float16, double and bfloat16 in ONNX
+BYTES = (2, 3)  # uint8 and int8
 PASSING = ("DequantizeLinear", "Transpose", "Cast", "Identity", "Reshape")
 LAYERS = {
     "Conv": (1,), "ConvTranspose": (1,), "MatMul": (0, 1), "Gemm": (0, 1), "Gather": (0,), "LSTM": (1, 2),
@@ -323,12 +324,17 @@ def graph_zeros(model: Any) -> tuple[float, int]:
         if len(item.dims) < 2 or name not in users:
             continue
         whole = item.data_type in FLOATS
+        made = cast(name, users) if item.data_type in BYTES else []
+        if made:
+            numbers = dequantized(made, stored, model)
+            zeros, total = zeros + int((numbers == 0).sum()), total + numbers.size
+            continue
         if not multiplied(name) and not (whole and sum(size > 1 for size in item.dims) > 1):
             continue
         levels = numpy_helper.to_array(item)
         packed = next((node for node, index in users[name] if node.op_type == "DequantizeLinear" and index == 0), None)
         if packed is not None:
-            levels = dequantized(packed, stored, model)
+            levels = dequantized([packed], stored, model)
         elif not whole:
             point = zero_point(users[name], stored)
             levels = levels.astype("int32") - (0 if point is None else point)
@@ -337,14 +343,27 @@ def graph_zeros(model: Any) -> tuple[float, int]:
     return (zeros / total if total else 0.0), total
 
 
-def dequantized(node: Any, stored: Mapping[str, Any], model: Any) -> Any:
-    """The numbers that a weight in integers stands for, by running its one node."""
+def cast(name: str, users: Mapping[str, Sequence[tuple[Any, int]]]) -> list[Any]:
+    """The nodes that make floats of a layer's integers in plain operators: a cast, a difference, a product."""
+    nodes: list[Any] = []
+    for kinds in (("Cast",), ("Sub", "Mul"), ("Mul",)):
+        node = next((node for node, index in users.get(name, ()) if not index and node.op_type in kinds), None)
+        if node is None:
+            return []
+        nodes.append(node)
+        name = node.output[0]
+        if node.op_type == "Mul":
+            return nodes
+    return []
+
+
+def dequantized(nodes: Sequence[Any], stored: Mapping[str, Any], model: Any) -> Any:
+    """The numbers that a weight in integers stands for, by running its nodes."""
     import onnx
     import onnxruntime
 
-    graph = onnx.helper.make_graph(
-        [node], "one", [], [onnx.ValueInfoProto(name=node.output[0])], [stored[name] for name in node.input if name]
-    )
+    constants = [stored[name] for node in nodes for name in node.input if name in stored]
+    graph = onnx.helper.make_graph(nodes, "one", [], [onnx.ValueInfoProto(name=nodes[-1].output[0])], constants)
     alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     session = onnxruntime.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {})[0]

@@ -1,9 +1,9 @@
 """Weights in 8-bit or 4-bit integers, everything else in the file in float: a smaller file for layers of any kind.
 
-Weights stand before DequantizeLinear in the graph: 8 bits by output channel, 4 bits by groups of a linear layer's
+Weights are integers in the graph with their scales: 8 bits by output channel, 4 bits by groups of a linear layer's
 inputs (ONNX opset 21). A runtime may fold that when it loads the file, or multiply by the levels themselves: ONNX
-Runtime does so for linear layers (in 4 bits as MatMulNBits), OpenVINO where the processor has VNNI, and both then round
-their inputs to 8 bits as they come.
+Runtime does so for linear layers (as MatMulNBits), OpenVINO where the processor has VNNI, and both then round their
+inputs to 8 bits as they come.
 
 Sources: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference: A whitepaper, 2018 (section
 3.1.1) for 8 bits; groups as in Dettmers and Zettlemoyer, The case for 4-bit precision, ICML 2023, with the scales and
@@ -13,7 +13,7 @@ zero points of ONNX Runtime's own quantizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -106,24 +106,52 @@ def storages_of(
 def round_weights(
     model: Any, storages: Mapping[str, _Storage], left: Collection[str], symmetric: bool, wants: QuantWants | None
 ) -> None:
-    """Store weights as integers that are dequantized ahead of their layers, and the embedding tables too, in place."""
+    """Store weights as integers that are dequantized ahead of their layers, and the embedding tables too, in place.
+
+    A linear layer's stand before DequantizeLinear, by which runtimes multiply as they are. There others would be
+    dequantized in each call (a MobileNet ran at a sixth of its speed): they are written in operators that ONNX Runtime
+    folds when it loads the file, unless the runtime reads integers before DequantizeLinear alone.
+    """
     import onnx
     from onnx import numpy_helper
 
     graph = model.graph
     stored = {item.name: item for item in graph.initializer if item.name in storages}
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
     # A zero point of 0 is what a graph means by none.
     ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
-    ahead = []
+    ahead: list[Any] = []
     for name, storage in storages.items():
-        levels = _levels(numpy_helper.to_array(stored[name]), storage, symmetric)
+        levels, *numbers = _levels(numpy_helper.to_array(stored[name]), storage, symmetric)[: len(ends)]
         graph.initializer.remove(stored[name])
         parts = [f"{name}_{end}" for end in ends]
-        graph.initializer.extend(map(numpy_helper.from_array, levels[: len(ends)], parts))
-        about = {"axis": 1 - storage.axis, "block_size": storage.group} if storage.group else {"axis": storage.axis}
-        ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
+        linear = readers[name] in (["MatMul"], ["Gemm"]) or "Gather" in readers[name]
+        if not linear and storage.bits == 8 and (wants is None or wants.tables == "behind"):
+            shape = [-1 if index == storage.axis else 1 for index in range(levels.ndim)]
+            numbers = [item.reshape(shape).astype("float32") for item in numbers]
+            ahead += _folded(name, parts)
+        else:
+            about = {"axis": 1 - storage.axis, "block_size": storage.group} if storage.group else {"axis": storage.axis}
+            ahead.append(onnx.helper.make_node("DequantizeLinear", parts, [name], f"{name}_dequantize", **about))
+        graph.initializer.extend(map(numpy_helper.from_array, (levels, *numbers), parts))
     prepend(graph, ahead)
     cover(model, left, symmetric=symmetric, **scheme(wants))
+
+
+def _folded(name: str, parts: Sequence[str]) -> Iterator[Any]:
+    """The nodes that make floats of integers: (levels - zero point) * scale."""
+    from onnx import TensorProto, helper
+
+    levels, scale, *point = parts
+    value = f"{name}_floats"
+    yield helper.make_node("Cast", [levels], [value], f"{name}_cast", to=TensorProto.FLOAT)
+    if point:
+        yield helper.make_node("Sub", [value, *point], [f"{name}_shifted"], f"{name}_shift")
+        value = f"{name}_shifted"
+    yield helper.make_node("Mul", [value, scale], [name], f"{name}_dequantize")
 
 
 def _as_products(graph: Any, left: set[str]) -> None:

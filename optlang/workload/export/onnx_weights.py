@@ -69,14 +69,13 @@ def _bits() -> dict[int, int]:
 
 
 def scales_of(graph: Any) -> set[str]:
-    """The scale of each row of an embedding table in integers, and its offset: gathered as the integers are, to be
-    multiplied with them and added to the product."""
-    from onnx import TensorProto
-
+    """The scales and zero points of integers that plain operators make floats of: of a layer's weight, or of the rows
+    of an embedding table, whose own numbers are gathered as the integers are."""
     stored = {item.name: item for item in graph.initializer}
-    integers = {name for name, item in stored.items() if item.data_type in (TensorProto.INT8, TensorProto.UINT8)}
+    integers = {name for name, item in stored.items() if item.data_type in _bytes()}
     columns = {name for name, item in stored.items() if list(item.dims[1:]) == [1]}
     gathered = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Gather"}
+    weights = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in integers}
     levels = {
         node.output[0] for node in graph.node if node.op_type == "Cast" and gathered.get(node.input[0]) in integers
     }
@@ -86,6 +85,10 @@ def scales_of(graph: Any) -> set[str]:
         if node.op_type in ("Mul", "Add") and rows and levels.intersection(node.input):
             found |= rows
             levels.update(node.output)
+        if node.op_type in ("Mul", "Sub") and node.input[0] in weights and node.input[1] in stored:
+            found.add(node.input[1])
+            if node.op_type == "Sub":
+                weights.update(node.output)
     return found
 
 
@@ -148,9 +151,23 @@ def _weights(graph: Any, stored: Mapping[str, Any]) -> Iterator[tuple[Array, Any
             point = stored.get(node.input[place]) if place < len(node.input) else None
             levels = _array(item)
             yield levels, 0 if point is None else _spread(_array(point), levels, node, index)
+        elif item.data_type in _bytes() and all(node.op_type == "Cast" for node, _ in found):
+            if (shifted := _shifted(found[0][0].output[0], users)) is not None:
+                yield _array(item), 0 if not shifted else _array(stored[shifted])
         elif table and item.data_type in _bytes() and all(node.op_type in ("Gather", "Transpose") for node, _ in found):
             # Integers of an embedding table, of which the rows that a call gathers become floats.
             yield _array(item), _zero_of_rows(item.name, stored, users)
+
+
+def _shifted(value: str, users: Mapping[str, list[tuple[Any, int]]]) -> str | None:
+    """The zero points that are subtracted from the levels `value`, "" where none are; None where they are no levels,
+    which are multiplied by their scales."""
+    for node, index in users.get(value, []):
+        if node.op_type == "Mul" and not index:
+            return ""
+        if node.op_type == "Sub" and not index and _shifted(node.output[0], users) == "":
+            return str(node.input[1])
+    return None
 
 
 def _zero_of_rows(name: str, stored: Mapping[str, Any], users: Mapping[str, list[tuple[Any, int]]]) -> Any:

@@ -9,7 +9,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
-from optlang.interfaces import Context, Refusal
+from optlang.interfaces import Context, Factory, ModelState, Refusal
+from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.techniques.quant.levels import grouped, rounded
 from optlang.techniques.quant.weight_only import weight_only
 from optlang.workload.model.make import make
@@ -97,6 +98,40 @@ def test_answers_are_those_of_the_rounded_module_in_both_runtimes(images, tmp_pa
     other = openvino.Core().compile_model(str(result.model), "CPU", OPENVINO)(pixels)[0]
     assert numpy.allclose(other, found, rtol=1e-4, atol=1e-5)
     assert numpy.abs(fast - found).max() < 0.03 * max(1.0, numpy.abs(found).max())
+
+
+class Again(torch.nn.Module):
+    """A linear layer that runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = torch.nn.Linear(64, 64)
+
+    def forward(self, image):
+        return self.layer(torch.relu(self.layer(image.flatten(1))))[:, :10]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("network", ["cnn", "unet", "recurrent", "again"])
+def test_onnx_runtime_makes_floats_once_where_it_multiplies_by_floats(network, symmetric, images, tmp_path):
+    state = ModelState("module", Again().eval(), Factory("x:y")) if network == "again" else start(network)
+    settings = SETTINGS | {"symmetric": symmetric}
+    result = weight_only(state, settings, Context(images, 1, tmp_path, STUDY, OnnxRuntime().wants()))
+    assert result.notes["quantize.weights"] > 0.95
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(str(result.model), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimized.onnx").graph
+    stored = {item.name: item.data_type for item in graph.initializer if len(item.dims) > 1}
+    kinds = {node.op_type for node in graph.node for name in node.input if stored.get(name) == TensorProto.INT8}
+    assert kinds <= {"MatMulNBits", "DequantizeLinear"}
+    made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert {node.op_type for node in graph.node if made.intersection(node.input)} <= {"MatMul", "Gemm"}
+    assert "Cast" not in {node.op_type for node in graph.node if set(node.input) <= set(stored)}
 
 
 @pytest.mark.slow

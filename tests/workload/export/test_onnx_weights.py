@@ -47,18 +47,25 @@ def pruned(network, images):
 def zeros_of_the_runtime(path):
     """Zeros and all of the matrices that ONNX Runtime makes of a file's integers."""
     model = onnx.load(path)
-    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     stored = {item.name: item for item in model.graph.initializer}
     # The scale of a group norm has axes too, but one that is longer than 1.
-    nodes = [
-        node for node in nodes
-        if node.input[0] in stored and sum(size > 1 for size in stored[node.input[0]].dims) > 1
-    ]
-    used = [stored[name] for node in nodes for name in node.input]
+    levels = {
+        name for name, item in stored.items()
+        if sum(size > 1 for size in item.dims) > 1 and item.data_type != onnx.TensorProto.FLOAT
+    }
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type in ("DequantizeLinear", "Cast", "Sub", "Mul") and node.input[0] in levels:
+            nodes.append(node)
+            levels.update(node.output if node.op_type in ("Cast", "Sub") else ())
+    used = [stored[name] for node in nodes for name in node.input if name in stored]
     del model.graph.node[:], model.graph.output[:], model.graph.value_info[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend({item.name: item for item in used}.values())
-    model.graph.output.extend(helper.make_empty_tensor_value_info(node.output[0]) for node in nodes)
+    model.graph.output.extend(
+        helper.make_empty_tensor_value_info(node.output[0]) for node in nodes
+        if node.op_type in ("DequantizeLinear", "Mul")
+    )
     given = {item.name: numpy.zeros([size.dim_value or 1 for size in item.type.tensor_type.shape.dim], numpy.float32)
              for item in model.graph.input}
     arrays = onnxruntime.InferenceSession(model.SerializeToString()).run(None, given)
