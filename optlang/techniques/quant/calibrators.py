@@ -27,7 +27,16 @@ def squared_error(counts: Any, centers: Any, low: float, high: float) -> float:
     return float((counts * (centers - (levels - zero) * step) ** 2).sum())
 
 
-class SquaredErrorCollector(HistogramCollector):  # type: ignore[misc]
+class Collector(HistogramCollector):  # type: ignore[misc]
+    """ONNX Runtime's collector of histograms, of batches that may differ in shape."""
+
+    def collect(self, name_to_arr: Any) -> Any:
+        """Collect the values of each tensor, which come as an array a batch."""
+        flat = {name: numpy.concatenate([item.flatten() for item in arrays]) for name, arrays in name_to_arr.items()}
+        return super().collect(flat)
+
+
+class SquaredErrorCollector(Collector):
     """ONNX Runtime's collector of histograms; the range it gives is the one of least squared error."""
 
     def get_entropy_threshold(self, histogram: Any, num_quantized_bins: int) -> tuple[Any, Any]:
@@ -49,7 +58,7 @@ class SquaredErrorCollector(HistogramCollector):  # type: ignore[misc]
         return edges.dtype.type(low), edges.dtype.type(high)
 
 
-class EntropyCollector(HistogramCollector):  # type: ignore[misc]
+class EntropyCollector(Collector):
     """ONNX Runtime's collector with `get_entropy_threshold` done in whole arrays."""
 
     def get_entropy_threshold(self, histogram: Any, num_quantized_bins: int) -> tuple[Any, Any]:

@@ -177,13 +177,13 @@ def ranges_of(
         model, list(operators), augmented_model_path=str(model.with_name("augmented.onnx")), calibrate_method=method,
         extra_options=options,
     )
-    if method == CalibrationMethod.Entropy:
-        from optlang.techniques.quant.calibrators import EntropyCollector, SquaredErrorCollector
+    if method != CalibrationMethod.MinMax:
+        from optlang.techniques.quant.calibrators import Collector, EntropyCollector, SquaredErrorCollector
 
-        kind = SquaredErrorCollector if settings["calibrator"] == "mse" else EntropyCollector
-        calibrator.collector = kind(
-            "entropy", options["symmetric"], options["num_bins"], calibrator.num_quantized_bins, calibrator.percentile,
-            calibrator.scenario,
+        kinds = {"mse": SquaredErrorCollector, "entropy": EntropyCollector, "percentile": Collector}
+        calibrator.collector = kinds[settings["calibrator"]](
+            "percentile" if method == CalibrationMethod.Percentile else "entropy", calibrator.symmetric,
+            calibrator.num_bins, calibrator.num_quantized_bins, calibrator.percentile, calibrator.scenario,
         )
     calibrator.collect_data(Reader(samples))
     return calibrator.compute_data()
