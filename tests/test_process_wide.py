@@ -40,6 +40,7 @@ ALLOWED = {
     "measure/signals.py:_let_go": "after SIGHUP: descriptors of a terminal that is gone",
     "measure/signals.py:outlive": "the start of a worker or a measuring process",
     "measure/signals.py:start_tracker": f"multiprocessing's tracker inherits both; {RESTORED}",
+    "runtimes/torch/int8_layers.py:_engine": f"torch packs weights for the library that it names; {RESTORED}",
     "run/engine.py:_Worker.start": f"multiprocessing reads it while it starts a process; {RESTORED}",
     "run/engine.py:_begin": WORKER,
     "run/worker.py:_begin_torch": WORKER,

@@ -26,7 +26,7 @@ technique stamp "marks a module" {{
 study sample {{
   model net  = zoo.digits_cnn(width = 8)
   data  seen = zoo.digits(seed = 0)
-  target here {{ runtime in {{ eager; onnxruntime; phone }} }}
+  target here {{ runtime in {{ torchscript; onnxruntime; phone }} }}
   steps {{ {steps} }}
   minimize size
   search {{ trials = 4 }}
@@ -48,7 +48,7 @@ def plan(folder: Path, steps: str) -> Plan:
 
 
 def runs_on(found: Plan, **values: object) -> set[str]:
-    labels = ("eager", "onnxruntime", "phone")
+    labels = ("torchscript", "onnxruntime", "phone")
     return {label for label in labels if incompatibility(found, {"here.runtime": label, **values}) is None}
 
 
@@ -56,12 +56,12 @@ def test_one_name_serves_runtimes_with_and_without_int8_of_their_own(tmp_path):
     found = plan(tmp_path, "maybe static")
     assert [item.performs for item in found.runtimes if item.name.endswith("phone")] == [("quant.static", "cast")]
     assert runs_on(found, static=True) == {"onnxruntime", "phone"}
-    assert runs_on(found, static=False) == {"eager", "onnxruntime", "phone"}
+    assert runs_on(found, static=False) == {"torchscript", "onnxruntime", "phone"}
 
 
 def test_a_module_of_techniques_may_be_named(tmp_path):
     found = plan(tmp_path, "maybe half")
-    assert runs_on(found, half=True) == {"eager", "onnxruntime", "phone"}
+    assert runs_on(found, half=True) == {"torchscript", "onnxruntime", "phone"}
     assert found.impossible == ()
 
 

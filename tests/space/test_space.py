@@ -27,6 +27,10 @@ forbid precision == dynamic and rounds >= 2 because "it costs more than it wins"
 """
 
 
+# Of these torchscript alone runs nothing but modules.
+RUNTIMES = "target here { runtime in { torchscript; onnxruntime; openvino } }"
+
+
 def every_point(space: Space) -> Iterator[Point]:
     """All points, by drawing with every sequence of choices there is."""
     prefixes: list[list[int]] = [[]]
@@ -47,13 +51,13 @@ def every_point(space: Space) -> Iterator[Point]:
 
 
 def test_size_is_what_counting_one_by_one_gives(plan_of: Make) -> None:
-    plan = plan_of(DIGITS)
+    plan = plan_of(DIGITS, target=RUNTIMES)
     space = Space(plan)
     points = [point for point in every_point(space) if space.forbidden(point) is None]
     size = space.size()
     assert size.exact
     assert size.points == len(points) == len({tuple(point.items()) for point in points})
-    # rounds: 1 + 2·(3·2) = 13 ways; eager runs no ONNX file: 13; the other two: 13·(1 + 4) + 7 with dynamic
+    # rounds: 1 + 2·(3·2) = 13 ways; torchscript runs no ONNX file: 13; the other two: 13·(1 + 4) + 7 with dynamic
     assert size.points == 13 + 2 * (13 * 5 + 7)
     assert size.continuous == ()
 
@@ -66,27 +70,28 @@ def test_a_continuous_knob_is_named_and_not_counted(plan_of: Make) -> None:
 
 
 def test_impossible_cells_are_never_offered(plan_of: Make) -> None:
-    plan = plan_of(DIGITS)
+    plan = plan_of(DIGITS, target=RUNTIMES)
     assert plan.impossible
     for point in every_point(Space(plan)):
-        assert not (point["here.runtime"] == "eager" and point["precision"] != "none")
+        assert not (point["here.runtime"] == "torchscript" and point["precision"] != "none")
 
 
 def test_a_runtime_that_is_missing_leaves_the_space(plan_of: Make) -> None:
-    space = Space(plan_of(DIGITS), {"here.runtime.openvino": "not installed"})
-    assert {point["here.runtime"] for point in every_point(space)} == {"eager", "onnxruntime"}
+    space = Space(plan_of(DIGITS, target=RUNTIMES), {"here.runtime.openvino": "not installed"})
+    assert {point["here.runtime"] for point in every_point(space)} == {"torchscript", "onnxruntime"}
     assert space.size().points == 13 + (13 * 5 + 7)
 
 
 def test_nothing_left_is_said(plan_of: Make) -> None:
-    plan = plan_of(DIGITS)
-    space = Space(plan, {f"here.runtime.{name}": "not installed" for name in ("eager", "onnxruntime", "openvino")})
+    plan = plan_of(DIGITS, target=RUNTIMES)
+    names = ("torchscript", "onnxruntime", "openvino")
+    space = Space(plan, {f"here.runtime.{name}": "not installed" for name in names})
     with pytest.raises(Exhausted):
         space.draw(lambda knob, domain: next(every_value(domain)))
 
 
 def test_forbidden_says_the_authors_reason(plan_of: Make) -> None:
-    space = Space(plan_of(DIGITS))
+    space = Space(plan_of(DIGITS, target=RUNTIMES))
     point = next(p for p in every_point(space) if p["precision"] == "dynamic" and p["rounds"] == 2)
     reason = space.forbidden(point)
     assert reason is not None
@@ -104,7 +109,7 @@ def test_percent_steps_are_exact(plan_of: Make) -> None:
 
 
 def test_contains_knows_its_own_points_only(plan_of: Make) -> None:
-    space = Space(plan_of(DIGITS))
+    space = Space(plan_of(DIGITS, target=RUNTIMES))
     points = list(every_point(space))
     assert all(space.contains(point) == (space.forbidden(point) is None) for point in points)
     point = dict(points[-1])
@@ -142,7 +147,7 @@ steps {
   precision in { none; when rounds >= 1 { static { samples in [64, 256] }; dynamic when rounds < 2 } }
 }
 """
-SOMETIMES = "target here { threads in [1, 2]; runtime in { onnxruntime; openvino when threads == 2; eager } }"
+SOMETIMES = "target here { threads in [1, 2]; runtime in { onnxruntime; openvino when threads == 2; torchscript } }"
 
 
 def test_a_branch_is_there_only_where_its_condition_holds(plan_of: Make) -> None:

@@ -42,7 +42,7 @@ ENTRIES = (
         "A step, a branch or a runtime can never be taken on the targets of this study: no runtime of theirs takes the "
         "form of model that it gives.",
         "a branch that no trial can take looks like a choice and is none.",
-        "target here { device = cpu; runtime = eager }\nsteps { static }",
+        "target here { device = cpu; runtime = torchscript }\nsteps { static }",
         "target here { device = cpu; runtime = onnxruntime }\nsteps { static }",
     ),
     Entry(

@@ -1,4 +1,4 @@
-"""PyTorch as it is: the module itself, called in float32."""
+"""PyTorch as it is: the module itself, called in float32 or with layers in int8."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ WEIGHTS = "model.safetensors"
 
 
 class Eager:
-    """The artifact is the safetensors file; the module is rebuilt from the factory and its edits."""
+    """The artifact is the safetensors file; the module is rebuilt from the factory and its edits.
+
+    `static` and `dynamic` int8 are edits too: layers are replaced by those of `int8_layers`, which torch's own integer
+    kernels compute, and the file has their integers and ranges.
+    """
 
     name: ClassVar[str] = "eager"
     imports: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "optlang.workload.model.make")
@@ -30,14 +34,18 @@ class Eager:
         return None if importlib.util.find_spec("torch") else 'pip install "torch>=2.10,<2.14"'
 
     def wants(self) -> QuantWants:
-        """What torch's own x86 kernels take; eager runs no int8 graph, and its declaration takes modules only."""
+        """What torch's own x86 kernels take; eager runs no int8 graph, and makes int8 layers of its own."""
         return QuantWants("uint8", "int8", False, True, True)
 
     def build(
         self, state: ModelState, target: TargetSpec, settings: Mapping[str, Any], folder: Path, data: Dataset,
         study: Path,
     ) -> Artifact:
-        """Write the weights; the factory and the edits go into `about`. Raises `Refusal` for other forms."""
+        """Write the weights; the factory and the edits go into `about`.
+
+        Raises `Refusal` for other forms and devices; of int8 for settings that eager has not, and where most weights
+        stay in float or the file does not become smaller.
+        """
         import safetensors.torch
         import torch
 
@@ -48,7 +56,9 @@ class Eager:
         from optlang.workload.model.call import call
         from optlang.workload.model.weights import parameters
 
-        module = module_of(state, target, self.name)
+        module = module_of(state, target, self.name, ("module", "graph"))
+        if state.requests:
+            return _in_integers(self, state, target, folder, data, study)
         training = module.training
         with torch.no_grad(), imports.user_code("running the model", study):
             outputs = tuple(call(module.eval(), data.example(1)))
@@ -75,7 +85,52 @@ class Eager:
             module = rebuild(Factory(**about["factory"]), tuple(Edit(**item) for item in about["edits"]), study)
             # Knows of weights that share memory: the file holds them once.
             safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
+            if "int8" in about:
+                from optlang.runtimes.torch import int8_layers
+                from optlang.workload.export import tracing
+
+                # Kernels of whole encoder layers take weights past the layers, and there are none in float.
+                stack.enter_context(tracing.plain_attention())
+                int8_layers.ready(module)
             return EagerSession(module.eval().requires_grad_(False), artifact.inputs, stack.pop_all())
+
+
+def _in_integers(
+    runtime: Eager, state: ModelState, target: TargetSpec, folder: Path, data: Dataset, study: Path
+) -> Artifact:
+    """Write the module with layers in int8, open the file again and compare the answers of both."""
+    import safetensors.torch
+
+    from optlang.runtimes.shared.artifact_files import described, refuse_larger
+    from optlang.runtimes.torch import eager_int8, int8_layers
+    from optlang.workload.export import tracing
+    from optlang.workload.model import dtypes, quantized_share
+    from optlang.workload.model.weights import parameters
+
+    eager_int8.refuse_unknown(state.requests)
+    (request,) = state.requests
+    module: Any = state.model
+    dtypes.refuse_others(dtypes.module_types(module))
+    example = data.example(tracing.TRACED)
+    with tracing.first_call(module, example, study) as answers:
+        smaller, edit, int8 = eager_int8.quantized(module, example, request, data)
+        safetensors.torch.save_file(parameters(smaller), folder / WEIGHTS)
+        size = (folder / WEIGHTS).stat().st_size
+        refuse_larger("int8", size, len(safetensors.torch.save(parameters(module))))
+        artifact = Artifact(
+            folder, "safetensors", described(folder, [WEIGHTS]), data.input_names, tuple(answers),
+            {
+                "factory": asdict(state.factory), "edits": [asdict(item) for item in (*state.edits, edit)],
+                "int8": int8, "stored": quantized_share.stored(int8["all"]),
+            },
+        )
+        int8_layers.ready(smaller)
+        given = data.example(tracing.CHECKED)
+        session = runtime.open(artifact, target, {}, study)
+        found = session.collect(session.run(session.prepare({name: item.numpy() for name, item in given.items()})))
+        session.close()
+        tracing.agree(tracing.answers_of(smaller, given), list(found.values()), "the file", tracing.tolerance(module))
+    return artifact
 
 
 class EagerSession:
