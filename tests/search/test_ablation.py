@@ -33,8 +33,8 @@ def test_every_technique_stands_alone_on_every_runtime_that_takes_it(plan_of: Ma
     assert found == [
         ("none", "onnxruntime"), ("none", "openvino"),
         ("training.finetune", "eager"),
-        ("quant.dynamic", "onnxruntime"), ("quant.dynamic", "openvino"),
-        ("quant.static", "onnxruntime"), ("quant.static", "openvino"),
+        ("quant.dynamic", "eager"), ("quant.dynamic", "onnxruntime"), ("quant.dynamic", "openvino"),
+        ("quant.static", "eager"), ("quant.static", "onnxruntime"), ("quant.static", "openvino"),
         ("prune.channels", "eager"), ("prune.channels", "onnxruntime"), ("prune.channels", "openvino"),
     ]
 
@@ -145,14 +145,15 @@ def test_a_missing_runtime_has_no_rung(plan_of: Make) -> None:
 def test_with_several_targets_each_runtime_is_there_once(plan_of: Make) -> None:
     plan = plan_of(
         "steps { maybe static; maybe half }",
-        target="target one { runtime in { eager; onnxruntime; openvino } }\n  target two { runtime = onnxruntime }",
+        target="target one { runtime in { torchscript; onnxruntime; openvino } }\n"
+        "  target two { runtime = onnxruntime }",
     )
     space = Space(plan)
     found = list(ablation_trials(plan, space, {}))
     assert baseline_recipe(plan).label == "one.eager, two.eager"
     bare = [rung for rung in found if rung.alone == "none"]
     assert [rung.recipe.label for rung in bare] == [
-        "one.eager, two.onnxruntime", "one.onnxruntime, two.onnxruntime", "one.openvino, two.onnxruntime",
+        "one.torchscript, two.onnxruntime", "one.onnxruntime, two.onnxruntime", "one.openvino, two.onnxruntime",
     ]
     assert all(rung.point is not None for rung in bare)
     # Where a technique does not suit one target, it is measured on the other; no point of the space is so.

@@ -26,9 +26,9 @@ EXPECTED = """\
 study sample: a study for tests
 
 knobs (4)
-  runtime     {eager, onnxruntime, openvino}
+  runtime     {torchscript, onnxruntime, openvino}
   rounds      0 .. 2
-  ratio       [10%, 30%]                       when rounds >= 1
+  ratio       [10%, 30%]                             when rounds >= 1
   precision   {none, static}
 
 pipeline
@@ -40,7 +40,7 @@ pipeline
 
 target
   here
-    eager
+    torchscript
     onnxruntime
     openvino
 
@@ -48,8 +48,8 @@ space
   at most 8 points of the finite knobs; lr is continuous
 
 cannot go together
-  eager runs a PyTorch module; static leaves an ONNX file:
-    runtime = eager, precision = static
+  torchscript runs a PyTorch module; static leaves an ONNX file:
+    runtime = torchscript, precision = static
 
 forbidden
   precision == static and ratio == 30%, because of this
@@ -87,7 +87,7 @@ def test_all_that_is_said_of_a_study(plan_of: Callable[..., Plan]) -> None:
         forbid precision == static and
           ratio == 30% because "of this"
         require accuracy >= 90%
-    """)
+    """, target="target here { device = cpu; runtime in { torchscript; onnxruntime; openvino } }")
     assert text(describe(plan, Size(exact=False, continuous=("lr",)), 4)) == EXPECTED
 
 

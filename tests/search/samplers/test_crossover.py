@@ -24,7 +24,7 @@ SMALL: Point = {
     "here.runtime": "openvino", "rounds": 2, "rounds.prune.ratio": 0.3, "precision": "static",
     "precision.static.samples": 64,
 }
-FLOAT: Point = {"here.runtime": "eager", "rounds": 1, "rounds.prune.ratio": 0.1, "precision": "none"}
+FLOAT: Point = {"here.runtime": "torchscript", "rounds": 1, "rounds.prune.ratio": 0.1, "precision": "none"}
 
 
 def part(point: Point, name: str) -> dict[str, object]:
@@ -32,7 +32,7 @@ def part(point: Point, name: str) -> dict[str, object]:
 
 
 def test_every_part_comes_whole_from_one_of_two_parents(plan_of: Make) -> None:
-    plan = plan_of(STEPS)
+    plan = plan_of(STEPS, target="target here { runtime in { torchscript; onnxruntime; openvino } }")
     space = Space(plan)
     parents = [LARGE, SMALL, FLOAT]
     known = {resolve(plan, point).effect for point in parents}
@@ -45,8 +45,8 @@ def test_every_part_comes_whole_from_one_of_two_parents(plan_of: Make) -> None:
             assert part(child, name) in [part(parent, name) for parent in parents]
         children.append(child)
     assert {"here.runtime": "onnxruntime", **part(SMALL, "rounds"), **part(LARGE, "precision")} in children
-    # eager runs no ONNX file, and two rounds in float are forbidden
-    assert not [child for child in children if child["here.runtime"] == "eager" and child["precision"] != "none"]
+    # torchscript runs no ONNX file, and two rounds in float are forbidden
+    assert not [child for child in children if child["here.runtime"] == "torchscript" and child["precision"] != "none"]
     assert not [child for child in children if child["rounds"] == 2 and child["precision"] == "none"]
 
 
