@@ -103,11 +103,14 @@ class Cutter:
                     self._scores[group.root] = scores.detach().cpu()
         self._no_norm = tuple(sorted(score.left)) if isinstance(score, Scale) else ()
         with imports.user_code("the model's forward", self._context.study):
-            symmetry = Symmetry(module, self._samples)
+            symmetry = Symmetry(module, self.example)
+        mixed = set()
         for group in symmetry.asymmetric(open_groups):
             self._doubtful.add(group.root)
-            moved = rerouted(module, group, open_groups, symmetry, self._samples)
-            if moved is not None:
+            moved = None if group.form in mixed else rerouted(module, group, open_groups, symmetry, self.example)
+            if moved is None:
+                mixed.add(group.form)
+            else:
                 open_groups[open_groups.index(group)] = moved
                 self._routes |= tables(moved, module)
                 continue

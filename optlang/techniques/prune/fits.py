@@ -27,23 +27,23 @@ class Fits:
     def __init__(self, module: nn.Module, example: Mapping[str, Tensor]) -> None:
         self._module, self._example = module, dict(example)
         self._shapes = _shapes(copy.deepcopy(module).eval(), self._example)
+        self._training: Shapes | None
+        self._source, self._inputs = module, self._example
+        empty = attempt(lambda: copy.deepcopy(module).eval().to("meta"))
+        inputs = {name: item.to("meta") for name, item in self._example.items()}
+        if not isinstance(empty, Exception) and attempt(lambda: _shapes(empty, inputs)) == self._shapes:
+            training = proof.trains(empty, inputs)
+            if training is not None:
+                self._source, self._inputs, self._training = empty, inputs, training
+                return
         self._training = proof.trains(module, self._example)
-        self._empty = attempt(lambda: copy.deepcopy(module).to("meta"))
-        self._inputs = {name: item.to("meta") for name, item in self._example.items()}
-        if isinstance(self._empty, Exception) or not self._runs_empty(self._empty):
-            self._empty, self._inputs = module, self._example
-
-    def _runs_empty(self, module: nn.Module) -> bool:
-        found = attempt(lambda: _shapes(copy.deepcopy(module).eval(), self._inputs))
-        return found == self._shapes and proof.trains(module, self._inputs) == self._training
 
     def broken(self, change: Callable[[nn.Module], object], *, really: bool = False) -> str | None:
         """Why a copy that `change` changes in place gives no such answers; None where it does.
 
         `really`: with the model's numbers, and in eval mode alone.
         """
-        source, inputs = (self._module, self._example) if really else (self._empty, self._inputs)
-        assert not isinstance(source, Exception)
+        source, inputs = (self._module, self._example) if really else (self._source, self._inputs)
         module = copy.deepcopy(source).eval()
         try:
             change(module)

@@ -7,6 +7,7 @@ It says where each channel lies in which tensor, and which layers cannot be foll
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,15 @@ class Group:
     axes: tuple[Axis, ...]
     parts: tuple[Part, ...] = field(compare=False)
     found: Any = field(compare=False, repr=False)
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What groups have in common that play one part in different blocks of a model."""
+        kinds = Counter(
+            (axis.tensor.rpartition(".")[2], axis.axis, len(axis.positions[0]) if axis.positions else 0)
+            for axis in self.axes
+        )
+        return self.channels, self.blocks, len(self.giving), self.root.rpartition(".")[2], frozenset(kinds.items())
 
     @property
     def losing(self) -> set[str]:

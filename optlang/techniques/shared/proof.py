@@ -297,12 +297,12 @@ def _by_groups(module: nn.Module, lost: Lost, example: Mapping[str, Tensor]) -> 
         with coupled.drawn(copy.deepcopy(module), example) as graph:
             groups, _ = coupled.groups(graph, ())
         symmetry = Symmetry(module, example)
-        for group in symmetry.asymmetric([item for item in groups if not item.answers]):
-            moved = rerouted(module, group, groups, symmetry, example)
-            if moved is not None:
-                groups[groups.index(group)] = moved
         lacking = {group: _gone(group, lost.masks) for group in groups}
         gone = {group: channels for group, channels in lacking.items() if channels}
+        for group in symmetry.asymmetric(list(gone)):
+            moved = rerouted(module, group, groups, symmetry, example)
+            if moved is not None:
+                gone[moved] = gone.pop(group)
         if not lost.ordered or not _covered(module, gone, lost.masks):
             return False
         doubtful = symmetry.asymmetric(list(gone))

@@ -48,6 +48,12 @@ def routed(module: nn.Module, group: Group, example: Mapping[str, Tensor]) -> Gr
     plain, changed = seen([False] * group.channels), seen([True] * group.channels)
     if plain is None or changed is None:
         return None
+    first = seen([channel == 0 for channel in range(group.channels)])
+    if first is None or any(
+        int(_differ(first[name], plain[name]).sum()) * group.channels != int(_differ(changed[name], plain[name]).sum())
+        for name in plain
+    ):
+        return None  # one channel arrives at more positions than its own: they are mixed on their way, not moved
     numbers = {name: torch.zeros(item.shape[0], dtype=torch.long) for name, item in plain.items()}
     for digit in range(digits):
         found = seen([bool(channel >> digit & 1) for channel in range(group.channels)])

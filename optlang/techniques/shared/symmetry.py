@@ -55,6 +55,7 @@ class Symmetry:
     def __init__(self, module: nn.Module, example: Mapping[str, Tensor]) -> None:
         self._module, self._example = module, dict(example)
         self._wanted = answers(module, self._example)
+        self._parts: dict[tuple[object, ...], int | None] = {}
 
     def holds(self, groups: Sequence[Group], blocks: Mapping[str, int] | None = None) -> bool:
         """Whether the answers stay the same when the channels of all `groups` are exchanged at random.
@@ -87,20 +88,40 @@ class Symmetry:
         return not isinstance(found, Exception) and unequal(found, self._wanted) is None
 
     def asymmetric(self, groups: Sequence[Group]) -> list[Group]:
-        """Those of `groups` whose channels cannot be exchanged, each by itself."""
+        """Those of `groups` whose channels cannot be exchanged, each by itself.
+
+        Of groups of one form (the blocks of a Transformer) all count as such where the first does.
+        """
         if not groups or self.holds(groups):
             return []
         if len(groups) == 1:
             return list(groups)
-        middle = len(groups) // 2
-        return [*self.asymmetric(groups[:middle]), *self.asymmetric(groups[middle:])]
+        forms: dict[tuple[object, ...], list[Group]] = {}
+        for group in groups:
+            forms.setdefault(group.form, []).append(group)
+        if len(forms) == 1:
+            if not self.holds(groups[:1]):
+                return list(groups)
+            middle = len(groups) // 2
+            return [*self.asymmetric(groups[:middle]), *self.asymmetric(groups[middle:])]
+        kinds = list(forms.values())
+        halves = kinds[: len(kinds) // 2], kinds[len(kinds) // 2 :]
+        return [group for half in halves for group in self.asymmetric([item for kind in half for item in kind])]
 
     def parts(self, group: Group) -> int | None:
-        """The fewest equal blocks (heads, say) in which the channels of `group` can be exchanged alike; None: none."""
-        for count in range(2, min(_MOST_BLOCKS, group.channels // 2) + 1):
-            if group.channels % count == 0 and self.holds([group], {group.root: count}):
-                return count
-        return None
+        """The fewest equal blocks (heads, say) in which the channels of `group` can be exchanged alike; None: none.
+
+        For a group of the form of an earlier one only what was found for that is tried.
+        """
+        if group.form not in self._parts:
+            counts = [count for count in range(2, min(_MOST_BLOCKS, group.channels // 2) + 1)
+                      if group.channels % count == 0]
+        else:
+            known = self._parts[group.form]
+            counts = [] if known is None else [known]
+        found = next((count for count in counts if self.holds([group], {group.root: count})), None)
+        self._parts.setdefault(group.form, found)
+        return found
 
 
 def _order(group: Group, parts: int | None, generator: torch.Generator) -> list[int]:
