@@ -127,7 +127,7 @@ class Graph:
     """torch-pruning's graph of a module, searched with a limit.
 
     torch-pruning's own search goes round for ever where code takes channels apart and joins them again (rotary
-    positions), works all positions out anew for each layer, and fails for the whole model where it cannot do so for
+    positions), works all positions out again for each layer, and fails for the whole model where it cannot do so for
     one operator.
     """
 

@@ -136,7 +136,7 @@ def single(module: nn.Module) -> bool:
 def check_copies(module: nn.Module) -> None:
     """OptlangError with the attribute where `module` cannot be copied, or a copy would use layers of the first.
 
-    That do functions that were made where the layers were at hand (a lambda as a hook, a forward put in the place of
+    That do functions that were made where the layers were known (a lambda as a hook, a forward put in the place of
     another): copying a module copies its methods, and no functions.
     """
     held = next(_closures(module), None)
