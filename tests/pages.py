@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 WRITTEN = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "editors/vscode/README.md")),
-    *(DOCS / name for name in ("install.md", "ten_minutes.md", "guide.md", "metrics.md", "language.md")),
+    *(DOCS / name for name in ("install.md", "ten_minutes.md", "guide.md", "your_model.md", "metrics.md", "language.md")),
     *(DOCS / name for name in ("questions.md", "targets.md", "editors.md")),
     *sorted((DOCS / "language").glob("*.md")), *sorted((DOCS / "techniques").glob("*.md")),
 ]
@@ -38,6 +38,7 @@ import python "mine.py" as mine
   {text}
 }}
 """
+_IMPORTED = {"tm": "torchmetrics", "vision": "vision.py", "text": "text.py"}
 _FOR_GOALS = """steps {
     repeat rounds in 0 .. 3 {
       prune   = channels { ratio in 10% .. 50% step 10% }
@@ -105,7 +106,10 @@ def whole(example: Example) -> str:
     has = {name: re.search(rf"^\s*{name}\b", text, re.M) is not None for name in ("model", "data", "target", "steps")}
     goal = re.search(r"^\s*(minimize|maximize)\b", text, re.M)
     return _AROUND.format(
-        imports='import python "torchmetrics" as tm\n' if "tm." in text else "",
+        imports="".join(
+            f'import python "{file}" as {alias}\n' for alias, file in _IMPORTED.items()
+            if re.search(rf"\b{alias}\.\w+\(", text)
+        ),
         model="" if has["model"] else "model net = mine.net(width = 24)",
         data="" if has["data"] else "data seen = mine.samples(seed = 0)",
         target="" if has["target"] else "target here { runtime in { eager; onnxruntime; openvino } }",

@@ -142,6 +142,54 @@ def test_the_guides_own_studies_run(study: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("torchvision")
+def test_a_classifier_of_transformers_runs(folder: Path) -> None:
+    pytest.importorskip("transformers")
+    few = "measure { rounds = 2; front_rounds = 2; front_processes = 1; round_seconds = 2ms; round_calls = 5 }"
+    text = (folder / "text.opt").read_text().replace("  search {", f"  {few}\n  search {{")
+    assert "; dynamic; weight_only" in text
+    (folder / "text.opt").write_text(text.replace("; dynamic; weight_only", ""))
+    done = subprocess.run(
+        [sys.executable, "-m", "optlang", "run", "text.opt"], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout
+    assert re.search(r"static · onnxruntime .* (9\d\.\d|100\.0) %", done.stdout), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.filterwarnings("ignore")   # of what timm and Transformers import
+def test_models_of_libraries_take_their_own_checkpoints(folder: Path) -> None:
+    import torch
+
+    from optlang.interfaces import Factory
+    from optlang.workload.data.tensors import forward_names
+    from optlang.workload.model.call import call
+    from optlang.workload.model.make import initial, make
+
+    pytest.importorskip("timm")
+    pytest.importorskip("transformers")
+    images = torch.rand(2, 3, 32, 32)
+    for function in ("from_torchvision", "from_timm", "from_transformers"):
+        trained = make(Factory(f"vision.py:{function}", {"classes": 12}), folder)
+        with torch.no_grad():
+            for item in trained.parameters():
+                item.mul_(0.9)
+        inputs = {forward_names(trained)[0][0]: images}
+        torch.save({"state_dict": trained.state_dict(), "epoch": 3}, folder / "last.ckpt")
+        again = make(Factory(f"vision.py:{function}", {"classes": 12}, weights="last.ckpt"), folder)
+        with torch.no_grad():
+            wanted, found = (next(iter(call(item, inputs).values())) for item in (trained, again))
+        assert wanted.shape == (2, 12)
+        assert torch.equal(wanted, found), function
+        factory = Factory(f"vision.py:{function}", {}, weights="last.ckpt", weights_strict=False)
+        notes = initial(factory, folder, inputs).notes
+        assert len(notes["weights.initial"]) == 2, notes
+
+
+@pytest.mark.slow
 def test_ten_minutes_end_with_an_artifact_that_answers_without_torch(folder: Path) -> None:
     def done(*arguments: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
