@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 WRITTEN = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "editors/vscode/README.md")),
-    *(DOCS / name for name in ("install.md", "ten_minutes.md", "guide.md", "your_model.md", "metrics.md", "language.md")),
-    *(DOCS / name for name in ("questions.md", "targets.md", "editors.md")),
+    *(DOCS / name for name in ("install.md", "ten_minutes.md", "guide.md", "your_model.md", "metrics.md")),
+    *(DOCS / name for name in ("language.md", "questions.md", "targets.md", "editors.md")),
     *sorted((DOCS / "language").glob("*.md")), *sorted((DOCS / "techniques").glob("*.md")),
 ]
 
