@@ -176,6 +176,12 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
     return frames
 
 
+def users_file(file: str, study: Path) -> str | None:
+    """How a file of the user's own Python is shown: by its path in the study's folder; None of any other file."""
+    folder = study.resolve()
+    return _shown(file, folder) if _is_users(file, folder) else None
+
+
 def _shown(file: str, folder: Path) -> str:
     path = Path(file)
     for candidate in (path, path.resolve()):

@@ -65,7 +65,7 @@ class OnnxRuntime:
         opset = int(settings.get("opset", _OPSET))
         artifact = onnx_file.build(
             state, "onnxruntime", folder, data, study, opset=None if opset == _OPSET else opset,
-            exporter=str(settings.get("exporter", "script")),
+            exporter=str(settings.get("exporter", "auto")),
         )
         if provider != "cpu":
             _check_float(folder / onnx_file.NAME)

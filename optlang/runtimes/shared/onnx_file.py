@@ -16,15 +16,17 @@ _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 def build(
     state: ModelState, runtime: str, folder: Path, data: Dataset, study: Path, *, opset: int | None = None,
-    exporter: str = "script",
+    exporter: str = "auto",
 ) -> Artifact:
     """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
     `about["convolutions"]` whether it has any, whose images a runtime may store in another layout, and
     `about["stored"]` how much of its weights is in few bits.
 
+    `about["exporter"]` is "dynamo" where torch's first exporter could not take the module.
+
     `opset` None leaves a file as it is and exports a module in the exporter's own; a file in another one is converted.
     Whatever comes out has passed ONNX's checker. Raises `Refusal` for a module that cannot be exported, for a file that
-    cannot be converted or that an `exporter` is named for, and for other forms.
+    cannot be converted or that `exporter` "dynamo" is named for, and for other forms.
     """
     import shutil
 
@@ -32,7 +34,7 @@ def build(
 
     from optlang.runtimes.shared.artifact_files import described
     from optlang.workload.export import onnx as onnx_export
-    from optlang.workload.export import onnx_weights
+    from optlang.workload.export import onnx_weights, second_exporter
     from optlang.workload.model import quantized_share
     from optlang.workload.model.save import external_files
 
@@ -45,10 +47,10 @@ def build(
         for name in external_files(source):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.parent / name, folder / name)
-        if exporter != "script":
+        if exporter == "dynamo":
             raise Refusal(
                 f"the model comes as an ONNX file, and exporter = {exporter} exports modules",
-                help="set exporter = script",
+                help="set exporter = auto",
             )
         try:
             onnx.checker.check_model(str(path))
@@ -58,7 +60,8 @@ def build(
             _convert(path, opset, data)
     else:
         raise Refusal(f"{runtime} runs torch modules and ONNX files, not a model in the form {state.form}")
-    graph = onnx.load(path, load_external_data=False).graph
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
     stored = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in stored]
     batches = {item.type.tensor_type.shape.dim[0].dim_value for item in inputs if item.type.tensor_type.shape.dim}
@@ -72,6 +75,7 @@ def build(
         {
             "batch": batch or None, "convolutions": any(node.op_type in _CONVOLUTIONS for node in graph.node),
             "stored": quantized_share.stored(*onnx_weights.shares(graph)),
+            **({"exporter": second} if (second := second_exporter.marked(model)) else {}),
         },
     )
 

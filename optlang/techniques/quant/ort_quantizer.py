@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import Context, ModelState, QuantWants, Refusal
+from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.embedding_tables import cover, tables_of
 from optlang.techniques.quant.onnx_graph import LINEAR, WITH_WEIGHTS, load, one_scale, refuse_less
 from optlang.workload import process_state
 from optlang.workload.data import ragged
+from optlang.workload.export import second_exporter
 from optlang.workload.export.minify import compact
 from optlang.workload.export.onnx_weights import census, is_quantized, shares
 from optlang.workload.failures import FAILURES, exhausted
@@ -260,7 +261,8 @@ def scheme(wants: QuantWants | None) -> dict[str, bool]:
 def finished(
     result: Path, source: Path, state: ModelState, context: Context, asked: tuple[Any, Collection[str]] | None = None
 ) -> ModelState:
-    """The compact file in the context's folder, with the share of its weights in int8 as the note `quantize.weights`.
+    """The compact file in the context's folder, with the share of its weights in int8 as the note `quantize.weights`,
+    and `export.exporter` where torch's first exporter to ONNX could not take the module.
 
     `asked` is the float graph, with the nodes that were to stay in float. Raises `Refusal` where nothing was quantized,
     where less than `quantized_share.LEAST` was of the weights asked for, or the file is not smaller than `source`.
@@ -274,6 +276,10 @@ def finished(
     if asked is not None:
         refuse_less(asked[0], model.graph, asked[1])
     compact(model)
+    notes: dict[str, JSON] = {**state.notes, "quantize.weights": share}
+    if second := second_exporter.marked(load(source)):
+        notes["export.exporter"] = second
+        second_exporter.mark(model)
     onnx.checker.check_model(model)
     path = context.folder / "model.onnx"
     context.folder.mkdir(parents=True, exist_ok=True)
@@ -285,7 +291,7 @@ def finished(
             f"int8 makes this model larger: {new} bytes against {old} in float32",
             help="scales and zero points cost more than its few weights save",
         )
-    return ModelState("onnx", path, state.factory, state.edits, {**state.notes, "quantize.weights": share})
+    return ModelState("onnx", path, state.factory, state.edits, notes)
 
 
 def float_bytes(path: Path) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from optlang.interfaces import Array, ModelState, OutsideError, Refusal
 from optlang.workload import failures, process_state
-from optlang.workload.export import tracing
+from optlang.workload.export import second_exporter, tracing
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -49,18 +49,19 @@ _REMARKS: tuple[process_state.Remark, ...] = (
 
 
 def export(
-    state: ModelState, data: Dataset, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "script"
+    state: ModelState, data: Dataset, path: Path, study: Path, *, opset: int = OPSET, exporter: str = "auto"
 ) -> None:
     """Write the module of `state` to `path`; weights of more than 2 GB go to `path`.data.
 
     Inputs are named as the data name them, outputs as `call.call` names them; the first axis of each is the batch.
     `exporter` "script" traces a call, "dynamo" takes torch.export's graph: that needs the package onnxscript, takes
-    many times as long for mostly the same graph, and names nodes by itself, not by the layers they come from. Raises
+    many times as long for mostly the same graph, and names nodes by itself, not by the layers they come from. "auto" is
+    script, and dynamo where script cannot take the model: `second_exporter.marked` says so of the file. Raises
     `Refusal` with the operator where there is no ONNX for it, where `opset` is not what comes out, and where the
     graph's answers are not the module's.
     """
     if exporter == "dynamo" and importlib.util.find_spec("onnxscript") is None:
-        raise OutsideError("exporter = dynamo needs onnxscript", help='pip install "optlang-dsl[dynamo]"')
+        raise OutsideError("exporter = dynamo needs onnxscript", help=second_exporter.INSTALL)
     if state.form != "module":
         raise Refusal(f"a model in the form {state.form} cannot be exported to ONNX, only a torch module")
     module: nn.Module = state.model
@@ -80,13 +81,24 @@ def export(
     example = data.example(tracing.TRACED)
     with tracing.first_call(module, example, study) as answers:
         proofs = tracing.proofs(module, data)
-        axes = {name: {0: "batch", **_open(data, name)} for name in example}
-        if exporter == "script":
-            opened = tracing.open_outputs(module, data, answers)
-            axes |= {name: {0: "batch", **opened.get(name, {})} for name in answers}
-        with _fixed_sizes(data):
-            model = _exported(module, example, tuple(answers), axes, path.parent, opset, exporter)
+
+        def exported(how: str) -> ModelProto:
+            axes = {name: {0: "batch", **_open(data, name)} for name in example}
+            if how == "script":
+                opened = tracing.open_outputs(module, data, answers)
+                axes |= {name: {0: "batch", **opened.get(name, {})} for name in answers}
+            with _fixed_sizes(data):
+                return _exported(module, example, tuple(answers), axes, path.parent, opset, how)
+
+        if exporter == "auto":
+            model, second = second_exporter.tried(
+                lambda: exported("script"), lambda: exported("dynamo"), module, example, study
+            )
+        else:
+            model, second = exported(exporter), False
         _clean(model)
+        if second:
+            second_exporter.mark(model)
         _write(model, path)
         _check(module, proofs, path)
 

@@ -154,6 +154,36 @@ def test_the_other_exporter_is_refused_where_it_does_not_do_what_was_asked(image
     assert missing.value.help == 'pip install "optlang-dsl[dynamo]"'
 
 
+@needs_onnxscript
+def test_where_the_first_exporter_has_no_operator_the_second_is_tried_and_named(images, tmp_path):
+    artifact = built(start("adding"), images, tmp_path / "plain")
+    assert artifact.about["exporter"] == "dynamo"
+    agree("adding", artifact, images)
+    with pytest.raises(Refusal, match=r"'aten::logaddexp' to ONNX") as caught:
+        built(start("adding"), images, tmp_path / "script", exporter="script")
+    assert "aten::logaddexp" in caught.value.message
+    state = quantized("adding", images, tmp_path / "int8")
+    assert state.notes["export.exporter"] == "dynamo"
+    assert built(state, images, tmp_path / "file").about["exporter"] == "dynamo"
+    assert "exporter" not in built(start("mlp"), images, tmp_path / "mlp").about
+
+
+@needs_onnxscript
+def test_where_both_exporters_fail_both_reasons_and_the_line_are_given(images, tmp_path, monkeypatch):
+    line = next(
+        number for number, text in enumerate((STUDY / "networks.py").read_text().splitlines(), 1) if "erfinv" in text
+    )
+    words = rf"'aten::erfinv' to ONNX.* \(networks.py:{line}\); nor does .* \(dynamo\)"
+    with pytest.raises(Refusal, match=words) as both:
+        built(start("inverse"), images, tmp_path / "both")
+    assert "other operators, or use the runtime eager" in both.value.help
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
+    with pytest.raises(Refusal, match=rf"\(networks.py:{line}\)") as missing:
+        built(start("inverse"), images, tmp_path / "none")
+    assert 'pip install "optlang-dsl[dynamo]"' in missing.value.help
+
+
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_its_own_format_answers_the_same(kind, images, tmp_path):
     state = start("residual") if kind == "float32" else quantized("residual", images, tmp_path / "int8")
