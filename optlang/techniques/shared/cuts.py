@@ -54,11 +54,32 @@ def _pruned(module: nn.Module, layer: str, outward: bool, dim: int, indices: lis
 
     prune = _prune(module, layer)
     target = _of(module, layer)
+    if isinstance(target, nn.LayerNorm):
+        _normalized(target, dim, indices)
+        return
     prune.pruning_dim = dim
     made = (prune.prune_out_channels if outward else prune.prune_in_channels)(target, indices)
     if isinstance(target, nn.Parameter):
         holder, _, own = layer.rpartition(".")
         setattr(module.get_submodule(holder), own, made)
+
+
+def _normalized(layer: nn.LayerNorm, dim: int, indices: list[int]) -> None:
+    """torch-pruning takes what is left from a set, in no order: scales would come to other channels."""
+    import torch
+    from torch import nn
+
+    shape = list(layer.normalized_shape)
+    if len(shape) < -dim:
+        return
+    gone = set(indices)
+    left = torch.tensor([index for index in range(shape[dim]) if index not in gone])
+    for name in ("weight", "bias"):
+        own = getattr(layer, name)
+        if own is not None:
+            setattr(layer, name, nn.Parameter(own.index_select(dim, left.to(own.device))))
+    shape[dim] = len(left)
+    layer.normalized_shape = tuple(shape)
 
 
 def _prune(module: nn.Module, layer: str) -> Any:
