@@ -15,8 +15,8 @@ from optlang.report.tables import GAP, cells, framed, heading, one_line, printed
 # What a row is stays readable down to so many characters; beyond that columns go.
 _LEAST_WORDS = 20
 _TRIAL = 5
-# So many layers that were not pruned are named with their reasons.
-_LEFT = 3
+# So many reasons why layers were not pruned are given, each with so many of its layers.
+_REASONS, _LEFT = 3, 3
 
 
 def render_front(front: Front, *, width: int | None = None, color: bool = False, db: Path | None = None) -> str:
@@ -183,12 +183,21 @@ def _dependent(members: Sequence[TrialSummary]) -> Iterator[str]:
 
 
 def _whole(members: Sequence[TrialSummary]) -> Iterator[str]:
-    """A line for each set of layers that pruning left as they were."""
+    """A line for each set of layers that pruning left as they were, by the reason."""
     for left in dict.fromkeys(member.left for member in members if member.left):
         trials = [member.trial for member in members if member.left == left]
-        some = "; ".join(f"{layer}: {why}" for layer, why in left[:_LEFT])
-        more = f"; and {len(left) - _LEFT} more" if len(left) > _LEFT else ""
-        yield f"Not pruned in {_numbered(trials)}: {some}{more}"
+        reasons: dict[str, list[str]] = {}
+        for layer, why in left:
+            reasons.setdefault(why, []).append(layer)
+        shown = list(reasons.items())[:_REASONS]
+        some = "; ".join(f"{_few(layers)}: {why}" for why, layers in shown)
+        others = len(left) - sum(len(layers) for _, layers in shown)
+        yield f"Not pruned in {_numbered(trials)}: {some}" + (f"; and {others} more" if others else "")
+
+
+def _few(layers: Sequence[str]) -> str:
+    more = f" and {len(layers) - _LEFT} more" if len(layers) > _LEFT else ""
+    return ", ".join(layers[:_LEFT]) + more
 
 
 def _numbered(trials: Sequence[int]) -> str:

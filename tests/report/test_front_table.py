@@ -51,15 +51,18 @@ def test_what_macs_leave_out_is_said_below_the_front(tmp_path: Path) -> None:
 
 def test_layers_that_were_not_pruned_are_named_below_the_front(tmp_path: Path) -> None:
     plan = make_plan(objectives=(("size", "minimize"),))
-    left = {"a": "its channels are the model's outputs", "b": "the model's code counts on its channels (ValueError: 3)"}
+    left = {
+        "a": "its channels are the model's outputs", "b": "the model's code counts on its channels (ValueError: 3)",
+        **{f"c{number}": "the model's code counts on its channels (ValueError: 4)" for number in range(4)},
+    }
     events = [
         session(plan=plan), start("r1", 0),
         end("r1", 0, measurements=[measurement("size", 1000.0)], notes={"prune.left": left}),
     ]
     found = " ".join(render_front(load_front(read(tmp_path, events))).split())
     assert (
-        "Not pruned in trial 0: a: its channels are the model's outputs; b: the model's code counts on its channels"
-        in found
+        "Not pruned in trial 0: a: its channels are the model's outputs; b, c0, c1 and 2 more: the model's code counts "
+        "on its channels" in found
     )
     assert "ValueError" not in found
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # How often a search for coupled channels may look at each channel on each way between two layers, and how many channels
-# on ways it looks at in all. A search that ends looks about once; one that cannot goes round for ever.
+# on ways it looks at in all. A search that ends looks about once; others never end.
 _ROUNDS, _MOST = 20, 4_000_000
 
 
@@ -164,8 +164,8 @@ class Graph:
     def full(self, layer: nn.Module) -> Any:
         """All output channels of a layer with all that goes with them, a group as torch-pruning's scores take it.
 
-        Raises `Unfollowed` where they are still not found after `_ROUNDS` rounds, or one of them counts for more
-        than the widest layer takes.
+        Raises `Unfollowed` where they are still not found after `_ROUNDS` rounds, or lie at more positions than the
+        widest layer has.
         """
         from torch_pruning import _helpers
         from torch_pruning.dependency.dependency import Dependency
@@ -215,7 +215,8 @@ class Graph:
                 indices = mapping(indices)
             if len(indices) > self._widest:
                 raise Unfollowed(
-                    f"one of its channels counts for more than the {self._widest} that the widest layer takes"
+                    f"the code behind it spreads its channels over more positions than the {self._widest} that the "
+                    "widest layer takes"
                 )
         return indices
 
@@ -379,7 +380,7 @@ def _axes(module: nn.Module, part: Part) -> Iterator[Axis]:
         )
         if any(not 0 <= spot < size for own in spots for spot in own):
             holder = name.rpartition(".")[0] or name
-            raise Unfollowed(f"what lies between it and {holder} makes other channels of its channels")
+            raise Unfollowed(f"the code between it and {holder} makes other channels of its channels")
         yield Axis(name, axis % tensor.ndim, spots)
 
 
