@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from optlang.interfaces import JSON
 from optlang.techniques.prune.head_trace import along_axes, part_of
 from optlang.techniques.shared.symmetry import answers
+from optlang.workload.failures import attempt
 
 if TYPE_CHECKING:
     from optlang.techniques.prune.head_sites import Site
@@ -94,8 +95,17 @@ def coded(module: nn.Module, site: Site, example: Mapping[str, Tensor]) -> Code:
     args, given = _inputs(module, layer, example)
     bound = inspect.signature(layer.forward).bind(*args, **given)
     bound.apply_defaults()
-    fixed = {key: value for key, value in bound.arguments.items() if value is None or isinstance(value, bool | int)}
-    graph = _graph(layer, inside, fixed)
+    fixed: dict[str, JSON] = {
+        key: value for key, value in bound.arguments.items() if value is None or isinstance(value, bool | int)
+    }
+    sized: dict[str, JSON] = {
+        key: list(value) for key, value in bound.arguments.items()
+        if isinstance(value, tuple | list) and value and all(type(item) is int for item in value)
+    }
+    graph = attempt(lambda: _graph(layer, inside, fixed))
+    if isinstance(graph, Exception):  # code that takes a size apart
+        fixed |= sized
+        graph = _graph(layer, inside, fixed)
     values = [value for key, value in bound.arguments.items() if key in _moving(type(layer), fixed)]
     whole = _Recorder(layer, graph).recorded(values)
     changed = []
@@ -141,11 +151,18 @@ def _of(before: type[nn.Module], runs: Sequence[tuple[str, Any]], fixed: Mapping
     forward = evaluated
     if fixed or code != other:
         names = _moving(before, fixed)
-        checks = [f"if {key} is not {value!r} and {key} != {value!r}: refuse({key!r})" for key, value in fixed.items()]
+        checks = [f"if {_unlike(key, value)}: refuse({key!r})" for key, value in fixed.items()]
         forward = _written(before, [
             *checks, "run = trained if self.training else evaluated", f"return run(self, {', '.join(names)})",
         ], {"trained": trained, "evaluated": evaluated, "refuse": _refuse})
     return type(before.__name__, (before,), {"forward": forward, "__module__": before.__module__})
+
+
+def _unlike(name: str, value: Any) -> str:
+    """The condition that an argument is another one."""
+    if value is None or isinstance(value, bool):
+        return f"{name} is not {value}"
+    return f"tuple({name}) != {tuple(value)}" if isinstance(value, list) else f"{name} != {value}"
 
 
 def _refuse(name: str) -> None:
@@ -185,7 +202,8 @@ def _graph(layer: nn.Module, inside: Sequence[str], fixed: Mapping[str, Any]) ->
     if fixed:
         moving = _moving(before, fixed)
         given = ", ".join(f"{name}={name}" for name in moving)
-        given = ", ".join([*([given] if given else []), *(f"{key}={value!r}" for key, value in fixed.items())])
+        constants = (f"{key}={tuple(value) if isinstance(value, list) else value!r}" for key, value in fixed.items())
+        given = ", ".join([*([given] if given else []), *constants])
         forward = _written(before, [f"return whole(self, {given})"], {"whole": before.forward}, moving)
         layer.__class__ = type(before.__name__, (before,), {"forward": forward, "__module__": before.__module__})
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from optlang.workload.failures import attempt, first_line
 
 # Choices of attributes that are tried for a layer.
 _TRIES = 64
+# Layers of one kind that may fail before the others are taken to.
+_FAILURES = 2
 # Of more attributes than this not all choices are listed.
 _MOST = 12
 
@@ -100,30 +103,48 @@ class Fitting:
         self.found: dict[str, Means] = {}
         self.left: dict[str, str] = {}
         self._known: dict[object, Numbers | None] = {}
-        self._reasons: dict[object, str | None] = {}
+        self._reasons: dict[object, str] = {}
+        self._failed: Counter[object] = Counter()
         self.sites = {site.name: site for site in sites}
         """The sites by name: those that can be cut together only are one."""
-        whole = {site.name: self._first(site) for site in sites}
-        if not sites or self._wrong(sites, whole) is None:
-            self.found = whole
-        else:
-            for site in sites:
-                self._fit(site)
+        if sites and not self._fits_at_once(sites):
+            self._fit_each(sites)
             self._fit_together()
         self._in_training()
 
+    def _fits_at_once(self, sites: Sequence[Site]) -> bool:
+        """Whether the most likely means are those of all these sites; a run for all costs no more than one for each."""
+        likely = {site.name: next(self._choices(site), None) for site in sites}
+        means = {name: item for name, item in likely.items() if item is not None}
+        if len(means) < len(sites) or self._wrong(sites, means) is not None:
+            return False
+        self.found.update(means)
+        return True
+
+    def _fit_each(self, sites: Sequence[Site]) -> None:
+        """Fit one site after another, and all others of its kind with what it needed."""
+        pending = list(sites)
+        while pending:
+            first = pending.pop(0)
+            self._fit(first)
+            alike = [site for site in pending if self._kind(site) == self._kind(first)]
+            if first.name in self.found and alike and self._fits_at_once(alike):
+                pending = [site for site in pending if site not in alike]
+
     def _fit(self, site: Site) -> None:
-        reason = None
-        for means in self._choices(site):
-            why = self._wrong([site], {site.name: means})
-            if why is None:
-                self.found[site.name] = means
-                self._known[self._kind(site)] = means.numbers if means.code is None else None
-                return
-            reason = reason or why
-        self._known.setdefault(self._kind(site), None)
-        reason = self._reasons.setdefault(self._kind(site), reason)
-        self.left[site.name] = f"its code counts on the number of its heads ({reason})"
+        kind = self._kind(site)
+        if self._failed[kind] < _FAILURES:
+            wanted = self._silent([site])
+            for means in self._choices(site):
+                why = self._wrong([site], {site.name: means}, wanted)
+                if why is None:
+                    self.found[site.name] = means
+                    self._known[kind] = means.numbers if means.code is None else None
+                    return
+                self._reasons.setdefault(kind, why)
+            self._known.setdefault(kind, None)
+            self._failed[kind] += 1
+        self.left[site.name] = f"its code counts on the number of its heads ({self._reasons.get(kind)})"
 
     def _fit_together(self) -> None:
         """Try those that fail by themselves with all of their kind, whose heads code may count at once."""
@@ -164,20 +185,17 @@ class Fitting:
         if isinstance(code, Code):
             yield Means({}, code)
 
-    def _first(self, site: Site) -> Means:
-        return next(self._choices(site))
-
     def _kind(self, site: Site) -> object:
         counting = site.countable(self._module)
         return tuple(
             (type(self._module.get_submodule(holder)), tuple(names)) for holder, names in counting.items()
         ), len(site.groups)
 
-    def _wrong(self, sites: Sequence[Site], means: Mapping[str, Means]) -> str | None:
-        """Why these sites cannot lose their last group of heads; None where they can."""
-        module = self._module
-        with _changed([_silence(module, site, [len(site.groups) - 1]) for site in sites]):
-            wanted = attempt(lambda: self._answers(sites))
+    def _wrong(
+        self, sites: Sequence[Site], means: Mapping[str, Means], wanted: dict[str, Tensor] | Exception | None = None
+    ) -> str | None:
+        """Why these sites cannot lose their last group of heads; None where they can. `wanted`: what `_silent` gave."""
+        wanted = self._silent(sites) if wanted is None else wanted
         if isinstance(wanted, Exception):
             return first_line(wanted)
 
@@ -190,6 +208,11 @@ class Fitting:
             return first_line(found)
         why = unequal(found, wanted)
         return None if why is None else "other answers"
+
+    def _silent(self, sites: Sequence[Site]) -> dict[str, Tensor] | Exception:
+        """The answers with the numbers of the last group of each site at zero."""
+        with _changed([_silence(self._module, site, [len(site.groups) - 1]) for site in sites]):
+            return attempt(lambda: self._answers(sites))
 
     def _answers(self, sites: Sequence[Site]) -> dict[str, Tensor]:
         """The model's answers, and those of the projections behind attention, where a wrong cut is seen better."""

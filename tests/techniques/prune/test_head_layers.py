@@ -81,7 +81,7 @@ def silent(state, result):
 
 
 class TestByHand:
-    @pytest.mark.parametrize("kind", ["separate", "fused", "literal", "grouped", "relative"])
+    @pytest.mark.parametrize("kind", ["separate", "fused", "literal", "sized", "grouped", "relative"])
     def test_the_answers_are_those_without_the_heads(self, lines, tmp_path, kind):
         state = start(first=kind)
         result = run(state, lines)
@@ -165,6 +165,10 @@ class TestByHand:
         assert layer(x, mask=None).shape == x.shape
         with pytest.raises(ValueError, match="mask"):
             layer(x, mask=torch.zeros(6, 6))
+        layer = run(start(first="sized"), lines).model.first
+        assert layer(x, (2, 3)).shape == layer(x, size=[2, 3]).shape == x.shape
+        with pytest.raises(ValueError, match="size"):
+            layer(x, size=(6, 1))
 
     def test_channels_go_around_heads(self, lines, tmp_path):
         context = Context(lines, 1, tmp_path, STUDY)
