@@ -50,6 +50,7 @@ class Dataset:
         self._open: tuple[AxisSizes, ...] = ()
         self._timed: tuple[AxisSizes, ...] = ()
         self._survey: list[Survey] = []
+        self._differ: list[bool] = []
 
     def bind(self, names: nn.Module | Sequence[str]) -> Dataset:
         """The same data with inputs named as `forward` names them, or as given (an artifact's or a graph's inputs).
@@ -164,7 +165,14 @@ class Dataset:
 
     def _columns(self, pieces: Sequence[Tensors]) -> dict[str, Array]:
         named = [self._named(item) for item in pieces]
-        return {name: ragged.column([item[name].numpy() for item in named]) for name in named[0]}
+        columns = {name: ragged.column([item[name].numpy() for item in named]) for name in named[0]}
+        if not self._differ and any(map(ragged.is_ragged, columns.values())):
+            # The first samples may have had one shape.
+            self._differ.append(True)
+            if self._survey and not self._survey[0].observed.varied:
+                self._survey.clear()
+                self.__dict__.pop("axes", None)
+        return columns
 
     def calibration(self, samples: int, seed: int) -> dict[str, Array]:
         """At most `samples` samples to choose ranges from, drawn with `seed`: of 'calibration', else of 'train'.
@@ -218,7 +226,8 @@ class Dataset:
     def _surveyed(self) -> Survey:
         # Copies that name the inputs otherwise share what was seen.
         if not self._survey:
-            self._survey.append(Survey.of([self.splits[name] for name in ("train", "validation")]))
+            splits = [self.splits[name] for name in ("train", "validation")]
+            self._survey.append(Survey.of(splits, differ=bool(self._differ)))
         return self._survey[0]
 
     def example(self, batch: int, sizes: Mapping[str, int] | None = None) -> dict[str, Tensor]:

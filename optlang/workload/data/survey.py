@@ -11,11 +11,11 @@ from optlang.workload.data.axes import Observed, Shapes
 from optlang.workload.data.splits import Batch, Split
 from optlang.workload.data.tensors import Tensors, joined, leaves, mapped
 
-FEW = 16
-"""Batches (of a map-style Dataset single samples) of each split that are looked at first."""
+FEW = 8
+"""Batches (of a map-style Dataset single samples) of each split that are looked at first: images take long to read."""
 
 MANY = 4096
-"""Those that are looked at where the first ones differ in shape."""
+"""Those that are looked at where shapes differ, and where inputs are whole numbers: most texts may have one length."""
 
 _KEPT = 16
 
@@ -29,12 +29,12 @@ class Survey:
         self._known: dict[tuple[Shapes, int], Tensors] = {}
 
     @classmethod
-    def of(cls, splits: Sequence[Split]) -> Survey:
-        """Look at `FEW` batches of each split, and at `MANY` where these differ."""
+    def of(cls, splits: Sequence[Split], *, differ: bool = False) -> Survey:
+        """Look at `FEW` batches of each split, and at `MANY` where these or whole numbers are, or shapes `differ`."""
         counts: dict[Shapes, int] = {}
         for split in splits:
             found = _counted(split, FEW)
-            if len(found) > 1:
+            if differ or len(found) > 1 or _whole_numbers(split):
                 found = _counted(split, MANY)
             for shapes, count in found.items():
                 counts[shapes] = counts.get(shapes, 0) + count
@@ -74,6 +74,12 @@ def _counted(split: Split, count: int) -> dict[Shapes, int]:
         shapes = _shapes(inputs)
         found[shapes] = found.get(shapes, 0) + len(leaves(inputs)[0])
     return found
+
+
+def _whole_numbers(split: Split) -> bool:
+    return any(
+        not item.is_floating_point() and item.ndim > 1 for inputs, _ in split.spread(1) for item in leaves(inputs)
+    )
 
 
 def _shapes(inputs: Tensors) -> Shapes:

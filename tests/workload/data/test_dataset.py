@@ -364,3 +364,10 @@ class TestSamplesOfDifferentShapes:
         assert data.axes == ()
         (axis,) = data.opened([AxisSizes("input", 1, 1, 9)]).bind(["x"]).opened([AxisSizes("x", 1, 1, 9)]).axes
         assert (axis.name, axis.low, axis.usual, axis.high) == ("x_1", 1, 2, 9)
+
+    def test_shapes_that_differ_late_are_seen_once_all_of_a_split_was_read(self, given):
+        rows = [(torch.zeros(3), 0)] * 40 + [(torch.zeros(5), 1)]
+        data = given(whole(train=rows, validation=DataLoader(rows, 1)))
+        assert data.axes == ()
+        assert data.bind(["x"]).arrays("validation")[0]["x"].dtype == object
+        assert [(axis.low, axis.high) for axis in data.bind(["x"]).axes] == [(3, 5)]
