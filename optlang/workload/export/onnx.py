@@ -88,7 +88,11 @@ def export(
                 opened = tracing.open_outputs(module, data, answers)
                 axes |= {name: {0: "batch", **opened.get(name, {})} for name in answers}
             with _fixed_sizes(data):
-                return _exported(module, example, tuple(answers), axes, path.parent, opset, how)
+                made = _exported(module, example, tuple(answers), axes, path.parent, opset, how)
+            if exporter == "auto" and how == "script" and data.axes and made.ByteSize() < _LARGE:
+                _try_sizes(module, proofs, made, path.parent)
+            _check_open(made, data)
+            return made
 
         if exporter == "auto":
             model, second = second_exporter.tried(
@@ -101,6 +105,31 @@ def export(
             second_exporter.mark(model)
         _write(model, path)
         _check(module, proofs, path)
+
+
+def _check_open(model: ModelProto, data: Dataset) -> None:
+    """Raise `Refusal` where an exporter made an open axis one of a fixed size, which the newer one does silently."""
+    from optlang.workload.export import torch_export
+
+    shapes = {item.name: item.type.tensor_type.shape.dim for item in model.graph.input}
+    for item in data.axes:
+        for name, axis in item.places:
+            if name in shapes and shapes[name][axis].dim_value:
+                raise torch_export.fixed_size(item, "the ONNX file")
+
+
+def _try_sizes(module: nn.Module, proofs: Sequence[tracing.Proof], model: ModelProto, folder: Path) -> None:
+    """Raise `Refusal` where the traced graph answers one size only: the other exporter may keep the axis open."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        file = Path(scratch) / "tried.onnx"
+        onnx.save(model, file)
+        try:
+            _check(module, proofs, file)
+        except Refusal as refusal:
+            refusal.depends = "model"
+            raise
 
 
 @contextmanager

@@ -127,8 +127,17 @@ def test_a_graph_of_one_size_is_refused_with_the_operator(data, tmp_path, length
     module = module_of(Loop)
     lines = data(module, length, () if length is None else ["tokens:1"])
     with pytest.raises(Refusal, match=r"exported graph does not run with tokens:1 of \d+.*'/Gather") as error:
-        exported(module, lines, tmp_path)
+        exported(module, lines, tmp_path, exporter="script")
     assert "a loop over it" in error.value.help
+
+
+@pytest.mark.slow
+def test_where_both_exporters_fix_the_size_both_are_named(data, tmp_path):
+    pytest.importorskip("onnxscript")
+    module = module_of(Loop)
+    words = "does not run with tokens:1 of 5.*nor does torch's other exporter .*would answer tokens:1 of 8 only"
+    with pytest.raises(Refusal, match=words):
+        exported(module, data(module), tmp_path, exporter="auto")
 
 
 def test_a_module_that_answers_one_size_has_no_open_axis(data, tmp_path):
