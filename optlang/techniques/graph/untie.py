@@ -24,8 +24,9 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     Tools that capture graphs by layers take two uses for one. A layer under several names gets a copy a name; where one
     forward calls one name more than once, that forward is written again from its trace (torch.fx), the layers below it
-    left as they are. Layers with parameters are shared on purpose, and stay so. Notes: `graph.untied`, how many copies
-    were made. Raises `Refusal` where no such layer is shared, or a forward cannot be traced, with its name.
+    left as they are. A forward that cannot be traced stays as it is. Layers with parameters are shared on purpose, and
+    stay so. Notes: `graph.untied`, how many copies were made, and `graph.left`, the layers whose forward cannot be
+    traced, with the reason. Raises `Refusal` where no such layer is shared, or none of these forwards can be traced.
     """
     import torch
 
@@ -47,18 +48,28 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     _copied(module, named)
     with torch.no_grad():
         callers = list(dict.fromkeys(_callers(module, example)))
-    arguments: dict[str, JSON] = {"named": named, "callers": callers}
+    alone: dict[str, Refusal] = {}
     for name in callers:
-        module = _written(module, name)
+        try:
+            module = _written(module, name)
+        except Refusal as error:
+            alone[name] = error
+    callers = [name for name in callers if name not in alone]
+    if alone and not named and not callers:
+        raise next(iter(alone.values()))
+    arguments: dict[str, JSON] = {"named": named, "callers": callers}
     with torch.no_grad():
         found = call(module, example)
         left = [names[0] for names in _shared(module, example).values()]
-    if left:
+    if left and not alone:
         raise Refusal(f"{left[0]} is in a layer with parameters that is used again, and those are shared on purpose")
     if any(not torch.equal(found[name], item) for name, item in wanted.items()):
         raise Refusal("the forward that was written from its trace gives other answers: it chooses by values")
     made = sum(1 for _ in module.modules()) - before
-    return with_edit(state, module, Edit(_REPLAY, arguments), {"graph.untied": made})
+    notes: dict[str, JSON] = {"graph.untied": made}
+    if alone:
+        notes["graph.left"] = {name or "the model": str(error) for name, error in alone.items()}
+    return with_edit(state, module, Edit(_REPLAY, arguments), notes)
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:

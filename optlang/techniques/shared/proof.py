@@ -72,7 +72,7 @@ def proved(before: ModelState, after: ModelState, context: Context) -> None:
     raise Refusal(
         f"without some channels of {some} the model gives {why} than with these at zero: its code tells them apart by "
         "their number (it permutes, regroups or takes apart)",
-        help="leave those layers alone: keep = [" + ", ".join(f'"{item}"' for item in layers[:4]) + "]",
+        help="leave those layers alone: keep = [" + ", ".join(f'"{item}"' for item in layers) + "]",
     )
 
 

@@ -93,3 +93,22 @@ def test_what_cannot_be_traced(images):
         apply(given(Choosing()), images)
     with pytest.raises(Refusal, match="something else in training"):
         apply(given(Recurring(ask=True)), images)
+
+
+def test_one_forward_that_cannot_be_traced_stays_and_the_others_are_written(images):
+    class Choosing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            x = self.relu(x)
+            return self.relu(x) if x.sum() > 0 else x
+
+    net = nn.Sequential(Recurring(), Choosing(), nn.Linear(8, 10))
+    result = apply(given(net), images)
+    assert max(times for target, times in uses(result.model[0]).items() if "relu" in target) == 1
+    assert isinstance(result.model[1], Choosing)
+    assert list(result.notes["graph.left"]) == ["1"]
+    assert "cannot be traced" in result.notes["graph.left"]["1"]
+    assert torch.equal(answers(result, images), answers(given(net), images))
