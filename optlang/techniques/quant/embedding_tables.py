@@ -9,10 +9,11 @@ PyTorch's `float_qparams_weight_only_qconfig`).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.techniques.quant.levels import rounded
+from optlang.workload.export.onnx_weights import nodes_of
 
 if TYPE_CHECKING:
     import numpy
@@ -38,7 +39,7 @@ def tables_of(graph: Any, left: Collection[str] = ()) -> dict[str, list[Any]]:
     }
     found: dict[str, list[Any]] = {}
     kept: set[str] = set()
-    for node in graph.node:
+    for node in nodes_of(graph):
         if node.op_type == "Gather" and node.input[0] in held and not _axis(node, 0):
             found.setdefault(node.input[0], []).append(node)
             if node.name in left:
@@ -156,15 +157,34 @@ def behind(graph: Any) -> None:
 
     With the constant ahead a runtime would turn all of it into floats in each call.
     """
-    from onnx import TensorProto, helper, numpy_helper
-
     stored = {item.name: item for item in graph.initializer}
     made = {
         node.output[0]: node for node in graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in stored and _by_row(node, stored)
     }
+    _gather_levels(graph, graph, made, stored)
+    read = {*reads(graph), *(item.name for item in graph.output)}
+    gone = [node for node in graph.node if node.output[0] in made and node.output[0] not in read]
+    freed = {name for node in gone for name in node.input}
+    set_nodes(graph, [node for node in graph.node if not any(node is item for item in gone)])
+    freed -= set(reads(graph))
+    for item in [item for item in graph.initializer if item.name in freed]:
+        graph.initializer.remove(item)
+
+
+def _gather_levels(graph: Any, part: Any, made: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """In `part`, the graph or the body of a loop in it, gather integers and dequantize what was gathered.
+
+    Constants are the graph's: the bag of torch's EmbeddingBag gathers in a loop.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
     nodes: list[Any] = []
-    for node in graph.node:
+    for node in part.node:
+        for item in node.attribute:
+            for inner in (item.g, *item.graphs):
+                if inner.node:
+                    _gather_levels(graph, inner, made, stored)
         source = made.get(node.input[0]) if node.op_type == "Gather" and not _axis(node, 0) else None
         if source is None:
             nodes.append(node)
@@ -184,23 +204,12 @@ def behind(graph: Any) -> None:
             assert points is not None
             offset = -points * numpy_helper.to_array(stored[step])
             nodes += _times(graph, node, "Add", product, (f"{step}_offset", offset), answer)
-    set_nodes(graph, nodes)
-    read = {*reads(graph), *(item.name for item in graph.output)}
-    gone = [node for node in graph.node if node.output[0] in made and node.output[0] not in read]
-    freed = {name for node in gone for name in node.input}
-    set_nodes(graph, [node for node in graph.node if not any(node is item for item in gone)])
-    freed -= set(reads(graph))
-    for item in [item for item in graph.initializer if item.name in freed]:
-        graph.initializer.remove(item)
+    set_nodes(part, nodes)
 
 
 def reads(graph: Any) -> list[str]:
     """The names that nodes read, as often as they do, those in branches among them."""
-    return [
-        name for node in graph.node for name in (*node.input, *(
-            inner for item in node.attribute for branch in (item.g, *item.graphs) for inner in reads(branch)
-        ))
-    ]
+    return [name for node in nodes_of(graph) for name in node.input]
 
 
 def _by_row(node: Any, stored: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from optlang.interfaces import JSON, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.embedding_tables import tables_of
-from optlang.workload.export.onnx_weights import bits_of
+from optlang.workload.export.onnx_weights import bits_of, nodes_of
 from optlang.workload.model import quantized_share
 from optlang.workload.model.layers import left_alone
 
@@ -60,7 +60,7 @@ def left_float(graph: Any, state: ModelState, settings: Mapping[str, Any]) -> li
     keep, only = tuple(settings["keep"]), tuple(settings["only"])
     if not keep and not only:
         return []
-    layers = {node.name: layer_of(node.name) for node in graph.node if node.name}
+    layers = {node.name: layer_of(node.name) for node in nodes_of(graph) if node.name}
     names = set(layers.values())
     for layer in list(names):
         parts = layer.split(".")
@@ -146,7 +146,7 @@ def mostly(
     """
     elements = weights_of(graph)
     found: dict[str, quantized_share.Weight] = {}
-    for node in graph.node:
+    for node in nodes_of(graph):
         weights = {node.input[index] for index in WEIGHTS.get(node.op_type, ())}
         for name in node.input:
             # What a layer multiplies by is named after it, any other constant by its own name.
@@ -164,7 +164,7 @@ def refuse_less(graph: Any, result: Any, left: Collection[str]) -> None:
     can be.
     """
     before, after = weights_of(graph), weights_of(result)
-    read = {name for node in graph.node if node.name not in left for name in node.input}
+    read = {name for node in nodes_of(graph) if node.name not in left for name in node.input}
     asked = sum(elements for name, elements in before.items() if name in read)
     rest = sum(after.values()) - (sum(before.values()) - asked)
     if asked and 1 - rest / asked < quantized_share.LEAST:

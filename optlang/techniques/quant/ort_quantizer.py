@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
+from optlang.techniques.quant.einsum import as_products
 from optlang.techniques.quant.embedding_tables import cover, tables_of
 from optlang.techniques.quant.onnx_graph import LINEAR, WITH_WEIGHTS, load, one_scale, refuse_less
 from optlang.workload import process_state
@@ -76,8 +77,20 @@ def workshop(state: ModelState, context: Context) -> Iterator[tuple[Path, Path]]
             raise Refusal("the model is quantized already")
         refuse_others(types_of(graph))
         prepared = folder / "prepared.onnx"
-        quant_pre_process(_shaped(source, folder / "shaped.onnx"), prepared, skip_symbolic_shape=True)
+        products = _products(source, folder / "products.onnx")
+        quant_pre_process(_shaped(products, folder / "shaped.onnx"), prepared, skip_symbolic_shape=True)
         yield source, prepared
+
+
+def _products(source: Path, result: Path) -> Path:
+    """`source` with its sums over indices as products of matrices, written to `result`; itself where it has none."""
+    import onnx
+
+    model = load(source)
+    if not as_products(model):
+        return source
+    onnx.save(model, result)
+    return result
 
 
 def _shaped(source: Path, result: Path) -> Path:

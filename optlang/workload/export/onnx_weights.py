@@ -24,7 +24,16 @@ QUANTIZED = (
 
 def is_quantized(graph: Any) -> bool:
     """Whether something in the graph computes with integers in 8 bits or fewer that stand for floats."""
-    return any(node.op_type in QUANTIZED for node in graph.node) or bool(scales_of(graph))
+    return any(node.op_type in QUANTIZED for node in nodes_of(graph)) or bool(scales_of(graph))
+
+
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """All nodes, those in branches and the bodies of loops among them."""
+    for node in graph.node:
+        yield node
+        for item in node.attribute:
+            for inner in (item.g, *item.graphs):
+                yield from nodes_of(inner)
 
 
 def census(graph: Any) -> str:
@@ -72,15 +81,16 @@ def scales_of(graph: Any) -> set[str]:
     """The scales and zero points of integers that plain operators make floats of: of a layer's weight, or of the rows
     of an embedding table, whose own numbers are gathered as the integers are."""
     stored = {item.name: item for item in graph.initializer}
+    nodes = list(nodes_of(graph))
     integers = {name for name, item in stored.items() if item.data_type in _bytes()}
     columns = {name for name, item in stored.items() if list(item.dims[1:]) == [1]}
-    gathered = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Gather"}
-    weights = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in integers}
+    gathered = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Gather"}
+    weights = {node.output[0] for node in nodes if node.op_type == "Cast" and node.input[0] in integers}
     levels = {
-        node.output[0] for node in graph.node if node.op_type == "Cast" and gathered.get(node.input[0]) in integers
+        node.output[0] for node in nodes if node.op_type == "Cast" and gathered.get(node.input[0]) in integers
     }
     found: set[str] = set()
-    for node in graph.node:
+    for node in nodes:
         rows = {gathered[name] for name in node.input if gathered.get(name) in columns}
         if node.op_type in ("Mul", "Add") and rows and levels.intersection(node.input):
             found |= rows

@@ -104,6 +104,36 @@ def test_rows_that_are_turned_keep_their_sign(technique, settings, words, tmp_pa
         assert numpy.abs(found - right).max() < 0.06 * numpy.abs(right).max()
 
 
+class Bags(torch.nn.Module):
+    """Bags of words: the exporter gathers their rows in a loop."""
+
+    def __init__(self, mode):
+        super().__init__()
+        torch.manual_seed(1)
+        self.table, self.layer = torch.nn.EmbeddingBag(500, 32, mode=mode), torch.nn.Linear(32, 4)
+
+    def forward(self, tokens):
+        return self.layer(self.table(tokens))
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize(("technique", "settings"), EVERY[:4], ids=NAMES[:4])
+def test_a_table_that_is_read_in_a_loop(technique, settings, skewed, words, tmp_path):
+    state = ModelState("module", Bags("max" if skewed else "mean").eval(), Factory("x:y"))
+    if skewed:
+        with torch.no_grad():
+            state.model.table.weight[::100] *= 50
+    result = technique(state, settings, Context(words, 1, tmp_path, STUDY, WANTS))
+    assert result.notes["quantize.weights"] == 1
+    assert result.model.stat().st_size < (500 * 32 + 128) * 1.4 + 4000
+    given = words.arrays("validation")[0]["input"][:16]
+    right = wanted(state, given)
+    for found in answers(result.model, given):
+        assert 0 < numpy.abs(found - right).max() < 0.05 * numpy.abs(right).max()
+    with pytest.raises(Refusal, match="no layer is left" if technique is weight_only else "."):
+        technique(state, settings | {"keep": ("table", "layer")}, Context(words, 1, tmp_path / "k", STUDY, WANTS))
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_rows_are_rounded_to_half_a_step(symmetric):
     table = numpy.random.default_rng(1).normal(size=(300, 8)).astype(numpy.float32)
