@@ -276,7 +276,7 @@ def counted(place: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FLOATS = (1, 10, 11, 16)  # float, float16, double and bfloat16 in ONNX
-BYTES = (2, 3)  # uint8 and int8
+BYTES = (2, 3, 21, 22)  # uint8, int8, uint4 and int4
 PASSING = ("DequantizeLinear", "Transpose", "Cast", "Identity", "Reshape")
 LAYERS = {
     "Conv": (1,), "ConvTranspose": (1,), "MatMul": (0, 1), "Gemm": (0, 1), "Gather": (0,), "LSTM": (1, 2),

@@ -42,19 +42,22 @@ _TAKES = (
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """How one weight is held: the axis of its output channels, its bits, and how many inputs share a scale (0: all)."""
+    """How one weight is held: the axis of its output channels, its bits, how many inputs share a scale (0: all), and
+    whether it is a convolution's, whose inputs have several axes."""
 
     axis: int
     bits: int = 8
     group: int = 0
+    convolution: bool = False
 
 
 def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Round the weights of layers and embedding tables to int8 (uint8 where not `symmetric`).
 
-    With `bits` = 4 the linear layers are in 4 bits, with a scale for each `group` inputs; where it does not divide a
-    layer's inputs, the largest power of two from 16 on that does, or one scale for all where they are no more than a
-    group. The other layers are in 8 bits, and so is a table that is a layer's weight too.
+    With `bits` = 4 linear layers and convolutions are in 4 bits, with a scale for each `group` inputs; where it does
+    not divide a layer's inputs, the largest power of two from 16 on that does, or one scale for all where they are no
+    more than a group. The other layers are in 8 bits, and so are a table that is a layer's weight too and depthwise
+    convolutions.
 
     Notes: `quantize.weights`, the share of the weights in 8 bits or fewer; `quantize.float`, what stays in float though
     nobody asked for it; with 4 bits, `quantize.four_bits`, the share in 4, and `quantize.eight_bits`, the layers that
@@ -75,7 +78,7 @@ def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context
             model.ir_version = max(model.ir_version, _FORMAT)
             _as_products(model.graph, left)
         graph = model.graph
-        storages, alone = storages_of(graph, left, bits, int(settings.get("group") or 0))
+        storages, alone = storages_of(graph, left, context.wants, bits, int(settings.get("group") or 0))
         if not storages and not alone:
             raise Refusal(
                 f"no layer is left to quantize: the model has {census(graph)}", help=_TAKES,
@@ -93,13 +96,13 @@ def weight_only(state: ModelState, settings: Mapping[str, Any], context: Context
 
 
 def storages_of(
-    graph: Any, left: Collection[str], bits: int = 8, group: int = 0
+    graph: Any, left: Collection[str], wants: QuantWants | None, bits: int = 8, group: int = 0
 ) -> tuple[dict[str, _Storage], set[str]]:
     """How the weights of layers are to be held, and the embedding tables that no layer has for a weight; not those of
     nodes in `left`."""
     stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
     alone = {name for name, nodes in tables_of(graph, left).items() if reads(graph).count(name) == len(nodes)}
-    storages = _storages(graph, stored, left, bits, group)
+    storages = _storages(graph, stored, left, bits, group, _folds(wants))
     return {name: storage for name, storage in storages.items() if name not in alone}, alone
 
 
@@ -125,13 +128,20 @@ def round_weights(
     ends = ("quantized", "scale") if symmetric else ("quantized", "scale", "zero_point")
     ahead: list[Any] = []
     for name, storage in storages.items():
-        levels, *numbers = _levels(numpy_helper.to_array(stored[name]), storage, symmetric)[: len(ends)]
+        array = numpy_helper.to_array(stored[name])
+        levels, *numbers = _levels(array, storage, symmetric)[: len(ends)]
         graph.initializer.remove(stored[name])
         parts = [f"{name}_{end}" for end in ends]
         linear = readers[name] in (["MatMul"], ["Gemm"]) or "Gather" in readers[name]
-        if not linear and storage.bits == 8 and (wants is None or wants.tables == "behind"):
-            shape = [-1 if index == storage.axis else 1 for index in range(levels.ndim)]
-            numbers = [item.reshape(shape).astype("float32") for item in numbers]
+        if storage.bits == 4 and storage.convolution:
+            numbers = [item.astype("float32").reshape(*levels.shape[:2], 1) for item in numbers]
+            ahead += _folded(f"{name}_groups", parts)
+            shape = f"{name}_shape"
+            ahead.append(onnx.helper.make_node("Reshape", [f"{name}_groups", shape], [name], f"{name}_reshape"))
+            graph.initializer.append(onnx.helper.make_tensor(shape, onnx.TensorProto.INT64, [array.ndim], array.shape))
+        elif not linear and storage.bits == 8 and _folds(wants):
+            axes = [-1 if index == storage.axis else 1 for index in range(levels.ndim)]
+            numbers = [item.astype("float32").reshape(axes) for item in numbers]
             ahead += _folded(name, parts)
         else:
             about = {"axis": 1 - storage.axis, "block_size": storage.group} if storage.group else {"axis": storage.axis}
@@ -139,6 +149,11 @@ def round_weights(
         graph.initializer.extend(map(numpy_helper.from_array, (levels, *numbers), parts))
     prepend(graph, ahead)
     cover(model, left, symmetric=symmetric, **scheme(wants))
+
+
+def _folds(wants: QuantWants | None) -> bool:
+    """Whether a runtime takes integers in other places than before DequantizeLinear."""
+    return wants is None or wants.tables == "behind"
 
 
 def _folded(name: str, parts: Sequence[str]) -> Iterator[Any]:
@@ -210,7 +225,7 @@ def _turned(node: Any) -> bool:
 
 
 def _storages(
-    graph: Any, stored: Mapping[str, Any], left: Collection[str], bits: int, group: int
+    graph: Any, stored: Mapping[str, Any], left: Collection[str], bits: int, group: int, folds: bool
 ) -> dict[str, _Storage]:
     found: dict[str, _Storage] = {}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
@@ -223,14 +238,21 @@ def _storages(
             # Rows of groups cannot be gathered as integers.
             products = node.op_type in ("MatMul", "Gemm") and len(stored[name].dims) == 2 and name not in gathered
             if bits == 4 and products:
-                inputs = stored[name].dims[1 - storage.axis]
-                common = math.gcd(inputs, group)
-                if common >= _LEAST:
-                    storage = replace(storage, bits=4, group=common)
-                elif inputs <= group:
-                    storage = replace(storage, bits=4)
+                storage = _four_bits(storage, stored[name].dims[1 - storage.axis], group)
+            elif bits == 4 and node.op_type == "Conv" and folds:
+                inputs = math.prod(stored[name].dims[1:])
+                # The few weights of a channel of a depthwise convolution lose too much.
+                storage = _four_bits(replace(storage, convolution=True), inputs, group) if inputs >= _LEAST else storage
             found.setdefault(name, storage)
     return found
+
+
+def _four_bits(storage: _Storage, inputs: int, group: int) -> _Storage:
+    """In 4 bits by groups of at most `group` inputs that divide them, or in 8 where there are none."""
+    common = math.gcd(inputs, group)
+    if common >= _LEAST:
+        return replace(storage, bits=4, group=common)
+    return replace(storage, bits=4) if inputs <= group else storage
 
 
 def _noted(
@@ -259,4 +281,9 @@ def _axis(node: Any, dims: Any) -> int:
 def _levels(weight: Array, storage: _Storage, symmetric: bool) -> tuple[Array, Array, Array]:
     if storage.bits == 8:
         return rounded(weight, storage.axis, symmetric)
+    if storage.convolution:
+        channels = len(weight)
+        levels, scale, zero = grouped(weight.reshape(channels, -1), 0, storage.group, symmetric)
+        # (channels, groups, inputs of a group)
+        return levels.reshape(channels, scale.size // channels, -1), scale, zero
     return grouped(weight, storage.axis, storage.group, symmetric)

@@ -82,7 +82,7 @@ def scales_of(graph: Any) -> set[str]:
     of an embedding table, whose own numbers are gathered as the integers are."""
     stored = {item.name: item for item in graph.initializer}
     nodes = list(nodes_of(graph))
-    integers = {name for name, item in stored.items() if item.data_type in _bytes()}
+    integers = {name for name, item in stored.items() if item.data_type in _integers()}
     columns = {name for name, item in stored.items() if list(item.dims[1:]) == [1]}
     gathered = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Gather"}
     weights = {node.output[0] for node in nodes if node.op_type == "Cast" and node.input[0] in integers}
@@ -161,7 +161,7 @@ def _weights(graph: Any, stored: Mapping[str, Any]) -> Iterator[tuple[Array, Any
             point = stored.get(node.input[place]) if place < len(node.input) else None
             levels = _array(item)
             yield levels, 0 if point is None else _spread(_array(point), levels, node, index)
-        elif item.data_type in _bytes() and all(node.op_type == "Cast" for node, _ in found):
+        elif item.data_type in _integers() and all(node.op_type == "Cast" for node, _ in found):
             if (shifted := _shifted(found[0][0].output[0], users)) is not None:
                 yield _array(item), 0 if not shifted else _array(stored[shifted])
         elif table and item.data_type in _bytes() and all(node.op_type in ("Gather", "Transpose") for node, _ in found):
@@ -231,6 +231,12 @@ def _bytes() -> tuple[int, ...]:
     from onnx import TensorProto
 
     return TensorProto.INT8, TensorProto.UINT8
+
+
+def _integers() -> tuple[int, ...]:
+    from onnx import TensorProto
+
+    return *_bytes(), TensorProto.INT4, TensorProto.UINT4
 
 
 def _array(item: Any) -> Array:

@@ -82,7 +82,7 @@ def test_a_float_file_has_the_zeros_of_its_module(images, tmp_path, network):
 @pytest.mark.parametrize(
     ("network", "bits"),
     [(network, bits) for network in ("cnn", "grouped", "tied") for bits in ("int8", "uint8", "static")]
-    + [("tied", "uint4")],
+    + [("tied", "uint4"), ("cnn", "uint4")],
 )
 def test_integers_are_zero_where_the_runtime_says_so(images, tmp_path, network, bits):
     state = pruned(network, images)
