@@ -161,9 +161,11 @@ class Dataset:
     def _together(self, pieces: Sequence[Batch], split: str) -> tuple[dict[str, Array], Tensors]:
         what = f"the targets of '{split}'"
         targets = [self.task.check_targets(item, what) for _, item in pieces]
-        return self._columns([inputs for inputs, _ in pieces]), joined(targets, self.task.padding)
+        _check_together(targets, what)
+        return self._columns([inputs for inputs, _ in pieces], split), joined(targets, self.task.padding)
 
-    def _columns(self, pieces: Sequence[Tensors]) -> dict[str, Array]:
+    def _columns(self, pieces: Sequence[Tensors], split: str) -> dict[str, Array]:
+        _check_together(pieces, f"the inputs of '{split}'")
         named = [self._named(item) for item in pieces]
         columns = {name: ragged.column([item[name].numpy() for item in named]) for name in named[0]}
         if not self._differ and any(map(ragged.is_ragged, columns.values())):
@@ -183,7 +185,7 @@ class Dataset:
         generator = torch.Generator().manual_seed(seed)
         count = min(samples, source.size())
         chosen = torch.randperm(source.size(), generator=generator)[:count].sort().values
-        return self._columns([inputs for inputs, _ in source.chosen(chosen)])
+        return self._columns([inputs for inputs, _ in source.chosen(chosen)], source.name)
 
     def held_out(self, samples: int, seed: int, drawn: int) -> tuple[dict[str, Array], Tensors]:
         """At most `samples` samples of 'train' with their targets, none of which `calibration(drawn, seed)` gives.
@@ -255,6 +257,23 @@ class Dataset:
             for name, axis in item.places:
                 shapes[self.input_names.index(name)][axis - 1] = sizes.get(item.name, item.usual)
         return tuple(tuple(shape) for shape in shapes)
+
+
+def _check_together(pieces: Sequence[Tensors], what: str) -> None:
+    """Raise OptlangError where batches have other names, or other numbers of tensors or axes."""
+    forms: dict[tuple[str, ...], str] = {}
+    for piece in pieces:
+        names = tuple(piece) if isinstance(piece, dict) else tuple(map(str, range(len(leaves(piece)))))
+        axes_of = [len(item.shape) for item in leaves(piece)]
+        shapes = ", ".join(str(list(item.shape[1:])) for item in leaves(piece))
+        said = f"{', '.join(names)} of the shapes {shapes}" if isinstance(piece, dict) else f"of the shape {shapes}"
+        forms.setdefault((*names, *map(str, axes_of)), said)
+    if len(forms) > 1:
+        one, other, *_ = forms.values()
+        raise OptlangError(
+            f"{what} are {one} in some batches and {other} in others",
+            help="give all samples the same names and the same number of axes; the sizes of axes may differ",
+        )
 
 
 def _preprocessing(answer: Mapping[str, Any], what: str) -> JSON:

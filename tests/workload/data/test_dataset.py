@@ -371,3 +371,23 @@ class TestSamplesOfDifferentShapes:
         assert data.axes == ()
         assert data.bind(["x"]).arrays("validation")[0]["x"].dtype == object
         assert [(axis.low, axis.high) for axis in data.bind(["x"]).axes] == [(3, 5)]
+
+    @pytest.mark.parametrize(
+        ("rows", "words"),
+        [
+            (
+                [(torch.zeros(3), 0), (torch.zeros(2, 3), 0)],
+                r"the inputs of 'train' are of the shape \[3\] in some batches and of the shape \[2, 3\] in others",
+            ),
+            (
+                [({"x": torch.zeros(3)}, 0), ({"x": torch.zeros(3), "y": torch.zeros(3)}, 0)],
+                r"are x of the shapes \[3\] in some batches and x, y of the shapes \[3\], \[3\] in others",
+            ),
+            ([(torch.zeros(3), torch.tensor(0)), (torch.zeros(3), torch.tensor([0]))], "the targets of 'train' are of"),
+        ],
+    )
+    def test_what_cannot_be_put_together_is_named_with_its_part_and_shapes(self, given, rows, words):
+        data = given(whole(train=[*rows, rows[0]]))
+        with pytest.raises(OptlangError, match=words) as error:
+            data.arrays("train")
+        assert "the sizes of axes may differ" in error.value.help
