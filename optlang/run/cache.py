@@ -66,7 +66,7 @@ def step_key(
         "left to the runtime" if step.performed
         else asdict(wants) if wants is not None and "runtime" in step.needs else None,
         *([clock.about] if "latency" in step.needs else []),
-        *([{"opened": opened}] if opened and "training" not in step.needs else []),
+        *([{"opened": opened}] if opened and ("training" not in step.needs or "runtime" in step.needs) else []),
     )
 
 

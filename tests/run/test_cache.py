@@ -10,12 +10,35 @@ from pathlib import Path
 
 import pytest
 
-from optlang.run.cache import Cache, key_of
+from optlang.interfaces import Factory, QuantWants
+from optlang.run.cache import Cache, Clock, key_of, step_key
+from optlang.run.job import StepJob, Workload
 
 
 def test_a_key_follows_from_the_content_alone() -> None:
     assert key_of("a", {"x": 1, "y": [1, 2]}) == key_of("a", {"y": [1, 2], "x": 1})
     assert len({key_of("a"), key_of("a", None), key_of(["a"]), key_of("a", 1), key_of("a", 1.5), key_of("a", "1")}) == 6
+
+
+@pytest.mark.parametrize(
+    ("technique", "needs", "depends"),
+    [
+        ("training.train", ("training",), False), ("quant.qat", ("training", "runtime"), True),
+        ("quant.static", ("calibration", "runtime"), True), ("quant.weight_only", (), True),
+    ],
+)
+def test_files_depend_on_the_axes_that_a_target_opens_and_training_does_not(
+    tmp_path: Path, technique: str, needs: tuple[str, ...], depends: bool
+) -> None:
+    module, _, name = technique.partition(".")
+    step = StepJob(name, technique, f"optlang.techniques.{module}.{name}:{name}", {}, needs, 1)
+    workload = Workload(Factory("x:y"), Factory("x:y"), tmp_path, tmp_path, "cpu")
+    wants, clock = QuantWants("uint8", "int8", False, True, True), Clock(None, lambda _: 0.0)
+    keys = {
+        step_key("parent", step, workload, wants, clock, opened)
+        for opened in ([], [{"input": "tokens", "axis": 1}], [{"input": "mask", "axis": 1}])
+    }
+    assert len(keys) == (3 if depends else 1)
 
 
 def test_what_was_put_is_found(tmp_path: Path) -> None:

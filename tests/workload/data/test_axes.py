@@ -50,6 +50,20 @@ def test_declared_sizes_hold_those_of_the_data_too():
     assert (found.low, found.high) == (3, 200)
 
 
+def test_the_timed_size_is_the_usual_one():
+    shapes = seen(((3,), (3,)), ((9,), (9,)), ((5,), (5,)))
+    (found,) = opened(shapes, ["tokens", "mask"], timed=[AxisSizes("mask", 1, 20, 20)])
+    assert (found.low, found.usual, found.high) == (3, 20, 20)
+    (found,) = opened(seen(((16,),)), ["tokens"], [AxisSizes("tokens", 1)], [AxisSizes("tokens", 1, 32, 32)])
+    assert (found.low, found.usual, found.high, found.guessed) == (16, 32, 64, True)
+
+
+def test_a_size_of_an_axis_that_is_not_open():
+    with pytest.raises(OptlangError, match="`shape` gives tokens:1 the size 8, and all samples have 16 there") as error:
+        opened(seen(((16,),)), ["tokens"], timed=[AxisSizes("tokens", 1, 8, 8)])
+    assert error.value.help == 'open the axis: dynamic = ["tokens:1"]'
+
+
 @pytest.mark.parametrize(
     ("declared", "words", "way_out"),
     [
