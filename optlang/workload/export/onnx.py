@@ -71,13 +71,6 @@ def export(
             "a model in bfloat16 cannot go through ONNX: its runtimes here have no kernels for it",
             help="dtype = float16 runs there; bfloat16 runs in eager",
         )
-    without = [name for name, layer in module.named_modules() if _counts_the_batch(layer)]
-    if without:
-        raise Refusal(
-            f"{', '.join(without)} has no running statistics and normalizes with those of each call: there is no ONNX "
-            "for that", help="track_running_stats = True and a training that fills them, or the runtime eager",
-            depends="model",
-        )
     example = data.example(tracing.TRACED)
     with tracing.first_call(module, example, study) as answers:
         proofs = tracing.proofs(module, data)
@@ -149,10 +142,6 @@ def _fixed_sizes(data: Dataset) -> Iterator[None]:
 
 def _open(data: Dataset, name: str) -> dict[int, str]:
     return {axis: item.name for item in data.axes for place, axis in item.places if place == name}
-
-
-def _counts_the_batch(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
 
 
 def _exported(
