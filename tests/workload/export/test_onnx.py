@@ -207,7 +207,8 @@ def test_tied_weights_are_stored_once_and_vectors_for_each_layer(study, tmp_path
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Draws", "other answers than the module|aten::"), ("Counts", "the shape"), ("Noisy", "other answers than the module"),
+        ("Draws", "other answers than the module|aten::"), ("Counts", "the shape"),
+        ("Noisy", "other answers than the module"),
         ("Autocast", r"the model's graph is no ONNX: .*bfloat16"),
     ],
 )
