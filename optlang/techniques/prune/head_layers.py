@@ -83,9 +83,12 @@ def attention_of(module: nn.Module, settings: Mapping[str, Any], context: Contex
     seen, left = sites(module, calls)
     if not torchs and not seen and not left:
         raise Refusal(
-            f"the model computes no attention, whose heads could be removed{why and f': {why}'}",
+            f"the model cannot be followed in search of attention: {why}" if why
+            else "the model computes no attention, whose heads could be removed",
             help="channels removes channels of linear layers and convolutions", depends="model",
         )
+    if why:
+        left["other attention"] = f"the model cannot be followed in search of it: {why}"
     alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
     names = {name for name, _ in module.named_modules()}
     kept = left_alone(settings["keep"], (), names)

@@ -19,6 +19,8 @@ import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from optlang.workload.failures import attempt, first_line
+
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
@@ -210,8 +212,11 @@ class _Watch(TorchFunctionMode):
             return result
         x = moved[0]
         operands = {name for item in weights if item.ndim > 1 for name in self._names_in(item)}
-        for item in self._open:
-            self._arrived(item, func, args, given, x, operands)
+        for item in list(self._open):
+            failed = attempt(lambda item=item: self._arrived(item, func, args, given, x, operands))  # type: ignore[misc]
+            if isinstance(failed, Exception):
+                item.call.why = f"what follows it has no derivatives ({first_line(failed)})"
+                self._open.remove(item)
         # Noise, since what is zero by chance would hide what it meets.
         args, given = _replaced(args, given, x, x.detach() + _NOISE * self._random(x))
         result = func(*args, **given)

@@ -217,6 +217,11 @@ class TestLeftAlone:
             run(start(first="whole"), lines)
         assert refused.value.depends == "model"
 
+    def test_what_has_no_derivatives_is_named(self, lines):
+        result = run(start(first="opaque", second="separate"), lines)
+        assert result.notes["prune.heads"] == {"second": 2}
+        assert "no derivatives" in result.notes["prune.left"]["first"]
+
     def test_everything_is_kept(self, lines):
         with pytest.raises(Refusal, match="no attention layer is left to prune") as refused:
             run(start(), lines, keep=("first", "second"))
