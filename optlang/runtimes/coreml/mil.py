@@ -82,8 +82,10 @@ def convert(
     """
     import coremltools as ct
 
-    program = torch_export.program(module, example, "Core ML", fixed=True, axes=axes, bounded=True)
+    program = torch_export.program(module, example, "Core ML", fixed=True)
     recurrent = any(item.kind == "recurrent" for item in torch_export.weights(program.module()))
+    if axes and not recurrent:
+        program = torch_export.program(module, example, "Core ML", fixed=True, axes=axes, bounded=True)
     handles: dict[int, str] = {}
     options: dict[str, Any] = {
         "outputs": [ct.TensorType(name=name, dtype=_kind(item)) for name, item in outputs.items()]

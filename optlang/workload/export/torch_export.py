@@ -123,9 +123,9 @@ def _check_open(program: Any, names: Sequence[str], axes: Sequence[OpenAxis], wh
 def fixed_size(item: OpenAxis, what: str) -> Refusal:
     """The refusal of a model whose code makes the size of an open axis a constant."""
     return Refusal(
-        f"{what} would answer {item.text} of {item.usual} only: forward makes the size of that axis a constant",
-        help="compute with tensors there (x.flatten, x.mean), not with int(x.shape[…]) or a Python loop over it; or "
-        "give all batches one size",
+        f"{what} would answer {item.text} of {item.usual} only: the size of that axis becomes a constant, as by "
+        "int(x.shape[…]), by a Python loop over it, or by a recurrent layer, which torch.export unrolls",
+        help="compute with tensors there; or use the runtime onnxruntime; or give all batches one size",
         depends="model",
     )
 
