@@ -472,7 +472,9 @@ class Subject:
 
         facts = declared("runtime")["runtime.onnxruntime"]
         runtime = imports.find(facts.calls, STUDY)()
-        state = ModelState("module", self.module, self.workload.model)
+        state = without_parametrizations(
+            ModelState("module", self.module, self.workload.model), self.context.data, STUDY
+        )
         with tempfile.TemporaryDirectory() as folder:
             runtime.build(state, TargetSpec("here"), settings_of(facts, {}), Path(folder), self.context.data, STUDY)
             graph = onnx.load(Path(folder) / "model.onnx").graph
