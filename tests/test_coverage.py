@@ -33,7 +33,7 @@ CELLS = {
     # Depthwise convolutions; batch norms to fold; float16 after fifty layers.
     "shufflenet_v2_x0_5": {"graph.fold": ("eager", "torchscript"), "prune.channels": ("onnxruntime", "openvino")},
     # Concatenations.
-    "unet": {"prune.channels, quant.static": ("onnxruntime", "openvino"), "prune.widths": ("eager",)},
+    "unet": {"prune.channels + quant.static": ("onnxruntime", "openvino"), "prune.widths": ("eager",)},
     # A dictionary of answers.
     "ssdlite_backbone": {"none": ("onnxruntime", "torchscript", "eager")},
     # Attention as timm writes it, in float16 and in int8.

@@ -37,7 +37,6 @@ from optlang.plan.expressions import Environment, holds
 from optlang.run import steps, worker
 from optlang.run.cache import Clock
 from optlang.run.job import Failure, PrepareJob, StepJob, Workload
-from optlang.run.trial import TrialContext
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
 from optlang.workload.data import dataset
@@ -106,11 +105,11 @@ ROWS: Mapping[str, Row] = dict((
     _one("quant.mixed", int8=True),
     _one("quant.weight_only", int8=True),
     _one("quant.qat", int8=True, settings={"lr": 1e-6}),
-    ("prune.channels, quant.static", Row((("prune.channels", {}), ("quant.static", {})), int8=True, smaller=True)),
+    ("prune.channels + quant.static", Row((("prune.channels", {}), ("quant.static", {})), int8=True, smaller=True)),
 ))
 SLOW: Mapping[str, Sequence[str]] = {
-    "executorch": ("none", "prune.channels", "quant.dynamic", "quant.static", "prune.channels, quant.static"),
-    "inductor": ("none", "prune.channels", "quant.dynamic", "quant.static", "prune.channels, quant.static"),
+    "executorch": ("none", "prune.channels", "quant.dynamic", "quant.static", "prune.channels + quant.static"),
+    "inductor": ("none", "prune.channels", "quant.dynamic", "quant.static", "prune.channels + quant.static"),
 }
 """The rows that are tried with runtimes that compile or lower for seconds."""
 
@@ -315,7 +314,7 @@ class Subject:
     name: str
     home: Path
     workload: Workload = field(init=False)
-    context: TrialContext = field(init=False)
+    data: dataset.Dataset = field(init=False)
     module: nn.Module = field(init=False)
     inputs: Mapping[str, Any] = field(init=False)
     before: list[Any] = field(init=False)
@@ -330,10 +329,9 @@ class Subject:
             Factory("architectures.py:data", {"name": self.name}), STUDY, self.home, "cpu",
         )
         self.module = make(self.workload.model, STUDY)
-        self.context = TrialContext(
-            self.workload, dataset.load(self.workload.data, STUDY).bind(self.module)
-        )
-        self.inputs = self.context.validation
+        self.data = dataset.load(self.workload.data, STUDY).bind(self.module)
+        batches = [inputs for inputs, _ in self.data.batches("validation", 1)]
+        self.inputs = {name: torch.cat([item[name] for item in batches]).numpy() for name in batches[0]}
         self.before = called(self.module, self.inputs)
 
     def answer(self, name: str, runtime_name: str) -> dict[str, Any]:
@@ -349,10 +347,10 @@ class Subject:
             try:
                 stepped = self._stepped(name, runtime_name, runtime, clock)
                 try:
-                    state = without_parametrizations(stepped.state, self.context.data, STUDY)
+                    state = without_parametrizations(stepped.state, self.data, STUDY)
                 except Refusal:
                     state = stepped.state
-                artifact = runtime.build(state, target, settings, Path(folder), self.context.data, STUDY)
+                artifact = runtime.build(state, target, settings, Path(folder), self.data, STUDY)
             finally:
                 steps.clear_scratch(self.workload)
             session = runtime.open(artifact, target, settings, STUDY)
@@ -373,7 +371,7 @@ class Subject:
         todo = jobs(ROWS[name], runtime_name)
         try:
             return steps.apply(
-                todo, self.workload, self.context.data, runtime.wants, clock, lambda _: None, []
+                todo, self.workload, self.data, runtime.wants, clock, lambda _: None, []
             )
         except Refusal as error:
             if not any(job.performed or {"runtime", "latency"} & set(job.needs) for job in todo):
@@ -447,8 +445,8 @@ class Subject:
     def _seconds(self, runtime: Any, settings: Mapping[str, Any], target: TargetSpec, state: ModelState) -> float:
         """The time of a call, the least of a few: the machine may be busy."""
         with tempfile.TemporaryDirectory() as folder:
-            plain = without_parametrizations(state, self.context.data, STUDY)
-            artifact = runtime.build(plain, target, settings, Path(folder), self.context.data, STUDY)
+            plain = without_parametrizations(state, self.data, STUDY)
+            artifact = runtime.build(plain, target, settings, Path(folder), self.data, STUDY)
             session = runtime.open(artifact, target, settings, STUDY)
             prepared = session.prepare({name: item[:1] for name, item in self.inputs.items()})
             least = float("inf")
@@ -473,10 +471,10 @@ class Subject:
         facts = declared("runtime")["runtime.onnxruntime"]
         runtime = imports.find(facts.calls, STUDY)()
         state = without_parametrizations(
-            ModelState("module", self.module, self.workload.model), self.context.data, STUDY
+            ModelState("module", self.module, self.workload.model), self.data, STUDY
         )
         with tempfile.TemporaryDirectory() as folder:
-            runtime.build(state, TargetSpec("here"), settings_of(facts, {}), Path(folder), self.context.data, STUDY)
+            runtime.build(state, TargetSpec("here"), settings_of(facts, {}), Path(folder), self.data, STUDY)
             graph = onnx.load(Path(folder) / "model.onnx").graph
         known = {"", *(item.name for item in graph.initializer)}
         return any(
