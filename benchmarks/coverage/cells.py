@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import json
 import logging
 import os
@@ -94,6 +95,7 @@ ROWS: Mapping[str, Row] = dict((
     _one("prune.channels_to_budget", smaller=True, settings={"share": 0.7}),
     _one("prune.widths", smaller=True, settings={"share": 0.7}),
     _one("prune.heads", smaller=True, needs="attention"),
+    _one("prune.layers", smaller=True, needs="blocks"),
     _one("prune.units", smaller=True, needs="recurrent"),
     _one("prune.magnitude", sparse=True),
     _one("prune.two_four", sparse=True),
@@ -192,6 +194,11 @@ def has(kind: str, module: nn.Module, name: str, inputs: Mapping[str, Any]) -> b
             isinstance(part, nn.Identity | nn.Dropout)
             for layer in layers if isinstance(layer, nn.Sequential) for part in layer
         )
+    if kind == "blocks":
+        return any(
+            _alike(part, other) for layer in layers if isinstance(layer, nn.Sequential | nn.ModuleList)
+            for part, other in itertools.pairwise(layer)
+        )
     if kind == "rectifier":
         with _Operators() as seen:
             called(module, inputs)
@@ -201,6 +208,12 @@ def has(kind: str, module: nn.Module, name: str, inputs: Mapping[str, Any]) -> b
         "layer_norm": (nn.LayerNorm,),
     }
     return any(isinstance(layer, kinds[kind]) for layer in layers)
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two layers are blocks of one kind and size, with several layers of weights each."""
+    shapes = [[item.shape for item in layer.parameters() if item.ndim > 1] for layer in (one, other)]
+    return type(one) is type(other) and shapes[0] == shapes[1] and len(shapes[0]) > 1
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[misc]
