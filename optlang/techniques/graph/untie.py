@@ -62,7 +62,10 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
         found = call(module, example)
         left = [names[0] for names in _shared(module, example).values()]
     if left and not alone:
-        raise Refusal(f"{left[0]} is in a layer with parameters that is used again, and those are shared on purpose")
+        raise Refusal(
+            f"{left[0]} is in a layer with parameters that is used again, and those are shared on purpose",
+            help="leave untie out for this model: what is below a shared layer has no copy for each use",
+        )
     if any(not torch.equal(found[name], item) for name, item in wanted.items()):
         raise Refusal("the forward that was written from its trace gives other answers: it chooses by values")
     made = sum(1 for _ in module.modules()) - before
