@@ -177,3 +177,23 @@ def test_int8_of_activations_with_outliers_gains(images, tmp_path):
         found = session.run(None, {session.get_inputs()[0].name: pixels})[0]
         off.append(float(numpy.abs(found - wanted).mean()))
     assert off[1] < 0.4 * off[0]
+
+
+def test_a_layer_across_the_samples_rows_leaves_its_norm_as_it_is(images):
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.first, self.last = nn.Linear(8, 12), nn.LayerNorm(12), nn.LayerNorm(12)
+            self.tokens, self.channels, self.head = nn.Linear(8, 8), nn.Linear(12, 12), nn.Linear(12, 10)
+
+        def forward(self, image):
+            rows = self.embed(image[:, 0])
+            rows = rows + self.tokens(self.first(rows).transpose(1, 2)).transpose(1, 2)
+            rows = rows + self.channels(self.last(rows))
+            return self.head(rows.mean(1))
+
+    torch.manual_seed(0)
+    state = ModelState("module", Mixer(), Factory("any:Mixer"))
+    result = run(state, images)
+    assert (result.notes["smooth.norms"], result.notes["smooth.left"]) == (1, ["first"])
+    assert torch.allclose(answers(result.model, images), answers(state.model, images), rtol=1e-3, atol=1e-4)
