@@ -4,8 +4,8 @@
 
 An architecture is tried in a child process (benchmarks/coverage/cells.py), each cell within --limit seconds. What is
 found is appended to --results as lines of JSON, and a cell that has a line for this version of the code is not tried
-again: the program goes on where it stopped. `--again` tries those that did not work in an earlier version, or were
-never tried, and no others. `--table` prints the table of what is known, `--write` puts it into docs/coverage.md.
+again: the program goes on where it stopped. `--again` tries those that did not work in an earlier version, and no
+others. `--table` prints the table of what is known, `--write` puts it into docs/coverage.md.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def _wanted(given: argparse.Namespace, results: Results, code: str) -> dict[str,
                 continue
             if runtime not in given.runtimes.split(",") or key in known:
                 continue
-            if given.again and key in latest and latest[key]["state"] in ("works", "nothing"):
+            if given.again and latest.get(key, {"state": "works"})["state"] in ("works", "nothing"):
                 continue
             mine.append((row, runtime))
         if mine:

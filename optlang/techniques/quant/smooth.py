@@ -108,8 +108,8 @@ def _groups(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[_Gro
         else:
             across = [name for name in weights if module.get_parameter(name).shape[1] != one.normalized_shape[0]]
             if across:
-                layer = across[0].rpartition(".")[0]
-                why.append(f"{layer} takes what {names[norm]} gives along another axis than its channels")
+                taker = across[0].rpartition(".")[0]
+                why.append(f"{taker} takes what {names[norm]} gives along another axis than its channels")
             else:
                 groups.append((names[norm], tuple(weights)))
     return groups, why, [names[norm] for norm in behind]
