@@ -38,8 +38,9 @@ def quantized(
     settings: Mapping[str, Any] = request.settings
     dynamic = request.technique == "dynamic"
     graph_module = program.module()
+    _keep_whole_numbers(graph_module)
     quantizer = _quantizer(graph_module, module, settings, dynamic)
-    converted, found = pt2e.quantized(graph_module, quantizer, request, example, data)
+    converted, found = pt2e.quantized(graph_module, quantizer, module, request, example, data)
     way_out = _STATIC
     if dynamic and any(item.kind == "convolution" and not item.quantized for item in found):
         way_out = _LINEAR if settings["operators"] == "linear" else _GROUPS
@@ -73,6 +74,30 @@ def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]
 
     quantizer.set_filter_function(open_to)
     return quantizer
+
+
+def _keep_whole_numbers(graph_module: Any) -> None:
+    """Make tensors of the numbers that are added to integers or multiplied with them (positions, indices).
+
+    XNNPACK's quantizer makes tensors of all that are still numbers, of floats, and an index would become one.
+    """
+    import torch
+
+    targets = (torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor)
+    for count, node in enumerate(list(graph_module.graph.nodes)):
+        value = node.meta.get("val")
+        if node.target not in targets or value is None or value.dtype.is_floating_point:
+            continue
+        for place, item in enumerate(node.args):
+            if isinstance(item, int):
+                name = f"_whole_number_{count}_{place}"
+                number = torch.tensor(item, dtype=value.dtype)
+                graph_module.register_buffer(name, number)
+                with graph_module.graph.inserting_before(node):
+                    constant = graph_module.graph.get_attr(name)
+                constant.meta["val"] = value.fake_mode.from_tensor(number, static_shapes=True)
+                node.update_arg(place, constant)
+    graph_module.recompile()
 
 
 def _grouped(node: Any) -> bool:

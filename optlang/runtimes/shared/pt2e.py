@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,12 @@ from optlang.interfaces import Array, Refusal, Request
 from optlang.runtimes.shared.torch_module import refuse_techniques
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from optlang.workload.data.dataset import Dataset
     from optlang.workload.model.quantized_share import Weight
 
+_LEVELS, _LEAST = 127, 2.0**-40
 _SEED = 0
 """Which calibration samples are drawn: the same ones in every trial, since a runtime has no seed of its own."""
 
@@ -51,9 +53,10 @@ def refuse_unknown(runtime: str, requests: Sequence[Request]) -> None:
 
 
 def quantized(
-    graph_module: Any, quantizer: Any, request: Request, example: Mapping[str, Tensor], data: Dataset
+    graph_module: Any, quantizer: Any, module: nn.Module, request: Request, example: Mapping[str, Tensor], data: Dataset
 ) -> tuple[Any, list[Weight]]:
-    """The graph, annotated by `quantizer`, calibrated and converted, and what became of its weights."""
+    """The graph of `module`, annotated by `quantizer`, calibrated and converted, its embedding tables in int8, and what
+    became of its weights."""
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -66,7 +69,48 @@ def quantized(
         for arrays in calibration(example, data, int(samples)):
             prepared(*(torch.from_numpy(item) for item in arrays))
     converted = convert_pt2e(prepared)
+    _tables_in_integers(converted, module, request.settings)
     return converted, torch_export.weights(converted)
+
+
+def _tables_in_integers(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Store embedding tables as int8 with a scale for each row: rows are gathered in integers, and become floats then.
+
+    torchao's quantizers leave them alone. Plain operators do it, which every backend has, and compilers fuse.
+    """
+    import torch
+
+    from optlang.workload.export import torch_export
+
+    aten, graph = torch.ops.aten, graph_module.graph
+    made: dict[str, tuple[str, str]] = {}
+    for node in list(graph.nodes):
+        table, indices = node.args[:2] if node.target is aten.embedding.default else (None, None)
+        if table is None or table.op != "get_attr":
+            continue
+        if not torch_export.chosen_layer(torch_export.layer_of(node), module, settings):
+            continue
+        name = str(table.target)
+        if name not in made:
+            weight = operator.attrgetter(name)(graph_module).detach()
+            if weight.dtype is not torch.float32:
+                continue
+            scales = (weight.abs().amax(dim=1) / _LEVELS).clamp_min(_LEAST)
+            integers = (weight / scales[:, None]).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
+            made[name] = (f"_table_{len(made)}", f"_table_{len(made)}_scales")
+            graph_module.register_buffer(made[name][0], integers)
+            graph_module.register_buffer(made[name][1], scales)
+        with graph.inserting_before(node):
+            rows = graph.call_function(aten.embedding.default, (graph.get_attr(made[name][0]), indices))
+            rows.meta = {key: value for key, value in node.meta.items() if key != "val"}
+            floats = graph.call_function(aten.to.dtype, (rows, torch.float32))
+            scale = graph.call_function(aten.index.Tensor, (graph.get_attr(made[name][1]), [indices]))
+            scale = graph.call_function(aten.unsqueeze.default, (scale, -1))
+            answer = graph.call_function(aten.mul.Tensor, (floats, scale))
+        node.replace_all_uses_with(answer)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph_module.recompile()
 
 
 def calibration(example: Mapping[str, Tensor], data: Dataset, samples: int) -> Iterator[list[Array]]:

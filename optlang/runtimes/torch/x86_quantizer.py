@@ -68,7 +68,9 @@ def quantized(
     settings: Mapping[str, Any] = request.settings
     dynamic = request.technique == "dynamic"
     graph_module = program.module(check_guards=False)
-    converted, found = pt2e.quantized(graph_module, _quantizer(module, settings, dynamic), request, example, data)
+    converted, found = pt2e.quantized(
+        graph_module, _quantizer(module, settings, dynamic), module, request, example, data
+    )
     left = dynamic and any(item.kind == "convolution" and not item.quantized for item in found)
     about = torch_export.mostly(found, module, settings, "int8", _LINEAR if left else _WAY_OUT)
     _drop_unused(converted)

@@ -167,7 +167,8 @@ def weights(graph_module: Any) -> list[Weight]:
             if len(value.shape) < 2 or "quantize" in str(node.target):
                 continue
             if kind is not None:
-                found.setdefault(name, Weight(layer_of(node), kind, math.prod(value.shape), quantized))
+                small = quantized or value.dtype is torch.int8
+                found.setdefault(name, Weight(layer_of(node), kind, math.prod(value.shape), small))
             elif value.is_floating_point():
                 kind = f"constant {name.rpartition('.')[2]}"
                 others.setdefault(name, Weight(layer_of(node), kind, math.prod(value.shape), False))

@@ -41,8 +41,9 @@ REMARKS: tuple[process_state.Remark, ...] = (
 """The warnings of tracing that say nothing to the user, as patterns of their messages."""
 
 _TOLERANCE = 1e-3
-# Twenty roundings to the eleven bits of a float16, or to the eight of a bfloat16: kernels round in places of their own.
-_ROUNDED = {torch.float16: 2e-2, torch.bfloat16: 1.6e-1}
+# A rounding to the eleven bits of a float16, or to the eight of a bfloat16; kernels round in places of their own.
+_ROUNDED = {torch.float16: 2**-10, torch.bfloat16: 2**-7}
+_ROUNDINGS = 20
 
 
 class Positional(nn.Module):
@@ -115,8 +116,16 @@ def _projected(
 
 
 def tolerance(module: nn.Module) -> float:
-    """How far an exported graph's answers may be from the module's, as a share of the largest of them."""
-    return max((_ROUNDED.get(item.dtype, _TOLERANCE) for item in module.parameters()), default=_TOLERANCE)
+    """How far an exported graph's answers may be from the module's, as a share of the largest of them.
+
+    In 16 bits a deep model has a rounding for each of its matrices, and no fewer than twenty.
+    """
+    largest = _TOLERANCE
+    for dtype, rounding in _ROUNDED.items():
+        matrices = [item.ndim > 1 for item in module.parameters() if item.dtype is dtype]
+        if matrices:
+            largest = max(largest, rounding * max(_ROUNDINGS, sum(matrices)))
+    return largest
 
 
 @dataclass(frozen=True, slots=True)

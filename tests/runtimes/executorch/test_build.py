@@ -132,10 +132,30 @@ def test_weights_in_float16_are_named(technique, settings, images, tmp_path):
         build(asked(named("typed"), technique, settings), images, tmp_path / "half")
 
 
-def test_an_embedding_table_that_stays_in_float_is_no_success(tmp_path):
+def test_embedding_tables_become_int8_and_whole_numbers_stay_whole(tmp_path):
     words = data_module.load(Factory("networks.py:tokens"), STUDY)
-    with pytest.raises(Refusal, match=r"only 3% of the weights would be int8: not those of table \(embedding table\)"):
-        build(asked(named("bag"), "static", STATIC), words, tmp_path / "bag")
-    artifact = build(asked(named("cnn"), "static", STATIC), data_module.load(Factory("networks.py:images"), STUDY),
-                     tmp_path / "cnn")
-    assert artifact.about["stored"] == {"quantized": 1.0, "halved": 0.0}
+    state = named("placed")
+    artifact = build(asked(state, "static", STATIC), words, tmp_path / "placed", batch=32)
+    assert artifact.about["int8"] == {"weights": 1.0, "all": 1.0, "float": []}
+    float32 = build(state, words, tmp_path / "float", batch=32)
+    assert artifact.files[0].bytes < float32.files[0].bytes / 2.5
+    found, wanted = answered(artifact, words, 32), answered(float32, words, 32)
+    assert 0 < numpy.linalg.norm(found - wanted) < 0.05 * numpy.linalg.norm(wanted)
+
+
+def test_a_kept_table_stays_in_float(tmp_path):
+    words = data_module.load(Factory("networks.py:tokens"), STUDY)
+    settings = {**STATIC, "keep": ("table",)}
+    artifact = build(asked(named("bag"), "static", settings), words, tmp_path / "bag")
+    assert artifact.about["int8"]["weights"] == 1.0
+    assert artifact.about["int8"]["all"] < 0.1
+
+
+def test_float16_is_half_the_bytes_and_answers_as_the_module(images, tmp_path):
+    half = imports.find("optlang.techniques.cast.half:half", STUDY)
+    settings = {"dtype": "float16", "sensitive": False, "keep": (), "only": ()}
+    plain = named("mlp")
+    state = half(plain, settings, Context(images, 1, tmp_path, STUDY))
+    artifact = build(state, images, tmp_path / "half")
+    assert artifact.files[0].bytes < 0.8 * build(plain, images, tmp_path / "float").files[0].bytes
+    assert artifact.about["stored"]["halved"] == 1.0

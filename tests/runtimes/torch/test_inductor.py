@@ -16,6 +16,7 @@ from optlang.report.export.runners import runner
 from optlang.runtimes.torch import pt2_archive
 from optlang.runtimes.torch.inductor import Inductor
 from optlang.workload import imports
+from optlang.workload.data import dataset
 from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
@@ -150,3 +151,18 @@ def test_files_with_pickles_are_refused(images, tmp_path):
     path.write_bytes(b"no archive at all")
     with pytest.raises(Refusal, match="does not load the model"):
         pt2_archive.read(path)
+
+
+def test_embedding_tables_become_int8(tmp_path):
+    words = dataset.load(Factory("networks.py:tokens"), STUDY)
+    state = named("placed")
+    artifact = build(asked(state, "static", STATIC), words, tmp_path / "placed", batch=8)
+    assert artifact.about["int8"]["all"] == 1.0
+    assert artifact.about["int8"]["float"] == []
+    inputs = {name: item.numpy() for name, item in words.bind(state.model).example(8).items()}
+    session = Inductor().open(artifact, TargetSpec("here", batch=8), {}, STUDY)
+    found = session.collect(session.run(session.prepare(inputs)))["output"]
+    session.close()
+    with torch.no_grad():
+        wanted = state.model(torch.from_numpy(inputs["tokens"])).numpy()
+    assert 0 < numpy.linalg.norm(found - wanted) < 0.05 * numpy.linalg.norm(wanted)
