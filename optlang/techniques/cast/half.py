@@ -32,6 +32,7 @@ def half(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
     import torch
 
     from optlang.workload import imports
+    from optlang.workload.export import tracing
     from optlang.workload.model.call import call
 
     state = as_module(state, "be cast", context)
@@ -41,7 +42,9 @@ def half(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mo
     example = context.data.bind(state.model).example(2)
     module = copy.deepcopy(state.model).eval()
     with imports.at_home(context.study):
-        with torch.no_grad(), imports.user_code("the model's forward", context.study):
+        with (
+            torch.no_grad(), tracing.plain_attention(), imports.user_code("the model's forward", context.study)
+        ):
             wanted = call(module, example)
             last = _last(module, example) if settings["sensitive"] else ""
         kept = _kept(module, settings, last)
@@ -81,6 +84,7 @@ def _refuse_little(module: nn.Module, settings: Mapping[str, Any], dtype: str) -
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
     """Cast `module` in place: all but the layers named in `float32`, which get casts of their inputs and outputs."""
     import torch
+    from torch import nn
 
     dtype = getattr(torch, arguments["dtype"])
     kept = set(arguments["float32"])
@@ -92,6 +96,13 @@ def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str
         for key, buffer in layer.named_buffers(recurse=False):
             if buffer.is_floating_point():
                 layer._buffers[key] = buffer.to(own)
+        # Plain attributes: constants, and what a layer has kept of an earlier call.
+        for key, value in list(vars(layer).items()):
+            if not key.startswith("_") and _in_float32(value):
+                setattr(layer, key, _cast(value, own))
+        if isinstance(layer, nn.TransformerEncoder):
+            # Layers with hooks do not take the nested tensors that it makes of padded samples.
+            layer.use_nested_tensor = False
         # Between layers a forward may come to float32 by itself (a constant, a mask): each takes what it can use.
         stated = any(True for _ in layer.parameters(recurse=False)) or any(True for _ in layer.buffers(recurse=False))
         if stated or name in kept or layer is module:
@@ -147,6 +158,17 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
             changed[key] = _cast(item, dtype)
         return changed
     return value
+
+
+def _in_float32(value: Any) -> bool:
+    """Whether it is a tensor in float32, or a dictionary, list or tuple with one."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.dtype is torch.float32
+    if isinstance(value, Mapping):
+        return any(_in_float32(item) for item in value.values())
+    return isinstance(value, list | tuple) and any(_in_float32(item) for item in value)
 
 
 def _kept(module: nn.Module, settings: Mapping[str, Any], last: str) -> list[str]:

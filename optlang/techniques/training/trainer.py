@@ -44,16 +44,16 @@ def fit(
     from optlang.workload.model.call import settled
     from optlang.workload.seeds import seeded
 
+    if is_half(module):
+        raise Refusal(
+            "the model is in 16 bits, in which the small steps of a training are lost",
+            help="train first and cast afterwards; amp calculates in 16 bits and keeps the weights in float32",
+        )
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise Refusal(
             "the model has no parameters to train: all of them are frozen, or there are none", depends="model",
             help="thaw those that may change in the factory: `model.requires_grad_(True)`",
-        )
-    if is_half(module):
-        raise Refusal(
-            "the model is in 16 bits, in which the small steps of a training are lost",
-            help="train first and cast afterwards; amp calculates in 16 bits and keeps the weights in float32",
         )
     before = [parameter.detach().clone() for parameter in trainable]
     with seeded(context.seed), torch.enable_grad():

@@ -15,6 +15,7 @@ from optlang.runtimes.openvino.build import OpenVino
 from optlang.runtimes.torch.eager import Eager
 from optlang.techniques.cast.half import half
 from optlang.techniques.training.train import train
+from optlang.workload.export import tracing
 from optlang.workload.export.onnx import export
 from optlang.workload.model.call import call
 from tests.techniques.states import STUDY, start
@@ -107,6 +108,52 @@ def test_layers_by_name(images):
     assert kept.blocks[0].first.weight.dtype == kept.head.weight.dtype == torch.float16
     only = cast(start("residual"), images, only=("blocks.0.first",)).model
     assert [name for name, item in only.named_parameters() if item.dtype == torch.float16] == ["blocks.0.first.weight"]
+
+
+class Keeping(nn.Module):
+    """Keeps what it has computed of its parameters in a dictionary, from the first call on, and a plain constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 32), nn.Linear(32, 10)
+        self.places, self.known, self.scale = nn.Parameter(torch.randn(8, 32)), {}, torch.full((32, 32), 0.5)
+
+    def forward(self, image):
+        if "sum" not in self.known:
+            self.known["sum"] = self.places.sum(0, keepdim=True)
+        return self.head((self.first(image.flatten(1)) + self.known["sum"]) @ self.scale)
+
+
+def test_what_a_layer_has_kept_of_an_earlier_call_is_cast_too(images):
+    state = given(Keeping())
+    wanted = answers(state, images)["output"]
+    result = cast(state, images)
+    assert state.model.known["sum"].dtype is torch.float32
+    found = answers(result, images)["output"]
+    assert 0 < float((found - wanted).abs().max()) < 8 * ROUNDING["float16"] * float(wanted.abs().max())
+
+
+class Padded(nn.Module):
+    """An encoder of which torch makes nested tensors, without its padded positions."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 10)
+
+    def forward(self, image):
+        rows = image[:, 0]
+        padding = torch.zeros(rows.shape[:2], dtype=torch.bool)
+        padding[:, -2:] = True
+        return self.head(self.encoder(rows, src_key_padding_mask=padding)[:, :-2].mean(dim=1))
+
+
+def test_an_encoder_with_a_padding_mask_is_cast(images):
+    state = given(Padded())
+    with tracing.plain_attention():
+        wanted = answers(state, images)["output"]
+    found = answers(cast(state, images), images)["output"]
+    assert 0 < float((found - wanted).abs().max()) < 8 * ROUNDING["float16"] * float(wanted.abs().max())
 
 
 class Sharing(nn.Module):
