@@ -235,12 +235,15 @@ class _Watch(TorchFunctionMode):
             scores = scores.flatten(0, 1)
             dim -= 1
         axes = sorted((axis for axis in range(scores.ndim) if axis != dim), key=lambda axis: abs(axis - dim) != 2)
-        for axis in axes:
-            others = [axis, *(item for item in range(answer.ndim) if item != axis)]
-            for other in others:
-                size = scores.shape[axis]
-                if found is None and size > 1 and other < answer.ndim and answer.shape[other] == size:
-                    found = self._slots([(scores, axis), (answer, other)], size, other)
+        pairs = [
+            (axis, other) for axis in axes for other in [axis, *(item for item in range(answer.ndim) if item != axis)]
+            if scores.shape[axis] > 1 and other < answer.ndim and answer.shape[other] == scores.shape[axis]
+        ]
+        # As many samples as heads: the values tell which axis is which, unless all heads share them.
+        pairs.sort(key=lambda pair: not self._differs(answer, pair[1]))
+        for axis, other in pairs:
+            if found is None:
+                found = self._slots([(scores, axis), (answer, other)], scores.shape[axis], other)
         heads = scores.shape[1] if scores.ndim > 3 else 1
         return self._answered(answer, found, heads=heads, targets=[scores, answer])
 
@@ -277,6 +280,11 @@ class _Watch(TorchFunctionMode):
         if len({len(item) for item in slots}) != 1 or not any(_parts(found)[0].values()):
             return None
         return axis, slots, found
+
+    def _differs(self, item: Tensor, axis: int) -> bool:
+        """Whether the first and the last slot along an axis come from other weights."""
+        size = item.shape[axis]
+        return not _alike(self._changing([(item, axis)], 0, size), self._changing([(item, axis)], size - 1, size))
 
     def _changing(self, targets: Sequence[tuple[Tensor, int]], slot: int, size: int) -> dict[str, Vectors]:
         """The weights that change a slot, by the indices along each of their axes."""

@@ -119,6 +119,11 @@ class TestByHand:
         assert (second.num_heads, second.head_dim) == (3, 4)
         assert (second.q.out_features, second.out.in_features) == (12, 12)
 
+    def test_as_many_samples_as_heads(self, lines):
+        result = run(start(first="transposed"), lines)
+        assert result.notes["prune.heads"] == {"first": 1, "second": 1}
+        assert result.model.first.out.in_features == 8
+
     def test_one_layer_called_twice_is_cut_once(self, lines):
         state = start("attention.py:shared")
         result = run(state, lines)
