@@ -25,6 +25,7 @@ FORMS: Mapping[str, str] = {
 
 NEEDS: Mapping[str, str] = {
     "training": "training data",
+    "labels": "labels of the training data",
     "calibration": "calibration data",
     "runtime": "the runtime's int8 scheme",
     "baseline": "the trained baseline",

@@ -12,6 +12,7 @@ from optlang.plan.model import Plan
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
 from optlang.run.events import Watcher
 from optlang.run.job import Failure, PrepareJob, Workload
+from optlang.run.labels import learning
 from optlang.run.progress_file import ProgressReader
 from optlang.run.scratch import Scratch
 from optlang.run.stop import StopRequest
@@ -57,12 +58,12 @@ class Dispatcher:
         from optlang.run.worker import prepare
 
         names = {ref.metric for ref in self._plan.metric_refs()}
-        metrics = tuple(sorted(name for name in names if self._plan.metric(name).task))
+        metrics = tuple(sorted(name for name in names if self._plan.metric(name).judges))
         self._watcher.progress({"doing": "load the model and the data"})
         targets = tuple(
             TargetSpec(item.name, item.device, dynamic=item.dynamic, shape=item.shape) for item in self._plan.targets
         )
-        job = PrepareJob(self._workload, metrics, self.progress, targets)
+        job = PrepareJob(self._workload, metrics, self.progress, targets, learning(self._plan))
         try:
             found = self.run(prepare, job, self._plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout) as error:

@@ -116,13 +116,15 @@ class FrontJob:
 class PrepareJob:
     """Load the model and the data once, before anything is trained, so that mistakes in them show at once.
 
-    `targets` say which axes of the inputs are open: there must be such axes.
+    `metrics` are those of answers that the study names, `learn_labels` the techniques in it that learn from labels,
+    each with what may stand in its place. `targets` say which axes of the inputs are open: there must be such axes.
     """
 
     workload: Workload
-    task_metrics: tuple[str, ...]
+    metrics: tuple[str, ...]
     progress: Path
     targets: tuple[TargetSpec, ...] = ()
+    learn_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal
+from optlang.plan.metrics import AGREEMENT
 from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
 from optlang.run.machine import cores
 from optlang.run.progress_file import ProgressWriter
@@ -68,7 +69,8 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
         for target in job.targets:
             context.opened(target)
         state = initial(workload.model, workload.study, data.example(1))
-        _check_metrics(data, state.model, job.task_metrics, workload)
+        _check_labels(data, job.learn_labels)
+        _check_metrics(data, state.model, job.metrics, workload)
         check_copies(state.model)
         return (*said(state), *_kept_aside(data, state.model))
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
@@ -121,31 +123,66 @@ def _begin_torch() -> None:
     torch.set_num_threads(min(cores(), LARGEST_THREADS))
 
 
+def _check_labels(data: Dataset, learning: Mapping[str, str]) -> None:
+    """OptlangError where a step learns from labels, and the training data have none."""
+    if data.labeled("train"):
+        return
+    for step, instead in learning.items():
+        raise OptlangError(f"{step} learns from labels, and the data's 'train' has none", help=instead)
+
+
 def _check_metrics(data: Dataset, module: object, wanted: tuple[str, ...], workload: Workload) -> None:
-    """OptlangError where the answers are not one a sample, or the task does not give a metric that the study names.
+    """OptlangError where the answers are not one a sample, or have no metric of some name that the study names.
 
     Better now than after the training. Where the first samples have no metrics (no positive is among them), all have
     to.
     """
-    from optlang.workload.data import tensors
-
     answers = _answers(data, module, workload)
     outputs, targets = next(answers)
-    try:
-        given = data.task.metrics(outputs, targets)
-    except OptlangError:
-        rest = list(answers)
-        if not rest:
-            raise
-        every = [(outputs, targets), *rest]
-        whole = tensors.joined([item for item, _ in every])
-        assert isinstance(whole, dict)
-        given = data.task.metrics(whole, tensors.joined([item for _, item in every], data.task.padding))
-    missing = [name for name in wanted if name not in given]
+    given = _given(data, outputs, targets, answers) if data.labeled("validation") else {}
+    missing = [name for name in wanted if name not in given and name not in AGREEMENT]
+    if missing and not data.labeled("validation"):
+        from optlang.workload.data.tasks import WITHOUT_LABELS
+
+        raise OptlangError(
+            f"`{missing[0]}` compares answers with labels, and 'validation' has none", help=WITHOUT_LABELS
+        )
     if missing:
         raise OptlangError(
             f"the task of the data gives no metric `{missing[0]}`", help=f"it gives {', '.join(sorted(given))}"
         )
+    _check_agreement(data, outputs, [name for name in wanted if name in AGREEMENT and name not in given])
+
+
+def _given(
+    data: Dataset, outputs: dict[str, Tensor], targets: Tensors, rest: Iterator[tuple[dict[str, Tensor], Tensors]]
+) -> Mapping[str, float]:
+    from optlang.workload.data import tensors
+
+    try:
+        return data.task.metrics(outputs, targets)
+    except OptlangError:
+        every = [(outputs, targets), *rest]
+        if len(every) == 1:
+            raise
+        whole = tensors.joined([item for item, _ in every])
+        assert isinstance(whole, dict)
+        return data.task.metrics(whole, tensors.joined([item for _, item in every], data.task.padding))
+
+
+def _check_agreement(data: Dataset, outputs: Mapping[str, Tensor], wanted: Sequence[str]) -> None:
+    """OptlangError where the study names a metric of agreement that such answers do not have."""
+    numbers = any(item.is_floating_point() or item.is_complex() for item in outputs.values())
+    for name in wanted:
+        if name == "agreement" and data.task.choices(outputs) is None:
+            shapes = ", ".join(f"{key} {tuple(item.shape)}" for key, item in outputs.items())
+            raise OptlangError(
+                f"`agreement` compares classes, and the answers are not known to be scores of classes: {shapes}",
+                help='return "task": "classification" from the data factory (classes on axis 1) or "sequence" (on the '
+                "last of three), or use `agreement.cosine` and `agreement.error`",
+            )
+        if name != "agreement" and not numbers:
+            raise OptlangError(f"`{name}` compares numbers, and the answers are classes", help="use `agreement`")
 
 
 def _kept_aside(data: Dataset, module: torch.nn.Module) -> tuple[str, ...]:

@@ -62,3 +62,54 @@ def test_a_metric_that_the_first_samples_do_not_have(
     else:
         assert isinstance(found, Failure)
         assert words in found.reason
+
+
+UNLABELED = """\
+import torch
+
+def net(shape):
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Unflatten(1, shape))
+
+def data(task=None, labels=False):
+    x = torch.randn(40, 4)
+    answer = {"train": x, "validation": (x, torch.zeros(40).long()) if labels else x}
+    return answer if task is None else {**answer, "task": task}
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "task", "labels", "metrics", "words"),
+    [
+        ([6], None, False, ("agreement", "agreement.cosine"), None),
+        ([6], None, False, ("accuracy",), "`accuracy` compares answers with labels, and 'validation' has none"),
+        ([6], None, True, ("accuracy", "agreement"), None),
+        ([2, 3], None, False, ("agreement",), "not known to be scores of classes: output (32, 2, 3)"),
+        ([2, 3], None, False, ("agreement.error",), None),
+        ([2, 3], "sequence", False, ("agreement",), None),
+        ([6], "regression", False, ("agreement",), "not known to be scores of classes: output (32, 6)"),
+    ],
+)
+def test_metrics_of_data_without_labels(
+    tmp_path: Path, shape: list[int], task: str | None, labels: bool, metrics: tuple[str, ...], words: str | None
+) -> None:
+    (tmp_path / "bare.py").write_text(UNLABELED)
+    data = Factory("bare.py:data", {"task": task, "labels": labels})
+    workload = Workload(Factory("bare.py:net", {"shape": shape}), data, tmp_path, tmp_path / "home", "cpu")
+    found = worker.prepare(PrepareJob(workload, metrics, tmp_path / "progress"))
+    if words is None:
+        assert found == ()
+    else:
+        assert isinstance(found, Failure)
+        assert words in found.reason
+
+
+def test_a_step_that_learns_from_labels_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(UNLABELED)
+    workload = Workload(
+        Factory("bare.py:net", {"shape": [6]}), Factory("bare.py:data"), tmp_path, tmp_path / "home", "cpu"
+    )
+    job = PrepareJob(workload, (), tmp_path / "progress", learn_labels={"`finetune`": "use `distill`"})
+    found = worker.prepare(job)
+    assert isinstance(found, Failure)
+    assert found.reason == "`finetune` learns from labels, and the data's 'train' has none"
+    assert "use `distill`" in found.text

@@ -101,10 +101,29 @@ def _kept_accurate(
 
 
 def _quality(inputs: Sample, targets: Any, batch: int, data: Dataset) -> Callable[[Any], tuple[float, bool]]:
-    """What says how good a compiled model is (more is better), and whether that is an accuracy."""
+    """What says how good a compiled model is (more is better), and whether that is a share, as an accuracy is.
+
+    Without labels it is how far answers agree with those of the model that is asked about first: on which share of the
+    samples they name its class, else 1 less the difference as a share of its answers.
+    """
     import numpy
 
     from optlang.workload.data import ragged
+    from optlang.workload.data.tensors import leaves
+
+    known: list[dict[str, Any]] = []
+
+    def agreement(outputs: dict[str, Any]) -> float:
+        if not known:
+            known.append(outputs)
+        classes, wanted = data.task.choices(outputs), data.task.choices(known[0])
+        if classes is not None and wanted is not None:
+            return float((classes == wanted).double().mean())
+        errors = [
+            float(numpy.linalg.norm(item - known[0][name]) / (numpy.linalg.norm(known[0][name]) or 1.0))
+            for name, item in outputs.items()
+        ]
+        return 1 - max(errors)
 
     def quality(compiled: Any) -> tuple[float, bool]:
         names = [item.any_name for item in compiled.outputs]
@@ -114,6 +133,8 @@ def _quality(inputs: Sample, targets: Any, batch: int, data: Dataset) -> Callabl
             found = [numpy.array(item)[: len(places)] for item in compiled(call).values()]
             pieces.append((places, dict(zip(names, found, strict=True))))
         outputs = {name: ragged.padded(item) for name, item in ragged.in_order(pieces).items()}
+        if not leaves(targets):
+            return agreement(outputs), True
         metrics = data.task.metrics(outputs, targets)
         if "accuracy" in metrics:
             return float(metrics["accuracy"]), True

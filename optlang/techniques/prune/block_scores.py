@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context
+from optlang.techniques.shared.labels import loss_against
 from optlang.techniques.shared.skipped import skipping, watching
 
 if TYPE_CHECKING:
@@ -44,16 +45,19 @@ def influence(module: nn.Module, names: Sequence[str], samples: int, context: Co
 
 
 def loss(module: nn.Module, names: Sequence[str], samples: int, context: Context) -> dict[str, float]:
-    """How much the task's loss rises on training samples when a block is skipped, one at a time."""
+    """How much the task's loss rises on training samples when a block is skipped, one at a time.
+
+    Without labels how far answers are from those of the whole module.
+    """
     import torch
 
     scored = copy.deepcopy(module).eval()
-    task = context.data.bind(scored).task
+    loss_of = loss_against(copy.deepcopy(module).eval(), context)
 
     def measured() -> float:
         total, seen = 0.0, 0
-        for outputs, targets, count in _passes(scored, samples, context):
-            total += float(task.loss(outputs, targets)) * count
+        for outputs, inputs, targets, count in _passes(scored, samples, context):
+            total += float(loss_of(outputs, inputs, targets)) * count
             seen += count
         return total / max(1, seen)
 
@@ -68,8 +72,11 @@ def loss(module: nn.Module, names: Sequence[str], samples: int, context: Context
 
 def _passes(
     module: nn.Module, samples: int, context: Context
-) -> Iterator[tuple[Mapping[str, Tensor], Tensors, int]]:
-    """Outputs, targets and how many samples they are, for the first `samples` of the seed's order, in whole batches."""
+) -> Iterator[tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensors, int]]:
+    """Outputs, inputs, targets and how many samples they are, for the first `samples` of the seed's order.
+
+    In whole batches.
+    """
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
 
@@ -78,7 +85,7 @@ def _passes(
         with user_code("the model's forward", context.study):
             outputs = call(module, inputs)
         count = len(next(iter(inputs.values())))
-        yield outputs, targets, count
+        yield outputs, inputs, targets, count
         seen += count
         if seen >= samples:
             return

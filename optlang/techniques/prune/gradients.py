@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context
+from optlang.techniques.shared.labels import drawn_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,6 +68,7 @@ def after_each(
 ) -> None:
     """Call `do` with the number of samples after each batch of 64 whose loss was carried back through `module`.
 
+    Without labels it is the loss of `drawn_loss`.
     `one_by_one` makes a batch of each sample. Parameters hold the batch's gradients, frozen ones too; it ends with
     the first batch at which `samples` were seen, and leaves no gradients behind.
     """
@@ -76,6 +78,7 @@ def after_each(
     from optlang.workload.model.call import call, settled
 
     data = context.data.bind(module)
+    generator = torch.Generator().manual_seed(context.seed)
     frozen = [item for item in module.parameters() if not item.requires_grad]
     seen = 0
     for item in frozen:
@@ -86,7 +89,7 @@ def after_each(
                 with user_code("the model's forward", context.study):
                     outputs = call(module, inputs)
                 module.zero_grad(set_to_none=True)
-                data.task.loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+                drawn_loss(data.task, outputs, targets, generator).backward()  # type: ignore[no-untyped-call]
                 count = len(next(iter(inputs.values())))
                 do(count)
                 seen += count

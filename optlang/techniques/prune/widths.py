@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.prune.budget import MAX_RATIO, filled, largest_layer, measure_of
 from optlang.techniques.prune.cutter import Cut, Cutter, cutting
+from optlang.techniques.shared.labels import loss_against
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,8 +74,10 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
         # What costs the most loss for what it saves comes back first.
         order = list(dict.fromkeys(name for name, _ in reversed(moves)))
         candidates = [(blend, budget.spent(fit, order)) for blend, fit in fits]
+        whole = cutter.cut(0.0).module
         losses = [
-            _loss(cutter.recalibrated(item.cut).module, int(settings["scored"]), context) for _, item in candidates
+            _loss(cutter.recalibrated(item.cut).module, whole, int(settings["scored"]), context)
+            for _, item in candidates
         ]
         blend, best = candidates[losses.index(min(losses))]
         notes: dict[str, JSON] = {"prune.ratios": best.ratios, "prune.blend": blend, "prune.reached": best.reached}
@@ -86,7 +89,7 @@ def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> di
     whole = cutter.cut(0.0)
     measures = {name: measure_of(name, cutter) for name in ("macs", "parameters")}
     before = {name: count(whole.module) for name, count in measures.items()}
-    loss = _loss(whole.module, int(settings["scored"]), context)
+    loss = _loss(whole.module, whole.module, int(settings["scored"]), context)
     found: dict[str, JSON] = {}
     names = cutter.groups()
     for number, name in enumerate(names):
@@ -99,21 +102,25 @@ def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> di
                 continue  # rounding leaves the width of the level before
             history = cut.history
             saved: dict[str, JSON] = {name: 1 - count(cut.module) / before[name] for name, count in measures.items()}
-            change = _loss(cutter.recalibrated(cut).module, int(settings["scored"]), context) - loss
+            change = _loss(cutter.recalibrated(cut).module, whole.module, int(settings["scored"]), context) - loss
             levels.append([ratio, saved, change])
         found[name] = levels
         context.report({"layer": number + 1, "layers": len(names)})
     return found
 
 
-def _loss(module: nn.Module, samples: int, context: Context) -> float:
-    """The task's mean loss on `samples` training samples, drawn with the context's seed, in eval mode."""
+def _loss(module: nn.Module, whole: nn.Module, samples: int, context: Context) -> float:
+    """The task's mean loss on `samples` training samples, drawn with the context's seed, in eval mode.
+
+    Without labels how far answers are from those of the `whole` model.
+    """
     import torch
 
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
 
     data = context.data.bind(module)
+    loss_of = loss_against(whole.eval(), context)
     total, seen = 0.0, 0
     module.eval()
     with torch.no_grad():
@@ -121,7 +128,7 @@ def _loss(module: nn.Module, samples: int, context: Context) -> float:
             with user_code("the model's forward", context.study):
                 outputs = call(module, inputs)
             count = len(next(iter(inputs.values())))
-            total += count * float(data.task.loss(outputs, targets))
+            total += count * float(loss_of(outputs, inputs, targets))
             seen += count
             if seen >= samples:
                 break

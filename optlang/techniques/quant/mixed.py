@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
+from optlang.interfaces import JSON, Arrays, Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.onnx_graph import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.quant.ort_quantizer import finished, float_bytes, ranges_of, wants_of, workshop, write
-from optlang.techniques.quant.sensitivity import Layers, answers, scores
+from optlang.techniques.quant.sensitivity import Layers, answers, scores, sqnr
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.minify import compact
 
@@ -36,7 +36,8 @@ def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     """Static int8 with layers put back into float, the most sensitive first, until (or as long as) `budget` holds.
 
     - "accuracy": as few in float as lose at most `max_drop` points of accuracy on `held_out` samples of 'train' that
-      set no range (of a task without accuracy: whose loss rises by at most that share);
+      set no range (of a task without accuracy: whose loss rises by at most that share; without labels: as few as
+      change the float model's class on at most that share of samples, or its answers by at most that share of them);
     - "size": as many in float as fit into `share` of the float file's bytes; a layer that does not fit is passed over;
     - "latency": as many in float as the runtime runs in at most `share` of the float model's time, found by bisection.
 
@@ -135,9 +136,14 @@ class _Bench:
 
     def loss_of_quality(self) -> Callable[[Sequence[str]], float]:
         """What gives the points of accuracy that a choice loses (or the share by which the loss rises)."""
+        from optlang.workload.data.tensors import leaves
+
         inputs, targets = self.data.held_out(
             int(self.settings["held_out"]), self.context.seed, int(self.settings["samples"])
         )
+
+        if not leaves(targets):
+            return self._disagreement(inputs)
 
         def quality(model: Path) -> tuple[float, bool]:
             given = answers(model, inputs, self.context.batch)
@@ -151,6 +157,27 @@ class _Bench:
         def lost(chosen: Sequence[str]) -> float:
             value, _ = quality(self.written(chosen))
             return whole - value if points else (value - whole) / (abs(whole) or 1.0)
+
+        return lost
+
+    def _disagreement(self, inputs: Arrays) -> Callable[[Sequence[str]], float]:
+        """What gives the share of samples that a choice answers otherwise than the float model, if these are classes,
+        else how far its answers are from that model's, as a share of these."""
+        from optlang.workload.data import ragged
+
+        def given(model: Path) -> dict[str, Any]:
+            return {name: ragged.padded(item) for name, item in answers(model, inputs, self.context.batch).items()}
+
+        task, whole = self.data.task, given(self.source)
+        classes = task.choices(whole)
+
+        def lost(chosen: Sequence[str]) -> float:
+            found = given(self.written(chosen))
+            if classes is None:
+                return float(10 ** (-sqnr(whole, found) / 20))
+            mine = task.choices(found)
+            assert mine is not None
+            return float((mine != classes).double().mean())
 
         return lost
 

@@ -29,9 +29,9 @@ from optlang.techniques.quant.onnx_graph import (
     operators_of,
 )
 from optlang.techniques.quant.ort_quantizer import finished, ranges_of, wants_of, workshop, write
+from optlang.techniques.shared.labels import apart
 from optlang.techniques.shared.masks import ZeroMasks, masked
 from optlang.techniques.shared.parametrizations import without_parametrizations
-from optlang.techniques.training.distill import soft_loss
 from optlang.techniques.training.trainer import fit
 from optlang.workload.export.onnx_weights import census
 
@@ -64,10 +64,12 @@ def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mod
 
     Ranges of the layers' inputs start from `samples` of the calibration (else training) data and, with `ranges`
     running, follow the batches; after the share `freeze` of the training they and the statistics of batch norms stay.
-    `distill` is the weight of the float model's answers in the loss. Notes: `quantize.weights`, the share of weights
-    in int8, `qat.layers`, how many layers were trained in it, and `quantize.float` as static's. That ranges and norms
-    stay in the end is the way of torchvision's reference training. Raises `Refusal` where static does for want of
-    layers, and where training changed nothing or left the finite numbers.
+    `distill` is the weight of the float model's answers in the loss; without labels they are all of it.
+
+    Notes: `quantize.weights`, the share of weights in int8, `qat.layers`, how many layers were trained in it, and
+    `quantize.float` as static's. That ranges and norms stay in the end is the way of torchvision's reference training.
+    Raises `Refusal` where static does for want of layers, and where training changed nothing or left the finite
+    numbers.
     """
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
@@ -200,18 +202,23 @@ def _train(
                 hook.moving = False
 
     share, teacher = float(settings["distill"]), None
+    labeled = context.data.labeled("train")
+    if not share and not labeled:
+        raise Refusal(
+            "qat with distill = 0% learns from labels, and 'train' has none",
+            help="`distill = 100%` learns from the baseline's answers",
+        )
     if share:
         reference = context.baseline() if context.baseline is not None else state
         teacher = copy.deepcopy(reference.model).to(context.device).eval()
 
     def loss(outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensors) -> Tensor:
-        own = data.task.loss(outputs, targets)
         if teacher is None:
-            return own
+            return data.task.loss(outputs, targets)
         with torch.no_grad():
             wanted = call(teacher, inputs)
-        soft = soft_loss(data.task, outputs, wanted, targets, float(settings["temperature"]))
-        return (1 - share) * own + share * soft
+        soft = apart(data.task, outputs, wanted, targets, float(settings["temperature"]))
+        return (1 - share) * data.task.loss(outputs, targets) + share * soft if labeled else soft
 
     fit(module, data, loss, _WITHOUT | dict(settings), context, before_step=before, after_step=held.reapply)
     module.eval()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context, Factory, ModelState, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.shared import masks
+from optlang.techniques.shared.labels import apart
 from optlang.techniques.training.hint_losses import Watch, attention_loss, matched
 from optlang.techniques.training.train import task_loss
 from optlang.techniques.training.trainer import Loss, fit
@@ -32,9 +33,11 @@ def distill(state: ModelState, settings: Mapping[str, Any], context: Context) ->
     The student is `student`, else the state with the share `width` of its channels (removed as `channels` does, and
     recorded as its edit). The teachers are `teacher` and `teachers`, else the baseline; of several the mean answer is
     learned (see `ensemble`). The loss is (1 - `alpha`) of the task's own and
-    `alpha` of the soft one (see `soft_loss`), plus `hint` times the mean squared error between the last
+    `alpha` of the soft one (see `labels.apart`), plus `hint` times the mean squared error between the last
     layers before the answer, through a learned linear map where their widths differ (FitNets: Romero et al., 2015), and
     `attention` times the distance of the attention maps of convolutions (Zagoruyko and Komodakis, 2017).
+
+    Without labels there is no loss of the task, and `alpha` is the weight of the soft one as it stands.
 
     The declared temperature of 4 is that of RepDistiller (Tian et al., ICLR 2020). The note `distill.parameters` is the
     student's parameters as a share of all teachers'.
@@ -53,7 +56,7 @@ def distill(state: ModelState, settings: Mapping[str, Any], context: Context) ->
             help="set one of them, or use finetune",
         )
     task = context.data.task
-    own_loss = task_loss(task, float(settings["label_smoothing"]))
+    own_loss = _own_loss(settings, context)
     # The baseline may be the state itself, and its layers are watched.
     teachers = [copy.deepcopy(item).to(context.device).eval() for item in _teachers(settings, context)]
     if len(teachers) > 1 and (settings["hint"] or settings["attention"]):
@@ -78,29 +81,14 @@ def distill(state: ModelState, settings: Mapping[str, Any], context: Context) ->
     return ModelState("module", settled(module.cpu()), student.factory, student.edits, notes)
 
 
-def soft_loss(
-    task: Task, answers: Mapping[str, Tensor], wanted: Mapping[str, Tensor], targets: Tensors, t: float
-) -> Tensor:
-    """How far the answers of a student are from those of its teacher.
-
-    With labels: the Kullback-Leibler divergence of the softmax at the temperature `t`, times `t` squared, so that
-    gradients keep their size; labels that do not count are left out. Else the mean squared error of the answers.
-    """
-    import torch
-    import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
-
-    from optlang.workload.data.tasks import IGNORED, Classification, Regression
-
-    if isinstance(task, Classification):
-        (scores, labels), (known, _) = task.pair(answers, targets), task.pair(wanted, targets)
-        distance = F.kl_div(
-            F.log_softmax(scores / t, dim=1), F.log_softmax(known / t, dim=1), reduction="none", log_target=True
-        ).sum(dim=1)
-        return distance[labels != IGNORED].mean() * t * t
-    if isinstance(task, Regression):
-        return F.mse_loss(task.pair(answers, targets)[0], task.pair(wanted, targets)[0])
-    real = [name for name, item in wanted.items() if item.is_floating_point()]
-    return torch.stack([F.mse_loss(answers[name], wanted[name]) for name in real]).mean()
+def _own_loss(settings: Mapping[str, Any], context: Context) -> Loss | None:
+    """The task's loss; None where there are no labels: the student learns from its teacher alone."""
+    smoothing = float(settings["label_smoothing"])
+    if context.data.labeled("train"):
+        return task_loss(context.data.task, smoothing)
+    if smoothing:
+        raise Refusal("label_smoothing is for labels, and 'train' has none", help="leave label_smoothing at 0 %")
+    return None
 
 
 def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> Mapping[str, Tensor]:
@@ -117,9 +105,10 @@ def ensemble(task: Task, several: Sequence[Mapping[str, Tensor]], t: float) -> M
         return several[0]
     stacked = {name: torch.stack([item[name] for item in several]) for name in several[0]}
     mean = {name: item.mean(dim=0) if item.is_floating_point() else item[0] for name, item in stacked.items()}
-    if isinstance(task, tasks.Classification):
+    axis = task.axis(several[0]) if isinstance(task, tasks.Classification | tasks.Unlabeled) else None
+    if axis is not None:
         name = "logits" if "logits" in stacked else next(iter(stacked))
-        axis = -1 if isinstance(task, tasks.Sequence) else 2  # the first axis is the teachers'
+        axis += 1  # the first axis is the teachers'
         mean[name] = t * ((stacked[name] / t).log_softmax(dim=axis).logsumexp(dim=0) - math.log(len(several)))
     return mean
 
@@ -192,8 +181,8 @@ class _Lesson:
     """The loss of a student: holds the teachers, watches the layers of both, and owns the map between their widths."""
 
     def __init__(
-        self, module: nn.Module, teachers: Sequence[nn.Module], own_loss: Loss, task: Task, settings: Mapping[str, Any],
-        context: Context,
+        self, module: nn.Module, teachers: Sequence[nn.Module], own_loss: Loss | None, task: Task,
+        settings: Mapping[str, Any], context: Context,
     ) -> None:
         self._teachers, self._own_loss, self._task, self._context = teachers, own_loss, task, context
         self._alpha, self._temperature = float(settings["alpha"]), float(settings["temperature"])
@@ -288,9 +277,11 @@ class _Lesson:
 
         with torch.no_grad():
             wanted = ensemble(self._task, self._each(inputs), self._temperature)
-        total: Tensor = (1 - self._alpha) * self._own_loss(outputs, inputs, targets)
+        total = torch.zeros((), device=next(iter(wanted.values())).device)
+        if self._own_loss is not None:
+            total = total + (1 - self._alpha) * self._own_loss(outputs, inputs, targets)
         if self._alpha:
-            total = total + self._alpha * soft_loss(self._task, outputs, wanted, targets, self._temperature)
+            total = total + self._alpha * apart(self._task, outputs, wanted, targets, self._temperature)
         if self._ours is not None and self._theirs is not None:
             if self._hint:
                 mine = self._ours.channels_last(self._hidden[0])

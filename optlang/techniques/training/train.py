@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, ModelState, Refusal
 from optlang.techniques.shared import masks
+from optlang.techniques.shared.labels import require_labels
 from optlang.techniques.training.trainer import Loss, fit
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def train(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
+    require_labels("a training", context)
     loss_of = task_loss(context.data.task, float(settings["label_smoothing"]))
     module: nn.Module = copy.deepcopy(state.model).to(context.device)
     held = masks.ZeroMasks(module, masks.masked(state.notes))

@@ -203,7 +203,7 @@ class _Run:
             filled(self._module, current)
 
     def _validation(self) -> float:
-        """The task's mean loss on 'validation'."""
+        """The task's mean loss on 'validation'; without labels that of the training."""
         import torch
 
         from optlang.workload.data.tensors import mapped
@@ -211,12 +211,15 @@ class _Run:
         modes = [(layer, layer.training) for layer in self._module.modules()]
         self._module.eval()
         total, seen = 0.0, 0
+        labeled = self._data.labeled("validation")
         with torch.no_grad():
             for inputs, targets in self._data.batches("validation", int(self._settings["batch"])):
-                outputs = self._outputs({name: item.to(self._device) for name, item in inputs.items()})
+                inputs = {name: item.to(self._device) for name, item in inputs.items()}
+                outputs = self._outputs(inputs)
                 count = len(next(iter(inputs.values())))
                 targets = mapped(targets, lambda item: item.to(self._device))
-                total += float(self._data.task.loss(outputs, targets)) * count
+                loss = self._data.task.loss(outputs, targets) if labeled else self._loss_of(outputs, inputs, targets)
+                total += float(loss) * count
                 seen += count
         for layer, mode in modes:
             layer.training = mode

@@ -22,11 +22,11 @@ from optlang.workload.data.axes import OpenAxis, Shapes
 from optlang.workload.data.computed_metrics import computed
 from optlang.workload.data.splits import Batch, Split, split_of
 from optlang.workload.data.survey import Survey, fitted
-from optlang.workload.data.tasks import Task, task_of
+from optlang.workload.data.tasks import WITHOUT_LABELS, Own, Task, Unlabeled, task_of
 from optlang.workload.data.tensors import Tensors, forward_names, joined, leaves
 from optlang.workload.seeds import seeded
 
-_KEYS = ("train", "validation", "test", "calibration", "task", "fingerprint", "preprocessing")
+_KEYS = ("train", "validation", "test", "calibration", "task", "labels", "fingerprint", "preprocessing")
 _SPLITS = _KEYS[:4]
 _INITIAL_SEED = 0
 
@@ -126,6 +126,10 @@ class Dataset:
             )
         return self.splits[name]
 
+    def labeled(self, split: str) -> bool:
+        """Whether a split has targets."""
+        return self._split(split).labeled
+
     def size(self, split: str) -> int:
         """The number of samples of a split."""
         return self._split(split).size()
@@ -140,6 +144,7 @@ class Dataset:
     ) -> Iterator[tuple[dict[str, Tensor], Tensors]]:
         """One pass over a split: inputs by name and targets, `batch` samples each (the last may be smaller).
 
+        Without labels the targets are an empty tuple.
         `shuffle` draws the order from `seed` (None: 0). A user's DataLoader keeps its own batch size and order.
         """
         source = self._split(split)
@@ -316,11 +321,29 @@ def load(factory: Factory, study: Path, metrics: Sequence[NamedMetric] = ()) -> 
                 f"{what} returned no '{key}'",
                 help='return {"train": (inputs, targets), "validation": (inputs, targets)}',
             )
-    task = task_of(answer.get("task"), study).with_metrics(computed(metrics, study))
-    splits = {name: split_of(name, answer[name], study) for name in _SPLITS if answer.get(name) is not None}
+    labels = answer.get("labels", True)
+    if not isinstance(labels, bool):
+        raise OptlangError(
+            f"'labels' of {what} is a {type(labels).__name__}", help='"labels": False says that samples have no targets'
+        )
+    splits = {name: split_of(name, answer[name], study, labels) for name in _SPLITS if answer.get(name) is not None}
+    task = _task(answer.get("task"), splits, study).with_metrics(computed(metrics, study))
     said = answer.get("fingerprint")
     loaded = Dataset(splits, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
     for name, split in splits.items():
-        _, targets = split.in_memory() or split.first(1)[0]
-        task.check_targets(targets, f"the targets of '{name}'")
+        for targets in split.known_targets():
+            task.check_targets(targets, f"the targets of '{name}'")
     return loaded
+
+
+def _task(said: Any, splits: Mapping[str, Split], study: Path) -> Task:
+    """The task that the data say, else classification; without labels one that has no metrics but agreement."""
+    if said is None:
+        return task_of(None, study) if any(splits[name].labeled for name in ("train", "validation")) else Unlabeled()
+    task = task_of(said, study)
+    if isinstance(task, Own) and not splits["validation"].labeled:
+        raise OptlangError(
+            "the task is an object of your own, which compares answers with targets, and 'validation' has none",
+            help=f'leave "task" out: {WITHOUT_LABELS}; or return targets: those of an autoencoder are its inputs',
+        )
+    return task

@@ -1,12 +1,18 @@
-"""The splits of a data set (train, validation, …) as users give them: arrays, a Dataset or a DataLoader."""
+"""The splits of a data set (train, validation, …) as users give them: arrays, Datasets, DataLoaders, streams.
+
+None is read whole: of arrays that are mapped into memory a batch at a time, of the rest what the user's own object
+returns.
+"""
 
 from __future__ import annotations
 
 import abc
+import contextlib
+import functools
 import hashlib
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,21 +20,33 @@ from typing import Any, TypeAlias
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from optlang.interfaces import OptlangError
-from optlang.workload.data.tensors import Tensors, leaves, mapped, nested
+from optlang.workload.data.pairs import parted
+from optlang.workload.data.tensors import Tensors, leaves, mapped, nested, tensor
 from optlang.workload.imports import user_code
 from optlang.workload.seeds import Stream
 
 Batch: TypeAlias = "tuple[Tensors, Tensors]"
 
 _READ = 64
-_SHAPE = "a split is a pair (inputs, targets) of arrays or tensors, a map-style Dataset, or a DataLoader"
+_AT_ONCE = 2**24
+"""Bytes of a mapped array that are hashed at once."""
+
+_SHAPE = (
+    "a split is inputs or a pair (inputs, targets), of arrays or tensors, a Dataset, a DataLoader, or a function that "
+    "returns an iterator over samples"
+)
+_SAMPLE = "each sample is a pair (inputs, target), or inputs alone"
+_BATCHES = "each batch is a pair (inputs, targets), or inputs alone"
 
 
 class Split(abc.ABC):
-    """One split of a data set (`name`: train, validation, …): samples as (inputs, targets)."""
+    """One split of a data set (`name`: train, validation, …): samples as (inputs, targets).
+
+    Without labels the targets are an empty tuple.
+    """
 
     keeps_order = False
     """Whether the samples come in an order that cannot be chosen."""
@@ -36,9 +54,14 @@ class Split(abc.ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def in_memory(self) -> Batch | None:
-        """All samples, where they are in memory anyhow."""
-        return None
+    @functools.cached_property
+    def labeled(self) -> bool:
+        """Whether there are targets."""
+        return bool(leaves(self.first(1)[0][1]))
+
+    def known_targets(self) -> Iterator[Tensors]:
+        """Targets that can be looked at without reading inputs: all of arrays, of the rest the first ones."""
+        yield self.first(1)[0][1]
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -75,27 +98,38 @@ class Split(abc.ABC):
         return itertools.islice(self.batches(1, None, 0), count)
 
 
-def split_of(name: str, value: Any, study: Path) -> Split:
-    """The split that a data factory returned; OptlangError where it has none of the forms that a split may have."""
+def split_of(name: str, value: Any, study: Path, labels: bool = True) -> Split:
+    """The split that a data factory returned; without `labels` its targets are left out.
+
+    Raises OptlangError where it has none of the forms that a split may have.
+    """
     if isinstance(value, DataLoader):
-        return LoaderSplit(name, value, study)
-    if isinstance(value, TensorDataset) and len(value.tensors) == 2:
-        return ArraySplit(name, value.tensors[0], value.tensors[1])
-    if isinstance(value, tuple | list) and len(value) == 2:
-        return ArraySplit(name, value[0], value[1])
-    if isinstance(value, numpy.ndarray | Tensor | Mapping | str | tuple):
-        raise OptlangError(f"the data's '{name}' is a {type(value).__name__}", help=_SHAPE)
-    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        return DatasetSplit(name, value, study)
-    raise OptlangError(
-        f"the data's '{name}' is a {type(value).__name__}"
-        + (" that has no length" if hasattr(value, "__iter__") else ""),
-        help=_SHAPE,
-    )
+        return LoaderSplit(name, value, study, labels)
+    if isinstance(value, TensorDataset) and len(value.tensors) <= 2:
+        value = value.tensors
+    if isinstance(value, numpy.ndarray | Tensor | Mapping) or (isinstance(value, tuple | list) and len(value) == 2):
+        return ArraySplit(name, *parted(value, labels, f"the data's '{name}'", _SHAPE))
+    if isinstance(value, tuple) and len(value) == 1:
+        return ArraySplit(name, value[0], None)
+    what = f"the data's '{name}' is a {type(value).__name__}"
+    if isinstance(value, str | tuple):
+        raise OptlangError(what, help=_SHAPE)
+    if isinstance(value, Iterator):
+        raise OptlangError(
+            f"{what}, which can be read only once",
+            help="return the function that makes it: it is called for each pass over the data",
+        )
+    stream = isinstance(value, IterableDataset)
+    if not stream and hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return DatasetSplit(name, value, study, labels)
+    if stream or hasattr(value, "__iter__") or (callable(value) and not hasattr(value, "__getitem__")):
+        return StreamSplit(name, value, study, labels)
+    raise OptlangError(what + (" that has no length" if hasattr(value, "__getitem__") else ""), help=_SHAPE)
 
 
-def _checked(name: str, inputs: Tensors, targets: Tensors) -> int:
-    sizes = {len(item) if item.ndim else -1 for item in (*leaves(inputs), *leaves(targets))}
+def _checked(name: str, inputs: Any, targets: Any) -> int:
+    """The number of samples, which must be that of all arrays."""
+    sizes = {len(item) if item.ndim else -1 for item in (*_parts(inputs), *_parts(targets))}
     if -1 in sizes:
         raise OptlangError(f"the data's '{name}' holds a single number", help="the first axis is the samples")
     if len(sizes) > 1:
@@ -108,29 +142,35 @@ def _checked(name: str, inputs: Tensors, targets: Tensors) -> int:
     return sizes.pop()
 
 
-def _hashed(items: tuple[Tensor, ...], digest: Any) -> None:
+def _hashed(items: Sequence[Any], digest: Any) -> None:
+    """Add types, shapes and values of tensors, and of mapped arrays as the tensors that they are read as."""
     for item in items:
-        dense = item.contiguous()
-        digest.update(f"{dense.dtype}{tuple(dense.shape)}".encode())
-        digest.update(dense.flatten().view(torch.uint8).numpy().data if dense.numel() else b"")
+        count = len(item) if isinstance(item, Tensor) else max(1, _AT_ONCE * len(item) // max(1, item.nbytes))
+        digest.update(f"{_read(item, slice(0, 1)).dtype}{tuple(item.shape)}".encode())
+        for start in range(0, len(item), max(1, count)):
+            dense = _read(item, slice(start, start + count)).contiguous()
+            digest.update(dense.flatten().view(torch.uint8).numpy().data if dense.numel() else b"")
 
 
-def _names(value: Tensors) -> str:
-    return "|".join(value) if isinstance(value, dict) else type(value).__name__
+def _names(value: Any) -> str:
+    if isinstance(value, dict):
+        return "|".join(value)
+    return "tuple" if isinstance(value, tuple) else "Tensor"
 
 
 class ArraySplit(Split):
-    """Arrays or tensors that are in memory."""
+    """Arrays or tensors that are in memory, or mapped into it: of the latter a batch is read at a time."""
 
     def __init__(self, name: str, inputs: Any, targets: Any) -> None:
         super().__init__(name)
-        self.inputs = nested(inputs, f"the data's '{name}' inputs")
-        self.targets = nested(targets, f"the data's '{name}' targets")
+        self.inputs = _opened(inputs, f"the data's '{name}' inputs")
+        self.targets = () if targets is None else _opened(targets, f"the data's '{name}' targets")
         self._size = _checked(name, self.inputs, self.targets)
 
-    def in_memory(self) -> Batch:
-        """All samples."""
-        return self.inputs, self.targets
+    def known_targets(self) -> Iterator[Tensors]:
+        """All of them."""
+        for start in range(0, self._size, _READ * _READ):
+            yield _rows(self.targets, slice(start, start + _READ * _READ))
 
     def spread(self, count: int) -> Iterator[Batch]:
         """One sample: all have its shape."""
@@ -145,22 +185,57 @@ class ArraySplit(Split):
         count = self._size if order is None else len(order)
         for start in range(0, count, batch):
             rows: Any = slice(start, start + batch) if order is None else order[start : start + batch]
-            yield mapped(self.inputs, lambda item: item[rows]), mapped(self.targets, lambda item: item[rows])  # noqa: B023
+            yield _rows(self.inputs, rows), _rows(self.targets, rows)
 
     def content(self) -> str:
         """A hash of all values, shapes and types."""
         digest = hashlib.sha256(f"{_names(self.inputs)} {_names(self.targets)}".encode())
-        _hashed((*leaves(self.inputs), *leaves(self.targets)), digest)
+        _hashed((*_parts(self.inputs), *_parts(self.targets)), digest)
         return digest.hexdigest()
 
 
-class DatasetSplit(Split):
-    """A map-style data set: `len(items)` and `items[index] -> (inputs, target)`."""
+def _opened(value: Any, what: str) -> Any:
+    """Tensors, nested as `value` is; arrays that are mapped into memory stay as they are: a tensor would be a copy."""
+    mapped_in = [item for item in _parts(value) if isinstance(item, numpy.memmap)]
+    if not mapped_in:
+        return nested(value, what)
+    # One sample tells what is wrong with any.
+    nested(_each(value, lambda item: item[:1]), what)
+    return _each(value, lambda item: item if isinstance(item, numpy.memmap) else tensor(item, what))
 
-    def __init__(self, name: str, items: Any, study: Path) -> None:
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, Mapping):
+        return tuple(value.values())
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): change(item) for name, item in value.items()}
+    return tuple(map(change, value)) if isinstance(value, tuple | list) else change(value)
+
+
+def _rows(value: Any, rows: Any) -> Tensors:
+    """Those samples of what `_opened` returned, as tensors."""
+    found: Tensors = _each(value, lambda item: _read(item, rows))
+    return found
+
+
+def _read(item: Any, rows: Any) -> Tensor:
+    if isinstance(item, Tensor):
+        return item[rows]
+    return tensor(item[rows if isinstance(rows, slice) else rows.numpy()], "a mapped array")
+
+
+class DatasetSplit(Split):
+    """A map-style data set: `len(items)` and `items[index] -> (inputs, target)`, or inputs alone."""
+
+    def __init__(self, name: str, items: Any, study: Path, labels: bool = True) -> None:
         super().__init__(name)
         self._items = items
         self._study = study
+        self._labels = labels
         with user_code(f"the length of the data's '{name}'", study):
             self._size = len(items)
         if self._size == 0:
@@ -173,9 +248,7 @@ class DatasetSplit(Split):
     def _read(self, indices: list[int]) -> list[tuple[Any, Any]]:
         with user_code(f"reading the data's '{self.name}'", self._study):
             read = [self._items[index] for index in indices]
-        for item in read:
-            _check_pair(item, f"a sample of the data's '{self.name}'", "each sample is a pair (inputs, target)")
-        return [(item[0], item[1]) for item in read]
+        return [parted(item, self._labels, f"a sample of the data's '{self.name}'", _SAMPLE) for item in read]
 
     def _batch(self, indices: list[int]) -> Batch:
         return _collated(self.name, self._read(indices))
@@ -186,21 +259,15 @@ class DatasetSplit(Split):
         Only samples of equal shapes are in one batch. Where shapes differ a batch comes when so many of a shape were
         read, and what is left of each shape at the end: nothing is padded, since only the user knows with what.
         """
+        return _by_shape(self.name, self._samples(batch, order, seed), batch)
+
+    def _samples(self, batch: int, order: Tensor | None, seed: int) -> Iterator[tuple[Any, Any]]:
         stream = Stream(seed)
         indices = list(range(self._size)) if order is None else [int(index) for index in order]
-        waiting: dict[Any, list[tuple[Any, Any]]] = {}
         for start in range(0, len(indices), batch):
             with stream:
                 read = self._read(indices[start : start + batch])
-            for item in read:
-                group = waiting.setdefault(_signature(item), [])
-                group.append(item)
-                if len(group) == batch:
-                    yield _collated(self.name, group)
-                    group.clear()
-        for group in waiting.values():
-            if group:
-                yield _collated(self.name, group)
+            yield from read
 
     def spread(self, count: int) -> Iterator[Batch]:
         """Single samples, evenly spread."""
@@ -234,10 +301,18 @@ class DatasetSplit(Split):
         return reads[0]
 
 
-def _check_pair(item: Any, what: str, help: str) -> None:
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        given = f"{len(item)} things" if isinstance(item, tuple | list) else f"a {type(item).__name__}"
-        raise OptlangError(f"{what} is {given}", help=help)
+def _by_shape(name: str, samples: Iterable[tuple[Any, Any]], batch: int) -> Iterator[Batch]:
+    """Batches of samples of equal shapes: one when so many of a shape were read, and what is left at the end."""
+    waiting: dict[Any, list[tuple[Any, Any]]] = {}
+    for item in samples:
+        group = waiting.setdefault(_signature(item), [])
+        group.append(item)
+        if len(group) == batch:
+            yield _collated(name, group)
+            group.clear()
+    for group in waiting.values():
+        if group:
+            yield _collated(name, group)
 
 
 def _signature(value: Any) -> Any:
@@ -255,8 +330,16 @@ def _has_shape(value: Any) -> bool:
 
 
 def _collated(name: str, samples: list[tuple[Any, Any]]) -> Batch:
+    wanted = [item[1] for item in samples]
+    if any(item is None for item in wanted):
+        if not all(item is None for item in wanted):
+            raise OptlangError(
+                f"some samples of the data's '{name}' have a target, and some have none",
+                help='return inputs alone, or "labels": False from the data factory',
+            )
+        wanted = []
     try:
-        inputs, targets = default_collate([item[0] for item in samples]), default_collate([item[1] for item in samples])
+        inputs, targets = default_collate([item[0] for item in samples]), default_collate(wanted) if wanted else None
     except (TypeError, RuntimeError, KeyError) as error:
         raise OptlangError(
             f"samples of the data's '{name}' cannot be stacked: {error}",
@@ -267,7 +350,8 @@ def _collated(name: str, samples: list[tuple[Any, Any]]) -> Batch:
 
 def _pair(name: str, inputs: Any, targets: Any) -> Batch:
     what = f"the data's '{name}'"
-    made = nested(_tuples(inputs), f"{what} inputs"), nested(_tuples(targets), f"{what} targets")
+    wanted = () if targets is None else nested(_tuples(targets), f"{what} targets")
+    made = nested(_tuples(inputs), f"{what} inputs"), wanted
     _checked(name, *made)
     return made
 
@@ -276,16 +360,83 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
 
 
+class StreamSplit(Split):
+    """Samples in an order of their own: an IterableDataset, or a function that returns an iterator for each pass."""
+
+    keeps_order = True
+
+    def __init__(self, name: str, source: Any, study: Path, labels: bool = True) -> None:
+        super().__init__(name)
+        self._source, self._study, self._labels = source, study, labels
+
+    @functools.cached_property
+    def _counted(self) -> int:
+        count = None
+        if hasattr(self._source, "__len__"):
+            # An IterableDataset of torch has a length that raises TypeError where it knows none.
+            with contextlib.suppress(TypeError), user_code(f"the length of the data's '{self.name}'", self._study):
+                count = len(self._source)
+        return sum(1 for _ in self._samples(0)) if count is None else count
+
+    def size(self) -> int:
+        """The number of samples: what the source says, else counted in a pass."""
+        if self._counted == 0:
+            raise OptlangError(f"the data's '{self.name}' is empty", help="every split needs at least one sample")
+        return self._counted
+
+    def _samples(self, seed: int) -> Iterator[tuple[Any, Any]]:
+        stream = Stream(seed)
+        what = f"reading the data's '{self.name}'"
+        with stream, user_code(what, self._study):
+            source = iter(self._source if hasattr(self._source, "__iter__") else self._source())
+        while True:
+            with stream, user_code(what, self._study):
+                item = next(source, _END)
+            if item is _END:
+                return
+            yield parted(item, self._labels, f"a sample of the data's '{self.name}'", _SAMPLE)
+
+    def batches(self, batch: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
+        """Samples as they come, those of equal shapes together; random numbers are from a stream of `seed`."""
+        return _by_shape(self.name, self._samples(seed), batch)
+
+    def chosen(self, indices: Tensor) -> list[Batch]:
+        """As many samples as there are `indices`, the first ones: it cannot choose."""
+        return self.first(len(indices))
+
+    def content(self) -> str:
+        """The source's own `fingerprint`."""
+        return hashlib.sha256(_said(self.name, self._source, self._study).encode()).hexdigest()
+
+
+_END = object()
+
+
+def _said(name: str, source: Any, study: Path) -> str:
+    """The fingerprint that a stream says that it has."""
+    said = getattr(source, "fingerprint", None)
+    if said is None:
+        raise OptlangError(
+            f"the data's '{name}' is a stream, which has no fingerprint of its own",
+            help="give it an attribute `fingerprint`, or return one from the data factory, that changes whenever the "
+            "data do",
+        )
+    with user_code(f"the fingerprint of the data's '{name}'", study):
+        return str(said() if callable(said) else said)
+
+
 class LoaderSplit(Split):
     """The user's DataLoader, which keeps its own batch size and order."""
 
     keeps_order = True
 
-    def __init__(self, name: str, loader: DataLoader[Any], study: Path) -> None:
+    def __init__(self, name: str, loader: DataLoader[Any], study: Path, labels: bool = True) -> None:
         super().__init__(name)
         self._loader = loader
+        self._labels = labels
         self._study = study
         self._counted: int | None = None
+        self._begun: Batch | None = None
 
     def size(self) -> int:
         """The number of samples that one pass gives; counted by reading where the loader cannot say."""
@@ -314,8 +465,16 @@ class LoaderSplit(Split):
                 item = next(source, None)
             if item is None:
                 return
-            _check_pair(item, f"a batch of the data's '{self.name}'", "each batch is a pair (inputs, targets)")
-            yield _pair(self.name, item[0], item[1])
+            yield _pair(self.name, *parted(item, self._labels, f"a batch of the data's '{self.name}'", _BATCHES))
+
+    def first(self, count: int) -> list[Batch]:
+        """See `Split.first`; the first batch is kept, since each pass may start worker processes."""
+        if self._begun is None:
+            self._begun = next(self.batches(1, None, 0), None)
+        if self._begun is not None and len(leaves(self._begun[0])[0]) >= count:
+            inputs, targets = (mapped(item, lambda item: item[:count]) for item in self._begun)
+            return [(inputs, targets)]
+        return super().first(count)
 
     @contextmanager
     def _stacked(self) -> Iterator[None]:
@@ -340,14 +499,8 @@ class LoaderSplit(Split):
         """The fingerprint of its data set, with its batch size and sampler."""
         dataset: Any = self._loader.dataset
         if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-            inner = DatasetSplit(self.name, dataset, self._study).content()
-        elif getattr(dataset, "fingerprint", None) is not None:
-            said = dataset.fingerprint
-            inner = str(said() if callable(said) else said)
+            inner = DatasetSplit(self.name, dataset, self._study, self._labels).content()
         else:
-            raise OptlangError(
-                f"the data's '{self.name}' is a stream, which has no fingerprint of its own",
-                help="give the Dataset an attribute `fingerprint`, or return one from the data factory",
-            )
+            inner = _said(self.name, dataset, self._study)
         about = (self._loader.batch_size, self._loader.drop_last, type(self._loader.sampler).__name__)
         return hashlib.sha256(f"{inner} {about}".encode()).hexdigest()

@@ -8,8 +8,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
 from optlang.techniques.prune.channels import channels
+from optlang.techniques.shared.labels import apart
 from optlang.techniques.training import hint_losses
-from optlang.techniques.training.distill import distill, ensemble, soft_loss
+from optlang.techniques.training.distill import distill, ensemble
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.data.tasks import Classification, Regression, Sequence, task_of
@@ -48,7 +49,7 @@ class TestSoftLoss:
     def test_classes_by_hand(self):
         student, teacher = torch.randn(5, 4), torch.randn(5, 4)
         labels = torch.tensor([0, 1, 2, 3, 0])
-        found = soft_loss(Classification(), {"output": student}, {"output": teacher}, labels, 3.0)
+        found = apart(Classification(), {"output": student}, {"output": teacher}, labels, 3.0)
         known, given = (teacher / 3).softmax(1), (student / 3).softmax(1)
         assert found == pytest.approx(float(9 * (known * (known / given).log()).sum(1).mean()), rel=1e-5)
         reference = F.kl_div(given.log(), known, reduction="batchmean") * 9
@@ -57,7 +58,7 @@ class TestSoftLoss:
     def test_positions_that_do_not_count_are_left_out(self):
         student, teacher = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
         labels = torch.tensor([[0, 1, -100], [2, -100, -100]])
-        found = soft_loss(Sequence(), {"output": student}, {"output": teacher}, labels, 2.0)
+        found = apart(Sequence(), {"output": student}, {"output": teacher}, labels, 2.0)
         counted = [(0, 0), (0, 1), (1, 0)]
         by_hand = [
             F.kl_div((student[at] / 2).log_softmax(0), (teacher[at] / 2).softmax(0), reduction="sum") for at in counted
@@ -66,7 +67,7 @@ class TestSoftLoss:
 
     def test_numbers(self):
         student, teacher = torch.randn(6, 1), torch.randn(6, 1)
-        found = soft_loss(Regression(), {"output": student}, {"output": teacher}, torch.zeros(6), 4.0)
+        found = apart(Regression(), {"output": student}, {"output": teacher}, torch.zeros(6), 4.0)
         assert found == pytest.approx(float(((student - teacher) ** 2).mean()))
 
     def test_a_task_of_ones_own_compares_every_answer(self):
@@ -78,7 +79,7 @@ class TestSoftLoss:
                 return {"m": 0.0}
 
         student, teacher = ({"a": torch.randn(3, 2), "b": torch.randn(3)} for _ in range(2))
-        found = soft_loss(task_of(Mine(), STUDY), student, teacher, torch.zeros(3), 4.0)
+        found = apart(task_of(Mine(), STUDY), student, teacher, torch.zeros(3), 4.0)
         by_hand = sum(((student[name] - teacher[name]) ** 2).mean() for name in "ab") / 2
         assert found == pytest.approx(float(by_hand))
 

@@ -106,6 +106,9 @@ class TestSteps:
             def bind(self, module):
                 return self
 
+            def labeled(self, part):
+                return True
+
             def size(self, part):
                 return len(flat[0][1])
 
