@@ -24,6 +24,7 @@ WEIGHTS: Mapping[str, tuple[int, ...]] = {
 }
 """Which inputs of an operator hold weights; a recurrent layer has those of its inputs and its state, a Gather a table
 of embeddings."""
+_SUMS = {"Add", "Sub", "Mul", "Div", "Where"}
 _KINDS = {"Gather": "embedding table"}
 RECURRENT = "dynamic takes an LSTM, weight_only any recurrent layer; or name in `only` what is all that you want"
 """The way out where most weights are in recurrent layers, whose activations int8 does not know."""
@@ -141,10 +142,12 @@ def mostly(
 ) -> tuple[float, list[str]]:
     """The share of the weights of float `graph` that are in `done`, by names of constants, and the other layers.
 
-    Weights that only nodes in `left` read do not count. Raises `Refusal` where the share is too little, as
-    `quantized_share.mostly` does: layers that `only` names were chosen deliberately.
+    Weights that only nodes in `left` read do not count, and neither does what the exporter computed for a sum. Raises
+    `Refusal` where the share is too little, as `quantized_share.mostly` does: layers that `only` names were chosen
+    deliberately.
     """
-    elements = weights_of(graph)
+    computed = _computed(graph)
+    elements = {name: count for name, count in weights_of(graph).items() if name not in computed}
     found: dict[str, quantized_share.Weight] = {}
     for node in nodes_of(graph):
         weights = {node.input[index] for index in WEIGHTS.get(node.op_type, ())}
@@ -157,13 +160,28 @@ def mostly(
     return quantized_share.mostly(list(found.values()), what, help, named=bool(settings["only"]))
 
 
+def _computed(graph: Any) -> set[str]:
+    """Constants that are no parameter and that no layer takes: masks, biases by relative position, tables of angles.
+
+    The exporter computes them, and names them by where in the module it did.
+    """
+    readers: dict[str, set[str]] = {}
+    for node in nodes_of(graph):
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    return {item.name for item in graph.initializer if "/" in item.name and readers.get(item.name, set()) <= _SUMS}
+
+
 def refuse_less(graph: Any, result: Any, left: Collection[str]) -> None:
     """Raise `Refusal` where a quantizer left most of the weights of float `graph` in float in `result`.
 
     Weights that only nodes in `left` read were not asked for. This counts what was done; `mostly` says beforehand what
     can be.
     """
-    before, after = weights_of(graph), weights_of(result)
+    computed = _computed(graph)
+    before, after = (
+        {name: count for name, count in weights_of(part).items() if name not in computed} for part in (graph, result)
+    )
     read = {name for node in nodes_of(graph) if node.name not in left for name in node.input}
     asked = sum(elements for name, elements in before.items() if name in read)
     rest = sum(after.values()) - (sum(before.values()) - asked)

@@ -7,11 +7,11 @@ import numpy
 import onnx
 import openvino
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from optlang.interfaces import Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.dynamic import dynamic
-from optlang.techniques.quant.onnx_graph import layer_of, operators_of
+from optlang.techniques.quant.onnx_graph import covered, layer_of, operators_of
 from optlang.techniques.quant.static import static
 from tests.techniques.quant.integers import STATIC, WANTS, accuracy, constants, quantized
 from tests.techniques.states import STUDY, start
@@ -271,3 +271,22 @@ class TestAccuracy:
         ]
         graph = onnx.helper.make_graph(nodes, "attention", [], [])
         assert operators_of(graph, WANTS) == ["MatMul"]
+
+
+@pytest.mark.parametrize(("name", "counts"), [("/attn/Constant_output_0", False), ("attn.bias", True)])
+def test_what_the_exporter_computes_is_no_weight(name, counts):
+    """A bias by relative position is computed and added; a parameter that is added is a weight."""
+    stored = {"layer.weight": (8, 8), name: (16, 8)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "layer.weight"], ["product"], "/layer/MatMul"),
+        helper.make_node("Add", ["product", name], ["y"], "/attn/Add"),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [], [],
+        [numpy_helper.from_array(numpy.zeros(shape, numpy.float32), name) for name, shape in stored.items()],
+    )
+    if counts:
+        with pytest.raises(Refusal, match=r"only 33% .* be int8: not those of attn.bias \(constant of Add\)"):
+            covered(graph, ["/layer/MatMul"], [], {"only": ()}, "")
+    else:
+        assert covered(graph, ["/layer/MatMul"], [], {"only": ()}, "") == {}
