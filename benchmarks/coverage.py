@@ -182,10 +182,15 @@ def _share(lines: Sequence[Line]) -> str:
 
 def _summary(counted: Sequence[Line]) -> str:
     found = Counter(line["state"] for line in counted)
+    by_runtime = ", ".join(
+        f"{runtime} {len([line for line in counted if line['runtime'] == runtime])} on "
+        f"{len({line['architecture'] for line in counted if line['runtime'] == runtime})}"
+        for runtime in dict.fromkeys(line["runtime"] for line in counted)
+    )
     names = {line["architecture"] for line in counted}
     return (
         f"{len(names)} architectures, {len(counted)} cells: {_share(counted)} work, {found['refused']} are refused "
-        f"with a reason and a way out, {found['fails']} fail."
+        f"with a reason and a way out, {found['fails']} fail. What was tried, in cells on architectures: {by_runtime}."
     )
 
 
@@ -230,24 +235,27 @@ def _by_architecture(lines: Sequence[Line]) -> str:
                 and line["state"] != "nothing"
             ]
             states = Counter(line["state"] for line in mine)
-            parts.append(f"{states['works']}/{len(mine)}" + (f", {states['fails']} fail" if states["fails"] else ""))
+            failed = f", {states['fails']} fail" if states["fails"] else ""
+            parts.append(f"{states['works']}/{len(mine)}{failed}" if mine else "")
         rows.append(f"| {' | '.join(parts)} |")
     head = f"| architecture | {' | '.join(runtimes)} |\n|---|{'--:|' * len(runtimes)}"
     return "\n".join((head, *rows))
 
 
 def _causes(counted: Sequence[Line]) -> str:
-    """What does not work, by row and reason, with the architectures."""
-    found: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
+    """What does not work, by reason, with what was done, the runtimes and the architectures."""
+    found: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in counted:
         if line["state"] in ("refused", "fails"):
-            found[line["state"], line["row"], _cause(line["reason"])].append(line)
+            found[line["state"], _cause(line["reason"])].append(line)
     rows = []
-    for (state, name, _), some in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1]))):
-        architectures = sorted({line["architecture"] for line in some})
-        runtimes = sorted({line["runtime"] for line in some})
+    for (state, _), some in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1]))):
+        parts = [
+            ", ".join(dict.fromkeys(shown.format(line[key]) for line in some))
+            for key, shown in (("row", "`{}`"), ("runtime", "{}"), ("architecture", "{}"))
+        ]
         reason = " ".join(str(some[0]["reason"]).split()).replace("|", "\\|")[:300]
-        rows.append(f"| {state} | `{name}` | {', '.join(runtimes)} | {', '.join(architectures)} | {reason} |")
+        rows.append(f"| {state} | {' | '.join(parts)} | {reason} |")
     if not rows:
         return "Nothing is refused and nothing fails."
     head = "| | what is done | runtimes | architectures | reason (of the first) |\n|---|---|---|---|---|"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Artifact, ModelState, Refusal
 
@@ -19,7 +19,7 @@ def build(
     exporter: str = "auto",
 ) -> Artifact:
     """Write `model.onnx` into `folder`. `about["batch"]` is the number of samples that the graph is fixed to, or None,
-    `about["convolutions"]` whether it has any, whose images a runtime may store in another layout, and
+    `about["convolutions"]` whether it has any, whose images a runtime may store in another layout (see `laid_out`), and
     `about["stored"]` how much of its weights is in few bits.
 
     `about["exporter"]` is "dynamo" where torch's first exporter could not take the module.
@@ -73,11 +73,23 @@ def build(
         folder, "onnx", described(folder, names), tuple(item.name for item in inputs),
         tuple(item.name for item in graph.output),
         {
-            "batch": batch or None, "convolutions": any(node.op_type in _CONVOLUTIONS for node in graph.node),
+            "batch": batch or None, "convolutions": laid_out(graph),
             "stored": quantized_share.stored(*onnx_weights.shares(graph)),
             **({"exporter": second} if (second := second_exporter.marked(model)) else {}),
         },
     )
+
+
+def laid_out(graph: Any) -> bool:
+    """Whether a runtime may store images in another layout: there are convolutions, and no Transformer in float16.
+
+    There the layout ends the process (ONNX Runtime 1.32), and one convolution for the patches gains nothing by it.
+    """
+    from onnx import TensorProto
+
+    kinds = {node.op_type for node in graph.node}
+    halved = any(item.data_type == TensorProto.FLOAT16 for item in graph.initializer)
+    return bool(kinds.intersection(_CONVOLUTIONS)) and not (halved and {"MatMul", "Softmax"} <= kinds)
 
 
 def _convert(path: Path, opset: int, data: Dataset) -> None:
