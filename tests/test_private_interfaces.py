@@ -33,7 +33,6 @@ PRIVATE: dict[str, dict[str, str]] = {
         "_version": "the count of changes in place, by which autograd knows them",
         "_inductor": "where AOTInductor's documented functions and Inductor's settings are",
         "_dynamo": "its counters say whether a kernel in integers was made",
-        "_orig_mod": "the module that torch.compile was given",
         "_qkv_same_embed_dim": "whether attention has one weight for its three inputs",
     },
     "torch-pruning": {
@@ -41,6 +40,11 @@ PRIVATE: dict[str, dict[str, str]] = {
         "_param_to_name": "the same of parameters",
         "_is_atten_group": "its pruner takes other groups for attention",
         **dict.fromkeys(("_round_to", "_get_channel_groups"), "its pruner rounds down alone"),
+        **dict.fromkeys(
+            ("_trace", "_build_dependency", "_detect_unwrapped_parameters"),
+            "build_dependency, which is public, also works out positions, and fails for the whole model on one operator",
+        ),
+        **dict.fromkeys(("_helpers", "_HybridIndex", "_DG"), "what the groups consist of that its scores take"),
     },
     "onnxruntime": dict.fromkeys(
         ("_preprocess", "_infer_impl", "_update_output_from_vi"),

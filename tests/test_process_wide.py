@@ -47,6 +47,7 @@ ALLOWED = {
     "runtimes/torch/session.py:threads": f"torch has one number for the process; {RESTORED}",
     "search/samplers/optuna_adapter.py:quiet": RESTORED,
     "techniques/quant/ort_quantizer.py:_silent": "optlang's own logger, which ONNX Runtime's quantizers are given",
+    "workload/data/computed_metrics.py:ComputedMetric.value": f"warnings that mean a metric has no value; {RESTORED}",
     "workload/export/tracing.py:plain_attention": RESTORED,
     "workload/imports.py:at_home": f"the user's Python imports its neighbors; {RESTORED}",
     "workload/imports.py:_import_file": "the user's module, as any import leaves it",
