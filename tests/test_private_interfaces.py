@@ -42,7 +42,7 @@ PRIVATE: dict[str, dict[str, str]] = {
         **dict.fromkeys(("_round_to", "_get_channel_groups"), "its pruner rounds down alone"),
         **dict.fromkeys(
             ("_trace", "_build_dependency", "_detect_unwrapped_parameters"),
-            "build_dependency, which is public, also works out positions, and fails for the whole model on one operator",
+            "build_dependency, which is public, works out positions too, and fails for the model on one operator",
         ),
         **dict.fromkeys(("_helpers", "_HybridIndex", "_DG"), "what the groups consist of that its scores take"),
     },

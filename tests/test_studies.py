@@ -17,6 +17,7 @@ from optlang.diagnostics.render import render
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "studies").glob("*.opt"))
+REAL = ROOT / "studies" / "real"
 
 
 def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -49,6 +50,16 @@ def verified(folder: Path, study: str, most: int = 4) -> None:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_each_is_checked_without_a_warning_and_says_what_it_shows(path: Path) -> None:
     loaded = load(path)
+    assert not loaded.diagnostics, render(loaded.diagnostics, loaded.texts)
+    assert "\n# Shows: " in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted(REAL.glob("*.opt")), ids=lambda path: path.stem)
+def test_each_of_real_models_is_checked_with_the_weights_that_its_script_writes(path: Path, tmp_path: Path) -> None:
+    for file in REAL.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "sentences.safetensors").write_bytes(b"")
+    loaded = load(tmp_path / path.name)
     assert not loaded.diagnostics, render(loaded.diagnostics, loaded.texts)
     assert "\n# Shows: " in path.read_text()
 

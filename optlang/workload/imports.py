@@ -162,7 +162,10 @@ def told(what: str, error: BaseException, study: Path) -> UserCodeError:
     absent = error.name if isinstance(error, ModuleNotFoundError) else None
     advice = f"install the package that provides {absent} in optlang's environment" if absent else None
     if "operator torchvision::" in text:
-        advice = "torchvision is built for another torch: install both from one index (https://download.pytorch.org/whl/cpu has both)"
+        advice = (
+            "torchvision is built for another torch: install both from one index, "
+            "for CPUs https://download.pytorch.org/whl/cpu"
+        )
     return UserCodeError(message, help=advice, details="\n".join(lines))
 
 

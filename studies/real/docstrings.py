@@ -76,7 +76,8 @@ def padded(samples: list[tuple[list[int], int]]) -> tuple[dict[str, Tensor], Ten
     """A batch as long as its longest text; the mask is 1 where there is a word."""
     longest = max(len(words) for words, _ in samples)
     tokens = torch.tensor([words + [PAD] * (longest - len(words)) for words, _ in samples])
-    return {"input_ids": tokens, "attention_mask": (tokens != PAD).long()}, torch.tensor([label for _, label in samples])
+    labels = torch.tensor([label for _, label in samples])
+    return {"input_ids": tokens, "attention_mask": (tokens != PAD).long()}, labels
 
 
 def data(size: int = 6000, validation: int = 1000) -> dict[str, object]:
@@ -94,6 +95,7 @@ def bert(width: int = 64, layers: int = 2) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     return BertForSequenceClassification(BertConfig(
-        vocab_size=WORDS, hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=4 * width,
-        max_position_embeddings=LONGEST, num_labels=len(LIBRARIES), attn_implementation="eager",
+        vocab_size=WORDS, hidden_size=width, num_hidden_layers=layers, num_attention_heads=4,
+        intermediate_size=4 * width, max_position_embeddings=LONGEST, num_labels=len(LIBRARIES),
+        attn_implementation="eager",
     ))

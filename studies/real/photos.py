@@ -5,6 +5,8 @@ Digits and photographs are those of scikit-learn; no digit is in both train and 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy
 import torch
 from sklearn.datasets import load_digits, load_sample_images
@@ -40,7 +42,7 @@ def resnet(width: int = 16) -> nn.Module:
     widths = [width, width, 2 * width, 4 * width, 8 * width]
     blocks = [
         Block(before if number == 0 else after, after, 2 if number == 0 and stage > 0 else 1)
-        for stage, (before, after) in enumerate(zip(widths, widths[1:], strict=False)) for number in range(2)
+        for stage, (before, after) in enumerate(pairwise(widths)) for number in range(2)
     ]
     return nn.Sequential(
         nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
@@ -73,7 +75,10 @@ class Signs(Dataset[tuple[Tensor, int]]):
 
 
 def data(seed: int = 0) -> dict[str, object]:
-    """Loaders of images that are made when they are asked for: 1,347 digits to train on, each in four photographs, and 450 others."""
+    """Loaders of images that are made when they are asked for.
+
+    1,347 digits to train on, each in four photographs, and 450 others for validation.
+    """
     digits = load_digits()
     train, validation, labels, others = train_test_split(
         digits.images, digits.target, test_size=0.25, random_state=seed, stratify=digits.target
