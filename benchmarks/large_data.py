@@ -137,7 +137,10 @@ def resident(pid: int) -> Iterator[int]:
 
 def table(few: Run, runs: list[Run]) -> str:
     """What is reported: memory above that of few samples, and how many times their processor time."""
-    heads = ("validation samples", "inputs", "memory above that of 500", "the largest process", "processor time")
+    heads = (
+        "validation samples", "inputs", "memory above that of 500", "the largest process",
+        "processor time, against 500",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
     lines += [
         f"| {run.samples:,} | {run.samples * SAMPLE / 1e9:.2f} GB | {(run.together - few.together) / 1e6:.0f} MB | "
