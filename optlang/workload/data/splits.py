@@ -152,6 +152,30 @@ def _hashed(items: Sequence[Any], digest: Any) -> None:
             digest.update(dense.flatten().view(torch.uint8).numpy().data if dense.numel() else b"")
 
 
+def _hashed_sample(item: Any, digest: Any) -> None:
+    """Add a sample of a form that only the user's `collate_fn` knows: numbers, texts, arrays, images, nested.
+
+    Raises OptlangError for anything else.
+    """
+    if isinstance(item, Mapping):
+        digest.update(f"{{{'|'.join(map(str, item))}}}".encode())
+        item = list(item.values())
+    if isinstance(item, str | bytes | bool | int | float | None):
+        digest.update(repr(item).encode())
+    elif isinstance(item, tuple | list):
+        digest.update(f"[{len(item)}]".encode())
+        for part in item:
+            _hashed_sample(part, digest)
+    else:
+        array = numpy.asarray(item)
+        if array.dtype.hasobject:
+            raise OptlangError(
+                f"a sample contains an object of the type {type(item).__name__}, whose content cannot be hashed",
+                help="give the Dataset an attribute `fingerprint` that changes whenever the data does",
+            )
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+
+
 def _names(value: Any) -> str:
     if isinstance(value, dict):
         return "|".join(value)
@@ -253,6 +277,12 @@ class DatasetSplit(Split):
     def _batch(self, indices: list[int]) -> Batch:
         return _collated(self.name, self._read(indices))
 
+    def _add(self, index: int, digest: Any) -> None:
+        """Add a sample to what is hashed."""
+        inputs, targets = self._batch([index])
+        digest.update(f"{_names(inputs)} {_names(targets)}".encode())
+        _hashed((*leaves(inputs), *leaves(targets)), digest)
+
     def batches(self, batch: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
         """Samples read one by one, those that draw random numbers from a stream of `seed`.
 
@@ -288,9 +318,7 @@ class DatasetSplit(Split):
             digest = hashlib.sha256(f"{self._size}".encode())
             with stream:
                 for index in spread:
-                    inputs, targets = self._batch([index])
-                    digest.update(f"{_names(inputs)} {_names(targets)}".encode())
-                    _hashed((*leaves(inputs), *leaves(targets)), digest)
+                    self._add(index, digest)
             reads.append(digest.hexdigest())
         if reads[0] != reads[1]:
             raise OptlangError(
@@ -425,6 +453,14 @@ def _said(name: str, source: Any, study: Path) -> str:
         return str(said() if callable(said) else said)
 
 
+class _RawSamples(DatasetSplit):
+    """The samples of a loader that makes batches of them by a function of its user's: only that knows their form."""
+
+    def _add(self, index: int, digest: Any) -> None:
+        with user_code(f"reading the data's '{self.name}'", self._study):
+            _hashed_sample(self._items[index], digest)
+
+
 class LoaderSplit(Split):
     """The user's DataLoader, which keeps its own batch size and order."""
 
@@ -499,7 +535,8 @@ class LoaderSplit(Split):
         """The fingerprint of its data set, with its batch size and sampler."""
         dataset: Any = self._loader.dataset
         if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-            inner = DatasetSplit(self.name, dataset, self._study, self._labels).content()
+            kind = DatasetSplit if self._loader.collate_fn is default_collate else _RawSamples
+            inner = kind(self.name, dataset, self._study, self._labels).content()
         else:
             inner = _said(self.name, dataset, self._study)
         about = (self._loader.batch_size, self._loader.drop_last, type(self._loader.sampler).__name__)

@@ -173,3 +173,26 @@ def test_mapped_arrays_are_read_a_batch_at_a_time(tmp_path, monkeypatch):
     in_memory = given({"train": (INPUTS, LABELS), "validation": (INPUTS, LABELS)}, tmp_path, monkeypatch)
     monkeypatch.setattr(splits, "_AT_ONCE", 50)
     assert data.fingerprint == in_memory.fingerprint, "of the values, wherever they are"
+
+
+def test_only_the_users_function_knows_the_form_of_a_loaders_samples(tmp_path, monkeypatch):
+    texts = [[index + word for word in range(2 + index % 4)] for index in range(10)]
+
+    def padded(samples):
+        rows = [item["words"] if isinstance(item, dict) else item for item in samples]
+        longest = max(map(len, rows))
+        return {"words": torch.tensor([[*words, *[0] * (longest - len(words))] for words in rows])}
+
+    def loaded(samples):
+        loader = DataLoader(Items(samples), batch_size=4, collate_fn=padded)
+        return given({"train": loader, "validation": loader}, tmp_path, monkeypatch)
+
+    data = loaded(texts)
+    assert [tuple(inputs["words"].shape) for inputs, _ in data.batches("validation", 1)] == [(4, 5), (4, 5), (2, 3)]
+    assert data.fingerprint == loaded([list(words) for words in texts]).fingerprint
+    others = [*texts[:-1], [9, 9, 9]]
+    assert data.fingerprint != loaded(others).fingerprint
+    named = [{"text": "a word", "words": words} for words in texts]
+    assert loaded(named).fingerprint != loaded([{**item, "text": "a world"} for item in named]).fingerprint
+    with pytest.raises(OptlangError, match="an object of the type object, whose content cannot be hashed"):
+        _ = loaded([{"text": object(), "words": words} for words in texts]).fingerprint
