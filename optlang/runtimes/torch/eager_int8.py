@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils import fusion, parametrize
 
 from optlang.interfaces import Edit, Refusal, Request
-from optlang.runtimes.shared.processor import overflows
 from optlang.runtimes.shared.torch_module import refuse_techniques
 from optlang.runtimes.torch import int8_layers, split_attention
 from optlang.runtimes.torch.layer_calls import Calls, LayerCalls
+from optlang.runtimes.torch.observers import observer
 from optlang.workload import failures
 from optlang.workload.data.dataset import Dataset
 from optlang.workload.export import torch_export, tracing
@@ -72,11 +72,6 @@ def refuse_unknown(requests: Sequence[Request]) -> None:
     refuse_techniques("eager", requests, ("static", "dynamic"))
     for request in requests:
         settings = request.settings
-        if settings.get("calibrator", "minmax") not in ("minmax", "mse"):
-            raise Refusal(
-                f"torch has no observer for calibrator = {settings['calibrator']}",
-                help="set calibrator = minmax or mse",
-            )
         if settings.get("operators") == "all":
             raise Refusal("torch has no int8 kernels for convolutions with dynamic ranges", help=_LINEAR)
         if settings.get("bias_correction"):
@@ -358,8 +353,8 @@ def _ranges(
 
     for item in chosen:
         if item.settings["static"]:
-            answered = _observer(settings) if item.kind in _CONVOLUTIONS else None
-            observers[item.name] = (_observer(settings), answered)
+            answered = observer(settings) if item.kind in _CONVOLUTIONS else None
+            observers[item.name] = (observer(settings), answered)
             look = watch(*observers[item.name], item.settings["relu"])
             hooks.append(work.get_submodule(item.name).register_forward_hook(look))
     rows = {name: torch.cat([value] * _BATCH)[:_BATCH] for name, value in example.items()}
@@ -374,21 +369,10 @@ def _ranges(
     return {name: (*_numbers(taken), *_numbers(answered)) for name, (taken, answered) in observers.items()}
 
 
-def _observer(settings: Mapping[str, Any]) -> Any:
-    from torch.ao.quantization import observer
-
-    common: dict[str, Any] = {
-        "dtype": torch.quint8, "qscheme": torch.per_tensor_affine, "reduce_range": overflows(), "eps": 2**-12,
-    }
-    if settings["calibrator"] == "mse":
-        return observer.HistogramObserver(bins=int(settings["bins"]), **common)
-    return observer.MinMaxObserver(**common)
-
-
-def _numbers(observer: Any) -> tuple[float, int]:
-    if observer is None:
+def _numbers(looked: Any) -> tuple[float, int]:
+    if looked is None:
         return 1.0, 0
-    scale, zero = observer.calculate_qparams()
+    scale, zero = looked.calculate_qparams()
     return float(scale), int(zero)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from optlang.interfaces import Factory, ModelState, Refusal, Request, TargetSpec
 from optlang.runtimes.shared.artifact_files import described
+from optlang.runtimes.shared.processor import overflows
 from optlang.runtimes.torch import eager_int8, int8_layers
 from optlang.runtimes.torch.eager import Eager
 from optlang.runtimes.torch.layer_calls import LayerCalls
@@ -178,8 +179,36 @@ def test_kept_layers_stay_in_float_and_are_not_counted(images, tmp_path):
     assert artifact.about["int8"]["all"] < 1.0
 
 
+@pytest.mark.parametrize("settings", [
+    {"calibrator": "entropy", "bins": 512}, {"calibrator": "percentile", "percentile": 99.9},
+    {"calibrator": "mse", "bins": 512},
+], ids=lambda settings: settings["calibrator"])
+def test_every_calibrator_gives_a_range_of_its_own(settings, images, tmp_path, capfd):
+    state = state_of("cnn")
+    ranges = []
+    for number, chosen in enumerate(({}, settings)):
+        artifact = build(state, images, tmp_path / str(number), **chosen)
+        stored = safetensors.torch.load_file(artifact.folder / "model.safetensors")
+        ranges.append(torch.cat([item.flatten() for name, item in stored.items() if name.endswith("ranges")]))
+        assert near(*compared(state, artifact, images))
+    assert not torch.equal(*ranges)
+    assert not capfd.readouterr().out
+
+
+def test_percentiles_are_those_of_the_values():
+    from optlang.runtimes.torch.observers import observer
+
+    values = torch.linspace(-1.0, 3.0, 100_000)
+    looked = observer({"calibrator": "percentile", "percentile": 90.0})
+    looked(values[::2])
+    looked(values[1::2])
+    scale, zero = looked.calculate_qparams()
+    levels = 127 if overflows() else 255
+    assert float(scale) * levels == pytest.approx(0.9 * 4, rel=0.01)
+    assert -float(scale) * int(zero) == pytest.approx(-0.8, rel=0.05)
+
+
 @pytest.mark.parametrize(("technique", "settings", "words"), [
-    ("static", {"calibrator": "entropy"}, "calibrator = entropy"),
     ("static", {"bias_correction": True}, "bias_correction = false"),
     ("dynamic", {"operators": "all"}, "no int8 kernels for convolutions"),
 ])
