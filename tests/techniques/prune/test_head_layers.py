@@ -5,6 +5,7 @@ The reference is the whole model with gates of zero on the answers of the heads 
 
 import copy
 import json
+import runpy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from optlang.workload.export.onnx import export
 from optlang.workload.model.call import call
 from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
-from tests.fixtures.models.packaged import MODELS, package
 from tests.techniques.conftest import TRAINING
 from tests.techniques.states import STUDY
 
@@ -30,6 +30,8 @@ CUT = {
     "ratio": 0.5, "importance": "l2", "samples": None, "scope": "layer", "round_to": 1, "keep": (), "only": (),
     "recalibrate": 0,
 }
+PACKAGED = runpy.run_path(str(STUDY / "packaged.py"))  # the study's module is imported by what is tested
+MODELS, package = PACKAGED["MODELS"], PACKAGED["package"]
 
 pytestmark = pytest.mark.slow
 

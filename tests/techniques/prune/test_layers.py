@@ -2,6 +2,7 @@
 
 import copy
 import json
+import runpy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from optlang.workload.export.onnx import export
 from optlang.workload.model.call import call
 from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
-from tests.fixtures.models.packaged import package
 from tests.techniques.conftest import TRAINING
 from tests.techniques.states import NETWORKS, STUDY
 
@@ -30,6 +30,7 @@ REFUSES = {
 SETTINGS = {
     "amount": "ratio", "ratio": 0.5, "count": 1, "importance": "influence", "samples": 64, "keep": (), "only": (),
 }
+package = runpy.run_path(str(STUDY / "packaged.py"))["package"]
 
 pytestmark = pytest.mark.slow
 
