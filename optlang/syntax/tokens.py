@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import lark
 
@@ -149,8 +150,12 @@ def named(tokens: list[Token]) -> list[Token]:
             begins = bool(opened) and opened[-1] and previous.type in ("LPAR", "COMMA")
             following = words[index + 1] if begins and index + 1 < len(words) else None
             given = following is not None and (following.type == "EQUAL" or following.value == "in")
-            token.is_name = given or previous.type == "DOT"
+            token.is_name = given
         previous = token
+    # A dot at the end of a line belongs to no path: the next line's first word is what it always is.
+    for before, token in pairwise(tokens):
+        if before.type == "DOT" and token.value in RESERVED:
+            token.is_name = True
     return tokens
 
 

@@ -265,6 +265,12 @@ def test_reserved_words_follow_the_dot_of_a_path(word: str) -> None:
     assert not mistakes(f"optlang 1\nlet a = student.{word}\n")
 
 
+@pytest.mark.parametrize("line", ["repeat r in 0 .. 3 { a }", "when b { a }", "maybe a"])
+def test_a_dot_at_the_end_of_a_line_makes_no_name_of_the_next_lines_first_word(line: str) -> None:
+    text = f"optlang 1\nstudy s {{\n  steps {{\n    // First smaller.\n    {line}\n  }}\n}}\n"
+    assert mistakes(text) == [("E101", 4, 5)]
+
+
 @pytest.mark.parametrize(
     "call", ["(step = 3)", "f(step)", "f(a = step)", "f([step = 3])", "f({ step = 3 })", "f(not == 3)"]
 )
