@@ -106,8 +106,10 @@ def _context(workload: Workload) -> TrialContext:
         from optlang.workload.model.make import make
 
         _begin_torch()
+        # The model first: data may take minutes to load, a mistake in the model shows at once.
+        model = make(workload.model, workload.study)
         loaded = data.load(workload.data, workload.study, workload.metrics)
-        _kept = TrialContext(workload, loaded.bind(make(workload.model, workload.study)))
+        _kept = TrialContext(workload, loaded.bind(model))
     return _kept
 
 
