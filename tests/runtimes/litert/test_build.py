@@ -159,6 +159,7 @@ class _Two:
     """As much of the data as `build` asks for."""
 
     input_names = ("tokens", "scale")
+    axes = ()
 
     def __init__(self, tokens, scale):
         self.example = lambda batch: {"tokens": tokens[:batch], "scale": scale[:batch]}

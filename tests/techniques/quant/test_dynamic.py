@@ -42,6 +42,15 @@ def test_auto_takes_convolutions_where_they_hold_most_of_the_weights(network, sa
     assert files[0] == files[1]
 
 
+@pytest.mark.parametrize(("operators", "floats"), [("auto", ["0"]), ("linear", ["0"]), ("all", None)])
+def test_few_convolutions_become_int8_where_all_is_asked_for(operators, floats, images, tmp_path):
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)).eval()
+    result, model = run(ModelState("module", module, Factory("x:y")), images, tmp_path, operators=operators)
+    assert result.notes.get("quantize.float") == floats
+    assert ("ConvInteger" in {node.op_type for node in model.graph.node}) == (operators == "all")
+
+
 class Recurrent(nn.Module):
     """Recurrent layers over an image's rows, and a linear one of `wide` outputs of which ten are answers."""
 
