@@ -19,6 +19,8 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _SHOWN = 4
 # How torch says that two tensors are of different types.
 _MISMATCH = re.compile(r"dtype|\b(Double|Half|BFloat16)|type torch\.|scalar type", re.IGNORECASE)
+# ... and that one is float64, the other float32.
+_DOUBLE = re.compile(r"(?=.*\b(double|float64)\b).*\b(float|float32)\b", re.IGNORECASE | re.DOTALL)
 
 
 def module_types(module: nn.Module) -> Types:
@@ -84,8 +86,16 @@ def refuse_others(types: Types) -> None:
 
 
 def refuse_inputs(module: nn.Module, error: OptlangError) -> None:
-    """Raise OptlangError where `error`, which a call of `module` raised, comes from weights that are not in float32."""
+    """Raise OptlangError where `error`, which a call of `module` raised, comes from weights that are not in float32, or
+    from a forward that makes numbers in float64 for weights in float32."""
     kinds = [kind for kind in module_types(module) if kind != "float32"]
+    if not kinds and _MISMATCH.search(error.message) and _DOUBLE.search(error.message):
+        raise OptlangError(
+            "the model's weights are in float32 (a model all in float64 is converted), and its forward makes numbers "
+            f"in float64: {error.message}",
+            help="convert in its forward to the type of the weights (`.to(layer.weight.dtype)`), not to float64",
+            details=error.details,
+        ) from error
     if kinds and _MISMATCH.search(error.message):
         raise OptlangError(
             f"the model's weights are in {' and '.join(kinds)}, and its inputs are float32 (data in float64 are "

@@ -341,6 +341,15 @@ class TestCall:
             dtypes.refuse_inputs(nn.Linear(3, 2).double(), error)
         dtypes.refuse_inputs(nn.Linear(3, 2), error)
 
+    @pytest.mark.parametrize("layer", [nn.Linear(3, 2), nn.Conv1d(3, 2, 1), nn.LSTM(3, 2)])
+    def test_so_is_a_forward_that_makes_float64(self, layer):
+        with pytest.raises((RuntimeError, ValueError)) as raised:
+            layer(torch.ones(1, 3, 3, dtype=torch.float64))
+        said = OptlangError(f"running the model raised {raised.value}")
+        with pytest.raises(OptlangError, match="its forward makes numbers in float64") as error:
+            dtypes.refuse_inputs(layer, said)
+        assert ".to(layer.weight.dtype)" in error.value.help
+
     def test_names_of_outputs(self):
         one = torch.zeros(1)
         assert list(flat_outputs(one)) == ["output"]
