@@ -145,6 +145,10 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
         except OptlangError as error:
             if isinstance(error, Refusal):
                 error.target = target_job.target.name
+                performed = [step.path for step in target_job.steps if step.performed]
+                if error.step is None and error.depends == "model" and len(performed) == 1:
+                    # The runtime refused it while it built: that is the technique's refusal, not the module's.
+                    [error.step] = performed
             if several:
                 error.message = f"on {target_job.target.name}: {error.message}"
             raise

@@ -38,7 +38,7 @@ RUNTIMES = ("eager", "torchscript", "onnxruntime", "openvino")
 # What only the model itself, or how far a step before it went, can tell.
 OF_THE_MODEL = re.compile(
     r"makes this model larger|no slimmer copy|already|nothing (to|is|was)|found no|not even|has no|leaves? no"
-    r"|no (layer|module|constant|BatchNorm|Dropout|channel|weight)"
+    r"|no (layer|module|constant|BatchNorm|Dropout|channel|weight)|only \d+% of the weights"
 )
 
 

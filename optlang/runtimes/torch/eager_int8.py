@@ -103,7 +103,14 @@ def quantized(
     done = _converted(work, chosen, seen, ranges, plan, settings)
     found = list(_weights(module, done, plan))
     convolutions = any(item.kind == "convolution" and not item.quantized for item in found)
-    about = torch_export.mostly(found, module, settings, "int8", _LINEAR if convolutions and not static else _WAY_OUT)
+    try:
+        about = torch_export.mostly(
+            found, module, settings, "int8", _LINEAR if convolutions and not static else _WAY_OUT
+        )
+    except Refusal as refusal:
+        # No setting and no pruning makes other layers of convolutions.
+        refusal.depends = "model" if convolutions and not static else refusal.depends
+        raise
     return done, Edit(REPLAY, plan.arguments()), about
 
 
