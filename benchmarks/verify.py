@@ -258,7 +258,8 @@ def counted(place: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         model = onnx.load(place / graph)
         zeros, numbers = graph_zeros(model)
         return {"parameters": parameters(entry, numbers), "macs": graph_macs(place, entry, model), "sparsity": zeros}
-    if needs_optlang(entry):
+    # Weights that torch has packed for its integer kernels are not the module's parameters any more.
+    if needs_optlang(entry) and "int8" not in entry["about"]:
         module = program(place).load()._module
         own = list(module.parameters())
         # A token and a scale of each channel, in layers of the user's own, are no weights.
