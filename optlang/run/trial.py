@@ -66,6 +66,8 @@ class TrialContext:
     _samples: Samples | None = None
     _references: dict[str, Reference] = field(default_factory=dict)
     """By the baseline's files and the samples a call."""
+    _timed: dict[TargetSpec, dict[str, Array]] = field(default_factory=dict)
+    """Samples that are timed with: the user's own data may take long to read."""
 
     @property
     def validation(self) -> Samples:
@@ -111,7 +113,10 @@ class TrialContext:
 
     def samples(self, target: TargetSpec) -> dict[str, Array]:
         """A batch of real samples, of the target's size, to time with."""
-        return {name: tensor.numpy() for name, tensor in self.opened(target).example(target.batch).items()}
+        if target not in self._timed:
+            example = self.opened(target).example(target.batch)
+            self._timed[target] = {name: tensor.numpy() for name, tensor in example.items()}
+        return self._timed[target]
 
 
 def _axes(texts: Sequence[str]) -> list[AxisSizes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,16 +140,16 @@ def remove(module: nn.Module, kept: Mapping[str, Sequence[str]], numbers: Number
 
     A list of modules is numbered again, and so are numbers of their position that blocks have (`layer_idx`).
     """
-    undo: list[Callable[[], None]] = []
+    undo = ExitStack()
     for name, keys in kept.items():
         stack = module.get_submodule(name)
         before = dict(stack._modules)
-        undo.append(lambda stack=stack, before=before: _fill(stack, before))  # type: ignore[misc]
+        undo.callback(_fill, stack, before)
         positions = [list(before).index(key) for key in keys]
         for layer, attribute, old in _positions(list(before.values())):
             if old in positions:
                 setattr(layer, attribute, positions.index(old))
-            undo.append(lambda layer=layer, attribute=attribute, old=old: setattr(layer, attribute, old))  # type: ignore[misc]
+            undo.callback(setattr, layer, attribute, old)
         numbered = isinstance(stack, nn.ModuleList)
         _fill(stack, {str(index) if numbered else key: before[key] for index, key in enumerate(keys)})
     for name, values in numbers.items():
@@ -156,13 +157,8 @@ def remove(module: nn.Module, kept: Mapping[str, Sequence[str]], numbers: Number
         for attribute, value in values.items():
             old = getattr(holder, attribute)
             setattr(holder, attribute, value)
-            undo.append(lambda holder=holder, attribute=attribute, old=old: setattr(holder, attribute, old))  # type: ignore[misc]
-
-    def undone() -> None:
-        for item in reversed(undo):
-            item()
-
-    return undone
+            undo.callback(setattr, holder, attribute, old)
+    return undo.close
 
 
 def renamed(module: nn.Module, kept: Mapping[str, Sequence[str]], name: str) -> str | None:

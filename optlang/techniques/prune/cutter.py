@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
@@ -96,7 +97,7 @@ class Cutter:
             found, self.left = coupled.groups(graph, self._kept)
             open_groups = self._open(found)
             for group in open_groups:
-                scores = attempt(lambda group=group: score(group.found))  # type: ignore[misc]
+                scores = attempt(partial(score, group.found))
                 if isinstance(scores, Exception):
                     self.left[group.root] = coupled.reason(scores)
                 elif scores is not None:

@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,25 +46,27 @@ class Means:
 
 def cut(module: nn.Module, edit: Mapping[str, Any]) -> Callable[[], None]:
     """Cut `module` in place as `Site.edit` says; what is returned undoes it."""
-    # The code is that of the whole module.
-    undo = [rewrite(module, edit["code"])] if "code" in edit else []
+    undo = ExitStack()
+    if "code" in edit:
+        # The code is that of the whole module.
+        undo.callback(rewrite(module, edit["code"]))
     for name, (axis, ranges) in edit["tensors"].items():
         old = _tensor(module, name)
         stay = torch.cat([torch.arange(start, stop) for start, stop in ranges])
         new = old.detach().index_select(axis, stay.to(old.device))
-        undo.append(_set(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new))
+        undo.callback(_set(module, name, _like(old, new)))
     for name, values in edit["numbers"].items():
         layer = module.get_submodule(name)
         for attribute, value in values.items():
             before = getattr(layer, attribute)
             setattr(layer, attribute, value)
-            undo.append(lambda layer=layer, attribute=attribute, before=before: setattr(layer, attribute, before))  # type: ignore[misc]
+            undo.callback(setattr, layer, attribute, before)
+    return undo.close
 
-    def undone() -> None:
-        for item in reversed(undo):
-            item()
 
-    return undone
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    """`new` as a parameter where `old` is one."""
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -80,15 +82,6 @@ def _set(module: nn.Module, name: str, new: Tensor) -> Callable[[], None]:
     old = getattr(layer, own)
     setattr(layer, own, new)
     return lambda: setattr(layer, own, old)
-
-
-@contextmanager
-def _changed(changes: Sequence[Callable[[], None]]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for undo in reversed(changes):
-            undo()
 
 
 class Fitting:
@@ -211,7 +204,9 @@ class Fitting:
 
     def _silent(self, sites: Sequence[Site]) -> dict[str, Tensor] | Exception:
         """The answers with the numbers of the last group of each site at zero."""
-        with _changed([_silence(self._module, site, [len(site.groups) - 1]) for site in sites]):
+        with ExitStack() as undo:
+            for site in sites:
+                undo.callback(_silence(self._module, site, [len(site.groups) - 1]))
             return attempt(lambda: self._answers(sites))
 
     def _answers(self, sites: Sequence[Site]) -> dict[str, Tensor]:
@@ -237,7 +232,9 @@ class Fitting:
     def _without(self, sites: Sequence[Site], means: Mapping[str, Means]) -> Iterator[None]:
         module = self._module
         edits = [means[site.name].edit(module, site, range(len(site.groups) - 1)) for site in sites]
-        with _changed([cut(module, edit) for edit in edits]):
+        with ExitStack() as undo:
+            for edit in edits:
+                undo.callback(cut(module, edit))
             yield
 
     def _in_training(self) -> None:
@@ -271,14 +268,9 @@ def _unlikely(chosen: Sequence[tuple[str, str]], counts: Mapping[tuple[str, str]
 
 def _silence(module: nn.Module, site: Site, groups: Sequence[int]) -> Callable[[], None]:
     """Set the numbers of these groups to zero; what is returned undoes it."""
-    undo = []
+    undo = ExitStack()
     for name, part in site.parts.items():
         old = _tensor(module, name)
         new = old.detach().clone().index_fill_(part.axis, torch.tensor(site.indices(part, groups)), 0.0)
-        undo.append(_set(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new))
-
-    def undone() -> None:
-        for item in undo:
-            item()
-
-    return undone
+        undo.callback(_set(module, name, _like(old, new)))
+    return undo.close

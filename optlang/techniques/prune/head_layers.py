@@ -11,7 +11,7 @@ from optlang.interfaces import JSON, Context, Refusal
 from optlang.techniques.shared import proof
 from optlang.workload import imports
 from optlang.workload.failures import FAILURES, first_line
-from optlang.workload.model.layers import left_alone
+from optlang.workload.model.layers import left_alone, reasons
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,10 +109,9 @@ def attention_of(module: nn.Module, settings: Mapping[str, Any], context: Contex
         name: sum(len(group) for group in site.groups) for site in seen for name in site.layers
     }
     if not own and not cut:
-        some = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:3])
-        more = f"; and {len(left) - 3} more" if len(left) > 3 else ""
+        some = reasons(left)
         raise Refusal(
-            f"no attention layer is left to prune{f': {some}{more}' if some else ''}",
+            f"no attention layer is left to prune{f': {some}' if some else ''}",
             help="channels makes what surrounds attention narrower" if some else "shorten keep, or widen only",
             depends="settings" if settings["keep"] or settings["only"] else "model",
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -213,7 +214,7 @@ class _Watch(TorchFunctionMode):
         x = moved[0]
         operands = {name for item in weights if item.ndim > 1 for name in self._names_in(item)}
         for item in list(self._open):
-            failed = attempt(lambda item=item: self._arrived(item, func, args, given, x, operands))  # type: ignore[misc]
+            failed = attempt(partial(self._arrived, item, func, args, given, x, operands))
             if isinstance(failed, Exception):
                 item.call.why = f"what follows it has no derivatives ({first_line(failed)})"
                 self._open.remove(item)

@@ -13,7 +13,7 @@ from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import masks
 from optlang.techniques.shared.parametrizations import as_module, with_edit
 from optlang.workload import imports
-from optlang.workload.model.layers import left_alone
+from optlang.workload.model.layers import left_alone, reasons
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -111,10 +111,9 @@ def _nothing(found: Sequence[Stack], left: Mapping[str, str], settings: Mapping[
             "the model has no list (nn.ModuleList, nn.Sequential) of blocks that give what they take, in one shape",
             help="channels and heads make layers narrower", depends="model",
         )
-    some = "; ".join(f"{name}: {why}" for name, why in list(left.items())[:3])
-    more = f"; and {len(left) - 3} more" if len(left) > 3 else ""
+    some = reasons(left)
     return Refusal(
-        f"no block is left to remove{f': {some}{more}' if some else ''}",
+        f"no block is left to remove{f': {some}' if some else ''}",
         help="channels and heads make layers narrower" if some else "shorten keep, or widen only",
         depends="settings" if settings["keep"] or settings["only"] else "model",
     )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
@@ -237,7 +238,7 @@ def _positioned(graph: Any) -> None:
     }
     for node in graph.module2node.values():
         if node.type in kinds:
-            attempt(lambda node=node: kinds[node.type](graph, node))  # type: ignore[misc]
+            attempt(partial(kinds[node.type], graph, node))
 
 
 def groups(graph: Graph, kept: Collection[str]) -> tuple[list[Group], dict[str, str]]:

@@ -14,6 +14,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -82,7 +83,7 @@ class Split(abc.ABC):
         for inputs, targets in self.batches(min(count, 256), None, 0):
             size = len(leaves(inputs)[0])
             if have + size > count:
-                inputs, targets = (mapped(item, lambda item: item[: count - have]) for item in (inputs, targets))  # noqa: B023
+                inputs, targets = (mapped(item, itemgetter(slice(count - have))) for item in (inputs, targets))
             pieces.append((inputs, targets))
             have += size
             if have >= count:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from optlang.diagnostics.suggest import closest
@@ -27,6 +28,12 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
         if item.ndim > 1 and item.numel() and (table or type(layer).__module__.startswith("torch.nn.")):
             found.setdefault((item.data_ptr(), tuple(item.shape), item.stride(), item.dtype), (name, item))
     return dict(found.values())
+
+
+def reasons(left: Mapping[str, str]) -> str:
+    """Why layers were left alone, the first three by name and reason; "" where none was."""
+    some = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(left.items(), 3))
+    return some + (f"; and {len(left) - 3} more" if len(left) > 3 else "")
 
 
 def left_alone(keep: Sequence[str], only: Sequence[str], names: Iterable[str]) -> set[str]:
