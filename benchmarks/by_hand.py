@@ -2,11 +2,15 @@
 
     .venv/bin/pip install -q -e ".[all,examples]" && .venv/bin/python benchmarks/by_hand.py [NAME …] [--write]
 
-By hand are ONNX Runtime's `quantize_dynamic` and `quantize_static` and NNCF's `quantize`, each as its own page begins;
-optlang's files are those that `optlang export` writes of a study's ladder. A meter that knows nothing of optlang counts
-the bytes that a runtime loads, times the files of one runtime in turns, one thread and one sample a call, and compares
-their answers with the float model's. `--write` puts the table into docs/techniques/int8.md, between the two lines that
-mark it. A model is a function of by_hand/models.py and a line of `MODELS`.
+By hand are ONNX Runtime's `quantize_dynamic` and `quantize_static` and NNCF's `quantize`, each as its own page begins
+(by_hand/quantize.py). A meter that knows nothing of optlang (by_hand/meter.py) counts the bytes that a runtime loads,
+times the files of one runtime in turns, one thread and one sample a call, and looks at their answers.
+
+Of a model with random weights (by_hand/models.py) optlang's files are those that `optlang export` writes of a study's
+ladder, and the answers are compared with the float model's. Of a study of studies/real they are its front, and what
+counts are the right answers: by hand the model is trained by a plain loop first (by_hand/studies.py).
+
+`--write` puts the lines of the models that were measured into docs/techniques/int8.md, in place of those they had.
 """
 
 from __future__ import annotations
@@ -14,20 +18,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FACTORIES = ROOT / "benchmarks" / "by_hand" / "models.py"
+FOLDER = ROOT / "benchmarks" / "by_hand"
 PAGE = ROOT / "docs" / "techniques" / "int8.md"
-BEGIN, END = "<!-- measured by_hand: begin -->", "<!-- measured by_hand: end -->"
 
 MODELS = {
     "bert": "tokens", "distilbert": "tokens", "albert": "tokens", "gpt2": "tokens", "t5": "tokens", "vit": "images",
@@ -36,6 +37,9 @@ MODELS = {
     "gru": "series", "lstm": "tokens", "unet": "pixels",
 }
 """The functions that make each model and its samples."""
+
+STUDIES = ("photos", "docstrings", "sentences")
+"""Those of studies/real."""
 
 STUDY = """optlang 1
 
@@ -63,11 +67,11 @@ LARGER, SLOWER, FARTHER = 1.01, 1.05, 1.1
 """By how much a file may be larger, slower and farther from the float answers and still count as no worse: two
 measurements of one file differ by a few hundredths."""
 
+POINT = 0.01
+"""By how much right answers (of a study without labels, the cosine) may be fewer: two trainings differ by as much."""
+
 SMALLER = 0.9
 """A file in 8 bits is smaller than this share of the float one."""
-
-ROUNDS, SECONDS = 15, 0.1
-"""Turns of each file, and how long each of them takes."""
 
 
 @dataclass(slots=True)
@@ -89,30 +93,31 @@ class File:
 def main() -> int:
     """Make the files, measure them, print the table; 1 where something by hand is better than all of optlang's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*MODELS, []], help="which of the models (default: all)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/techniques/int8.md too")
+    parser.add_argument("names", nargs="*", choices=[*MODELS, *STUDIES, []], help="which of them (default: all)")
+    parser.add_argument("--write", action="store_true", help="put what was measured into docs/techniques/int8.md too")
     parser.add_argument("--all", action="store_true", help="print every file, not only the comparisons")
     parser.add_argument("--keep", type=Path, help="leave all files in this folder")
     given = parser.parse_args()
-    lines, worse = [], 0
-    for name in given.names or MODELS:
+    worse = 0
+    for name in given.names or [*MODELS, *STUDIES]:
+        table = TRAINED if name in STUDIES else RANDOM
         with tempfile.TemporaryDirectory(prefix="by-hand-") as scratch:
             folder = given.keep.resolve() / name if given.keep else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
             inputs = made_by_hand(name, folder)
-            files = [*by_hand(folder), *by_optlang(name, folder)]
+            files = [*by_hand(folder), *(by_study if name in STUDIES else by_ladder)(name, folder)]
+            lines = []
             for runtime in ("onnxruntime", "openvino"):
                 mine = [item for item in files if item.runtime == runtime]
                 measure(runtime, mine, inputs)
                 if given.all:
-                    print(*(described(name, item) for item in mine), sep="\n", flush=True)
-                for line in compared(name, mine):
+                    print(*(described(table, name, item) for item in mine), sep="\n", flush=True)
+                for line in compared(table, name, mine):
                     worse += line[-1] != "yes"
                     lines.append(line)
                     print("  ".join(line), flush=True)
-    if given.write:
-        head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n{markdown(lines)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        if given.write:
+            write(table, name, lines)
     return 1 if worse else 0
 
 
@@ -121,59 +126,8 @@ def main() -> int:
 
 def made_by_hand(name: str, folder: Path) -> Path:
     """Write float.onnx, dynamic.onnx, static.onnx and nncf.xml of the model, and the samples as inputs.npz."""
-    child("make", name, str(folder))
+    child("quantize.py", name, *([] if name in STUDIES else [MODELS[name]]), str(folder))
     return folder / "inputs.npz"
-
-
-def make(name: str, place: str) -> None:
-    """What a user writes to have the model in 8 bits, by the documentation of each tool."""
-    import nncf
-    import numpy
-    import openvino
-    import torch
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    sys.path.insert(0, str(FACTORIES.parent))
-    import models
-
-    warnings.simplefilter("ignore")
-    os.chdir(place)
-    net, data = getattr(models, name)(), getattr(models, MODELS[name])()
-    train, validation = data["train"][0], data["validation"][0]
-    numpy.savez("inputs.npz", validation)
-    axes = {"x": {0: "batch"}, "y": {0: "batch"}}
-    torch.onnx.export(
-        net, (torch.as_tensor(train[:2]),), "float.onnx", input_names=["x"], output_names=["y"], dynamic_axes=axes,
-        dynamo=False, opset_version=18,
-    )
-    quant_pre_process("float.onnx", "prepared.onnx", skip_symbolic_shape=True)
-    attempt("dynamic", lambda: quantization.quantize_dynamic("prepared.onnx", "dynamic.onnx"))
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(train)
-
-        def get_next(self) -> Any:
-            item = next(self.left, None)
-            return None if item is None else {"x": item[None]}
-
-    attempt("static", lambda: quantization.quantize_static("prepared.onnx", "static.onnx", Reader()))
-
-    def by_nncf() -> None:
-        model = openvino.Core().read_model("float.onnx")
-        found = nncf.quantize(model, nncf.Dataset([item[None] for item in train]))
-        openvino.save_model(found, "nncf.xml")
-
-    attempt("nncf", by_nncf)
-
-
-def attempt(what: str, make: Callable[[], Any]) -> None:
-    """Say where a tool cannot do it: its file is missing then."""
-    try:
-        make()
-    except Exception as error:  # noqa: BLE001 - whatever a tool raises
-        print(f"by hand, {what}: {str(error).strip().splitlines()[0][:200]}", file=sys.stderr)
 
 
 def by_hand(folder: Path) -> list[File]:
@@ -187,9 +141,9 @@ def by_hand(folder: Path) -> list[File]:
 # ---- by optlang
 
 
-def by_optlang(name: str, folder: Path) -> list[File]:
+def by_ladder(name: str, folder: Path) -> list[File]:
     """The files of each trial of the study's ladder, as they are exported."""
-    (folder / "models.py").write_text(FACTORIES.read_text(encoding="utf-8"), encoding="utf-8")
+    shutil.copy(FOLDER / "models.py", folder)
     study = folder / f"{name}.opt"
     study.write_text(STUDY.format(name=name, samples=MODELS[name]), encoding="utf-8")
     optlang(folder, "run", str(study), "--ladder", "--progress", "plain", into=folder / "run.txt")
@@ -199,12 +153,31 @@ def by_optlang(name: str, folder: Path) -> list[File]:
         runtime = row["runtime"].split(",")[0].rpartition(".")[2]
         if row["how"] == "none" and runtime != "nncf":
             continue
-        out = folder / f"trial{row['trial']}"
-        optlang(folder, "export", name, str(row["trial"]), "-o", str(out))
-        path = next(item for item in sorted(out.rglob("model.*")) if item.suffix in (".onnx", ".xml"))
+        path = exported(name, row["trial"], folder)
         how = "int8 = nncf" if runtime == "nncf" else row["how"]
         files.append(File("openvino" if runtime == "nncf" else runtime, f"optlang: {how}", path))
     return files
+
+
+def by_study(name: str, folder: Path) -> list[File]:
+    """The files of a study's front, as they are exported."""
+    for item in (ROOT / "studies" / "real").iterdir():
+        if item.is_file():
+            shutil.copy(item, folder)
+    optlang(folder, "run", f"{name}.opt", "--progress", "plain", into=folder / "run.txt")
+    asked = "SELECT trial, runtime FROM front WHERE trial > 0"
+    files = []
+    for row in json.loads(optlang(folder, "sql", asked, "--format", "json")):
+        runtime = row["runtime"].split(",")[0].rpartition(".")[2]
+        files.append(File(runtime, f"optlang: trial {row['trial']}", exported(name, row["trial"], folder)))
+    return files
+
+
+def exported(name: str, trial: int, folder: Path) -> Path:
+    """The file of a trial that a runtime loads."""
+    out = folder / f"trial{trial}"
+    optlang(folder, "export", name, str(trial), "-o", str(out))
+    return next(item for item in sorted(out.rglob("model.*")) if item.suffix in (".onnx", ".xml"))
 
 
 def optlang(folder: Path, *words: str, into: Path | None = None) -> str:
@@ -228,96 +201,52 @@ def optlang(folder: Path, *words: str, into: Path | None = None) -> str:
 
 
 def measure(runtime: str, files: Sequence[File], inputs: Path) -> None:
-    """Let each file know its size and, by the meter's process, its milliseconds and how near its answers are."""
-    given = json.loads(child("meter", runtime, str(inputs), *(str(item.path) for item in files)))
+    """Let each file know its size and, by the meter's process, what by_hand/meter.py says."""
+    given = json.loads(child("meter.py", runtime, str(inputs), *(str(item.path) for item in files)))
     for item, found in zip(files, given, strict=True):
-        item.found = {"size": item.size, **found}
-
-
-def meter(runtime: str, inputs: str, *paths: str) -> None:
-    """Print, for each file, the milliseconds of a call and how its answers differ from the first file's.
-
-    `error` is the root of the mean squared difference over that of the answers (less their mean), `agreement` the share
-    of samples (pixels, words) with the same largest answer.
-    """
-    import numpy
-
-    samples = next(iter(numpy.load(inputs).values()))
-    calls = [{"onnxruntime": in_onnxruntime, "openvino": in_openvino}[runtime](path) for path in paths]
-    answers = [numpy.concatenate([call(item[None]) for item in samples]) for call in calls]
-    wanted = answers[0]
-    axis = 1 if wanted.ndim in (2, 4) else -1
-    spread = numpy.sqrt(numpy.square(wanted - wanted.mean(0)).mean())
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(ROUNDS):
-        for index in range(len(calls)) if turn % 2 else reversed(range(len(calls))):
-            times[index].append(seconds(calls[index], samples))
-    print(json.dumps([
-        {
-            "latency": 1e3 * quartile(mine),
-            "error": float(numpy.sqrt(numpy.square(found - wanted).mean()) / spread),
-            "agreement": float((found.argmax(axis) == wanted.argmax(axis)).mean()),
-        }
-        for mine, found in zip(times, answers, strict=True)
-    ]))
-
-
-def seconds(call: Callable[[Any], Any], samples: Any) -> float:
-    """The lower quartile of the times of calls, one sample after the other: what else runs only makes them longer."""
-    found: list[float] = []
-    while sum(found) < SECONDS or len(found) < 3:
-        item = samples[len(found) % len(samples)][None]
-        start = time.perf_counter()
-        call(item)
-        found.append(time.perf_counter() - start)
-    return quartile(found)
-
-
-def quartile(values: Sequence[float]) -> float:
-    """What a quarter of the values do not reach."""
-    return sorted(values)[len(values) // 4]
-
-
-def in_onnxruntime(path: str) -> Callable[[Any], Any]:
-    """A call of the file in ONNX Runtime, one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {name: batch})[0]
-
-
-def in_openvino(path: str) -> Callable[[Any], Any]:
-    """A call of the file in OpenVINO, one thread, compiled for one sample and float32 where it is not in integers."""
-    import numpy
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(path)
-    shape = model.inputs[0].partial_shape
-    shape[0] = 1
-    model.reshape(shape)
-    # Without snippets, its generated kernels: they crash OpenVINO 2026.4 on small attention.
-    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "SNIPPETS_MODE": "DISABLE"}
-    request = core.compile_model(model, "CPU", options).create_infer_request()
-    return lambda batch: numpy.array(next(iter(request.infer([batch]).values())))
+        times = given[0]["latency"] / found["latency"]
+        item.found = {"size": item.size, "times": times, "wrong": 1 - found["metric"], **found}
 
 
 # ---- comparing
 
 
-def no_worse(mine: File, other: File) -> bool:
-    """Whether a file is no larger, no slower and no farther from the float answers, but for what measuring leaves."""
-    return all(
-        mine.found[name] <= bound * other.found[name] + slack
-        for name, bound, slack in (("size", LARGER, 0), ("latency", SLOWER, 0), ("error", FARTHER, 0.01))
-    )
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One of the two tables of the page: what it is called there, what the meter says of answers, and how it is shown.
+
+    `least` is a figure of answers of which less is better, with the factor and the difference that still count as no
+    worse.
+    """
+
+    mark: str
+    heads: Sequence[str]
+    least: str
+    factor: float
+    slack: float
+    shown: Callable[[Mapping[str, float]], tuple[str, ...]]
 
 
-def compared(name: str, files: Iterable[File]) -> list[tuple[str, ...]]:
+RANDOM = Table(
+    "by_hand", ("MB", "ms", "error", "agreement"), "error", FARTHER, 0.01,
+    lambda found: (
+        f"{found['size'] / 1e6:.2f}", f"{found['latency']:.2f}", f"{100 * found['error']:.1f} %",
+        f"{100 * found['agreement']:.1f} %",
+    ),
+)
+TRAINED = Table(
+    "by_hand studies", ("MB", "× faster", "right"), "wrong", 1.0, POINT,
+    lambda found: (f"{found['size'] / 1e6:.3f}", f"{found['times']:.2f}", f"{100 * found['metric']:.1f} %"),
+)
+
+
+def no_worse(table: Table, mine: File, other: File) -> bool:
+    """Whether a file is no larger, no slower and its answers no worse, but for what measuring leaves."""
+    bounds = (("size", LARGER, 0.0), ("latency", SLOWER, 0.0), (table.least, table.factor, table.slack))
+    return all(mine.found[name] <= bound * other.found[name] + slack for name, bound, slack in bounds)
+
+
+def compared(table: Table, name: str, files: Sequence[File]) -> list[tuple[str, ...]]:
     """A line for each file by hand: it, the file of optlang's that is nearest to no worse, and whether it is.
 
     A file that is as large as the float one has nothing in 8 bits, and no line.
@@ -328,64 +257,56 @@ def compared(name: str, files: Iterable[File]) -> list[tuple[str, ...]]:
     for item in others:
         if item in own or item.size > SMALLER * first.size:
             continue
-        good = [mine for mine in own if no_worse(mine, item)]
-        best = min(good or own, key=lambda mine: excess(mine, item), default=None)
-        shown = figures(best) if best else ("–",) * 4
-        lines.append((name, item.runtime, item.maker, *figures(item), best.maker[9:] if best else "–", *shown,
-                      "yes" if good else "no"))
+        good = [mine for mine in own if no_worse(table, mine, item)]
+        best = min(good or own, key=lambda mine: excess(table, mine, item), default=None)
+        shown = table.shown(best.found) if best else ("–",) * len(table.heads)
+        lines.append((name, item.runtime, item.maker, *table.shown(item.found), best.maker[9:] if best else "–",
+                      *shown, "yes" if good else "no"))
     return lines
 
 
-def excess(mine: File, other: File) -> float:
-    """How much larger plus how much slower; farther from the float answers counts where it is more than a little."""
-    farther = max(0.0, mine.found["error"] - FARTHER * other.found["error"] - 0.01)
+def excess(table: Table, mine: File, other: File) -> float:
+    """How much larger plus how much slower; worse answers count where they are worse by more than a little."""
+    farther = max(0.0, mine.found[table.least] - table.factor * other.found[table.least] - table.slack)
     return sum(max(1.0, mine.found[name] / other.found[name]) for name in ("size", "latency")) + 10 * farther + (
         1e-3 * mine.found["latency"] / other.found["latency"]
     )
 
 
-HEADS = (
-    "model", "runtime", "by hand", "MB", "ms", "error", "agreement", "optlang", "MB", "ms", "error", "agreement",
-    "no worse",
-)
-
-
-def figures(item: File) -> tuple[str, ...]:
-    """Size, latency, error and agreement as text."""
-    found = item.found
-    return (
-        f"{found['size'] / 1e6:.2f}", f"{found['latency']:.2f}", f"{100 * found['error']:.1f} %",
-        f"{100 * found['agreement']:.1f} %",
-    )
-
-
-def described(name: str, item: File) -> str:
+def described(table: Table, name: str, item: File) -> str:
     """A file as a line."""
-    return "    " + "  ".join((name, item.runtime, item.maker.ljust(24), *figures(item)))
+    return "    " + "  ".join((name, item.runtime, item.maker.ljust(24), *table.shown(item.found)))
 
 
-def markdown(lines: Iterable[Sequence[str]]) -> str:
-    """The table for the docs."""
-    head = f"| {' | '.join(HEADS)} |\n|---|---|---|{'--:|' * 4}---|{'--:|' * 4}---|"
-    return "\n".join([head, *(f"| {' | '.join(line)} |" for line in lines)])
+def write(table: Table, name: str, lines: Iterable[Sequence[str]]) -> None:
+    """Put the lines of a model into the table of the page, in place of those it had."""
+    begin, end = f"<!-- measured {table.mark}: begin -->", f"<!-- measured {table.mark}: end -->"
+    head, rest = PAGE.read_text(encoding="utf-8").split(begin)
+    old, tail = rest.split(end)
+    rows: dict[str, list[str]] = {}
+    for line in old.strip().splitlines()[2:]:
+        rows.setdefault(line.split("|")[1].strip(), []).append(line)
+    rows[name] = [f"| {' | '.join(line)} |" for line in lines]
+    columns = ("model", "runtime", "by hand", *table.heads, "optlang", *table.heads, "no worse")
+    marks = {"model", "runtime", "by hand", "optlang", "no worse"}
+    text = "\n".join([
+        f"| {' | '.join(columns)} |", f"|{'|'.join('---' if item in marks else '--:' for item in columns)}|",
+        *(line for item in (*MODELS, *STUDIES) for line in rows.get(item, ())),
+    ])
+    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
 
 
-def child(role: str, *words: str) -> str:
-    """What a process of this script prints in one of its roles, one thread for whatever runs in it."""
+def child(program: str, *words: str) -> str:
+    """What a program of by_hand/ prints, one thread for whatever runs in it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NNCF_CI": "1"}
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), f"--role={role}", *words], stdout=subprocess.PIPE, text=True,
-        check=False, env=environment,
+        [sys.executable, str(FOLDER / program), *words], stdout=subprocess.PIPE, text=True, check=False,
+        env=environment,
     )
     if done.returncode:
-        sys.exit(f"{role} {' '.join(words)} ended with {done.returncode}")
+        sys.exit(f"{program} {' '.join(words)} ended with {done.returncode}")
     return done.stdout
 
 
-ROLES: Mapping[str, Callable[..., None]] = {"make": make, "meter": meter}
-
 if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1].startswith("--role="):
-        ROLES[sys.argv[1].partition("=")[2]](*sys.argv[2:])
-    else:
-        sys.exit(main())
+    sys.exit(main())

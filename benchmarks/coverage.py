@@ -2,10 +2,10 @@
 
     python benchmarks/coverage.py [NAME …] [--runtimes onnxruntime,openvino] [--rows quant.*] [--again] [--table]
 
-An architecture is tried in a child process (benchmarks/coverage/cells.py), each cell within --limit seconds. What is
-found is appended to --results as lines of JSON, and a cell that has a line for this version of the code is not tried
-again: the program goes on where it stopped. `--again` tries those that did not work in an earlier version, and no
-others. `--table` prints the table of what is known, `--write` puts it into docs/coverage.md.
+An architecture is tried in a child process (benchmarks/coverage/cells.py), each cell within --limit seconds of
+processor time. What is found is appended to --results as lines of JSON, and a cell that has a line for this version of
+the code is not tried again: the program goes on where it stopped. `--again` tries those that did not work in an earlier
+version, and no others. `--table` prints the table of what is known, `--write` puts it into docs/coverage.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -29,8 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "benchmarks" / "coverage" / "cells.py"
 PAGE = ROOT / "docs" / "coverage.md"
 BEGIN, END = "<!-- coverage: begin -->", "<!-- coverage: end -->"
+WAIT = 10
+"""How many times the limit of a cell may pass on the clock: other programs may need the processor too."""
 FIRST = 60.0
-"""Seconds that libraries and the model may take to load, besides the limit of a cell."""
+"""Seconds that libraries and the model may take to load, besides that."""
 MARKS = {"works": "✓", "refused": "refused", "fails": "fails", "nothing": "–"}
 VERSIONS = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "openvino", "executorch")
 
@@ -85,13 +88,13 @@ def version() -> str:
 class Child:
     """A process that tries cells of one architecture; `answers` gives what it says, and None when it has ended."""
 
-    def __init__(self, architecture: str, cells: Sequence[Cell]) -> None:
+    def __init__(self, architecture: str, cells: Sequence[Cell], limit: float) -> None:
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
         }
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), architecture], cwd=ROOT, env=environment, text=True,
+            [sys.executable, str(PROGRAM), architecture, str(limit)], cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         assert self._process.stdin is not None
@@ -133,20 +136,20 @@ def tried(architecture: str, cells: Sequence[Cell], limit: float) -> Iterator[tu
     """What becomes of each cell. A process that dies or takes too long is replaced, and the rest goes on."""
     left = list(cells)
     while left:
-        child = Child(architecture, left)
+        child = Child(architecture, left, limit)
         current: Cell = ("", "")
-        deadline = time.monotonic() + limit + FIRST
+        deadline = time.monotonic() + WAIT * limit + FIRST
         while True:
             try:
                 line = child.answers.get(timeout=max(deadline - time.monotonic(), 0.01))
             except queue.Empty:
-                reason = f"over {limit:.0f} s"
+                reason = f"over {WAIT * limit:.0f} s on the clock"
                 break
             if line is None:
                 reason = "the process died"
                 break
             told = json.loads(line)
-            deadline = time.monotonic() + limit
+            deadline = time.monotonic() + WAIT * limit
             if "begin" in told:
                 current = tuple(told["begin"])
             else:
@@ -157,7 +160,9 @@ def tried(architecture: str, cells: Sequence[Cell], limit: float) -> Iterator[tu
         code = child.end(0.0 if late else 10.0)
         if not left:
             return
-        if code and not late:
+        if code == -signal.SIGXCPU:
+            reason = f"over {limit:.0f} s"
+        elif code and not late:
             reason += f" with code {code}: {' | '.join(child.last)}"[:800]
         failed = left if current == ("", "") else [current]
         for cell in list(failed):
@@ -311,7 +316,7 @@ def main() -> None:
     parser.add_argument("--runtimes", default="onnxruntime,torchscript,openvino,eager,executorch,inductor")
     parser.add_argument("--rows", default="*", help="what is done, by name or pattern, separated by commas")
     parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"))
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds that a cell may take")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds of processor time that a cell may take")
     parser.add_argument("--again", action="store_true", help="only what did not work before")
     parser.add_argument("--table", action="store_true", help="print what is known, and try nothing")
     parser.add_argument("--write", action="store_true", help="put what is known into docs/coverage.md")

@@ -90,19 +90,24 @@ def test_a_process_that_dies_costs_one_cell(coverage, monkeypatch, tmp_path):
     assert "code 3" in found["second", "here"]["reason"]
 
 
-def test_a_cell_over_the_limit_fails_and_the_rest_goes_on(coverage, monkeypatch, tmp_path):
-    program = tmp_path / "hangs.py"
+@pytest.mark.parametrize(("body", "reason"), [
+    ("time.sleep(60)", "over 2 s on the clock"),
+    ("resource.setrlimit(resource.RLIMIT_CPU, (1, -1))\n        while True: pass", "over 1 s"),
+])
+def test_a_cell_over_the_limit_fails_and_the_rest_goes_on(coverage, monkeypatch, tmp_path, body, reason):
+    program = tmp_path / "late.py"
     program.write_text(
-        "import json, sys, time\n"
+        "import json, resource, sys, time\n"
         "for cell in json.load(sys.stdin):\n"
         "    print(json.dumps({'begin': cell}), flush=True)\n"
         "    if cell[0] == 'first':\n"
-        "        time.sleep(60)\n"
+        f"        {body}\n"
         "    print(json.dumps({'cell': cell, 'state': 'works', 'seconds': 0.0}), flush=True)\n"
     )
     monkeypatch.setattr(coverage, "PROGRAM", program)
+    monkeypatch.setattr(coverage, "WAIT", 2 if "clock" in reason else 60)
     found = dict(coverage.tried("any", [("first", "here"), ("second", "here")], 1.0))
-    assert found["first", "here"]["reason"] == "over 1 s"
+    assert found["first", "here"]["reason"] == reason
     assert found["second", "here"]["state"] == "works"
 
 

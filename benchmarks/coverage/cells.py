@@ -1,8 +1,9 @@
 """The cells of one architecture: each technique applied as a worker does it, built for each runtime, run and compared.
 
-    python benchmarks/coverage/cells.py NAME < cells.json
+    python benchmarks/coverage/cells.py NAME [SECONDS] < cells.json
 
-It reads pairs of technique and runtime from its input, and writes what became of each as a line of JSON.
+It reads pairs of technique and runtime from its input, and writes what became of each as a line of JSON. A cell that
+takes more seconds of processor time than that ends it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import functools
 import itertools
 import json
 import logging
+import math
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -496,7 +499,7 @@ class Subject:
 
     def cell(self, name: str, runtime: str) -> dict[str, Any]:
         """The state of a cell: works, refused, fails, or nothing where there is no layer that the technique is for."""
-        row, begin = ROWS[name], time.monotonic()
+        row, begin = ROWS[name], time.process_time()
         there = row.needs is None or self._has(row.needs)
         told: dict[str, Any]
         try:
@@ -515,7 +518,7 @@ class Subject:
                 "state": "fails", "reason": f"{type(error).__name__}: {error}"[:1000],
                 "traceback": traceback.format_exc()[-4000:],
             }
-        return {**told, "seconds": round(time.monotonic() - begin, 2)}
+        return {**told, "seconds": round(time.process_time() - begin, 2)}
 
 
 def _plain(value: Any) -> bool:
@@ -547,13 +550,19 @@ def quiet() -> None:
     logging.disable(logging.ERROR)
 
 
+def limit(seconds: float) -> None:
+    """From now on, so much processor time: SIGXCPU ends the process then."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
+
+
 def main() -> None:
     """Go through the cells on standard input; say before each which one it is."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     quiet()
     torch.set_num_threads(1)
-    name, wanted = sys.argv[1], json.load(sys.stdin)
+    name, seconds, wanted = sys.argv[1], float([*sys.argv, "inf"][2]), json.load(sys.stdin)
 
     def tell(**told: Any) -> None:
         answers.write(json.dumps(told, default=str) + "\n")
@@ -565,6 +574,8 @@ def main() -> None:
         subject = None if broken is not None else Subject(name, home)
         for technique, runtime in wanted:
             tell(begin=[technique, runtime])
+            if math.isfinite(seconds):
+                limit(seconds)
             found: dict[str, Any] = {"state": "fails", "reason": f"the run does not begin: {broken}", "seconds": 0.0}
             if subject is not None:
                 found = subject.cell(technique, runtime)

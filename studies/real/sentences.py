@@ -1,6 +1,6 @@
 """The model and data of sentences.opt: an encoder of texts, and texts without labels.
 
-`python studies/sentences.py` trains the encoder to fill in masked words, and writes sentences.safetensors.
+`python studies/real/sentences.py` trains the encoder to fill in masked words, and writes sentences.safetensors.
 """
 
 from __future__ import annotations
