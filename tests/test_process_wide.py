@@ -36,6 +36,8 @@ ALLOWED = {
     "measure/child.py:_Bench.warm": CHILD,
     "measure/child.py:_Bench.round": CHILD,
     "measure/child.py:main": CHILD,
+    "runtimes/litert/converter.py:start": "what this process started ends with it",
+    "runtimes/litert/converter_child.py:main": "the start of the converter's process, which is ours",
     "measure/signals.py:heard_by": f"only while a study runs, in the main thread; {RESTORED}",
     "measure/signals.py:_let_go": "after SIGHUP: descriptors of a terminal that is gone",
     "measure/signals.py:outlive": "the start of a worker or a measuring process",

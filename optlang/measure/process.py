@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import queue
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from optlang.interfaces import JSON, Array, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
 from optlang.measure.chunks import Chunks, all_of, chunked
+from optlang.workload.child_process import ChildDied, ChildProcess, ChildTimeout
 from optlang.workload.data import ragged
 
 # Longer than any sensible load of a model; a slow call makes the limits of rounds longer.
 _OPEN_TIMEOUT = 300.0
 _CALL_TIMEOUT = 300.0
-_TAIL = 40
 
 
 class ProcessDied(OptlangError):  # noqa: N818 - what happened, in a word
@@ -70,23 +62,12 @@ class BareProcess:
         self.import_time = 0.0
         self.memory: int | None = None
         self._call = 0.0
-        self._closed = False
         self._folder = Path(tempfile.mkdtemp(prefix="optlang-measure-"))
-        self._tail: deque[str] = deque(maxlen=_TAIL)
-        self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         try:
-            self._process = self._started()
+            self._child = _started(member)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self._readers = (
-            threading.Thread(target=self._read_answers, args=(self._process.stdout,), daemon=True),
-            threading.Thread(target=self._read_tail, args=(self._process.stderr,), daemon=True),
-        )
-        for reader in self._readers:
-            reader.start()
         try:
             opened = self._ask(
                 {
@@ -103,83 +84,44 @@ class BareProcess:
         self.load_time, self.import_time = opened["loaded"], opened["imported"]
         self.compile_time = opened["compiled"]
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        member = self.member
-        environment = dict(os.environ)
-        package = str(Path(__file__).resolve().parent.parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(
-            item for item in (package, environment.get("PYTHONPATH", "")) if item
-        )
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = str(member.target.threads)
-        try:
-            return subprocess.Popen(
-                # -P: the study's folder is the current one, and its files must not stand in for the library's.
-                [sys.executable, "-P", "-X", "faulthandler", "-m", "optlang.measure.child"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=member.study,
-                env=environment,
-            )
-        except OSError as error:
-            raise OutsideError(f"no process could be started to measure {member.runtime}: {error}") from error
-
-    def _read_answers(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in pipe:
-                self._answers.put(line)
-        self._answers.put(None)
-
-    def _read_tail(self, pipe: IO[bytes]) -> None:
-        # Read to the end always: a full pipe would stop the child.
-        with contextlib.suppress(OSError, ValueError):
-            for line in pipe:
-                self._tail.append(line.decode(errors="replace").rstrip())
-
     @property
     def pid(self) -> int:
         """The process's number."""
-        return self._process.pid
+        return self._child.pid
 
     @property
     def alive(self) -> bool:
         """Whether the process is there."""
-        return self._process.poll() is None
+        return self._child.alive
 
     def _ask(self, command: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        if self._closed:
-            raise self._died(str(command["do"]))
+        doing = str(command["do"])
         try:
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError):
-            raise self._died(str(command["do"])) from None
-        try:
-            line = self._answers.get(timeout=timeout)
-        except queue.Empty:
+            answer = self._child.ask(command, timeout)
+        except ChildDied as error:
+            raise self._died(error, doing) from None
+        except ChildTimeout:
             self.close()
             raise ProcessTimeout(
                 f"the process that runs {self.member.name} in {self.member.runtime} gave no answer to "
-                f"`{command['do']}` for {timeout:.0f} s",
-                details="\n".join(self._tail),
+                f"`{doing}` for {timeout:.0f} s",
+                details=self._child.tail,
             ) from None
-        if line is None:
-            raise self._died(str(command["do"]))
-        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._told(answer["error"])
         found: dict[str, Any] = answer["ok"]
         return found
 
-    def _died(self, doing: str) -> ProcessDied:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        code = self._process.poll()
+    def _died(self, error: ChildDied, doing: str) -> ProcessDied:
         self.close()
-        how, advice = _ending(code)
         return ProcessDied(
-            f"the process that runs {self.member.name} in {self.member.runtime} {how} during `{doing}`",
-            help=advice, details="\n".join(self._tail),
+            f"the process that runs {self.member.name} in {self.member.runtime} {error.how} during `{doing}`",
+            help=error.advice, details=self._child.tail,
         )
+
+    def _check_open(self) -> None:
+        if self._child.closed:
+            raise self._died(self._child.died(), "writing its inputs")
 
     def _told(self, error: Mapping[str, Any]) -> OptlangError:
         message, advice, kind = error["message"], error["help"], error["type"]
@@ -238,8 +180,7 @@ class BareProcess:
 
         Where samples differ in shape (see workload/data/ragged.py) a call has samples of one shape.
         """
-        if self._closed:
-            raise self._died("writing its inputs")
+        self._check_open()
         found = []
         for places, group in ragged.groups(inputs):
             with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as name:
@@ -250,33 +191,14 @@ class BareProcess:
     def _written(self, name: str, inputs: Arrays) -> Path:
         import numpy
 
-        if self._closed:
-            raise self._died("writing its inputs")
+        self._check_open()
         path = self._folder / f"{name}.npz"
         numpy.savez(path, *inputs.values())
         return path
 
     def close(self) -> None:
         """End the process, at once where it does not end by itself, and remove its files."""
-        process = self._process
-        self._closed = True
-        if process.poll() is None:
-            with contextlib.suppress(OSError, ValueError):
-                assert process.stdin is not None
-                process.stdin.write(b'{"do": "close"}\n')
-                process.stdin.close()
-            try:
-                # A process in mid-call does not hear; nothing of it is wanted any more.
-                process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for reader in getattr(self, "_readers", ()):
-            reader.join(5)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    pipe.close()
+        self._child.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> BareProcess:
@@ -288,29 +210,23 @@ class BareProcess:
         self.close()
 
 
+def _started(member: Deployment) -> ChildProcess:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    try:
+        return ChildProcess(
+            "optlang.measure.child", folder=member.study,
+            environment=dict.fromkeys(names, str(member.target.threads)),
+        )
+    except OSError as error:
+        raise OutsideError(f"no process could be started to measure {member.runtime}: {error}") from error
+
+
 def _plain(artifact: Artifact) -> dict[str, Any]:
     return {
         "folder": str(artifact.folder.resolve()), "format": artifact.format,
         "files": [asdict(item) for item in artifact.files], "inputs": list(artifact.inputs),
         "outputs": list(artifact.outputs), "about": dict(artifact.about),
     }
-
-
-def _ending(code: int | None) -> tuple[str, str | None]:
-    if code is None:
-        return "closed its pipe", None
-    if code >= 0:
-        return f"ended with exit code {code}", None
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    advice = {
-        "SIGKILL": "most likely the system ended it because memory ran out",
-        "SIGSEGV": "the runtime crashed on this model: try another version of it, or leave it out of the target",
-        "SIGILL": "the runtime was built for another processor",
-    }.get(name)
-    return f"was ended by signal {-code} ({name})", advice
 
 
 def cores(threads: int) -> list[int] | None:

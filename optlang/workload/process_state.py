@@ -1,7 +1,8 @@
 """What libraries read from the whole process, changed for the length of a block and restored after it, also on errors.
 
 Builds run in a worker, whose next trial would find what they have left, as would a program that calls a technique
-itself. A process of its own would cost each build an import of torch and of the library, 6 seconds and more.
+itself. A process of its own would cost each build an import of torch and of the library, 6 seconds and more; where a
+library leaves what cannot be restored, as threads, it gets one all the same (see child_process.py).
 """
 
 from __future__ import annotations

@@ -137,8 +137,7 @@ def test_hanging_process_is_ended(member_of, inputs, monkeypatch):
 
 def test_closing_a_busy_process_does_not_wait(member_of):
     process = BareProcess(member_of(wish="hang"))
-    process._process.stdin.write(b'{"do": "round", "seconds": 1, "calls": 1, "skip": 0}\n')
-    process._process.stdin.flush()
+    process._child.send({"do": "round", "seconds": 1, "calls": 1, "skip": 0})
     process.close()
     assert gone(process.pid)
     process.close()

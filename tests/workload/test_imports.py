@@ -161,8 +161,6 @@ class TestUserCodeError:
         assert "install" in error.value.help
         assert "no_such_package" in error.value.help
 
-    # Where LiteRT's converter was in this process before, JAX warns of every fork.
-    @pytest.mark.filterwarnings("ignore:os.fork\\(\\) was called:RuntimeWarning")
     def test_what_a_dataloaders_worker_raised_has_the_users_lines(self, study):
         from torch.utils.data import DataLoader
 

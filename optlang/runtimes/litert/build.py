@@ -24,17 +24,16 @@ from optlang.interfaces import (
     TargetSpec,
 )
 from optlang.runtimes.litert.session import LiteRTSession
-from optlang.workload import failures
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from optlang.workload.data.dataset import Dataset
 
 NAME = "model.tflite"
 # Twenty roundings to the eleven bits of a float16, of weights alone.
 _HALF = 2e-2
-_LOGGERS = ("absl", "torchao", "torch.utils._pytree", "jax")
+_LOGGERS = ("absl", "torchao", "torch.utils._pytree")
 
 
 class LiteRT:
@@ -68,7 +67,7 @@ class LiteRT:
         Raises `Refusal` for other forms and devices, for what torch.export or the converter cannot take, for settings
         that the quantizer has not, and where most weights stay as they are or the file does not become smaller.
         """
-        from optlang.runtimes.litert import quantize, tflite
+        from optlang.runtimes.litert import converter, quantize, tflite
         from optlang.runtimes.shared.artifact_files import arrays_described, described, refuse_larger
         from optlang.runtimes.shared.torch_module import module_of, refuse_open
         from optlang.workload.export import torch_export, tracing
@@ -79,11 +78,12 @@ class LiteRT:
         if any(item.technique != "half" for item in state.requests):
             dtypes.refuse_others(dtypes.module_types(module))
         refuse_open("LiteRT", data.axes)
+        converter.start()
         about: dict[str, JSON] = {"stored": dtypes.stored(module)}
         example = data.example(target.batch)
         with tracing.first_call(module, example, study, _quiet()) as wanted:
             program = torch_export.program(module, example, "LiteRT")
-            content = _converted(module, example)
+            content = converter.converted(program, folder)
             graph = tflite.Graph(content, program)
             file = tflite.named(content, graph, example, wanted)
             (folder / NAME).write_bytes(file)
@@ -113,22 +113,12 @@ class LiteRT:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the converter and torch say of their own code, and its report of progress."""
+    """Without what torch and the quantizer say of their own code."""
     from optlang.workload import process_state
     from optlang.workload.export import torch_export
 
-    with process_state.environment(LITERT_TORCH_SHOW_PROGRESS="n"), process_state.quiet(_LOGGERS), torch_export.quiet():
+    with process_state.quiet(_LOGGERS), torch_export.quiet():
         yield
-
-
-def _converted(module: nn.Module, example: Mapping[str, Tensor]) -> bytes:
-    import litert_torch
-
-    from optlang.workload.export import tracing
-
-    wrapped = tracing.Positional(module, tuple(example)).eval()
-    with failures.refused("LiteRT's converter does not take the model", help="use the runtime onnxruntime"):
-        return bytes(litert_torch.convert(wrapped, tuple(example.values())).model_content())
 
 
 def _prove(
