@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Arrays, Context, ModelState, QuantWants, Refusal
+from optlang.techniques.quant.divisions import noted
 from optlang.techniques.quant.onnx_graph import RECURRENT, WEIGHTS, covered, eligible, left_float, load, operators_of
 from optlang.techniques.quant.ort_quantizer import finished, float_bytes, ranges_of, wants_of, workshop, write
 from optlang.techniques.quant.sensitivity import Layers, answers, scores, sqnr
@@ -43,9 +44,9 @@ def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     The search by bisection assumes that more layers in float are no worse; what it ends with was measured. Notes:
     `mixed.sqnr`, the score (dB) by layer; `mixed.float`, the layers put back into float; `mixed.reached`, what was
-    reached of the budget; `quantize.weights` and `quantize.float`, as `static` has them. Raises `Refusal` with the best
-    that was reached where no choice meets the budget, where no layer is left to choose, where int8 does not know most
-    of the weights, or the file does not become smaller.
+    reached of the budget; `quantize.weights`, `quantize.float` and `quantize.divided`, as `static` has them. Raises
+    `Refusal` with the best that was reached where no choice meets the budget, where no layer is left to choose, where
+    int8 does not know most of the weights, or the file does not become smaller.
     """
     wants = wants_of(context, settings["granularity"])
     state = without_parametrizations(state, context.data, context.study)
@@ -54,7 +55,8 @@ def mixed(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
         left, operators = left_float(graph, state, settings), operators_of(graph, wants)
         layers = Layers(graph, left)
         products = eligible(graph, [item for item in operators if item in WEIGHTS and item != "Gather"], left)
-        state = replace(state, notes={**state.notes, **covered(graph, products, left, settings, RECURRENT)})
+        about_layers = {**covered(graph, products, left, settings, RECURRENT), **noted(graph, operators)}
+        state = replace(state, notes={**state.notes, **about_layers})
         names = [item.name for item in graph.input]
         data = context.data.bind(names)
         samples = data.calibration(int(settings["samples"]), context.seed)

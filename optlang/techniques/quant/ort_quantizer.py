@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
+from optlang.techniques.quant.divisions import divided
 from optlang.techniques.quant.einsum import as_products
 from optlang.techniques.quant.embedding_tables import cover, tables_of
 from optlang.techniques.quant.onnx_graph import LINEAR, WITH_WEIGHTS, load, one_scale, refuse_less
@@ -206,7 +207,7 @@ def ranges_of(
 def write(
     model: Path, result: Path, operators: Sequence[str], kept: Sequence[str], ranges: Any, wants: QuantWants
 ) -> None:
-    """Write `model` quantized by `ranges` to `result`; the nodes named in `kept` stay in float.
+    """Write `model` quantized by `ranges` to `result`; the nodes named in `kept` stay in float, and what is divided.
 
     Embedding tables become int8 with the rest.
     """
@@ -218,7 +219,7 @@ def write(
     loaded = load_model_with_shape_infer(model)
     # Their rows are rounded as they stand: the quantizer would give them the range of an activation.
     tables = [node.name for nodes in tables_of(loaded.graph, kept).values() for node in nodes]
-    kept = [*kept, *tables]
+    kept = [*kept, *tables, *divided(loaded.graph)]
     options = {
         "ActivationSymmetric": wants.symmetric_activations, "WeightSymmetric": wants.symmetric_weights,
         "MatMulConstBOnly": True, "QuantizeBias": wants.biases == "int32",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.graph.fold import followed
+from optlang.techniques.quant.divisions import noted
 from optlang.techniques.quant.onnx_graph import (
     RECURRENT,
     WITH_WEIGHTS,
@@ -67,9 +68,9 @@ def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mod
     `distill` is the weight of the float model's answers in the loss; without labels they are all of it.
 
     Notes: `quantize.weights`, the share of weights in int8, `qat.layers`, how many layers were trained in it, and
-    `quantize.float` as static's. That ranges and norms stay in the end is the way of torchvision's reference training.
-    Raises `Refusal` where static does for want of layers, and where training changed nothing or left the finite
-    numbers.
+    `quantize.float` and `quantize.divided` as static's. That ranges and norms stay in the end is the way of
+    torchvision's reference training. Raises `Refusal` where static does for want of layers, and where training changed
+    nothing or left the finite numbers.
     """
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
@@ -113,7 +114,7 @@ def _prepared(path: Path, state: ModelState, settings: Mapping[str, Any], contex
             depends="settings" if kept else "model",
             help="int8 takes convolutions and linear layers; shorten `keep`, or name more in `only`",
         )
-    notes = covered(graph, chosen, kept, settings, RECURRENT)
+    notes = {**covered(graph, chosen, kept, settings, RECURRENT), **noted(graph, operators)}
     producer = {name: node for node in graph.node for name in node.output}
     inputs: dict[str, list[str]] = {}
     for node in graph.node:

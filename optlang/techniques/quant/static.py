@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from optlang.interfaces import Context, ModelState, Refusal
+from optlang.techniques.quant.divisions import noted
 from optlang.techniques.quant.embedding_tables import tables_of
 from optlang.techniques.quant.onnx_graph import (
     RECURRENT,
@@ -40,10 +41,12 @@ def static(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     The declared calibrator is ONNX Runtime's, the bins are those of torch's HistogramObserver, and the percentile is in
     the middle of those that Wu et al. (Integer Quantization for Deep Learning Inference, 2020) compare.
     `granularity` says whether each output channel of a weight has a scale of its own (auto: as the runtime wants it).
+
     Notes: `quantize.weights`, the share of the weights in int8; `quantize.float`, the layers that stay in float though
-    nobody asked for it (recurrent ones); `quantize.corrected`, the number of layers whose bias `bias_correction`
-    corrected. Raises `Refusal` where no operator has weights, more than half of the weights would stay in float (unless
-    `only` names the layers), no bias can be corrected, or the file does not become smaller.
+    nobody asked for it (recurrent ones); `quantize.divided`, the layers whose arithmetic without weights stays in float
+    because one answer is divided by another (linear attention); `quantize.corrected`, the number of layers whose bias
+    `bias_correction` corrected. Raises `Refusal` where no operator has weights, more than half of the weights would
+    stay in float (unless `only` names the layers), no bias can be corrected, or the file does not become smaller.
     """
     wants = wants_of(context, settings["granularity"])
     state = without_parametrizations(state, context.data, context.study)
@@ -59,7 +62,8 @@ def static(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
                 "shorten `keep`, or name more in `only`",
             )
         nodes = eligible(graph, [item for item in operators if item in WEIGHTS and item != "Gather"], kept)
-        state = replace(state, notes={**state.notes, **covered(graph, nodes, kept, settings, RECURRENT)})
+        notes = {**covered(graph, nodes, kept, settings, RECURRENT), **noted(graph, operators)}
+        state = replace(state, notes={**state.notes, **notes})
         result = prepared.with_name("quantized.onnx")
         if not products:
             write_tables(prepared, result, kept, wants)
