@@ -15,6 +15,10 @@ ALIASES = {"latency": MEDIAN}
 AGREEMENT = ("agreement", "agreement.cosine", "agreement.error")
 """How far answers agree with the baseline's: measured of every trial, with labels or without."""
 
+ALIKE = 0.01
+"""Figures without an interval (bytes, parameters, macs) that differ by no more than this share are alike: two files of
+one network differ by as much in names and padding."""
+
 UNITS: dict[str, str] = {"time": "s", "bytes": "B", "ratio": "ratio", "count": "count"}
 """The unit of a measurement by the metric's type; a metric of another type has none (\"\")."""
 

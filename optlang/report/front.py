@@ -79,7 +79,8 @@ class Front:
     `metrics` are those to show, in order, `named` those that goals and requirements name. `states` is how many of the
     searched trials ended how; the others are `alone` (on the ladder, `alone_failed` of them failed) and `uncounted`
     (searched, and interrupted or still running). `best` is the member that trades best: the largest gain for at most a
-    point of quality (1 % of what is no ratio), None where there is none.
+    point of quality (1 % of what is no ratio), None where there is none. `ties` are, by member, the trials within noise
+    of it in every goal, which it stands for.
     """
 
     study: str
@@ -95,15 +96,15 @@ class Front:
     alone_failed: int
     uncounted: Mapping[str, int]
     best: int | None
+    ties: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) -> Front:
     """The front of a study (its name, its file's path, or the one that ran last)."""
     chosen = choose(reader, study)
     plan = reader.plan(chosen.run)
-    members = [
-        row[0] for row in reader.query("SELECT trial FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows
-    ]
+    rows = reader.query("SELECT trial, tie_of FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows
+    members = [trial for trial, tie_of in rows if tie_of is None]
     near = reader.query(
         "SELECT trial, violations FROM trials WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0",
         [chosen.run],
@@ -124,6 +125,7 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
         {state: count for state, count in drawn.items() if state not in _UNCOUNTED}, sum(alone.values()),
         alone.get("failed", 0), {state: count for state, count in drawn.items() if state in _UNCOUNTED},
         _best(plan, [found[trial] for trial in shown]),
+        {member: those for member in members if (those := tuple(trial for trial, other in rows if other == member))},
     )
 
 
@@ -189,16 +191,19 @@ def _figures(plan: Plan, row: Mapping[str, Any], measured: Sequence[Mapping[str,
         if value is None:
             continue
         # The view took the worst of several targets: the interval is that one's.
-        item = min(
-            (item for item in measured if item["metric"] == metric and target in (None, item["target"])),
-            key=lambda item: abs((item["value"] or 0) - value),
-        )
+        there = [item for item in measured if item["metric"] == metric and target in (None, item["target"])]
+        item = compared = min(there, key=lambda item: abs((item["value"] or 0) - value))
         times, lost = _number(row.get(f"{column}_x")), _number(row.get(f"{column}_lost"))
         if lost is not None:
             times, lost = metrics[metric].against(value, value + lost, item["ratio"])
-        low, high = (item["ratio_low"], item["ratio_high"]) if item["ratio"] is not None else (None, None)
+        elif times is not None:
+            # The worst ratio may be another target's than the worst value: it has that one's interval.
+            side_by_side = [other for other in there if other["ratio"] is not None]
+            compared = min(side_by_side, key=lambda other: (other["ratio"], other is not item), default=item)
+        low, high = (compared["ratio_low"], compared["ratio_high"]) if compared["ratio"] is not None else (None, None)
         figure = Figure(name, value, item["unit"] or "", item["low"], item["high"], times, None, None, lost)
-        figure = replace(figure, baseline=item["baseline"])
+        if compared is item:
+            figure = replace(figure, baseline=item["baseline"])
         if times is not None:
             figure = replace(figure, times_low=low, times_high=high)
         elif lost is not None and low is not None and high is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from optlang.diagnostics.command_line import command
 from optlang.plan.quantities import change, compared, counted, quantity, times
@@ -17,13 +18,15 @@ _LEAST_WORDS = 20
 _TRIAL = 5
 # So many reasons why layers were not pruned are given, each with so many of its layers.
 _REASONS, _LEFT = 3, 3
+# So many trials are named that are within noise of another.
+_TIES = 8
 
 
 def render_front(front: Front, *, width: int | None = None, color: bool = False, db: Path | None = None) -> str:
     """The front (or what came nearest), how the trials ended, and the next command to type."""
     parts = [f"{front.study}: {front.title}\n" if front.title else f"{front.study}\n"]
     if front.members:
-        parts.append(_table(front.members, front.metrics, front.named, width, color, front.best))
+        parts.append(_table(front.members, front.metrics, front.named, width, color, front.best, front.ties))
     found = [member for member in front.members if member.trial != 0]
     if front.nearest:
         parts.append(_nearest(front, width, color))
@@ -119,7 +122,7 @@ def intervals_text(figure: Figure | None) -> str:
 
 def _table(
     members: Sequence[TrialSummary], metrics: Sequence[str], named: Collection[str], width: int | None, color: bool,
-    best: int | None = None,
+    best: int | None = None, ties: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> str:
     """One row a member, and what its signs mean; what does not fit is in further tables, by the number of the trial."""
     room = (width or 10_000) - _TRIAL - _least(members) - GAP
@@ -139,9 +142,16 @@ def _table(
         most = "a point" if any(figure.unit == "ratio" for figure in shown) else "1 % lost"
         note = f"* the best trade-off: the largest gain for at most {most}\n"
     legend = _legend(shown, any("[" in text for row in rows for text in row))
-    lines = [*_apart(members, kept), *_uncounted(members, kept), *_dependent(members), *_whole(members)]
+    lines = [*_tied(ties), *_apart(members, kept), *_uncounted(members, kept), *_dependent(members), *_whole(members)]
     notes = "".join(f"{line}\n" for line in lines)
     return "\n".join(parts) + printed(note + legend + notes, width, color)
+
+
+def _tied(ties: Mapping[int, Sequence[int]]) -> Iterator[str]:
+    """A line for each member with ties, which it stands for."""
+    for member, others in ties.items():
+        more = f" and {len(others) - _TIES} more" if len(others) > _TIES else ""
+        yield f"Within noise of trial {member} in every goal: {_numbered(others[:_TIES])}{more}"
 
 
 def _apart(members: Sequence[TrialSummary], metrics: Sequence[str]) -> Iterator[str]:

@@ -80,6 +80,8 @@ class PlainProgress:
             line += f"  {verdict(trial)}"
         elif trial.dependent:
             line += f" {DEPENDENT}"
+        if trial.tie_of is not None:
+            line += f"  (within noise of trial {trial.tie_of})"
         left = trial.total - trial.done
         about = "" if trial.seconds_left is None else f", about {in_seconds(trial.seconds_left)}"
         self._write(line + (f"  [{left} left{about}]" if left > 0 else ""))

@@ -63,7 +63,7 @@ class TrialFinished:
 
     `done` of `total` trials of the run are finished, the baseline and the ladder included; `seconds_left` is the time
     that the others are expected to take, None while that is unknown. `dependent` says that an answer depends on the
-    other samples of its call.
+    other samples of its call. `tie_of` is the member of the front that stands for the trial, where another does.
     """
 
     number: int
@@ -77,6 +77,7 @@ class TrialFinished:
     total: int
     seconds_left: float | None
     dependent: bool = False
+    tie_of: int | None = None
 
 
 class Watcher(Protocol):

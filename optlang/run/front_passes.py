@@ -1,4 +1,4 @@
-"""Measures a front again, all members side by side with the baseline, until the same trials are in it."""
+"""Measures a front again, all members side by side with the baseline, until it holds."""
 
 from __future__ import annotations
 
@@ -27,30 +27,43 @@ def passes(
 ) -> Iterator[Measured]:
     """The new measurements of one pass after the other; the caller adds each to `history` before it asks for the next.
 
-    It ends where all of the front was measured again, after `PASSES`, or where measuring fails, which is reported.
+    A pass measures the whole front in one cycle, so that all of its rows compare with the same seconds of the baseline.
+    It ends where the front holds (a pass has measured all that are in the front after it), after `PASSES`, or where
+    measuring fails. The last two are reported.
     """
     measured: set[int] = set()
     for turn in range(PASSES):
-        front = history.front()
-        # Later passes are for those that the last one has brought into the front.
-        candidates = [*front, *history.near(NEAR)] if turn == 0 else front
-        numbers = [number for number in candidates if number not in (0, *measured) and history.timed(number)]
-        if not numbers or (turn == 0 and history.front_is_settled()):
+        front = _timed(history, history.members())
+        near = _timed(history, history.near(NEAR)) if turn == 0 else []
+        if not front or measured.issuperset(front) or (turn == 0 and history.front_is_settled()):
             return
-        message(f"measuring the {len(numbers)} best again, side by side with the baseline")
+        numbers = [*front, *near]
+        again = f"the front has changed (pass {turn + 1} of at most {PASSES}): " if turn else ""
+        message(f"{again}measuring the {len(numbers)} best again, side by side with the baseline")
         members = [(number, member) for number in numbers for member in jobs.members(number).values()]
-        found = _measured(members, jobs, dispatcher, workload, message)
-        if not found:
+        found, failed = _measured(members, jobs, dispatcher, workload)
+        if found:
+            yield found
+        if failed is not None:
+            message(f"the front could not be measured again: {failed}")
             return
-        yield found
-        measured |= set(found)
+        measured = set(found)
+    missing = [number for number in _timed(history, history.members()) if number not in measured]
+    if missing:
+        message(
+            f"the front has changed in each of {PASSES} passes: {', '.join(map(str, missing))} came into it in the "
+            "last one, measured next to the baseline and not next to the others"
+        )
+
+
+def _timed(history: History, numbers: Sequence[int]) -> list[int]:
+    return [number for number in numbers if number != 0 and history.timed(number)]
 
 
 def _measured(
-    members: Sequence[tuple[int, Deployment]], jobs: JobBuilder, dispatcher: Dispatcher, workload: Workload,
-    message: Callable[[str], None],
-) -> Measured:
-    """The members' latencies next to the baseline's, those of one target in one cycle.
+    members: Sequence[tuple[int, Deployment]], jobs: JobBuilder, dispatcher: Dispatcher, workload: Workload
+) -> tuple[Measured, str | None]:
+    """The members' latencies next to the baseline's, those of one target in one cycle; and why not all are there.
 
     The baseline's own are among them, where it ran with the threads and samples a call that its trial has.
     """
@@ -69,9 +82,8 @@ def _measured(
         except (WorkerDied, WorkerTimeout) as error:
             again = Failure(str(error), "")
         if isinstance(again, Failure):
-            message(f"the front could not be measured again: {again.reason}")
-            return found
+            return found, again.reason
         for number, measurements in again.items():
             if number != 0 or jobs.members(0)[target.name].target == target:
                 found[number] = (*found.get(number, ()), *measurements)
-    return found
+    return found, None

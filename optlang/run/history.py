@@ -12,7 +12,7 @@ from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan
 from optlang.run.events import Comparison
 from optlang.run.job import Result
-from optlang.search import objectives, pareto
+from optlang.search import objectives, pareto, ties
 from optlang.search.ablation import AblationTrial, baseline_recipe
 from optlang.search.objectives import Key, Violation
 from optlang.search.observation import value_of
@@ -60,6 +60,7 @@ class History:
         self._plan, self._space, self._home, self._unavailable = plan, space, home, unavailable
         self._trials: dict[int, TrialRecord] = {}
         self._measured: dict[int, tuple[TrialRecord, dict[Key, Measurement]]] = {}
+        self._stood: tuple[list[int], dict[int, int]] | None = None
         self.known: set[str] = set()
         """The effects of the trials that need not run again; the sampler reads it."""
         for row in rows:
@@ -96,6 +97,7 @@ class History:
 
     def measured_again(self, number: int, measurements: Sequence[Measurement]) -> None:
         """Newer measurements of a trial: they take the place of the older ones of the same metric."""
+        self._stood = None
         record = self._trials[number]
         merged = {(item.target, item.metric): item for item in (*record.measurements, *measurements)}
         self._trials[number] = replace(record, measurements=tuple(merged.values()), passes=record.passes + 1)
@@ -180,15 +182,36 @@ class History:
         values = objectives.objective_values(self._plan, measured, self._baseline_measured())
         return Observation(record.point, values, constraints, record.sampler_state)
 
-    def front(self) -> list[int]:
+    def members(self) -> list[int]:
         """The baseline and the complete trials of the space that no other dominates."""
         members = pareto.front(self._losses())
         baseline = self.baseline
         return members if baseline is None or baseline.number in members else [baseline.number, *members]
 
+    def front(self) -> list[int]:
+        """The baseline and the other members, each that stands for its ties once; see `search.ties`."""
+        members, tied = self._standing()
+        return [number for number in members if number not in tied]
+
+    def ties(self) -> dict[int, int]:
+        """The trials within noise of a member of the front in every goal, with the member that stands for them."""
+        return self._standing()[1]
+
+    def _standing(self) -> tuple[list[int], dict[int, int]]:
+        """The members of the front, and the ties; computed once for what is known."""
+        if self._stood is None:
+            members = self.members()
+            losses = {number: values for number, values in self._losses().items() if not self._is_baseline(number)}
+            baseline = self._baseline_measured()
+            spreads = {
+                number: ties.spreads(self._plan, self.measured(self._trials[number]), baseline) for number in losses
+            }
+            self._stood = members, ties.ties(set(members), losses, spreads)
+        return self._stood
+
     def near(self, limit: int) -> list[int]:
         """Trials outside the front that would be in it at the good end of their latency's interval, nearest first."""
-        members = set(self.front())
+        members = set(self.members())
         losses = self._losses()
         found = []
         for number in losses:
@@ -205,11 +228,14 @@ class History:
 
     def front_is_settled(self) -> bool:
         """Whether all of the front but the baseline was measured again, as far as it can be run here."""
-        return all(self._trials[number].passes > 1 for number in self.front() if number != 0 and self.timed(number))
+        return all(self._trials[number].passes > 1 for number in self.members() if number != 0 and self.timed(number))
 
     def timed(self, number: int) -> bool:
         """Whether the trial's artifacts ran on this machine, on any target."""
         return any(item.metric == MEDIAN for item in self._trials[number].measurements)
+
+    def _is_baseline(self, number: int) -> bool:
+        return self._trials[number].origin == "baseline"
 
     def _losses(self) -> dict[int, tuple[float, ...]]:
         return {
@@ -230,6 +256,7 @@ class History:
         return {} if baseline is None else self.measured(baseline)
 
     def _keep(self, record: TrialRecord) -> None:
+        self._stood = None
         self._trials[record.number] = record
         if record.recipe is not None and not record.interrupted:
             self.known.add(record.recipe.effect)

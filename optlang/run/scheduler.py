@@ -295,6 +295,7 @@ class Scheduler:
         return TrialFinished(
             record.number, record.origin, record.state, record.reason, seconds, self._history.comparisons(record),
             self._history.front(), progress.done, progress.total, left, dependent,
+            self._history.ties().get(record.number),
         )
 
 

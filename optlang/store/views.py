@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from optlang.plan.metrics import MEDIAN, is_relative, short_name
+from optlang.plan.metrics import ALIKE, MEDIAN, is_relative, short_name
+from optlang.store.front_view import Goal, front_view
 
 if TYPE_CHECKING:
-    from optlang.plan.model import Knob, Objective, Plan
+    from optlang.plan.model import Knob, Metric, Objective, Plan
 
 _FIXED = ("study", "run", "trial", "state", "reason", "origin", "seconds")
 _NUMBERS = {"BIGINT", "DOUBLE"}
@@ -58,13 +59,19 @@ class _Wide:
     def add(self, metric: str, target: str | None, worst: str) -> str:
         return self.names.setdefault((metric, target, worst), f"m{len(self.names)}")
 
-    def sql(self) -> str:
+    def sql(self, ends: Collection[str] = ()) -> str:
+        """The aggregates; of those in `ends` also the intervals of the value and of the ratio."""
         parts = []
         for (metric, target, worst), name in self.names.items():
             where = f"metric = {quoted_text(metric)}" + (f" AND target = {quoted_text(target)}" if target else "")
             parts.append(f", {worst}(got.value) FILTER ({where}) AS {name}")
             parts.append(f", min(got.ratio) FILTER ({where}) AS {name}_x")
             parts.append(f", arg_{worst}(got.baseline, got.value) FILTER ({where}) AS {name}_b")
+            if name in ends:
+                own = "{'low': got.low, 'high': got.high}"
+                ratio = "{'ratio': got.ratio, 'low': got.ratio_low, 'high': got.ratio_high}"
+                parts.append(f", arg_{worst}({own}, got.value) FILTER ({where}) AS {name}_i")
+                parts.append(f", arg_min({ratio}, got.ratio) FILTER ({where}) AS {name}_r")
         return "".join(parts)
 
 
@@ -94,10 +101,11 @@ def view_statements(
         there.setdefault(run, {})[target, metric] = paired
     wide = _Wide()
     metrics = {run: _metrics(plan, there.get(run, {}), wide) for run, _, plan in runs}
+    plans = {run: plan for run, _, plan in runs}
     return [
         *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline")),
         _results(runs, metrics, wide),
-        _front(runs, metrics, wide, newest),
+        _front(plans, metrics, wide, newest),
         _tradeoffs(runs, metrics, wide, newest),
         "CREATE VIEW timeline AS SELECT r.study, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, "
         "s.worker FROM steps s JOIN runs r ON r.run = s.run ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
@@ -138,13 +146,14 @@ def _metrics(
     return found
 
 
-def _latest(wide: _Wide) -> str:
-    """The latest measurement of each metric, side by side."""
+def _latest(wide: _Wide, ends: Collection[str] = ()) -> str:
+    """The latest measurement of each metric, side by side; with the intervals of those named in `ends`."""
+    more = ", 'low': low, 'high': high, 'ratio_low': ratio_low, 'ratio_high': ratio_high" if ends else ""
     return (
         "latest AS MATERIALIZED (SELECT run, trial, target, metric, "
-        "arg_max({'value': value, 'ratio': ratio, 'baseline': baseline}, pass) AS got FROM measurements "
+        f"arg_max({{'value': value, 'ratio': ratio, 'baseline': baseline{more}}}, pass) AS got FROM measurements "
         "GROUP BY run, trial, target, metric), "
-        f"wide AS MATERIALIZED (SELECT run, trial{wide.sql()} FROM latest GROUP BY run, trial)"
+        f"wide AS MATERIALIZED (SELECT run, trial{wide.sql(ends)} FROM latest GROUP BY run, trial)"
     )
 
 
@@ -231,67 +240,64 @@ def _knob(knob: Knob) -> str:
 
 
 def _front(
-    runs: Sequence[tuple[str, str, Plan]],
-    metrics: Mapping[str, Mapping[Any, _Metric]],
-    wide: _Wide,
-    newest: Sequence[str],
+    plans: Mapping[str, Plan], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide, newest: Sequence[str]
 ) -> str:
-    """The baseline and what no other dominates: first against the trials of the best ranks, then all that are left.
-
-    Domination is transitive, so whatever the first round removes is needed by nobody in the second.
-    """
-    plans = {run: plan for run, _, plan in runs}
-    count = max((len(plans[run].objectives) for run in newest), default=0)
-    scores: list[list[str]] = [[] for _ in range(count)]
-    for run in newest:
-        for index, objective in enumerate(plans[run].objectives):
-            scores[index].append(f"WHEN {quoted_text(run)} THEN {_score(objective, metrics[run])}")
-        for index in range(len(plans[run].objectives), count):
-            scores[index].append(f"WHEN {quoted_text(run)} THEN 0.0")
-    names = [f"o{index}" for index in range(count)]
-    items = "".join(f", CASE t.run {' '.join(cases)} END AS {name}" for name, cases in zip(names, scores, strict=True))
-    measured = " AND ".join(f"{name} IS NOT NULL" for name in names) or "true"
-    better = " AND ".join(
-        [
-            *(f"b.{name} >= a.{name}" for name in names),
-            f"({' OR '.join(f'b.{name} > a.{name}' for name in names) or 'false'})",
-        ]
-    )
-    ranks = " + ".join(f"rank() OVER (PARTITION BY run ORDER BY {name} DESC)" for name in names) or "trial"
-    chosen = ", ".join(map(quoted_text, newest)) or "NULL"
-    return (
-        f"CREATE VIEW front AS WITH {_latest(wide)}, "
-        f"scored AS MATERIALIZED (SELECT * FROM (SELECT t.run, t.trial{items} FROM {_JOINED} "
-        f"WHERE t.run IN ({chosen}) AND t.state = 'complete' AND (t.in_space OR t.trial = 0)) WHERE {measured}), "
-        f"ranked AS (SELECT *, {ranks} AS ranks FROM scored), "
-        "champions AS MATERIALIZED (SELECT * FROM ranked "
-        "QUALIFY row_number() OVER (PARTITION BY run ORDER BY ranks) <= 100), "
-        f"left_over AS MATERIALIZED (SELECT * FROM scored a WHERE NOT EXISTS "
-        f"(SELECT 1 FROM champions b WHERE b.run = a.run AND {better})), "
-        f"members AS (SELECT run, trial FROM left_over a WHERE NOT EXISTS "
-        f"(SELECT 1 FROM left_over b WHERE b.run = a.run AND {better}) "
-        f"UNION SELECT run, trial FROM trials WHERE trial = 0 AND run IN ({chosen})) "
-        "SELECT results.* FROM results "
-        "SEMI JOIN members ON members.run = results.run AND members.trial = results.trial "
-        "ORDER BY results.study, results.trial"
-    )
+    goals = {
+        quoted_text(run): [_goal(plans[run], objective, metrics[run]) for objective in plans[run].objectives]
+        for run in newest
+    }
+    columns = {
+        found.value.removeprefix("w.") for run in newest for objective in plans[run].objectives
+        if (found := metrics[run].get((objective.metric.target, objective.metric.metric))) is not None
+    }
+    return front_view(goals, _latest(wide, columns), _JOINED)
 
 
-def _score(objective: Objective, metrics: Mapping[Any, _Metric]) -> str:
-    """An objective's value as `search.objectives` has it, with the sign with which more is better; NULL where it was
-    not measured."""
+def _goal(plan: Plan, objective: Objective, metrics: Mapping[Any, _Metric]) -> Goal:
     name = objective.metric.metric
-    metric = metrics.get((objective.metric.target, name))
-    if metric is None:
-        return "NULL::DOUBLE"
-    value = own = metric.value
-    if is_relative(name):
-        baseline = f"b.{own.removeprefix('w.')}"
-        if name == "throughput":
-            value = f"coalesce({own}_x, {own} / nullif({baseline}, 0))"
-        else:
-            value = f"(1 / nullif(coalesce({own}_x, {baseline} / nullif({own}, 0)), 0))"
-    return value if objective.direction == "maximize" else f"-{value}"
+    found = metrics.get((objective.metric.target, name))
+    if found is None:
+        return Goal("NULL::DOUBLE", "NULL::DOUBLE", "NULL::DOUBLE")
+    value = _value(name, found)
+    low, high = _ends(next((metric for metric in plan.metrics if metric.name == name), None), found.value, value)
+    return Goal(value if objective.direction == "maximize" else f"-{value}", low, high)
+
+
+def _ends(metric: Metric | None, column: str, value: str) -> tuple[str, str]:
+    """Within which values an objective's may lie, as `search.ties` has it."""
+    ratio, own = f"{column}_r", f"{column}_i"
+    if metric is not None and metric.direction == "maximize":
+        compared = [f"{value} * {ratio}.{end} / {ratio}.ratio" for end in ("low", "high")]
+    else:
+        compared = [f"{value} * {ratio}.ratio / {ratio}.{end}" for end in ("high", "low")]
+    if metric is not None and is_relative(metric.name):
+        alone = [value, value]
+    elif metric is not None and metric.judges:
+        alone = [f"CASE WHEN {own}.low + {own}.high IS NULL THEN {value} ELSE {own}.{end} END" for end in _ENDS]
+    else:
+        factors = zip(_ENDS, (1 - ALIKE / 2, 1 + ALIKE / 2), strict=True)
+        alone = [
+            f"CASE WHEN {own}.low < {own}.high THEN {own}.{end} ELSE {value} * {factor!r} END"
+            for end, factor in factors
+        ]
+    # `least` passes over what is NULL.
+    there = f"{ratio}.low + {ratio}.high IS NOT NULL AND least({ratio}.ratio, {ratio}.low, {ratio}.high) > 0"
+    both = ", ".join(f"CASE WHEN {there} THEN {a} ELSE {b} END" for a, b in zip(compared, alone, strict=True))
+    return f"least({both})", f"greatest({both})"
+
+
+_ENDS = ("low", "high")
+
+
+def _value(name: str, metric: _Metric) -> str:
+    """An objective's value as `search.objectives` has it."""
+    own = metric.value
+    if not is_relative(name):
+        return own
+    baseline = f"b.{own.removeprefix('w.')}"
+    if name == "throughput":
+        return f"coalesce({own}_x, {own} / nullif({baseline}, 0))"
+    return f"(1 / nullif(coalesce({own}_x, {baseline} / nullif({own}, 0)), 0))"
 
 
 def _tradeoffs(

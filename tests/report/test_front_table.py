@@ -150,6 +150,34 @@ def test_a_ratio_to_another_figure_than_the_baselines_row_is_named(tmp_path: Pat
     assert "accuracy of the baseline" not in text
 
 
+def test_trials_within_noise_of_another_are_named_below_the_front_and_counted_once(tmp_path: Path) -> None:
+    """Two INT8 files that differ by 108 bytes and by less than the clock can tell are one trade-off."""
+    def timed(size: float, ratio: float, accuracy: float) -> list[dict[str, Any]]:
+        return [
+            measurement("latency.p50", 188e-6 / ratio, ratio=ratio, baseline=188e-6),
+            {**measurement("size", size), "low": size, "high": size}, measurement("accuracy", accuracy, baseline=0.993),
+        ]
+
+    trials = (
+        timed(83_353, 1.0, 0.993), timed(27_478, 8.0, 0.989), timed(27_370, 7.9, 0.989), timed(12_510, 7.9, 0.985),
+        timed(27_500, 7.8, 0.988), timed(27_900, 8.1, 0.989),
+    )
+    events = [session()]
+    for number, found in enumerate(trials):
+        events += [start("r1", number, runtime="onnxruntime"), end("r1", number, measurements=found)]
+    reader = read(tmp_path, events)
+    assert reader.query("SELECT trial, tie_of FROM front ORDER BY trial").rows == (
+        (0, None), (1, None), (2, 1), (3, None), (4, 1), (5, None),
+    ), "trial 4 is dominated, and by no more than noise; trial 5 is 1.5 % larger than the first"
+    front = load_front(reader)
+    assert [member.trial for member in front.members] == [0, 5, 1, 3]
+    assert front.ties == {1: (2, 4)}
+    text = render_front(front)
+    assert "Within noise of trial 1 in every goal: trials 2, 4\n" in text
+    assert "27.4 kB" not in text
+    assert "5 trials searched: 5 complete" in text
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_the_front_fits_the_terminal(tmp_path: Path, width: int) -> None:
     front = load_front(read(tmp_path, list(search_events(30))))

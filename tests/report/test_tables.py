@@ -106,7 +106,7 @@ def test_a_table_fits_the_terminal(answers: dict[str, Answer], width: int) -> No
     assert max(cells(line) for line in text.splitlines()[:-1]) <= width
     assert text.startswith("study")
     shown = len(text.splitlines()[0].replace("…", "").split())
-    assert f"{shown} of 34 columns shown" in text
+    assert f"{shown} of 35 columns shown" in text
 
 
 def test_without_a_terminal_a_table_has_every_column_and_no_color(answers: dict[str, Answer]) -> None:

@@ -78,6 +78,12 @@ SOME = st.sampled_from([0.25, 0.5, 1.0, 3.0, 1e-3])
 VALUE = st.one_of(SOME, SOME, SOME, SOME, SOME, SOME, SOME, st.sampled_from([None, math.nan, math.inf]))
 
 
+def around(value: float) -> tuple[float, float]:
+    """An interval that overlaps those of some of the other values."""
+    width = 0.2 if value < 1 else 0.9
+    return (1 - width) * value, (1 + width) * value
+
+
 @st.composite
 def trials(draw: st.DrawFn, targets: Sequence[str]) -> tuple[list[list[Measurement]], list[int]]:
     """The baseline's measurements, then each trial's; and which trials lie outside the space."""
@@ -91,7 +97,10 @@ def trials(draw: st.DrawFn, targets: Sequence[str]) -> tuple[list[list[Measureme
                 if value is not None:
                     relative = metric in RELATIVE and math.isfinite(value)
                     ratio = (draw(st.one_of(st.none(), SOME)) if number else 1.0) if relative else None
-                    measurements.append(Measurement(metric, value, "", 1, value, value, target, ratio))
+                    own = around(value) if metric != "size" and math.isfinite(value) else (value, value)
+                    # Of equal ratios the intervals are equal: which of two targets is the worst does not matter then.
+                    ends = around(ratio) if ratio not in (None, 0.5) else (None, None)
+                    measurements.append(Measurement(metric, value, "", 1, *own, target, ratio, *ends))
         found.append(measurements)
     return found, draw(st.lists(st.integers(1, 14), max_size=3))
 
@@ -146,10 +155,12 @@ def test_search_view_and_report_name_the_same_front(data: st.DataObject) -> None
                 for name, plan in zip(GOALS, map(plan_of, GOALS), strict=True)
             }
         reader = connect([db])
-        rows = reader.query("SELECT run, trial FROM front ORDER BY trial").rows
+        rows = reader.query("SELECT run, trial, tie_of FROM front ORDER BY trial").rows
         shown = {name: sorted(member.trial for member in load_front(reader, name).members) for name in GOALS}
         reader.close()
     for name, history in histories.items():
-        viewed = [trial for run, trial in rows if run == name]
+        viewed = [trial for run, trial, tie in rows if run == name and tie is None]
+        tied = {trial: tie for run, trial, tie in rows if run == name and tie is not None}
         assert (name, viewed) == (name, shown[name]) == (name, sorted(history.front()))
         assert (name, viewed) == (name, sorted(again[name].front()))
+        assert (name, tied) == (name, history.ties()) == (name, again[name].ties())

@@ -21,6 +21,11 @@ def readme(manifest: Mapping[str, Any]) -> str:
     asks = [*manifest["goals"], *(f"require {text}" for text in manifest["requirements"])]
     if asks:
         lines += [f"Goals and requirements: {'; '.join(asks)}.", ""]
+    if manifest["tie_of"] is not None:
+        lines += [f"It is within noise of trial {manifest['tie_of']} in every goal.", ""]
+    if manifest["ties"]:
+        numbers = ", ".join(map(str, manifest["ties"]))
+        lines += [f"Within noise of it in every goal: {counted(len(manifest['ties']), 'trial')} ({numbers}).", ""]
     if manifest["state"] == "infeasible" and manifest["reason"]:
         lines += [f"It does not meet the study's requirements: {manifest['reason']}.", ""]
     if manifest["preprocessing"] is not None:

@@ -125,6 +125,7 @@ def _fill(
     manifest: dict[str, Any] = {
         "study": chosen.study, "file": chosen.file, "run": chosen.run, "trial": row["trial"], "what": member.words,
         "state": row["state"], "reason": row["reason"],
+        **_ties(reader, chosen, row["trial"]),
         "goals": [f"{item.direction} {item.metric.name}" for item in plan.objectives],
         "requirements": [" ".join(rule.text.split()) for rule in plan.requires], "asked": named_metrics(plan),
         "missed": _decoded(row["violations"]) or [], "runtime": row["runtime"], "point": _decoded(row["point"]),
@@ -139,6 +140,15 @@ def _fill(
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     return manifest
+
+
+def _ties(reader: Reader, chosen: Chosen, trial: int) -> dict[str, Any]:
+    """The member of the front that stands for the trial, if another does, and the trials that the trial stands for."""
+    rows = reader.query("SELECT trial, tie_of FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows
+    return {
+        "tie_of": next((other for number, other in rows if number == trial), None),
+        "ties": [number for number, other in rows if other == trial],
+    }
 
 
 def _steps(reader: Reader, chosen: Chosen, trial: int) -> list[dict[str, Any]]:
@@ -255,7 +265,8 @@ def _tensors(names: str | None, known: Any) -> list[dict[str, Any]]:
 def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[dict[str, Any]]:
     """The latest figures of each target with their intervals, and how they compare with the baseline's.
 
-    `baseline` is what was measured of it next to the trial, or else of it alone.
+    `baseline` is what was measured of it next to the trial. Where nothing was compared side by side it is what was
+    measured of it alone; None where only the ratio of the two is known (an earlier version stored no more).
     """
     metrics = {metric.name: metric for metric in plan.metrics}
     rows = reader.query(
@@ -269,7 +280,8 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
     figures = []
     for row in rows:
         reference, metric = row["baseline"], metrics.get(row["metric"])
-        if reference is None:
+        apart = reference is None and row["ratio"] is not None and metric is not None and not metric.judges
+        if reference is None and not apart:
             reference = baseline.get((row["target"], row["metric"]))
         number, value, ratio = row.pop("trial"), row["value"], row.pop("ratio")
         low, high = row.pop("ratio_low"), row.pop("ratio_high")
@@ -277,7 +289,9 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
             continue
         row["of"] = _of(plan, row["metric"])
         row["baseline"] = reference
-        if metric is not None and None not in (value, reference):
+        if apart:
+            row |= {"times_better": ratio, "times_low": low, "times_high": high}
+        elif metric is not None and None not in (value, reference):
             times, lost = metric.against(value, reference, ratio)
             if times is not None:
                 row |= {"times_better": times, "times_low": low, "times_high": high}

@@ -150,6 +150,23 @@ def test_the_page_lists_all_that_was_measured_and_for_which_call(tmp_path: Path)
     assert "| accuracy | 98.0 % | 95.1 % to 100.9 % | 99.0 % | −1.0 points |" in table
 
 
+def test_an_export_says_which_trials_are_within_noise_of_it(tmp_path: Path) -> None:
+    events = [session(), start("r1", 0), end("r1", 0, measurements=BASELINE)]
+    for trial, seconds in enumerate((20e-6, 20.1e-6, 20.2e-6), start=1):
+        entry = artifact(tmp_path / ".optlang" / str(trial), {"model.onnx": b"weights"})
+        measured = [*FIGURES[::2], measurement("latency.p50", seconds, ratio=1e-4 / seconds, baseline=1e-4)]
+        events += [start("r1", trial), end("r1", trial, measurements=measured, artifacts=[entry])]
+    with Writer(tmp_path / "x.duckdb") as store:
+        for event in events:
+            store.record(event)
+    with connect([tmp_path / "x.duckdb"]) as reader:
+        found = [export(reader, "digits", trial, tmp_path / f"out{trial}").manifest for trial in (1, 2, 3)]
+    assert [(item["tie_of"], item["ties"]) for item in found] == [(None, [2, 3]), (1, []), (1, [])]
+    pages = [(tmp_path / f"out{trial}" / "README.md").read_text() for trial in (1, 2)]
+    assert "\nWithin noise of it in every goal: 2 trials (2, 3).\n" in pages[0]
+    assert "\nIt is within noise of trial 1 in every goal.\n" in pages[1]
+
+
 def test_an_export_says_which_requirements_it_does_not_meet(tmp_path: Path) -> None:
     entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"})
     said = "accuracy 98.0 % is below the limit 98.5 % (baseline.accuracy - 0.5%) by 0.5 points"
