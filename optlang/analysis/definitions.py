@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from optlang.diagnostics.model import Span
+from optlang.plan.expressions import Value
 from optlang.plan.model import Dimension, Domain, SetDomain
 
 NO_VALUES = SetDomain(values=())
@@ -90,6 +91,8 @@ class KnobSymbol:
     help: str = ""
     inner: bool = False
     """Whether it stands in a pipeline's own steps."""
+    default: Value = None
+    """What is declared for it where nothing is set."""
     broken: bool = False
     """Whether something is wrong with its values, which is reported: others may have been meant."""
 

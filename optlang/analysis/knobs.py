@@ -155,10 +155,10 @@ class Knobs:
             if domain is not None:
                 self.searched(self.applied or span, around.fixed)
             return None
-        dimension, text = (param.dimension, param.help) if isinstance(param, Param) else (param, "")
+        declared = param if isinstance(param, Param) else Param(name=path, dimension=param, domain=None)
         knob = KnobSymbol(
-            path, role, domain or NO_VALUES, dimension, span, len(self.symbols.knobs), text,
-            inner=self.applied is not None, broken=domain is None,
+            path, role, domain or NO_VALUES, declared.dimension, span, len(self.symbols.knobs), declared.help,
+            inner=self.applied is not None, broken=domain is None, default=declared.default,
         )
         self.symbols.add(knob)
         self.guards[path] = (*around.guards, *guards)
@@ -245,6 +245,7 @@ class Knobs:
                 role=knob.role,
                 domain=knob.domain,
                 dimension=knob.dimension,
+                default=knob.default,
                 condition=conditions[knob.path],
                 only={
                     label: condition

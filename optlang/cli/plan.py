@@ -15,6 +15,8 @@ from optlang.plan.quantities import counted, in_seconds
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
+    from optlang.report.plan.describe import LadderCost
+    from optlang.space.space import Space
 
 
 def plan(
@@ -27,7 +29,6 @@ def plan(
 ) -> int:
     """Show what a study would do: knobs, settings, size of the space, what a trial consists of. Runs nothing."""
     from optlang.report.plan.describe import describe, text
-    from optlang.search.ablation import ablation_trials
     from optlang.space.space import Space
 
     if json + dot + mermaid > 1:
@@ -43,8 +44,7 @@ def plan(
         sys.stdout.write(diagram.dot(drawn) if dot else diagram.mermaid(drawn))
         return 0
     space = Space(study)
-    ladder = len(list(ablation_trials(study, space, {}))) if study.search.ladder else 0
-    sys.stdout.write(text(describe(study, space.size(), ladder)))
+    sys.stdout.write(text(describe(study, space.size(), _ladder(study, space))))
     sys.stdout.writelines(f"{line}\n" for line in _refused(study, file, db))
     seconds = _seconds_a_trial(study.study, db)
     if seconds is not None:
@@ -53,6 +53,19 @@ def plan(
             f"{in_seconds(seconds * study.search.trials)}.\n"
         )
     return 0
+
+
+def _ladder(study: Plan, space: Space) -> LadderCost:
+    """What a run tries before its search: the baseline, and each technique alone."""
+    from optlang.report.plan.describe import LadderCost
+    from optlang.search.ablation import ablation_trials, baseline_recipe
+    from optlang.space.locate import locate
+    from optlang.space.trainings import trainings
+
+    rungs = list(ablation_trials(study, space, {})) if study.search.ladder else []
+    points = sum(rung.point is not None for rung in rungs)
+    baseline = locate(study, space, baseline_recipe(study)) is not None
+    return LadderCost(len(rungs), points, trainings(study, [rung.recipe for rung in rungs]), points + baseline)
 
 
 LISTED = 10_000

@@ -88,7 +88,8 @@ class Knob(Frozen):
     or which runtime. `condition` names earlier knobs only; the knob is absent where it is false. The
     domain of a choice is a SetDomain of its branches' names, `none` written as the text "none"; of a `maybe` the
     set false, true; of a repeat integers. `only` has the branches of a choice (the runtimes of a target) that can be
-    taken only where a condition on earlier knobs holds.
+    taken only where a condition on earlier knobs holds. `default` is what the parameter that it is a value of declares,
+    inside the domain or not.
     """
 
     path: str
@@ -96,6 +97,7 @@ class Knob(Frozen):
     role: Literal["value", "choice", "maybe", "repeat", "order", "runtime"]
     domain: Domain
     dimension: Dimension
+    default: Value = None
     condition: Expression | None = None
     only: dict[str, Expression] = Field(default_factory=dict)
     help: str = ""
@@ -534,8 +536,10 @@ class Plan(Frozen):
             for said in ("dynamic", "shape"):
                 if not target[said]:
                     del target[said]
-        # A knob all of whose branches are always there is what it was before branches could have conditions.
+        # A knob all of whose branches are always there is what it was before branches could have conditions. What is
+        # declared for it decides where the ladder tries it, and not what is searched.
         for knob in content["knobs"]:
+            del knob["default"]
             if not knob["only"]:
                 del knob["only"]
         kept = _without(content, ("location", "help"))

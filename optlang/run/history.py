@@ -258,7 +258,9 @@ class History:
     def _keep(self, record: TrialRecord) -> None:
         self._stood = None
         self._trials[record.number] = record
-        if record.recipe is not None and not record.interrupted:
+        # What lies outside the space cannot be drawn, and a later session does not know its recipe.
+        drawable = record.point is not None or record.origin == "baseline"
+        if drawable and record.recipe is not None and not record.interrupted:
             self.known.add(record.recipe.effect)
 
     def _read(self, row: TrialRow) -> TrialRecord:

@@ -147,9 +147,13 @@ class _Alone:
         self._recoveries: list[Apply | None] = [*recoveries_of(plan, use)] if self._recovery is not None else []
 
     def rung(self, uses: Uses) -> AblationTrial:
-        """The technique alone on these runtimes: as a point of the space where there is one."""
+        """The technique alone on these runtimes: as a point of the space where there is one.
+
+        Best with one recovery behind it; else with all those trainings that the study has at each of its points.
+        """
         plan, labels = self._plan, _labels(self._plan, uses)
         near: list[Recipe] = []
+        trained: AblationTrial | None = None
         for recovery in self._recoveries if self._recovery is not None else [None]:
             wanted = [self._use.path, *([recovery.path] if recovery is not None else [])]
             for point in self._usual.points(self._space, wanted, labels):
@@ -158,7 +162,11 @@ class _Alone:
                     continue
                 if None not in uses and self._is_all(recipe, recovery):
                     return AblationTrial(self._use.technique, recipe, point)
+                if trained is None and None not in uses and self._is_recovered(recipe):
+                    trained = AblationTrial(self._use.technique, recipe, point)
                 near.append(recipe)
+        if trained is not None:
+            return trained
         recipe = _recipe(plan, tuple(self._steps(near, labels)), uses)
         found = locate(plan, self._space, recipe)
         return AblationTrial(self._use.technique, recipe if found is None else resolve(plan, found), found)
@@ -169,6 +177,12 @@ class _Alone:
         if recovery is None:
             return set(paths) == {self._use.path}
         return set(paths) == {self._use.path, recovery.path} and paths[-1] == recovery.path
+
+    def _is_recovered(self, recipe: Recipe) -> bool:
+        """Whether the recipe does the technique, trainings that may recover what it loses, and nothing else."""
+        paths = [path_of(step) for step in recipe.steps]
+        recoveries = {recovery.path for recovery in self._recoveries if recovery is not None}
+        return bool(recoveries) and set(paths) <= {self._use.path, *recoveries} and paths[-1] in recoveries
 
     def _steps(self, near: list[Recipe], labels: Mapping[str, str]) -> Iterator[Applied]:
         """The steps of a rung that is no point: with the settings that they have at the points nearest to it."""
@@ -254,7 +268,8 @@ def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:
         case Fixed(value=value):
             return value
         case Searched(knob=path):
-            return nearest(next(knob.domain for knob in plan.knobs if knob.path == path), default)
+            knob = next(knob for knob in plan.knobs if knob.path == path)
+            return nearest(knob.domain, default if knob.default is None else knob.default)
         case Models(models=models, several=several):
             made: list[JSON] = []
             for use in models:

@@ -1,14 +1,14 @@
 """Where in its space a study does one technique and nothing else: the point, and the values of what is left open.
 
-A knob has the declared default of the parameter that it stands for where its domain has that, else the domain's value
-nearest to it; what the study fixes stays as it is.
+A knob has the declared default of the parameter that it stands for where its domain has that and the point may run,
+else the domain's value nearest to it; what the study fixes stays as it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from itertools import chain, combinations
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import combinations, islice
 
 from optlang.plan.domains import contains, every_value
 from optlang.plan.expressions import KnobRef, Value, outcomes
@@ -25,10 +25,12 @@ from optlang.plan.model import (
     Maybe,
     Models,
     Order,
+    OrderDomain,
     Param,
     Plan,
     Repeat,
     Searched,
+    SetDomain,
     Setting,
     Step,
     Technique,
@@ -39,6 +41,10 @@ from optlang.space.space import Exhausted, Space
 
 DRAWS = 100
 """Points that are looked at until one is found at which a technique stands alone."""
+
+NEAR, FLOATS = 5, 8
+"""Of a knob with many values so many neighbors on each side are looked at, and the ends; of a continuous one so many
+steps from end to end."""
 
 # The path of a step without the numbers of its rounds.
 _ROUND = re.compile(r"\[\d+\]")
@@ -124,7 +130,10 @@ class DefaultValues:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._defaults = dict(_defaults(plan))
+        # What a pipeline's parameter leaves open, the technique that it is passed to may declare.
+        self._defaults = dict(_defaults(plan)) | {
+            knob.path: knob.default for knob in plan.knobs if knob.default is not None
+        }
 
     def value(self, knob: Knob, domain: Domain) -> Value:
         """The knob's value, of `domain`, which may be a part of its own."""
@@ -134,44 +143,87 @@ class DefaultValues:
         """Points that may run, the likeliest to do the wanted steps alone first.
 
         `labels` are those of the runtimes by the paths of their knobs. First comes the point of the usual values, then
-        those that differ from it in one or two of the knobs that decide about others.
+        those that differ from it in one or two of the knobs that decide about others, the nearest values first.
         """
         way = route(self._plan.steps, wanted)
         if way is None:
             return
-        first = self._drawn(space, way, labels, {})
-        if first is None:
-            return
-        open_ = {
-            knob.path: [value for value in every_value(knob.domain) if value != first[knob.path]]
-            for knob in self._plan.knobs
-            if knob.path in first and knob.path in space.deciding and knob.path not in labels
-            and not isinstance(knob.domain, FloatDomain)
-        }
-        single = [(path, value) for path, values in open_.items() for value in values]
-        changes = chain([()], ((item,) for item in single), combinations(single, 2))
-        for change, _ in zip(changes, range(DRAWS), strict=False):
+        seen: list[Point] = []
+        for change in islice(self._changes(space, way, labels), DRAWS):
             point = self._drawn(space, way, labels, dict(change))
-            if point is not None and space.forbidden(point) is None:
-                yield point
+            if point is not None and point not in seen:
+                seen.append(point)
+                if space.forbidden(point) is None:
+                    yield point
+
+    def _changes(
+        self, space: Space, way: Mapping[str, Value], labels: Mapping[str, str]
+    ) -> Iterator[tuple[tuple[str, Value], ...]]:
+        """None, then other values of one deciding knob, then of two; what lies nearer comes first."""
+        ranked = [
+            (rank, (knob.path, value))
+            for knob in self._plan.knobs if knob.path in space.deciding and knob.path not in labels
+            for rank, value in enumerate(_by_distance(knob.domain, self._wished(knob, knob.domain, way)))
+        ]
+        yield ()
+        for _, item in sorted(ranked, key=lambda pair: pair[0]):
+            yield (item,)
+        pairs = [pair for pair in combinations(ranked, 2) if pair[0][1][0] != pair[1][1][0]]
+        for one, other in sorted(pairs, key=lambda pair: pair[0][0] + pair[1][0]):
+            yield one[1], other[1]
 
     def _drawn(
         self, space: Space, way: Mapping[str, Value], labels: Mapping[str, str], change: Mapping[str, Value]
     ) -> Point | None:
         def ask(knob: Knob, domain: Domain) -> Value:
-            wish = {**way, **labels, **change}.get(knob.path)
-            if wish is None:
-                return self.value(knob, domain)
-            if contains(domain, wish):
-                return wish
             if knob.path in labels or knob.path in change:
-                raise LookupError(knob.path)
-            return _least(domain, wish) if knob.role == "repeat" else self.value(knob, domain)
+                wish: Value = labels.get(knob.path, change.get(knob.path))
+                if not contains(domain, wish):
+                    raise LookupError(knob.path)
+                return wish
+            return self._wished(knob, domain, way)
 
         try:
             return space.draw(ask)
         except (Exhausted, LookupError):
             return None
+
+    def _wished(self, knob: Knob, domain: Domain, way: Mapping[str, Value]) -> Value:
+        """The knob's value on the route to the wanted steps."""
+        usual = self.value(knob, domain)
+        wish = way.get(knob.path)
+        if wish is None:
+            return usual
+        if isinstance(wish, int) and not isinstance(wish, bool):
+            # Where a number of rounds is declared and some are wanted, so many are done.
+            declared = wish > 0 and knob.path in self._defaults and _whole(usual) > 0
+            return usual if declared else _least(domain, wish)
+        return wish if contains(domain, wish) else usual
+
+
+def _by_distance(domain: Domain, value: Value) -> list[Value]:
+    """Other values of the domain, the nearest first: all of an unordered one, some of one that has many."""
+    match domain:
+        case FloatDomain(low=low, high=high, log=log):
+            shares = [step / FLOATS for step in range(FLOATS + 1)]
+            values: Iterable[Value] = (
+                min(high, low * (high / low) ** share if log else low + share * (high - low)) for share in shares
+            )
+        case IntDomain(low=low, high=high):
+            near = int(value) if isinstance(value, int | float) else low
+            values = dict.fromkeys((*range(max(low, near - NEAR), min(high, near + NEAR) + 1), low, high))
+        case _:
+            values = islice(every_value(domain), DRAWS)
+    others = [item for item in values if item != value]
+    if isinstance(domain, SetDomain | OrderDomain):
+        return others
+    return sorted(others, key=lambda item: _distance(item, value))
+
+
+def _distance(one: Value, other: Value) -> float:
+    if isinstance(one, bool | str) or isinstance(other, bool | str):
+        return 0.0
+    return abs(one - other) if isinstance(one, int | float) and isinstance(other, int | float) else 0.0
 
 
 def resolved(plan: Plan, point: Point) -> Recipe | None:

@@ -213,13 +213,13 @@ def test_what_the_study_fixes_stays(plan_of: Make) -> None:
     out = {"fine": False, "distill": False, "precision": "none"}
     assert points == {
         "none": out,
-        "training.distill": {"fine": False, "distill": True, "distill.student.width": 4, "precision": "none"},
+        "training.distill": {"fine": False, "distill": True, "distill.student.width": 8, "precision": "none"},
         "training.finetune": {**out, "fine": True},
         "quant.static": {**out, "precision": "static"},
     }
     assert told(only(plan, "training.finetune"), "epochs", "lr") == [("fine", 1, 1e-5)]
     assert told(only(plan, "quant.static"), "samples") == [("precision.static", 64)]
-    student = {"calls": "optlang.zoo.digits:cnn", "arguments": {"width": 4}, "weights": None}
+    student = {"calls": "optlang.zoo.digits:cnn", "arguments": {"width": 8}, "weights": None}
     assert told(only(plan, "training.distill"), "student", "epochs") == [("distill", student, 2)]
 
 
@@ -319,3 +319,59 @@ def test_a_knob_that_decides_is_set_so_that_the_rung_is_there(plan_of: Make) -> 
     static = only(plan, "quant.static")
     assert static.point == {"mode": "none", "static": True, "static.samples": 64}
     assert told(static, "calibrator") == [("static", "percentile")]
+
+
+def test_a_default_that_is_forbidden_gives_way_to_the_nearest_value(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          maybe static { samples in [16, 32, 128, 256] }
+          maybe finetune { lr in 1e-5 .. 1e-2 log; epochs in 1 .. 500 }
+        }
+        forbid samples == 256
+        forbid lr > 5e-4 because "it diverges"
+        forbid epochs in {2, 3, 4} because "too few, or enough"
+    """, target=ONE)
+    assert told(only(plan, "quant.static"), "samples") == [("static", 128)]
+    ((_, epochs, rate),) = told(only(plan, "training.finetune"), "epochs", "lr")
+    assert epochs in {1, 5}
+    assert rate == pytest.approx(10**-3.5)  # the nearest of eight steps from 1e-5 to 1e-2
+    assert only(plan, "training.finetune").point is not None
+
+
+def test_a_runtime_that_is_there_only_with_other_values_has_its_points(plan_of: Make) -> None:
+    plan = plan_of(
+        "steps { maybe static }",
+        target="target here { threads in [1, 2]; runtime in { onnxruntime; fast = openvino when threads == 2 } }",
+    )
+    found = {(rung.alone, rung.recipe.label): rung.point for rung in ablation_trials(plan, Space(plan), {})}
+    assert found["none", "fast"] == {"here.threads": 2, "here.runtime": "fast", "static": False}
+    assert found["quant.static", "fast"] == {"here.threads": 2, "here.runtime": "fast", "static": True}
+
+
+def test_a_parameter_of_a_pipeline_has_the_pipelines_default(plan_of: Make) -> None:
+    # `slim` declares half of the channels in two rounds of 3 epochs, which no technique in it does.
+    plan = plan_of("""
+        steps {
+          maybe slim { most in 20% .. 80% step 30%; rounds in [1, 2, 4]; epochs in 1 .. 2 }
+        }
+    """, target=ONE)
+    rung = only(plan, "prune.channels")
+    assert rung.point == {"slim": True, "slim.most": 0.5, "slim.rounds": 2, "slim.epochs": 2}
+    assert told(rung, "ratio", "epochs") == [
+        ("slim.round[1].prune", 0.25), ("slim.round[1].recover", 2),
+        ("slim.round[2].prune", pytest.approx(1 / 3)), ("slim.round[2].recover", 2),
+    ]
+
+
+def test_trainings_that_cannot_be_left_out_recover_a_pruning(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps {
+          maybe channels { ratio = 20% }
+          finetune { epochs = 1 }
+          last = finetune { epochs = 2; lr = 1e-5 }
+          maybe static
+        }
+    """, target=ONE)
+    rung = only(plan, "prune.channels")
+    assert told(rung, "ratio", "epochs") == [("channels", 0.2), ("finetune", 1), ("last", 2)]
+    assert rung.point == {"channels": True, "static": False}

@@ -11,7 +11,7 @@ import pytest
 from optlang.analysis.load import load
 from optlang.interfaces import Factory
 from optlang.plan.model import Plan
-from optlang.report.plan.describe import describe
+from optlang.report.plan.describe import LadderCost, describe
 from optlang.report.plan.describe import text as said
 from optlang.search.ablation import ablation_trials
 from optlang.space.recipe import resolve
@@ -82,6 +82,6 @@ def test_the_ladder_takes_from_the_study_what_has_no_default(plan: Plan) -> None
 
 
 def test_the_plan_says_the_models(plan: Plan) -> None:
-    text = said(describe(plan, Space(plan).size(), 0))
+    text = said(describe(plan, Space(plan).size(), LadderCost()))
     assert "student = zoo.digits_cnn(width in [8, 16])" in text
     assert 'teachers = [zoo.digits_cnn(width = 64, weights = "digits.safetensors")]' in text

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from optlang.plan.intervals import Interval
 from optlang.plan.model import Plan
-from optlang.report.plan.describe import describe, text
+from optlang.report.plan.describe import LadderCost, describe, text
 from optlang.report.plan.diagram import picture
 from optlang.search.ablation import ablation_trials
 from optlang.space.cost import trial_cost
@@ -135,7 +135,7 @@ def test_how_it_is_said_and_drawn(plan_of: Make) -> None:
     class Size:
         points, exact, continuous = 6, True, ()
 
-    said = " ".join(text(describe(plan, Size(), 0)).split())
+    said = " ".join(text(describe(plan, Size(), LadderCost())).split())
     assert "percentile = 99.9 when calibrator == percentile, else 99.99" in said
     assert "samples in [64, 128] when runtime == onnxruntime, else 256" in said
     lines = [line for node in picture(plan).nodes for line in node.lines]

@@ -19,6 +19,7 @@ from optlang.plan.quantities import counted
 from optlang.plan.units import show
 from optlang.report.plan.words import KnobLine, StepLine, Words
 from optlang.space.cost import TrialCost, trial_cost
+from optlang.space.trainings import Training
 
 
 class Counted(Protocol):
@@ -32,6 +33,17 @@ class Counted(Protocol):
 
     @property
     def continuous(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LadderCost:
+    """The trials that a run begins with, one technique alone in each: how many, how many of them are points of the
+    space, what they train together, and how many points of the space are tried before the search begins."""
+
+    trials: int = 0
+    points: int = 0
+    trainings: Sequence[Training] = ()
+    tried: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +65,13 @@ class Description:
     requires: tuple[str, ...]
     goals: tuple[str, ...]
     trial: tuple[str, ...]
-    run: str
+    run: tuple[str, ...]
     search: tuple[str, ...]
     measure: tuple[str, ...]
 
 
-def describe(plan: Plan, size: Counted, ladder: int) -> Description:
-    """The plan in words; `size` is what its space was counted to be, `ladder` how many trials of one technique a run
-    begins with."""
+def describe(plan: Plan, size: Counted, ladder: LadderCost) -> Description:
+    """The plan in words; `size` is what its space was counted to be, `ladder` what a run begins with."""
     words = Words(plan)
     return Description(
         study=plan.study,
@@ -109,13 +120,31 @@ def _trial(plan: Plan) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _run(plan: Plan, ladder: int, size: Counted) -> str:
-    alone = f"{counted(ladder, 'trial')} of one technique alone (fewer where a runtime cannot run here), then "
-    fewer = size.exact and not size.continuous and size.points < plan.search.trials
-    searched = f"at most {counted(size.points, 'searched trial')}, one a point" if fewer else (
-        counted(plan.search.trials, "searched trial")
-    )
-    return f"the baseline, then {alone if ladder else ''}{searched}"
+def _run(plan: Plan, ladder: LadderCost, size: Counted) -> tuple[str, ...]:
+    alone = f"{counted(ladder.trials, 'trial')} of one technique alone (fewer where a runtime cannot run here), then "
+    left = max(size.points - ladder.tried, 0)
+    fewer = size.exact and not size.continuous and left < plan.search.trials
+    searched = counted(plan.search.trials, "searched trial")
+    if fewer:
+        searched = f"at most {counted(left, 'searched trial')}, one a point" if left else "no point is left to search"
+    lines = [f"the baseline, then {alone if ladder.trials else ''}{searched}"]
+    if ladder.trials:
+        lines.append(f"of one technique alone: {_points_of(ladder)}, {_trained(ladder.trainings)}")
+    return tuple(lines)
+
+
+def _points_of(ladder: LadderCost) -> str:
+    if ladder.points == ladder.trials:
+        return "all are points of the space" if ladder.trials > 1 else "it is a point of the space"
+    return f"{ladder.points or 'none'} {'is a point' if ladder.points == 1 else 'are points'} of the space"
+
+
+def _trained(trainings: Sequence[Training]) -> str:
+    """What the ladder trains; where the times of earlier trainings are known, this is the line to say them in."""
+    if not trainings:
+        return "no training"
+    epochs = sum(item.epochs for item in trainings)
+    return f"at most {counted(len(trainings), 'training')} of {counted(epochs, 'epoch')} in all"
 
 
 def _span(span: Interval, noun: str) -> str:
@@ -168,7 +197,7 @@ def text(description: Description) -> str:
         lines += _section("cannot go together", ruled)
     for title, items in (
         ("forbidden", description.forbids), ("required", description.requires), ("goals", description.goals),
-        ("a trial", description.trial), ("a run", (description.run,)), ("search", description.search),
+        ("a trial", description.trial), ("a run", description.run), ("search", description.search),
         ("measure", description.measure),
     ):
         if items:

@@ -9,10 +9,11 @@ from pathlib import Path
 from optlang.analysis.load import load
 from optlang.plan.intervals import Interval
 from optlang.plan.model import Plan
-from optlang.report.plan.describe import describe, text
+from optlang.report.plan.describe import LadderCost, describe, text
 from optlang.search.ablation import ablation_trials
 from optlang.space.cost import trial_cost
 from optlang.space.space import Space
+from optlang.space.trainings import Training
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ a trial
 
 a run
   the baseline, then 4 trials of one technique alone (fewer where a runtime cannot run here), then 10 searched trials
+  of one technique alone: 1 is a point of the space, at most 2 trainings of 7 epochs in all
 
 search
   trials = 10
@@ -88,7 +90,8 @@ def test_all_that_is_said_of_a_study(plan_of: Callable[..., Plan]) -> None:
           ratio == 30% because "of this"
         require accuracy >= 90%
     """, target="target here { device = cpu; runtime in { torchscript; onnxruntime; openvino } }")
-    assert text(describe(plan, Size(exact=False, continuous=("lr",)), 4)) == EXPECTED
+    ladder = LadderCost(4, 1, (Training("training.finetune", 3), Training("quant.qat", 4, "openvino")), 1)
+    assert text(describe(plan, Size(exact=False, continuous=("lr",)), ladder)) == EXPECTED
 
 
 def test_what_differs_from_the_defaults_is_said_and_nothing_else(plan_of: Callable[..., Plan]) -> None:
@@ -100,7 +103,7 @@ def test_what_differs_from_the_defaults_is_said_and_nothing_else(plan_of: Callab
         measure { rounds = 7; round_seconds = 20ms }
     """, target="target here { threads = 2; batch in [1, 8]; runtime = onnxruntime { graph = all; spinning = false } }",
         search="sampler = tpe { startup = 12 }; timeout = 5min; ladder = false")
-    said = text(describe(plan, Size(), 0))
+    said = text(describe(plan, Size(), LadderCost()))
     assert "  maybe static { samples = 64 }\n" in said
     assert "  finetune { lr = 0.003; optimizer in {sgd, adamw} }\n" in said
     assert "  here { threads = 2; batch in [1, 8] }\n    onnxruntime { spinning = false }\n" in said
@@ -114,12 +117,15 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
     plan = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 1", target=one)
     ladder = len(list(ablation_trials(plan, Space(plan), {})))
     assert ladder == 3, "as it is, static and dynamic, on the only runtime"
-    said = text(describe(plan, Space(plan).size(), ladder))
+    said = text(describe(plan, Space(plan).size(), LadderCost(3, 3)))
     assert "the baseline, then 3 trials of one technique alone" in said
-    assert "then 1 searched trial\n" in said
-    assert "a run\n  the baseline, then 1 searched trial\n" in text(describe(plan, Space(plan).size(), 0))
+    assert "then 1 searched trial\n  of one technique alone: all are points of the space, no training\n" in said
+    assert "a run\n  the baseline, then 1 searched trial\n" in text(describe(plan, Space(plan).size(), LadderCost()))
     many = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 9", target=one)
-    assert "then at most 3 searched trials, one a point\n" in text(describe(many, Space(many).size(), 0))
+    size = Space(many).size()
+    assert "then at most 3 searched trials, one a point\n" in text(describe(many, size, LadderCost()))
+    # The ladder has tried them all.
+    assert "then no point is left to search\n" in text(describe(many, size, LadderCost(3, 3, tried=3)))
 
 
 def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., Plan]) -> None:
@@ -172,4 +178,5 @@ study s {
 """)
     plan = load(path).plan
     assert plan is not None
-    assert "train { optimizer in {adamw, sgd}; momentum in {0.5, 0.9} }" in text(describe(plan, Space(plan).size(), 0))
+    said = text(describe(plan, Space(plan).size(), LadderCost()))
+    assert "train { optimizer in {adamw, sgd}; momentum in {0.5, 0.9} }" in said
