@@ -66,6 +66,7 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
         workload = job.workload
         context = _context(workload)
         data = context.data
+        data.check_own_axes()
         for target in job.targets:
             context.opened(target)
         state = initial(workload.model, workload.study, data.example(1))

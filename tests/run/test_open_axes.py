@@ -28,7 +28,7 @@ import python "lines.py" as mine
 
 study reading "lines of different lengths" {{
   model net = mine.reader(several = false, width = 64)
-  data seen = mine.lines(several = false, loader = {loader}{length})
+  data seen = mine.lines(several = false, loader = {loader}{data})
   baseline {{ train {{ epochs = 1; lr = 1e-2 }} }}
   target here {{ runtime = onnxruntime{target} }}
   steps {{ precision in {{ none; static {{ samples = 16 }} }} }}
@@ -47,10 +47,9 @@ def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str
     )
 
 
-def ran(folder: Path, target: str, *, loader: bool = True, length: int | None = None) -> str:
+def ran(folder: Path, target: str, *, data: str = "", loader: bool = True) -> str:
     shutil.copy(MODELS / "lines.py", folder)
-    said = "" if length is None else f", length = {length}"
-    text = STUDY.format(loader=str(loader).lower(), length=said, target=target)
+    text = STUDY.format(loader=str(loader).lower(), data=data, target=target)
     (folder / "reading.opt").write_text(text)
     result = optlang(folder, "run", "reading.opt", "--progress", "plain")
     return result.stdout + result.stderr
@@ -86,13 +85,13 @@ def test_scores_are_those_of_one_sample_a_call(tmp_path: Path) -> None:
 
 
 def test_an_axis_that_no_input_has_ends_the_run_before_anything_is_trained(tmp_path: Path) -> None:
-    output = ran(tmp_path, '; dynamic = ["token:1"]', length=8)
+    output = ran(tmp_path, '; dynamic = ["token:1"]', data=", length = 8")
     assert "target here: `dynamic` names the input `token`, and the inputs are tokens, mask" in output
     assert 'did you mean "tokens:1"?' in output
     assert not query("SELECT * FROM trials", [tmp_path / "optlang.duckdb"]).dicts()
 
 
-def test_an_axis_of_fixed_data_is_open_in_the_file(tmp_path: Path) -> None:
-    output = ran(tmp_path, '; dynamic = ["tokens:1 = 4..32"]', length=8)
+def test_an_axis_of_fixed_data_that_the_data_open_is_open_in_the_file(tmp_path: Path) -> None:
+    output = ran(tmp_path, '; dynamic = ["tokens:1"]', data=', length = 8, dynamic = ["mask:1 = 4..32"]')
     (row,) = query("SELECT about FROM artifacts WHERE trial = 2", [tmp_path / "optlang.duckdb"]).dicts()
     assert json.loads(row["about"])["inputs"]["mask"]["shape"] == ["samples", "tokens_1"], output

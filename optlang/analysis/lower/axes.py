@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optlang.diagnostics.model import Diagnostics, Label, Span
-from optlang.plan.axes import AxisSizes, parsed
+from optlang.plan.axes import parsed, wrong
 from optlang.plan.model import Param
 from optlang.syntax import tree
 
@@ -39,7 +39,7 @@ def check_axes(statement: tree.Fix, values: tuple[str, ...], diagnostics: Diagno
                 help=f"the axes of an input count from 0, the samples: {name} = {EXAMPLES[name]}",
             )
             continue
-        why = _wrong(name, item)
+        why = wrong(name, item)
         if why is not None:
             diagnostics.error("E406", f'`{name}` cannot have "{text}"', span, why[0], help=why[1])
         elif item.place in first:
@@ -48,22 +48,6 @@ def check_axes(statement: tree.Fix, values: tuple[str, ...], diagnostics: Diagno
                 labels=(Label(first[item.place], "the first time"),), help="keep one of them",
             )
         first.setdefault(item.place, span)
-
-
-def _wrong(name: str, item: AxisSizes) -> tuple[str, str] | None:
-    if item.axis == 0:
-        return "axis 0 is the samples, whose number is open already", "`batch` says how many of them one call takes"
-    if item.low is None or item.high is None:
-        return None
-    if item.low > item.high:
-        return "no size lies between these", f'write "{item.place} = {item.high}..{item.low}"'
-    if item.low < 1:
-        return "the least size is 1", f'write "{item.place} = 1..{max(item.high, 1)}"'
-    if name == "shape" and item.low < item.high:
-        return "one size is timed", f'write "{item.place} = {item.low}"'
-    if name == "dynamic" and item.low == item.high:
-        return "one size is not open", f'leave "{item.place}" out, or write "{item.place} = 1..{item.high}"'
-    return None
 
 
 def _spans(statement: tree.Fix, count: int) -> Iterator[Span]:

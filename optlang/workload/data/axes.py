@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from optlang.diagnostics.suggest import closest
 from optlang.interfaces import OptlangError
-from optlang.plan.axes import AxisSizes
+from optlang.plan.axes import AxisSizes, parsed, wrong
 
 Shapes = tuple[tuple[int, ...], ...]
 """The shape of each input of one sample, in the order of the inputs."""
@@ -72,19 +73,9 @@ def opened(
     place of those of the data. Raises OptlangError for a declared axis that no input has, for a size of one that is
     not open, and where samples have different numbers of axes.
     """
-    sizes: dict[tuple[str, int], tuple[int, ...]] = {}
-    for index, name in enumerate(names):
-        shapes = [found[index] for found in observed.counts if index < len(found)]
-        if len({len(shape) for shape in shapes}) > 1:
-            raise OptlangError(
-                f"samples of {name} have different numbers of axes: "
-                f"{' and '.join(str(list(shape)) for shape in _two(shapes))}",
-                help="give all samples the same axes; their sizes may differ",
-            )
-        for axis, found in enumerate(zip(*shapes, strict=True), start=1):
-            sizes[name, axis] = found
+    sizes = _sizes(observed, names)
     wanted = {(item.input, item.axis): item for item in declared}
-    for setting, named in (("dynamic", declared), ("shape", timed)):
+    for setting, named in (("`dynamic`", declared), ("`shape`", timed)):
         for item in named:
             _check(setting, item, names, sizes)
     middle = list(observed.counts).index(observed.middle)
@@ -112,6 +103,63 @@ def opened(
     return tuple(_one(group, sizes[group[0]], middle, wanted, chosen) for group in together)
 
 
+def of_factory(said: Any, what: str) -> tuple[AxisSizes, ...]:
+    """The axes that a data factory returned under 'dynamic', written as a target's.
+
+    Raises OptlangError, naming `what`, where it returned anything else.
+    """
+    form = '"dynamic": ["tokens:1"], or with the sizes "tokens:1 = 8..128"'
+    if said is None:
+        return ()
+    if not isinstance(said, list | tuple):
+        raise OptlangError(f"'dynamic' of {what} is a {type(said).__name__}", help=f"return a list of texts: {form}")
+    found: dict[str, AxisSizes] = {}
+    for text in said:
+        item = parsed(text) if isinstance(text, str) else None
+        if item is None:
+            raise OptlangError(f"'dynamic' of {what} contains {text!r}, which names no axis", help=f"return {form}")
+        trouble = wrong("dynamic", item)
+        if trouble is not None:
+            raise OptlangError(f"'dynamic' of {what} cannot have \"{text}\": {trouble[0]}", help=trouble[1])
+        if item.place in found:
+            raise OptlangError(f"'dynamic' of {what} names \"{item.place}\" twice", help="keep one of them")
+        found[item.place] = item
+    return tuple(found.values())
+
+
+def check(setting: str, declared: Sequence[AxisSizes], observed: Observed, names: Sequence[str]) -> None:
+    """Raise OptlangError, which begins with `setting`, for a declared axis that no input has."""
+    sizes = _sizes(observed, names)
+    for item in declared:
+        _check(setting, item, names, sizes)
+
+
+def united(first: Sequence[AxisSizes], second: Sequence[AxisSizes]) -> tuple[AxisSizes, ...]:
+    """The axes of both; one that both name has the sizes of `first`, or of `second` where that alone says some."""
+    found = {item.place: item for item in second}
+    for item in first:
+        if item.low is not None or item.place not in found:
+            found[item.place] = item
+    # Inputs that are opened together have the sizes that are said first.
+    return tuple(sorted(found.values(), key=lambda item: item not in first))
+
+
+def _sizes(observed: Observed, names: Sequence[str]) -> dict[tuple[str, int], tuple[int, ...]]:
+    """The sizes that each axis of each input has in the shapes that were seen."""
+    sizes: dict[tuple[str, int], tuple[int, ...]] = {}
+    for index, name in enumerate(names):
+        shapes = [found[index] for found in observed.counts if index < len(found)]
+        if len({len(shape) for shape in shapes}) > 1:
+            raise OptlangError(
+                f"samples of {name} have different numbers of axes: "
+                f"{' and '.join(str(list(shape)) for shape in _two(shapes))}",
+                help="give all samples the same axes; their sizes may differ",
+            )
+        for axis, found in enumerate(zip(*shapes, strict=True), start=1):
+            sizes[name, axis] = found
+    return sizes
+
+
 def _one(
     places: list[tuple[str, int]], sizes: tuple[int, ...], middle: int, wanted: Mapping[tuple[str, int], AxisSizes],
     chosen: Mapping[tuple[str, int], AxisSizes],
@@ -128,7 +176,7 @@ def _of_data(
     places: list[tuple[str, int]], sizes: tuple[int, ...], middle: int, wanted: Mapping[tuple[str, int], AxisSizes]
 ) -> OpenAxis:
     usual, low, high = sizes[middle], min(sizes), max(sizes)
-    said = next((wanted[place] for place in places if place in wanted and wanted[place].low is not None), None)
+    said = next((item for place, item in wanted.items() if place in places and item.low is not None), None)
     name = f"{places[0][0]}_{places[0][1]}"
     if said is not None:
         assert said.low is not None
@@ -148,13 +196,13 @@ def _check(
     if item.input not in names:
         near = closest(item.input, names)
         raise OptlangError(
-            f"`{setting}` names the input `{item.input}`, and the inputs are {', '.join(names)}",
+            f"{setting} names the input `{item.input}`, and the inputs are {', '.join(names)}",
             help=f'did you mean "{near}:{item.axis}"?' if near else f'name one of them: "{names[0]}:{item.axis}"',
         )
     if (item.input, item.axis) not in sizes:
         known = [axis for name, axis in sizes if name == item.input]
         raise OptlangError(
-            f"`{setting}` names axis {item.axis} of `{item.input}`, which has "
+            f"{setting} names axis {item.axis} of `{item.input}`, which has "
             + (f"the axes 1 to {max(known)} behind the samples" if known else "no axis but the samples"),
             help=f'write "{item.input}:{max(known)}"' if known else f'remove "{item.input}:{item.axis}"',
         )

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from optlang.workload.data.tasks import WITHOUT_LABELS, Own, Task, Unlabeled, ta
 from optlang.workload.data.tensors import Tensors, forward_names, joined, leaves
 from optlang.workload.seeds import seeded
 
-_KEYS = ("train", "validation", "test", "calibration", "task", "labels", "fingerprint", "preprocessing")
+_KEYS = ("train", "validation", "test", "calibration", "task", "labels", "fingerprint", "preprocessing", "dynamic")
 _SPLITS = _KEYS[:4]
 _INITIAL_SEED = 0
 
@@ -39,7 +40,7 @@ class Dataset:
 
     def __init__(
         self, splits: Mapping[str, Split], task: Task, said: str | None, names: Sequence[str] | None = None,
-        preprocessing: JSON = None,
+        preprocessing: JSON = None, dynamic: Sequence[AxisSizes] = (),
     ) -> None:
         self.splits = dict(splits)
         self.task = task
@@ -47,7 +48,8 @@ class Dataset:
         """What was done to the raw inputs, in the words of the data's factory: the deployer has to do the same."""
         self._said = said
         self._names = tuple(names) if names is not None else None
-        self._open: tuple[AxisSizes, ...] = ()
+        self._own = tuple(dynamic)
+        self._open = self._own
         self._timed: tuple[AxisSizes, ...] = ()
         self._survey: list[Survey] = []
         self._differ: list[bool] = []
@@ -84,6 +86,12 @@ class Dataset:
             )
         bound = copy.copy(self)
         bound._names = chosen
+        if self._names is not None:
+            renamed = dict(zip(self._names, chosen, strict=True))
+            bound._own, bound._open, bound._timed = (
+                tuple(replace(item, input=renamed.get(item.input, item.input)) for item in items)
+                for items in (self._own, self._open, self._timed)
+            )
         bound.__dict__.pop("axes", None)
         return bound
 
@@ -113,6 +121,8 @@ class Dataset:
         else:
             for name, split in self.splits.items():
                 digest.update(f" {name} {split.content()}".encode())
+        if self._own:
+            digest.update(f" open {self._own}".encode())
         return digest.hexdigest()
 
     def has(self, split: str) -> bool:
@@ -214,18 +224,24 @@ class Dataset:
 
     @property
     def declared(self) -> tuple[AxisSizes, ...]:
-        """The axes that are open by declaration."""
+        """The axes that are open by declaration, of the data's factory or of a target."""
         return self._open
 
-    def opened(self, declared: Sequence[AxisSizes], timed: Sequence[AxisSizes] = ()) -> Dataset:
-        """The same data, with axes that are open by declaration, and with sizes that examples have.
+    def check_own_axes(self) -> None:
+        """Raise OptlangError where the data's factory opens an axis that no input has."""
+        if self._own:
+            axes.check("the data's 'dynamic'", self._own, self._surveyed().observed, self.input_names)
 
+    def opened(self, declared: Sequence[AxisSizes], timed: Sequence[AxisSizes] = ()) -> Dataset:
+        """The same data, with axes that are open besides its own, and with sizes that examples have.
+
+        Where both declare sizes of an axis, those given here hold.
         Raises OptlangError for an axis that no input has, and for a size of one that is not open.
         """
         if not declared and not timed:
             return self
         made = copy.copy(self)
-        made._open, made._timed = tuple(declared), tuple(timed)
+        made._open, made._timed = axes.united(declared, self._own), tuple(timed)
         made.__dict__.pop("axes", None)
         axes.opened(self._surveyed().observed, self.input_names, made._open, made._timed)
         return made
@@ -329,7 +345,10 @@ def load(factory: Factory, study: Path, metrics: Sequence[NamedMetric] = ()) -> 
     splits = {name: split_of(name, answer[name], study, labels) for name in _SPLITS if answer.get(name) is not None}
     task = _task(answer.get("task"), splits, study).with_metrics(computed(metrics, study))
     said = answer.get("fingerprint")
-    loaded = Dataset(splits, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what))
+    loaded = Dataset(
+        splits, task, None if said is None else str(said), preprocessing=_preprocessing(answer, what),
+        dynamic=axes.of_factory(answer.get("dynamic"), what),
+    )
     for name, split in splits.items():
         for targets in split.known_targets():
             task.check_targets(targets, f"the targets of '{name}'")

@@ -4,7 +4,7 @@ import pytest
 
 from optlang.interfaces import OptlangError
 from optlang.plan.axes import AxisSizes, parsed
-from optlang.workload.data.axes import Observed, OpenAxis, opened
+from optlang.workload.data.axes import Observed, OpenAxis, of_factory, opened, united
 
 
 def seen(*shapes):
@@ -92,3 +92,38 @@ def test_samples_with_different_numbers_of_axes():
 )
 def test_how_an_axis_is_written(text, meaning):
     assert parsed(text) == meaning
+
+
+def test_a_factory_names_axes_as_a_target_does():
+    assert of_factory(None, "the data lines") == ()
+    assert of_factory(["tokens:1", "image:2 = 8..64"], "the data lines") == (
+        AxisSizes("tokens", 1), AxisSizes("image", 2, 8, 64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "way_out"),
+    [
+        ({"tokens": [1]}, "'dynamic' of the data lines is a dict", '"dynamic": ["tokens:1"]'),
+        ("tokens:1", "'dynamic' of the data lines is a str", '"dynamic": ["tokens:1"]'),
+        (["tokens"], "'dynamic' of the data lines contains 'tokens', which names no axis", '"dynamic": ["tokens:1"]'),
+        ([("tokens", 1)], r"contains \('tokens', 1\), which names no axis", '"dynamic": ["tokens:1"]'),
+        (["tokens:0"], 'cannot have "tokens:0": axis 0 is the samples', "`batch`"),
+        (["tokens:1 = 9..8"], 'cannot have "tokens:1 = 9..8": no size lies between', '"tokens:1 = 8..9"'),
+        (["tokens:1 = 8"], 'cannot have "tokens:1 = 8": one size is not open', 'leave "tokens:1" out'),
+        (["tokens:1", "tokens:1 = 1..8"], 'names "tokens:1" twice', "keep one"),
+    ],
+)
+def test_a_factory_that_names_axes_otherwise(said, words, way_out):
+    with pytest.raises(OptlangError, match=words) as error:
+        of_factory(said, "the data lines")
+    assert way_out in error.value.help
+
+
+def test_sizes_that_are_declared_first_hold():
+    tokens, mask = AxisSizes("tokens", 1, 4, 32), AxisSizes("mask", 1, 8, 16)
+    assert united([tokens], [AxisSizes("tokens", 1, 1, 9), mask]) == (tokens, mask)
+    assert united([AxisSizes("tokens", 1)], [tokens]) == (tokens,)
+    # Both are opened together, and what the first says holds, also where it names the other input.
+    found = opened(seen(((16,), (16,))), ["tokens", "mask"], united([mask], [tokens]))
+    assert found == (OpenAxis("tokens_1", (("tokens", 1), ("mask", 1)), 8, 16, 16),)

@@ -363,6 +363,23 @@ class TestSamplesOfDifferentShapes:
         (axis,) = data.opened([AxisSizes("input", 1, 1, 9)]).bind(["x"]).opened([AxisSizes("x", 1, 1, 9)]).axes
         assert (axis.name, axis.low, axis.usual, axis.high) == ("x_1", 1, 2, 9)
 
+    def test_an_axis_that_the_factory_opens_is_open_on_each_target(self, given):
+        data = given(whole(dynamic=["x:1 = 1..9"])).bind(["x"])
+        data.check_own_axes()
+        assert data.declared == (AxisSizes("x", 1, 1, 9),)
+        assert [(axis.text, axis.low, axis.high) for axis in data.axes] == [("x:1", 1, 9)]
+        opened = data.opened([AxisSizes("x", 1, 1, 20)])
+        assert [(axis.text, axis.low, axis.high) for axis in opened.bind(["y"]).axes] == [("y:1", 1, 20)]
+        assert given(whole()).fingerprint != data.fingerprint == opened.fingerprint
+
+    def test_an_axis_that_the_factory_opens_and_no_input_has(self, given):
+        data = given(whole(dynamic=["tokens:1"])).bind(["token"])
+        with pytest.raises(OptlangError, match="the data's 'dynamic' names the input `tokens`, and the") as error:
+            data.check_own_axes()
+        assert error.value.help == 'did you mean "token:1"?'
+        with pytest.raises(OptlangError, match="the data's 'dynamic' names axis 2 of `x`, which has the axes 1 to 1"):
+            given(whole(dynamic=["x:2"])).bind(["x"]).check_own_axes()
+
     def test_shapes_that_differ_late_are_seen_once_all_of_a_split_was_read(self, given):
         rows = [(torch.zeros(3), 0)] * 40 + [(torch.zeros(5), 1)]
         data = given(whole(train=rows, validation=DataLoader(rows, 1)))
