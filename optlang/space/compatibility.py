@@ -25,12 +25,16 @@ from optlang.plan.model import (
     Technique,
 )
 
+FIXED_SIZES = "fixed_sizes"
+"""The trait of a runtime whose files take each input in one size, besides the number of samples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """Why one way through the steps does not go: the code, the words, and the paths of the steps (or the runtime).
 
-    `turned` says that `path` is the party that the reason speaks of second.
+    `turned` says that `path` is the party that the reason speaks of second. `way_out` is what to do where the code does
+    not say it.
     """
 
     code: str
@@ -38,6 +42,7 @@ class Conflict:
     path: str
     other: str | None = None
     turned: bool = False
+    way_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,11 @@ def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> 
     if ("browser" in runtime.needs) is not (target.device == "browser"):
         runs = "runs in a browser" if "browser" in runtime.needs else "runs in no browser"
         return Conflict("E504", f"{use.label} {runs}; {_device(target)}", use.path)
+    if FIXED_SIZES in runtime.traits and (target.dynamic or target.shape):
+        setting, (text, *_) = ("dynamic", target.dynamic) if target.dynamic else ("shape", target.shape)
+        reason = f'{use.label} takes inputs of one size; the target {target.name} has {setting} = "{text}"'
+        way_out = f"remove `{setting}` from the target and pad all inputs to one length, or take `{use.label}` away"
+        return Conflict("E504", reason, use.path, way_out=way_out)
     if walk.form not in runtime.takes:
         takes = " or ".join(FORMS[form] for form in runtime.takes)
         left = walk.left_by

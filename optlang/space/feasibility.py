@@ -15,7 +15,7 @@ from math import prod
 from optlang.plan.expressions import Environment, Expression, Value, holds, show
 from optlang.plan.model import Apply, Impossible, Knob, Plan, RuntimeUse, SetDomain, Step, Target
 from optlang.space.combinations import DEEPEST, LIMIT, Index, assignments, bound, named, options
-from optlang.space.compatibility import Conflict, DeclaredFacts, applied, conflicts
+from optlang.space.compatibility import FIXED_SIZES, Conflict, DeclaredFacts, applied, conflicts
 from optlang.space.feasibility_cache import AnswerCache, PlainPairs, renamed_cells, renamed_conflicts
 from optlang.space.step_positions import Position, anywhere, clashing, involved, lifts, positions_of
 
@@ -72,7 +72,9 @@ def _study(steps: tuple[Step, ...], target: Target, index: Index, facts: Declare
     """The steps that can be in the way of anything on this target; None where nothing can."""
     runtimes = [facts.runtimes[use.runtime] for use in target.runtimes]
     parties = involved([anywhere(position, runtimes) for position in positions_of(steps, facts)], target, facts)
-    at_home = target.device == "cpu" and not any({"gpu", "browser"} & {*runtime.needs} for runtime in runtimes)
+    at_home = target.device == "cpu" and not any(
+        {"gpu", "browser"} & {*runtime.needs} or FIXED_SIZES in runtime.traits for runtime in runtimes
+    )
     return _Study(steps, target, index, facts, parties) if parties or not at_home else None
 
 
@@ -309,7 +311,8 @@ class _Study:
             cells = [found for values, found in conflicting if self._use(values).path == use.path]
             conflict = _always(cells, use.path)
             if conflict is not None and not {conflict.path, conflict.other} & set(dead):
-                yield Conflict("E501" if conflict.code == "E501" else "E504", conflict.reason, use.path, conflict.path)
+                code = "E501" if conflict.code == "E501" else "E504"
+                yield Conflict(code, conflict.reason, use.path, conflict.path, way_out=conflict.way_out)
 
 
 def _smallest(found: Iterable[Impossible]) -> list[Impossible]:

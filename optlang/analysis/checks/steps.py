@@ -47,7 +47,7 @@ def can_be_taken(study: ReadStudy) -> None:
             labels=(Label(other, f"`{label_of(conflict.other or '')}`"),)
             if other is not None and other != span
             else (),
-            help=_WAY_OUT[conflict.code],
+            help=conflict.way_out or _WAY_OUT[conflict.code],
         )
 
 
