@@ -41,10 +41,11 @@ def quantized(
     _keep_whole_numbers(graph_module)
     quantizer = _quantizer(graph_module, module, settings, dynamic)
     converted, found = pt2e.quantized(graph_module, quantizer, module, request, example, data)
-    way_out = _STATIC
+    way_out, without = _STATIC, ["recurrent"]
     if dynamic and any(item.kind == "convolution" and not item.quantized for item in found):
         way_out = _LINEAR if settings["operators"] == "linear" else _GROUPS
-    return converted, torch_export.mostly(found, module, settings, "int8", way_out)
+        without += ["convolution"] if way_out == _GROUPS else []
+    return converted, torch_export.mostly(found, module, settings, "int8", way_out, without)
 
 
 def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any], dynamic: bool) -> Any:

@@ -102,14 +102,10 @@ def quantized(
     ranges = _ranges(work, chosen, seen, settings, example, data) if static else {}
     done = _converted(work, chosen, seen, ranges, plan, settings)
     found = list(_weights(module, done, plan))
-    without_kernel = not static and any(item.kind == "convolution" and not item.quantized for item in found)
-    try:
-        about = torch_export.mostly(found, module, settings, "int8", _LINEAR if without_kernel else _WAY_OUT)
-    except Refusal as refusal:
-        if without_kernel:
-            # No setting and no pruning makes other layers of convolutions.
-            refusal.depends = "model"
-        raise
+    left = not static and any(item.kind == "convolution" and not item.quantized for item in found)
+    about = torch_export.mostly(
+        found, module, settings, "int8", _LINEAR if left else _WAY_OUT, ("recurrent" if static else "convolution",)
+    )
     return done, Edit(REPLAY, plan.arguments()), about
 
 

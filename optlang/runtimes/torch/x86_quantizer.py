@@ -72,7 +72,10 @@ def quantized(
         graph_module, _quantizer(module, settings, dynamic), module, request, example, data
     )
     left = dynamic and any(item.kind == "convolution" and not item.quantized for item in found)
-    about = torch_export.mostly(found, module, settings, "int8", _LINEAR if left else _WAY_OUT)
+    about = torch_export.mostly(
+        found, module, settings, "int8", _LINEAR if left else _WAY_OUT,
+        ("convolution", "recurrent") if dynamic else ("recurrent",),
+    )
     _drop_unused(converted)
     return converted, about | {"kernels": _products(converted)}
 

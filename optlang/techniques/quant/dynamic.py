@@ -34,6 +34,8 @@ from optlang.workload.export.onnx_weights import census
 
 # What multiplies matrices.
 _PRODUCTS = (*LINEAR, "LSTM")
+# What becomes int8 with none of the settings.
+_WITHOUT = ("GRU", "RNN", "ConvTranspose")
 _CONVOLUTIONS = "operators = all takes convolutions too"
 
 
@@ -72,7 +74,7 @@ def dynamic(state: ModelState, settings: Mapping[str, Any], context: Context) ->
                 help=_CONVOLUTIONS if operators == _PRODUCTS else "shorten `keep`, or name more in `only`",
                 depends="settings" if left or operators == _PRODUCTS else "model",
             )
-        notes = covered(graph, nodes, left, settings, _way_out(graph, left, operators))
+        notes = covered(graph, nodes, left, settings, _way_out(graph, left, operators), _WITHOUT)
         kept = excluded(graph, nodes)
         result = prepared
         state = replace(state, notes={**state.notes, **notes})

@@ -123,28 +123,30 @@ def _has_attention(graph: Any) -> bool:
 
 
 def covered(
-    graph: Any, nodes: Collection[str], left: Collection[str], settings: Mapping[str, Any], help: str
+    graph: Any, nodes: Collection[str], left: Collection[str], settings: Mapping[str, Any], help: str,
+    without: Collection[str] = ("LSTM", "GRU", "RNN"),
 ) -> dict[str, JSON]:
     """What there is to note where `nodes` become int8: `quantize.float`, the layers that stay in float unasked.
 
     Embedding tables become int8 with them. Raises `Refusal` where most weights of the float `graph` would stay, as
-    `mostly` does.
+    `mostly` does; `without` are the operators that the technique takes with no settings.
     """
     done = {
         node.input[index] for node in graph.node if node.name in nodes for index in WEIGHTS.get(node.op_type, ())
     }
-    _, others = mostly(graph, {*done, *tables_of(graph, left)}, left, settings, "int8", help)
+    _, others = mostly(graph, {*done, *tables_of(graph, left)}, left, settings, "int8", help, without)
     return {"quantize.float": others} if others else {}
 
 
 def mostly(
-    graph: Any, done: Collection[str], left: Collection[str], settings: Mapping[str, Any], what: str, help: str
+    graph: Any, done: Collection[str], left: Collection[str], settings: Mapping[str, Any], what: str, help: str,
+    without: Collection[str] = (),
 ) -> tuple[float, list[str]]:
     """The share of the weights of float `graph` that are in `done`, by names of constants, and the other layers.
 
     Weights that only nodes in `left` read do not count, and neither does what the exporter computed for a sum. Raises
     `Refusal` where the share is too little, as `quantized_share.mostly` does: layers that `only` names were chosen
-    deliberately.
+    deliberately. `without` are the operators that the technique takes with no settings.
     """
     computed = _computed(graph)
     elements = {name: count for name, count in weights_of(graph).items() if name not in computed}
@@ -157,7 +159,9 @@ def mostly(
                 layer = (layer_of(node.name) or node.name) if name in weights else name
                 kind = _KINDS.get(node.op_type, node.op_type) if name in weights else f"constant of {node.op_type}"
                 found[name] = quantized_share.Weight(layer, kind, elements[name], name in done)
-    return quantized_share.mostly(list(found.values()), what, help, named=bool(settings["only"]))
+    return quantized_share.mostly(
+        list(found.values()), what, help, named=bool(settings["only"]), without=() if left else without
+    )
 
 
 def _computed(graph: Any) -> set[str]:

@@ -6,7 +6,7 @@ What a phone runs is captured for one number of samples: memory is planned for i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -188,17 +188,23 @@ def _constants(node: Any) -> Iterator[tuple[str, Any, bool]]:
 
 
 def mostly(
-    found: Sequence[Weight], module: nn.Module, settings: Mapping[str, Any], what: str, help: str
+    found: Sequence[Weight], module: nn.Module, settings: Mapping[str, Any], what: str, help: str,
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
     """What became of the weights `found`: `weights`, the share of those asked for that are quantized, `all`, that of
     all weights, and `float`, the layers that are not though nobody asked for it.
 
     Raises `Refusal` where nothing is, or too little (unless `only` names the layers), as `quantized_share.mostly` says;
-    `what` is what the weights were to become.
+    `what` is what the weights were to become, `without` are the kinds of layers that the runtime has no kernels for,
+    with whatever other settings.
     """
     asked = [item for item in found if chosen_layer(item.layer, module, settings)]
+    without = () if settings.get("keep") or settings.get("only") else without
     if not any(item.quantized for item in asked):
         kinds = ", ".join(sorted({item.kind for item in found})) or "none"
-        raise Refusal(f"no layer is left to quantize; the model's kinds of layers with weights: {kinds}", help=help)
-    done, left = quantized_share.mostly(asked, what, help, named=bool(settings.get("only")))
+        raise Refusal(
+            f"no layer is left to quantize; the model's kinds of layers with weights: {kinds}", help=help,
+            depends=quantized_share.depends(asked, without),
+        )
+    done, left = quantized_share.mostly(asked, what, help, named=bool(settings.get("only")), without=without)
     return {"weights": done, "all": quantized_share.share(found), "float": left}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from optlang.interfaces import JSON, Refusal
 
 LEAST = 0.5
 """A technique that changes less than this share of the weights that it was asked for fails: its name would mislead."""
+HOPELESS = 0.9
+"""What holds this share of the weights still holds half of them once channels were cut to a tenth, which leaves
+convolutions a hundredth of their weights and a last linear layer a tenth."""
 _SHOWN = 4
 
 
@@ -29,11 +33,24 @@ def share(found: Sequence[Weight]) -> float:
     return sum(item.elements for item in found if item.quantized) / total if total else 0.0
 
 
-def mostly(asked: Sequence[Weight], what: str, help: str, *, named: bool) -> tuple[float, list[str]]:
+def depends(asked: Sequence[Weight], without: Collection[str]) -> Literal["model", "settings"]:
+    """What a refusal depends on where kinds of layers in `without` stay as they are with any settings.
+
+    On the model alone where they hold so much of the weights `asked` for that no pruning changes it.
+    """
+    total = sum(item.elements for item in asked)
+    stays = sum(item.elements for item in asked if item.kind in without and not item.quantized)
+    return "model" if stays and stays >= HOPELESS * total else "settings"
+
+
+def mostly(
+    asked: Sequence[Weight], what: str, help: str, *, named: bool, without: Collection[str] = ()
+) -> tuple[float, list[str]]:
     """The share of the weights `asked` for that are stored in fewer bits, and the layers whose weights are not.
 
     Raises `Refusal` where the share is less than `LEAST`, with the largest layers that stay as they are: `what` is what
-    they were to become. Layers that are `named` were chosen deliberately, and are not refused.
+    they were to become, and `without` are the kinds of layers that no setting changes. Layers that are `named` were
+    chosen deliberately, and are not refused.
     """
     done = share(asked)
     left: dict[str, int] = {}
@@ -46,7 +63,10 @@ def mostly(asked: Sequence[Weight], what: str, help: str, *, named: bool) -> tup
         largest = sorted(left, key=lambda layer: -left[layer])
         shown = ", ".join(f"{layer or 'forward'} ({kinds[layer]})" for layer in largest[:_SHOWN])
         more = ", …" if len(largest) > _SHOWN else ""
-        raise Refusal(f"only {done:.0%} of the weights would be {what}: not those of {shown}{more}", help=help)
+        raise Refusal(
+            f"only {done:.0%} of the weights would be {what}: not those of {shown}{more}", help=help,
+            depends=depends(asked, without),
+        )
     return done, sorted(left)
 
 

@@ -221,6 +221,11 @@ def test_dynamic_of_a_convolutional_net_names_what_takes_it(images, tmp_path):
     with pytest.raises(Refusal, match=r"only \d+% of the weights") as caught:
         build(state_of("residual"), images, tmp_path / "dynamic", "dynamic")
     assert "static takes convolutions" in caught.value.help
+    assert caught.value.depends == "model"
+    # With other settings it may be another answer: layers that are not kept hold fewer weights.
+    with pytest.raises(Refusal, match=r"no layer is left") as caught:
+        build(state_of("residual"), images, tmp_path / "kept", "dynamic", keep=("head",))
+    assert caught.value.depends == "settings"
 
 
 @pytest.mark.parametrize("layer", [

@@ -115,6 +115,7 @@ class TestLinear:
         with pytest.raises(Refusal, match=r"only 6% .* int8: not those of 2 \(Conv\), 0 \(Conv\)") as error:
             run(start("cnn"), images, tmp_path)
         assert error.value.help == "operators = all takes convolutions too"
+        assert error.value.depends == "settings"
         result, _ = run(start("cnn", width=32), images, tmp_path, only=("7",))
         assert result.notes["quantize.weights"] < 0.1
         # What `keep` leaves in float was not to become int8.
@@ -168,6 +169,7 @@ class TestRecurrent:
         with pytest.raises(Refusal, match=r"only \d+% .* int8: not those of cell \(GRU\)") as error:
             run(recurrent(nn.GRU, width=64), images, tmp_path)
         assert "weight_only" in error.value.help
+        assert error.value.depends == "model"
         result, _ = run(recurrent(nn.GRU, wide=400), images, tmp_path)
         assert result.notes["quantize.float"] == ["cell"]
 
@@ -175,8 +177,9 @@ class TestRecurrent:
     def test_with_ranges_it_stays_in_float(self, images, tmp_path, technique):
         settings = STATIC | {"ranges": "fixed", "epochs": 1, "distill": 0.0}
         context = Context(images, 1, tmp_path, STUDY, WANTS)
-        with pytest.raises(Refusal, match=r"only \d+% .* int8: not those of cell \(LSTM\)"):
+        with pytest.raises(Refusal, match=r"only \d+% .* int8: not those of cell \(LSTM\)") as error:
             technique(recurrent(nn.LSTM), settings, context)
+        assert error.value.depends == "model"
         if technique is static:
             result = static(recurrent(nn.LSTM, wide=400), settings, context)
             assert result.notes["quantize.float"] == ["cell"]

@@ -25,6 +25,16 @@ def test_less_than_half_is_refused_with_the_largest_layers_that_stay():
     assert quantized_share.share([]) == 0.0
 
 
+@pytest.mark.parametrize(("without", "elements", "depends"), [
+    (("Conv",), 90, "model"), (("Conv",), 89, "settings"), (("LSTM",), 99, "settings"), ((), 99, "settings"),
+])
+def test_no_setting_makes_other_layers_of_nine_tenths_of_the_weights(without, elements, depends):
+    found = [Weight("body", "Conv", elements, False), Weight("head", "Gemm", 100 - elements, True)]
+    with pytest.raises(Refusal) as refused:
+        quantized_share.mostly(found, "int8", "another way", named=False, without=without)
+    assert refused.value.depends == depends
+
+
 def test_a_modules_weights_by_their_type():
     net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2), nn.LayerNorm(2))
     assert dtypes.stored(net) == {"quantized": 0.0, "halved": 0.0}
