@@ -72,7 +72,8 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class TargetJob:
-    """A trial on one target: apply `steps` to the model, build for `runtime` in `folder`, measure next to `baseline`.
+    """A trial on one target: apply `steps` to the model, build for `runtime` in `folder`, measure next to `baseline`
+    as carefully as `effort` says.
 
     `baseline` is None for the baseline itself, and where the baseline cannot run here.
     """
@@ -82,6 +83,7 @@ class TargetJob:
     steps: tuple[StepJob, ...]
     folder: Path
     baseline: Deployment | None
+    effort: Repetitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,6 @@ class TrialJob:
     trial: int
     workload: Workload
     targets: tuple[TargetJob, ...]
-    effort: Repetitions
     progress: Path
     directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
     ratios: frozenset[str] = frozenset()

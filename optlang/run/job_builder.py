@@ -11,6 +11,7 @@ from optlang.measure.latency import Repetitions
 from optlang.measure.process import Deployment
 from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan, Runtime
+from optlang.run.busy import Busy
 from optlang.run.history import History
 from optlang.run.job import BASELINE, RuntimeJob, StepJob, TargetJob, TrialJob, Workload, member_name
 from optlang.space.recipe import Applied, Place, Recipe, steps_of
@@ -19,12 +20,14 @@ from optlang.space.recipe import Applied, Place, Recipe, steps_of
 class JobBuilder:
     """Makes the jobs of one run; artifacts are built in folders of `home`."""
 
-    def __init__(self, plan: Plan, workload: Workload, history: History, run_id: str, progress: Path) -> None:
-        self._plan, self._workload, self._history = plan, workload, history
+    def __init__(
+        self, plan: Plan, workload: Workload, history: History, run_id: str, progress: Path, busy: Busy
+    ) -> None:
+        self._plan, self._workload, self._history, self._busy = plan, workload, history, busy
         self._artifacts, self._progress = workload.home / "artifacts" / run_id, progress
         measure = plan.measure
-        self.effort = Repetitions(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
-        self.front_effort = replace(self.effort, rounds=measure.front_rounds, processes=measure.front_processes)
+        self._effort = Repetitions(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
+        self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
 
     def trial(self, number: int, recipe: Recipe, origin: str) -> TrialJob:
         """The job of a trial; the baseline itself is compared with nothing."""
@@ -32,7 +35,7 @@ class JobBuilder:
         return TrialJob(
             trial=number, workload=self._workload,
             targets=tuple(self._target(number, recipe, place, origin) for place in recipe.places),
-            effort=self.effort, progress=self._progress,
+            progress=self._progress,
             directions={metric.name: metric.direction for metric in judged},
             ratios=frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
         )
@@ -57,6 +60,10 @@ class JobBuilder:
                 )
         return found
 
+    def front_effort(self, target: TargetSpec, members: int) -> Repetitions:
+        """How carefully to measure so many trials in one cycle with the baseline."""
+        return self._busy.effort(self._front_effort, target, members + 1)
+
     def reference(self, target: TargetSpec) -> Deployment | None:
         """The baseline as a trial is compared with it: with the trial's own threads and samples a call."""
         member = self.members(0).get(target.name)
@@ -70,6 +77,7 @@ class JobBuilder:
             place.target, self._runtime(place), (*before, *(self._step(step, runtime) for step in recipe.steps)),
             folder if len(self._plan.targets) == 1 else folder / place.target.name,
             None if origin == "baseline" else self.reference(place.target),
+            self._busy.effort(self._effort, place.target, 2),
         )
 
     def _step(self, step: Applied, runtime: Runtime | None) -> StepJob:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optlang import interfaces
-from optlang.interfaces import JSON, Artifact, OptlangError
+from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, TargetSpec
 from optlang.plan.model import FloatDomain, Plan
 from optlang.run.batch_dependence import depends
+from optlang.run.busy import Busy
 from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted, Watcher
-from optlang.run.front_passes import passes
+from optlang.run.front_passes import Measured, passes
 from optlang.run.history import History, TrialRecord
 from optlang.run.job import BASELINE, Failure, Result, Workload
 from optlang.run.job_builder import JobBuilder
@@ -85,7 +86,8 @@ class Scheduler:
         )
         self._stop = StopRequest()
         self._dispatcher = Dispatcher(plan, self._workload, engine, store, watcher, self._stop, scratch)
-        self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._dispatcher.progress)
+        self._busy = Busy()
+        self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._dispatcher.progress, self._busy)
         self._started = time.monotonic()
         self._spent: list[float] = []
         self._ladder: list[AblationTrial] = []
@@ -159,8 +161,26 @@ class Scheduler:
                     "measurements": [asdict(item) for item in measurements], "at": now(),
                 })
                 self._history.measured_again(number, measurements)
+            self._watch_cycles(found)
             if self._over():
                 return
+
+    def _watch_cycles(self, found: Measured) -> None:
+        """See `_watch_drift`; the trials that were measured in one cycle have one baseline."""
+        seen: set[TargetSpec] = set()
+        for number, measurements in found.items():
+            recipe = self._history.trial(number).recipe
+            if number != 0 and recipe is not None and not seen.issuperset(place.target for place in recipe.places):
+                seen |= {place.target for place in recipe.places}
+                self._watch_drift(recipe, measurements)
+
+    def _watch_drift(self, recipe: Recipe, measurements: Sequence[Measurement]) -> None:
+        """Take in what the baseline took next to a trial, and report once where that says that the machine is busy."""
+        for place in recipe.places:
+            self._busy.add(place.target, measurements)
+        said = self._busy.message()
+        if said is not None:
+            self._watcher.message(said)
 
     def _allowed(self, trial: AblationTrial) -> bool:
         return self._refusals.against(trial.recipe) is None
@@ -237,6 +257,9 @@ class Scheduler:
         if refusal is not None:
             self._refusals.add(refusal)
         self._watcher.trial_finished(self._finished(record, seconds, depends(result.notes)))
+        if origin != "baseline":
+            # The baseline's own trial was timed alone, the others in turns with it.
+            self._watch_drift(recipe, result.measurements)
         if refusal is not None and self._excludes_more(refusal, recipe):
             self._watcher.message(refusal_text(refusal))
         if self._stop.when == "now":

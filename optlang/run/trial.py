@@ -226,7 +226,8 @@ def _measured(
     data = context.opened(target_job.target)
     with _answer_folder(job.workload) as folder:
         timed = context.bench.measure(
-            member, target_job.baseline, context.samples(target_job.target), job.effort, answer=samples, folder=folder
+            member, target_job.baseline, context.samples(target_job.target), target_job.effort, answer=samples,
+            folder=folder,
         )
         answers = timed.answers
         assert answers is not None
@@ -326,7 +327,7 @@ def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Tria
             plain = _plain(state, context, study)
             artifact = runtime.build(plain, target, settings, Path(name), context.opened(target), study)
             member = _member("intermediate", target_job, artifact, study)
-            timed = context.bench.measure(member, target_job.baseline, context.samples(target), job.effort)
+            timed = context.bench.measure(member, target_job.baseline, context.samples(target), target_job.effort)
         return next(item.value for item in timed.measurements if item.metric == MEDIAN)
 
     return Clock(about, seconds, target_job.target.batch)

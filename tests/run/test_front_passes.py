@@ -43,7 +43,7 @@ def carried_out(history: Standing, failing: int | None = None) -> tuple[list[lis
         return dict.fromkeys((0, *job.members), (timed,))
 
     member = {"here": SimpleNamespace(target=HERE)}
-    jobs: Any = SimpleNamespace(members=lambda _: member, reference=lambda _: object(), front_effort=None)
+    jobs: Any = SimpleNamespace(members=lambda _: member, reference=lambda _: object(), front_effort=lambda *_: None)
     dispatcher: Any = SimpleNamespace(load=lambda: None, run=run, progress=None)
     workload: Any = None
     for found in passes(history, jobs, dispatcher, workload, said.append):  # type: ignore[arg-type]

@@ -173,8 +173,9 @@ def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_p
     calls = "optlang.runtimes.onnxruntime.build:OnnxRuntime"
     runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
     timed = step("timed", needs=("latency",))
-    place = TargetJob(TargetSpec("here", batch=2), runtime, (timed,), tmp_path / "artifact", None)
-    job = TrialJob(1, workload, (place,), Repetitions(2, 1, 0.002, 5), tmp_path / "progress")
+    effort = Repetitions(2, 1, 0.002, 5)
+    place = TargetJob(TargetSpec("here", batch=2), runtime, (timed,), tmp_path / "artifact", None, effort)
+    job = TrialJob(1, workload, (place,), tmp_path / "progress")
     done: list[StepRun] = []
     result = trial.carry_out(job, trial_context, lambda _: None, done)
     trial_context.bench.close()

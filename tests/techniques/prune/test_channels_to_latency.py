@@ -90,8 +90,9 @@ class TestWithin:
             CHANNELS | {"limit": "share", "share": 0.6, "round_to": 8}, ("training", "latency"), 1,
         )
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
-        place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
-        job = TrialJob(1, workload, (place,), Repetitions(3, 1, 0.01, 10), tmp_path / "progress")
+        effort = Repetitions(3, 1, 0.01, 10)
+        place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None, effort)
+        job = TrialJob(1, workload, (place,), tmp_path / "progress")
         try:
             result = trial.carry_out(job, trial_context, lambda _: None, [])
         finally:

@@ -284,8 +284,9 @@ class TestLatency:
             # As a study gives them: what a condition rules out is not there.
             settings = {name: item for name, item in (SETTINGS | budget).items() if item is not None}
             step = StepJob("mixed", "mixed", "optlang.techniques.quant.mixed:mixed", settings, needs, 1)
-            place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None)
-            job = TrialJob(1, workload, (place,), Repetitions(3, 1, 0.01, 10), tmp_path / "progress")
+            effort = Repetitions(3, 1, 0.01, 10)
+            place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None, effort)
+            job = TrialJob(1, workload, (place,), tmp_path / "progress")
             return trial.carry_out(job, trial_context, lambda _: None, []).notes
 
         try:
