@@ -28,16 +28,15 @@ def passes(
     """The new measurements of one pass after the other; the caller adds each to `history` before it asks for the next.
 
     A pass measures the whole front in one cycle, so that all of its rows compare with the same seconds of the baseline.
-    It ends where the front holds (a pass has measured all that are in the front after it), after `PASSES`, or where
-    measuring fails. The last two are reported.
+    It ends where the front holds (a pass has measured all that are in the front after it, ties aside), after `PASSES`,
+    or where measuring fails. The last two are reported.
     """
     measured: set[int] = set()
     for turn in range(PASSES):
-        front = _timed(history, history.members())
-        near = _timed(history, history.near(NEAR)) if turn == 0 else []
+        front = _timed(history, history.front())
         if not front or measured.issuperset(front) or (turn == 0 and history.front_is_settled()):
             return
-        numbers = [*front, *near]
+        numbers = _timed(history, [*history.members(), *(history.near(NEAR) if turn == 0 else ())])
         again = f"the front has changed (pass {turn + 1} of at most {PASSES}): " if turn else ""
         message(f"{again}measuring the {len(numbers)} best again, side by side with the baseline")
         members = [(number, member) for number in numbers for member in jobs.members(number).values()]
@@ -48,7 +47,7 @@ def passes(
             message(f"the front could not be measured again: {failed}")
             return
         measured = set(found)
-    missing = [number for number in _timed(history, history.members()) if number not in measured]
+    missing = [number for number in _timed(history, history.front()) if number not in measured]
     if missing:
         message(
             f"the front has changed in each of {PASSES} passes: {', '.join(map(str, missing))} came into it in the "

@@ -227,8 +227,8 @@ class History:
         return [number for _, number in sorted(found)[:limit]]
 
     def front_is_settled(self) -> bool:
-        """Whether all of the front but the baseline was measured again, as far as it can be run here."""
-        return all(self._trials[number].passes > 1 for number in self.members() if number != 0 and self.timed(number))
+        """Whether all of the front but the baseline was measured again, as far as it can be run here; ties aside."""
+        return all(self._trials[number].passes > 1 for number in self.front() if number != 0 and self.timed(number))
 
     def timed(self, number: int) -> bool:
         """Whether the trial's artifacts ran on this machine, on any target."""

@@ -17,8 +17,11 @@ class Standing:
     def __init__(self, fronts: Sequence[Sequence[int]], near: Sequence[int] = ()) -> None:
         self.fronts, self.turn, self._near = fronts, 0, near
 
-    def members(self) -> list[int]:
+    def front(self) -> list[int]:
         return [0, *self.fronts[min(self.turn, len(self.fronts) - 1)]]
+
+    def members(self) -> list[int]:
+        return self.front()
 
     def near(self, limit: int) -> list[int]:
         return list(self._near[:limit])
@@ -56,6 +59,16 @@ def test_a_front_that_holds_is_measured_once_with_what_is_near() -> None:
     cycles, said = carried_out(Standing([(4, 2), (2,)], near=(7,)))
     assert cycles == [[2, 4, 7]]
     assert said == ["measuring the 3 best again, side by side with the baseline"]
+
+
+def test_ties_are_measured_with_the_others_and_make_no_further_pass() -> None:
+    class Twin(Standing):
+        def members(self) -> list[int]:
+            return [*self.front(), 20 + self.turn]
+
+    cycles, said = carried_out(Twin([(4, 2)]))
+    assert cycles == [[2, 4, 20]]
+    assert len(said) == 1
 
 
 def test_a_newcomer_has_the_whole_front_measured_in_one_cycle() -> None:
