@@ -165,7 +165,7 @@ def by_study(name: str, folder: Path) -> list[File]:
         if item.is_file():
             shutil.copy(item, folder)
     optlang(folder, "run", f"{name}.opt", "--progress", "plain", into=folder / "run.txt")
-    asked = "SELECT trial, runtime FROM front WHERE trial > 0"
+    asked = "SELECT trial, runtime FROM front WHERE trial > 0 AND tie_of IS NULL"
     files = []
     for row in json.loads(optlang(folder, "sql", asked, "--format", "json")):
         runtime = row["runtime"].split(",")[0].rpartition(".")[2]

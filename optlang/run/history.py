@@ -126,7 +126,9 @@ class History:
         times = lost = None
         if metric is not None and reference is not None:
             times, lost = metric.against(item.value, reference, item.ratio)
-        return Comparison(item.value, item.unit, times, lost, item.baseline)
+        # The worst ratio of several targets may be another's than the worst value: no one baseline belongs to both.
+        mixed = times is not None and key[0] is None and len(self._plan.targets) > 1
+        return Comparison(item.value, item.unit, times, lost, None if mixed else item.baseline)
 
     @property
     def missed_by_baseline(self) -> str | None:

@@ -221,6 +221,9 @@ def test_a_line_of_the_run_and_the_live_view(stored: tuple[Path, Plan, Reader]) 
         history = History(plan, Space(plan), store.trials("r1"), folder)
     for trial in (0, 1, 2, 3):
         figures = history.comparisons(history.trial(trial))
+        for metric, figure in figures.items():
+            if figure.baseline is not None and figure.times is not None and not metric.endswith("throughput"):
+                assert figure.times == pytest.approx(figure.baseline / figure.value)
         for target in plan.targets:
             name = "latency.p50" if len(plan.targets) == 1 else f"{target.name}.latency.p50"
             found, item = figures[name], measured[trial, target.name, "latency.p50"]
