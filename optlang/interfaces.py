@@ -303,8 +303,9 @@ class Context:
     """What a technique may use besides the state and its settings.
 
     `wants` is given only to techniques that declare `needs runtime`; `report` takes a mapping at each epoch's end
-    (`{"epoch": 2, "epochs": 5, "loss": 0.31}`) and may raise to stop the step. `folder` is an empty folder for files
-    of the result. `study` is the study's folder, where the user's own Python and files lie.
+    (`{"epoch": 2, "epochs": 5, "loss": 0.31}`, with `metric` and `value` where 'validation' was looked at), which
+    is kept as the step's learning curve, and may raise to stop the step. `folder` is an empty folder for files of the
+    result. `study` is the study's folder, where the user's own Python and files lie.
 
     `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
     `needs baseline`. `latency` gives the seconds (median) that a state takes for one call of the target's batch,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from optlang.store.database import SCRIPTS
+
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
@@ -29,7 +31,7 @@ def test_it_holds_grammar_and_library(wheel: Path) -> None:
     assert "optlang/grammar/optlang.lark" in names
     for path in (ROOT / "stdlib").glob("*.opt"):
         assert f"optlang/stdlib/{path.name}" in names
-    assert {"optlang/py.typed", "optlang/store/schema.sql", "optlang/store/schema_2.sql"} <= names
+    assert {f"optlang/{name}" for name in ("py.typed", *(f"store/{script}" for script in SCRIPTS))} <= names
     assert not [name for name in names if not name.startswith(("optlang/", "optlang_dsl-"))]
 
 

@@ -73,7 +73,10 @@ def sql(
     db: Annotated[list[Path] | None, typer.Option("--db", metavar="PATH", help="A database; may be repeated.")] = None,
     format: Rows = TableFormat.table,
 ) -> int:
-    """Query the results in SQL, also during a run; it only reads. Views: results, front, tradeoffs, timeline."""
+    """Query the results in SQL, also during a run; it only reads.
+
+    Views: results, front, tradeoffs, timeline, learning.
+    """
     from optlang.report.tables import render
     from optlang.store.reader import connect
 

@@ -11,6 +11,7 @@ from typing import Literal
 from optlang.interfaces import JSON, Artifact, Factory, Measurement, NamedMetric, TargetSpec
 from optlang.measure.latency import Repetitions
 from optlang.measure.process import Deployment
+from optlang.run.curves import Epoch
 from optlang.run.scratch import FOLDER
 
 BASELINE = "baseline."
@@ -130,14 +131,18 @@ class PrepareJob:
 
 @dataclass(frozen=True, slots=True)
 class StepRun:
-    """A step that was applied or answered from the cache, and how long that took."""
+    """A step that was applied or answered from the cache, how long that took, and its learning curve where it has one.
+
+    `key` and `cached` are None where the step was broken off: the cache has no result of it.
+    """
 
     path: str
     technique: str
-    key: str
-    cached: bool
+    key: str | None
+    cached: bool | None
     seconds: float
     started: str
+    curve: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

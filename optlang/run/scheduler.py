@@ -32,6 +32,7 @@ from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
 from optlang.space.recipe import Point, Recipe, place_label, resolve
 from optlang.space.space import Exhausted, Space
+from optlang.store.curves import curve_event
 from optlang.store.journal import now
 from optlang.store.projection import INTERRUPTED
 from optlang.store.writer import Writer
@@ -332,13 +333,19 @@ def runtime_label(plan: Plan, path: str) -> str:
 def _end_event(run: str, record: TrialRecord, result: Result, seconds: float) -> dict[str, Any]:
     # The baseline's own steps are recorded with the baseline; every other trial found them in the cache.
     steps = [step for step in result.steps if record.origin == "baseline" or not step.path.startswith(BASELINE)]
+    curves = [
+        curve for step in steps if step.curve
+        for curve in curve_event(step.path, step.cached, [asdict(epoch) for epoch in step.curve])
+    ]
     return {
         "event": "end", "run": run, "trial": record.number, "state": record.state, "reason": record.reason,
-        "error": record.error, "finished": now(), "seconds": seconds, "steps": [asdict(step) for step in steps],
+        "error": record.error, "finished": now(), "seconds": seconds,
+        "steps": [asdict(replace(step, curve=())) for step in steps],
         "measurements": [asdict(item) for item in result.measurements],
         "artifacts": [_artifact_event(target, artifact) for target, artifact in result.artifacts.items()],
         "notes": dict(result.notes), "violations": [asdict(item) for item in record.violations],
         "sampler_state": dict(record.sampler_state),
+        **({"curves": curves} if curves else {}),
     }
 
 

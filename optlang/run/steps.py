@@ -24,6 +24,7 @@ from optlang.interfaces import (
     Request,
 )
 from optlang.run.cache import Cache, Clock, key_of, model_key, step_key
+from optlang.run.curves import CurveRecorder, Epoch, read_curve, write_curve
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.techniques.shared.proof import proved
 from optlang.workload import imports
@@ -86,7 +87,7 @@ class _Steps:
         # The last result in the cache stands for all steps before it.
         start = next((number for number in range(len(results), 0, -1) if self._cache.find(results[number - 1])), 0)
         runs += [
-            StepRun(step.path, step.technique, key, True, 0.0, _now())
+            StepRun(step.path, step.technique, key, True, 0.0, _now(), read_curve(self._cache.find(key)))
             for step, key in zip(self._steps[:start], results, strict=False)
         ]
         if start:
@@ -95,18 +96,23 @@ class _Steps:
             state = self._untrained()
             counted = count(state.model, self._data.example(1))
         for step, parent, key in zip(self._steps[start:], self._keys[start:], results[start:], strict=False):
-            started, begin = _now(), time.monotonic()
+            started, begin, recorder = _now(), time.monotonic(), CurveRecorder()
             self._report({"doing": step.technique, "path": step.path})
             try:
-                state, counted = _one(step, state, counted, self._context(step, parent))
-            except Refusal as refusal:
-                refusal.step = step.path
+                state, counted = _one(step, state, counted, self._context(step, parent, recorder))
+            except BaseException as error:
+                if isinstance(error, Refusal):
+                    error.step = step.path
+                if recorder.curve:
+                    seconds = time.monotonic() - begin
+                    runs.append(StepRun(step.path, step.technique, None, None, seconds, started, recorder.curve))
                 raise
-            self._keep(key, state, counted)
+            self._keep(key, state, counted, recorder.curve)
             if state.form == "onnx":
                 # The technique's own file was written to a temporary folder, which goes; the kept one stays.
                 state, counted = self._read(key)
-            runs.append(StepRun(step.path, step.technique, key, False, time.monotonic() - begin, started))
+            seconds = time.monotonic() - begin
+            runs.append(StepRun(step.path, step.technique, key, False, seconds, started, recorder.curve))
         return Stepped(state, tuple(runs), counted, lambda: self._module(state))
 
     def _key(self, parent: str, step: StepJob) -> str:
@@ -121,9 +127,10 @@ class _Steps:
         own = [step for step in self._steps if step.path.startswith(BASELINE)]
         return apply(own, self._workload, self._data, self._wants_of, self._clock, self._report, []).state
 
-    def _context(self, step: StepJob, parent: str) -> Context:
+    def _context(self, step: StepJob, parent: str, recorder: CurveRecorder) -> Context:
         """What the technique gets: only what its declaration says that it needs."""
         def report(activity: Mapping[str, JSON]) -> None:
+            recorder(activity)
             self._report({"doing": step.technique, "path": step.path, **activity})
 
         return Context(
@@ -161,8 +168,9 @@ class _Steps:
                 return found
         return self._untrained()
 
-    def _keep(self, key: str, state: ModelState, counted: Counted) -> None:
+    def _keep(self, key: str, state: ModelState, counted: Counted, curve: Sequence[Epoch]) -> None:
         def write(folder: Path) -> None:
+            write_curve(folder, curve)
             save(state, folder / _STATE)
             _written(folder / _COUNTS, json.dumps(asdict(counted)))
 

@@ -158,7 +158,7 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
                 error.message = f"on {target_job.target.name}: {error.message}"
             raise
         finally:
-            _merge(runs, found)
+            _merge(runs, found, target_job.target.name)
         measured += (replace(item, target=target_job.target.name) for item in result.measurements)
         target = target_job.target.name
         artifacts[target] = result.artifact
@@ -300,16 +300,21 @@ def unrunnable(runtime: Runtime) -> str | None:
     return reason
 
 
-def _merge(runs: list[StepRun], found: Sequence[StepRun]) -> None:
-    """Add the steps of one more target. A step has one row a trial, whose seconds are those of all targets."""
+def _merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
+    """Add the steps of one more target. A step has one row a trial, whose seconds are those of all targets.
+
+    Where a step has another result on this target it has another curve too.
+    """
     known = {item.path: index for index, item in enumerate(runs)}
     for item in found:
         if item.path not in known:
             runs.append(item)
             continue
         first = runs[known[item.path]]
+        own = () if item.key == first.key else tuple(replace(epoch, target=target) for epoch in item.curve)
         runs[known[item.path]] = replace(
-            first, seconds=first.seconds + item.seconds, cached=first.cached and item.cached
+            first, seconds=first.seconds + item.seconds, cached=first.cached and item.cached,
+            curve=(*first.curve, *own),
         )
 
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCRIPTS = ("schema.sql", "schema_2.sql")
+SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql")
 """What brings a database forward: the first makes version 1, each further one the next version."""
 
-TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts")
+TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts", "curves")
 # Rows with equal values in these columns are replaced.
 _KEYS = {
     "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
@@ -218,7 +218,10 @@ def _plain(value: Any, kind: str) -> Any:
 
 def all_rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Row]]:
     """Every row of every table, JSON decoded."""
-    order = {"steps": " ORDER BY run, trial, position", "measurements": " ORDER BY run, trial, pass"}
+    order = {
+        "steps": " ORDER BY run, trial, position", "measurements": " ORDER BY run, trial, pass",
+        "curves": " ORDER BY run, trial, path, target, seconds, epoch",
+    }
     return {name: _dicts(connection, f"SELECT * FROM {name}{order.get(name, '')}") for name in TABLES}
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+from optlang.store.curves import curve_rows
+
 Row: TypeAlias = dict[str, Any]
 Key: TypeAlias = "tuple[str, int]"
 
@@ -41,6 +43,7 @@ class Rows:
     steps: dict[Key, list[Row]] = field(default_factory=dict)
     measurements: dict[tuple[str, int, int], list[Row]] = field(default_factory=dict)
     artifacts: dict[Key, list[Row]] = field(default_factory=dict)
+    curves: dict[Key, list[Row]] = field(default_factory=dict)
     first_started: dict[str, Any] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
 
@@ -115,6 +118,7 @@ class Rows:
             row["runtime"] = _text(event["runtime"])
         self.steps[key] = _merged(key, self.steps.get(key, []), event.get("steps") or ())
         self._measure(key, 0, event.get("measurements") or (), event.get("finished"))
+        self.curves[key] = curve_rows(*key, event.get("curves") or ())
         self.artifacts[key] = [
             {
                 "run": key[0], "trial": key[1], "target": _text(item.get("target")) or "", "path": _text(item["path"]),

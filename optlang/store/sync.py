@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.store import database
+from optlang.store.curves import curves_of
 from optlang.store.journal import Journal, Line, encode, journal_path, now, read
 from optlang.store.projection import INTERRUPTED, Row, Rows
 
@@ -107,7 +108,7 @@ def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
     studies = {row["study"]: row for row in tables["studies"]}
     runs = {row["run"]: row for row in tables["runs"]}
     by_key: dict[str, dict[tuple[str, int], list[Row]]] = {}
-    for name in ("steps", "measurements", "artifacts"):
+    for name in ("steps", "measurements", "artifacts", "curves"):
         groups = by_key[name] = {}
         for row in tables[name]:
             groups.setdefault((row["run"], row["trial"]), []).append(row)
@@ -141,6 +142,7 @@ def _trial_events(trial: Row, by_key: dict[str, dict[tuple[str, int], list[Row]]
     yield {
         **trial, "event": "end", "steps": steps, "measurements": passes.pop(0, []),
         "artifacts": by_key["artifacts"].get(key, []),
+        "curves": curves_of(by_key["curves"].get(key, ())),
     }
     for turn, measurements in passes.items():
         yield {

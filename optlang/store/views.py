@@ -91,7 +91,7 @@ class _Metric:
 def view_statements(
     runs: Sequence[tuple[str, str, Plan]], measured: Iterable[tuple[str, str, str, bool]], newest: Sequence[str]
 ) -> list[str]:
-    """The statements that make the views `results`, `front`, `tradeoffs` and `timeline`.
+    """The statements that make the views `results`, `front`, `tradeoffs`, `timeline` and `learning`.
 
     `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements
     and whether any of them holds the baseline's value, `newest` the newest run of each study.
@@ -103,12 +103,17 @@ def view_statements(
     metrics = {run: _metrics(plan, there.get(run, {}), wide) for run, _, plan in runs}
     plans = {run: plan for run, _, plan in runs}
     return [
-        *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline")),
+        *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline", "learning")),
         _results(runs, metrics, wide),
         _front(plans, metrics, wide, newest),
         _tradeoffs(runs, metrics, wide, newest),
         "CREATE VIEW timeline AS SELECT r.study, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, "
         "s.worker FROM steps s JOIN runs r ON r.run = s.run ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
+        "CREATE VIEW learning AS SELECT r.study, c.run, c.trial, c.path AS step, s.technique, c.target, c.epoch, "
+        "c.epochs, c.loss, c.metric, c.value, c.seconds, c.cached FROM curves c JOIN runs r ON r.run = c.run "
+        "LEFT JOIN (SELECT run, trial, path, any_value(technique) AS technique FROM steps GROUP BY ALL) s "
+        "ON s.run = c.run AND s.trial = c.trial AND s.path = c.path "
+        "ORDER BY r.started, c.run, c.trial, c.path, c.target NULLS FIRST, c.seconds",
     ]
 
 

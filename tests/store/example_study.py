@@ -370,6 +370,7 @@ def _searched(run: str, trial: int, draw: random.Random) -> Iterator[dict[str, A
         steps=[_done(item["path"], item["technique"], draw.uniform(0.1, 1.5), draw.random() < 0.3) for item in steps],
         artifacts=[_artifact(run, trial, "onnx", int(83_353 / small))],
         notes={"prune.removed": 1 - kept},
+        curves=[_curve(item["path"], item["settings"]["lr"]) for item in steps if item["path"].endswith(".recover")],
         sampler_state={"generation": trial // 10},
     )
 
@@ -385,6 +386,13 @@ def _figures(accuracy: float, size: float, latency: float, ratio: float) -> list
         measurement("throughput", 1 / latency),
         measurement("parameters", float(int(size / 4))),
     ]
+
+
+def _curve(path: str, lr: float) -> dict[str, Any]:
+    return {
+        "path": path, "cached": False, "epochs": 3, "metric": "loss", "epoch": [1, 2, 3],
+        "loss": [0.5 - lr, 0.3 - lr, 0.2 - lr], "value": [0.6, 0.4, 0.35], "seconds": [0.4, 0.8, 1.2],
+    }
 
 
 def _done(path: str, technique: str, seconds: float, cached: bool) -> dict[str, Any]:

@@ -60,6 +60,10 @@ def test_the_answers_are_those_of_the_events(reader: Reader) -> None:
     steps = [step for event in ends.values() for step in event["steps"]]
     (share,) = rows(reader, "cache")[0]
     assert share == pytest.approx(sum(step["cached"] for step in steps) / len(steps))
+    ends_of = {event["trial"]: event["curves"][0]["loss"][-1] for event in ends.values() if event.get("curves")}
+    learned = rows(reader, "training learn")
+    assert {row[0] for row in learned} == ends_of.keys()
+    assert all(row[1] == "rounds[1].recover" and row[4] == ends_of[row[0]] for row in learned)
     baseline = {item["metric"]: item["value"] for item in ends[0]["measurements"]}
     kept = {
         trial: {item["metric"]: item["value"] for item in event["measurements"]}

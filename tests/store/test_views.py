@@ -41,6 +41,9 @@ def test_the_columns_are_the_promised_ones(tmp_path: Path) -> None:
         "study technique runtime size_x size_compressed_x latency_x latency_same_runtime_x accuracy_lost trial"
     )
     assert " ".join(columns(reader, "timeline")) == "study run trial step started seconds cached worker"
+    assert " ".join(columns(reader, "learning")) == (
+        "study run trial step technique target epoch epochs loss metric value seconds cached"
+    )
     kinds = columns(reader, "results")
     assert {name: kinds[name] for name in ("rounds", "ratio", "lr", "precision", "samples", "size", "latency")} == {
         "rounds": "BIGINT",
@@ -56,7 +59,7 @@ def test_the_columns_are_the_promised_ones(tmp_path: Path) -> None:
 def test_the_views_are_in_the_file_itself_too(tmp_path: Path) -> None:
     reader = read(tmp_path, list(search_events(20)))
     connection = database.open_file(tmp_path / "x.duckdb")
-    for view in ("results", "front", "tradeoffs", "timeline"):
+    for view in ("results", "front", "tradeoffs", "timeline", "learning"):
         assert connection.execute(f"FROM {view}").fetchall() == list(reader.query(f"FROM {view}").rows)
     connection.close()
 

@@ -354,6 +354,31 @@ def test_measurements_of_version_1_are_kept_and_have_no_baseline(
     assert query("SELECT value, baseline FROM measurements", [db]).rows == ((7.0, None),)
 
 
+def test_a_database_of_version_2_gets_a_table_of_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = tmp_path / "x.duckdb"
+    curve = {"path": "a", "cached": True, "epochs": 2, "epoch": [1, 2], "loss": [0.5, 0.25], "value": [None, None],
+             "seconds": [1.0, 2.0]}
+    with monkeypatch.context() as old:
+        old.setattr(database, "SCRIPTS", database.SCRIPTS[:2])
+        old.setattr(database, "TABLES", tuple(name for name in database.TABLES if name != "curves"))
+        old.setattr(database, "view_statements", lambda *_: [])
+        write(db, [session(), start("r1", 0), end("r1", 0)])
+    question = "SELECT trial, step, technique, epoch, epochs, loss, metric, value, seconds, cached FROM learning"
+    assert query(question, [db]).rows == (), "a reader brings its copy forward"
+    assert query("SELECT count(*) FROM trials", [db]).rows == ((1,),)
+    steps = [{"path": "a", "technique": "t", "settings": {}}]
+    write(db, [session(number=1), start("r1", 1, number=1, steps=steps), end("r1", 1, steps=steps, curves=[curve])])
+    rows = query(question, [db]).rows
+    assert rows == tuple(
+        (1, "a", "t", epoch, 2, loss, None, None, seconds, True) for epoch, loss, seconds in ((1, 0.5, 1), (2, 0.25, 2))
+    )
+    journal_path(db).unlink()
+    write(db, [])
+    db.unlink()
+    write(db, [])
+    assert query(question, [db]).rows == rows, "the journal that is made from the tables has the curves"
+
+
 def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     db = tmp_path / "notes.txt"
     db.write_text("dear diary\n" * 1000)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from optlang.interfaces import Context, Refusal
+from optlang.interfaces import JSON, Context, Refusal
 from optlang.techniques.cast.half import is_half
 from optlang.techniques.training.averaging import Average, copied, filled
 from optlang.techniques.training.schedule import warmed
@@ -104,11 +104,15 @@ class _Run:
                     help=f"a smaller lr than {self._settings['lr']:g} may hold it; inputs with NaN or infinity would "
                     "break it too",
                 )
-            self._context.report({"epoch": epoch + 1, "epochs": epochs, "loss": mean})
+            ended: dict[str, JSON] = {"epoch": epoch + 1, "epochs": epochs, "loss": mean}
             if patience:
-                waited = 0 if self._better(epoch, epochs) else waited + 1
-                if waited >= patience:
-                    break
+                best = None if self._best is None else self._best[0]
+                held_out = self._held_out(epoch, epochs)
+                ended |= {"metric": "loss", "value": held_out}
+                waited = 0 if best is None or held_out < best else waited + 1
+            self._context.report(ended)
+            if patience and waited >= patience:
+                break
         if self._best is not None:
             filled(self._module, self._best[1])
         elif self._average is not None:
@@ -178,16 +182,15 @@ class _Run:
         if self._average is not None:
             self._average.update(self._module)
 
-    def _better(self, epoch: int, epochs: int) -> bool:
-        """Whether the loss on 'validation' is the least so far; the weights are then the best ones."""
+    def _held_out(self, epoch: int, epochs: int) -> float:
+        """The loss on 'validation'; the weights are kept as the best ones where it is the least so far."""
         with self._averaged():
             loss = self._validation()
             if not math.isfinite(loss):
                 raise Refusal(f"the loss on 'validation' is {loss} after epoch {epoch + 1} of {epochs}")
-            if self._best is not None and loss >= self._best[0]:
-                return False
-            self._best = loss, copied(self._module)
-        return True
+            if self._best is None or loss < self._best[0]:
+                self._best = loss, copied(self._module)
+        return loss
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
