@@ -51,6 +51,35 @@ def of_domain(domain: Domain) -> Interval:
     return ANY
 
 
+def order(operator: str, one: Interval, other: Interval) -> bool | None:
+    """Whether a comparison holds of all numbers of two intervals; None where that depends on which."""
+    match operator:
+        case "<":
+            return True if one.high < other.low else False if one.low >= other.high else None
+        case "<=":
+            return True if one.high <= other.low else False if one.low > other.high else None
+        case ">" | ">=":
+            return order("<" if operator == ">" else "<=", other, one)
+    if one.apart(other):
+        return operator == "!="
+    return operator == "==" if one.low == one.high == other.low == other.high else None
+
+
+def truth(expression: Expression, of: Callable[[Expression], Interval]) -> bool | None:
+    """Whether a condition on numbers holds wherever its references are; None where that depends on it."""
+    match expression:
+        case Unary(operator="not", operand=operand):
+            inner = truth(operand, of)
+            return None if inner is None else not inner
+        case Binary(operator="and" | "or" as word, left=left, right=right):
+            sides = truth(left, of), truth(right, of)
+            decides = word == "or"
+            return decides if decides in sides else None if None in sides else not decides
+        case Binary(operator="==" | "!=" | "<" | "<=" | ">" | ">=" as sign, left=left, right=right):
+            return order(sign, interval(left, of), interval(right, of))
+    return None
+
+
 def interval(expression: Expression, of: Callable[[Expression], Interval]) -> Interval:
     """What a number can be, each reference on its own: too wide where one stands in it twice.
 

@@ -446,7 +446,8 @@ class Sampler(Frozen):
 class Search(Frozen):
     """The search: how many trials in all, how long (seconds; None: no limit), and from which seed.
 
-    `ladder` says whether each technique is measured alone first.
+    `ladder` says whether each technique is measured alone first, `stop_early` whether a trial is ended as soon
+    as what is known of it decides it.
     """
 
     sampler: Sampler
@@ -455,6 +456,7 @@ class Search(Frozen):
     trial_timeout: float
     seed: int
     ladder: bool = True
+    stop_early: bool = True
 
 
 class Measure(Frozen):
@@ -517,7 +519,8 @@ class Plan(Frozen):
 
     def comparable(self) -> dict[str, Any]:
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
-        count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder."""
+        count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder,
+        nor whether trials end early."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched, unless its values change.
         named = {ref.metric for ref in self.metric_refs()}
@@ -526,7 +529,7 @@ class Plan(Frozen):
             # The task's were there before there were others.
             if not metric["made_by"]:
                 del metric["made_by"]
-        for limit in ("trials", "timeout", "trial_timeout", "ladder"):
+        for limit in ("trials", "timeout", "trial_timeout", "ladder", "stop_early"):
             del content["search"][limit]
         # A rule's expression says what its text does, however that is laid out.
         for rule in (*content["requires"], *content["forbids"]):

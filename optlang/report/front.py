@@ -106,8 +106,9 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     rows = reader.query("SELECT trial, tie_of FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows
     members = [trial for trial, tie_of in rows if tie_of is None]
     near = reader.query(
-        "SELECT trial, violations FROM trials WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0",
-        [chosen.run],
+        "SELECT trial, violations FROM trials WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0 "
+        "AND trial IN (SELECT trial FROM measurements WHERE run = ?)",
+        [chosen.run, chosen.run],
     ).rows
     missed = {trial: _missed(violations) for trial, violations in near}
     order = sorted(missed, key=lambda trial: (sum(max(item.by, 0) for item in missed[trial]), trial))[:nearest]

@@ -12,8 +12,9 @@ from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan
 from optlang.run.events import Comparison
 from optlang.run.job import Result
-from optlang.search import objectives, pareto, ties
+from optlang.search import early, objectives, pareto, ties
 from optlang.search.ablation import AblationTrial, baseline_recipe
+from optlang.search.early import Verdict
 from optlang.search.objectives import Key, Violation
 from optlang.search.observation import value_of
 from optlang.search.sampler import Observation
@@ -50,6 +51,11 @@ class TrialRecord:
         """Whether it failed only because the run was stopped."""
         return self.state == "failed" and self.reason == INTERRUPTED
 
+    @property
+    def early(self) -> bool:
+        """Whether it ended before it was measured, since what was known of it decided."""
+        return self.state == "stopped" or (self.state == "infeasible" and not self.measurements)
+
 
 class History:
     """The trials of one run."""
@@ -70,12 +76,15 @@ class History:
         self, number: int, recipe: Recipe, origin: str, point: Point | None, alone: str | None, result: Result,
         state: Mapping[str, JSON],
     ) -> TrialRecord:
-        """Judge a result: complete, infeasible or failed."""
+        """Judge a result: complete, infeasible, stopped or failed."""
         violations: list[Violation] = []
         verdict: str
         reason: str | None
         error: str | None
-        if result.failure is not None:
+        if result.ended is not None:
+            ended = result.ended
+            verdict, reason, error, violations = ended.state, ended.reason, None, list(ended.violations)
+        elif result.failure is not None:
             verdict, reason, error = "failed", result.failure.reason, result.failure.text or None
         else:
             measured = objectives.by_metric(self._plan, result.measurements)
@@ -179,10 +188,27 @@ class History:
         if record.state == "failed":
             # It would fail again: reported as pruned and infeasible it keeps the sampler away (as failed it would not).
             return Observation(record.point, None, [1.0], record.sampler_state)
+        if record.early:
+            # Of a trial that was not measured the sampler learns how far it misses, or that it is not to be looked for.
+            missed = [max((item.by for item in record.violations), default=1.0)]
+            return Observation(record.point, None, missed, record.sampler_state)
         measured = self.measured(record)
         constraints = objectives.constraints(self._plan, measured, self._baseline_measured())
         values = objectives.objective_values(self._plan, measured, self._baseline_measured())
         return Observation(record.point, values, constraints, record.sampler_state)
+
+    def deciding(self) -> frozenset[str]:
+        """The metrics that can decide a trial before its training."""
+        return early.wanted(self._plan, self._front_losses())
+
+    def decided(self, untrained: Iterable[Measurement]) -> Verdict | None:
+        """How a trial ends of which its metrics without a training are known; None where the training decides."""
+        known = objectives.by_metric(self._plan, map(early.bounded, untrained))
+        return early.decided(self._plan, known, self._baseline_measured(), self._front_losses())
+
+    def _front_losses(self) -> dict[int, tuple[float, ...]]:
+        losses = self._losses()
+        return {number: losses[number] for number in pareto.front(losses)}
 
     def members(self) -> list[int]:
         """The baseline and the complete trials of the space that no other dominates."""

@@ -13,6 +13,7 @@ from optlang.measure.latency import Repetitions
 from optlang.measure.process import Deployment
 from optlang.run.curves import Epoch
 from optlang.run.scratch import FOLDER
+from optlang.search.early import Verdict
 
 BASELINE = "baseline."
 """What the paths of the baseline's own steps begin with."""
@@ -104,6 +105,14 @@ class TrialJob:
 
 
 @dataclass(frozen=True, slots=True)
+class UntrainedJob:
+    """Measure these metrics of a trial without its training: `trial` has the steps that are left."""
+
+    trial: TrialJob
+    metrics: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class FrontJob:
     """Measure several artifacts again, side by side with the baseline; `members` by the trials' numbers."""
 
@@ -171,7 +180,7 @@ class Failure:
 class Result:
     """The result of a trial. `failure` is None where all went well; the rest is what was measured up to there.
 
-    `artifacts` are by target.
+    `artifacts` are by target. `ended` says how a trial ended that was decided before it was over.
     """
 
     steps: tuple[StepRun, ...] = ()
@@ -179,6 +188,7 @@ class Result:
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     notes: Mapping[str, JSON] = field(default_factory=dict)
     failure: Failure | None = None
+    ended: Verdict | None = None
 
 
 def member_name(trial: int) -> str:

@@ -17,6 +17,7 @@ from optlang.plan.model import FloatDomain, Plan
 from optlang.run.batch_dependence import depends
 from optlang.run.busy import Busy
 from optlang.run.dispatch import Dispatcher, SetupError
+from optlang.run.early_end import EarlyEnd
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted, Watcher
 from optlang.run.front_passes import Measured, passes
@@ -89,6 +90,7 @@ class Scheduler:
         self._dispatcher = Dispatcher(plan, self._workload, engine, store, watcher, self._stop, scratch)
         self._busy = Busy()
         self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._dispatcher.progress, self._busy)
+        self._early = EarlyEnd(plan, self._history, self._jobs, self._dispatcher, store, run_id)
         self._started = time.monotonic()
         self._spent: list[float] = []
         self._ladder: list[AblationTrial] = []
@@ -126,6 +128,9 @@ class Scheduler:
             else:
                 self._ladder.remove(trial)
         why: Why = "ladder" if ladder is True else self._search()
+        summary = self._early.summary()
+        if summary is not None:
+            self._watcher.message(summary)
         if self._over() == "soon":
             return self.outcome("interrupted")
         self._settle_front()
@@ -274,6 +279,9 @@ class Scheduler:
         refusal: KnownRefusal | None = None
         limit = self._plan.search.trial_timeout
         try:
+            ended = self._early.result(number, recipe) if origin == "sampler" else None
+            if ended is not None:
+                return ended, None
             result = self._dispatcher.run(carry_out, self._jobs.trial(number, recipe, origin), limit)
         except WorkerDied as error:
             result = Result(failure=Failure(str(error), self._dispatcher.log_tail()))

@@ -63,6 +63,13 @@ def apply(
     return _Steps(steps, workload, data, wants_of, clock, report).applied(runs)
 
 
+def result_key(
+    steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants], clock: Clock
+) -> str:
+    """The key of the result of `steps`; carries out none of them."""
+    return _Steps(steps, workload, data, wants_of, clock, lambda _: None).key
+
+
 class _Steps:
     """The steps of a trial with their keys; see `cache.step_key` for what a result depends on."""
 
@@ -80,6 +87,11 @@ class _Steps:
         self._keys = [model_key(workload, data)]
         for step in steps:
             self._keys.append(self._key(self._keys[-1], step))
+
+    @property
+    def key(self) -> str:
+        """The key of the last step's result."""
+        return self._keys[-1]
 
     def applied(self, runs: list[StepRun]) -> Stepped:
         """See `apply`."""

@@ -167,7 +167,9 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
 
 
 @dataclass(frozen=True, slots=True)
-class _OnTarget:
+class OnTarget:
+    """What one target has given of a trial."""
+
     measurements: tuple[Measurement, ...]
     artifact: Artifact
     notes: Mapping[str, JSON]
@@ -175,26 +177,26 @@ class _OnTarget:
 
 def _on_target(
     job: TrialJob, target_job: TargetJob, context: TrialContext, report: Report, runs: list[StepRun]
-) -> _OnTarget:
+) -> OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
     runtime: Runtime = imports.find(target_job.runtime.calls, job.workload.study)()
-    stepped, built = _built(job, target_job, runtime, context, report, runs)
+    stepped, made = built(job, target_job, runtime, context, report, runs)
     missing = unrunnable(runtime)
     if missing is not None:
-        return replace(built, notes={**built.notes, "not run": missing})
+        return replace(made, notes={**made.notes, "not run": missing})
     report({"doing": "measure", "runtime": target_job.runtime.name})
-    return _measured(job, target_job, stepped, built, context)
+    return _measured(job, target_job, stepped, made, context)
 
 
-def _built(
+def built(
     job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext, report: Report, runs: list[StepRun]
-) -> tuple[steps.Stepped, _OnTarget]:
+) -> tuple[steps.Stepped, OnTarget]:
     """The steps and the build, with what is known of an artifact that has not run."""
     study, target, folder = job.workload.study, target_job.target, target_job.folder
     try:
         stepped = steps.apply(
             target_job.steps, job.workload, context.opened(target, timed=False), runtime.wants,
-            _clock(job, target_job, runtime, context), report, runs,
+            clock(job, target_job, runtime, context), report, runs,
         )
         report({"doing": "build", "runtime": target_job.runtime.name})
         state = _plain(stepped.state, context, study)
@@ -214,15 +216,15 @@ def _built(
     notes = dict(state.notes)
     if stepped.counted.uncounted:
         notes["macs.uncounted"] = list(stepped.counted.uncounted)
-    return stepped, _OnTarget(known, artifact, notes)
+    return stepped, OnTarget(known, artifact, notes)
 
 
 def _measured(
-    job: TrialJob, target_job: TargetJob, stepped: steps.Stepped, built: _OnTarget, context: TrialContext
-) -> _OnTarget:
+    job: TrialJob, target_job: TargetJob, stepped: steps.Stepped, built: OnTarget, context: TrialContext
+) -> OnTarget:
     """The artifact timed and scored, with what is said of its answers."""
     study, samples = job.workload.study, context.validation.inputs
-    member = _member(member_name(job.trial), target_job, built.artifact, study)
+    member = deployment(member_name(job.trial), target_job, built.artifact, study)
     data = context.opened(target_job.target)
     with _answer_folder(job.workload) as folder:
         timed = context.bench.measure(
@@ -248,10 +250,11 @@ def _measured(
             context.validation.targets, known.answers, job.directions, job.ratios, before=known.tally,
         )
     artifact = replace(built.artifact, about=about)
-    return _OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes)
+    return OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes)
 
 
-def _member(name: str, target_job: TargetJob, artifact: Artifact, study: Path) -> Deployment:
+def deployment(name: str, target_job: TargetJob, artifact: Artifact, study: Path) -> Deployment:
+    """The artifact as it runs on the target, under this name among those that are measured."""
     runtime = target_job.runtime
     return Deployment(name, runtime.name, runtime.calls, artifact, target_job.target, runtime.settings, study)
 
@@ -318,7 +321,7 @@ def _merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
         )
 
 
-def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext) -> Clock:
+def clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext) -> Clock:
     """What times an intermediate state as the finished artifact will be timed, for techniques that aim at a latency."""
     about: JSON = [target_job.runtime.calls, dict(target_job.runtime.settings), target_job.target.facts()]
 
@@ -331,7 +334,7 @@ def _clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Tria
         with tempfile.TemporaryDirectory(prefix="aim-", dir=steps.scratch(job.workload)) as name:
             plain = _plain(state, context, study)
             artifact = runtime.build(plain, target, settings, Path(name), context.opened(target), study)
-            member = _member("intermediate", target_job, artifact, study)
+            member = deployment("intermediate", target_job, artifact, study)
             timed = context.bench.measure(member, target_job.baseline, context.samples(target), target_job.effort)
         return next(item.value for item in timed.measurements if item.metric == MEDIAN)
 

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal
 from optlang.plan.metrics import AGREEMENT
-from optlang.run.job import Failure, FrontJob, PrepareJob, Refused, Result, RuntimeJob, StepRun, TrialJob, Workload
+from optlang.run.job import (
+    Failure,
+    FrontJob,
+    PrepareJob,
+    Refused,
+    Result,
+    RuntimeJob,
+    StepRun,
+    TrialJob,
+    UntrainedJob,
+    Workload,
+)
 from optlang.run.machine import cores
 from optlang.run.progress_file import ProgressWriter
 from optlang.workload import process_state
@@ -87,6 +98,16 @@ def carry_out(job: TrialJob) -> Result:
         return trial.carry_out(job, _context(job.workload), ProgressWriter(job.progress), runs)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return Result(steps=tuple(runs), failure=_failure(error))
+
+
+def measure_untrained(job: UntrainedJob) -> tuple[Measurement, ...] | None:
+    """What a trial's training leaves as it is; None where that cannot be measured, which its trial then reports."""
+    try:
+        from optlang.run import untrained
+
+        return untrained.measure(job, _context(job.trial.workload), ProgressWriter(job.trial.progress))
+    except BaseException:  # noqa: BLE001 - also what the user's code leaves by: the trial itself says why
+        return None
 
 
 def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:

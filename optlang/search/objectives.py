@@ -102,7 +102,7 @@ def absent(plan: Plan, measured: Measured, baseline: Measured) -> str | None:
     return next((ref.metric for ref in wanted if _objective_value(ref, measured, baseline) is None), None)
 
 
-def _environment(measured: Measured, baseline: Measured) -> Environment:
+def environment(measured: Measured, baseline: Measured) -> Environment:
     """What names in a requirement mean.
 
     The baseline's value is that of the trial's own measurement where it holds one: its seconds next to the trial's.
@@ -120,7 +120,7 @@ def _environment(measured: Measured, baseline: Measured) -> Environment:
 
 def requirement_violations(rule: Rule, measured: Measured, baseline: Measured) -> list[float]:
     """How far the requirement is from being met, one number a conjunct; at most 0 where it holds."""
-    return violations(rule.expression, _environment(measured, baseline))
+    return violations(rule.expression, environment(measured, baseline))
 
 
 def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation]:
@@ -130,7 +130,7 @@ def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation
         worst = max(requirement_violations(rule, measured, baseline))
         if worst > 0:
             missed, said = shortfalls(
-                rule.expression, _environment(measured, baseline), lambda name: plan.metric(name).dimension
+                rule.expression, environment(measured, baseline), lambda name: plan.metric(name).dimension
             )
             found.append(Violation(rule.text, worst, said, tuple(missed)))
     return found

@@ -78,17 +78,4 @@ def _compared(expression: Binary, space: Ranges) -> bool | None:
         same = left == right
         return {"==": same, "!=": not same}.get(expression.operator)
     a, b = interval(left, space), interval(right, space)
-    match expression.operator:
-        case "<":
-            return True if a.high < b.low else False if a.low >= b.high else None
-        case "<=":
-            return True if a.high <= b.low else False if a.low > b.high else None
-        case ">":
-            return True if a.low > b.high else False if a.high <= b.low else None
-        case ">=":
-            return True if a.low >= b.high else False if a.high < b.low else None
-    if a.apart(b):
-        return expression.operator == "!="
-    if a.low == a.high == b.low == b.high:
-        return expression.operator == "=="
-    return None
+    return intervals.order(expression.operator, a, b)

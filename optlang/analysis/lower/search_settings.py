@@ -34,6 +34,10 @@ SEARCH = (
         name="ladder", dimension="bool", domain=SetDomain(values=(False, True)), default=True,
         help="whether each technique is measured alone first",
     ),
+    Param(
+        name="stop_early", dimension="bool", domain=SetDomain(values=(False, True)), default=True,
+        help="whether a trial ends before its training where size, macs, parameters or latency decide it already",
+    ),
 )
 MEASURE = (
     _count("rounds", 1, 10_000, 5, "rounds while searching"),

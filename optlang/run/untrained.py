@@ -1,0 +1,106 @@
+"""The metrics that a trial's training leaves as they are, measured on its model without that training.
+
+What was measured is kept in the cache under a key of its own: points that differ in a training alone share it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from optlang.interfaces import JSON, Measurement, Runtime
+from optlang.plan.metrics import MEDIAN
+from optlang.plan.model import Plan
+from optlang.run import machine, steps
+from optlang.run.cache import Cache, key_of
+from optlang.run.job import StepRun, TargetJob, TrialJob, UntrainedJob
+from optlang.run.trial import Report, TrialContext, built, clock, deployment, unrunnable
+from optlang.space.recipe import Applied
+from optlang.workload import imports
+
+_FILE = "measurements.json"
+
+
+def without_training(plan: Plan, applied: Sequence[Applied]) -> tuple[Applied, ...] | None:
+    """The steps without those that only train; None where there are none, or where size and speed may depend on them.
+
+    They may where a step behind them declares `cost_depends_on weights` or the trait `sparse`, and where another step
+    trains too: its training is not left out, so that nothing would be saved.
+    """
+    kept: list[Applied] = []
+    for step in applied:
+        technique = plan.technique(step.technique)
+        trains = "training" in technique.needs and "epochs" in step.settings
+        if trains and "weights_only" in technique.traits:
+            continue
+        left_out = len(kept) < applied.index(step)
+        if trains or (left_out and (technique.cost_depends_on == "weights" or "sparse" in technique.traits)):
+            return None
+        kept.append(step)
+    return tuple(kept) if len(kept) < len(applied) else None
+
+
+def measure(job: UntrainedJob, context: TrialContext, report: Report) -> tuple[Measurement, ...]:
+    """The metrics that the job names, on each of its targets where it can be measured there."""
+    found: list[Measurement] = []
+    for target_job in job.trial.targets:
+        measured = _on_target(job, target_job, context, report)
+        found += (replace(item, target=target_job.target.name) for item in measured)
+    return tuple(found)
+
+
+def _on_target(
+    job: UntrainedJob, target_job: TargetJob, context: TrialContext, report: Report
+) -> tuple[Measurement, ...]:
+    runtime: Runtime = imports.find(target_job.runtime.calls, job.trial.workload.study)()
+    timed = MEDIAN in job.metrics and target_job.baseline is not None and unrunnable(runtime) is None
+    cache = Cache(job.trial.workload.home / "cache")
+    key = _key(job.trial, target_job, runtime, context, timed)
+    folder = cache.find(key)
+    if folder is None:
+        measured = _measured(job.trial, target_job, runtime, context, report, timed)
+        text = json.dumps([asdict(item) for item in measured])
+        folder = cache.put(key, lambda aside: _written(aside / _FILE, text))
+    kept = (Measurement(**item) for item in json.loads((folder / _FILE).read_text()))
+    return tuple(item for item in kept if item.metric in job.metrics)
+
+
+def _key(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext, timed: bool) -> str:
+    workload = job.workload
+    last = steps.result_key(
+        target_job.steps, workload, context.opened(target_job.target, timed=False), runtime.wants,
+        clock(job, target_job, runtime, context),
+    )
+    about: JSON = [
+        target_job.runtime.name, imports.fingerprint(target_job.runtime.calls, workload.study),
+        dict(target_job.runtime.settings), target_job.target.facts(), machine.versions(), machine.machine(),
+    ]
+    if not timed or target_job.baseline is None:
+        return key_of("untrained", last, about)
+    reference: JSON = [asdict(file) for file in target_job.baseline.artifact.files]
+    return key_of("untrained", last, about, reference)
+
+
+def _measured(
+    job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext, report: Report, timed: bool
+) -> tuple[Measurement, ...]:
+    runs: list[StepRun] = []
+    try:
+        _, made = built(job, target_job, runtime, context, report, runs)
+        if not timed:
+            return made.measurements
+        report({"doing": "measure untrained", "runtime": target_job.runtime.name})
+        member = deployment("untrained", target_job, made.artifact, job.workload.study)
+        samples = context.samples(target_job.target)
+        latencies = context.bench.measure(member, target_job.baseline, samples, target_job.effort).measurements
+        return (*made.measurements, *latencies)
+    finally:
+        # The artifact of the untrained model is no trial's.
+        shutil.rmtree(target_job.folder, ignore_errors=True)
+
+
+def _written(path: Path, text: str) -> None:
+    path.write_text(text)
