@@ -72,7 +72,7 @@ class ExecuTorch:
             # Memory is planned for the largest sizes.
             axes: Any = {"axes": data.axes, "bounded": True}
             program = torch_export.program(module, example, "ExecuTorch", **axes)
-            right, share = module, tracing.tolerance(module)
+            right, share = module, tracing.tolerance(module, example)
             if state.requests:
                 graph, about["int8"] = quantize.quantized(program, module, example, state.requests[0], data)
                 lowered = _lowered(torch_export.again(graph, example, "ExecuTorch", **axes))

@@ -88,7 +88,7 @@ class LiteRT:
             file = tflite.named(content, graph, example, wanted)
             (folder / NAME).write_bytes(file)
             given = {name: item.numpy() for name, item in example.items()}
-            _prove(folder, given, wanted, target, tracing.tolerance(module))
+            _prove(folder, given, wanted, target, tracing.tolerance(module, example))
             for request in state.requests:
                 half = request.technique == "half"
                 content, became = quantize.quantized(content, graph, module, request, _samples(data, request, example))

@@ -58,7 +58,7 @@ def without_parametrizations(state: ModelState, data: Dataset, study: Path) -> M
         wanted = answers_of(module, example)
         parametrizations.bake(module, names)
         what = f"the model with plain weights in place of parametrizations ({_few(names)})"
-        agree(wanted, list(answers_of(module, example).values()), what, tolerance(module))
+        agree(wanted, list(answers_of(module, example).values()), what, tolerance(module, example))
     masked = [name for name, kind in names.items() if kind == parametrizations.MASK]
     known = state.notes.get(_NOTE, {})
     assert isinstance(known, dict)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from optlang.interfaces import Array, ModelState, OutsideError, Refusal
 from optlang.workload import failures, process_state
-from optlang.workload.export import second_exporter, tracing
+from optlang.workload.export import half_operators, second_exporter, tracing
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -82,6 +82,8 @@ def export(
                 axes |= {name: {0: "batch", **opened.get(name, {})} for name in answers}
             with _fixed_sizes(data):
                 made = _exported(module, example, tuple(answers), axes, path.parent, opset, how)
+            if torch.float16 in types:
+                half_operators.widen(made)
             if exporter == "auto" and how == "script" and data.axes and made.ByteSize() < _LARGE:
                 _try_sizes(module, proofs, made, path.parent)
             _check_open(made, data)

@@ -229,6 +229,34 @@ def test_the_onnx_file_is_half_too(network, images, tmp_path):
         assert numpy.abs(found - wanted).max() < 8 * ROUNDING["float16"] * numpy.abs(wanted).max()
 
 
+class Scattering(nn.Module):
+    """Sums over what is scattered, as nets over graphs do, and asks for infinities."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 32), nn.Linear(32, 10)
+        self.register_buffer("ends", torch.arange(32) % 5)
+
+    def forward(self, image):
+        y = self.first(image.flatten(1))
+        ends = self.ends.expand_as(y)
+        summed = torch.zeros_like(y).scatter_add(1, ends, y)
+        summed = summed.masked_fill(torch.isinf(summed), 0.0)
+        return self.head(y + summed)
+
+
+def test_operators_without_kernels_in_float16_calculate_in_float32(images, tmp_path):
+    result = cast(given(Scattering()), images)
+    export(result, images.bind(result.model), tmp_path / "model.onnx", STUDY)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    producer = {name: node for node in graph.node for name in node.output}
+    (node,) = (item for item in graph.node if item.op_type.startswith("Scatter"))
+    for name in (node.input[0], node.input[2]):
+        assert (producer[name].op_type, producer[name].attribute[0].i) == ("Cast", TensorProto.FLOAT)
+    (back,) = (item for item in graph.node if node.output[0] in item.input)
+    assert (back.op_type, back.attribute[0].i) == ("Cast", TensorProto.FLOAT16)
+
+
 def test_bfloat16_does_not_go_through_onnx(images, tmp_path):
     result = cast(start(), images, dtype="bfloat16")
     with pytest.raises(Refusal, match="bfloat16 cannot go through ONNX"):

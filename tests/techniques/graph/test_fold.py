@@ -109,6 +109,31 @@ class TestFold:
         with pytest.raises(Refusal, match=reason):
             apply(fold, given(nn.Sequential(*layers)), images)
 
+    def test_an_activation_within_a_norm_stays(self, images):
+        class Active(nn.BatchNorm2d):
+            def __init__(self, channels):
+                super().__init__(channels)
+                self.drop, self.act = nn.Identity(), nn.Hardswish()
+
+            def forward(self, given):
+                return self.act(self.drop(super().forward(given)))
+
+        state = given(nn.Sequential(nn.Conv2d(1, 8, 3), Active(8), nn.Flatten(), nn.Linear(288, 10)))
+        result = apply(fold, state, images)
+        assert result.notes["graph.folded"] == 1
+        assert [(name, type(item)) for name, item in result.model[1].named_modules()][1:] == [("act", nn.Hardswish)]
+        torch.testing.assert_close(answers(result, images), answers(state, images), rtol=1e-4, atol=1e-4)
+
+    def test_a_deep_net_that_makes_much_of_rounding(self, images):
+        layers = [item for _ in range(40) for item in (nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Tanh())]
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 8, 3), *layers, nn.Flatten(), nn.Linear(288, 10))
+        with torch.no_grad():
+            for item in net:
+                if isinstance(item, nn.Conv2d):
+                    item.weight.mul_(6)
+        assert apply(fold, given(net), images).notes["graph.folded"] == 40
+
     def test_half_of_them(self, images):
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10)
