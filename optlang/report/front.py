@@ -106,12 +106,15 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     rows = reader.query("SELECT trial, tie_of FROM front WHERE run = ? ORDER BY trial", [chosen.run]).rows
     members = [trial for trial, tie_of in rows if tie_of is None]
     near = reader.query(
-        "SELECT trial, violations FROM trials WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0 "
-        "AND trial IN (SELECT trial FROM measurements WHERE run = ?)",
-        [chosen.run, chosen.run],
+        "SELECT trial, violations, trial IN (SELECT trial FROM measurements WHERE run = ?) FROM trials "
+        "WHERE run = ? AND state = 'infeasible' AND in_space AND trial <> 0", [chosen.run, chosen.run],
     ).rows
-    missed = {trial: _missed(violations) for trial, violations in near}
-    order = sorted(missed, key=lambda trial: (sum(max(item.by, 0) for item in missed[trial]), trial))[:nearest]
+    missed = {trial: _missed(violations) for trial, violations, _ in near}
+    # One that ended before its training comes last: it has no figures, and nothing to export.
+    early = {trial for trial, _, measured in near if not measured}
+    order = sorted(
+        missed, key=lambda trial: (trial in early, sum(max(item.by, 0) for item in missed[trial]), trial)
+    )[:nearest]
     shown = [trial for trial in members if trial != 0]
     wanted = members if shown else members + order
     found = {member.trial: member for member in load_members(reader, chosen, plan, wanted)}

@@ -73,8 +73,8 @@ def next_command(front: Front, *, db: Path | None = None) -> str | None:
     """The command that exports the best trade-off, or what came nearest, or that shows why each technique alone failed;
     None where there is nothing to export or to look at."""
     trial = front.best
-    if trial is None and front.nearest:
-        trial = front.nearest[0].member.trial
+    if trial is None:
+        trial = next((near.member.trial for near in front.nearest if near.member.figures), None)
     if trial is None:
         return command("tradeoffs", front.study, db=db) if front.alone_failed and not front.states else None
     return command("export", front.study, str(trial), "-o", _free(f"{front.study}-{trial}"), db=db)

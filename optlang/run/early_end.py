@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
@@ -45,14 +45,14 @@ class EarlyEnd:
         from optlang.run.worker import measure_untrained
 
         metrics = self.history.deciding() if self.plan.search.stop_early else frozenset()
-        kept = without_training(self.plan, recipe.steps) if metrics else None
+        kept = without_training(self.plan, recipe) if metrics else None
         if kept is None:
             return None
         rows = self.store.trials(self.run)
-        spared = [step for step in _new(recipe.steps, rows) if step not in kept]
+        spared = [step for step in _new(recipe.steps, rows) if step not in kept.steps]
         if not spared:
             return None
-        job = UntrainedJob(self.jobs.trial(number, replace(recipe, steps=kept), "sampler"), metrics)
+        job = UntrainedJob(self.jobs.trial(number, kept, "sampler"), metrics)
         try:
             measured = self.dispatcher.run(measure_untrained, job, self.plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout):

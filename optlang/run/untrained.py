@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,19 +17,27 @@ from optlang.run import machine, steps
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import StepRun, TargetJob, TrialJob, UntrainedJob
 from optlang.run.trial import Report, TrialContext, built, clock, deployment, unrunnable
-from optlang.space.recipe import Applied
+from optlang.space.recipe import Applied, Recipe
 from optlang.workload import imports
 
 _FILE = "measurements.json"
 
 
-def without_training(plan: Plan, applied: Sequence[Applied]) -> tuple[Applied, ...] | None:
-    """The steps without those that only train; None where there are none, or where size and speed may depend on them.
+_DROP = "max_drop"
+"""The setting by which a runtime leaves layers in float until they lose less: how many depends on the weights."""
 
-    They may where a step behind them declares `cost_depends_on weights` or the trait `sparse`, and where another step
-    trains too: its training is not left out, so that nothing would be saved.
+
+def without_training(plan: Plan, recipe: Recipe) -> Recipe | None:
+    """The recipe without the steps that only train; None without such, or where size and speed may depend on them.
+
+    They may where a step behind them declares `cost_depends_on weights` or the trait `sparse`, where a runtime has the
+    setting `max_drop`, and on GPUs, whose runtimes choose kernels by their times. None too where another step trains:
+    its training is not left out, so that nothing would be saved.
     """
+    if any(_DROP in place.settings or "gpu" in plan.runtime(place.runtime).needs for place in recipe.places):
+        return None
     kept: list[Applied] = []
+    applied = recipe.steps
     for step in applied:
         technique = plan.technique(step.technique)
         trains = "training" in technique.needs and "epochs" in step.settings
@@ -40,7 +47,7 @@ def without_training(plan: Plan, applied: Sequence[Applied]) -> tuple[Applied, .
         if trains or (left_out and (technique.cost_depends_on == "weights" or "sparse" in technique.traits)):
             return None
         kept.append(step)
-    return tuple(kept) if len(kept) < len(applied) else None
+    return replace(recipe, steps=tuple(kept)) if len(kept) < len(applied) else None
 
 
 def measure(job: UntrainedJob, context: TrialContext, report: Report) -> tuple[Measurement, ...]:

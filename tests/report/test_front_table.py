@@ -233,6 +233,20 @@ def test_throughput_is_compared_by_how_many_times_more(tmp_path: Path) -> None:
     assert "3600  ×3.0" in render_front(load_front(connect([tmp_path / "x.duckdb"])))
 
 
+def test_a_trial_that_ended_before_its_training_is_shown_last_and_not_exported(tmp_path: Path) -> None:
+    missed = [{"text": "size <= 10kB", "by": 0.01, "said": "size 10.1 kB is above the limit 10.0 kB by 0.1 kB"}]
+    events = [*SMALL[:3], start("r1", 1), end("r1", 1, "infeasible", reason="too large", violations=missed)]
+    front = load_front(read(tmp_path, events))
+    text = render_front(front)
+    assert "Trial 1: size 10.1 kB is above the limit 10.0 kB by 0.1 kB" in text
+    assert "Next:" not in text
+    further = [{**missed[0], "by": 0.5}]
+    events = [start("r1", 2), end("r1", 2, "infeasible", figures(1e4, 1e-5, 10, 0.95), violations=further)]
+    front = load_front(read(tmp_path, events))
+    assert [near.member.trial for near in front.nearest] == [2, 1]
+    assert " 2 -o " in render_front(front)
+
+
 def test_when_nothing_met_the_requirements_the_nearest_are_shown(tmp_path: Path) -> None:
     events = SMALL[:3]
     for trial, by in ((1, 0.04), (2, 0.012), (3, 0.0)):

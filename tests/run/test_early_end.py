@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.run.early_end import estimated
 from optlang.run.untrained import without_training
-from optlang.space.recipe import Applied, steps_of
+from optlang.space.recipe import Applied, resolve
 from optlang.store.reader import query
 from optlang.store.writer import Writer
 from tests.store.example_study import end, session, start
@@ -166,8 +167,19 @@ def test_a_training_is_left_out_where_nothing_depends_on_it(
     tmp_path: Path, steps: str, kept: list[str] | None
 ) -> None:
     made = plan(tmp_path, steps)
-    found = without_training(made, steps_of(made.steps, {}))
-    assert (None if found is None else [step.path for step in found]) == kept
+    found = without_training(made, resolve(made, {}))
+    assert (None if found is None else [step.path for step in found.steps]) == kept
+
+
+def test_a_runtime_whose_files_depend_on_the_weights_keeps_the_training(tmp_path: Path) -> None:
+    made = plan(tmp_path, "back = parts.fit")
+    recipe = resolve(made, {})
+    assert without_training(made, recipe) is not None
+    for runtime, settings in (("runtime.openvino", {"int8": "accuracy", "max_drop": 0.01}), ("runtime.tensorrt", {})):
+        place = replace(recipe.places[0], runtime=runtime, settings=settings)
+        gpu = made.runtimes[0].model_copy(update={"name": runtime, "needs": ("gpu",) if not settings else ()})
+        there = made.model_copy(update={"runtimes": (*made.runtimes, gpu)})
+        assert without_training(there, replace(recipe, places=(place,))) is None
 
 
 def test_the_time_of_a_training_is_estimated_by_the_epoch(tmp_path: Path) -> None:
