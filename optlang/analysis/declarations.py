@@ -11,20 +11,36 @@ from dataclasses import dataclass, field
 
 from optlang.analysis.definitions import NO_VALUES, KnobSymbol, Symbols
 from optlang.analysis.expressions import Expressions
-from optlang.analysis.modules.names import SORTS, Declared, DeclaredParam, Scope, listed, only, second, suggestion
+from optlang.analysis.modules.names import (
+    SORTS,
+    Declared,
+    DeclaredParam,
+    Scope,
+    definitions_of,
+    listed,
+    only,
+    second,
+    suggestion,
+)
 from optlang.analysis.parameters import changed, declare
 from optlang.analysis.symbols import Allowed, Namespace
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
 from optlang.interfaces import FORMS, NEEDS
 from optlang.plan.expressions import Expression, KnobRef, references
-from optlang.plan.model import Param, Runtime, Technique
+from optlang.plan.model import Dimension, Param, Runtime, Technique
+from optlang.plan.units import TYPES
 from optlang.syntax import tree
 
 WORDS: Mapping[str, Collection[str]] = {
     "needs": NEEDS, "takes": FORMS, "gives": FORMS, "cost_depends_on": ("settings", "weights"),
 }
-"""The words that a clause may have; others name techniques or traits."""
+"""The words that a clause may have; others name techniques, traits or parameters."""
+
+STRENGTH = ("stronger_with", "milder_with")
+"""The clauses that name parameters: with larger values of these a technique changes a model more, or less."""
+
+_NUMBERS: Collection[Dimension] = ("count", "ratio", "number", "time", "bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +82,10 @@ class Declarations:
         """The facts of a technique."""
         if declared not in self._techniques:
             node = _declaration(declared)
-            known = ("needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on", "recovered_by")
+            known = (
+                "needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on", "recovered_by",
+                "stronger_with", "milder_with",
+            )
             clauses = self._clauses(declared, node, known)
             self._techniques[declared] = Technique(
                 name=declared.qualified,
@@ -81,6 +100,8 @@ class Declarations:
                 excludes=clauses["excludes"],
                 cost_depends_on="weights" if clauses["cost_depends_on"] == ("weights",) else "settings",
                 recovered_by=next(iter(clauses["recovered_by"]), None),
+                stronger_with=clauses["stronger_with"],
+                milder_with=clauses["milder_with"],
             )
         return self._techniques[declared]
 
@@ -262,7 +283,10 @@ class Declarations:
                         help=suggestion(name, words, f"it is one of {listed(words)}"), fix=only(path.span, name, words),
                     )
                     continue
-                if fact.keyword == "recovered_by":
+                if fact.keyword in STRENGTH:
+                    if not self._is_strength(declared, scope, fact.keyword, path, found):
+                        continue
+                elif fact.keyword == "recovered_by":
                     name = self._recovery(declared, scope, path, found[fact.keyword])
                     if not name:
                         continue
@@ -272,6 +296,30 @@ class Declarations:
                         continue
                 found[fact.keyword] += (name,)
         return found
+
+    def _is_strength(
+        self, declared: Declared, scope: Scope, keyword: str, path: tree.Path, found: Mapping[str, tuple[str, ...]]
+    ) -> bool:
+        """Whether it is a number among the parameters, which is not said to be stronger or milder before."""
+        members = {member.node.name.text: member.node for member in declared.members}
+        node = members.get(path.text)
+        if node is None:
+            if not declared.incomplete:
+                self.diagnostics.error(
+                    "E205", f"`{declared.name}` has no parameter `{path.text}`", path.span,
+                    help=suggestion(path.text, members, f"it has {listed(members)}" if members else "it has none"),
+                    fix=only(path.span, path.text, members),
+                )
+            return False
+        scope.table.refer(path.span, definitions_of(declared)[path.text])
+        problem = ""
+        if TYPES.get(node.type.text) not in _NUMBERS:
+            problem = f"takes numbers; `{path.text}` is a {node.type.text}"
+        elif any(path.text in found[word] for word in STRENGTH):
+            problem = f"names `{path.text}`, which is named before"
+        if problem:
+            self.diagnostics.error("E205", f"`{keyword}` {problem}", path.span, help="take it away")
+        return not problem
 
     def _recovery(self, declared: Declared, scope: Scope, path: tree.Path, before: tuple[str, ...]) -> str:
         """The name of the technique after `recovered_by`, which must work with its defaults alone; "" if it cannot."""

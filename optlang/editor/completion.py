@@ -53,12 +53,14 @@ _FACTS = {
     "excludes": "what it is never applied with",
     "performs": "the techniques that it carries out itself", "cost_depends_on": "what size and speed depend on",
     "recovered_by": "the training that follows it where it is tried alone",
+    "stronger_with": "the parameters whose larger values change a model more",
+    "milder_with": "the parameters whose larger values change a model less",
     "steps": "the steps of a pipeline",
 }
 _FACTS_OF = {
     "technique": (
         "param", "with", "calls", "needs", "takes", "gives", "traits", "after", "excludes", "cost_depends_on",
-        "recovered_by",
+        "recovered_by", "stronger_with", "milder_with",
     ),
     "runtime": ("param", "with", "calls", "needs", "takes", "traits", "excludes", "performs"),
     "pipeline": ("param", "with", "steps"), "model": ("param", "with", "calls"), "data": ("param", "with", "calls"),

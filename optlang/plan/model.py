@@ -288,6 +288,8 @@ class Technique(Frozen):
     """The declared facts of a technique; `name` is qualified by its module ("quant.static").
 
     `recovered_by` names the training without which a trial of this technique alone says nothing, as of pruning.
+    `stronger_with` are the parameters whose larger values change a model more, `milder_with` those whose larger values
+    change it less.
     """
 
     name: str
@@ -302,6 +304,8 @@ class Technique(Frozen):
     excludes: tuple[str, ...] = ()
     cost_depends_on: Literal["settings", "weights"] = "settings"
     recovered_by: str | None = None
+    stronger_with: tuple[str, ...] = ()
+    milder_with: tuple[str, ...] = ()
 
 
 class Runtime(Frozen):
@@ -531,6 +535,9 @@ class Plan(Frozen):
                 del metric["made_by"]
         for limit in ("trials", "timeout", "trial_timeout", "ladder", "stop_early"):
             del content["search"][limit]
+        # Which of its values are stronger decides how often the search draws a technique, and not what it does.
+        for technique in content["techniques"]:
+            del technique["stronger_with"], technique["milder_with"]
         # A rule's expression says what its text does, however that is laid out.
         for rule in (*content["requires"], *content["forbids"]):
             del rule["text"]

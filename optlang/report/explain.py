@@ -49,6 +49,8 @@ _FACTS = {
     "excludes": "excludes",
     "performs": "carries out itself",
     "recovered_by": "recovered by",
+    "stronger_with": "stronger with more",
+    "milder_with": "milder with more",
 }
 _COST = {
     "settings": "Size and speed depend on the settings alone.",

@@ -15,11 +15,12 @@ from optlang.run.job import Result
 from optlang.search import early, objectives, pareto, ties
 from optlang.search.ablation import AblationTrial, baseline_recipe
 from optlang.search.early import Verdict
+from optlang.search.hopeless import Alone, Hopeless, hopeless
 from optlang.search.objectives import Key, Violation
 from optlang.search.observation import value_of
 from optlang.search.sampler import Observation
 from optlang.search.shortfall import Shortfall
-from optlang.space.recipe import Point, Recipe, resolve
+from optlang.space.recipe import Applied, Point, Recipe, resolve
 from optlang.space.space import Space
 from optlang.store.artifacts import artifact_folder
 from optlang.store.projection import INTERRUPTED
@@ -39,6 +40,7 @@ class TrialRecord:
     alone: str | None
     runtime: str
     recipe: Recipe | None
+    steps: tuple[Applied, ...]
     measurements: tuple[Measurement, ...]
     violations: tuple[Violation, ...]
     artifacts: Mapping[str, Artifact]
@@ -98,8 +100,8 @@ class History:
                 why = f": {', '.join(map(str, left_out))}" if isinstance(left_out, list | tuple) else ""
                 violations, verdict, reason = [], "failed", f"{absent} is a goal and was not measured{why}"
         record = TrialRecord(
-            number, origin, verdict, reason, error, point, alone, recipe.label, recipe, result.measurements,
-            tuple(violations), result.artifacts, state, 1 if result.measurements else 0,
+            number, origin, verdict, reason, error, point, alone, recipe.label, recipe, recipe.steps,
+            result.measurements, tuple(violations), result.artifacts, state, 1 if result.measurements else 0,
         )
         self._keep(record)
         return record
@@ -176,6 +178,20 @@ class History:
             record.alone == ablation.alone and record.runtime == ablation.recipe.label and not record.interrupted
             for record in self._trials.values()
         )
+
+    def hopeless(self) -> list[Hopeless]:
+        """What the ladder has shown to be hopeless, of the techniques that the plan still has."""
+        baseline = self._baseline_measured()
+        names = {technique.name for technique in self._plan.techniques}
+        return hopeless(self._plan, (
+            Alone(
+                record.number, record.alone or "none", record.steps if record.alone else (), record.runtime,
+                objectives.excesses(self._plan, self.measured(record), baseline), record.reason or "",
+            )
+            for record in self._trials.values()
+            if record.origin in ("baseline", "ladder") and record.state != "failed"
+            and {step.technique for step in record.steps if record.alone} <= names
+        ))
 
     def observations(self) -> list[Observation]:
         """What the sampler learns from the trials, in the order in which they ended."""
@@ -302,6 +318,7 @@ class History:
             recipe = resolve(self._plan, point)
         return TrialRecord(
             row.trial, row.origin, row.state, row.reason, row.error, point, row.alone, row.runtime or "", recipe,
+            tuple(map(_applied, row.steps)),
             row.measurements, tuple(map(_violation, row.violations)),
             {str(item["target"]): _artifact(item, self._home) for item in row.artifacts}, row.sampler_state or {},
             row.passes,
@@ -315,6 +332,10 @@ class History:
 def _missed(violations: Sequence[Violation]) -> str | None:
     """In one line which requirements were missed, and by how much."""
     return "; ".join(item.said for item in violations) or None
+
+
+def _applied(row: Mapping[str, Any]) -> Applied:
+    return Applied(row["path"], row["technique"], row["settings"] or {})
 
 
 def _violation(row: Mapping[str, Any]) -> Violation:

@@ -137,7 +137,10 @@ class Scheduler:
         return self.outcome("interrupted" if self._stop.when else why)
 
     def _search(self) -> Why:
-        sampler = Sampler(self._plan, self._space, self._history.known)
+        hopeless = self._history.hopeless()
+        sampler = Sampler(self._plan, self._space, self._history.known, hopeless)
+        for item in hopeless:
+            self._watcher.message(item.text)
         for earlier in self._history.observations():
             sampler.recall(earlier)
         while self._history.searched < self._plan.search.trials:

@@ -8,7 +8,16 @@ from math import isfinite
 from typing import TypeAlias
 
 from optlang.interfaces import Measurement
-from optlang.plan.expressions import Environment, MetricRef, violations
+from optlang.plan.expressions import (
+    FLOOR,
+    Binary,
+    Environment,
+    Expression,
+    MetricRef,
+    evaluate,
+    references,
+    violations,
+)
 from optlang.plan.metrics import is_relative
 from optlang.plan.model import Plan, Rule
 from optlang.search.shortfall import Shortfall, shortfalls
@@ -121,6 +130,46 @@ def environment(measured: Measured, baseline: Measured) -> Environment:
 def requirement_violations(rule: Rule, measured: Measured, baseline: Measured) -> list[float]:
     """How far the requirement is from being met, one number a conjunct; at most 0 where it holds."""
     return violations(rule.expression, environment(measured, baseline))
+
+
+def excesses(plan: Plan, measured: Measured, baseline: Measured) -> list[float]:
+    """How far all requirements are from being met, one number a comparison (of an `or`: the least); at most 0 where it
+    is met.
+
+    Unlike a violation it is a share of what is larger: the limit, or what the baseline has of the compared metrics. A
+    limit like `baseline.accuracy - accuracy <= 2%` is a small number, which says nothing of what is far. What is no
+    comparison of measured numbers is not far from anything: 0.
+    """
+    named = environment(measured, baseline)
+    return [value for rule in plan.requires for value in _excess(rule.expression, named)]
+
+
+def _excess(expression: Expression, named: Environment) -> list[float]:
+    match expression:
+        case Binary(operator="and"):
+            return _excess(expression.left, named) + _excess(expression.right, named)
+        case Binary(operator="or"):
+            return [min(max(_excess(side, named)) for side in (expression.left, expression.right))]
+        case Binary(operator="<" | "<=" | ">" | ">=" as operator, left=left, right=right):
+            one, other = _number(left, named), _number(right, named)
+            if one is None or other is None:
+                return [0.0]
+            own = (_number(ref.model_copy(update={"baseline": True}), named) for ref in _metrics(expression))
+            scale = max(abs(other), *(abs(value) for value in own if value is not None), FLOOR)
+            return [(one - other if operator in ("<", "<=") else other - one) / scale]
+    return [0.0]
+
+
+def _metrics(expression: Expression) -> list[MetricRef]:
+    return [ref for ref in references(expression) if isinstance(ref, MetricRef)]
+
+
+def _number(expression: Expression, named: Environment) -> float | None:
+    try:
+        value = evaluate(expression, named)
+    except ZeroDivisionError:
+        return None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation]:

@@ -53,6 +53,9 @@ class SamplerBackend(Protocol):
     def draw(self, seed: int, attempt: int) -> Suggestion:
         """The point of this attempt; raises `Exhausted` where there is none left."""
 
+    def postpone(self, asked: Suggestion) -> None:
+        """A point that it drew may run, but in another trial: it may be drawn again then."""
+
     def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """A point that it drew will not run: it is forbidden, or was run. True if a later process must know."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.search import pareto
+from optlang.search.hopeless import Hopeless, LeftOut
 from optlang.search.observation import Observation, SamplerBackend, Suggestion, count_of, seed_of, value_of
 from optlang.search.samplers.crossover import recombined
 from optlang.space.recipe import Point, resolve
@@ -25,15 +26,21 @@ RECOMBINED = 0.4
 STARTUP = 10
 POPULATION = 24
 
+POSTPONED = 30
+"""After so many draws in a row of what is left out of a trial, the last of them is taken."""
+
 # What a point's state holds in addition to the sampler's own: the points drawn before it that it must learn of too.
 _REFUSED = "refused"
 
 
 class Sampler:
-    """Draws points of a space for the study's goals. `known` are the effects (see `Recipe.effect`) that need no run."""
+    """Draws points of a space for the study's goals. `known` are the effects (see `Recipe.effect`) that need no run,
+    `hopeless` is what the ladder has shown to be so."""
 
-    def __init__(self, plan: Plan, space: Space, known: set[str]) -> None:
+    def __init__(self, plan: Plan, space: Space, known: set[str], hopeless: Sequence[Hopeless] = ()) -> None:
         self._plan, self._space, self._known = plan, space, known
+        self._hopeless = LeftOut(plan, space, hopeless)
+        self._left_out: list[Hopeless] = []
         self._feasible: dict[int, tuple[Point, tuple[float, ...]]] = {}
         self._told = 0
         self._name = kind_of(plan)
@@ -54,27 +61,50 @@ class Sampler:
         self._told += 1
         if told.values is not None and all(value <= 0 for value in told.violations):
             self._feasible[self._told] = (told.point, pareto.losses(self._plan, told.values))
+            self._hopeless.tell(resolve(self._plan, told.point))
         self._draws.add(told)
 
     def ask(self, number: int) -> Suggestion:
         """The point for trial `number`; raises `Exhausted` where the space has none left that was not tried.
 
         Every draw is seeded from the study's seed, the trial's number and the attempt, so that a run that was
-        interrupted goes on with other draws than it began with, and twice the same history gives the same draw.
+        interrupted goes on with other draws than it began with, and twice the same history gives the same draw. What is
+        hopeless is left out of most trials, unless nothing else is drawn.
         """
+        self._left_out = self._hopeless.of(number)
         child = self._child(number)
-        if child is not None:
+        if child is not None and not self._leaves_out(child):
             return Suggestion(child, {})
         refused: list[JSON] = []
+        postponed: Suggestion | None = None
+        left = POSTPONED
         for attempt in range(self._draws.tries):
-            asked = self._draws.draw(seed_of(self._plan.search.seed, number, attempt), attempt)
+            try:
+                asked = self._draws.draw(seed_of(self._plan.search.seed, number, attempt), attempt)
+            except Exhausted:
+                break
             forbidden = self._space.forbidden(asked.point) is not None
             if not forbidden and resolve(self._plan, asked.point).effect not in self._known:
-                return Suggestion(asked.point, {**asked.state, **({_REFUSED: refused} if refused else {})})
-            if self._draws.refuse(asked, forbidden=forbidden):
+                if not self._leaves_out(asked.point):
+                    return _with(asked, refused)
+                # Of those that are taken at last, the last: a sequence goes on behind it, in a later process too.
+                postponed, left = asked, left - 1
+                self._draws.postpone(asked)
+                if left == 0:
+                    break
+            elif self._draws.refuse(asked, forbidden=forbidden):
                 # A resumed search must know of it too, or it would go on with other draws.
                 refused.append(dict(asked.point))
-        raise Exhausted
+        if postponed is None:
+            raise Exhausted
+        return _with(postponed, refused)
+
+    def _leaves_out(self, point: Point) -> bool:
+        """Whether the point has something that is left out of the trial which is drawn."""
+        if not self._left_out:
+            return False
+        recipe = resolve(self._plan, point)
+        return any(item.has(self._plan, recipe) for item in self._left_out)
 
     def _child(self, number: int) -> Point | None:
         """A point recombined from the front, where this draw is one that does so."""
@@ -104,10 +134,15 @@ class Sampler:
             case "gp":
                 from optlang.search.samplers.gp import Gaussian
 
-                return Gaussian(self._plan, self._space, self._known, self._startup)
+                return Gaussian(self._plan, self._space, self._known, self._startup, self._leaves_out)
         from optlang.search.samplers.tpe import Parzen
 
         return Parzen(self._plan, self._space, self._startup if self._name == "tpe" else None)
+
+
+def _with(asked: Suggestion, refused: list[JSON]) -> Suggestion:
+    """The suggestion, with the points that were refused before it and of which a later process must know."""
+    return Suggestion(asked.point, {**asked.state, **({_REFUSED: refused} if refused else {})})
 
 
 def kind_of(plan: Plan) -> str:

@@ -363,7 +363,8 @@ class Clause(Node):
     """A fact with names: `takes module, onnx`; `keyword` is its first word."""
 
     keyword: Literal[
-        "needs", "takes", "gives", "traits", "after", "excludes", "performs", "cost_depends_on", "recovered_by"
+        "needs", "takes", "gives", "traits", "after", "excludes", "performs", "cost_depends_on", "recovered_by",
+        "stronger_with", "milder_with",
     ]
     paths: tuple[Path, ...]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from optlang.interfaces import Measurement
 from optlang.plan.model import Plan
-from optlang.run.history import History
+from optlang.run.history import History, TrialRecord
 from optlang.run.job import Result
 from optlang.search.ablation import ablation_trials, baseline_recipe
 from optlang.space.space import Space
+from optlang.store.writer import TrialRow
 
 Make = Callable[..., Plan]
 
@@ -29,3 +32,40 @@ def test_a_ladder_trial_outside_the_space_stands_in_no_points_way(plan_of: Make)
     effects = {rung.recipe.effect for rung in rungs if rung.point is not None}
     assert history.known == {baseline_recipe(plan).effect} | effects
     assert all(history.has(rung) for rung in rungs)
+
+
+def accuracy(value: float) -> Result:
+    return Result(measurements=(Measurement("accuracy", value, "", 1, value, value, "here"),))
+
+
+def stored(record: TrialRecord) -> TrialRow:
+    """The trial as a later session reads it."""
+    return TrialRow(
+        run="r", trial=record.number, state=record.state, reason=record.reason, error=None, origin=record.origin,
+        in_space=record.point is not None, alone=record.alone, target="here", runtime=record.runtime,
+        point=json.loads(json.dumps(dict(record.point or {}))),
+        steps=tuple(json.loads(json.dumps([asdict(step) for step in record.steps]))),
+        measurements=record.measurements, passes=1, artifacts=(), notes={}, violations=(), sampler_state=None,
+        started=None, finished=None, seconds=None,
+    )
+
+
+def test_what_is_hopeless_is_known_in_a_later_session_too(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps { channels { ratio = 30%; keep = ["head"] }; precision in { none; static { samples in [64, 256] } } }
+        require accuracy >= baseline.accuracy - 4%
+    """, target="target here { runtime = onnxruntime }", goals="maximize accuracy")
+    space = Space(plan)
+    history = History(plan, space, (), Path("nowhere"))
+    records = [history.add(0, baseline_recipe(plan), "baseline", None, None, accuracy(0.98), {})]
+    for number, rung in enumerate(ablation_trials(plan, space, {}), 1):
+        # Neither technique can stand alone in this space: what they do alone was measured all the same.
+        assert rung.point is None
+        result = accuracy({"none": 0.98, "quant.static": 0.6, "prune.channels": 0.5}[rung.alone])
+        records.append(history.add(number, rung.recipe, "ladder", rung.point, rung.alone, result, {}))
+    found = history.hopeless()
+    assert [(item.technique.name, item.runtime, item.epochs) for item in found] == [
+        ("quant.static", "onnxruntime", None), ("prune.channels", "onnxruntime", 3),
+    ]
+    assert "accuracy 60.0 % is below the limit 94.0 %" in found[0].text
+    assert History(plan, space, map(stored, records), Path("nowhere")).hopeless() == found

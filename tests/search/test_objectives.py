@@ -63,6 +63,22 @@ def test_requirements_say_by_how_much_they_are_missed(plan_of: Make) -> None:
     assert len(objectives.constraints(plan, bad, baseline)) == 4
 
 
+def test_how_far_a_requirement_is_missed_is_measured_by_what_the_baseline_has(plan_of: Make) -> None:
+    plan = plan_of("""
+        steps { finetune }
+        require accuracy >= baseline.accuracy - 4%
+        require baseline.accuracy - accuracy <= 2%
+        require latency.p95 <= 2ms and size <= 0.5 * baseline.size
+        require sparsity >= 50% or size <= 10B
+        require not (accuracy == 0.5)
+    """)
+    baseline = objectives.by_metric(plan, [of("accuracy", 0.98), of("size", 100), of("latency.p95", 0.001)])
+    trial = objectives.by_metric(plan, [of("accuracy", 0.5), of("size", 75), of("latency.p95", 0.003)])
+    found = objectives.excesses(plan, trial, baseline)
+    # 44 points of 98, not 46 points of 2; the sparsity was not measured, so the size decides nothing either.
+    assert [round(value, 3) for value in found] == [round(0.44 / 0.98, 3), round(0.46 / 0.98, 3), 0.5, 0.25, 0.0, 0.0]
+
+
 def test_a_requirement_compares_with_the_baseline_of_the_same_measurement(plan_of: Make) -> None:
     plan = plan_of("steps { finetune }\nrequire latency <= 0.5 * baseline.latency")
     # The machine was slower while the trial ran: next to it the baseline took 10 ms, alone 6.

@@ -106,7 +106,9 @@ changes = (
     | of(tree.Change, names, st.none(), expressions, notes) | of(tree.Change, names, st.none(), st.none(), strings)
 )
 used = of(tree.Use, paths, st.none() | of(tree.Changes, some(changes)))
-clauses = st.sampled_from(["needs", "takes", "gives", "traits", "after", "excludes", "performs", "recovered_by"])
+clauses = st.sampled_from(
+    ["needs", "takes", "gives", "traits", "after", "excludes", "performs", "recovered_by", "milder_with"]
+)
 facts = (
     of(tree.Param, names, names, st.none() | domains, guards, guards, notes) | of(tree.Calls, strings)
     | of(tree.Uses, some(used, 3, 1))

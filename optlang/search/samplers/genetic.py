@@ -90,6 +90,9 @@ class Genetic:
         absent = {path: gene for path, gene in genes.items() if path not in point}
         return Suggestion(point, {_GENERATION: self._chosen, _GENES: absent})
 
+    def postpone(self, asked: Suggestion) -> None:
+        """Nothing is learned from it."""
+
     def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """Nothing is learned from it."""
         return False

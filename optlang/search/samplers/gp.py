@@ -9,7 +9,7 @@ among those that may run and were not run (as SMAC does: Hutter et al., 2011), s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,11 @@ class Gaussian:
 
     tries = TRIES
 
-    def __init__(self, plan: Plan, space: Space, known: set[str], startup: int) -> None:
+    def __init__(
+        self, plan: Plan, space: Space, known: set[str], startup: int, leaves_out: Callable[[Point], bool]
+    ) -> None:
         self._plan, self._space, self._known, self._startup = plan, space, known, startup
+        self._leaves_out = leaves_out
         self._knobs = tuple(knob for knob in plan.knobs if size(knob.domain) != 1)
         self._told: list[Observation] = []
 
@@ -54,6 +57,9 @@ class Gaussian:
         if attempt > 0 or len(measured) < max(2, self._startup) or not self._knobs:
             return Suggestion(self.drawn(random), {})
         return Suggestion(self._best(measured, seed, random), {})
+
+    def postpone(self, asked: Suggestion) -> None:
+        """Nothing is learned from it."""
 
     def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """Nothing is learned from it."""
@@ -123,8 +129,10 @@ class Gaussian:
         return [measured[index].point for index in pareto.front(feasible)] or [told.point for told in measured]
 
     def new(self, point: Point) -> bool:
-        """Whether it may run and was not run."""
-        return self._space.forbidden(point) is None and resolve(self._plan, point).effect not in self._known
+        """Whether it may run, was not run, and is not left out of this trial."""
+        if self._space.forbidden(point) is not None or self._leaves_out(point):
+            return False
+        return resolve(self._plan, point).effect not in self._known
 
     def random_point(self, random: Random) -> Point | None:
         """A point that may run, or None where this draw is none."""

@@ -30,8 +30,9 @@ class Grid:
                 help="take another sampler, or wider steps",
             )
         self._seed = plan.search.seed
-        self._points = sorted(space.points(), key=self._place)
-        self._next = 0
+        # Those that were not drawn yet, and where among them this trial's draws are.
+        self._left = sorted(space.points(), key=self._place)
+        self._at = 0
 
     def _place(self, point: Point) -> tuple[int, str]:
         text = json.dumps(point, sort_keys=True)
@@ -41,12 +42,18 @@ class Grid:
         """The search knows what was run: it asks for the next point then."""
 
     def draw(self, seed: int, attempt: int) -> Suggestion:
-        """The next point. A later process begins at the first again, and passes over what was run."""
-        if self._next == len(self._points):
+        """The first point that is left. A later process begins at the first of all, and passes over what was run."""
+        if attempt == 0:
+            self._at = 0
+        if self._at == len(self._left):
             raise Exhausted
-        self._next += 1
-        return Suggestion(self._points[self._next - 1], {})
+        return Suggestion(self._left.pop(self._at), {})
+
+    def postpone(self, asked: Suggestion) -> None:
+        """It stays where it was, and this trial goes on behind it."""
+        self._left.insert(self._at, asked.point)
+        self._at += 1
 
     def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
-        """It has gone on already."""
+        """It is gone already."""
         return False

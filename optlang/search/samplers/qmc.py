@@ -46,6 +46,9 @@ class QuasiRandom:
         genes = {knob.path: gene for knob, gene in zip(self._plan.knobs, coordinates, strict=False)}
         return Suggestion(point_of(self._space, genes), {_DRAWN: drawn})
 
+    def postpone(self, asked: Suggestion) -> None:
+        """It has gone on already."""
+
     def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """It has gone on already."""
         return False

@@ -86,6 +86,9 @@ class Parzen:
         point = self._space.draw(partial(_suggest, trial))
         return Suggestion(point, {_SYSTEM: dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs)})
 
+    def postpone(self, asked: Suggestion) -> None:
+        """Nothing is learned from it."""
+
     def refuse(self, asked: Suggestion, *, forbidden: bool) -> bool:
         """A forbidden point teaches TPE where not to look; that a point was run already teaches it nothing."""
         import optuna
