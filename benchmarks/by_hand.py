@@ -113,7 +113,7 @@ def main() -> int:
                 if given.all:
                     print(*(described(table, name, item) for item in mine), sep="\n", flush=True)
                 for line in compared(table, name, mine):
-                    worse += line[-1] != "yes"
+                    worse += line[-1] == "no"
                     lines.append(line)
                     print("  ".join(line), flush=True)
         if given.write:
@@ -176,7 +176,7 @@ def by_study(name: str, folder: Path) -> list[File]:
 def exported(name: str, trial: int, folder: Path) -> Path:
     """The file of a trial that a runtime loads."""
     out = folder / f"trial{trial}"
-    optlang(folder, "export", name, str(trial), "-o", str(out))
+    optlang(folder, "export", name, str(trial), "--force", "-o", str(out))
     return next(item for item in sorted(out.rglob("model.*")) if item.suffix in (".onnx", ".xml"))
 
 
@@ -201,11 +201,20 @@ def optlang(folder: Path, *words: str, into: Path | None = None) -> str:
 
 
 def measure(runtime: str, files: Sequence[File], inputs: Path) -> None:
-    """Let each file know its size and, by the meter's process, what by_hand/meter.py says."""
+    """Let each file know its size and, by the meter's process, what by_hand/meter.py says.
+
+    A file that does not run has nothing but its size; one of optlang's ends the program.
+    """
     given = json.loads(child("meter.py", runtime, str(inputs), *(str(item.path) for item in files)))
     for item, found in zip(files, given, strict=True):
-        times = given[0]["latency"] / found["latency"]
-        item.found = {"size": item.size, "times": times, "wrong": 1 - found["metric"], **found}
+        item.found = {"size": item.size}
+        if "failed" not in found:
+            times = given[0]["latency"] / found["latency"]
+            item.found |= {"times": times, "wrong": 1 - found["metric"], **found}
+        elif item.maker.startswith("optlang"):
+            sys.exit(f"{item.maker} does not run on {runtime}: {found['failed']}")
+        else:
+            print(f"{item.maker} does not run on {runtime}: {found['failed']}", file=sys.stderr)
 
 
 # ---- comparing
@@ -236,7 +245,7 @@ RANDOM = Table(
 )
 TRAINED = Table(
     "by_hand studies", ("MB", "× faster", "right"), "wrong", 1.0, POINT,
-    lambda found: (f"{found['size'] / 1e6:.3f}", f"{found['times']:.2f}", f"{100 * found['metric']:.1f} %"),
+    lambda found: (f"{found['size'] / 1e6:.3f}", f"{found['times']:.2f}", f"{100 * found['metric']:.2f} %"),
 )
 
 
@@ -257,6 +266,11 @@ def compared(table: Table, name: str, files: Sequence[File]) -> list[tuple[str, 
     for item in others:
         if item in own or item.size > SMALLER * first.size:
             continue
+        if len(item.found) == 1:
+            nothing = ("–",) * (len(table.heads) - 1)
+            lines.append((name, item.runtime, item.maker, f"{item.size / 1e6:.2f}", *nothing, "–", "–", *nothing,
+                          "does not run"))
+            continue
         good = [mine for mine in own if no_worse(table, mine, item)]
         best = min(good or own, key=lambda mine: excess(table, mine, item), default=None)
         shown = table.shown(best.found) if best else ("–",) * len(table.heads)
@@ -275,7 +289,8 @@ def excess(table: Table, mine: File, other: File) -> float:
 
 def described(table: Table, name: str, item: File) -> str:
     """A file as a line."""
-    return "    " + "  ".join((name, item.runtime, item.maker.ljust(24), *table.shown(item.found)))
+    shown = table.shown(item.found) if len(item.found) > 1 else (str(item.size), "does not run")
+    return "    " + "  ".join((name, item.runtime, item.maker.ljust(24), *shown))
 
 
 def write(table: Table, name: str, lines: Iterable[Sequence[str]]) -> None:

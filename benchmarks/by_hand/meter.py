@@ -6,7 +6,7 @@
 For each file a line of JSON has the milliseconds of a call; `error`, the root of the mean squared difference to the
 first file's answers over that of the answers less their mean; `agreement`, the share of samples (pixels, words) with
 the same largest answer; and `metric`, the share of right answers where there are labels, else the mean cosine to the
-first file's.
+first file's. Of a file that does not run, `failed` says why.
 """
 
 from __future__ import annotations
@@ -29,15 +29,23 @@ ROUNDS, SECONDS = 15, 0.1
 def main(runtime: str, inputs: str, *paths: str) -> None:
     """Print what is found of each file."""
     samples, labels = read(inputs)
-    calls = [{"onnxruntime": in_onnxruntime, "openvino": in_openvino}[runtime](path) for path in paths]
-    answers = [numpy.concatenate([call(item) for item in samples]) for call in calls]
-    times: list[list[float]] = [[] for _ in calls]
+    calls: dict[str, Call] = {}
+    answers: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for path in paths:
+        try:
+            call = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}[runtime](path)
+            answers[path] = numpy.concatenate([call(item) for item in samples])
+            calls[path] = call
+        except Exception as error:  # noqa: BLE001 - whatever a runtime raises
+            failed[path] = f"{type(error).__name__}: {error}"
+    times: dict[str, list[float]] = {path: [] for path in calls}
     for turn in range(ROUNDS):
-        for index in range(len(calls)) if turn % 2 else reversed(range(len(calls))):
-            times[index].append(seconds(calls[index], samples))
+        for path in calls if turn % 2 else reversed(calls):
+            times[path].append(seconds(calls[path], samples))
     print(json.dumps([
-        {"latency": 1e3 * quartile(mine), **compared(found, answers[0], labels)}
-        for mine, found in zip(times, answers, strict=True)
+        {"failed": failed[path]} if path in failed else
+        {"latency": 1e3 * quartile(times[path]), **compared(answers[path], answers[paths[0]], labels)} for path in paths
     ]))
 
 
