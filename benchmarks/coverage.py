@@ -138,6 +138,7 @@ def tried(architecture: str, cells: Sequence[Cell], limit: float) -> Iterator[tu
     while left:
         child = Child(architecture, left, limit)
         current: Cell = ("", "")
+        alike = False
         deadline = time.monotonic() + WAIT * limit + FIRST
         while True:
             try:
@@ -152,6 +153,9 @@ def tried(architecture: str, cells: Sequence[Cell], limit: float) -> Iterator[tu
             deadline = time.monotonic() + WAIT * limit
             if "begin" in told:
                 current = tuple(told["begin"])
+            elif "alike" in told:
+                # The steps of this row do just the same for every runtime.
+                alike = told["alike"]
             else:
                 cell = tuple(told.pop("cell"))
                 left.remove(cell)
@@ -164,7 +168,9 @@ def tried(architecture: str, cells: Sequence[Cell], limit: float) -> Iterator[tu
             reason = f"over {limit:.0f} s"
         elif code and not late:
             reason += f" with code {code}: {' | '.join(child.last)}"[:800]
-        failed = left if current == ("", "") else [current]
+        failed = left if current == ("", "") else [
+            cell for cell in left if cell == current or (alike and cell[0] == current[0])
+        ]
         for cell in list(failed):
             left.remove(cell)
             yield cell, {"state": "fails", "reason": reason, "seconds": limit}

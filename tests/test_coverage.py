@@ -111,6 +111,23 @@ def test_a_cell_over_the_limit_fails_and_the_rest_goes_on(coverage, monkeypatch,
     assert found["second", "here"]["state"] == "works"
 
 
+def test_what_steps_take_too_long_for_every_runtime_is_tried_once(coverage, monkeypatch, tmp_path):
+    program = tmp_path / "dies.py"
+    program.write_text(
+        "import json, os, sys\n"
+        "for cell in json.load(sys.stdin):\n"
+        "    print(json.dumps({'begin': cell}), flush=True)\n"
+        "    if cell[0] == 'first':\n"
+        "        print(json.dumps({'alike': True}), flush=True)\n"
+        "        os._exit(3)\n"
+        "    print(json.dumps({'cell': cell, 'state': 'works', 'seconds': 0.0}), flush=True)\n"
+    )
+    monkeypatch.setattr(coverage, "PROGRAM", program)
+    cells = [("first", "here"), ("second", "here"), ("first", "there")]
+    found = dict(coverage.tried("any", cells, 20.0))
+    assert [found[cell]["state"] for cell in cells] == ["fails", "works", "fails"]
+
+
 def test_the_table_counts_cells_and_says_why(coverage):
     def line(architecture, row, runtime, state, **rest):
         return {"architecture": architecture, "row": row, "runtime": runtime, "state": state, "seconds": 0.1, **rest}

@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -340,6 +340,8 @@ class Subject:
     """By row, of steps that do not depend on the runtime."""
     there: dict[str, bool] = field(default_factory=dict)
     """Whether there are layers of a kind."""
+    tell: Callable[..., None] = field(default=lambda **_: None)
+    """Takes what is being done."""
 
     def __post_init__(self) -> None:
         self.workload = Workload(
@@ -387,14 +389,18 @@ class Subject:
         if name in self.refusals:
             raise self.refusals[name]
         todo = jobs(ROWS[name], runtime_name)
+        alike = not any(job.performed or {"runtime", "latency"} & set(job.needs) for job in todo)
         try:
+            self.tell(alike=alike)
             return steps.apply(
                 todo, self.workload, self.data, runtime.wants, clock, lambda _: None, []
             )
         except Refusal as error:
-            if not any(job.performed or {"runtime", "latency"} & set(job.needs) for job in todo):
+            if alike:
                 self.refusals[name] = error
             raise
+        finally:
+            self.tell(alike=False)
 
     def _judged(
         self, row: Row, state: ModelState, changed: ModelState | None, artifact: Any, found: list[Any],
@@ -576,7 +582,7 @@ def main() -> None:
         home = Path(folder)
         tell(begin=["", ""])
         broken = prepared(name, home)
-        subject = None if broken is not None else Subject(name, home)
+        subject = None if broken is not None else Subject(name, home, tell=tell)
         for technique, runtime in wanted:
             tell(begin=[technique, runtime])
             if math.isfinite(seconds):
