@@ -18,7 +18,7 @@ from optlang.diagnostics.field_words import METRICS
 from optlang.diagnostics.model import Diagnostics, Label, Span
 from optlang.diagnostics.suggest import closest
 from optlang.plan.expressions import MetricRef, RoundRef
-from optlang.plan.metrics import ALIASES, full_name
+from optlang.plan.metrics import ALIASES, TEST, full_name
 from optlang.plan.model import Dimension, Fixed, Metric, Param, Setting
 from optlang.plan.units import Constant
 from optlang.syntax import tree
@@ -295,6 +295,12 @@ class Namespace:
             self.diagnostics.error(
                 "E602", f"`{text}` is no metric by itself", node.span, "which of its metrics?",
                 help=f"write `{text}.METRIC`: `{text}.accuracy`, `{text}.latency`",
+            )
+            return
+        if name.startswith(TEST):
+            self.diagnostics.error(
+                "E602", f"`{text}` is measured after the search, which sees nothing of the test data", node.span,
+                "cannot be a goal or a requirement", help=f"write `{before}{name.removeprefix(TEST)}`",
             )
             return
         answers = field_words.meant(name, METRICS) if fix is None else ()

@@ -19,6 +19,9 @@ ALIKE = 0.01
 """Figures without an interval (bytes, parameters, macs) that differ by no more than this share are alike: two files of
 one network differ by as much in names and padding."""
 
+TEST = "test."
+"""What the names of metrics on the data's test part begin with; no goal and no requirement may name one."""
+
 UNITS: dict[str, str] = {"time": "s", "bytes": "B", "ratio": "ratio", "count": "count"}
 """The unit of a measurement by the metric's type; a metric of another type has none (\"\")."""
 
@@ -31,6 +34,11 @@ def full_name(name: str) -> str:
 def short_name(name: str) -> str:
     """The alias of a metric, or its own name where it has none."""
     return next((alias for alias, metric in ALIASES.items() if metric == name), name)
+
+
+def validated(name: str) -> str:
+    """The metric that a metric on the test data is, or `name` itself."""
+    return name.removeprefix(TEST)
 
 
 def is_relative(name: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optlang.plan.metrics import MEDIAN
+from optlang.plan.metrics import MEDIAN, validated
 from optlang.plan.model import Plan
 from optlang.report.selection import Chosen, choose
 from optlang.report.trial_text import dependence, describe, left_whole, uncounted
@@ -199,7 +199,7 @@ def _figures(plan: Plan, row: Mapping[str, Any], measured: Sequence[Mapping[str,
         item = compared = min(there, key=lambda item: abs((item["value"] or 0) - value))
         times, lost = _number(row.get(f"{column}_x")), _number(row.get(f"{column}_lost"))
         if lost is not None:
-            times, lost = metrics[metric].against(value, value + lost, item["ratio"])
+            times, lost = metrics[validated(metric)].against(value, value + lost, item["ratio"])
         elif times is not None:
             # The worst ratio may be another target's than the worst value: it has that one's interval.
             side_by_side = [other for other in there if other["ratio"] is not None]

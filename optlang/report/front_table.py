@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from optlang.diagnostics.command_line import command
+from optlang.plan.metrics import TEST, validated
 from optlang.plan.quantities import change, compared, counted, quantity, times
 from optlang.report.front import Figure, Front, TrialSummary
 from optlang.report.tables import GAP, cells, framed, heading, one_line, printed
@@ -142,7 +143,10 @@ def _table(
         most = "a point" if any(figure.unit == "ratio" for figure in shown) else "1 % lost"
         note = f"* the best trade-off: the largest gain for at most {most}\n"
     legend = _legend(shown, any("[" in text for row in rows for text in row))
-    lines = [*_tied(ties), *_apart(members, kept), *_uncounted(members, kept), *_dependent(members), *_whole(members)]
+    lines = [
+        *_tied(ties), *_tested(members, best), *_apart(members, kept), *_uncounted(members, kept),
+        *_dependent(members), *_whole(members),
+    ]
     notes = "".join(f"{line}\n" for line in lines)
     return "\n".join(parts) + printed(note + legend + notes, width, color)
 
@@ -152,6 +156,21 @@ def _tied(ties: Mapping[int, Sequence[int]]) -> Iterator[str]:
     for member, others in ties.items():
         more = f" and {len(others) - _TIES} more" if len(others) > _TIES else ""
         yield f"Within noise of trial {member} in every goal: {_numbered(others[:_TIES])}{more}"
+
+
+def _tested(members: Sequence[TrialSummary], best: int | None) -> Iterator[str]:
+    """The first metric on the test data, of the baseline and the best trade-off, with its interval."""
+    chosen = [member for member in members if member.trial in (0, best)]
+    name = next((name for member in chosen for name in member.figures if name.startswith(TEST)), None)
+    said = []
+    for member in chosen:
+        figure = member.figures.get(name) if name is not None else None
+        if figure is not None:
+            low, high = (quantity(value, figure.unit) for value in (figure.low, figure.high) if value is not None)
+            who = "the baseline" if member.trial == 0 else f"trial {member.trial}"
+            said.append(f"{who} {quantity(figure.value, figure.unit)} ({low} to {high})")
+    if name is not None and said:
+        yield f"{validated(name)} on the test data: {', '.join(said)}"
 
 
 def _apart(members: Sequence[TrialSummary], metrics: Sequence[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.interfaces import JSON, Artifact, ArtifactFile, Measurement
-from optlang.plan.metrics import MEDIAN
+from optlang.plan.metrics import MEDIAN, TEST
 from optlang.plan.model import Plan
 from optlang.run.events import Comparison
 from optlang.run.job import Result
@@ -273,6 +273,19 @@ class History:
     def front_is_settled(self) -> bool:
         """Whether all of the front but the baseline was measured again, as far as it can be run here; ties aside."""
         return all(self._trials[number].passes > 1 for number in self.front() if number != 0 and self.timed(number))
+
+    def untested(self) -> list[int]:
+        """The front's members, the baseline among them, without a figure on the test data; none where none ran here."""
+        return [
+            number for number in self.front() if self.timed(number)
+            and not any(item.metric.startswith(TEST) for item in self._trials[number].measurements)
+        ]
+
+    @property
+    def tested(self) -> bool:
+        """Whether the data are known to have a test part."""
+        baseline = self.baseline
+        return baseline is not None and any(item.metric.startswith(TEST) for item in baseline.measurements)
 
     def timed(self, number: int) -> bool:
         """Whether the trial's artifacts ran on this machine, on any target."""

@@ -124,6 +124,20 @@ class FrontJob:
 
 
 @dataclass(frozen=True, slots=True)
+class TestJob:
+    """Score artifacts on the test data: `members` by the trials' numbers (0: the baseline) and targets.
+
+    `directions` and `ratios` as in `TrialJob`.
+    """
+
+    workload: Workload
+    members: Mapping[int, Mapping[str, Deployment]]
+    progress: Path
+    directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
+    ratios: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareJob:
     """Load the model and the data once, before anything is trained, so that mistakes in them show at once.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from optlang.interfaces import TargetSpec
 from optlang.measure.latency import Repetitions
@@ -13,7 +15,7 @@ from optlang.plan.metrics import MEDIAN
 from optlang.plan.model import Plan, Runtime
 from optlang.run.busy import Busy
 from optlang.run.history import History
-from optlang.run.job import BASELINE, RuntimeJob, StepJob, TargetJob, TrialJob, Workload, member_name
+from optlang.run.job import BASELINE, RuntimeJob, StepJob, TargetJob, TestJob, TrialJob, Workload, member_name
 from optlang.space.recipe import Applied, Place, Recipe, steps_of
 
 
@@ -31,13 +33,11 @@ class JobBuilder:
 
     def trial(self, number: int, recipe: Recipe, origin: str) -> TrialJob:
         """The job of a trial; the baseline itself is compared with nothing."""
-        judged = [metric for metric in self._plan.metrics if metric.task]
+        directions, ratios = self._judged()
         return TrialJob(
             trial=number, workload=self._workload,
             targets=tuple(self._target(number, recipe, place, origin) for place in recipe.places),
-            progress=self._progress,
-            directions={metric.name: metric.direction for metric in judged},
-            ratios=frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
+            progress=self._progress, directions=directions, ratios=ratios,
         )
 
     def baseline_steps(self) -> tuple[Applied, ...]:
@@ -63,6 +63,21 @@ class JobBuilder:
     def front_effort(self, target: TargetSpec, members: int) -> Repetitions:
         """How carefully to measure so many trials in one cycle with the baseline."""
         return self._busy.effort(self._front_effort, target, members + 1)
+
+    def tests(self, numbers: Sequence[int]) -> TestJob:
+        """The job of scoring trials on the test data."""
+        directions, ratios = self._judged()
+        return TestJob(
+            self._workload, {number: self.members(number) for number in numbers}, self._progress, directions, ratios
+        )
+
+    def _judged(self) -> tuple[dict[str, Literal["minimize", "maximize"]], frozenset[str]]:
+        """Which way the task's metrics are better, and which of them are shares."""
+        judged = [metric for metric in self._plan.metrics if metric.task]
+        return (
+            {metric.name: metric.direction for metric in judged},
+            frozenset(metric.name for metric in judged if metric.dimension == "ratio"),
+        )
 
     def reference(self, target: TargetSpec) -> Deployment | None:
         """The baseline as a trial is compared with it: with the trial's own threads and samples a call."""

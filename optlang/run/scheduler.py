@@ -14,6 +14,7 @@ from typing import Any, Literal
 from optlang import interfaces
 from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, TargetSpec
 from optlang.plan.model import FloatDomain, Plan
+from optlang.run import test_data
 from optlang.run.batch_dependence import depends
 from optlang.run.busy import Busy
 from optlang.run.dispatch import Dispatcher, SetupError
@@ -117,7 +118,7 @@ class Scheduler:
         missing = [trial for trial in self._ladder if not history.has(trial)]
         if history.baseline is not None and not missing and (
             ladder is True or history.searched >= plan.search.trials
-        ) and history.front_is_settled():
+        ) and history.front_is_settled() and not (history.tested and history.untested()):
             return self.outcome("ladder" if ladder is True else "complete")
         self._prepare_baseline()
         for trial in missing:
@@ -134,6 +135,8 @@ class Scheduler:
         if self._over() == "soon":
             return self.outcome("interrupted")
         self._settle_front()
+        if not self._over():
+            self._score_test()
         return self.outcome("interrupted" if self._stop.when else why)
 
     def _search(self) -> Why:
@@ -164,12 +167,7 @@ class Scheduler:
         """Measure the front again, side by side with what is close to it, until it is stable."""
         for found in passes(self._history, self._jobs, self._dispatcher, self._workload, self._watcher.message):
             for number, measurements in sorted(found.items()):
-                self._store.record({
-                    "event": "measured", "run": self._run, "trial": number,
-                    "pass": self._store.next_pass(self._run, number),
-                    "measurements": [asdict(item) for item in measurements], "at": now(),
-                })
-                self._history.measured_again(number, measurements)
+                self._measured(number, measurements)
             self._watch_cycles(found)
             if self._over():
                 return
@@ -190,6 +188,28 @@ class Scheduler:
         said = self._busy.message()
         if said is not None:
             self._watcher.message(said)
+
+    def _score_test(self) -> None:
+        """Score what of the front is not scored yet on the data's test part, where there is one."""
+        numbers = self._history.untested()
+        if not numbers:
+            return
+        # The baseline's answers are what the others are compared with.
+        job = self._jobs.tests(list(dict.fromkeys([0, *numbers])))
+        found = test_data.measured(self._dispatcher, job, self._watcher.message)
+        for number in numbers:
+            if number in found:
+                self._measured(number, found[number])
+        front = {number: self._history.trial(number).measurements for number in self._history.front()}
+        if found and (sentence := test_data.said(self._plan, front)) is not None:
+            self._watcher.message(sentence)
+
+    def _measured(self, number: int, measurements: Sequence[Measurement]) -> None:
+        self._store.record({
+            "event": "measured", "run": self._run, "trial": number, "pass": self._store.next_pass(self._run, number),
+            "measurements": [asdict(item) for item in measurements], "at": now(),
+        })
+        self._history.measured_again(number, measurements)
 
     def _allowed(self, trial: AblationTrial) -> bool:
         return self._refusals.against(trial.recipe) is None

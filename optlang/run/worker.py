@@ -20,6 +20,7 @@ from optlang.run.job import (
     Result,
     RuntimeJob,
     StepRun,
+    TestJob,
     TrialJob,
     UntrainedJob,
     Workload,
@@ -116,6 +117,17 @@ def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Fail
         from optlang.run import trial
 
         return trial.measure_front(job, _context(job.workload), ProgressWriter(job.progress))
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
+        return _failure(error)
+
+
+def score_test(job: TestJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:
+    """The metrics of several artifacts on the data's test part, by trial; nothing where there is none."""
+    try:
+        from optlang.run import test_scores
+
+        context = _context(job.workload)
+        return test_scores.score(job, context.data, ProgressWriter(job.progress))
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 

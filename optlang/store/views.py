@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from optlang.plan.metrics import ALIKE, MEDIAN, is_relative, short_name
+from optlang.plan.metrics import ALIKE, MEDIAN, TEST, is_relative, short_name
 from optlang.store.front_view import Goal, front_view
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def _metrics(
     `there` says of what was measured, by target and metric, whether the baseline's value came with it.
     """
     declared = {metric.name: metric.direction for metric in plan.metrics}
+    declared |= {TEST + name: direction for name, direction in declared.items()}
     whole = {metric.name for metric in plan.metrics if metric.dimension in ("bytes", "count")}
     targets = [target.name for target in plan.targets]
     names = {metric for _, metric in there} | {ref.metric for ref in plan.metric_refs()}

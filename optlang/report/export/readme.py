@@ -98,10 +98,11 @@ def _held(
             f"The figures hold for calls with batch {call['batch']}{f' ({shapes})' if shapes else ''} and "
             f"{counted(int(call['threads']), 'thread')} on {where}; other batches and shapes were not measured."
         )
-    judged = [item for item in rows if item["of"] == "answers"]
-    for n in dict.fromkeys(item["n"] for item in judged):
-        names = ", ".join(item["metric"] for item in judged if item["n"] == n)
-        said.append(f"From {counted(n, 'sample')} of validation data: {names}.")
+    for of, data in (("answers", "validation data"), ("test answers", "test data, which the search has not seen")):
+        judged = [item for item in rows if item["of"] == of]
+        for n in dict.fromkeys(item["n"] for item in judged):
+            names = ", ".join(item["metric"] for item in judged if item["n"] == n)
+            said.append(f"From {counted(n, 'sample')} of {data}: {names}.")
     if said:
         yield " ".join(said)
         yield ""

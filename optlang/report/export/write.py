@@ -13,6 +13,7 @@ from typing import Any
 
 from optlang.diagnostics.command_line import command
 from optlang.interfaces import OptlangError
+from optlang.plan.metrics import TEST, validated
 from optlang.plan.model import Plan
 from optlang.report.export import checked, web
 from optlang.report.export.readme import readme
@@ -279,7 +280,7 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
     baseline = {(row["target"], row["metric"]): row["value"] for row in rows if row["trial"] == 0}
     figures = []
     for row in rows:
-        reference, metric = row["baseline"], metrics.get(row["metric"])
+        reference, metric = row["baseline"], metrics.get(validated(row["metric"]))
         apart = reference is None and row["ratio"] is not None and metric is not None and not metric.judges
         if reference is None and not apart:
             reference = baseline.get((row["target"], row["metric"]))
@@ -287,7 +288,9 @@ def _measured(reader: Reader, chosen: Chosen, plan: Plan, trial: int) -> list[di
         low, high = row.pop("ratio_low"), row.pop("ratio_high")
         if number != trial:
             continue
-        row["of"] = _of(plan, row["metric"])
+        row["of"] = _of(plan, validated(row["metric"]))
+        if row["metric"].startswith(TEST):
+            row["of"] = "test answers"
         row["baseline"] = reference
         if apart:
             row |= {"times_better": ratio, "times_low": low, "times_high": high}

@@ -1,0 +1,68 @@
+"""Scores artifacts on the data's `test` part, in a worker; see test_data.py."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optlang.interfaces import JSON, Measurement
+from optlang.measure import quality
+from optlang.measure.answers import deployed
+from optlang.measure.chunks import Chunks
+from optlang.measure.process import BareProcess, Deployment
+from optlang.measure.samples import Samples, kept
+from optlang.plan.metrics import AGREEMENT, TEST
+from optlang.run import steps
+from optlang.run.cache import key_of
+from optlang.run.job import TestJob
+from optlang.workload.data.dataset import Dataset
+
+SPLIT = "test"
+
+Scored = Mapping[int, tuple[Measurement, ...]]
+"""Measurements by the trials' numbers."""
+
+
+def score(job: TestJob, data: Dataset, report: Callable[[Mapping[str, JSON]], None]) -> Scored:
+    """The task's metrics of each trial on the test data, next to the baseline's; nothing where there are none."""
+    if not data.has(SPLIT):
+        return {}
+    about: JSON = [SPLIT, data.fingerprint, *data.input_names]
+    folder = job.workload.shared / key_of(about)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    samples = kept(folder, data, SPLIT)
+    found: dict[int, list[Measurement]] = {}
+    for target in dict.fromkeys(target for members in job.members.values() for target in members):
+        members = {number: item[target] for number, item in job.members.items() if target in item}
+        report({"doing": f"score {len(members)} on the test data"})
+        with tempfile.TemporaryDirectory(prefix="test-", dir=steps.scratch(job.workload)) as name:
+            scorer = _Scorer(job, data, samples, Path(name))
+            reference = None if (first := members.get(0)) is None else scorer.answers(first)
+            for number, member in members.items():
+                outputs = scorer.answers(member) if reference is None or number else reference
+                found.setdefault(number, []).extend(scorer.score(outputs, reference, target))
+    return {number: tuple(measurements) for number, measurements in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    job: TestJob
+    data: Dataset
+    samples: Samples
+    folder: Path
+
+    def answers(self, member: Deployment) -> Chunks:
+        """What the artifact answers to all samples, in calls of its target's batch."""
+        place = self.folder / str(len(list(self.folder.iterdir())))
+        with BareProcess(member) as process:
+            deployed(process, self.samples.inputs, place)
+        return Chunks(place)
+
+    def score(self, outputs: Chunks, reference: Chunks | None, target: str) -> Sequence[Measurement]:
+        measured = quality.score(
+            self.data.task, outputs, self.samples.targets, reference, self.job.directions, self.job.ratios
+        )
+        wanted = [item for item in measured if self.samples.targets is None or item.metric not in AGREEMENT]
+        return [replace(item, metric=TEST + item.metric, target=target) for item in wanted]
