@@ -5,7 +5,7 @@
 An architecture is tried in a child process (benchmarks/coverage/cells.py), each cell within --limit seconds of
 processor time. What is found is appended to --results as lines of JSON, and a cell that has a line for this version of
 the code is not tried again: the program goes on where it stopped. `--again` tries those that did not work in an earlier
-version, and no others. `--table` prints the table of what is known, `--write` puts it into docs/coverage.md.
+version, and no others, `--left` these and those that were never tried. `--table` prints the table of what is known, `--write` puts it into docs/coverage.md.
 """
 
 from __future__ import annotations
@@ -307,6 +307,8 @@ def _wanted(given: argparse.Namespace, results: Results, code: str) -> dict[str,
                 continue
             if runtime not in given.runtimes.split(",") or key in known:
                 continue
+            if given.left and latest.get(key, {"state": "none"})["state"] in ("works", "nothing"):
+                continue
             if given.again and latest.get(key, {"state": "works"})["state"] in ("works", "nothing"):
                 continue
             mine.append((row, runtime))
@@ -324,6 +326,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"))
     parser.add_argument("--limit", type=float, default=120.0, help="seconds of processor time that a cell may take")
     parser.add_argument("--again", action="store_true", help="only what did not work before")
+    parser.add_argument("--left", action="store_true", help="what did not work before, or was not tried")
     parser.add_argument("--table", action="store_true", help="print what is known, and try nothing")
     parser.add_argument("--write", action="store_true", help="put what is known into docs/coverage.md")
     given = parser.parse_args()

@@ -54,8 +54,9 @@ FURTHEST = 0.25
 are from those in float32, and no further than this."""
 INT8 = 0.9
 """What the cosine of int8 answers and the float module's own must be, both without the mean answer."""
-NEAR = 0.1
-"""How far the cosine may be below what rounding leaves of a net with random weights that answers to every breath."""
+NEAR = 2.5
+"""How many times as much noise as rounding leaves in a net with random weights that answers to every breath: kernels
+round sums and what stands between layers too."""
 FEW = {"epochs": 1, "batch": 8, "lr": 1e-4, "samples": 16, "scored": 8, "held_out": 8, "levels": 2, "round_to": 1}
 """Settings, where a technique declares them: what a few samples allow."""
 
@@ -295,6 +296,11 @@ def cosine(found: Sequence[Any], wanted: Sequence[Any]) -> float:
     return least
 
 
+def noise(cosine: float) -> float:
+    """The noise in answers as a share of what they should be, by their cosine to that."""
+    return math.inf if cosine <= 0 else math.sqrt(max(1 / cosine**2 - 1, 0.0))
+
+
 def rounded(module: nn.Module, inputs: Mapping[str, Any], activations: bool) -> list[Any]:
     """The answers with weights rounded to 8 bits by row, and what layers take and give too: int8 in a few lines."""
     module = copy.deepcopy(module)
@@ -420,7 +426,7 @@ class Subject:
             if facts["cosine"] < INT8:
                 weights_only = row.steps[-1][0] == "quant.weight_only"
                 facts["rounded"] = cosine(rounded(module, self.inputs, not weights_only), wanted)
-                if facts["cosine"] < facts["rounded"] - NEAR:
+                if noise(facts["cosine"]) > NEAR * noise(facts["rounded"]):
                     raise Wrong(
                         f"wrong answers: cosine {facts['cosine']:.3f} to the float module's, and rounding leaves "
                         f"{facts['rounded']:.3f}"

@@ -89,7 +89,8 @@ def load(module: nn.Module, file: str, study: Path, *, key: str | None = None, s
     chosen = _chosen(fits, own, what, strict=strict)
     _check(chosen, own, what)
     with torch.no_grad():
-        module.load_state_dict({name: chosen.state[name] for name in chosen.taken}, strict=False)
+        state = {name: chosen.state[name] for name in chosen.taken}
+        module.load_state_dict(weights.versioned(state, module), strict=False)
     return _notes(chosen, own)
 
 

@@ -5,6 +5,7 @@ Files that users bring are read in `pretrained`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,18 @@ def fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
         raise OptlangError(
             f"{what} do not fit the model; {'; '.join(problems)}", help="check what the factory makes of its arguments"
         )
-    module.load_state_dict(state)
+    module.load_state_dict(versioned(state, module))
+
+
+def versioned(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """`state` with the versions of the module's layers, which a file of tensors does not hold.
+
+    Without them `load_state_dict` takes the tensors for those of an early version, which some layers refuse, as
+    torchvision's MNASNet does.
+    """
+    found = OrderedDict(state)
+    found._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    return found
 
 
 def renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
