@@ -5,7 +5,8 @@
 An architecture is tried in a child process (benchmarks/coverage/cells.py), each cell within --limit seconds of
 processor time. What is found is appended to --results as lines of JSON, and a cell that has a line for this version of
 the code is not tried again: the program goes on where it stopped. `--again` tries those that did not work in an earlier
-version, and no others, `--left` these and those that were never tried. `--table` prints the table of what is known, `--write` puts it into docs/coverage.md.
+version, and no others; `--left` tries these and those that were never tried. `--table` prints the table of what is
+known, `--write` puts it into docs/coverage.md.
 """
 
 from __future__ import annotations
