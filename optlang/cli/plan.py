@@ -27,7 +27,7 @@ def plan(
     set_: Sets = None,
     db: Db = DEFAULT_DB,
 ) -> int:
-    """Show what a study would do: knobs, settings, size of the space, what a trial consists of. Runs nothing."""
+    """Show what a study would do: knobs, settings, size of the space, what a run consists of. Runs nothing."""
     from optlang.report.plan.describe import describe, text
     from optlang.space.space import Space
 

@@ -149,7 +149,8 @@ class LeftOut:
     """Which of the hopeless are left out of a trial: decided by the study's seed and the trial's number alone."""
 
     def __init__(self, plan: Plan, space: Space, found: Sequence[Hopeless]) -> None:
-        self._plan, self._space = plan, space
+        # What a run finds refused later must not change what is left out: a resumed run knows it from the start.
+        self._plan, self._space = plan, space.without_refusals()
         self._found = list(found)
         self._sample: list[Recipe] | None = None
 

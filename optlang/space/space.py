@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -209,6 +210,12 @@ class Space:
             for value in every_value(knob.domain):
                 if _value_presence(knob, value, point, undecided) is not False:
                     yield value
+
+    def without_refusals(self) -> Space:
+        """The same space as it was before a run found anything refused."""
+        found = copy(self)
+        found._refusals = None
+        return found
 
     def forbidden(self, point: Point) -> str | None:
         """Why this whole point must not run (the forbid's own words), None where it may."""

@@ -205,6 +205,10 @@ def test_a_space_of_which_all_is_refused_or_tried_is_exhausted(plan_of: Make) ->
     refusals = KnownRefusals(plan)
     bare, cut, _ = (resolve(plan, point) for point in Space(plan).points())
     refusals.add(KnownRefusal(1, "no heads", "model", cut.steps))
-    search = Sampler(plan, Space(plan, refusals=refusals), {bare.effect})
+    space = Space(plan, refusals=refusals)
+    assert len(list(space.points())) == 1
+    assert len(list(space.without_refusals().points())) == 3
+    assert len(list(space.points())) == 1
+    search = Sampler(plan, space, {bare.effect})
     with pytest.raises(Exhausted):
         search.ask(2)
