@@ -88,7 +88,14 @@ def stacks(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[list[Stack
 
 
 def _outermost(found: Sequence[Stack]) -> list[Stack]:
-    """Of lists within blocks of lists the outer ones, where all that is in them are blocks."""
+    """Of lists within blocks of lists the outer ones, where all that is in them are blocks.
+
+    A list of one block loses none: it counts only where there is no other. What gates the channels within a residual
+    block is such a one.
+    """
+    several = [item for item in found if len(item.blocks) > 1]
+    if several and len(several) < len(found):
+        return _outermost(several)
     chosen: list[Stack] = []
     for stack in sorted(found, key=lambda item: item.name.count(".") if item.name else -1):
         paths = [stack.path(key) for key in stack.open]

@@ -202,6 +202,31 @@ class TestLeftAlone:
         assert result.notes["prune.gone"] == ["stages.0.1", "stages.1.1", "stages.1.2"]
         assert list(result.notes["prune.left"]) == ["stages.1.0"]
 
+    def test_a_gate_within_a_residual_block_is_no_block_of_its_own(self, images):
+        class Gate(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.down, self.up = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+            def forward(self, given):
+                return given * self.up(self.down(given.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+        class Gated(nn.Module):
+            def __init__(self, stride=1):
+                super().__init__()
+                self.block = nn.Sequential(nn.Conv2d(8, 8, 3, stride, 1), nn.ReLU(), Gate(), nn.Conv2d(8, 8, 1))
+                self.stride = stride
+
+            def forward(self, given):
+                return given + self.block(given) if self.stride == 1 else self.block(given)
+
+        torch.manual_seed(0)
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), Gated(), Gated(2), Gated(), Gated(), *head).eval()
+        result = run(ModelState("module", net, Factory("x:y")), images, importance="last", amount="count", count=2)
+        assert result.notes["prune.gone"] == ["3", "4"]
+        assert torch.equal(answers(result.model, images), answers(skipped(net, ["3", "4"]), images))
+
     def test_none_to_spare(self, lines):
         with pytest.raises(Refusal, match="blocks has 6"):
             run(start(), lines, ratio=0.05)
