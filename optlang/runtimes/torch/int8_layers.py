@@ -175,7 +175,7 @@ class Int8TransposedConvolution(Int8Convolution):
     name = "conv_transpose"
 
     def __init__(self, old: Any, **settings: Any) -> None:
-        super().__init__(old, **settings, relu=False)
+        super().__init__(old, **{**settings, "relu": False})  # there is no kernel with a ReLU behind it
         self._more = [list(map(int, old.output_padding))]
 
 
