@@ -546,6 +546,9 @@ class Plan(Frozen):
             for said in ("dynamic", "shape"):
                 if not target[said]:
                     del target[said]
+        # What a technique does is not changed by what is known of it.
+        for technique in content["techniques"]:
+            technique["traits"] = [trait for trait in technique["traits"] if trait != "per_layer"]
         # A knob all of whose branches are always there is what it was before branches could have conditions. What is
         # declared for it decides where the ladder tries it, and not what is searched.
         for knob in content["knobs"]:

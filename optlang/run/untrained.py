@@ -30,9 +30,10 @@ _DROP = "max_drop"
 def without_training(plan: Plan, recipe: Recipe) -> Recipe | None:
     """The recipe without the steps that only train; None without such, or where size and speed may depend on them.
 
-    They may where a step behind them declares `cost_depends_on weights` or the trait `sparse`, where a runtime has the
-    setting `max_drop`, and on GPUs, whose runtimes choose kernels by their times. None too where another step trains:
-    its training is not left out, so that nothing would be saved.
+    They may where a step behind them declares `cost_depends_on weights` (but not with the trait `per_layer` where it
+    removes the same share of every layer) or the trait `sparse`, where a runtime has the setting `max_drop`, and on
+    GPUs, whose runtimes choose kernels by their times. None too where another step trains: its training is not left
+    out, so that nothing would be saved.
     """
     if any(_DROP in place.settings or "gpu" in plan.runtime(place.runtime).needs for place in recipe.places):
         return None
@@ -44,7 +45,9 @@ def without_training(plan: Plan, recipe: Recipe) -> Recipe | None:
         if trains and "weights_only" in technique.traits:
             continue
         left_out = len(kept) < applied.index(step)
-        if trains or (left_out and (technique.cost_depends_on == "weights" or "sparse" in technique.traits)):
+        even = "per_layer" in technique.traits and step.settings.get("scope") == "layer"
+        depends = technique.cost_depends_on == "weights" and not even
+        if trains or (left_out and (depends or "sparse" in technique.traits)):
             return None
         kept.append(step)
     return replace(recipe, steps=tuple(kept)) if len(kept) < len(applied) else None

@@ -91,6 +91,17 @@ def test_how_long_the_search_goes_on_does_not_count(old: str, new: str, tmp_path
     assert written(tmp_path, DIGITS.replace(old, new)).meaning == written(tmp_path, DIGITS).meaning
 
 
+def test_what_is_known_of_a_technique_does_not_count(tmp_path: Path) -> None:
+    plan = written(tmp_path, DIGITS)
+    before = tuple(item.model_copy(update={"traits": ()}) for item in plan.techniques if item.name == "prune.channels")
+    others = tuple(item for item in plan.techniques if item.name != "prune.channels")
+    assert before
+    position = [item.name for item in plan.techniques].index("prune.channels")
+    old = plan.model_copy(update={"techniques": (*others[:position], *before, *others[position:])})
+    assert old != plan
+    assert old.meaning == plan.meaning
+
+
 def test_an_override_is_another_value(tmp_path: Path) -> None:
     path = tmp_path / "study.opt"
     path.write_text(DIGITS, encoding="utf-8")

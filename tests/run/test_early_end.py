@@ -156,7 +156,10 @@ def plan(folder: Path, steps: str) -> Plan:
     ("cut = parts.narrow", None),
     # What comes behind a training depends on the weights that it gives, or on how many of them are zero.
     ("back = parts.fit; cut = parts.guess", None),
-    ("back = finetune; prune.channels", None),
+    ("back = finetune; prune.channels { scope = global }", None),
+    ("back = finetune; channels_to_latency", None),
+    # The same share of every layer, whatever the weights are.
+    ("repeat r = 2 { cut = prune.channels; back = finetune }", ["r[1].cut", "r[2].cut"]),
     ("back = finetune; magnitude", None),
     ("back = finetune; mixed", None),
     # It trains too, and more than weights change.

@@ -10,7 +10,7 @@ from optlang.techniques.shared.proof import shared
 from optlang.workload.model.save import load, save
 from tests.techniques import contract
 from tests.techniques.declarations import declared, standard
-from tests.techniques.states import KINDS, NETWORKS, STUDY, count, start
+from tests.techniques.states import KINDS, NETWORKS, STUDY, count, macs, start
 
 # Enough to see a seed that is not used.
 SEEDED = ("cnn", "residual", "encoder")
@@ -52,6 +52,25 @@ def one_thread():
 
 def test_what_is_refused_is_a_network():
     assert {network for item in REFUSES.values() for network in item} <= {*NETWORKS, "words"}
+
+
+@pytest.mark.parametrize(("technique", "network"), [
+    (item, network) for item in TECHNIQUES if "per_layer" in item.traits
+    for network in ("depthwise", "encoder") if network not in REFUSES[item.name]
+], ids=by_name)
+def test_the_same_share_of_every_layer_leaves_the_same_shape_whatever_the_weights_are(
+    technique, network, images, tmp_path
+):
+    shapes = set()
+    for changed in (0.0, 0.1):
+        state = start(network)
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for item in state.model.parameters():
+                item.add_(changed * torch.randn(item.shape, generator=draw))
+        result = contract.apply(technique, state, images.bind(state.model), tmp_path / str(changed), scope="layer")
+        shapes.add((count(result), macs(result)))
+    assert len(shapes) == 1
 
 
 class TestContract:
