@@ -23,9 +23,9 @@ from optlang.search.shortfall import shortfalls
 CHEAP = frozenset({"parameters", "macs", "size", MEDIAN})
 """The metrics that a training which changes weights alone leaves as they are."""
 
-SIZE_MARGIN = 0.05
-"""The share by which a file may be smaller or larger once its model is trained: equal constants are written once, and
-zero points that are zero are left out."""
+SIZE_MARGIN, SIZE_CONSTANTS = 0.05, 1000.0
+"""The share, and besides it the bytes, by which a file may be smaller or larger once its model is trained: equal
+constants are written once (biases that are still zero), and zero points that are zero are left out."""
 
 TIME_MARGIN = 0.2
 """The share by which a latency may differ, beyond its interval widened to twice its width on either side."""
@@ -43,7 +43,8 @@ class Verdict:
 def bounded(item: Measurement) -> Measurement:
     """A measurement of an untrained model with the numbers between which that of the trained one certainly lies."""
     if item.metric == "size":
-        return replace(item, low=item.value * (1 - SIZE_MARGIN), high=item.value * (1 + SIZE_MARGIN))
+        margin = item.value * SIZE_MARGIN + SIZE_CONSTANTS
+        return replace(item, low=max(0.0, item.value - margin), high=item.value + margin)
     if item.metric != MEDIAN:
         return replace(item, low=item.value, high=item.value)
     low, high = _far(item.value, item.low, item.high)

@@ -37,7 +37,7 @@ technique fit "write down that it ran" {
 
 technique narrow "keep the first channels of the first layer" {
   calls "parts.py:narrow"
-  param kept: int in 1 .. 16 = 4
+  param kept: int in 1 .. 64 = 16
   takes module
   gives module
 }
@@ -94,7 +94,7 @@ def narrow(state, settings, context):
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.last = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 10)
 
     def forward(self, x):
         return self.last(torch.relu(self.first(x.flatten(1))))
@@ -129,7 +129,7 @@ study small "a small study" {{
   search {{ trials = 4; seed = 1; sampler = random; ladder = false; {more} }}
 }}
 """
-STEPS = "cut = parts.narrow { kept in [4, 12] }; back = parts.fit { by in [0.5, 1.5] }"
+STEPS = "cut = parts.narrow { kept in [16, 48] }; back = parts.fit { by in [0.5, 1.5] }"
 REQUIRE = "size <= 0.5 * baseline.size"
 
 
@@ -239,6 +239,6 @@ def test_a_trial_that_is_too_large_ends_before_its_training(tmp_path: Path) -> N
     assert whole.returncode == 0, whole.stderr
     assert (tmp_path / "log").read_text() == "xxxxx"
     sizes = query(
-        "SELECT DISTINCT size FROM results WHERE kept = 12 AND run = (SELECT arg_max(run, started) FROM sessions)", [db]
+        "SELECT DISTINCT size FROM results WHERE kept = 48 AND run = (SELECT arg_max(run, started) FROM sessions)", [db]
     ).rows
     assert sizes == ((json.loads(early[0]["notes"])["early.size"],),)

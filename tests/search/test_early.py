@@ -60,10 +60,10 @@ def test_a_requirement_on_counts_decides_exactly() -> None:
 def test_a_size_decides_beyond_its_margin_only() -> None:
     share = Binary(operator="*", left=Const(value=0.5), right=MetricRef(metric="size", baseline=True))
     study = plan(Binary(operator="<=", left=MetricRef(metric="size"), right=share))
-    assert decided(study, exact("size", 52e3, "B")) is None
-    verdict = decided(study, exact("size", 53e3, "B"))
+    assert decided(study, exact("size", 53e3, "B")) is None
+    verdict = decided(study, exact("size", 55e3, "B"))
     assert verdict is not None
-    assert "size 53.0 kB is above the limit 50.0 kB (0.5 * baseline.size) by 3.0" in verdict.reason
+    assert "size 55.0 kB is above the limit 50.0 kB (0.5 * baseline.size) by 5.0" in verdict.reason
 
 
 def test_a_latency_decides_only_by_far() -> None:
@@ -96,7 +96,7 @@ def test_a_trial_that_is_beaten_whatever_its_training_gives_is_stopped() -> None
     assert verdict.state == "stopped"
     assert verdict.reason == (
         "trial 7 beats it, whatever its training gives: latency ×4.0 against at most ×2.4, size 40.0 kB against at "
-        "least 47.5 kB, accuracy 100.0 % against at most 100.0 %"
+        "least 46.5 kB, accuracy 100.0 % against at most 100.0 %"
     )
     for losses in ((1 / 4, 40e3, -0.999), (1 / 2.1, 40e3, -1.0), (1 / 4, 48e3, -1.0)):
         assert decided(study, *measured, front={7: losses}) is None
