@@ -47,6 +47,7 @@ class TrialRecord:
     """By target."""
     sampler_state: Mapping[str, JSON]
     passes: int
+    """How often it was timed."""
 
     @property
     def interrupted(self) -> bool:
@@ -101,7 +102,7 @@ class History:
                 violations, verdict, reason = [], "failed", f"{absent} is a goal and was not measured{why}"
         record = TrialRecord(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, recipe.steps,
-            result.measurements, tuple(violations), result.artifacts, state, 1 if result.measurements else 0,
+            result.measurements, tuple(violations), result.artifacts, state, int(_is_timed(result.measurements)),
         )
         self._keep(record)
         return record
@@ -111,7 +112,8 @@ class History:
         self._stood = None
         record = self._trials[number]
         merged = {(item.target, item.metric): item for item in (*record.measurements, *measurements)}
-        self._trials[number] = replace(record, measurements=tuple(merged.values()), passes=record.passes + 1)
+        passes = record.passes + _is_timed(measurements)
+        self._trials[number] = replace(record, measurements=tuple(merged.values()), passes=passes)
 
     def measured(self, record: TrialRecord) -> dict[Key, Measurement]:
         """A trial's measurements by target and metric."""
@@ -289,7 +291,7 @@ class History:
 
     def timed(self, number: int) -> bool:
         """Whether the trial's artifacts ran on this machine, on any target."""
-        return any(item.metric == MEDIAN for item in self._trials[number].measurements)
+        return _is_timed(self._trials[number].measurements)
 
     def _is_baseline(self, number: int) -> bool:
         return self._trials[number].origin == "baseline"
@@ -340,6 +342,10 @@ class History:
     def _space_has(self, point: Point) -> bool:
         # A runtime may be missing today that was there when the trial ran: the trial is still one of the study's.
         return Space(self._plan).contains(point)
+
+
+def _is_timed(measurements: Iterable[Measurement]) -> bool:
+    return any(item.metric == MEDIAN for item in measurements)
 
 
 def _missed(violations: Sequence[Violation]) -> str | None:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from optlang.interfaces import JSON, Measurement, OutsideError
+from optlang.plan.metrics import MEDIAN
 from optlang.store import database
 from optlang.store.journal import Journal, encode, identity, journal_path, read
 from optlang.store.lock import WriteLock
@@ -62,7 +63,7 @@ class TrialRow:
     steps: tuple[Mapping[str, JSON], ...]
     measurements: tuple[Measurement, ...]
     passes: int
-    """How often it was measured: 0 where it never was."""
+    """How often it was timed: 0 where it never was."""
     artifacts: tuple[Mapping[str, JSON], ...]
     notes: Mapping[str, JSON]
     violations: tuple[Mapping[str, JSON], ...]
@@ -228,7 +229,8 @@ class Writer:
                 if turn:
                     break
                 continue
-            passes += bool(rows)
+            # What was scored again only, on the test data, was not timed again.
+            passes += any(item["metric"] == MEDIAN for item in rows)
             latest.update({(item["target"], item["metric"]): item for item in rows})
         return TrialRow(
             run=key[0], trial=key[1], passes=passes,

@@ -139,6 +139,19 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -
     assert dump(db) == pieces
 
 
+def test_scored_again_is_not_timed_again(tmp_path: Path) -> None:
+    timed = [measurement("latency.p50", 1e-4, ratio=2.0), measurement("accuracy", 0.9)]
+    again = {"event": "measured", "run": "r1", "trial": 1, "at": "2026-05-04T13:00:00+00:00"}
+    with Writer(tmp_path / "x.duckdb") as store:
+        for event in (session(), start("r1", 1), end("r1", 1, measurements=timed)):
+            store.record(event)
+        found = [store.trials("r1")[0].passes]
+        for turn, measurements in enumerate(([measurement("test.accuracy", 0.8)], timed[:1]), start=1):
+            store.record({**again, "pass": turn, "measurements": measurements})
+            found.append(store.trials("r1")[0].passes)
+    assert found == [1, 1, 2]
+
+
 def test_a_run_goes_on_while_another_program_holds_the_file(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     events = list(search_events(5))
