@@ -100,6 +100,17 @@ def test_static_answers_as_float_in_a_file_of_integers(network, images, tmp_path
     assert artifact.files == build(state, images, tmp_path / "again").files
 
 
+@pytest.mark.parametrize("network", ["unet", "decoder"])
+def test_transposed_convolutions_are_integers_or_said_to_be_float(network, images, tmp_path):
+    state = state_of(network)
+    trained_norms(state.model)
+    artifact = build(state, images, tmp_path / "static")
+    assert near(*compared(state, artifact, images))
+    transposed = {name for name, item in state.model.named_modules() if isinstance(item, nn.ConvTranspose2d)}
+    # oneDNN's kernel is wrong for some of them.
+    assert transposed.issuperset(artifact.about["int8"]["float"])
+
+
 def test_norms_and_relu_are_part_of_the_convolution_before_them(images, tmp_path):
     state = state_of("cnn")
     trained_norms(state.model)
