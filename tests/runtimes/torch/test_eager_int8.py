@@ -121,14 +121,6 @@ def test_norms_and_relu_are_part_of_the_convolution_before_them(images, tmp_path
     assert sum(settings["relu"] for _, _, settings in layers["layers"]) >= norms
 
 
-def test_a_net_with_transposed_convolutions_is_taken(images, tmp_path):
-    state = state_of("unet")
-    trained_norms(state.model)
-    artifact = build(state, images, tmp_path / "static")
-    assert near(*compared(state, artifact, images))
-    assert set(artifact.about["int8"]["float"]) <= {"up"}  # whose kernel rounds as its processor has it
-
-
 def test_the_subject_is_left_as_it_was(images, tmp_path):
     state = state_of("residual")
     state.model.train()
