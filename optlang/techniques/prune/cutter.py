@@ -14,12 +14,14 @@ from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.prune.fits import Fits
 from optlang.techniques.prune.importance import Scale, scoring
 from optlang.techniques.prune.pruner import Ranked, chosen, following
+from optlang.techniques.prune.recurrent_units import recurrent
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.prune.statistics import recalibrate
 from optlang.techniques.shared import coupled, cuts, proof
 from optlang.techniques.shared.coupled import Group, drawn
 from optlang.techniques.shared.parametrizations import as_module, with_edit
 from optlang.techniques.shared.routes import rerouted, tables
+from optlang.techniques.shared.stand_ins import called
 from optlang.techniques.shared.symmetry import Symmetry
 from optlang.workload.failures import attempt
 from optlang.workload.model.layers import left_alone
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _REPLAY = "optlang.techniques.prune.pruner:replay"
+_WEIGHTS = "magnitude and two_four remove single weights, and int8 makes all of them smaller"
+_UNITS = "units removes hidden units, with all their gates; int8 makes the model smaller too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,6 @@ class Cutter:
         data = context.data.bind(state.model)
         self.example, self._samples = data.example(2), data.example(proof.SAMPLES)
         self._kept = _kept(state.model, settings)
-        _no_recurrent(state.model)
         with imports.user_code("the model's forward", context.study):
             self._fits = Fits(state.model, self.example)
         self.left: dict[str, str] = {}
@@ -95,6 +98,7 @@ class Cutter:
         # The graph is that of the whole model, whatever is kept.
         with following(), drawn(module, self.example) as graph:
             found, self.left = coupled.groups(graph, self._kept)
+            self.left |= _recurrent(module, self._settings)
             open_groups = self._open(found)
             for group in open_groups:
                 scores = attempt(partial(score, group.found))
@@ -274,10 +278,12 @@ class Cutter:
         if self.left and not self.groups():
             some = [f"{name}: {reason}" for name, reason in list(self.left.items())[:3]]
             more = len(self.left) - len(some)
+            layers, all_open = recurrent(self.whole.model), not self._settings["keep"] and not self._settings["only"]
             return Refusal(
                 "nothing was removed: no layer is left whose channels can be. " + "; ".join(some)
                 + (f"; and {more} more layers" if more else ""),
-                help="magnitude and two_four remove single weights, and int8 makes all of them smaller",
+                help=_UNITS if layers else _WEIGHTS,
+                depends="model" if all_open and self.left.keys() <= layers.keys() else "settings",
             )
         about = "".join(f"; {name} is left alone: {reason}" for name, reason in list(self.left.items())[:2])
         return Refusal(
@@ -346,16 +352,13 @@ def _kept(module: nn.Module, settings: Mapping[str, Any]) -> set[str]:
     return kept
 
 
-def _no_recurrent(module: nn.Module) -> None:
-    """torch-pruning cuts the gates of an LSTM apart, and knows no other recurrent layer."""
-    from torch import nn
-
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.RNNBase):
-            raise Refusal(
-                f"{name} is an {type(layer).__name__}, whose hidden units channels cannot remove",
-                help="units removes those, with all their gates; int8 makes the model smaller too", depends="model",
-            )
+def _recurrent(module: nn.Module, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The recurrent layers that were open to pruning, with why their hidden units stay."""
+    alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
+    return {
+        name: f"it is {called(layer)}, whose hidden units channels cannot remove"
+        for name, layer in recurrent(module).items() if name not in alone
+    }
 
 
 def counted(module: nn.Module) -> tuple[int, int]:

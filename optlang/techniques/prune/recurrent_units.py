@@ -116,7 +116,9 @@ def _remade(layer: nn.RNNBase, inputs: int, hidden: int, parts: Mapping[str, Ten
     from torch import nn
 
     kind: Any = type(layer)
-    about = {"nonlinearity": layer.nonlinearity} if isinstance(layer, nn.RNN) else {}
+    about: dict[str, Any] = {"nonlinearity": layer.nonlinearity} if isinstance(layer, nn.RNN) else {}
+    if layer.proj_size:
+        about["proj_size"] = layer.proj_size
     with torch.random.fork_rng(devices=[]):  # what is drawn for it is written over
         made: nn.RNNBase = kind(
             inputs, hidden, layer.num_layers, bias=layer.bias, batch_first=layer.batch_first, dropout=layer.dropout,

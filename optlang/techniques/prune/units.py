@@ -14,6 +14,7 @@ from optlang.techniques.prune.recurrent_units import cut, directions, ends, laye
 from optlang.techniques.prune.sparsity import recounted
 from optlang.techniques.shared import proof
 from optlang.techniques.shared.parametrizations import as_module, with_edit
+from optlang.techniques.shared.stand_ins import called
 from optlang.workload.failures import refused
 from optlang.workload.model.layers import left_alone
 
@@ -38,9 +39,10 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     these units' outputs at zero, and are compared with them on examples. Notes: `prune.removed_units` and
     `prune.removed_parameters`, the shares removed since the model was made.
 
-    Layers that share a weight with another layer are left alone, and `prune.left` says so. Raises `Refusal` where there
-    is no such layer, where nothing would go, where something else than linear and recurrent layers takes a layer's
-    answers, or where one takes the sum of its two directions.
+    Left alone, and named in `prune.left` with the reason, are layers that share a weight with another one, that project
+    their state or are a class of their own, and those whose answers something else than linear and recurrent layers
+    takes, or one that takes the sum of two directions. Raises `Refusal` where there is no other layer, or where nothing
+    would go.
     """
     import torch
 
@@ -54,28 +56,21 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     example = context.data.bind(module).example(8)
     with torch.no_grad(), user_code("the model's forward", context.study):
         call(module, example)
-    others = proof.partners(module)
-    alone: dict[str, JSON] = {
-        name: f"its weights are those of {others[name]} too, which would be cut apart" for name in chosen
-        if name in others
-    }
+    refusals: dict[str, Refusal] = {}
     for name in chosen:
-        if name in alone:
-            continue
-        layer = layer_called(module, name)
-        count = _left(layer.hidden_size, settings)
+        count = _left(layer_called(module, name).hidden_size, settings)
         if count is None:
             continue
-        takers = _takers(module, name, count, example, context)
-        kept = _kept(module, name, takers, count, settings, context)
-        made: dict[str, JSON] = {"layer": name, "kept": kept, "takers": list(takers)}
-        if layer.bidirectional or any(len(blocks) > 1 for blocks in takers.values()):
-            made["sides"] = takers
-        module = _proved(module, made, example, context)
+        try:
+            made = _chosen(module, name, count, settings, example, context)
+            module = _proved(module, made, example, context)
+        except Refusal as error:
+            refusals[name] = error
+            continue
         cuts.append(made)
     if not cuts:
-        for name, why in alone.items():
-            raise Refusal(f"no recurrent layer is left to prune: {name}: {why}")
+        for refusal in refusals.values():
+            raise refusal
         ratio, multiple = settings["ratio"], settings["round_to"]
         raise Refusal(
             f"nothing was removed: ratio {ratio:g} with round_to {multiple} leaves every layer as it is",
@@ -85,7 +80,7 @@ def units(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
     return with_edit(state, module, edit, {
         "prune.removed_units": share_removed(state, "units", _hidden(module) / _hidden(state.model)),
         "prune.removed_parameters": share_removed(state, "parameters", counted(module)[0] / counted(state.model)[0]),
-        **({"prune.left": alone} if alone else {}),
+        **({"prune.left": {name: item.message for name, item in refusals.items()}} if refusals else {}),
         **recounted(state.notes, module),
     })
 
@@ -116,19 +111,31 @@ def _open(module: nn.Module, settings: Mapping[str, Any]) -> list[str]:
     chosen = [name for name in found if name not in alone]
     if not chosen:
         raise Refusal("no recurrent layer is left to prune", help="shorten keep, or widen only")
-    for name in chosen:
-        layer = found[name]
-        why = (
-            "projects its state (proj_size)" if layer.proj_size
-            else "is a class of its own" if _own_class(layer)
-            else ""
-        )
-        if why:
-            raise Refusal(
-                f"{name or 'the model'} is an {type(layer).__name__} that {why}, which units does not cut",
-                help=f'keep = ["{name}"]',
-            )
     return chosen
+
+
+def _chosen(
+    module: nn.Module, name: str, count: int, settings: Mapping[str, Any], example: Mapping[str, Tensor],
+    context: Context,
+) -> dict[str, JSON]:
+    """The cut that leaves `count` units of a layer, as `replay` takes it; `Refusal` where it cannot be made rightly."""
+    layer, others = layer_called(module, name), proof.partners(module)
+    why = (
+        "projects its state (proj_size)" if layer.proj_size
+        else "is a class of its own" if _own_class(layer)
+        else f"shares its weights with {others[name]}" if name in others
+        else ""
+    )
+    if why:
+        raise Refusal(
+            f"{name or 'the model'} is {called(layer)} that {why}, which units does not cut", help=f'keep = ["{name}"]'
+        )
+    takers = _takers(module, name, count, example, context)
+    kept = _kept(module, name, takers, count, settings, context)
+    made: dict[str, JSON] = {"layer": name, "kept": kept, "takers": list(takers)}
+    if layer.bidirectional or any(len(blocks) > 1 for blocks in takers.values()):
+        made["sides"] = takers
+    return made
 
 
 def _left(size: int, settings: Mapping[str, Any]) -> int | None:
@@ -244,7 +251,7 @@ def _proved(
     whole = copy.deepcopy(module)
     silence(layer_called(whole, name), about["kept"])
     wanted = _run(whole, example, name, context)
-    module = replay(module, {"cuts": [about]}, example)
+    module = replay(copy.deepcopy(module), {"cuts": [about]}, example)
     found = _run(module, example, name, context)
     for key, item in wanted.items():
         other = found.get(key)

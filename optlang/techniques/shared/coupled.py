@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Refusal
+from optlang.techniques.shared.stand_ins import StandIns
 from optlang.workload.failures import FAILURES, attempt, exhausted
 
 if TYPE_CHECKING:
@@ -136,13 +137,24 @@ class Graph:
         import torch_pruning
 
         self.model = module
-        self.names: dict[Any, str] = {layer: name for name, layer in module.named_modules()}
+        stand_ins = StandIns(module)
+        self.closed = stand_ins.closed
+        """Why channels that reach these layers stay."""
+        self.recurrent = frozenset(stand_ins.names)
+        """What stands for the inputs of recurrent layers."""
+        self.names: dict[Any, str] = {layer: name for name, layer in module.named_modules()} | stand_ins.names
         self._graph = graph = torch_pruning.DependencyGraph()
         # What `build_dependency` does, apart from the positions.
         graph.verbose, graph.model, graph.ignored_params = False, module, []
         graph._module2name = dict(self.names)
-        graph._param_to_name, graph.unwrapped_parameters = graph._detect_unwrapped_parameters(None)
-        graph.module2node = graph._trace(module, dict(example), forward, None)
+        graph._param_to_name, found = graph._detect_unwrapped_parameters(None)
+        inner = set(map(id, stand_ins.parameters))
+        graph.unwrapped_parameters = [item for item in found if id(item[0]) not in inner]
+        graph.IGNORED_LAYERS_IN_TRACING = [*stand_ins.layers.values()]
+        with stand_ins.at_work() as taken:
+            graph.module2node = graph._trace(
+                stand_ins.whole, dict(example), lambda _, given: (*forward(module, given), *taken), None
+            )
         graph._build_dependency(graph.module2node)
         _positioned(graph)
         sizes = [max(item.shape) for item in module.parameters() if item.ndim]
@@ -257,6 +269,8 @@ def groups(graph: Graph, kept: Collection[str]) -> tuple[list[Group], dict[str, 
         name = graph.names.get(layer)
         if name is None or not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) or layer in seen or name in kept:
             continue
+        if layer in graph.recurrent:
+            continue
         try:
             made = group_of(graph, name)
             computed = next((item.tensor for item in made.axes if item.tensor not in tensors), None)
@@ -353,6 +367,8 @@ def _parts(graph: Graph, group: Any) -> Iterator[Part]:
     count = len(group[0].idxs)
     for item in group.items:
         target = item.dep.target
+        if target.module in graph.closed:
+            raise Unfollowed(graph.closed[target.module])
         if isinstance(target.module, nn.Parameter):
             name = graph.parameter(target.module)
         elif target.module in graph.names:

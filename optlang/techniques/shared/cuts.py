@@ -61,7 +61,10 @@ def _pruned(module: nn.Module, layer: str, outward: bool, dim: int, indices: lis
     made = (prune.prune_out_channels if outward else prune.prune_in_channels)(target, indices)
     if isinstance(target, nn.Parameter):
         holder, _, own = layer.rpartition(".")
-        setattr(module.get_submodule(holder), own, made)
+        layer_of = module.get_submodule(holder)
+        setattr(layer_of, own, made)
+        if isinstance(layer_of, nn.RNNBase):
+            layer_of.input_size = made.shape[1]
 
 
 def _normalized(layer: nn.LayerNorm, dim: int, indices: list[int]) -> None:

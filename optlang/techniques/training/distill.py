@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
-from optlang.interfaces import Context, Factory, ModelState, Refusal
+from optlang.interfaces import JSON, Context, Factory, ModelState, Refusal
 from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.recurrent_units import recurrent
+from optlang.techniques.prune.units import units
 from optlang.techniques.shared import masks
 from optlang.techniques.shared.labels import apart
 from optlang.techniques.training.hint_losses import Watch, attention_loss, matched
@@ -21,21 +24,21 @@ if TYPE_CHECKING:
     from optlang.workload.data.tasks import Task
     from optlang.workload.data.tensors import Tensors
 
-# How channels leave where only a width is asked for: what `channels` itself does if nothing else is said.
+# How channels and hidden units leave where only a width is asked for: what their techniques do if nothing else is said.
 _SLIMMER = {
-    "importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0,
+    "importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0, "samples": 256,
 }
 
 
 def distill(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """Train a student on the teacher's answers and the targets (Hinton, Vinyals and Dean, 2015).
 
-    The student is `student`, else the state with the share `width` of its channels (removed as `channels` does, and
-    recorded as its edit). The teachers are `teacher` and `teachers`, else the baseline; of several the mean answer is
-    learned (see `ensemble`). The loss is (1 - `alpha`) of the task's own and
-    `alpha` of the soft one (see `labels.apart`), plus `hint` times the mean squared error between the last
-    layers before the answer, through a learned linear map where their widths differ (FitNets: Romero et al., 2015), and
-    `attention` times the distance of the attention maps of convolutions (Zagoruyko and Komodakis, 2017).
+    The student is `student`, else the state with the share `width` of the hidden units of its recurrent layers and of
+    its channels (removed as `units` and `channels` do, and recorded as their edits). The teachers are `teacher` and
+    `teachers`, else the baseline; of several the mean answer is learned (see `ensemble`). The loss is (1 - `alpha`) of
+    the task's own and `alpha` of the soft one (see `labels.apart`), plus `hint` times the mean squared error between
+    the last layers before the answer, through a learned linear map where their widths differ (FitNets: Romero et al.,
+    2015), and `attention` times the distance of the attention maps of convolutions (Zagoruyko and Komodakis, 2017).
 
     Without labels there is no loss of the task, and `alpha` is the weight of the soft one as it stands.
 
@@ -43,8 +46,8 @@ def distill(state: ModelState, settings: Mapping[str, Any], context: Context) ->
     student's parameters as a share of all teachers'.
 
     Raises `Refusal` where nothing would be learned from the teacher, where the answers of the two have other shapes,
-    where layers are to be compared with those of several teachers,
-    where no channel can be removed, where there is no layer for `hint` or `attention`, or where `fit` does.
+    where layers are to be compared with those of several teachers, where no channel and no hidden unit can be removed,
+    where there is no layer for `hint` or `attention`, or where `fit` does.
     """
     from optlang.workload.model.call import settled
 
@@ -143,13 +146,30 @@ def _student(state: ModelState, settings: Mapping[str, Any], context: Context) -
     width = float(settings["width"])
     if width == 1:
         return state
-    try:
-        return channels(state, {**_SLIMMER, "ratio": 1 - width}, context)
-    except Refusal as error:
+    return _slimmer(state, width, context)
+
+
+def _slimmer(state: ModelState, width: float, context: Context) -> ModelState:
+    """The state with the share `width` of its hidden units and channels; what cannot be cut stays, and is noted."""
+    settings = {**_SLIMMER, "ratio": 1 - width}
+    layers = list(recurrent(state.model))
+    found, refusals, left = state, list[Refusal](), dict[str, JSON]()
+    for technique, kept in ((units, ()), (channels, layers)) if layers else ((channels, ()),):
+        try:
+            found = technique(found, {**settings, "keep": tuple(filter(None, kept))}, context)
+            left |= cast("Mapping[str, JSON]", found.notes.get("prune.left", {}))
+        except Refusal as error:
+            refusals.append(error)
+    if found is state:
+        reasons = dict.fromkeys(item.message for item in refusals)
         raise Refusal(
-            f"the model has no slimmer copy of width {width:g}: {error.message}",
+            f"the model has no slimmer copy of width {width:g}: {'; '.join(reasons)}",
             help="another width, a student of your own, or width = 100 % to train the model as it stands",
-        ) from error
+        ) from refusals[0]
+    if refusals:
+        whole = ["other layers"] if "prune.removed_units" in found.notes else layers
+        left |= dict.fromkeys(whole, refusals[0].message)
+    return replace(found, notes={**found.notes, "prune.left": left}) if left else found
 
 
 def _redraw(module: nn.Module, student: ModelState, context: Context) -> None:

@@ -9,8 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from optlang.interfaces import Context, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.channels_to_budget import channels_to_budget
-from tests.techniques.prune.test_channels import REFUSES as REFUSES
+from tests.techniques.prune import test_channels
 from tests.techniques.states import STUDY, macs, start
+
+# Most of it is in hidden units, which stay.
+REFUSES = {**test_channels.REFUSES, "lstm": "cannot be reached by removing channels: .* the largest layer then is lstm"}
 
 
 def check(state, result, data):

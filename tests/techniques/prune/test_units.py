@@ -416,9 +416,28 @@ class TestRefusal:
             run(own(lambda: Refused(way)), images)
         assert error.value.help == 'keep = ["cell"]'
 
+    @pytest.mark.filterwarnings("ignore:LSTM with projections")
     def test_other_kinds(self, images):
         with pytest.raises(Refusal, match=r"cell is an LSTM that .*proj_size"):
             run(own(lambda: Refused("out", proj_size=4)), images)
+
+    @pytest.mark.filterwarnings("ignore:LSTM with projections")
+    def test_a_layer_that_cannot_be_cut_is_left_alone(self, images):
+        class Two(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first = nn.LSTM(8, 16, batch_first=True)
+                self.norm, self.second = nn.LayerNorm(16), nn.GRU(16, 16, batch_first=True)
+                self.third, self.head = nn.LSTM(16, 16, proj_size=8, batch_first=True), nn.Linear(8, 10)
+
+            def forward(self, image):
+                return self.head(self.third(self.second(self.norm(self.first(image[:, 0])[0]))[0])[0][:, -1])
+
+        result = run(own(Two), images)
+        assert (result.model.first.hidden_size, result.model.second.hidden_size) == (16, 8)
+        assert result.model.third.input_size == 8
+        assert set(result.notes["prune.left"]) == {"first", "third"}
+        assert "proj_size" in result.notes["prune.left"]["third"]
 
     def test_the_sum_of_both_directions(self, images):
         with pytest.raises(Refusal, match="head takes numbers that its two directions make together") as error:

@@ -18,7 +18,7 @@ from optlang.workload.model.call import call
 from optlang.workload.model.make import make
 from tests.techniques.states import STUDY, start
 
-REFUSES = {"lstm": "lstm is an LSTM", "tied": r"first\.weight and second\.weight are one weight"}
+REFUSES = {"tied": r"first\.weight and second\.weight are one weight"}
 
 CHANNELS = {"importance": "l2", "scope": "layer", "round_to": 4, "keep": (), "only": (), "recalibrate": 0}
 TRAINING = {
@@ -380,3 +380,25 @@ class TestTasks:
         with pytest.raises(OptlangError, match="the task's loss raised ValueError: not today") as error:
             self.losses(technique, own, "own.py:two", data, large, width=4, way="tuple")
         assert f"own.py:{line}" in f"{error.value.help} {getattr(error.value, 'details', '')}"
+
+
+@pytest.mark.slow
+class TestRecurrentLayers:
+    def test_the_copy_has_fewer_channels_and_fewer_units(self, images):
+        result = run(start("lstm", width=32), images, epochs=1)
+        model = result.model
+        assert (model.embed.out_features, model.lstm.input_size, model.lstm.hidden_size) == (16, 16, 16)
+        assert [edit.calls.split(":")[0].rpartition(".")[2] for edit in result.edits] == ["units", "pruner"]
+        again = make(Factory("networks.py:lstm", {"width": 16}), STUDY)
+        assert {name: item.shape for name, item in model.state_dict().items()} == {
+            name: item.shape for name, item in again.state_dict().items()
+        }
+
+    def test_two_directions(self, images):
+        result = run(start("both_ways", width=16), images, epochs=1, start="fresh")
+        assert (result.model.cell.hidden_size, result.model.head.in_features) == (8, 16)
+
+    def test_units_that_cannot_go_stay(self, images):
+        # Its answers are the model's own.
+        with pytest.raises(Refusal, match=r"no slimmer copy .*: the answers of cell go where units cannot follow them"):
+            run(start("recurrent"), images)
