@@ -57,7 +57,10 @@ Page = Annotated[PageFormat, typer.Option("--format", help="Text, or one JSON do
 Trials = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Searched trials in all; baseline and ladder are not counted.")
 ]
-Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Start no trial after this time, for example 10min.")]
+Timeout = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="How long the run may take, for example 10min; enough without --trials."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the search and of all training.")]
 Shown = Annotated[Progress | None, typer.Option(help="A live view (the default in a terminal), or lines.")]
 Ladder = Annotated[

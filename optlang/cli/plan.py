@@ -47,10 +47,10 @@ def plan(
     sys.stdout.write(text(describe(study, space.size(), _ladder(study, space))))
     sys.stdout.writelines(f"{line}\n" for line in _refused(study, file, db))
     seconds = _seconds_a_trial(study.study, db)
-    if seconds is not None:
+    if seconds is not None and study.search.most is not None:
         sys.stdout.write(
-            f"\nA searched trial took {in_seconds(seconds)} so far, so {study.search.trials} take about "
-            f"{in_seconds(seconds * study.search.trials)}.\n"
+            f"\nA searched trial took {in_seconds(seconds)} so far, so {study.search.most} take about "
+            f"{in_seconds(seconds * study.search.most)}.\n"
         )
     return 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,10 +50,16 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measurements of a candidate, and its answers where inputs for them were given."""
+    """The measurements of a candidate, and its answers where inputs for them were given.
+
+    Seconds: `start` of its processes, `rounds` of its own (half of what it and the baseline took in turn), `answering`.
+    """
 
     measurements: tuple[Measurement, ...]
     answers: Answers | None = None
+    start: float = 0.0
+    rounds: float = 0.0
+    answering: float = 0.0
 
 
 class Bench:
@@ -80,17 +87,25 @@ class Bench:
         timings = {item.name: Timings(item.target.batch) for item in pair}
         assert len(timings) == len(pair), "a candidate needs a name of its own"
         answers = None
+        start = rounds = answering = 0.0
         for number in range(effort.processes):
             with alone(self._lock):
                 reference = None if baseline is None else self._warm(baseline, inputs, fresh=number > 0)
+                begin = time.perf_counter()
                 with BareProcess(candidate) as process:
                     process.warm(inputs, effort.seconds)
+                    start += time.perf_counter() - begin
                     running = ([] if reference is None else [reference]) + [process]
+                    begin = time.perf_counter()
                     self._turns(running, timings, effort)
+                    rounds += (time.perf_counter() - begin) / len(running)
+                    begin = time.perf_counter()
                     if answer is not None and folder is not None and answers is None:
                         answers = _answered(process, answer, folder)
+                    answering += time.perf_counter() - begin
         against = timings[candidate.name if baseline is None else baseline.name]
-        return Measured(tuple(measurements(timings[candidate.name], against, candidate.target.name, seed)), answers)
+        found = tuple(measurements(timings[candidate.name], against, candidate.target.name, seed))
+        return Measured(found, answers, start, rounds, answering)
 
     def _turns(self, running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Repetitions) -> None:
         try:

@@ -447,20 +447,29 @@ class Sampler(Frozen):
     settings: dict[str, Value] = Field(default_factory=dict)
 
 
+TRIALS = 40
+"""The searched trials of a study that says neither how many nor how long."""
+
+
 class Search(Frozen):
-    """The search: how many trials in all, how long (seconds; None: no limit), and from which seed.
+    """The search: how many trials in all (None: not said), how long (seconds; None: no limit), and from which seed.
 
     `ladder` says whether each technique is measured alone first, `stop_early` whether a trial is ended as soon
     as what is known of it decides it.
     """
 
     sampler: Sampler
-    trials: int
+    trials: int | None
     timeout: float | None
     trial_timeout: float
     seed: int
     ladder: bool = True
     stop_early: bool = True
+
+    @property
+    def most(self) -> int | None:
+        """How many searched trials there are at most; None where the time alone ends the search."""
+        return TRIALS if self.trials is None and self.timeout is None else self.trials
 
 
 class Measure(Frozen):

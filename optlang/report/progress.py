@@ -82,9 +82,8 @@ class PlainProgress:
             line += f" {DEPENDENT}"
         if trial.tie_of is not None:
             line += f"  (within noise of trial {trial.tie_of})"
-        left = trial.total - trial.done
-        about = "" if trial.seconds_left is None else f", about {in_seconds(trial.seconds_left)}"
-        self._write(line + (f"  [{left} left{about}]" if left > 0 else ""))
+        left = remaining(trial)
+        self._write(line + (f"  [{left}]" if left else ""))
 
     def close(self) -> None:
         """See `LiveProgress.close`."""
@@ -100,10 +99,11 @@ class LiveProgress:
     def __init__(self, console: Console, describe: Words, columns: Columns) -> None:
         self._console, self._describe, self._columns = console, describe, columns
         self._live = Live(console=console, refresh_per_second=8, transient=True, vertical_overflow="crop")
-        self._study, self._total, self._done = "", 0, 0
+        self._study, self._done = "", 0
+        self._total: int | None = 0
         self._now: tuple[int, str] | None = None
         self._doing = ""
-        self._left: float | None = None
+        self._left = ""
         self._words: dict[int, str] = {}
         self._seen: dict[int, TrialFinished] = {}
         self._front: Sequence[int] = ()
@@ -139,7 +139,7 @@ class LiveProgress:
     def trial_finished(self, trial: TrialFinished) -> None:
         """See `Watcher.trial_finished`."""
         self._seen[trial.number], self._front = trial, trial.front
-        self._done, self._total, self._left, self._now = trial.done, trial.total, trial.seconds_left, None
+        self._done, self._total, self._left, self._now = trial.done, trial.total, time_left(trial), None
         if trial.state == "failed":
             self.message(f"trial {trial.number} {verdict(trial)}")
         self._draw()
@@ -150,11 +150,13 @@ class LiveProgress:
 
     def _draw(self) -> None:
         head = Table.grid(padding=(0, 1))
-        left = f"about {in_seconds(self._left)} left" if self._left else ""
-        head.add_row(
-            Text(self._study, style="bold"), ProgressBar(max(1, self._total), self._done, width=24),
-            f"{self._done} of {self._total} trials", left,
-        )
+        left = f"{self._left} left" if self._left else ""
+        study = Text(self._study, style="bold")
+        if self._total is None:
+            head.add_row(study, counted(self._done, "trial"), left)
+        else:
+            bar = ProgressBar(max(1, self._total), self._done, width=24)
+            head.add_row(study, bar, f"{self._done} of {self._total} trials", left)
         parts: list[Table | Text | Padding] = [head]
         if self._now is not None:
             number, words = self._now
@@ -209,15 +211,34 @@ class LiveProgress:
 def outline(run: RunStarted) -> str:
     """What a run consists of, and how much of it is done."""
     ladder = f"{counted(run.ladder, 'trial')} of a technique alone"
-    if not run.searched:
+    time = None if run.timeout is None else f"{'another ' if run.done else ''}{in_seconds(run.timeout)}"
+    if run.searched == 0:
         text = f"the baseline and {ladder}" + (" (the space has no more points)" if run.whole_space else "")
     else:
-        text = f"{counted(run.searched, 'trial')} to search"
+        text = "trials to search" if run.searched is None else f"{counted(run.searched, 'trial')} to search"
         about = ["the space has no more points"] if run.whole_space else []
         about += [f"{run.drawn} done"] if run.drawn else []
         text += f" ({', '.join(about)})" if about else ""
         text += f", after the baseline and {ladder}" if run.ladder else ", after the baseline"
-    return text + (f"; {run.done} of these {run.total} are done" if run.done else "")
+    text += "" if time is None else f", for {time}" if run.searched is None else f", in {time} at most"
+    of = "" if run.total is None else f" of these {run.total}"
+    return text + (f"; {run.done}{of} are done" if run.done else "")
+
+
+def remaining(trial: TrialFinished) -> str:
+    """How many trials are left of a run, and how long it goes on; "" after the last."""
+    trials = None if trial.total is None else trial.total - trial.done
+    parts = [] if trials is None else [f"{trials} left"]
+    if time := time_left(trial):
+        parts.append(f"{time} left" if trials is None else time)
+    return ", ".join(parts) if trials is None or trials > 0 else ""
+
+
+def time_left(trial: TrialFinished) -> str:
+    """How long the run goes on, in words; "" where that is not known."""
+    if trial.seconds_left is None:
+        return ""
+    return f"{'at least' if trial.at_least else 'about'} {in_seconds(trial.seconds_left)}"
 
 
 def paired(trial: TrialFinished) -> bool:

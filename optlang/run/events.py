@@ -26,20 +26,22 @@ class RunStarted:
     """What a run consists of: the baseline, `ladder` trials of a technique alone, and `searched` drawn ones.
 
     `done` counts the finished ones of all three kinds, `drawn` those of the last. `whole_space` says that the study
-    asks for more searched trials than its space has points.
+    asks for more searched trials than its space has points. `searched` is None where the time alone ends the search;
+    `timeout` are the seconds that this session may take.
     """
 
     study: str
     ladder: int
-    searched: int
+    searched: int | None
     done: int
     drawn: int
     whole_space: bool = False
+    timeout: float | None = None
 
     @property
-    def total(self) -> int:
-        """All trials of the run, the baseline among them."""
-        return 1 + self.ladder + self.searched
+    def total(self) -> int | None:
+        """All trials of the run, the baseline among them; None where the time alone ends the search."""
+        return None if self.searched is None else 1 + self.ladder + self.searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,10 @@ class Comparison:
 class TrialFinished:
     """A trial that is over: its figures by metric (with the target in front where the study has several).
 
-    `done` of `total` trials of the run are finished, the baseline and the ladder included; `seconds_left` is the time
-    that the others are expected to take, None while that is unknown. `dependent` says that an answer depends on the
-    other samples of its call. `tie_of` is the member of the front that stands for the trial, where another does.
+    `done` of `total` trials of the run are finished, the baseline and the ladder included (None: the time alone ends
+    the search); `seconds_left` is the time that the rest of the run is expected to take, or takes `at_least`, None
+    while nothing is known. `dependent` says that an answer depends on the other samples of its call. `tie_of` is the
+    member of the front that stands for the trial, where another does.
     """
 
     number: int
@@ -74,10 +77,11 @@ class TrialFinished:
     figures: Mapping[str, Comparison]
     front: Sequence[int]
     done: int
-    total: int
+    total: int | None
     seconds_left: float | None
     dependent: bool = False
     tie_of: int | None = None
+    at_least: bool = False
 
 
 class Watcher(Protocol):

@@ -23,20 +23,26 @@ Measured = Mapping[int, tuple[Measurement, ...]]
 
 
 def passes(
-    history: History, jobs: JobBuilder, dispatcher: Dispatcher, workload: Workload, message: Callable[[str], None]
+    history: History, jobs: JobBuilder, dispatcher: Dispatcher, workload: Workload, message: Callable[[str], None],
+    time_for: Callable[[Sequence[int]], bool] = lambda trials: True,
 ) -> Iterator[Measured]:
     """The new measurements of one pass after the other; the caller adds each to `history` before it asks for the next.
 
     A pass measures the whole front in one cycle, so that all of its rows compare with the same seconds of the baseline.
     It ends where the front holds (a pass has measured all that are in the front after it, ties aside), after `PASSES`,
-    or where measuring fails. The last two are reported.
+    where there is no `time_for` another one of its trials, or where measuring fails. All but the first are reported.
     """
     measured: set[int] = set()
     for turn in range(PASSES):
-        front = _timed(history, history.front())
-        if not front or measured.issuperset(front) or (turn == 0 and history.front_is_settled()):
+        numbers = due(history, turn)
+        if not numbers or measured.issuperset(_timed(history, history.front())):
             return
-        numbers = _timed(history, [*history.members(), *(history.near(NEAR) if turn == 0 else ())])
+        if turn and not time_for(numbers):
+            message(
+                "the front has changed, and the time is up before it could be measured again: the same command goes on "
+                "with that"
+            )
+            return
         again = f"the front has changed (pass {turn + 1} of at most {PASSES}): " if turn else ""
         message(f"{again}measuring the {len(numbers)} best again, side by side with the baseline")
         members = [(number, member) for number in numbers for member in jobs.members(number).values()]
@@ -53,6 +59,14 @@ def passes(
             f"the front has changed in each of {PASSES} passes: {', '.join(map(str, missing))} came into it in the "
             "last one, measured next to the baseline and not next to the others"
         )
+
+
+def due(history: History, turn: int = 0) -> list[int]:
+    """The trials that a pass would measure now, the first one (`turn` 0) or a later one; none where the front holds."""
+    front = _timed(history, history.front())
+    if not front or (turn == 0 and history.front_is_settled()):
+        return []
+    return _timed(history, [*history.members(), *(history.near(NEAR) if turn == 0 else ())])
 
 
 def _timed(history: History, numbers: Sequence[int]) -> list[int]:

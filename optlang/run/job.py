@@ -12,6 +12,7 @@ from optlang.interfaces import JSON, Artifact, Factory, Measurement, NamedMetric
 from optlang.measure.latency import Repetitions
 from optlang.measure.process import Deployment
 from optlang.run.curves import Epoch
+from optlang.run.ending import Spent
 from optlang.run.scratch import FOLDER
 from optlang.search.early import Verdict
 
@@ -194,7 +195,8 @@ class Failure:
 class Result:
     """The result of a trial. `failure` is None where all went well; the rest is what was measured up to there.
 
-    `artifacts` are by target. `ended` says how a trial ended that was decided before it was over.
+    `artifacts` are by target. `ended` says how a trial ended that was decided before it was over. `spent` is what
+    measuring took, on all targets together; None where nothing was measured.
     """
 
     steps: tuple[StepRun, ...] = ()
@@ -203,6 +205,7 @@ class Result:
     notes: Mapping[str, JSON] = field(default_factory=dict)
     failure: Failure | None = None
     ended: Verdict | None = None
+    spent: Spent | None = None
 
 
 def member_name(trial: int) -> str:

@@ -16,6 +16,7 @@ from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, Target
 from optlang.plan.model import FloatDomain, Plan
 from optlang.run import test_data
 from optlang.run.batch_dependence import depends
+from optlang.run.budget import Budget
 from optlang.run.busy import Busy
 from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.early_end import EarlyEnd
@@ -44,6 +45,9 @@ DEVICE = "cpu"
 
 LISTED = 10_000
 """Points that are looked at, at most, to see whether the space has as many as the study asks for."""
+
+FEW = 1000
+"""Points that are looked at, at most, to say how many trials there are where the time alone ends the search."""
 
 Why = Literal["complete", "interrupted", "timeout", "exhausted", "ladder"]
 
@@ -92,10 +96,9 @@ class Scheduler:
         self._busy = Busy()
         self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._dispatcher.progress, self._busy)
         self._early = EarlyEnd(plan, self._history, self._jobs, self._dispatcher, store, run_id)
-        self._started = time.monotonic()
-        self._spent: list[float] = []
+        self._budget = Budget(plan, self._history, before)
         self._ladder: list[AblationTrial] = []
-        self._wanted = 0
+        self._wanted: int | None = 0
 
     def interruptible(self) -> AbstractContextManager[None]:
         """While the block runs, signals stop the run; see `StopRequest.listening`."""
@@ -112,17 +115,19 @@ class Scheduler:
         if ladder or (ladder is None and plan.search.ladder):
             found = ablation_trials(plan, Space(plan, self._unavailable), self._unavailable)
             self._ladder = [trial for trial in found if history.has(trial) or self._allowed(trial)]
-        asked = 0 if ladder is True else max(plan.search.trials, history.searched)
+        most = plan.search.most
+        asked = 0 if ladder is True else None if most is None else max(most, history.searched)
         self._wanted = self._reachable(asked)
-        self._watcher.run_started(self._progress(whole_space=self._wanted < asked))
+        fewer = self._wanted is not None and (asked is None or self._wanted < asked)
+        self._watcher.run_started(self._progress(whole_space=fewer))
         missing = [trial for trial in self._ladder if not history.has(trial)]
         if history.baseline is not None and not missing and (
-            ladder is True or history.searched >= plan.search.trials
+            ladder is True or (most is not None and history.searched >= most)
         ) and history.front_is_settled() and not (history.tested and history.untested()):
             return self.outcome("ladder" if ladder is True else "complete")
         self._prepare_baseline()
         for trial in missing:
-            if self._over():
+            if self._over() or not self._budget.enough_for(trial.recipe):
                 break
             if self._allowed(trial):
                 self._trial(trial.recipe, "ladder", trial.point, trial.alone)
@@ -135,7 +140,7 @@ class Scheduler:
         if self._over() == "soon":
             return self.outcome("interrupted")
         self._settle_front()
-        if not self._over():
+        if not self._stop.when:
             self._score_test()
         return self.outcome("interrupted" if self._stop.when else why)
 
@@ -146,10 +151,12 @@ class Scheduler:
             self._watcher.message(item.text)
         for earlier in self._history.observations():
             sampler.recall(earlier)
-        while self._history.searched < self._plan.search.trials:
-            over = self._over()
-            if over:
-                return "timeout" if over == "timeout" else "interrupted"
+        most = self._plan.search.most
+        while most is None or self._history.searched < most:
+            if self._stop.when:
+                return "interrupted"
+            if self._over() or not self._budget.enough_for(None):
+                return "timeout"
             try:
                 suggestion = sampler.ask(self._store.next_trial(self._run))
             except Exhausted:
@@ -165,12 +172,18 @@ class Scheduler:
 
     def _settle_front(self) -> None:
         """Measure the front again, side by side with what is close to it, until it is stable."""
-        for found in passes(self._history, self._jobs, self._dispatcher, self._workload, self._watcher.message):
+        begin = time.monotonic()
+        for found in passes(
+            self._history, self._jobs, self._dispatcher, self._workload, self._watcher.message,
+            self._budget.enough_for_pass,
+        ):
+            self._budget.passed(list(found), time.monotonic() - begin)
             for number, measurements in sorted(found.items()):
                 self._measured(number, measurements)
             self._watch_cycles(found)
-            if self._over():
+            if self._stop.when:
                 return
+            begin = time.monotonic()
 
     def _watch_cycles(self, found: Measured) -> None:
         """See `_watch_drift`; the trials that were measured in one cycle have one baseline."""
@@ -215,21 +228,24 @@ class Scheduler:
         return self._refusals.against(trial.recipe) is None
 
     def _over(self) -> str:
-        if self._stop.when:
-            return self._stop.when
-        limit = self._plan.search.timeout
-        return "timeout" if limit is not None and time.monotonic() - self._started >= limit else ""
+        return self._stop.when or ("timeout" if self._budget.up else "")
 
-    def _reachable(self, asked: int) -> int:
-        """How many searched trials there can be: fewer than the study asks for where its space has fewer points."""
-        if asked <= self._history.searched or any(isinstance(knob.domain, FloatDomain) for knob in self._plan.knobs):
+    def _reachable(self, asked: int | None) -> int | None:
+        """How many searched trials there can be: fewer than the study asks for where its space has fewer points.
+
+        None where it asks for as many as there is time for, and the space has many points.
+        """
+        if any(isinstance(knob.domain, FloatDomain) for knob in self._plan.knobs) or (
+            asked is not None and asked <= self._history.searched
+        ):
             return asked
+        listed = FEW if asked is None else LISTED
         known = self._history.known | {trial.recipe.effect for trial in self._ladder}
         known.add(baseline_recipe(self._plan, self._unavailable).effect)
         found: set[str] = set()
-        for count, point in enumerate(islice(self._space.points(), LISTED), 1):
+        for count, point in enumerate(islice(self._space.points(), listed), 1):
             found.add(resolve(self._plan, point).effect)
-            if count == LISTED or len(found - known) + self._history.searched >= asked:
+            if count == listed or (asked is not None and len(found - known) + self._history.searched >= asked):
                 return asked
         return self._history.searched + len(found - known)
 
@@ -282,7 +298,7 @@ class Scheduler:
         seconds = time.monotonic() - started
         record = self._history.add(number, recipe, origin, point, alone, result, state or {})
         self._store.record(_end_event(self._run, record, result, seconds))
-        self._spent.append(seconds)
+        self._budget.add(record, result, seconds)
         if refusal is not None:
             self._refusals.add(refusal)
         self._watcher.trial_finished(self._finished(record, seconds, depends(result.notes)))
@@ -338,19 +354,22 @@ class Scheduler:
     def _progress(self, whole_space: bool = False) -> RunStarted:
         """How many trials of which kind this session is to end with, and how many of them are finished."""
         history = self._history
-        drawn = min(history.searched, self._wanted)
+        drawn = history.searched if self._wanted is None else min(history.searched, self._wanted)
         finished = drawn + (history.baseline is not None) + sum(map(history.has, self._ladder))
-        return RunStarted(self._plan.study, len(self._ladder), self._wanted, finished, drawn, whole_space)
+        return RunStarted(
+            self._plan.study, len(self._ladder), self._wanted, finished, drawn, whole_space, self._plan.search.timeout
+        )
 
     def _finished(self, record: TrialRecord, seconds: float, dependent: bool) -> TrialFinished:
         progress = self._progress()
-        # The first trial of a session also loads the model and the data, or trains the baseline.
-        recent = self._spent[1:]
-        left = (progress.total - progress.done) * sum(recent) / len(recent) if recent else None
+        ladder = [trial.recipe for trial in self._ladder if not self._history.has(trial)]
+        searched = None if progress.searched is None else progress.searched - progress.drawn
+        left = self._budget.left(ladder, searched)
+        seconds_left = left.seconds if left.whole or left.seconds else None
         return TrialFinished(
             record.number, record.origin, record.state, record.reason, seconds, self._history.comparisons(record),
-            self._history.front(), progress.done, progress.total, left, dependent,
-            self._history.ties().get(record.number),
+            self._history.front(), progress.done, progress.total, seconds_left, dependent,
+            self._history.ties().get(record.number), at_least=not left.whole,
         )
 
 

@@ -32,6 +32,7 @@ from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
 from optlang.run import batch_dependence, open_axes, steps
 from optlang.run.cache import Clock, key_of
+from optlang.run.ending import Spent
 from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
@@ -142,6 +143,7 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     measured: list[Measurement] = []
     artifacts: dict[str, Artifact] = {}
     notes: dict[str, JSON] = {}
+    spent: Spent | None = None
     several = len(job.targets) > 1
     for target_job in job.targets:
         found: list[StepRun] = []
@@ -159,20 +161,23 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
             raise
         finally:
             _merge(runs, found, target_job.target.name)
+        if result.spent is not None:
+            spent = result.spent if spent is None else spent + result.spent
         measured += (replace(item, target=target_job.target.name) for item in result.measurements)
         target = target_job.target.name
         artifacts[target] = result.artifact
         notes |= {f"{target}.{name}" if several else name: value for name, value in result.notes.items()}
-    return Result(tuple(runs), tuple(measured), artifacts, notes)
+    return Result(tuple(runs), tuple(measured), artifacts, notes, spent=spent)
 
 
 @dataclass(frozen=True, slots=True)
 class OnTarget:
-    """What one target has given of a trial."""
+    """What one target has given of a trial; `spent` is None where it was not measured."""
 
     measurements: tuple[Measurement, ...]
     artifact: Artifact
     notes: Mapping[str, JSON]
+    spent: Spent | None = None
 
 
 def _on_target(
@@ -245,12 +250,19 @@ def _measured(
         if target_job.baseline is None:
             context.keep(member, folder)
         known = context.reference(target_job.baseline or member)
+        begin = time.perf_counter()
         scored = quality.score(
             context.data.task, known.answers if target_job.baseline is None else answers.outputs,
             context.validation.targets, known.answers, job.directions, job.ratios, before=known.tally,
         )
+        scoring = time.perf_counter() - begin
+    processes = target_job.effort.processes
+    spent = Spent(
+        timed.start / processes, timed.rounds / processes, timed.answering + scoring,
+        data.size("test") / data.size("validation") if data.has("test") else 0.0,
+    )
     artifact = replace(built.artifact, about=about)
-    return OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes)
+    return OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes, spent)
 
 
 def deployment(name: str, target_job: TargetJob, artifact: Artifact, study: Path) -> Deployment:

@@ -150,4 +150,5 @@ def kind_of(plan: Plan) -> str:
     search = plan.search
     if search.sampler.name != "auto":
         return search.sampler.name
-    return "tpe" if search.trials <= AUTO_TPE_TRIALS else "nsga2"
+    # What the time ends is not known to be long.
+    return "tpe" if search.most is None or search.most <= AUTO_TPE_TRIALS else "nsga2"

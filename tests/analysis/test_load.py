@@ -151,7 +151,7 @@ def test_latency_is_its_median_and_the_target_may_be_named(plan_of: Make) -> Non
 def test_defaults_of_search_and_measure(plan_of: Make) -> None:
     plan = plan_of("steps { channels { ratio in any } }", search="")
     assert plan.search.model_dump() == {
-        "sampler": {"name": "auto", "settings": {}}, "trials": 40, "timeout": None, "trial_timeout": 600.0, "seed": 0,
+        "sampler": {"name": "auto", "settings": {}}, "trials": None, "timeout": None, "trial_timeout": 600.0, "seed": 0,
         "ladder": True, "stop_early": True,
     }
     assert plan.measure.model_dump() == {

@@ -12,7 +12,7 @@ from rich.console import Console
 from optlang.plan.expressions import Binary, MetricRef
 from optlang.plan.model import Metric, Plan, Rule
 from optlang.report.front import columns, named_metrics
-from optlang.report.progress import LiveProgress, PlainProgress, outline
+from optlang.report.progress import LiveProgress, PlainProgress, outline, remaining
 from optlang.report.trial_text import describe
 from optlang.run.events import Comparison, RunStarted, TrialFinished, TrialStarted
 from tests.store.example_study import METRICS, make_plan
@@ -155,3 +155,41 @@ def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None
     plan = requiring(at_least("latency.p95"))
     assert columns(plan, there) == ("size", "latency.p50", "latency.p95", "miou"), "latencies stand together"
     assert columns(make_plan(metrics=METRICS), ["size", "loss"]) == ("size", "loss")
+
+
+def test_a_search_that_time_ends_says_so() -> None:
+    assert outline(RunStarted("x", 4, None, 0, 0, timeout=7200.0)) == (
+        "trials to search, after the baseline and 4 trials of a technique alone, for 2 h 00 min"
+    )
+    assert outline(RunStarted("x", 4, None, 12, 7, timeout=600.0)) == (
+        "trials to search (7 done), after the baseline and 4 trials of a technique alone, for another 10 min; "
+        "12 are done"
+    )
+    assert outline(RunStarted("x", 0, 6, 0, 0, timeout=600.0)) == (
+        "6 trials to search, after the baseline, in 10 min at most"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"seconds_left": None}, "18 left"), ({}, "18 left, about 45.0 s"),
+        ({"at_least": True}, "18 left, at least 45.0 s"), ({"total": 2}, ""),
+        ({"total": None}, "about 45.0 s left"), ({"total": None, "seconds_left": None}, ""),
+    ],
+)
+def test_what_is_left_is_said_as_far_as_it_is_known(more: dict[str, Any], text: str) -> None:
+    assert remaining(ended(1, **more)) == text
+
+
+def test_the_live_view_of_a_search_that_time_ends_counts_its_trials() -> None:
+    console = Console(file=io.StringIO(), width=80, height=60, force_terminal=True, color_system=None)
+    live = LiveProgress(console, words, shown)
+    live.run_started(RunStarted("digits", 9, None, 0, 0, timeout=600.0))
+    live.trial_started(begun(1, "quant.static"))
+    live.trial_finished(ended(1, total=None))
+    picture = Console(file=io.StringIO(), width=80)
+    picture.print(live._live.renderable)
+    live.close()
+    assert isinstance(picture.file, io.StringIO)
+    assert picture.file.getvalue().split("\n")[0].split() == ["digits", "2", "trials", "about", "45.0", "s", "left"]

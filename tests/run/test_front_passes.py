@@ -1,6 +1,6 @@
 """The front is measured again, all of it in one cycle, until it holds; what it holds as is given, not timed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +33,9 @@ class Standing:
         return False
 
 
-def carried_out(history: Standing, failing: int | None = None) -> tuple[list[list[int]], list[str]]:
+def carried_out(
+    history: Standing, failing: int | None = None, time_for: Callable[[Sequence[int]], bool] = lambda _: True
+) -> tuple[list[list[int]], list[str]]:
     """The trials of each pass, and what was said."""
     cycles: list[list[int]] = []
     said: list[str] = []
@@ -49,7 +51,7 @@ def carried_out(history: Standing, failing: int | None = None) -> tuple[list[lis
     jobs: Any = SimpleNamespace(members=lambda _: member, reference=lambda _: object(), front_effort=lambda *_: None)
     dispatcher: Any = SimpleNamespace(load=lambda: None, run=run, progress=None)
     workload: Any = None
-    for found in passes(history, jobs, dispatcher, workload, said.append):  # type: ignore[arg-type]
+    for found in passes(history, jobs, dispatcher, workload, said.append, time_for):  # type: ignore[arg-type]
         assert set(found) == {0, *cycles[-1]}
         history.turn += 1
     return cycles, said
@@ -95,3 +97,10 @@ def test_measuring_that_fails_ends_the_passes() -> None:
     cycles, said = carried_out(Standing([(1,), (1, 2)]), failing=1)
     assert cycles == [[1]]
     assert said[-1] == "the front could not be measured again: a process died"
+
+
+def test_a_front_that_changes_when_the_time_is_up_stays_as_it_is_and_that_is_said() -> None:
+    asked: list[Sequence[int]] = []
+    cycles, said = carried_out(Standing([(4,), (2,), (2,)]), time_for=lambda trials: bool(asked.append(trials)))
+    assert (cycles, asked) == ([[4]], [[2]]), "the first pass is not asked for: its time was kept free"
+    assert "the time is up before it could be measured again" in said[-1]

@@ -141,10 +141,11 @@ def enough_points(study: ReadStudy) -> None:
     if study.search is None or written is None or study.diagnostics.failed or study.feasible is None:
         return
     points = most(study.index, study.feasible.impossible) if study.feasible.exact else None
-    if points is not None and 0 < points < study.search.trials:
+    trials = study.search.trials
+    if points is not None and trials is not None and 0 < points < trials:
         some = f"{points} point{'s' if points != 1 else ''}"
         study.diagnostics.warn(
-            "W606", f"{study.search.trials} trials, and the space has at most {some}", written.span,
+            "W606", f"{trials} trials, and the space has at most {some}", written.span,
             "more than there is to try", help=f"`trials = {points}` is enough for all of them",
         )
 

@@ -11,13 +11,13 @@ from optlang.analysis.settings import settings_of
 from optlang.diagnostics import field_words
 from optlang.diagnostics.model import Span
 from optlang.plan.expressions import Value
-from optlang.plan.model import Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search, SetDomain
+from optlang.plan.model import TRIALS, Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search, SetDomain
 from optlang.syntax import tree
 
 YEAR = 365 * 86400.0
 
 
-def _count(name: str, low: int, high: int, default: int, text: str) -> Param:
+def _count(name: str, low: int, high: int, default: int | None, text: str) -> Param:
     return Param(name=name, dimension="count", domain=IntDomain(low=low, high=high), default=default, help=text)
 
 
@@ -26,8 +26,11 @@ def _time(name: str, low: float, default: float | None, text: str) -> Param:
 
 
 SEARCH = (
-    _count("trials", 0, 1_000_000, 40, "searched trials in all; 0: the baseline and the ladder alone"),
-    _time("timeout", 1.0, None, "how long the search may take"),
+    _count(
+        "trials", 0, 1_000_000, None,
+        f"searched trials in all, {TRIALS} where `timeout` is not set either; 0: the baseline and the ladder alone",
+    ),
+    _time("timeout", 1.0, None, "how long a run may take, the last measuring of the front included"),
     _time("trial_timeout", 1.0, 600.0, "how long one trial may take"),
     _count("seed", 0, 2**31 - 1, 0, "the seed of every draw"),
     Param(

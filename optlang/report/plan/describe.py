@@ -15,7 +15,7 @@ from optlang.plan.domains import show_domain
 from optlang.plan.expressions import Value
 from optlang.plan.intervals import Interval
 from optlang.plan.model import Param, Plan, Rule, Sampler
-from optlang.plan.quantities import counted
+from optlang.plan.quantities import counted, in_seconds
 from optlang.plan.units import show
 from optlang.report.plan.words import KnobLine, StepLine, Words
 from optlang.space.cost import TrialCost, trial_cost
@@ -123,11 +123,13 @@ def _trial(plan: Plan) -> tuple[str, ...]:
 def _run(plan: Plan, ladder: LadderCost, size: Counted) -> tuple[str, ...]:
     alone = f"{counted(ladder.trials, 'trial')} of one technique alone (fewer where a runtime cannot run here), then "
     left = max(size.points - ladder.tried, 0)
-    fewer = size.exact and not size.continuous and left < plan.search.trials
-    searched = counted(plan.search.trials, "searched trial")
-    if fewer:
+    most, timeout = plan.search.most, plan.search.timeout
+    searched = "searched trials" if most is None else counted(most, "searched trial")
+    if size.exact and not size.continuous and (most is None or left < most):
         searched = f"at most {counted(left, 'searched trial')}, one a point" if left else "no point is left to search"
     lines = [f"the baseline, then {alone if ladder.trials else ''}{searched}"]
+    if timeout is not None:
+        lines.append(f"it ends after {in_seconds(timeout)}, the front measured again and scored, and can go on")
     if ladder.trials:
         lines.append(f"of one technique alone: {_points_of(ladder)}, {_trained(ladder.trainings)}")
     return tuple(lines)
