@@ -150,7 +150,7 @@ class LiveProgress:
 
     def _draw(self) -> None:
         head = Table.grid(padding=(0, 1))
-        left = f"{self._left} left" if self._left else ""
+        left = f"{self._left} left" if self._left.startswith(("about", "at least")) else self._left
         study = Text(self._study, style="bold")
         if self._total is None:
             head.add_row(study, counted(self._done, "trial"), left)
@@ -230,7 +230,7 @@ def remaining(trial: TrialFinished) -> str:
     trials = None if trial.total is None else trial.total - trial.done
     parts = [] if trials is None else [f"{trials} left"]
     if time := time_left(trial):
-        parts.append(f"{time} left" if trials is None else time)
+        parts.append(f"{time} left" if trials is None and trial.seconds_left else time)
     return ", ".join(parts) if trials is None or trials > 0 else ""
 
 
@@ -238,6 +238,8 @@ def time_left(trial: TrialFinished) -> str:
     """How long the run goes on, in words; "" where that is not known."""
     if trial.seconds_left is None:
         return ""
+    if trial.seconds_left == 0:
+        return "time is up"
     return f"{'at least' if trial.at_least else 'about'} {in_seconds(trial.seconds_left)}"
 
 

@@ -175,6 +175,7 @@ def test_a_search_that_time_ends_says_so() -> None:
     [
         ({"seconds_left": None}, "18 left"), ({}, "18 left, about 45.0 s"),
         ({"at_least": True}, "18 left, at least 45.0 s"), ({"total": 2}, ""),
+        ({"seconds_left": 0.0}, "18 left, time is up"), ({"total": None, "seconds_left": 0.0}, "time is up"),
         ({"total": None}, "about 45.0 s left"), ({"total": None, "seconds_left": None}, ""),
     ],
 )
