@@ -1,4 +1,4 @@
-"""What a run's best trials are worth on the data's `test` part, which the search never sees.
+"""How a run's best trials score on the data's `test` part, which the search never sees.
 
 The front is the best of many trials on the same validation data, and so looks better there than it is. Its members are
 scored once on samples that decided nothing; the figures are stored next to the others, as `test.accuracy` and so on.

@@ -21,7 +21,8 @@ from optlang.workload import imports
 from optlang.workload.data import axes, ragged
 from optlang.workload.data.axes import OpenAxis, Shapes
 from optlang.workload.data.computed_metrics import computed
-from optlang.workload.data.splits import Batch, Split, split_of
+from optlang.workload.data.split import Batch, Split
+from optlang.workload.data.splits import split_of
 from optlang.workload.data.survey import Survey, fitted
 from optlang.workload.data.tasks import WITHOUT_LABELS, Own, Task, Unlabeled, task_of
 from optlang.workload.data.tensors import Tensors, forward_names, joined, leaves

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optlang.workload.data.axes import Observed, Shapes
-from optlang.workload.data.splits import Batch, Split
+from optlang.workload.data.split import Batch, Split
 from optlang.workload.data.tensors import Tensors, joined, leaves, mapped
 
 FEW = 8

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from optlang.interfaces import Factory, OptlangError
-from optlang.workload.data import dataset, splits
+from optlang.workload.data import content, dataset, mapped
 from optlang.workload.data.tasks import Classification, Own, Regression, Unlabeled
 
 INPUTS = numpy.random.default_rng(0).normal(size=(10, 3)).astype(numpy.float32)
@@ -163,15 +163,15 @@ def test_mapped_arrays_are_read_a_batch_at_a_time(tmp_path, monkeypatch):
     path = tmp_path / "inputs.npy"
     numpy.save(path, INPUTS.astype(numpy.float64))
     seen = []
-    monkeypatch.setattr(splits, "tensor", lambda value, what: seen.append(len(value)) or torch.from_numpy(
+    monkeypatch.setattr(mapped, "tensor", lambda value, what: seen.append(len(value)) or torch.from_numpy(
         numpy.array(value, dtype=numpy.float32)))
-    mapped = numpy.load(path, mmap_mode="r")
-    data = given({"train": (mapped, LABELS), "validation": (mapped, LABELS)}, tmp_path, monkeypatch)
+    on_disk = numpy.load(path, mmap_mode="r")
+    data = given({"train": (on_disk, LABELS), "validation": (on_disk, LABELS)}, tmp_path, monkeypatch)
     batches = list(data.batches("train", 4, shuffle=True, seed=1))
     assert max(seen) <= len(LABELS)
     assert sum(len(targets) for _, targets in batches) == 10
     in_memory = given({"train": (INPUTS, LABELS), "validation": (INPUTS, LABELS)}, tmp_path, monkeypatch)
-    monkeypatch.setattr(splits, "_AT_ONCE", 50)
+    monkeypatch.setattr(content, "_AT_ONCE", 50)
     assert data.fingerprint == in_memory.fingerprint, "of the values, wherever they are"
 
 
