@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,12 @@ import typer
 from optlang.cli.check import plan_of
 from optlang.cli.exits import usage
 from optlang.cli.options import DEFAULT_DB, Db, Sets, StudyFile
-from optlang.plan.quantities import counted, in_seconds
+from optlang.plan.quantities import counted
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
     from optlang.report.plan.describe import LadderCost
+    from optlang.search.ablation import AblationTrial
     from optlang.space.space import Space
 
 
@@ -28,7 +30,8 @@ def plan(
     db: Db = DEFAULT_DB,
 ) -> int:
     """Show what a study would do: knobs, settings, size of the space, what a run consists of. Runs nothing."""
-    from optlang.report.plan.describe import describe, text
+    from optlang.report.plan.describe import describe, searched, text
+    from optlang.search.ablation import ablation_trials
     from optlang.space.space import Space
 
     if json + dot + mermaid > 1:
@@ -44,28 +47,32 @@ def plan(
         sys.stdout.write(diagram.dot(drawn) if dot else diagram.mermaid(drawn))
         return 0
     space = Space(study)
-    sys.stdout.write(text(describe(study, space.size(), _ladder(study, space))))
-    sys.stdout.writelines(f"{line}\n" for line in _refused(study, file, db))
-    seconds = _seconds_a_trial(study.study, db)
-    if seconds is not None and study.search.most is not None:
-        sys.stdout.write(
-            f"\nA searched trial took {in_seconds(seconds)} so far, so {study.search.most} take about "
-            f"{in_seconds(seconds * study.search.most)}.\n"
-        )
+    rungs = list(ablation_trials(study, space, {})) if study.search.ladder else []
+    size, ladder = space.size(), _ladder(study, space, rungs)
+    sys.stdout.write(text(describe(study, size, ladder)))
+    for lines in (_refused(study, file, db), ["", *_how_long(study, rungs, searched(study, size, ladder), db)]):
+        sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
 
 
-def _ladder(study: Plan, space: Space) -> LadderCost:
+def _ladder(study: Plan, space: Space, rungs: Sequence[AblationTrial]) -> LadderCost:
     """What a run tries before its search: the baseline, and each technique alone."""
     from optlang.report.plan.describe import LadderCost
-    from optlang.search.ablation import ablation_trials, baseline_recipe
+    from optlang.search.ablation import baseline_recipe
     from optlang.space.locate import locate
     from optlang.space.trainings import trainings
 
-    rungs = list(ablation_trials(study, space, {})) if study.search.ladder else []
     points = sum(rung.point is not None for rung in rungs)
     baseline = locate(study, space, baseline_recipe(study)) is not None
     return LadderCost(len(rungs), points, trainings(study, [rung.recipe for rung in rungs]), points + baseline)
+
+
+def _how_long(study: Plan, rungs: Sequence[AblationTrial], most: int | None, db: Path) -> list[str]:
+    """How long a run will take, as far as the database knows what its trials take."""
+    from optlang.run.how_long import UNKNOWN, past_run, said
+
+    past = past_run(study, db)
+    return [UNKNOWN] if past is None else said(study, past, [rung.recipe for rung in rungs], most)
 
 
 LISTED = 10_000
@@ -90,14 +97,3 @@ def _refused(study: Plan, file: Path, db: Path) -> list[str]:
         left = sum(1 for _ in Space(study, refusals=refusals).points())
         lines.append(f"  {left:,} of {counted(size.points, 'point')} are left")
     return lines
-
-
-def _seconds_a_trial(study: str, db: Path) -> float | None:
-    """The mean time of a trial of this study, as the database knows it."""
-    if not db.exists():
-        return None
-    from optlang.store.reader import query
-
-    sql = "SELECT avg(seconds) FROM results WHERE study = ? AND origin = 'sampler' AND state <> 'failed'"
-    rows = query(sql, [db], [study]).rows
-    return rows[0][0] if rows else None

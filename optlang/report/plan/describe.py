@@ -122,17 +122,23 @@ def _trial(plan: Plan) -> tuple[str, ...]:
 
 def _run(plan: Plan, ladder: LadderCost, size: Counted) -> tuple[str, ...]:
     alone = f"{counted(ladder.trials, 'trial')} of one technique alone (fewer where a runtime cannot run here), then "
-    left = max(size.points - ladder.tried, 0)
-    most, timeout = plan.search.most, plan.search.timeout
-    searched = "searched trials" if most is None else counted(most, "searched trial")
-    if size.exact and not size.continuous and (most is None or left < most):
-        searched = f"at most {counted(left, 'searched trial')}, one a point" if left else "no point is left to search"
-    lines = [f"the baseline, then {alone if ladder.trials else ''}{searched}"]
+    asked, most, timeout = plan.search.most, searched(plan, size, ladder), plan.search.timeout
+    trials = "searched trials" if most is None else counted(most, "searched trial")
+    if most != asked:
+        trials = f"at most {trials}, one a point" if most else "no point is left to search"
+    lines = [f"the baseline, then {alone if ladder.trials else ''}{trials}"]
     if timeout is not None:
         lines.append(f"it ends after {in_seconds(timeout)}, the front measured again and scored, and can go on")
     if ladder.trials:
         lines.append(f"of one technique alone: {_points_of(ladder)}, {_trained(ladder.trainings)}")
     return tuple(lines)
+
+
+def searched(plan: Plan, size: Counted, ladder: LadderCost) -> int | None:
+    """How many searched trials a run has: what the study asks for, or as many as there are points; None: no end."""
+    left, asked = max(size.points - ladder.tried, 0), plan.search.most
+    fewer = size.exact and not size.continuous and (asked is None or left < asked)
+    return left if fewer else asked
 
 
 def _points_of(ladder: LadderCost) -> str:
