@@ -302,10 +302,11 @@ def _computed(_name: str, _about: JSON, compute: Callable[[], JSON]) -> JSON:
 class Context:
     """What a technique may use besides the state and its settings.
 
-    `wants` is given only to techniques that declare `needs runtime`; `report` takes a mapping at each epoch's end
-    (`{"epoch": 2, "epochs": 5, "loss": 0.31}`, with `metric` and `value` where 'validation' was looked at), which
-    is kept as the step's learning curve, and may raise to stop the step. `folder` is an empty folder for files of the
-    result. `study` is the study's folder, where the user's own Python and files lie.
+    `wants` is given only to techniques that declare `needs runtime`; `performed` says that the trial's runtime finishes
+    the technique when it builds: what is to be left for it is a state in the form "graph" with a request. `report`
+    takes a mapping at each epoch's end (`{"epoch": 2, "epochs": 5, "loss": 0.31}`, with `metric` and `value` where
+    'validation' was looked at), which is kept as the step's learning curve, and may raise to stop the step. `folder` is
+    an empty folder for files of the result. `study` is the study's folder, where the user's own Python and files lie.
 
     `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
     `needs baseline`. `latency` gives the seconds (median) that a state takes for one call of the target's batch,
@@ -327,6 +328,7 @@ class Context:
     latency: Callable[[ModelState], float] | None = None
     batch: int | None = None
     memo: Memo = _computed
+    performed: bool = False
 
 
 class Technique(Protocol):

@@ -307,6 +307,11 @@ class Technique(Frozen):
     stronger_with: tuple[str, ...] = ()
     milder_with: tuple[str, ...] = ()
 
+    @property
+    def prepares(self) -> bool:
+        """Whether it has its own part also where a runtime carries it out: it takes no graph, and gives one."""
+        return "graph" in self.gives and "graph" not in self.takes
+
 
 class Runtime(Frozen):
     """The declared facts of a runtime; `takes` are the forms that it builds from, `performs` the techniques (or modules

@@ -63,8 +63,9 @@ def step_key(
     return key_of(
         parent, step.technique, imports.fingerprint(step.calls, workload.study),
         {name: _setting(value, workload.study) for name, value in step.settings.items()}, step.seed,
-        "left to the runtime" if step.performed
+        "left to the runtime" if step.left
         else asdict(wants) if wants is not None and "runtime" in step.needs else None,
+        *(["finished by the runtime"] if step.performed and step.prepares else []),
         *([clock.about] if "latency" in step.needs else []),
         *([{"opened": opened}] if opened and ("training" not in step.needs or "runtime" in step.needs) else []),
     )

@@ -24,7 +24,8 @@ BASELINE = "baseline."
 class StepJob:
     """One technique to apply: its settings, the object that does it, and what the declaration says it needs.
 
-    `performed` says that the trial's runtime carries it out itself, when it builds.
+    `performed` says that the trial's runtime carries it out itself, when it builds; `prepares` that the technique has
+    its part also then.
     """
 
     path: str
@@ -34,6 +35,12 @@ class StepJob:
     needs: tuple[str, ...]
     seed: int
     performed: bool = False
+    prepares: bool = False
+
+    @property
+    def left(self) -> bool:
+        """Whether the runtime does all of it."""
+        return self.performed and not self.prepares
 
 
 @dataclass(frozen=True, slots=True)

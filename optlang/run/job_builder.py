@@ -101,7 +101,7 @@ class JobBuilder:
         return StepJob(
             step.path, technique.name, technique.calls, step.settings, technique.needs,
             _seed(self._plan.search.seed, step.path),
-            performed=runtime is not None and runtime.carries_out(technique.name),
+            performed=runtime is not None and runtime.carries_out(technique.name), prepares=technique.prepares,
         )
 
     def _runtime(self, place: Place) -> RuntimeJob:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from optlang.interfaces import (
+    FORMS,
     JSON,
     Context,
     Measurement,
@@ -81,7 +82,7 @@ class _Steps:
         self._cache = Cache(workload.home / "cache")
         self._wants_of = wants_of
         # Some runtimes have no int8 at all: they are asked only for a step that needs it.
-        asks = any("runtime" in step.needs and not step.performed for step in steps)
+        asks = any("runtime" in step.needs and not step.left for step in steps)
         self._wants = wants_of() if asks else None
         # The key of what each step begins with, and at the end of the last result.
         self._keys = [model_key(workload, data)]
@@ -151,7 +152,7 @@ class _Steps:
             folder=Path(tempfile.mkdtemp(prefix="step-", dir=scratch(self._workload))), study=self._workload.study,
             wants=self._wants if "runtime" in step.needs else None, device=self._workload.device, report=report,
             baseline=self._baseline if "baseline" in step.needs else None,
-            latency=self._clock.seconds if "latency" in step.needs else None,
+            performed=step.performed, latency=self._clock.seconds if "latency" in step.needs else None,
             batch=self._clock.batch if "latency" in step.needs else None, memo=self._memo(step, parent),
         )
 
@@ -204,24 +205,23 @@ def _written(path: Path, text: str) -> None:
 def _one(
     step: StepJob, state: ModelState, counted: Counted, context: Context
 ) -> tuple[ModelState, Counted]:
-    if step.performed:
+    if step.left:
         request = Request(step.technique.rpartition(".")[2], step.settings)
-        # In fewer bits more weights become zero; what the runtime writes is not read back, so there is no such figure.
-        counted = replace(
-            counted, measurements=tuple(item for item in counted.measurements if item.metric != "sparsity")
-        )
-        return replace(state, form="graph", requests=(*state.requests, request)), counted
+        return replace(state, form="graph", requests=(*state.requests, request)), _without_sparsity(counted)
     technique, own = imports.find(step.calls, context.study), imports.is_file(step.calls)
     # A technique of the user's own that raises is shown with the user's own lines; ours say what is wrong themselves.
     with imports.user_code(f"the technique {step.technique}", context.study) if own else nullcontext():
         after = technique(state, step.settings, context)
     if not isinstance(after, ModelState):
         raise OptlangError(f"the technique {step.technique} gave no state but {type(after).__name__}")
-    if after.form == "module":
+    if step.performed and after.form != "graph":
+        raise OptlangError(f"the technique {step.technique} left its runtime no graph, but {FORMS[after.form]}")
+    if after.form in ("module", "graph"):
         settled(after.model)
-    proved(state, after, context)
-    if after.form == "module":
+    proved(state, replace(after, form="module") if after.form == "graph" else after, context)
+    if after.form in ("module", "graph"):
         counted = count(after.model, context.data.example(1))
+        counted = _without_sparsity(counted) if step.performed else counted
     elif after.form == "onnx":
         # What the file holds may have more zeros than the module had: small weights become zero in few bits.
         zeros = onnx_weights.sparsity(Path(after.model))
@@ -231,6 +231,11 @@ def _one(
         )
         counted = replace(counted, measurements=measurements)
     return after, counted
+
+
+def _without_sparsity(counted: Counted) -> Counted:
+    """In fewer bits more weights become zero; what the runtime writes is not read back, so there is no such figure."""
+    return replace(counted, measurements=tuple(item for item in counted.measurements if item.metric != "sparsity"))
 
 
 def clear_scratch(workload: Workload) -> None:

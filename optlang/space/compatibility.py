@@ -208,8 +208,15 @@ def names_technique(words: tuple[str, ...], technique: Technique) -> bool:
 def as_done(technique: Technique, runtime: Runtime) -> Technique:
     """The technique as it is on this runtime: what a runtime carries out itself leaves the module to it."""
     if not runtime.carries_out(technique.name):
-        return technique
-    return technique.model_copy(update={"takes": ("module", "graph"), "gives": ("graph",)})
+        return done_alone(technique)
+    takes = technique.takes if technique.prepares else ("module", "graph")
+    return technique.model_copy(update={"takes": takes, "gives": ("graph",)})
+
+
+def done_alone(technique: Technique) -> Technique:
+    """The technique where no runtime carries it out: it leaves no graph that one would finish."""
+    finished = tuple(form for form in technique.gives if form != "graph")
+    return technique.model_copy(update={"gives": finished}) if technique.prepares and finished else technique
 
 
 def risky(first: Technique, second: Technique) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from optlang.plan.expressions import Expression, Value
 from optlang.plan.model import Apply, Choice, Group, Maybe, Order, Repeat, Runtime, Step, Target, Technique
-from optlang.space.compatibility import DeclaredFacts, apart, risky
+from optlang.space.compatibility import DeclaredFacts, apart, done_alone, risky
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,9 @@ def anywhere(position: Position, runtimes: Iterable[Runtime]) -> Position:
     """With the forms that it takes and gives on any of the runtimes: some may carry it out themselves."""
     technique = position.technique
     if not any(runtime.carries_out(technique.name) for runtime in runtimes):
-        return position
-    wider = {"takes": (*technique.takes, "graph"), "gives": (*technique.gives, "graph")}
+        return replace(position, technique=done_alone(technique))
+    takes = technique.takes if technique.prepares else (*technique.takes, "graph")
+    wider = {"takes": takes, "gives": (*technique.gives, "graph")}
     return replace(position, technique=technique.model_copy(update=wider))
 
 

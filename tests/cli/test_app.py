@@ -141,7 +141,7 @@ def test_a_database_that_is_not_there_is_exit_code_3(tmp_path: Path, capsys: pyt
 def test_plan_says_what_a_study_would_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["plan", str(DIGITS)]) == 0
     text = capsys.readouterr().out
-    for words in ("rounds", "10%", "1,616", "eager", "dynamic", "static", "lr", "trial"):
+    for words in ("rounds", "10%", "1,700", "eager", "dynamic", "static", "lr", "trial"):
         assert words in text, words
 
 

@@ -63,7 +63,7 @@ def jobs(plan: Plan, recipe: Recipe) -> list[StepJob]:
     }, (), 1)
     return [before, *(
         StepJob(step.path, step.technique, known[step.technique].calls, step.settings, known[step.technique].needs, 1,
-                performed=runtime.carries_out(step.technique))
+                performed=runtime.carries_out(step.technique), prepares=known[step.technique].prepares)
         for step in recipe.steps
     )]
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from optlang.interfaces import Factory, ModelState, QuantWants, TargetSpec
+from optlang.interfaces import Factory, ModelState, OptlangError, QuantWants, TargetSpec
 from optlang.measure.latency import Repetitions
 from optlang.run import steps, trial
 from optlang.run.cache import Clock
@@ -25,6 +25,8 @@ import dataclasses
 from pathlib import Path
 
 import torch
+
+from optlang.interfaces import Request
 
 
 def scaled(state, by):
@@ -47,6 +49,13 @@ def back(state, settings, context):
 
 def timed(state, settings, context):
     return dataclasses.replace(scaled(state, 1.0), notes={"seconds": context.latency(state), "batch": context.batch})
+
+
+def part(state, settings, context):
+    """Its own part, before the runtime's; settings["form"] in place of what is to be left."""
+    assert context.performed and context.wants is not None
+    requests = (*state.requests, Request("part", {**settings, "found": 3}))
+    return dataclasses.replace(scaled(state, 2.0), form=settings["form"], requests=requests)
 
 
 def scored(state, settings, context):
@@ -145,6 +154,20 @@ def test_what_the_runtime_carries_out_itself_is_handed_to_it(workload: Workload)
     # The same technique, done by itself or left to the runtime, is two different steps.
     _, done = after(workload, step("double"), step("double", path="half"))
     assert not done[1].cached
+
+
+def test_one_that_trains_first_does_so_and_leaves_the_rest_to_the_runtime(workload: Workload) -> None:
+    def part(form: str) -> StepJob:
+        return StepJob("part", "own.part", "own.py:part", {"form": form}, ("runtime",), 1, True, prepares=True)
+
+    for cached in (False, True):
+        state, done = after(workload, step("double"), part("graph"))
+        assert state.form == "graph"
+        assert [(item.technique, item.settings["found"]) for item in state.requests] == [("part", 3)]
+        assert weight(state) == pytest.approx(2 * weight(after(workload, step("double"))[0]))
+        assert [item.cached for item in done] == [cached] * 2
+    with pytest.raises(OptlangError, match=r"own\.part left its runtime no graph, but a PyTorch module"):
+        after(workload, part("module"))
 
 
 def test_scores_are_computed_once_for_all_budgets(workload: Workload, tmp_path: Path) -> None:

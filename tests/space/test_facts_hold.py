@@ -157,7 +157,9 @@ def breaks(plan: Plan, target: Target, point: Mapping[str, Value]) -> str | None
         if "gpu" in technique.needs and target.device != "cuda":
             return f"{name} without its GPU"
         handed_over = name in runtime.performs
-        takes = {"module", "graph"} if handed_over else set(technique.takes)
+        # One that trains first needs a module to train.
+        trains = handed_over and "graph" in technique.gives
+        takes = {"module", "graph"} if handed_over and not trains else set(technique.takes)
         if form not in takes:
             return f"{name} finds {form}"
         if handed_over:

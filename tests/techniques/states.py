@@ -6,7 +6,8 @@ import onnxruntime
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from optlang.interfaces import Factory, ModelState
+from optlang.interfaces import Context, Factory, ModelState
+from optlang.techniques.shared.proof import proved
 from optlang.workload.model.call import call
 from optlang.workload.model.make import make
 
@@ -16,9 +17,22 @@ KINDS = ("cnn", "residual", "depthwise", "unet", "encoder", "lstm")
 NETWORKS = (*KINDS, "mlp", "joined", "rows", "tied", "grouped")
 
 
-def start(network="cnn", **arguments):
-    factory = Factory(f"networks.py:{network}", arguments)
+def made(calls, **arguments):
+    """The model that a factory of the fixtures makes."""
+    factory = Factory(calls, arguments)
     return ModelState("module", make(factory, STUDY), factory)
+
+
+def start(network="cnn", **arguments):
+    return made(f"networks.py:{network}", **arguments)
+
+
+def proved_by(technique, state, data, settings, seed=1):
+    """What the technique makes of the state, proved as a run proves it."""
+    context = Context(data, seed, Path(), STUDY)
+    result = technique(state, settings, context)
+    proved(state, result, context)
+    return result
 
 
 def wide(network, width=64):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optlang.workload.model.quantized_share import Weight
 
 _LEVELS, _LEAST = 127, 2.0**-40
+# Half a step, and what the division rounds.
+_ROUNDED = 0.501
 _SEED = 0
 """Which calibration samples are drawn: the same ones in every trial, since a runtime has no seed of its own."""
 
@@ -53,10 +55,11 @@ def refuse_unknown(runtime: str, requests: Sequence[Request]) -> None:
 
 
 def quantized(
-    graph_module: Any, quantizer: Any, module: nn.Module, request: Request, example: Mapping[str, Tensor], data: Dataset
+    graph_module: Any, quantizer: Any, module: nn.Module, request: Request, example: Mapping[str, Tensor],
+    data: Dataset, *, shared: bool = False,
 ) -> tuple[Any, list[Weight]]:
     """The graph of `module`, annotated by `quantizer`, calibrated and converted, its embedding tables in int8, and what
-    became of its weights."""
+    became of its weights. `shared`: a table that is a layer's weight too is read from that layer's integers."""
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -69,11 +72,11 @@ def quantized(
         for arrays in calibration(example, data, int(samples)):
             prepared(*(torch.from_numpy(item) for item in arrays))
     converted = convert_pt2e(prepared)
-    _tables_in_integers(converted, module, request.settings)
+    _tables_in_integers(converted, module, request.settings, shared)
     return converted, torch_export.weights(converted)
 
 
-def _tables_in_integers(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]) -> None:
+def _tables_in_integers(graph_module: Any, module: nn.Module, settings: Mapping[str, Any], shared: bool) -> None:
     """Store embedding tables as int8 with a scale for each row: rows are gathered in integers, and become floats then.
 
     torchao's quantizers leave them alone. Plain operators do it, which every backend has, and compilers fuse.
@@ -95,22 +98,53 @@ def _tables_in_integers(graph_module: Any, module: nn.Module, settings: Mapping[
             weight = operator.attrgetter(name)(graph_module).detach()
             if weight.dtype is not torch.float32:
                 continue
-            scales = (weight.abs().amax(dim=1) / _LEVELS).clamp_min(_LEAST)
-            integers = (weight / scales[:, None]).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
-            made[name] = (f"_table_{len(made)}", f"_table_{len(made)}_scales")
-            graph_module.register_buffer(made[name][0], integers)
-            graph_module.register_buffer(made[name][1], scales)
+            made[name] = (_layers_integers(graph_module, weight) if shared else None) or (
+                _own_integers(graph_module, weight, f"_table_{len(made)}")
+            )
         with graph.inserting_before(node):
             rows = graph.call_function(aten.embedding.default, (graph.get_attr(made[name][0]), indices))
             rows.meta = {key: value for key, value in node.meta.items() if key != "val"}
             floats = graph.call_function(aten.to.dtype, (rows, torch.float32))
             scale = graph.call_function(aten.index.Tensor, (graph.get_attr(made[name][1]), [indices]))
+            if operator.attrgetter(made[name][1])(graph_module).dtype is not torch.float32:
+                scale = graph.call_function(aten.to.dtype, (scale, torch.float32))
             scale = graph.call_function(aten.unsqueeze.default, (scale, -1))
             answer = graph.call_function(aten.mul.Tensor, (floats, scale))
         node.replace_all_uses_with(answer)
         graph.erase_node(node)
     graph.eliminate_dead_code()
     graph_module.recompile()
+
+
+def _own_integers(graph_module: Any, table: Tensor, name: str) -> tuple[str, str]:
+    """The names of new constants: the integers of a table, and a scale for each row."""
+    import torch
+
+    scales = (table.abs().amax(dim=1) / _LEVELS).clamp_min(_LEAST)
+    integers = (table / scales[:, None]).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
+    graph_module.register_buffer(name, integers)
+    graph_module.register_buffer(f"{name}_scales", scales)
+    return name, f"{name}_scales"
+
+
+def _layers_integers(graph_module: Any, table: Tensor) -> tuple[str, str] | None:
+    """The names of the integers and scales that a layer has of the same numbers, by row; None where none has them.
+
+    They are known by their values: the graph no longer has the float weight of a layer in int8.
+    """
+    import torch
+
+    of_rows = torch.ops.quantized_decomposed.dequantize_per_channel.default
+    for node in graph_module.graph.nodes:
+        if node.target is not of_rows or node.args[3] != 0 or any(item.op != "get_attr" for item in node.args[:3]):
+            continue
+        names = [str(item.target) for item in node.args[:3]]
+        integers, scales, zeros = (operator.attrgetter(name)(graph_module) for name in names)
+        if integers.shape == table.shape and not zeros.any():
+            steps = scales[:, None].float()
+            if bool(((integers * steps - table).abs() <= _ROUNDED * steps).all()):
+                return names[0], names[1]
+    return None
 
 
 def calibration(example: Mapping[str, Tensor], data: Dataset, samples: int) -> Iterator[list[Array]]:

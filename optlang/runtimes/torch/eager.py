@@ -53,16 +53,14 @@ class Eager:
         from optlang.runtimes.shared.torch_module import module_of
         from optlang.workload import imports
         from optlang.workload.model import dtypes
-        from optlang.workload.model.call import call
+        from optlang.workload.model.call import call, in_mode
         from optlang.workload.model.weights import parameters
 
         module = module_of(state, target, self.name, ("module", "graph"))
         if state.requests:
             return _in_integers(self, state, target, folder, data, study)
-        training = module.training
-        with torch.no_grad(), imports.user_code("running the model", study):
-            outputs = tuple(call(module.eval(), data.example(1)))
-        module.train(training)
+        with in_mode(module, False), torch.no_grad(), imports.user_code("running the model", study):
+            outputs = tuple(call(module, data.example(1)))
         safetensors.torch.save_file(parameters(module), folder / WEIGHTS)
         return Artifact(
             folder, "safetensors", described(folder, [WEIGHTS]), data.input_names, outputs,

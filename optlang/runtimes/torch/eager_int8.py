@@ -68,18 +68,18 @@ class _Plan:
 
 
 def refuse_unknown(requests: Sequence[Request]) -> None:
-    """`Refusal` for other techniques than static and dynamic, and for settings that are not carried out here."""
-    refuse_techniques("eager", requests, ("static", "dynamic"))
+    """`Refusal` for other techniques than static, dynamic and qat, and for settings that are not carried out here."""
+    refuse_techniques("eager", requests, ("static", "dynamic", "qat"))
     for request in requests:
         settings = request.settings
         if settings.get("operators") == "all":
             raise Refusal("torch has no int8 kernels for convolutions with dynamic ranges", help=_LINEAR)
         if settings.get("bias_correction"):
             raise Refusal("eager's int8 does not correct biases: set bias_correction = false")
-        if request.technique == "static" and platform.machine().lower() not in ("x86_64", "amd64"):
+        if request.technique != "dynamic" and platform.machine().lower() not in ("x86_64", "amd64"):
             raise Refusal(
-                f"eager's static int8 is for x86 processors, and this is {platform.machine()}",
-                help="dynamic runs here, and so does static with the runtime onnxruntime",
+                f"eager's int8 with ranges is for x86 processors, and this is {platform.machine()}",
+                help=f"dynamic runs here, and so does {request.technique} with the runtime onnxruntime",
             )
 
 
@@ -95,7 +95,7 @@ def quantized(
     most weights stay in float.
     """
     settings: Mapping[str, Any] = request.settings
-    static = request.technique == "static"
+    static = request.technique != "dynamic"
     work, plan = _prepared(module, example, settings, static)
     seen = LayerCalls(work, example)
     chosen = _chosen(work, plan, seen, settings, static, module)
@@ -339,15 +339,18 @@ def _ranges(
     work: nn.Module, chosen: Sequence[_Chosen], seen: LayerCalls, settings: Mapping[str, Any],
     example: Mapping[str, Tensor], data: Dataset,
 ) -> dict[str, tuple[float, int, float, int]]:
-    """Scale and zero point of what each layer takes and gives, over the calibration samples."""
+    """Scale and zero point of what each layer takes and gives, over the calibration samples; those that were learned
+    in training (`learned`, by layer) stay."""
     from optlang.runtimes.shared import pt2e
 
     observers: dict[str, tuple[Any, Any]] = {}
+    learned: Mapping[str, Sequence[float]] = settings.get("learned", {})
     hooks = []
 
     def watch(taken: Any, answered: Any, relu: bool) -> Any:
         def look(_: nn.Module, given: tuple[Any, ...], answer: Tensor) -> None:
-            taken(given[0])
+            if taken is not None:
+                taken(given[0])
             if answered is not None:
                 answered(answer.relu() if relu else answer)
 
@@ -356,8 +359,10 @@ def _ranges(
     for item in chosen:
         if item.settings["static"]:
             answered = observer(settings) if item.kind in _CONVOLUTIONS else None
-            observers[item.name] = (observer(settings), answered)
-            look = watch(*observers[item.name], item.settings["relu"])
+            low_high = learned.get(item.name)
+            taken = observer(settings) if low_high is None else _of_range(low_high)
+            observers[item.name] = (taken, answered)
+            look = watch(None if low_high is not None else taken, answered, item.settings["relu"])
             hooks.append(work.get_submodule(item.name).register_forward_hook(look))
     rows = {name: torch.cat([value] * _BATCH)[:_BATCH] for name, value in example.items()}
     try:
@@ -369,6 +374,13 @@ def _ranges(
         for hook in hooks:
             hook.remove()
     return {name: (*_numbers(taken), *_numbers(answered)) for name, (taken, answered) in observers.items()}
+
+
+def _of_range(ends: Sequence[float]) -> Any:
+    """An observer that has seen just this range."""
+    known = observer({"calibrator": "minmax"})
+    known(torch.tensor(ends, dtype=torch.float32))
+    return known
 
 
 def _numbers(looked: Any) -> tuple[float, int]:

@@ -69,7 +69,7 @@ def quantized(
     dynamic = request.technique == "dynamic"
     graph_module = program.module(check_guards=False)
     converted, found = pt2e.quantized(
-        graph_module, _quantizer(module, settings, dynamic), module, request, example, data
+        graph_module, _quantizer(module, settings, dynamic), module, request, example, data, shared=True
     )
     left = dynamic and any(item.kind == "convolution" and not item.quantized for item in found)
     about = torch_export.mostly(

@@ -189,5 +189,6 @@ def _traced(layer: nn.Module, name: str) -> torch.fx.GraphModule:
     new._parameters = dict(layer._parameters)
     for key, buffer in layer._buffers.items():
         new.register_buffer(key, buffer, persistent=key not in layer._non_persistent_buffers_set)
-    new.train(training)
+    # The layers below it keep the mode that each is in.
+    new.training = training
     return new

@@ -24,7 +24,7 @@ from optlang.techniques.shared.routes import rerouted, tables
 from optlang.techniques.shared.stand_ins import called
 from optlang.techniques.shared.symmetry import Symmetry
 from optlang.workload.failures import attempt
-from optlang.workload.model.layers import left_alone
+from optlang.workload.model.layers import left_alone, reasons
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -276,12 +276,9 @@ class Cutter:
     def refusal(self, why: str, instead: str) -> Refusal:
         """That nothing was removed, and why."""
         if self.left and not self.groups():
-            some = [f"{name}: {reason}" for name, reason in list(self.left.items())[:3]]
-            more = len(self.left) - len(some)
             layers, all_open = recurrent(self.whole.model), not self._settings["keep"] and not self._settings["only"]
             return Refusal(
-                "nothing was removed: no layer is left whose channels can be. " + "; ".join(some)
-                + (f"; and {more} more layers" if more else ""),
+                f"nothing was removed: no layer is left whose channels can be. {reasons(self.left)}",
                 help=_UNITS if layers else _WEIGHTS,
                 depends="model" if all_open and self.left.keys() <= layers.keys() else "settings",
             )

@@ -20,6 +20,7 @@ from optlang.interfaces import JSON
 from optlang.techniques.prune.head_trace import along_axes, part_of
 from optlang.techniques.shared.symmetry import answers
 from optlang.workload.failures import attempt
+from optlang.workload.model.call import in_mode
 
 if TYPE_CHECKING:
     from optlang.techniques.prune.head_sites import Site
@@ -120,11 +121,11 @@ def coded(module: nn.Module, site: Site, example: Mapping[str, Tensor]) -> Code:
 def rewrite(module: nn.Module, edit: Mapping[str, Any]) -> Callable[[], None]:
     """Give a module of `module` the code with other sizes, as `Code.edit` says; what is returned undoes it."""
     layer = module.get_submodule(edit["module"])
-    before, training = type(layer), layer.training
+    before = type(layer)
     runs = []
     for mode in (False, True):
-        layer.train(mode)
-        graph = _graph(layer, edit["inside"], edit["fixed"])
+        with in_mode(layer, mode):
+            graph = _graph(layer, edit["inside"], edit["fixed"])
         known = {node.name: node for node in graph.nodes}
         for name, path, axes, old, new in edit["sizes"]:
             if name not in known:
@@ -133,7 +134,6 @@ def rewrite(module: nn.Module, edit: Mapping[str, Any]) -> Callable[[], None]:
         graph.lint()
         made = fx.GraphModule(layer, graph)
         runs.append((made.code, type(made).forward))
-    layer.train(training)
     layer.__class__ = _of(before, runs, edit["fixed"])
 
     def undone() -> None:

@@ -1,7 +1,8 @@
 """Quantization-aware training: a module learns with its weights and its layers' inputs rounded, then becomes int8.
 
 The file is written by the same quantizer as `static`'s, from the trained weights and the learned ranges, so it has the
-same operators and runs as fast. It knows no runtime by name; what int8 must look like comes as `QuantWants`.
+same operators and runs as fast. A runtime that makes int8 of a module itself is left both. It knows no runtime by name;
+what int8 must look like comes as `QuantWants`.
 
 Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
 (CVPR 2018), whose scheme it trains in.
@@ -10,15 +11,12 @@ Source: Jacob et al., Quantization and Training of Neural Networks for Efficient
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlang.interfaces import JSON, Context, ModelState, Refusal
-from optlang.techniques.graph.fold import followed
-from optlang.techniques.quant.divisions import noted
+from optlang.interfaces import JSON, Context, ModelState, Refusal, Request
 from optlang.techniques.quant.onnx_graph import (
     RECURRENT,
     WITH_WEIGHTS,
@@ -30,22 +28,19 @@ from optlang.techniques.quant.onnx_graph import (
     operators_of,
 )
 from optlang.techniques.quant.ort_quantizer import finished, ranges_of, wants_of, workshop, write
-from optlang.techniques.shared.labels import apart
-from optlang.techniques.shared.masks import ZeroMasks, masked
+from optlang.techniques.quant.rounded_training import Range, attach, plain, train
 from optlang.techniques.shared.parametrizations import without_parametrizations
-from optlang.techniques.training.trainer import fit
 from optlang.workload.export.onnx_weights import census
+from optlang.workload.model import quantized_share
+from optlang.workload.model.dtypes import module_types, refuse_others
+from optlang.workload.model.layers import left_alone
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from optlang.techniques.quant.fake_quantize import Input
-    from optlang.workload.data.dataset import Dataset
-    from optlang.workload.data.tensors import Tensors
 
 _KERNELS = (*WITH_WEIGHTS, "ConvTranspose")
-# What the loop knows besides, and a training in int8 does without: averaged weights have no rounding of their own.
-_WITHOUT = {"amp": "none", "warmup": 0.0, "ema": 0.0, "clip": 0.0, "patience": 0}
 # They hand values on: ONNX Runtime gives what they take and what they give one scale.
 _PASSING = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -59,6 +54,16 @@ class Prepared:
     ranges: Any
     notes: Mapping[str, JSON]
 
+    def layers(self) -> dict[str, Range | None]:
+        """The layers, with the ranges of what they take, where these are known."""
+        return {layer: self._range(names[0]) for layer, names in self.inputs.items()}
+
+    def _range(self, name: str) -> Range | None:
+        if name not in self.ranges:
+            return None
+        low, high = (end.item() for end in self.ranges[name].range_value)
+        return low, high
+
 
 def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
     """The module trained in int8's rounding, as an int8 ONNX file: the same seed gives the same file.
@@ -67,27 +72,23 @@ def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mod
     running, follow the batches; after the share `freeze` of the training they and the statistics of batch norms stay.
     `distill` is the weight of the float model's answers in the loss; without labels they are all of it.
 
+    Where the runtime makes int8 of the module itself (`context.performed`), the trained module is left for it, with the
+    weights as they are rounded and the learned ranges by layer, as the setting `learned` of its request.
+
     Notes: `quantize.weights`, the share of weights in int8, `qat.layers`, how many layers were trained in it, and
-    `quantize.float` and `quantize.divided` as static's. That ranges and norms stay in the end is the way of
-    torchvision's reference training. Raises `Refusal` where static does for want of layers, and where training changed
-    nothing or left the finite numbers.
+    `quantize.float` as static's.
+    Raises `Refusal` where static does for want of layers, and where training changed nothing or left the finite
+    numbers.
     """
     if state.form != "module":
         raise Refusal(f"only a module can be trained, and the model is in the form {state.form}")
     wants = wants_of(context)
     state = without_parametrizations(state, context.data, context.study)
+    if context.performed:
+        return _left_to_the_runtime(state, settings, context)
     with workshop(state, context) as (_, path):
         prepared = _prepared(path, state, settings, context)
-    module = copy.deepcopy(state.model).to(context.device)
-    data = context.data.bind(module)
-    weights, inputs = _attach(module, data, prepared, settings, context)
-    if not weights:
-        raise Refusal(
-            "no layer is left to train in int8: convolutions, linear layers and attention can be",
-            help="shorten `keep`, or name more in `only`",
-        )
-    _train(module, data, inputs, state, settings, context)
-    trained = ModelState("module", _plain(module, state, weights), state.factory, state.edits, state.notes)
+    trained, count, inputs = _trained(state, prepared.layers(), settings, context, norms=prepared.norms)
     with workshop(trained, context) as (source, path):
         graph = load(path).graph
         again = _prepared(path, trained, settings, context)
@@ -98,7 +99,31 @@ def qat(state: ModelState, settings: Mapping[str, Any], context: Context) -> Mod
         kept = left_float(graph, trained, settings)
         write(path, result, operators_of(graph, wants), kept, again.ranges, wants)
         done = finished(result, source, trained, context, None if settings["only"] else (graph, kept))
-    return replace(done, notes={**done.notes, **prepared.notes, "qat.layers": len(weights)})
+    return replace(done, notes={**done.notes, **prepared.notes, "qat.layers": count})
+
+
+def _trained(
+    state: ModelState, layers: Mapping[str, Range | None], settings: Mapping[str, Any], context: Context,
+    *, norms: frozenset[str] = frozenset(), transposed: bool = True,
+) -> tuple[ModelState, int, dict[str, Input]]:
+    """The state with trained weights as they are rounded, how many of them, and the learned ranges by layer."""
+    module = copy.deepcopy(state.model).to(context.device)
+    data = context.data.bind(module)
+    weights, inputs = attach(
+        module, data, layers, norms, wants_of(context), moving=settings["ranges"] == "running",
+        transposed=transposed, device=context.device,
+    )
+    if not weights:
+        raise Refusal(
+            "no layer is left to train in int8: convolutions, linear layers and attention can be",
+            help="shorten `keep`, or name more in `only`",
+        )
+    train(module, data, inputs, state, settings, context)
+    trained = ModelState("module", plain(module, state, weights), state.factory, state.edits, state.notes)
+    return trained, len(weights), inputs
+
+
+# ---- for a file
 
 
 def _prepared(path: Path, state: ModelState, settings: Mapping[str, Any], context: Context) -> Prepared:
@@ -114,7 +139,7 @@ def _prepared(path: Path, state: ModelState, settings: Mapping[str, Any], contex
             depends="settings" if kept else "model",
             help="int8 takes convolutions and linear layers; shorten `keep`, or name more in `only`",
         )
-    notes = {**covered(graph, chosen, kept, settings, RECURRENT), **noted(graph, operators)}
+    notes = covered(graph, chosen, kept, settings, RECURRENT)
     producer = {name: node for node in graph.node for name in node.output}
     inputs: dict[str, list[str]] = {}
     for node in graph.node:
@@ -139,105 +164,42 @@ def _learned(ranges: Any, name: str, hook: Input) -> None:
         ranges[name] = TensorData(lowest=low, highest=high)
 
 
-def _attach(
-    module: nn.Module, data: Dataset, prepared: Prepared, settings: Mapping[str, Any], context: Context
-) -> tuple[list[tuple[str, str]], dict[str, Input]]:
-    """Round the module's weights and inputs from now on: (layer, attribute) of each weight, and the hooks by layer."""
-    from torch import nn
-    from torch.nn.utils import parametrize
-
-    from optlang.techniques.quant.fake_quantize import Input, Weight
-
-    wants = wants_of(context)
-    convolutions = (nn.modules.conv._ConvNd,)
-    example = {name: item.to(context.device) for name, item in data.example(2).items()}
-    norm_of = dict(followed(module.eval(), example)[0])
-    weights: list[tuple[str, str]] = []
-    inputs: dict[str, Input] = {}
-    for name, names in prepared.inputs.items():
-        layer = module.get_submodule(name) if name in dict(module.named_modules()) else None
-        if isinstance(layer, nn.MultiheadAttention):
-            found = [(name, "in_proj_weight"), (f"{name}.out_proj", "weight")]
-            weights.extend(item for item in found if getattr(module.get_submodule(item[0]), item[1]) is not None)
-            continue
-        if not isinstance(layer, (*convolutions, nn.Linear)):
-            continue
-        weights.append((name, "weight"))
-        if names[0] in prepared.ranges:
-            low, high = (end.item() for end in prepared.ranges[names[0]].range_value)
-            inputs[name] = Input(wants, min(low, 0.0), max(high, 0.0), settings["ranges"] == "running")
-            layer.register_forward_pre_hook(inputs[name])
-    for name, attribute in weights:
-        layer = module.get_submodule(name)
-        axis = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
-        norm_name = norm_of.get(name)
-        norm = module.get_submodule(norm_name) if norm_name is not None and norm_name not in prepared.norms else None
-        scheme = wants
-        if axis == 1 and layer.groups != 1:
-            norm = None  # one place of the weight serves several channels of the norm
-            scheme = replace(wants, per_channel=False)  # as it is written
-        rounding = Weight(scheme, axis, norm)
-        parametrize.register_parametrization(layer, attribute, rounding, unsafe=True)
-    return weights, inputs
+# ---- for a runtime that makes int8 of the module itself
 
 
-def _train(
-    module: nn.Module, data: Dataset, inputs: Mapping[str, Input], state: ModelState, settings: Mapping[str, Any],
-    context: Context,
-) -> None:
-    import torch
-    from torch import nn
+def _left_to_the_runtime(state: ModelState, settings: Mapping[str, Any], context: Context) -> ModelState:
+    from optlang.techniques.quant.layer_ranges import layer_ranges
 
-    from optlang.workload.model.call import call
-
-    names = {name.replace(".parametrizations", "").removesuffix(".original"): name
-             for name, _ in module.named_parameters()}
-    held = ZeroMasks(module, [names[name] for name in masked(state.notes) if name in names])
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-
-    def before(progress: float) -> None:
-        if progress >= float(settings["freeze"]):
-            for layer in norms:
-                layer.eval()
-            for hook in inputs.values():
-                hook.moving = False
-
-    share, teacher = float(settings["distill"]), None
-    labeled = context.data.labeled("train")
-    if not share and not labeled:
-        raise Refusal(
-            "qat with distill = 0% learns from labels, and 'train' has none",
-            help="`distill = 100%` learns from the baseline's answers",
+    refuse_others(module_types(state.model))
+    names = [name for name, _ in state.model.named_modules()]
+    keep, only = tuple(settings["keep"]), tuple(settings["only"])
+    alone = left_alone(keep, only, names) if keep or only else set()
+    asked = [item for item in _weights(state.model) if item.layer not in alone]
+    # Before the training and not after it, when the runtime counts what became of them.
+    if asked:
+        quantized_share.mostly(
+            asked, "int8", RECURRENT, named=bool(only), without=() if keep or only else ("recurrent",)
         )
-    if share:
-        reference = context.baseline() if context.baseline is not None else state
-        teacher = copy.deepcopy(reference.model).to(context.device).eval()
-
-    def loss(outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensors) -> Tensor:
-        if teacher is None:
-            return data.task.loss(outputs, targets)
-        with torch.no_grad():
-            wanted = call(teacher, inputs)
-        soft = apart(data.task, outputs, wanted, targets, float(settings["temperature"]))
-        return (1 - share) * data.task.loss(outputs, targets) + share * soft if labeled else soft
-
-    fit(module, data, loss, _WITHOUT | dict(settings), context, before_step=before, after_step=held.reapply)
-    module.eval()
-    if not all(math.isfinite(hook.low) and math.isfinite(hook.high) for hook in inputs.values()):
-        raise Refusal("a layer's inputs were not finite in training", help="a smaller lr may hold them")
+    data = context.data.bind(state.model)
+    layers = layer_ranges(state.model, [name for name in names if name not in alone], data, settings, context)
+    # A runtime may write one scale for a weight that another gives a scale for each channel.
+    trained, count, inputs = _trained(state, layers, settings, context, transposed=False)
+    learned: JSON = {name: [hook.low, hook.high] for name, hook in inputs.items()}
+    request = Request("qat", {**settings, "learned": learned})
+    return replace(
+        trained, form="graph", notes={**trained.notes, "qat.layers": count}, requests=(*state.requests, request)
+    )
 
 
-def _plain(module: nn.Module, state: ModelState, weights: Sequence[tuple[str, str]]) -> nn.Module:
-    """A module like the state's with the trained values, its weights as they are rounded."""
-    import torch
+def _weights(module: nn.Module) -> Iterator[quantized_share.Weight]:
+    """The module's weights, each tensor once: all but those of recurrent layers may become int8 with ranges."""
+    from torch import nn
 
-    from optlang.workload.model.weights import fill
-
-    tensors = {name: item for name, item in module.state_dict().items() if ".parametrizations." not in name}
-    with torch.no_grad():
-        for name, attribute in weights:
-            tensors[f"{name}.{attribute}"] = getattr(module.get_submodule(name), attribute).detach()
-    plain: nn.Module = copy.deepcopy(state.model)
-    # Of layers that stand under several names only the first is among them.
-    fill(plain, {name: item.cpu() for name, item in tensors.items()}, "the trained weights")
-    return plain.eval()
+    known: set[int] = set()
+    for name, layer in module.named_modules():
+        recurrent = isinstance(layer, nn.RNNBase | nn.RNNCellBase)
+        for own, item in layer.named_parameters(recurse=False):
+            if item.ndim > 1 and id(item) not in known:
+                known.add(id(item))
+                kind = "recurrent" if recurrent else type(layer).__name__
+                yield quantized_share.Weight(name or own, kind, item.numel(), not recurrent)

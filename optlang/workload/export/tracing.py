@@ -23,7 +23,7 @@ from optlang.interfaces import Array, Refusal
 from optlang.workload import failures, imports, process_state
 from optlang.workload.data.tensors import array
 from optlang.workload.export import half_rounding
-from optlang.workload.model.call import call
+from optlang.workload.model.call import call, in_mode
 
 if TYPE_CHECKING:
     from optlang.workload.data.dataset import Dataset
@@ -70,17 +70,12 @@ def first_call(
     """`module` as exporters take it, in eval mode and without gradients, and its answers to `example` by name.
 
     The first call is the user's own code: what it raises is reported as theirs, not as a failed export. After the block
-    the module is in the mode that it was in.
+    each layer is in the mode that it was in.
     """
-    training = module.training
-    module.eval()
-    try:
-        with plain_attention(), torch.no_grad(), quiet or nullcontext():
-            with imports.user_code("running the model", study):
-                answers = answers_of(module, example)
-            yield answers
-    finally:
-        module.train(training)
+    with in_mode(module, False), plain_attention(), torch.no_grad(), quiet or nullcontext():
+        with imports.user_code("running the model", study):
+            answers = answers_of(module, example)
+        yield answers
 
 
 @contextmanager

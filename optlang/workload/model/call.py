@@ -1,9 +1,10 @@
-"""Calls a module with inputs by name."""
+"""Calls a module with inputs by name, in one mode or the other."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,18 @@ def call(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run `module` on inputs by `forward`'s argument names; outputs by name (see `tensors.flat_outputs`)."""
     positional, named = arguments(module, inputs)
     return flat_outputs(module(*positional, **named))
+
+
+@contextmanager
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """With `module` and all below it in training or in evaluation; then each layer is in the mode that it was in."""
+    before = [(layer, layer.training) for layer in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for layer, mode in before:
+            layer.training = mode
 
 
 def arguments(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

@@ -121,24 +121,20 @@ def operations(module: nn.Module, inputs: Mapping[str, Tensor]) -> Operations:
     """
     import torch
 
-    from optlang.workload.model.call import call
+    from optlang.workload.model.call import call, in_mode
 
     if not len(next(iter(inputs.values()))):
         raise OptlangError("no example inputs to count operations with")
     sample = {name: item[:1] for name, item in inputs.items()}
-    training = module.training
     counter = _counter()
-    try:
-        # Not inference_mode: what operators are made of is seen only through autograd's dispatch.
-        with torch.no_grad(), _transparent(module.eval()):
-            try:
-                with counter:
-                    call(module, sample)
-            except FAILURES as error:
-                call(module, sample)  # what the model itself cannot do it says in its own words
-                return Operations(None, (), first_line(error))
-    finally:
-        module.train(training)
+    # Not inference_mode: what operators are made of is seen only through autograd's dispatch.
+    with in_mode(module, False), torch.no_grad(), _transparent(module):
+        try:
+            with counter:
+                call(module, sample)
+        except FAILURES as error:
+            call(module, sample)  # what the model itself cannot do it says in its own words
+            return Operations(None, (), first_line(error))
     return Operations(float(counter.total), tuple(sorted(counter.uncounted)))
 
 

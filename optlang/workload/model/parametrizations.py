@@ -17,6 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDict
 from torch.nn.utils.weight_norm import WeightNorm
 
 from optlang.interfaces import OptlangError, Refusal
+from optlang.workload.model.call import in_mode
 
 MASK = "mask"
 """How `parametrized` calls the zeros of torch.nn.utils.prune."""
@@ -79,9 +80,7 @@ def _tensor(hook: Any) -> str:
 
 def _modernize(layer: nn.Module, hook: Any, name: str) -> None:
     own, dtype = _tensor(hook), torch.float64
-    training = layer.training
-    layer.eval()
-    try:
+    with in_mode(layer, False):
         with torch.no_grad():
             before = _computed(layer, hook).to(dtype)
         if isinstance(hook, WeightNorm):
@@ -110,8 +109,6 @@ def _modernize(layer: nn.Module, hook: Any, name: str) -> None:
             _list(layer, own).original = original
         with torch.no_grad():
             after = getattr(layer, own).to(dtype)
-    finally:
-        layer.train(training)
     if not torch.allclose(before, after, rtol=_TOLERANCE, atol=_TOLERANCE * float(before.abs().max())):
         raise Refusal(
             f"{name or 'the model'} computes its {own} by a hook, and as a parametrization it would be another",
@@ -189,11 +186,8 @@ def bake(module: nn.Module, names: Iterable[str]) -> nn.Module:
 
 def value_of(layer: nn.Module, own: str) -> Tensor:
     """The computed tensor `own` of `layer` as it is in eval mode, and no part of any graph."""
-    training = layer.training
-    layer.eval()
-    with torch.no_grad():
+    with in_mode(layer, False), torch.no_grad():
         value: Tensor = getattr(layer, own).detach().clone()
-    layer.train(training)
     return value
 
 

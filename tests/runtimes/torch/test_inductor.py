@@ -168,3 +168,24 @@ def test_embedding_tables_become_int8(tmp_path):
     with torch.no_grad():
         wanted = state.model(torch.from_numpy(inputs["tokens"])).numpy()
     assert 0 < numpy.linalg.norm(found - wanted) < 0.05 * numpy.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(("technique", "settings"), [("static", STATIC), ("dynamic", DYNAMIC)])
+def test_a_table_that_the_head_shares_is_stored_once(technique, settings, tmp_path):
+    words = dataset.load(Factory("networks.py:tokens"), STUDY)
+    state = named("speller")
+    artifact = build(asked(state, technique, settings), words, tmp_path / technique)
+    stored = torch.export.load(artifact.folder / "model.pt2")
+    matrices = [item for item in (*stored.state_dict.values(), *stored.constants.values()) if item.ndim == 2]
+    assert sorted(tuple(item.shape) for item in matrices) == [(32, 32), (500, 32)]
+    assert {item.dtype for item in matrices} == {torch.int8}
+    given = {name: item.numpy() for name, item in words.bind(state.model).example(1).items()}
+    if technique == "static":
+        session = Inductor().open(artifact, TargetSpec("here"), {}, STUDY)
+        found = session.collect(session.run(session.prepare(given)))["output"]
+        session.close()
+    else:
+        found = pt2_archive.read(artifact.folder / "model.pt2")(torch.from_numpy(given["tokens"]))[0].detach().numpy()
+    with torch.no_grad():
+        wanted = state.model(torch.from_numpy(given["tokens"])).numpy()
+    assert 0 < numpy.linalg.norm(found - wanted) < 0.05 * numpy.linalg.norm(wanted)

@@ -7,23 +7,22 @@ import copy
 import json
 import runpy
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
 
-from optlang.interfaces import Context, Factory, ModelState, Refusal
+from optlang.interfaces import Context, Factory, Refusal
 from optlang.techniques.prune.channels import channels
+from optlang.techniques.prune.head_code import rewrite
 from optlang.techniques.prune.heads import heads
 from optlang.techniques.shared.proof import proved
 from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model.call import call
-from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
 from tests.techniques.conftest import TRAINING
-from tests.techniques.states import STUDY
+from tests.techniques.states import STUDY, made, proved_by
 
 SETTINGS = {"ratio": 0.5, "importance": "l2", "samples": 32, "scope": "layer", "keep": (), "only": ()}
 CUT = {
@@ -36,21 +35,12 @@ MODELS, package = PACKAGED["MODELS"], PACKAGED["package"]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def lines():
-    return data_module.load(Factory("attention.py:samples"), STUDY)
-
-
 def start(calls="attention.py:net", **arguments):
-    factory = Factory(calls, arguments)
-    return ModelState("module", make(factory, STUDY), factory)
+    return made(calls, **arguments)
 
 
 def run(state, data, seed=1, **changed):
-    context = Context(data, seed, Path(), STUDY)
-    result = heads(state, SETTINGS | changed, context)
-    proved(state, result, context)
-    return result
+    return proved_by(heads, state, data, SETTINGS | changed, seed)
 
 
 def answers(model, data):
@@ -101,6 +91,15 @@ class TestByHand:
         # The batch is no number of the code.
         with torch.no_grad():
             assert result.model(lines.example(5)["input"]).shape == (5, 4)
+
+    def test_layers_keep_the_mode_that_each_is_in(self, lines):
+        state = start(first="literal")
+        code = run(state, lines).edits[0].arguments["cuts"][0]["code"]
+        assert code["module"] == "first"
+        state.model.first.proj.train()
+        before = {name: layer.training for name, layer in state.model.named_modules()}
+        rewrite(state.model, code)
+        assert {name: layer.training for name, layer in state.model.named_modules()} == before
 
     def test_query_heads_go_with_their_key_head(self, lines):
         state = start(first="grouped")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
+from optlang.interfaces import Context, Factory, OptlangError, Refusal
 from optlang.techniques.prune.heads import heads
 from optlang.techniques.prune.layers import layers
 from optlang.techniques.prune.magnitude import magnitude
@@ -19,10 +19,9 @@ from optlang.techniques.training.finetune import finetune
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import export
 from optlang.workload.model.call import call
-from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
 from tests.techniques.conftest import TRAINING
-from tests.techniques.states import NETWORKS, STUDY
+from tests.techniques.states import NETWORKS, STUDY, made, proved_by
 
 REFUSES = {
     item: "the model has no list" for item in NETWORKS if item not in ("residual", "depthwise", "encoder")
@@ -39,21 +38,12 @@ def check(state, result, data):
     assert result.notes["prune.removed_blocks"] == 0.5
 
 
-@pytest.fixture(scope="module")
-def lines():
-    return data_module.load(Factory("attention.py:samples"), STUDY)
-
-
 def start(calls="blocks.py:net", **arguments):
-    factory = Factory(calls, arguments)
-    return ModelState("module", make(factory, STUDY), factory)
+    return made(calls, **arguments)
 
 
 def run(state, data, seed=1, **changed):
-    context = Context(data, seed, Path(), STUDY)
-    result = layers(state, SETTINGS | changed, context)
-    proved(state, result, context)
-    return result
+    return proved_by(layers, state, data, SETTINGS | changed, seed)
 
 
 def answers(model, data):

@@ -1,5 +1,6 @@
 """Quantization-aware training: its rounding against ONNX Runtime's, its file against the module that was trained."""
 
+import platform
 import statistics
 import time
 from collections import Counter
@@ -9,11 +10,14 @@ import numpy
 import onnx
 import onnxruntime
 import pytest
+import safetensors.torch
 import torch
 from onnxruntime.quantization.quant_utils import compute_scale_zp
 from torch import nn
 
-from optlang.interfaces import Context, Factory, ModelState, QuantWants
+from optlang.interfaces import Context, Factory, ModelState, QuantWants, Refusal, Request, TargetSpec
+from optlang.runtimes.shared.processor import overflows
+from optlang.runtimes.torch.eager import Eager
 from optlang.techniques.quant import qat as qat_module
 from optlang.techniques.quant.fake_quantize import Input, Scheme, Weight, grid, levels
 from optlang.techniques.quant.qat import qat
@@ -22,6 +26,7 @@ from optlang.techniques.shared.masks import with_masked
 from optlang.techniques.training.train import train
 from optlang.workload.data import dataset as data_module
 from optlang.workload.model.make import initial
+from optlang.workload.model.save import load, save
 from tests.techniques.states import STUDY, start
 
 REFUSES = {"lstm": r"only \d+% of the weights would be int8: not those of lstm \(LSTM\)"}
@@ -68,13 +73,13 @@ def answers(path, data):
 def simulated(monkeypatch):
     """The module as it stood when its training ended."""
     kept = []
-    attach = qat_module._train
+    attach = qat_module.train
 
     def spy(module, *rest):
         attach(module, *rest)
         kept.append(module)
 
-    monkeypatch.setattr(qat_module, "_train", spy)
+    monkeypatch.setattr(qat_module, "train", spy)
     return kept
 
 
@@ -215,3 +220,72 @@ def test_a_layer_under_two_names_is_trained_once(images, tmp_path):
     result = qat(made, QAT | {"epochs": 1}, Context(images, 1, tmp_path, tmp_path, WANTS))
     assert result.form == "onnx"
     assert numpy.isfinite(answers(result.model, images)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="eager's int8 with ranges is for x86")
+class TestLeftToTheRuntime:
+    """Eager makes int8 of a module itself, and is left the weights and the ranges."""
+
+    def context(self, data, folder):
+        return Context(data, 1, folder, STUDY, Eager().wants(), performed=True)
+
+    def built(self, state, data, folder):
+        folder.mkdir()
+        return Eager().build(state, TargetSpec("here"), {}, folder, data.bind(state.model), STUDY)
+
+    def scores(self, artifact, data):
+        session = Eager().open(artifact, TargetSpec("here"), {}, STUDY)
+        found = session.collect(session.run(session.prepare(data.bind(artifact.inputs).arrays("validation")[0])))
+        session.close()
+        return found["output"]
+
+    @pytest.mark.parametrize(("network", "settings"), [
+        ("residual", {}), ("mlp", {"calibrator": "percentile", "percentile": 99.0, "ranges": "fixed"}),
+    ])
+    def test_it_answers_as_the_training_did_in_a_file_like_the_static_one(
+        self, network, settings, images, tmp_path, simulated
+    ):
+        state = trained(network, images, epochs=2)
+        result = qat(state, QAT | settings, self.context(images, tmp_path))
+        assert (result.form, result.requests[0].technique) == ("graph", "qat")
+        save(result, tmp_path / "saved")
+        result = load(tmp_path / "saved", STUDY)
+        artifact = self.built(result, images, tmp_path / "qat")
+        with torch.no_grad():
+            wanted = right(simulated[0](torch.from_numpy(pixels(images))).numpy(), images)
+        # The kernels of convolutions round what they give too.
+        assert abs(right(self.scores(artifact, images), images) - wanted) <= 1
+        other = ModelState("graph", state.model, state.factory, requests=(Request("static", STATIC),))
+        plain = self.built(other, images, tmp_path / "static")
+        assert artifact.files[0].bytes == plain.files[0].bytes
+        assert artifact.about["int8"] == plain.about["int8"]
+        learned = result.requests[0].settings["learned"]
+        assert len(learned) == result.notes["qat.layers"] > 2
+        stored = safetensors.torch.load_file(artifact.folder / "model.safetensors")
+        before = safetensors.torch.load_file(plain.folder / "model.safetensors")
+        for layer, (low, high) in learned.items():
+            levels = 127 if overflows() else 255
+            step = (max(high, 0.0) - min(low, 0.0)) / levels
+            assert stored[f"{layer}.ranges"][0].item() == pytest.approx(step, rel=1e-5)
+        assert any(not torch.equal(stored[f"{layer}.ranges"][:2], before[f"{layer}.ranges"][:2]) for layer in learned)
+
+    def test_code_that_cannot_be_exported_is_trained(self, images, tmp_path):
+        (tmp_path / "choice.py").write_text(
+            "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.stem, self.head = nn.Linear(64, 64), nn.Linear(64, 10)\n\n    def forward(self, images):\n"
+            "        x = self.stem(images.flatten(1))\n"
+            "        return self.head(x.relu() if images.sum().item() > 3 else x)\n"
+        )
+        state = initial(Factory("choice.py:Net"), tmp_path, images.example(1))
+        context = Context(images, 1, tmp_path, tmp_path, Eager().wants(), performed=True)
+        result = qat(state, QAT | {"epochs": 1}, context)
+        assert list(result.requests[0].settings["learned"]) == ["stem", "head"]
+        artifact = Eager().build(result, TargetSpec("here"), {}, tmp_path, images.bind(state.model), tmp_path)
+        assert artifact.about["int8"]["weights"] == 1.0
+
+    def test_layers_without_kernels_are_refused_before_the_training(self, images, tmp_path, simulated):
+        with pytest.raises(Refusal, match=r"only \d+% .* int8: not those of lstm \(recurrent\)") as error:
+            qat(start("lstm"), QAT, self.context(images, tmp_path))
+        assert error.value.depends == "model"
+        assert not simulated
