@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
 
@@ -145,15 +145,22 @@ Plain: TypeAlias = Annotated[Fixed | Searched | Computed, Field(discriminator="k
 """A setting that is one value at each point."""
 
 
-class ModelUse(Frozen):
-    """A model that a setting names: as a FactoryUse, but its arguments may be searched."""
+_Argument = TypeVar("_Argument")
+
+
+class Use(Frozen, Generic[_Argument]):
+    """How something is made: `name` as written, `calls` what it stands for, its arguments, and a model's weights."""
 
     name: str
     calls: str
-    arguments: dict[str, Plain] = Field(default_factory=dict)
+    arguments: dict[str, _Argument] = Field(default_factory=dict)
     weights: str | None = None
     weights_key: str | None = None
     weights_strict: bool = True
+
+
+class ModelUse(Use[Plain]):
+    """A model that a setting names, whose arguments may be searched."""
 
     def factory(self, arguments: Mapping[str, JSON]) -> dict[str, JSON]:
         """What the setting is where the arguments have these values: the fields of an `interfaces.Factory`."""
@@ -332,15 +339,8 @@ class Runtime(Frozen):
         return technique in self.performs or technique.rpartition(".")[0] in self.performs
 
 
-class FactoryUse(Frozen):
-    """How the model, the data or a metric is made: `name` as written, `calls` what it stands for, fixed arguments."""
-
-    name: str
-    calls: str
-    arguments: dict[str, Value] = Field(default_factory=dict)
-    weights: str | None = None
-    weights_key: str | None = None
-    weights_strict: bool = True
+class FactoryUse(Use[Value]):
+    """How the model, the data or a metric is made, with fixed arguments."""
 
 
 class Metric(Frozen):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from optlang.interfaces import Context, Factory, OptlangError, Refusal
+from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
 from optlang.techniques.prune.heads import heads
 from optlang.techniques.prune.layers import layers
 from optlang.techniques.prune.magnitude import magnitude
