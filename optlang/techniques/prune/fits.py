@@ -1,13 +1,14 @@
 """Says whether a model whose layers were changed still answers in the shapes that it had, in eval mode and in training.
 
-Shapes need no numbers: where a model runs on torch's meta device, which computes none, it is asked there.
+Shapes need no numbers: where a model runs on torch's meta device, which computes none, it is asked there. That device
+does not see that values do not fit the places that a mask chooses, so a model that fills such is asked with numbers.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optlang.techniques.shared import coupled, proof
 from optlang.workload.failures import FAILURES, attempt, first_line
@@ -31,7 +32,8 @@ class Fits:
         self._source, self._inputs = module, self._example
         empty = attempt(lambda: copy.deepcopy(module).eval().to("meta"))
         inputs = {name: item.to("meta") for name, item in self._example.items()}
-        if not isinstance(empty, Exception) and attempt(lambda: _shapes(empty, inputs)) == self._shapes:
+        fills = isinstance(empty, Exception) or _fills(module, self._example)
+        if not isinstance(empty, Exception) and not fills and attempt(lambda: _shapes(empty, inputs)) == self._shapes:
             training = proof.trains(empty, inputs)
             if training is not None:
                 self._source, self._inputs, self._training = empty, inputs, training
@@ -66,3 +68,19 @@ def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> Shapes:
 
     with torch.no_grad():
         return {name: tuple(item.shape) for name, item in call(module, example).items()}
+
+
+def _fills(module: nn.Module, example: Mapping[str, Tensor]) -> bool:
+    """Whether the model in training puts values where a tensor says, as augmentation by masks does."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: set[str] = set()
+
+    class Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(operator.overloadpacket.__name__.strip("_"))
+            return operator(*args, **(kwargs or {}))
+
+    with Names():  # type: ignore[no-untyped-call]
+        proof.trains(module, example)
+    return bool(seen & {"index_put", "index_put_impl", "masked_scatter"})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from torch import nn
 
 from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal
 from optlang.techniques.prune.channels import channels
@@ -254,6 +255,29 @@ class TestKept:
         model = run(state, images).model
         assert not model[0].weight.requires_grad
         assert model[2].weight.requires_grad
+
+
+    def test_channels_that_training_fills_by_a_mask_stay(self, images):
+        class Masked(nn.Module):
+            """Hides some positions in training by a vector of its own, as speech models do."""
+
+            def __init__(self):
+                super().__init__()
+                self.first, self.middle, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+                self.hidden = nn.Parameter(torch.ones(16))
+
+            def forward(self, image):
+                y = self.first(image[:, 0])
+                if self.training:
+                    mask = torch.zeros(y.shape[:2], dtype=torch.bool)
+                    mask[:, :2] = True
+                    y[mask] = self.hidden
+                return self.head(self.middle(y).relu().mean(1))
+
+        result = run(ModelState("module", Masked().eval(), Factory("x:y")), images, round_to=1)
+        assert "in training mode" in result.notes["prune.left"]["first"]
+        assert (result.model.first.out_features, result.model.middle.out_features) == (16, 8)
+        result.model.train()(torch.zeros(2, 1, 8, 8))
 
 
 class TestRecalibrate:
