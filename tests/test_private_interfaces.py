@@ -32,6 +32,8 @@ PRIVATE: dict[str, dict[str, str]] = {
         ), "the operators that its layers call"),
         "_version": "the count of changes in place, by which autograd knows them",
         "_inductor": "where AOTInductor's documented functions and Inductor's settings are",
+        "_metadata": "the versions of layers in a state dict, by which they load it",
+        "_pytree": "the form of nested arguments that exported graphs have; there is no public name for it",
         "_dynamo": "its counters say whether a kernel in integers was made",
         "_qkv_same_embed_dim": "whether attention has one weight for its three inputs",
     },
