@@ -16,14 +16,13 @@ from optlang.store.writer import TrialRow
 
 
 class Budget:
-    """The time of one session, which begins when this is made; `before` are the run's trials of earlier sessions."""
+    """The time of one session, which began at `begun` on the clock; `before` are the run's trials of earlier ones."""
 
     def __init__(
-        self, plan: Plan, history: History, before: Iterable[TrialRow],
+        self, plan: Plan, history: History, before: Iterable[TrialRow], begun: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limit, self._history, self._clock = plan.search.timeout, history, clock
-        self._begin = clock()
+        self._limit, self._history, self._clock, self._begin = plan.search.timeout, history, clock, begun
         self._last: float | None = None
         """When the last trial of this session ended; None before the first."""
         self._forecast, self._ending = Forecast(plan), Ending(plan.measure)
@@ -53,8 +52,8 @@ class Budget:
 
     @property
     def up(self) -> bool:
-        """Whether the time is over."""
-        return self._limit is not None and self._elapsed() >= self._limit
+        """Whether the time is over; never before the first trial of the session."""
+        return self._limit is not None and self._last is not None and self._elapsed() >= self._limit
 
     def passed(self, trials: Sequence[int], seconds: float) -> None:
         """Take in what measuring these trials side by side took."""

@@ -71,7 +71,7 @@ class Scheduler:
 
     def __init__(
         self, plan: Plan, folder: Path, home: Path, scratch: Scratch, store: Writer, engine: Engine, watcher: Watcher,
-        run_id: str, unavailable: Mapping[str, str],
+        run_id: str, unavailable: Mapping[str, str], begun: float,
     ) -> None:
         self.session = scratch.session
         self._plan, self._store, self._watcher, self._run = plan, store, watcher, run_id
@@ -96,7 +96,7 @@ class Scheduler:
         self._busy = Busy()
         self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._dispatcher.progress, self._busy)
         self._early = EarlyEnd(plan, self._history, self._jobs, self._dispatcher, store, run_id)
-        self._budget = Budget(plan, self._history, before)
+        self._budget = Budget(plan, self._history, before, begun)
         self._ladder: list[AblationTrial] = []
         self._wanted: int | None = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def run(
     process on this machine if None. Raises OptlangError where nothing can be run: a runtime that is missing
     everywhere, a mistake in the user's Python, a database in use.
     """
+    begun = time.monotonic()
     if sys.platform == "win32":
         raise OutsideError("studies run on Linux and macOS", help="on Windows run them in WSL")
     search = plan.search
@@ -76,7 +78,7 @@ def run(
         run_id, changed = choose_run(store, plan, options.mode, options.join)
         for line in (*_namesake(store, plan.study, file), *changed):
             watcher.message(line)
-        scheduler = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, runtimes.unavailable)
+        scheduler = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, runtimes.unavailable, begun)
         for path, reason in runtimes.unrun.items():
             watcher.message(f"{runtime_label(plan, path)} is built and not run: {reason}")
         store.record({

@@ -27,7 +27,7 @@ class Session:
         self.plan, self.now = plan, 100.0
         self.space = Space(plan)
         self.history = History(plan, self.space, (), Path("nowhere"))
-        self.budget = Budget(plan, self.history, (), lambda: self.now)
+        self.budget = Budget(plan, self.history, (), self.now, lambda: self.now)
         self.points = list(self.space.points())
 
     def trial(self, seconds: float, *, waited: float = 0.0, interrupted: bool = False) -> None:
@@ -69,6 +69,8 @@ def test_a_trial_starts_where_it_and_the_end_of_the_run_fit_in(plan_of: Make) ->
 
 def test_the_first_trial_of_a_session_starts_however_long_it_is(plan_of: Make) -> None:
     run = session(plan_of, "timeout = 5s")
+    run.now += 60.0  # to find the runtimes, say
+    assert not run.budget.up
     assert run.budget.enough_for(None)
     run.trial(50.0)
     assert run.budget.up
