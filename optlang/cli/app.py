@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from optlang.cli import check, doctor, explain, export, fmt, lsp, plan, results, run
+from optlang.cli import check, doctor, explain, export, fmt, lsp, plan, repeat, results, run
 from optlang.cli.exits import INTERRUPTED, USAGE, colored
 from optlang.interfaces import OptlangError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 for _command in (
     check.check, fmt.fmt, plan.plan, lsp.lsp, run.run, results.front, results.tradeoffs, results.sql, export.export,
-    explain.explain, doctor.doctor,
+    repeat.repeat, explain.explain, doctor.doctor,
 ):
     app.command()(_command)
 

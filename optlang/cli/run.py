@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optlang.cli.check import plan_of
-from optlang.cli.exits import INTERRUPTED, WRONG, colored, usage
+from optlang.cli.exits import INTERRUPTED, WRONG, usage
 from optlang.cli.options import (
     DEFAULT_DB,
     Continue,
@@ -18,7 +17,6 @@ from optlang.cli.options import (
     Join,
     Ladder,
     New,
-    Progress,
     Seed,
     Sets,
     Shown,
@@ -26,10 +24,10 @@ from optlang.cli.options import (
     Timeout,
     Trials,
 )
+from optlang.cli.watcher import watcher_of
 
 if TYPE_CHECKING:
     from optlang.plan.model import Plan
-    from optlang.run.events import TrialStarted
     from optlang.run.scheduler import Outcome
 
 
@@ -52,7 +50,7 @@ def run(
         mode="continue" if continue_ else "new" if new else "auto", join=join,
     )
     with signals.raised():
-        watcher = _watcher(study, progress is Progress.rich or (progress is None and colored(sys.stderr)))
+        watcher = watcher_of(study, progress)
         try:
             outcome = run_study(study, text, file, db, options, watcher)
         finally:
@@ -73,24 +71,6 @@ def _seconds(text: str | None) -> float | None:
     if unit is None or unit.kind != "time":
         raise usage(f"--timeout {text}: that is no time", "write it as in a study: 90s, 10min, 2h")
     return float(str(unit.value))
-
-
-def _watcher(study: Plan, rich: bool) -> Any:
-    from rich.console import Console
-
-    from optlang.report.front import columns
-    from optlang.report.progress import LiveProgress, PlainProgress
-    from optlang.report.trial_text import describe
-
-    def words(trial: TrialStarted) -> str:
-        return describe(study, trial.number, trial.point, trial.runtime, trial.steps)
-
-    def shown(there: Collection[str]) -> Sequence[str]:
-        return columns(study, there)
-
-    if rich:
-        return LiveProgress(Console(stderr=True, highlight=False), words, shown)
-    return PlainProgress(sys.stderr, words, shown)
 
 
 def _ending(study: Plan, outcome: Outcome, db: Path, new: bool) -> int:

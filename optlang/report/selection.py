@@ -94,3 +94,16 @@ def check_trial(reader: Reader, chosen: Chosen, trial: int) -> None:
         f"`{chosen.study}` has no trial {trial}",
         help=f"the nearest are {', '.join(map(str, near))}" if near else "no trial of it has begun",
     )
+
+
+def study_file(reader: Reader, recorded: str) -> Path:
+    """The study's file: where it ran, or as it lies about a database that was moved together with it."""
+    file = Path(recorded).resolve()
+    if file.is_file():
+        return file
+    for db in reader.dbs:
+        for depth in range(len(file.parts) - 1):
+            moved = db.resolve().parent.joinpath(*file.parts[-depth - 1:])
+            if moved.is_file():
+                return moved
+    return file

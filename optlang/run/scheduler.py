@@ -249,6 +249,25 @@ class Scheduler:
                 return asked
         return self._history.searched + len(found - known)
 
+    def repeat(
+        self, number: int, recipe: Recipe, origin: str, point: Point | None, alone: str | None, *, tested: bool
+    ) -> None:
+        """The baseline and one trial, nothing else; where `tested` both are scored on the data's test part too.
+
+        Raises InterruptedRun where a signal stops it before the trial is over.
+        """
+        self._wanted = int(number > 0)
+        self._watcher.run_started(self._progress())
+        self._prepare_baseline()
+        if number and (
+            self._stop.when or self._trial(recipe, origin, point, alone, number=number).interrupted
+        ):
+            raise InterruptedRun
+        if tested and self._history.timed(number):
+            job = self._jobs.tests(list(dict.fromkeys([0, number])))
+            for scored, measurements in test_data.measured(self._dispatcher, job, self._watcher.message).items():
+                self._measured(scored, measurements)
+
     def outcome(self, why: Why) -> Outcome:
         """How the run stands."""
         history = self._history
@@ -280,10 +299,10 @@ class Scheduler:
 
     def _trial(
         self, recipe: Recipe, origin: str, point: Point | None, alone: str | None,
-        state: Mapping[str, JSON] | None = None,
+        state: Mapping[str, JSON] | None = None, number: int | None = None,
     ) -> TrialRecord:
         self._dispatcher.load()
-        number = self._store.next_trial(self._run)
+        number = self._store.next_trial(self._run) if number is None else number
         started = time.monotonic()
         steps = [asdict(step) for step in (self._jobs.baseline_steps() if origin == "baseline" else recipe.steps)]
         self._store.record({

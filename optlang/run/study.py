@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from optlang.interfaces import OutsideError
+from optlang.interfaces import JSON, OutsideError
 from optlang.measure import signals
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine
@@ -81,14 +81,7 @@ def run(
         scheduler = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, runtimes.unavailable, begun)
         for path, reason in runtimes.unrun.items():
             watcher.message(f"{runtime_label(plan, path)} is built and not run: {reason}")
-        store.record({
-            "event": "session", "session": scheduler.session, "run": run_id, "study": plan.study, "title": plan.title,
-            "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
-            "file": str(file.resolve()), "inputs": {item.name: item.value for item in plan.inputs},
-            "seed": plan.search.seed, "machine": machine.machine(), "versions": machine.versions(),
-            "git": machine.repository(folder),
-            "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
-        })
+        store.record(session_event(scheduler.session, run_id, plan, text, file))
         why: str = "failed"
         with scheduler.interruptible():
             try:
@@ -104,6 +97,18 @@ def run(
                     "event": "finish", "run": run_id, "session": scheduler.session, "finished": now(),
                     "why": "complete" if why == "ladder" else why,
                 })
+
+
+def session_event(session: str, run_id: str, plan: Plan, text: str, file: Path) -> dict[str, JSON]:
+    """What is recorded of a session when it starts: the study, and what it runs with."""
+    return {
+        "event": "session", "session": session, "run": run_id, "study": plan.study, "title": plan.title,
+        "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
+        "file": str(file.resolve()), "inputs": {item.name: item.value for item in plan.inputs},
+        "seed": plan.search.seed, "machine": machine.machine(), "versions": machine.versions(),
+        "git": machine.repository(file.resolve().parent),
+        "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
+    }
 
 
 def _namesake(store: Writer, study: str, file: Path) -> list[str]:

@@ -19,7 +19,7 @@ from optlang.report.export import checked, web
 from optlang.report.export.readme import readme
 from optlang.report.export.runners import builder, runner
 from optlang.report.front import load_members, named_metrics
-from optlang.report.selection import Chosen, check_trial, choose
+from optlang.report.selection import Chosen, check_trial, choose, study_file
 from optlang.store.artifacts import artifact_folder
 from optlang.store.reader import Reader
 from optlang.workload import sources
@@ -212,7 +212,7 @@ def _copy_python(about: Mapping[str, Any], reader: Reader, chosen: Chosen, folde
     """
     if "factory" not in about or not chosen.file:
         return
-    study = _study_folder(reader, Path(chosen.file).resolve())
+    study = study_file(reader, chosen.file).parent
     for item in (about["factory"], *about.get("edits", ())):
         calls = checked.calls(item["calls"])
         first = study / calls.rpartition(":")[0]
@@ -231,18 +231,6 @@ def _copy_python(about: Mapping[str, Any], reader: Reader, chosen: Chosen, folde
             target = folder / PYTHON / path.relative_to(study)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-
-
-def _study_folder(reader: Reader, file: Path) -> Path:
-    """Where the study's file is: where it ran, or as it lies about a database that was moved together with it."""
-    if file.is_file():
-        return file.parent
-    for db in reader.dbs:
-        for depth in range(len(file.parts) - 1):
-            moved = db.resolve().parent.joinpath(*file.parts[-depth - 1:])
-            if moved.is_file():
-                return moved.parent
-    return file.parent
 
 
 PYTHON = "python"
