@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from optlang.interfaces import JSON, Measurement
-from optlang.plan.metrics import MEDIAN, full_name, is_relative, validated
+from optlang.plan.metrics import ALIKE, MEDIAN, full_name, is_relative, validated
 from optlang.plan.model import Plan
 from optlang.store.projection import INTERRUPTED
 from optlang.store.reader import Reader
@@ -20,6 +20,10 @@ COUNTED = frozenset({
 
 MACHINE = {"processor": "processor", "cores": "cores", "python": "Python", "system": "system"}
 """What of a machine can change a last digit, and its name in a message."""
+
+COMPILED = frozenset({"tensorrt", "mlpackage", "pt2", "pte", "tflite"})
+"""The formats whose files a compiler writes, with names of its own making or with kernels that it chose by timing them:
+two builds of one network may differ in bytes, and in the last digits of answers."""
 
 Verdict = Literal["same", "within the intervals", "differs", "not compared"]
 Key = tuple[str, str]
@@ -130,8 +134,8 @@ def compare(plan: Plan, stored: TrialFigures, again: TrialFigures) -> Repeated:
     """The same trial of `plan`, as it is stored and as it was carried out again.
 
     What is counted is the same or differs. So is what judges the answers, where the machine and the versions are the
-    same; else it may be as far off as the stored interval says. Times are compared by the ratio to the baseline next to
-    them: they agree where the two intervals overlap.
+    same; else, and for what a compiler built, it may be as far off as the stored interval says. Times are compared by
+    the ratio to the baseline next to them: they agree where the two intervals overlap.
     """
     changes = (*differing_versions(stored, again), *differing_machines(stored, again))
     alike = not changes
@@ -187,8 +191,8 @@ def _files(plan: Plan, stored: TrialFigures, again: TrialFigures, *, alike: bool
         found = again.artifacts.get(target)
         if found is None:
             continue  # it failed, which has a row of its own
-        same = kept.sha256 == found.sha256
-        verdict: Verdict = "same" if same else "differs" if alike else "not compared"
+        exact = alike and kept.format not in COMPILED
+        verdict: Verdict = "same" if kept.sha256 == found.sha256 else "differs" if exact else "not compared"
         yield Compared(_named(plan, target, "files"), verdict, texts=(kept.sha256[:12], found.sha256[:12]))
 
 
@@ -211,18 +215,30 @@ def _compared(
     then, now = stored.measurements[key], again.measurements.get(key)
     metric = next((metric for metric in plan.metrics if metric.name == validated(name)), None)
     shown = _named(plan, target, name)
-    if name in COUNTED or (metric is not None and metric.judges):
-        return Compared(shown, _exact(then, now, alike=alike or name in COUNTED), then, now)
+    compiled = target in stored.artifacts and stored.artifacts[target].format in COMPILED
+    if name in COUNTED:
+        return Compared(shown, _counted(then, now, exact=not compiled), then, now)
+    if metric is not None and metric.judges:
+        return Compared(shown, _judged(then, now, exact=alike and not compiled), then, now)
     wanted = {MEDIAN, *(full_name(ref.metric) for ref in plan.metric_refs())}
     if name not in wanted or then.ratio is None or not is_relative(name):
         return None
     return Compared(shown, _overlap(then, now), then, now, paired=True)
 
 
-def _exact(then: Measurement, now: Measurement | None, *, alike: bool) -> Verdict:
+def _counted(then: Measurement, now: Measurement | None, *, exact: bool) -> Verdict:
+    """Of what a compiler writes, the bytes are one network's within `ALIKE`."""
     if now is not None and now.value == then.value:
         return "same"
-    if now is None or alike or not then.low <= now.value <= then.high:
+    if now is None or exact or then.unit != "B" or abs(now.value - then.value) > ALIKE * then.value:
+        return "differs"
+    return "within the intervals"
+
+
+def _judged(then: Measurement, now: Measurement | None, *, exact: bool) -> Verdict:
+    if now is not None and now.value == then.value:
+        return "same"
+    if now is None or exact or not then.low <= now.value <= then.high:
         return "differs"
     return "within the intervals"
 

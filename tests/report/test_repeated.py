@@ -98,6 +98,18 @@ def test_other_bytes_of_one_machine_and_one_version_differ() -> None:
     assert verdicts(STORED, again(artifacts={"cpu": Kept(1000, "b" * 64, "onnx")}))["files"] == "differs"
 
 
+def test_what_a_compiler_built_may_be_other_bytes() -> None:
+    stored = replace(STORED, artifacts={"cpu": Kept(1000, "a" * 64, "tensorrt")})
+    other = again(figure("size", 1009, "B"), figure("accuracy", 0.91, "ratio"), artifacts={
+        "cpu": Kept(1009, "b" * 64, "tensorrt")
+    })
+    found = verdicts(stored, other)
+    assert found["files"] == "not compared"
+    assert found["size"] == found["accuracy"] == "within the intervals"
+    assert verdicts(stored, again(figure("size", 1011, "B")))["size"] == "differs"
+    assert verdicts(stored, again(figure("parameters", 51, "count")))["parameters"] == "differs"
+
+
 def test_the_first_step_that_is_computed_from_something_else_is_named() -> None:
     (line,) = compare(PLAN, STORED, again(keys={"baseline.train": "k0", "prune": "other"})).changes
     assert line.startswith("prune is computed from something else now than then")
