@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import closing
@@ -51,7 +52,7 @@ def repeat(
     run has made is found. The trial does not end early, whatever the study says. Raises OptlangError where the trial
     is not one of the plan's or its baseline fails, OutsideError where a runtime of it is missing, InterruptedRun.
     """
-    plan = plan.model_copy(update={"search": plan.search.model_copy(update={"stop_early": False})})
+    plan = plan.model_copy(update={"search": plan.search.model_copy(update={"stop_early": False, "timeout": None})})
     folder, home, run_id = file.resolve().parent, machine.home_of(db), uuid.uuid4().hex[:12]
     home.mkdir(parents=True)
     with Writer(db) as store, Scratch(home) as scratch, closing(
@@ -59,7 +60,9 @@ def repeat(
     ) as engine:
         unavailable = usable(plan, folder, engine).unavailable
         recipe, point = recipe_of(plan, wanted, unavailable)
-        scheduler = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, unavailable)
+        scheduler = Scheduler(
+            plan, folder, home, scratch, store, engine, watcher, run_id, unavailable, time.monotonic()
+        )
         store.record(session_event(scheduler.session, run_id, plan, text, file))
         why = "failed"
         with scheduler.interruptible():
