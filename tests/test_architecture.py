@@ -13,7 +13,7 @@ ROWS = re.findall(r"^\| ([^|]+) \| `([^`|]+\.py)` \| `(\w+)` \|$", PAGE, re.MULT
 
 
 def test_the_page_says_where_twenty_things_are() -> None:
-    assert len(ROWS) == 20
+    assert len(ROWS) >= 20
 
 
 @pytest.mark.parametrize(("what", "file", "name"), ROWS)

@@ -31,6 +31,8 @@ from optlang.syntax import tree
 
 _WIDTH = 100
 _TYPE = {dimension: name for name, dimension in reversed(TYPES.items())}
+_UNSET = {"time": "30min", "count": "40"}
+"""Values of settings without a default, for an example."""
 _TITLES = {
     "technique": "Techniques", "pipeline": "Pipelines", "runtime": "Runtimes", "model": "Models", "data": "Data sets",
     "target": "Targets", "metric": "Metrics", "params": "Groups of parameters",
@@ -248,7 +250,7 @@ def _given(param: Param) -> str:
 
 
 def _setting(section: str, param: Param) -> str:
-    value = show(param.default, param.dimension) if param.default is not None else "30min"
+    value = show(param.default, param.dimension) if param.default is not None else _UNSET[param.dimension]
     if section == "target":
         value = EXAMPLES.get(param.name, value)
     start = f"{section} here {{ runtime = onnxruntime; " if section == "target" else f"{section} {{ "

@@ -27,7 +27,7 @@ DIVERGING = TRAINING | {"epochs": 1, "lr": 1e6, "optimizer": "sgd", "momentum": 
         ("prune.heads:heads", "encoder", {**CUT, "keep": ("*",)}, "settings"),
         ("prune.units:units", "cnn", CUT, "model"),
         ("prune.units:units", "lstm", {**CUT, "keep": ("*",)}, "settings"),
-        ("prune.channels:channels", "lstm", CUT, "model"),
+        ("prune.channels:channels", "recurrent", CUT, "model"),
         ("prune.channels:channels", "cnn", {**CUT, "ratio": 0.01}, "settings"),
         ("graph.channels_last:channels_last", "mlp", {}, "model"),
         ("graph.clean:clean", "mlp", {}, "model"),
