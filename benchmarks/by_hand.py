@@ -106,10 +106,16 @@ def main() -> int:
             folder.mkdir(parents=True, exist_ok=True)
             inputs = made_by_hand(name, folder)
             files = [*by_hand(folder), *(by_study if name in STUDIES else by_ladder)(name, folder)]
+            by_runtime = [[item for item in files if item.runtime == name] for name in ("onnxruntime", "openvino")]
+            for mine in by_runtime:
+                measure(mine[0].runtime, mine, inputs)
+            # A study chooses the runtime too, so each of its files is compared with each by hand.
+            groups = [[item for mine in by_runtime for item in mine]] if name in STUDIES else by_runtime
             lines = []
-            for runtime in ("onnxruntime", "openvino"):
-                mine = [item for item in files if item.runtime == runtime]
-                measure(runtime, mine, inputs)
+            for mine in groups:
+                for item in mine:
+                    if len(item.found) > 1:
+                        item.found["times"] = mine[0].found["latency"] / item.found["latency"]
                 if given.all:
                     print(*(described(table, name, item) for item in mine), sep="\n", flush=True)
                 for line in compared(table, name, mine):
@@ -169,7 +175,8 @@ def by_study(name: str, folder: Path) -> list[File]:
     files = []
     for row in json.loads(optlang(folder, "sql", asked, "--format", "json")):
         runtime = row["runtime"].split(",")[0].rpartition(".")[2]
-        files.append(File(runtime, f"optlang: trial {row['trial']}", exported(name, row["trial"], folder)))
+        maker = f"optlang: trial {row['trial']}, {runtime}"
+        files.append(File(runtime, maker, exported(name, row["trial"], folder)))
     return files
 
 
@@ -209,8 +216,7 @@ def measure(runtime: str, files: Sequence[File], inputs: Path) -> None:
     for item, found in zip(files, given, strict=True):
         item.found = {"size": item.size}
         if "failed" not in found:
-            times = given[0]["latency"] / found["latency"]
-            item.found |= {"times": times, "wrong": 1 - found["metric"], **found}
+            item.found |= {"wrong": 1 - found["metric"], **found}
         elif item.maker.startswith("optlang"):
             sys.exit(f"{item.maker} does not run on {runtime}: {found['failed']}")
         else:

@@ -76,13 +76,14 @@ class Eager:
 
         from optlang.runtimes.torch.session import threads
         from optlang.workload.model.make import rebuild
+        from optlang.workload.model.weights import fill
 
         about: Mapping[str, Any] = artifact.about
         with ExitStack() as stack:
             stack.enter_context(threads(target.threads))
             module = rebuild(Factory(**about["factory"]), tuple(Edit(**item) for item in about["edits"]), study)
-            # Knows of weights that share memory: the file holds them once.
-            safetensors.torch.load_model(module, artifact.folder / WEIGHTS)
+            # The file holds weights that share memory once.
+            fill(module, safetensors.torch.load_file(artifact.folder / WEIGHTS), "the artifact's weights")
             if "int8" in about:
                 from optlang.runtimes.torch import int8_layers
                 from optlang.workload.export import tracing
