@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,27 @@ class LoaderSplit(Split):
             inputs, targets = (mapped(item, lambda item: item[:count]) for item in self._begun)
             return [(inputs, targets)]
         return super().first(count)
+
+    def spread(self, count: int) -> Iterator[Batch]:
+        """Single samples, evenly spread, where the loader makes batches of a map-style data set by a function of its
+        user's: a batch that is padded shows its longest sample, and there may be one as long in each."""
+        dataset: Any = self._loader.dataset
+        collate = self._loader.collate_fn
+        single = collate is not default_collate and self._loader.batch_size is not None
+        if not (single and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            return super().spread(count)
+        few = min(count, len(dataset))
+        found = (self._single(dataset, collate, index * len(dataset) // few) for index in range(few))
+        try:
+            first = next(found)
+        except Exception:  # noqa: BLE001 - a function of the user's that takes no fewer than so many
+            return super().spread(count)
+        return itertools.chain([first], found)
+
+    def _single(self, dataset: Any, collate: Callable[[list[Any]], Any], index: int) -> Batch:
+        with user_code(f"reading the data's '{self.name}'", self._study):
+            item = collate([dataset[index]])
+        return pair(self.name, *parted(item, self._labels, f"a batch of the data's '{self.name}'", _BATCHES))
 
     @contextmanager
     def _stacked(self) -> Iterator[None]:

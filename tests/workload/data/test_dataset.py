@@ -332,6 +332,26 @@ class TestSamplesOfDifferentShapes:
         assert targets.tolist() == [index % 2 for index in range(30)]
         assert len(data.calibration(5, 0)["input"]) == 5
 
+    def test_batches_as_long_as_each_other_hide_no_axis(self, given):
+        data = given(whole(train=DataLoader(Lines(), 30, collate_fn=padded), validation=DataLoader(
+            Lines(), 30, collate_fn=padded
+        )))
+        assert {inputs["input"].shape for inputs, _ in data.batches("train", 99)} == {(30, 11)}
+        [axis] = data.axes
+        assert (axis.low, axis.usual, axis.high) == (5, 8, 11)
+        assert data.example(2)["input"].shape == (2, 8)
+
+    def test_a_collate_function_that_takes_no_single_sample_shows_its_batches(self, given):
+        def several(samples):
+            assert len(samples) > 1
+            return padded(samples)
+
+        data = given(whole(train=DataLoader(Lines(), 4, collate_fn=several, drop_last=True), validation=DataLoader(
+            Lines(), 4, collate_fn=several, drop_last=True
+        )))
+        [axis] = data.axes
+        assert (axis.low, axis.high) == (8, 11)
+
     def test_samples_of_a_dataset_are_batched_by_shape_without_padding(self, given):
         data = given(whole(train=Lines()))
         batches = [inputs["input"] for inputs, _ in data.batches("train", 3, seed=1, shuffle=True)]
