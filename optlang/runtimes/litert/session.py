@@ -17,7 +17,7 @@ class LiteRTSession:
             self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise Refusal(f"LiteRT does not load the model: {error}") from error
+            raise Refusal(f"LiteRT does not load the model: {error}", help="the runtime onnxruntime") from error
         self._inputs = {item["name"]: item for item in self._interpreter.get_input_details()}
         places = {item["name"]: item["index"] for item in self._interpreter.get_output_details()}
         self._outputs = [(name, places[name], about["dtype"]) for name, about in outputs.items()]

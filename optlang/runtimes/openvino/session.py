@@ -37,7 +37,10 @@ def opened(artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any]) 
     try:
         return OpenVinoSession(openvino, artifact, target.batch, config)
     except RuntimeError as error:
-        raise Refusal(f"OpenVINO does not load the model: {failures.last_line(error)}") from error
+        raise Refusal(
+            f"OpenVINO does not load the model: {failures.last_line(error)}",
+            help="the runtime onnxruntime takes such files; in int8, keep may leave the layer in float that is at fault",
+        ) from error
 
 
 class OpenVinoSession:
