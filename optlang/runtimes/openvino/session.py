@@ -39,7 +39,7 @@ def opened(artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any]) 
     except RuntimeError as error:
         raise Refusal(
             f"OpenVINO does not load the model: {failures.last_line(error)}",
-            help="the runtime onnxruntime takes such files; in int8, keep may leave the layer in float that is at fault",
+            help="the runtime onnxruntime takes such files; in int8, keep leaves the layer in float that is at fault",
         ) from error
 
 
