@@ -25,10 +25,13 @@ class Budget:
         self._limit, self._history, self._clock, self._begin = plan.search.timeout, history, clock, begun
         self._last: float | None = None
         """When the last trial of this session ended; None before the first."""
-        self._forecast, self._ending = Forecast(plan), Ending(plan.measure)
+        self.forecast, self._ending = Forecast(plan), Ending(plan.measure)
         for row in before:
-            if not row.interrupted and row.seconds is not None:
-                self._forecast.add(past_trial(row))
+            trial = past_trial(row)
+            if row.interrupted or row.seconds is None:
+                self.forecast.keep(trial.runtime, trial.steps)
+            else:
+                self.forecast.add(trial)
 
     def add(self, record: TrialRecord, result: Result, seconds: float) -> None:
         """Take in a trial of this session that has just ended."""
@@ -36,17 +39,15 @@ class Budget:
         # What passed since the last trial is its own too: drawing its point. Before the first, the model was loaded.
         whole = seconds if self._last is None else max(seconds, now - self._last)
         self._last = now
-        if record.interrupted:
-            return
         settings = {step.path: step.settings for step in record.steps}
-        self._forecast.add(PastTrial(
-            record.origin, record.runtime, whole,
-            tuple(
-                PastStep(step.technique, settings.get(step.path, {}), step.cached, step.seconds)
-                for step in result.steps if record.origin == "baseline" or not step.path.startswith(BASELINE)
-            ),
-            bool(record.measurements),
-        ))
+        steps = tuple(
+            PastStep(step.technique, settings.get(step.path, {}), step.cached, step.seconds)
+            for step in result.steps if record.origin == "baseline" or not step.path.startswith(BASELINE)
+        )
+        if record.interrupted:
+            self.forecast.keep(record.runtime, steps)
+            return
+        self.forecast.add(PastTrial(record.origin, record.runtime, whole, steps, bool(record.measurements)))
         if result.spent is not None:
             self._ending.add(record.number, result.spent)
 
@@ -66,7 +67,7 @@ class Budget:
         """
         if self._limit is None or self._last is None:
             return True
-        one = self._forecast.one_searched() if recipe is None else self._forecast.ladder([recipe]).seconds
+        one = self.forecast.one_searched() if recipe is None else self.forecast.ladder([recipe]).seconds
         return self._elapsed() + one + self._end().seconds <= self._limit
 
     def enough_for_pass(self, trials: Sequence[int]) -> bool:
@@ -82,7 +83,7 @@ class Budget:
         time_left = None if self._limit is None else max(0.0, self._limit - self._elapsed())
         if searched is None and time_left is not None:
             return Estimate(time_left)
-        estimate = self._forecast.ladder(ladder) + self._forecast.searched(searched or 0) + self._end()
+        estimate = self.forecast.ladder(ladder) + self.forecast.searched(searched or 0) + self._end()
         return estimate if time_left is None or estimate.seconds < time_left else Estimate(time_left)
 
     def _elapsed(self) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.plan.quantities import counted, in_seconds
+from optlang.run.budget import past_trial
 from optlang.run.dispatch import Dispatcher
 from optlang.run.engine import WorkerDied, WorkerTimeout
+from optlang.run.forecast import Forecast, cost, rates
 from optlang.run.history import History
 from optlang.run.job import Result, UntrainedJob
 from optlang.run.job_builder import JobBuilder
@@ -33,6 +34,8 @@ class EarlyEnd:
     history: History
     jobs: JobBuilder
     dispatcher: Dispatcher
+    forecast: Forecast
+    """It knows which steps the cache has a result of."""
     store: Writer
     run: str
 
@@ -48,8 +51,7 @@ class EarlyEnd:
         kept = without_training(self.plan, recipe) if metrics else None
         if kept is None:
             return None
-        rows = self.store.trials(self.run)
-        spared = [step for step in _new(recipe.steps, rows) if step not in kept.steps]
+        spared = [step for step in self.forecast.new(recipe) if step not in kept.steps]
         if not spared:
             return None
         job = UntrainedJob(self.jobs.trial(number, kept, "sampler"), metrics)
@@ -68,7 +70,7 @@ class EarlyEnd:
             f"{MEASURED}{item.target}.{item.metric}" if several else f"{MEASURED}{item.metric}": item.value
             for item in measured
         }
-        seconds = estimated(spared, rows)
+        seconds = estimated(spared, self.store.trials(self.run))
         return Result(notes=notes | ({} if seconds is None else {SAVED: round(seconds, 3)}), ended=verdict)
 
     def summary(self) -> str | None:
@@ -83,38 +85,6 @@ class EarlyEnd:
 
 def estimated(spared: Iterable[Applied], rows: Iterable[TrialRow]) -> float | None:
     """The seconds that steps would take, by those of the same technique in the store, an epoch each; None: unknown."""
-    spent: dict[str, tuple[float, int]] = {}
-    for row in rows:
-        for step in row.steps:
-            epochs, seconds = _epochs(step.get("settings")), step.get("seconds")
-            if step.get("cached") is False and isinstance(seconds, int | float) and epochs:
-                name = str(step["technique"])
-                before = spent.get(name, (0.0, 0))
-                spent[name] = before[0] + seconds, before[1] + epochs
-    total = 0.0
-    for applied in spared:
-        if applied.technique not in spent:
-            return None
-        seconds, epochs = spent[applied.technique]
-        total += seconds / epochs * _epochs(applied.settings)
-    return total
-
-
-def _epochs(settings: JSON) -> int:
-    epochs = settings.get("epochs") if isinstance(settings, Mapping) else None
-    return epochs if isinstance(epochs, int) else 0
-
-
-def _new(steps: Sequence[Applied], rows: Iterable[TrialRow]) -> list[Applied]:
-    """The steps that no trial of the run has carried out after the same ones: the cache has no result of them."""
-    known = set()
-    for row in rows:
-        done = [item for item in row.steps if item.get("cached") is not None]
-        known |= {_prefix([(item["technique"], item["settings"]) for item in done[:end]])
-                  for end in range(1, len(done) + 1)}
-    named = [(step.technique, step.settings) for step in steps]
-    return [step for number, step in enumerate(steps, 1) if _prefix(named[:number]) not in known]
-
-
-def _prefix(steps: Sequence[tuple[JSON, JSON]]) -> str:
-    return json.dumps(steps, sort_keys=True, default=str)
+    known = rates(map(past_trial, rows))
+    costs = [cost(known, step) for step in spared]
+    return sum(item.seconds for item in costs) if all(item.whole for item in costs) else None

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.space.cost import trial_cost
 from optlang.space.recipe import Applied, Recipe
+from optlang.space.trainings import chains
 
 ENOUGH = 3
 """After so many searched trials their mean says how long the others take."""
 
-_OF_RUNTIME = frozenset({"runtime", "latency"})
-"""What a technique needs that each runtime has its own of: from it on, no result serves another runtime."""
+Rates: TypeAlias = "dict[tuple[str, bool], tuple[float, int]]"
+"""By technique, and whether it trained: the seconds that it took, and for how many epochs or times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,14 @@ class PastStep:
     seconds: float
 
     @property
+    def applied(self) -> Applied:
+        """What it did; at which place in the study is not kept."""
+        return Applied("", self.technique, self.settings)
+
+    @property
     def epochs(self) -> int:
         """The epochs that it trained, or would have if its result had not been in the cache; 0: no training."""
-        return epochs_of(self.settings)
+        return self.applied.epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,23 @@ class Forecast:
     def __init__(self, plan: Plan, *, fresh: bool = False) -> None:
         self._plan, self._fresh = plan, fresh
         self._past: list[PastTrial] = []
+        self._done: set[str] = set()
+        """The chains of steps that the cache has a result of."""
         self._may_train = trial_cost(plan, plan.steps).epochs.high > 0
 
     def add(self, trial: PastTrial) -> None:
         """Take in a trial that was not interrupted."""
         self._past.append(trial)
+        self.keep(trial.runtime, trial.steps)
+
+    def keep(self, runtime: str, steps: Iterable[PastStep]) -> None:
+        """Take in the results of a trial on this runtime that are in the cache now, though it was interrupted."""
+        finished = [step.applied for step in steps if step.cached is not None]
+        self._done.update(chain for chain, _ in self._chains(runtime, finished))
+
+    def new(self, recipe: Recipe) -> list[Applied]:
+        """The steps of a recipe that the cache has no result of."""
+        return [step for chain, step in self._chains(recipe.label, recipe.steps) if chain not in self._done]
 
     @property
     def searched_trials(self) -> int:
@@ -86,9 +104,9 @@ class Forecast:
 
         A technique that has not run yet, or a runtime, costs what is known to be spent at least.
         """
-        rates, rests = self._rates(), self._rests()
+        found, rests = rates(self._past), self._rests()
         least = min((seconds for found in rests.values() for seconds in found), default=0.0)
-        done = set() if self._fresh else self._done()
+        done = set() if self._fresh else set(self._done)
         total = Estimate(0.0)
         for recipe in recipes:
             known = rests.get(recipe.label)
@@ -96,7 +114,7 @@ class Forecast:
             for chain, step in self._chains(recipe.label, recipe.steps):
                 if chain not in done:
                     done.add(chain)
-                    total += _step(rates, step.technique, epochs_of(step.settings))
+                    total += cost(found, step)
         return total
 
     def searched(self, count: int) -> Estimate:
@@ -120,32 +138,21 @@ class Forecast:
         """What the searched trials cost."""
         if not self._fresh:
             return [trial.seconds for trial in self._past if trial.origin == "sampler"]
-        rates = self._rates()
+        found = rates(self._past)
         done: set[str] = set()
         costs: list[float] = []
         for trial in self._past:
-            cost = trial.rest
-            applied = [Applied("", step.technique, step.settings) for step in trial.steps]
+            spent = trial.rest
+            applied = [step.applied for step in trial.steps]
             for step, (chain, _) in zip(trial.steps, self._chains(trial.runtime, applied), strict=True):
                 if not step.cached:
-                    cost += step.seconds
+                    spent += step.seconds
                 elif chain not in done:
-                    cost += _step(rates, step.technique, step.epochs).seconds
+                    spent += cost(found, step.applied).seconds
                 done.add(chain)
             if trial.origin == "sampler":
-                costs.append(cost)
+                costs.append(spent)
         return costs
-
-    def _rates(self) -> dict[tuple[str, bool], tuple[float, int]]:
-        """By technique, and whether it trained: the seconds that it took, and for how many epochs or times."""
-        found: dict[tuple[str, bool], tuple[float, int]] = {}
-        for trial in self._past:
-            for step in trial.steps:
-                if step.cached is False:
-                    key = step.technique, step.epochs > 0
-                    seconds, times = found.get(key, (0.0, 0))
-                    found[key] = seconds + step.seconds, times + (step.epochs or 1)
-        return found
 
     def _rests(self) -> dict[str, list[float]]:
         """What trials took to build and to measure, by runtime."""
@@ -155,37 +162,30 @@ class Forecast:
                 found.setdefault(trial.runtime, []).append(trial.rest)
         return found
 
-    def _done(self) -> set[str]:
-        """The chains of steps that the cache has a result of."""
-        done: set[str] = set()
-        for trial in self._past:
-            finished = [Applied("", step.technique, step.settings) for step in trial.steps if step.cached is not None]
-            done.update(chain for chain, _ in self._chains(trial.runtime, finished))
-        return done
-
-    def _chains(self, label: str, steps: Sequence[Applied]) -> Iterator[tuple[str, Applied]]:
-        """Each step with what identifies its result: it and all steps before it, and the runtime where one needs it."""
-        before: list[JSON] = []
-        runtime = ""
-        for step in steps:
-            try:
-                needs: Sequence[str] = self._plan.technique(step.technique).needs
-            except KeyError:  # of an earlier plan, which had more techniques
-                needs = ()
-            runtime = runtime or (label if _OF_RUNTIME.intersection(needs) else "")
-            before.append([step.technique, dict(step.settings)])
-            yield json.dumps([before, runtime], sort_keys=True, default=str), step
+    def _chains(self, label: str, steps: Iterable[Applied]) -> Iterator[tuple[str, Applied]]:
+        """See `chains`. Of past trials it is not known at which place in the study a step stood."""
+        steps = list(steps)
+        nowhere = (Applied("", step.technique, step.settings) for step in steps)
+        for step, (chain, _, _) in zip(steps, chains(self._plan, nowhere, label), strict=True):
+            yield chain, step
 
 
-def epochs_of(settings: JSON) -> int:
-    """The epochs that a step with these settings trains; 0: it does not."""
-    epochs = settings.get("epochs") if isinstance(settings, Mapping) else None
-    return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) else 0
+def rates(trials: Iterable[PastTrial]) -> Rates:
+    """What the steps of these trials took that were carried out and not found in the cache."""
+    found: Rates = {}
+    for trial in trials:
+        for step in trial.steps:
+            if step.cached is False:
+                key = step.technique, step.epochs > 0
+                seconds, times = found.get(key, (0.0, 0))
+                found[key] = seconds + step.seconds, times + (step.epochs or 1)
+    return found
 
 
-def _step(rates: Mapping[tuple[str, bool], tuple[float, int]], technique: str, epochs: int) -> Estimate:
-    known = rates.get((technique, epochs > 0))
-    if known is None:
+def cost(known: Rates, step: Applied) -> Estimate:
+    """What a step takes that is not in the cache."""
+    rate = known.get((step.technique, step.epochs > 0))
+    if rate is None:
         return Estimate(0.0, whole=False)
-    seconds, times = known
-    return Estimate(seconds / times * (epochs or 1))
+    seconds, times = rate
+    return Estimate(seconds / times * (step.epochs or 1))

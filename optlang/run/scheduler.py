@@ -95,8 +95,10 @@ class Scheduler:
         self._dispatcher = Dispatcher(plan, self._workload, engine, store, watcher, self._stop, scratch)
         self._busy = Busy()
         self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._dispatcher.progress, self._busy)
-        self._early = EarlyEnd(plan, self._history, self._jobs, self._dispatcher, store, run_id)
         self._budget = Budget(plan, self._history, before, begun)
+        self._early = EarlyEnd(
+            plan, self._history, self._jobs, self._dispatcher, self._budget.forecast, store, run_id
+        )
         self._ladder: list[AblationTrial] = []
         self._wanted: int | None = 0
 
@@ -207,15 +209,20 @@ class Scheduler:
         numbers = self._history.untested()
         if not numbers:
             return
+        scored = self._scored(numbers)
+        front = {number: self._history.trial(number).measurements for number in self._history.front()}
+        if scored and (sentence := test_data.said(self._plan, front)) is not None:
+            self._watcher.message(sentence)
+
+    def _scored(self, numbers: Sequence[int]) -> bool:
+        """Score these trials on the test data, and keep that; whether there is any figure."""
         # The baseline's answers are what the others are compared with.
         job = self._jobs.tests(list(dict.fromkeys([0, *numbers])))
         found = test_data.measured(self._dispatcher, job, self._watcher.message)
         for number in numbers:
             if number in found:
                 self._measured(number, found[number])
-        front = {number: self._history.trial(number).measurements for number in self._history.front()}
-        if found and (sentence := test_data.said(self._plan, front)) is not None:
-            self._watcher.message(sentence)
+        return bool(found)
 
     def _measured(self, number: int, measurements: Sequence[Measurement]) -> None:
         self._store.record({
@@ -264,9 +271,7 @@ class Scheduler:
         ):
             raise InterruptedRun
         if tested and self._history.timed(number):
-            job = self._jobs.tests(list(dict.fromkeys([0, number])))
-            for scored, measurements in test_data.measured(self._dispatcher, job, self._watcher.message).items():
-                self._measured(scored, measurements)
+            self._scored(sorted({0, number}))
 
     def outcome(self, why: Why) -> Outcome:
         """How the run stands."""

@@ -109,12 +109,10 @@ def _shown(plan: Plan, trial: Alone) -> Hopeless:
 
 def _epochs(plan: Plan, steps: Iterable[Applied], without: str) -> int:
     """The epochs that all steps but this one train."""
-    found = 0
-    for step in steps:
-        epochs = step.settings.get("epochs")
-        if path_of(step) != without and "training" in plan.technique(step.technique).needs and isinstance(epochs, int):
-            found += epochs
-    return found
+    return sum(
+        step.epochs for step in steps
+        if path_of(step) != without and "training" in plan.technique(step.technique).needs
+    )
 
 
 def _as_strong(technique: Technique, settings: Mapping[str, JSON], tried: Mapping[str, JSON]) -> bool:

@@ -55,6 +55,12 @@ class Applied:
     technique: str
     settings: Mapping[str, JSON]
 
+    @property
+    def epochs(self) -> int:
+        """The epochs that it trains; 0: it does not."""
+        epochs = self.settings.get("epochs")
+        return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

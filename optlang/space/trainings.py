@@ -1,4 +1,5 @@
-"""Which trainings some recipes need together: steps that begin alike are trained once, since they share the cache."""
+"""What identifies the result of a step, and which trainings some recipes need together: steps that begin alike are
+trained once, since they share the cache."""
 
 from __future__ import annotations
 
@@ -37,12 +38,21 @@ def trainings(plan: Plan, recipes: Iterable[Recipe]) -> list[Training]:
 
 def _of_one(plan: Plan, steps: tuple[Applied, ...], label: str) -> Iterator[tuple[str, Training]]:
     """The trainings on one runtime, each by what it and all before it do."""
+    for chain, runtime, step in chains(plan, steps, label):
+        if "training" in plan.technique(step.technique).needs and step.epochs > 0:
+            yield chain, Training(step.technique, step.epochs, runtime)
+
+
+def chains(plan: Plan, steps: Iterable[Applied], label: str) -> Iterator[tuple[str, str, Applied]]:
+    """Each step with what identifies its result: it and all steps before it, and the runtime called `label` from the
+    first on that needs one ("" before).
+
+    A technique that `plan` does not have, of an earlier plan, needs none.
+    """
+    needs = {technique.name: technique.needs for technique in plan.techniques}
+    before: list[object] = []
     runtime = ""
-    chain: list[object] = []
     for step in steps:
-        needs = plan.technique(step.technique).needs
-        runtime = runtime or (label if _OF_RUNTIME.intersection(needs) else "")
-        chain.append([step.path, step.technique, dict(step.settings)])
-        epochs = step.settings.get("epochs")
-        if "training" in needs and isinstance(epochs, int) and epochs > 0:
-            yield json.dumps([chain, runtime], sort_keys=True), Training(step.technique, epochs, runtime)
+        runtime = runtime or (label if _OF_RUNTIME.intersection(needs.get(step.technique, ())) else "")
+        before.append([step.path, step.technique, dict(step.settings)])
+        yield json.dumps([before, runtime], sort_keys=True, default=str), runtime, step
