@@ -21,17 +21,11 @@ from torch.utils.data import default_collate
 
 from optlang.analysis.load import load
 from optlang.diagnostics.render import render
+from tests.command_line import optlang
 
 ROOT = Path(__file__).parent.parent
 OWN = ROOT / "tests" / "fixtures" / "own"
 STUDIES = sorted(OWN.glob("*.opt"))
-
-
-def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "optlang", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        check=False, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
 
 
 def module_of(name: str) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.command_line import optlang
 
 ROOT = Path(__file__).parent.parent
 STUDY = """\
@@ -28,13 +27,6 @@ study recipe {
   search { trials = 6; seed = 2; sampler = random }
 }
 """
-
-
-def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "optlang", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        check=False, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
 
 
 @pytest.mark.slow

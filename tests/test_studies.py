@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,12 @@ import pytest
 
 from optlang.analysis.load import load
 from optlang.diagnostics.render import render
+from tests import command_line
 
 ROOT = Path(__file__).parent.parent
+optlang = partial(command_line.optlang, timeout=None)
 STUDIES = sorted((ROOT / "studies").glob("*.opt"))
 REAL = ROOT / "studies" / "real"
-
-
-def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "optlang", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
 
 
 def rows(folder: Path, sql: str) -> list[dict[str, Any]]:

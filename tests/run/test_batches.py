@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy
 import pytest
 
 from optlang.store.reader import query
+from tests.command_line import optlang
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -66,13 +66,6 @@ study calls "of many sizes" {{
   search {{ trials = 2; seed = 1 }}
 }}
 """
-
-
-def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "optlang", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, timeout=300,
-    )
 
 
 def ran(folder: Path, normalized: bool, batches: str) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -14,6 +11,7 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file
 
 from optlang.store.reader import query
+from tests.command_line import printed as optlang
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -68,15 +66,6 @@ study counted {
 """
 # By hand: 72 + 4 · 64 + 2304 weights with 1152 masked, and 16 + 16 + 4 biases.
 WEIGHTS, MASKED, BIASES = 144 + 2304 + 256, 1152, 36
-
-
-def optlang(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "optlang", *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False, timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_parameters_and_zeros_are_those_of_the_exported_files(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from optlang.run.untrained import without_training
 from optlang.space.recipe import Applied, resolve
 from optlang.store.reader import query
 from optlang.store.writer import Writer
+from tests.command_line import optlang
 from tests.store.example_study import end, session, start
 
 ROOT = Path(__file__).parents[2]
@@ -196,14 +194,6 @@ def test_the_time_of_a_training_is_estimated_by_the_epoch(tmp_path: Path) -> Non
         rows = store.trials("r1")
     assert estimated([Applied("b", "fit", {"epochs": 5}), Applied("c", "fit", {"epochs": 1})], rows) == 12.0
     assert estimated([Applied("b", "other", {"epochs": 5})], rows) is None
-
-
-def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "optlang", *map(str, arguments)], cwd=folder, env=environment, capture_output=True,
-        text=True, timeout=300, check=False,
-    )
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from optlang.interfaces import Factory
 from optlang.store.reader import query
 from optlang.workload.data import dataset as data_module
+from tests.command_line import optlang
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "tests" / "fixtures" / "models"
@@ -38,13 +38,6 @@ study reading "lines of different lengths" {{
   search {{ trials = 2 }}
 }}
 """
-
-
-def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "optlang", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, timeout=300,
-    )
 
 
 def ran(folder: Path, target: str, *, data: str = "", loader: bool = True) -> str:

@@ -15,7 +15,8 @@ from optlang.run.repeat import Wanted, recipe_of
 from optlang.search.ablation import ablation_trials, baseline_recipe
 from optlang.space.recipe import resolve
 from optlang.space.space import Space
-from tests.run.test_study import PARTS, PYTHON, STUDY, optlang, rows
+from tests.command_line import optlang
+from tests.run.test_study import PARTS, PYTHON, STUDY, rows
 
 PlanOf = Callable[..., Plan]
 

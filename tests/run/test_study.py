@@ -18,6 +18,7 @@ import pytest
 
 from optlang.plan.quantities import in_bytes, in_seconds
 from optlang.store.reader import query
+from tests.command_line import command, environment, optlang
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -110,20 +111,6 @@ def study(tmp_path: Path) -> Study:
         return path
 
     return make
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "optlang", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def optlang(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=300
-    )
 
 
 def typed(folder: Path, line: str) -> subprocess.CompletedProcess[str]:

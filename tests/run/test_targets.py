@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from optlang.store.reader import query
+from tests.command_line import optlang
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -107,11 +108,6 @@ def written(folder: Path, targets: str = TARGETS, goals: str = GOALS) -> Path:
     path = folder / "several.opt"
     path.write_text(STUDY.format(targets=targets, goals=goals))
     return path
-
-
-def optlang(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "optlang", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
 
 
 def rows(folder: Path, sql: str) -> list[dict[str, Any]]:

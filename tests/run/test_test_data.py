@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy
 import onnxruntime
@@ -14,6 +11,7 @@ import pytest
 from optlang.interfaces import Measurement
 from optlang.run.test_data import said
 from optlang.zoo.digits import digits
+from tests.command_line import optlang, printed
 from tests.store.example_study import make_plan
 
 pytestmark = pytest.mark.slow
@@ -46,30 +44,22 @@ study tested {
 """
 
 
-def optlang(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "optlang", *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def test_the_front_is_scored_on_samples_that_decided_nothing(tmp_path):
     (tmp_path / "mine.py").write_text(PYTHON)
     (tmp_path / "tested.opt").write_text(STUDY)
-    printed = optlang(tmp_path, "run", "tested.opt", "--progress", "plain")
-    assert "accuracy on 447 samples of test data: the baseline has" in printed
-    assert "accuracy on the test data: the baseline" in optlang(tmp_path, "front", "tested")
+    done = optlang(tmp_path, "run", "tested.opt", "--progress", "plain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "accuracy on 447 samples of test data: the baseline has" in done.stderr
+    assert "accuracy on the test data: the baseline" in printed(tmp_path, "front", "tested")
     asked = "SELECT trial, accuracy, test_accuracy, test_accuracy_lost FROM front ORDER BY trial"
-    rows = json.loads(optlang(tmp_path, "sql", asked, "--format", "json"))
+    rows = json.loads(printed(tmp_path, "sql", asked, "--format", "json"))
     assert len(rows) > 1
     assert all(row["test_accuracy"] is not None for row in rows)
     last = rows[-1]
     assert last["test_accuracy_lost"] == pytest.approx(rows[0]["test_accuracy"] - last["test_accuracy"])
 
     # An independent count, from the exported file.
-    optlang(tmp_path, "export", "tested", str(last["trial"]), "-o", "out")
+    printed(tmp_path, "export", "tested", str(last["trial"]), "-o", "out")
     images, labels = (numpy.asarray(item[900:]) for item in digits()["train"])
     session = onnxruntime.InferenceSession(next((tmp_path / "out").rglob("model.onnx")))
     [answers] = session.run(None, {session.get_inputs()[0].name: images})
@@ -85,7 +75,8 @@ def test_the_front_is_scored_on_samples_that_decided_nothing(tmp_path):
 
     # Once is enough.
     again = optlang(tmp_path, "run", "tested.opt", "--progress", "plain")
-    assert "test data: the baseline has" not in again
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "test data: the baseline has" not in again.stderr
 
 
 def measured(metric: str, value: float, baseline: float | None) -> Measurement:

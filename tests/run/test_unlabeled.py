@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from optlang.analysis.load import load
 from optlang.run.labels import learning
 from optlang.zoo.digits import cnn, digits
+from tests.command_line import printed as optlang
 
 PYTHON = """\
 from optlang.zoo.digits import digits
@@ -70,15 +69,6 @@ def folder(tmp_path: Path) -> Path:
             optimizer.step()
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     return tmp_path
-
-
-def optlang(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "optlang", *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
