@@ -263,6 +263,15 @@ def outcomes(expression: Expression) -> Iterator[Expression]:
         yield expression
 
 
+def operands(expression: Expression, operator: Literal["and", "or"]) -> Iterator[Expression]:
+    """What a chain of `and`, or of `or`, joins; the expression itself where it is none."""
+    if isinstance(expression, Binary) and expression.operator == operator:
+        yield from operands(expression.left, operator)
+        yield from operands(expression.right, operator)
+    else:
+        yield expression
+
+
 def conjunction(*conditions: Expression | None) -> Expression | None:
     """The conditions joined by `and`; None where there are none."""
     present = [item for item in conditions if item is not None]

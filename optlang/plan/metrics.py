@@ -12,6 +12,9 @@ MEDIAN = "latency.p50"
 ALIASES = {"latency": MEDIAN}
 """Short names of metrics, as a study may write them and as the views have a column of them."""
 
+BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved"})
+"""The metrics that are known of what was built, without running it: they are counted, and have no noise."""
+
 AGREEMENT = ("agreement", "agreement.cosine", "agreement.error")
 """How far answers agree with the baseline's: measured of every trial, with labels or without."""
 

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from optlang.interfaces import JSON, Measurement
-from optlang.plan.metrics import ALIKE, MEDIAN, full_name, is_relative, validated
+from optlang.plan.metrics import ALIKE, BUILT, MEDIAN, full_name, is_relative, validated
 from optlang.plan.model import Plan
-from optlang.store.projection import INTERRUPTED
+from optlang.store.projection import was_interrupted
 from optlang.store.reader import Reader
-
-COUNTED = frozenset({
-    "size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved",
-})
-"""The metrics that are counted of what was built: they are equal, or something differs."""
 
 MACHINE = {"processor": "processor", "cores": "cores", "python": "Python", "system": "system"}
 """What of a machine can change a last digit, and its name in a message."""
@@ -63,7 +58,7 @@ class TrialFigures:
     @property
     def interrupted(self) -> bool:
         """Whether it failed only because its run was stopped."""
-        return self.state == "failed" and self.reason == INTERRUPTED
+        return was_interrupted(self.state, self.reason)
 
     @property
     def failed(self) -> bool:
@@ -202,7 +197,7 @@ def _keys(plan: Plan, stored: TrialFigures, again: TrialFigures) -> list[Key]:
 
     def rank(key: Key) -> tuple[str, bool, bool, int, str]:
         metric = validated(key[1])
-        return key[0], metric not in COUNTED, is_relative(metric), order.get(metric, len(order)), key[1]
+        return key[0], metric not in BUILT, is_relative(metric), order.get(metric, len(order)), key[1]
 
     # A trial that ended early or failed then has no figures: those of now are compared with nothing.
     return sorted(stored.measurements, key=rank) if again.measurements else []
@@ -216,7 +211,7 @@ def _compared(
     metric = next((metric for metric in plan.metrics if metric.name == validated(name)), None)
     shown = _named(plan, target, name)
     compiled = target in stored.artifacts and stored.artifacts[target].format in COMPILED
-    if name in COUNTED:
+    if name in BUILT:
         return Compared(shown, _counted(then, now, exact=not compiled), then, now)
     if metric is not None and metric.judges:
         return Compared(shown, _judged(then, now, exact=alike and not compiled), then, now)

@@ -23,7 +23,7 @@ from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Applied, Point, Recipe, resolve
 from optlang.space.space import Space
 from optlang.store.artifacts import artifact_folder
-from optlang.store.projection import INTERRUPTED
+from optlang.store.projection import was_interrupted
 from optlang.store.writer import TrialRow
 
 
@@ -52,7 +52,7 @@ class TrialRecord:
     @property
     def interrupted(self) -> bool:
         """Whether it failed only because the run was stopped."""
-        return self.state == "failed" and self.reason == INTERRUPTED
+        return was_interrupted(self.state, self.reason)
 
     @property
     def early(self) -> bool:

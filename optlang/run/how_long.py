@@ -72,17 +72,18 @@ def said(plan: Plan, past: PastRun, ladder: Sequence[Recipe], most: int | None) 
         forecast.add(trial if past.own or trial.origin != "sampler" else _other(trial))
     baseline = sum(trial.seconds for trial in past.trials if trial.origin == "baseline")
     end = Estimate(past.end or 0.0, whole=past.end is not None)
-    first = Estimate(baseline) + forecast.ladder(ladder)
+    alone = forecast.ladder(ladder)
+    first = Estimate(baseline) + alone
     parts = [f"the baseline {in_seconds(baseline)}"] if baseline else []
     if ladder:
-        parts.append(f"{counted(len(ladder), 'trial')} of one technique alone {_about(forecast.ladder(ladder))}")
+        parts.append(f"{counted(len(ladder), 'trial')} of one technique alone {_about(alone)}")
     timeout = plan.search.timeout
-    if most is None or (timeout is not None and timeout <= (first + forecast.searched(most) + end).seconds):
+    searched = None if most is None else forecast.searched(most)
+    if searched is None or (timeout is not None and timeout <= (first + searched + end).seconds):
         assert timeout is not None
         fitting = _fitting(forecast, timeout - first.seconds - end.seconds)
         lines = [f"{in_seconds(timeout)} in all", *([] if fitting is None else [fitting])]
     else:
-        searched = forecast.searched(most)
         if most:
             parts.append(f"{counted(most, 'searched trial')} {_about(searched)}")
         lines = [f"{_about(first + searched + end)} in all"]

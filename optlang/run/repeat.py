@@ -19,12 +19,11 @@ from optlang.run.events import Watcher
 from optlang.run.scheduler import Scheduler, runtime_label
 from optlang.run.scratch import Scratch
 from optlang.run.stop import InterruptedRun
-from optlang.run.study import session_event, usable
+from optlang.run.study import finish_event, session_event, usable
 from optlang.search.ablation import ablation_trials, baseline_recipe
 from optlang.search.observation import value_of
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Space
-from optlang.store.journal import now
 from optlang.store.writer import Writer
 
 
@@ -76,9 +75,7 @@ def repeat(
                 raise
             finally:
                 engine.close()
-                store.record({
-                    "event": "finish", "run": run_id, "session": scheduler.session, "finished": now(), "why": why,
-                })
+                store.record(finish_event(scheduler.session, run_id, why))
     return run_id
 
 

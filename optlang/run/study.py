@@ -12,6 +12,7 @@ from typing import Literal
 
 from optlang.interfaces import JSON, OutsideError
 from optlang.measure import signals
+from optlang.plan.metrics import BUILT
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine
 from optlang.run.choose_run import choose_run
@@ -26,9 +27,6 @@ from optlang.run.worker import availability, running
 from optlang.store.journal import now
 from optlang.store.writer import Writer
 from optlang.workload import imports
-
-BUILT = frozenset({"size", "size.compressed", "size.weights", "parameters", "macs", "sparsity", "quantized", "halved"})
-"""The metrics that are known of what was built, without running it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +91,7 @@ def run(
                 return scheduler.outcome("interrupted")
             finally:
                 engine.close()
-                store.record({
-                    "event": "finish", "run": run_id, "session": scheduler.session, "finished": now(),
-                    "why": "complete" if why == "ladder" else why,
-                })
+                store.record(finish_event(scheduler.session, run_id, "complete" if why == "ladder" else why))
 
 
 def session_event(session: str, run_id: str, plan: Plan, text: str, file: Path) -> dict[str, JSON]:
@@ -109,6 +104,11 @@ def session_event(session: str, run_id: str, plan: Plan, text: str, file: Path) 
         "git": machine.repository(file.resolve().parent),
         "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
     }
+
+
+def finish_event(session: str, run_id: str, why: str) -> dict[str, JSON]:
+    """What is recorded of a session when it ends."""
+    return {"event": "finish", "run": run_id, "session": session, "finished": now(), "why": why}
 
 
 def _namesake(store: Writer, study: str, file: Path) -> list[str]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optlang.interfaces import JSON, Measurement
+from optlang.interfaces import Measurement
 from optlang.measure import quality
 from optlang.measure.answers import deployed
 from optlang.measure.chunks import Chunks
 from optlang.measure.process import BareProcess, Deployment
-from optlang.measure.samples import Samples, kept
+from optlang.measure.samples import Samples
 from optlang.plan.metrics import AGREEMENT, TEST
 from optlang.run import steps
-from optlang.run.cache import key_of
 from optlang.run.job import TestJob
-from optlang.workload.data.dataset import Dataset
+from optlang.run.trial import Report, TrialContext
+from optlang.workload.data.tasks import Task
 
 SPLIT = "test"
 
@@ -25,23 +25,20 @@ Scored = Mapping[int, tuple[Measurement, ...]]
 """Measurements by the trials' numbers."""
 
 
-def score(job: TestJob, data: Dataset, report: Callable[[Mapping[str, JSON]], None]) -> Scored:
+def score(job: TestJob, context: TrialContext, report: Report) -> Scored:
     """The task's metrics of each trial on the test data, next to the baseline's; nothing where there are none."""
-    if not data.has(SPLIT):
+    if not context.data.has(SPLIT):
         return {}
-    about: JSON = [SPLIT, data.fingerprint, *data.input_names]
-    folder = job.workload.shared / key_of(about)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    samples = kept(folder, data, SPLIT)
+    samples = context.split(SPLIT)
     found: dict[int, list[Measurement]] = {}
     for target in dict.fromkeys(target for members in job.members.values() for target in members):
         members = {number: item[target] for number, item in job.members.items() if target in item}
         report({"doing": f"score {len(members)} on the test data"})
         with tempfile.TemporaryDirectory(prefix="test-", dir=steps.scratch(job.workload)) as name:
-            scorer = _Scorer(job, data, samples, Path(name))
+            scorer = _Scorer(job, context.data.task, samples, Path(name))
             reference = None if (first := members.get(0)) is None else scorer.answers(first)
             for number, member in members.items():
-                outputs = scorer.answers(member) if reference is None or number else reference
+                outputs = reference if reference is not None and not number else scorer.answers(member)
                 found.setdefault(number, []).extend(scorer.score(outputs, reference, target))
     return {number: tuple(measurements) for number, measurements in found.items()}
 
@@ -49,7 +46,7 @@ def score(job: TestJob, data: Dataset, report: Callable[[Mapping[str, JSON]], No
 @dataclass(frozen=True, slots=True)
 class _Scorer:
     job: TestJob
-    data: Dataset
+    task: Task
     samples: Samples
     folder: Path
 
@@ -62,7 +59,7 @@ class _Scorer:
 
     def score(self, outputs: Chunks, reference: Chunks | None, target: str) -> Sequence[Measurement]:
         measured = quality.score(
-            self.data.task, outputs, self.samples.targets, reference, self.job.directions, self.job.ratios
+            self.task, outputs, self.samples.targets, reference, self.job.directions, self.job.ratios
         )
         wanted = [item for item in measured if self.samples.targets is None or item.metric not in AGREEMENT]
         return [replace(item, metric=TEST + item.metric, target=target) for item in wanted]

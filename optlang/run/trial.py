@@ -64,7 +64,8 @@ class TrialContext:
     workload: Workload
     data: Dataset
     bench: latency.Bench = field(default_factory=lambda: latency.Bench(machine_lock()))
-    _samples: Samples | None = None
+    _samples: dict[str, Samples] = field(default_factory=dict)
+    """By split."""
     _references: dict[str, Reference] = field(default_factory=dict)
     """By the baseline's files and the samples a call."""
     _timed: dict[TargetSpec, dict[str, Array]] = field(default_factory=dict)
@@ -72,13 +73,17 @@ class TrialContext:
 
     @property
     def validation(self) -> Samples:
-        """The validation data in files, which are written once a session: every trial reads them."""
-        if self._samples is None:
-            about: JSON = ["validation", self.data.fingerprint, *self.data.input_names]
+        """The validation data; see `split`."""
+        return self.split("validation")
+
+    def split(self, name: str) -> Samples:
+        """A part of the data in files, which are written once a session: every trial reads them."""
+        if name not in self._samples:
+            about: JSON = [name, self.data.fingerprint, *self.data.input_names]
             folder = self.workload.shared / key_of(about)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            self._samples = kept(folder, self.data, "validation")
-        return self._samples
+            self._samples[name] = kept(folder, self.data, name)
+        return self._samples[name]
 
     def reference(self, baseline: Deployment) -> Reference:
         """The baseline's answers to the validation data, through its own runtime in calls of its target's batch."""

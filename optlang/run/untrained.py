@@ -22,7 +22,6 @@ from optlang.workload import imports
 
 _FILE = "measurements.json"
 
-
 _DROP = "max_drop"
 """The setting by which a runtime leaves layers in float until they lose less: how many depends on the weights."""
 
@@ -38,19 +37,18 @@ def without_training(plan: Plan, recipe: Recipe) -> Recipe | None:
     if any(_DROP in place.settings or "gpu" in plan.runtime(place.runtime).needs for place in recipe.places):
         return None
     kept: list[Applied] = []
-    applied = recipe.steps
-    for step in applied:
+    for position, step in enumerate(recipe.steps):
         technique = plan.technique(step.technique)
         trains = "training" in technique.needs and "epochs" in step.settings
         if trains and "weights_only" in technique.traits:
             continue
-        left_out = len(kept) < applied.index(step)
+        left_out = len(kept) < position
         even = "per_layer" in technique.traits and step.settings.get("scope") == "layer"
         depends = technique.cost_depends_on == "weights" and not even
         if trains or (left_out and (depends or "sparse" in technique.traits)):
             return None
         kept.append(step)
-    return replace(recipe, steps=tuple(kept)) if len(kept) < len(applied) else None
+    return replace(recipe, steps=tuple(kept)) if len(kept) < len(recipe.steps) else None
 
 
 def measure(job: UntrainedJob, context: TrialContext, report: Report) -> tuple[Measurement, ...]:

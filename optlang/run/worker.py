@@ -126,8 +126,7 @@ def score_test(job: TestJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:
     try:
         from optlang.run import test_scores
 
-        context = _context(job.workload)
-        return test_scores.score(job, context.data, ProgressWriter(job.progress))
+        return test_scores.score(job, _context(job.workload), ProgressWriter(job.progress))
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 

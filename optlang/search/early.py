@@ -6,12 +6,12 @@ Only what holds for all of these numbers decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from optlang.interfaces import Measurement
-from optlang.plan.expressions import Binary, Expression, MetricRef, references, violations
+from optlang.plan.expressions import Expression, MetricRef, operands, references, violations
 from optlang.plan.intervals import ANY, Interval, truth
 from optlang.plan.metrics import MEDIAN, UNITS, is_relative, short_name
 from optlang.plan.model import Objective, Plan
@@ -64,7 +64,7 @@ def wanted(plan: Plan, losses: Mapping[int, Sequence[float]]) -> frozenset[str]:
     """The cheap metrics that can decide, next to a front with these losses; none where nothing can."""
     found: set[str] = set()
     for rule in plan.requires:
-        for part in _conjuncts(rule.expression):
+        for part in operands(rule.expression, "and"):
             names = {ref.metric for ref in _of_trial(part)}
             if names and names <= CHEAP:
                 found |= names
@@ -108,21 +108,13 @@ def _missed(plan: Plan, known: Measured, baseline: Measured) -> list[Violation]:
 
     found = []
     for rule in plan.requires:
-        for part in _conjuncts(rule.expression):
+        for part in operands(rule.expression, "and"):
             if all(measured_of(known, ref) is not None for ref in _of_trial(part)) and truth(part, between) is False:
                 missed, said = shortfalls(part, values, lambda name: plan.metric(name).dimension)
                 by = max(violations(part, values))
                 if by > 0:
                     found.append(Violation(rule.text, by, said, tuple(missed)))
     return found
-
-
-def _conjuncts(expression: Expression) -> Iterator[Expression]:
-    if isinstance(expression, Binary) and expression.operator == "and":
-        yield from _conjuncts(expression.left)
-        yield from _conjuncts(expression.right)
-    else:
-        yield expression
 
 
 def _of_trial(expression: Expression) -> list[MetricRef]:

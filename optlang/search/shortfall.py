@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from optlang.plan import units
@@ -16,6 +16,7 @@ from optlang.plan.expressions import (
     Value,
     evaluate,
     holds,
+    operands,
     references,
     show,
 )
@@ -53,7 +54,7 @@ def shortfalls(
             parts = [shortfalls(side, environment, dimension) for side in (left, right)]
             return [item for found, _ in parts for item in found], ", and ".join(text for _, text in parts if text)
         case Binary(operator="or"):
-            parts = [shortfalls(side, environment, dimension) for side in _alternatives(expression)]
+            parts = [shortfalls(side, environment, dimension) for side in operands(expression, "or")]
             if not all(found for found, _ in parts):
                 return [], ""
             texts = ", and ".join(text for _, text in parts)
@@ -65,15 +66,6 @@ def shortfalls(
         case _:
             one = None if holds(expression, environment) else _unmet(expression, environment, dimension)
     return ([], "") if one is None else ([one], one.text)
-
-
-def _alternatives(expression: Expression) -> Iterator[Expression]:
-    """The sides of a chain of `or`."""
-    if isinstance(expression, Binary) and expression.operator == "or":
-        yield from _alternatives(expression.left)
-        yield from _alternatives(expression.right)
-    else:
-        yield expression
 
 
 def _compared(

@@ -22,6 +22,11 @@ _ENDED = ("reason", "error", "seconds", "notes", "violations", "sampler_state")
 _MEASURED = ("target", "metric", "value", "unit", "n", "low", "high", "ratio", "ratio_low", "ratio_high", "baseline")
 
 
+def was_interrupted(state: str, reason: str | None) -> bool:
+    """Whether a trial failed only because its run was ended before it was."""
+    return state == "failed" and reason == INTERRUPTED
+
+
 @dataclass(slots=True)
 class Seen:
     """What a database holds already of a journal that it has not read before: these events are skipped."""

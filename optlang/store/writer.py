@@ -16,7 +16,7 @@ from optlang.plan.metrics import MEDIAN
 from optlang.store import database
 from optlang.store.journal import Journal, encode, identity, journal_path, read
 from optlang.store.lock import WriteLock
-from optlang.store.projection import INTERRUPTED, Row, Rows
+from optlang.store.projection import Row, Rows, was_interrupted
 from optlang.store.sync import PATIENCE, replay, restore_journal, sync_batch, write_journal
 
 _EVERY = 2.0  # seconds between two writes to DuckDB: each takes some 50 ms of a processor that is being measured on
@@ -75,7 +75,7 @@ class TrialRow:
     @property
     def interrupted(self) -> bool:
         """Whether it failed only because its run was ended before it was."""
-        return self.state == "failed" and self.reason == INTERRUPTED
+        return was_interrupted(self.state, self.reason)
 
     def measurement(self, metric: str, target: str | None = None) -> Measurement | None:
         """The latest measurement of a metric; of the only target where none is named."""

@@ -12,7 +12,7 @@ from optlang.analysis.expressions import Compared, Expressions
 from optlang.analysis.lower.study import ReadStudy
 from optlang.analysis.typed import text_of
 from optlang.diagnostics.model import Fix, Label, Span
-from optlang.plan.expressions import Binary, Const, Expression, MetricRef, Unary, references
+from optlang.plan.expressions import Binary, Const, Expression, MetricRef, Unary, operands, references
 from optlang.plan.expressions import show as show_expression
 from optlang.plan.intervals import Interval
 from optlang.plan.model import Dimension, Metric, Rule
@@ -194,7 +194,7 @@ class _Requirements:
         """E603: two requirements that no value of a metric meets."""
         first: dict[tuple[MetricRef, bool], tuple[float, bool, Span]] = {}
         for rule in requires:
-            for part in _conjuncts(rule.expression):
+            for part in operands(rule.expression, "and"):
                 span = next((item.node.span for item in self._compared if item.expression is part), None)
                 limit = _limit(part)
                 if span is None or limit is None:
@@ -216,19 +216,13 @@ def _exclude(upper: bool, value: float, strict: bool, against: tuple[float, bool
     return low > high or (low == high and (strict or against[1]))
 
 
-def _conjuncts(expression: Expression) -> Iterator[Binary]:
-    if isinstance(expression, Binary) and expression.operator == "and":
-        yield from _conjuncts(expression.left)
-        yield from _conjuncts(expression.right)
-    elif isinstance(expression, Binary):
-        yield expression
-
-
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def _limit(expression: Binary) -> tuple[MetricRef, bool, float, bool] | None:
+def _limit(expression: Expression) -> tuple[MetricRef, bool, float, bool] | None:
     """`metric OP number` as metric, whether it is an upper limit, the number, and whether that is excluded."""
+    if not isinstance(expression, Binary):
+        return None
     left, right, operator = expression.left, expression.right, expression.operator
     if isinstance(left, Const):
         left, right, operator = right, left, _TURNED.get(operator, operator)  # type: ignore[assignment]

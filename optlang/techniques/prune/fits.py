@@ -30,20 +30,16 @@ class Fits:
     def __init__(self, module: nn.Module, example: Mapping[str, Tensor]) -> None:
         self._module, self._example = module, dict(example)
         self._shapes = _shapes(copy.deepcopy(module).eval(), self._example)
-        self._training: Shapes | None
         self._source, self._inputs = module, self._example
+        self._training, fills = _trains(module, self._example)
         empty = attempt(lambda: copy.deepcopy(module).eval().to("meta"))
         inputs = {name: item.to("meta") for name, item in self._example.items()}
-        fills = isinstance(empty, Exception) or _fills(module, self._example)
-        seconds = _seconds(module, self._example)
-        if not isinstance(empty, Exception) and not fills and attempt(lambda: _shapes(empty, inputs)) == self._shapes:
-            training = proof.trains(empty, inputs)
-            if training is not None and not (
-                seconds < _seconds(empty, inputs) and proof.trains(module, self._example) == training
-            ):
-                self._source, self._inputs, self._training = empty, inputs, training
-                return
-        self._training = proof.trains(module, self._example)
+        if fills or isinstance(empty, Exception) or attempt(lambda: _shapes(empty, inputs)) != self._shapes:
+            return
+        training = proof.trains(empty, inputs)
+        faster = training == self._training and _seconds(module, self._example) < _seconds(empty, inputs)
+        if training is not None and not faster:
+            self._source, self._inputs, self._training = empty, inputs, training
 
     def broken(self, change: Callable[[nn.Module], object], *, really: bool = False) -> str | None:
         """Why a copy that `change` changes in place gives no such answers; None where it does.
@@ -84,8 +80,8 @@ def _shapes(module: nn.Module, example: Mapping[str, Tensor]) -> Shapes:
         return {name: tuple(item.shape) for name, item in call(module, example).items()}
 
 
-def _fills(module: nn.Module, example: Mapping[str, Tensor]) -> bool:
-    """Whether the model in training puts values where a tensor says, as augmentation by masks does."""
+def _trains(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Shapes | None, bool]:
+    """See `proof.trains`; and whether the model puts values where a tensor says then, as augmentation by masks does."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen: set[str] = set()
@@ -96,5 +92,5 @@ def _fills(module: nn.Module, example: Mapping[str, Tensor]) -> bool:
             return operator(*args, **(kwargs or {}))
 
     with Names():  # type: ignore[no-untyped-call]
-        proof.trains(module, example)
-    return bool(seen & {"index_put", "index_put_impl", "masked_scatter"})
+        found = proof.trains(module, example)
+    return found, bool(seen & {"index_put", "index_put_impl", "masked_scatter"})
