@@ -25,13 +25,13 @@ from optlang.diagnostics.suggest import closest
 from optlang.interfaces import FORMS, NEEDS
 from optlang.plan.domains import show_domain
 from optlang.plan.metrics import ALIASES, full_name, short_name
-from optlang.plan.model import Param
+from optlang.plan.model import TRIALS, Param
 from optlang.plan.units import TYPES, show
 from optlang.syntax import tree
 
 _WIDTH = 100
 _TYPE = {dimension: name for name, dimension in reversed(TYPES.items())}
-_UNSET = {"time": "30min", "count": "40"}
+_UNSET = {"time": "30min", "count": str(TRIALS)}
 """Values of settings without a default, for an example."""
 _TITLES = {
     "technique": "Techniques", "pipeline": "Pipelines", "runtime": "Runtimes", "model": "Models", "data": "Data sets",
