@@ -107,13 +107,22 @@ class History:
         self._keep(record)
         return record
 
-    def measured_again(self, number: int, measurements: Sequence[Measurement]) -> None:
-        """Newer measurements of a trial: they take the place of the older ones of the same metric."""
+    def measured_again(self, number: int, measurements: Sequence[Measurement]) -> TrialRecord:
+        """Newer measurements of a trial: they take the place of the older ones of the same metric, and requirements are
+        judged by them."""
         self._stood = None
         record = self._trials[number]
         merged = {(item.target, item.metric): item for item in (*record.measurements, *measurements)}
         passes = record.passes + _is_timed(measurements)
-        self._trials[number] = replace(record, measurements=tuple(merged.values()), passes=passes)
+        record = replace(record, measurements=tuple(merged.values()), passes=passes)
+        if record.origin != "baseline" and record.state in ("complete", "infeasible"):
+            violations = objectives.broken(self._plan, self.measured(record), self._baseline_measured())
+            record = replace(
+                record, state="infeasible" if violations else "complete", reason=_missed(violations),
+                violations=tuple(violations),
+            )
+        self._trials[number] = record
+        return record
 
     def measured(self, record: TrialRecord) -> dict[Key, Measurement]:
         """A trial's measurements by target and metric."""
@@ -256,19 +265,21 @@ class History:
         return self._stood
 
     def near(self, limit: int) -> list[int]:
-        """Trials outside the front that would be in it at the good end of their latency's interval, nearest first."""
-        members = set(self.members())
-        losses = self._losses()
+        """Trials outside the front that would be in it, and meet the requirements, at the good end of their latency's
+        interval, nearest first: measuring again may bring them in."""
+        members, losses = set(self.members()), self._losses()
+        baseline = self._baseline_measured()
         found = []
-        for number in losses:
-            if number in members or number == 0:
+        for record in self._candidates():
+            number = record.number
+            if number in members or record.state not in ("complete", "infeasible") or not self.timed(number):
                 continue
-            optimistic = self._losses_of({
-                name: replace(item, ratio=item.ratio_high) if item.ratio_high is not None else item
-                for name, item in self.measured(self._trials[number]).items()
-            })
-            if not any(pareto.dominates(losses[member], optimistic) for member in members):
-                gap = sum(abs(a - b) / (abs(a) or 1.0) for a, b in zip(losses[number], optimistic, strict=True))
+            measured = {name: _at_best(item) for name, item in self.measured(record).items()}
+            if objectives.broken(self._plan, measured, baseline):
+                continue
+            now, best = self._losses_of(self.measured(record)), self._losses_of(measured)
+            if not any(pareto.dominates(losses[member], best) for member in members):
+                gap = sum(abs(a - b) / (abs(a) or 1.0) for a, b in zip(now, best, strict=True))
                 found.append((gap, number))
         return [number for _, number in sorted(found)[:limit]]
 
@@ -342,6 +353,13 @@ class History:
     def _space_has(self, point: Point) -> bool:
         # A runtime may be missing today that was there when the trial ran: the trial is still one of the study's.
         return Space(self._plan).contains(point)
+
+
+def _at_best(item: Measurement) -> Measurement:
+    """A latency at the good end of its interval; other figures are not measured again."""
+    if item.ratio_high is None:
+        return item
+    return replace(item, ratio=item.ratio_high, value=item.value if item.low is None else item.low)
 
 
 def _is_timed(measurements: Iterable[Measurement]) -> bool:

@@ -225,11 +225,17 @@ class Scheduler:
         return bool(found)
 
     def _measured(self, number: int, measurements: Sequence[Measurement]) -> None:
+        """Keep newer measurements of a trial, and what they change in the verdict on it."""
+        before = self._history.trial(number).state
+        record = self._history.measured_again(number, measurements)
         self._store.record({
             "event": "measured", "run": self._run, "trial": number, "pass": self._store.next_pass(self._run, number),
-            "measurements": [asdict(item) for item in measurements], "at": now(),
+            "measurements": [asdict(item) for item in measurements], "at": now(), "state": record.state,
+            "reason": record.reason, "violations": [asdict(item) for item in record.violations],
         })
-        self._history.measured_again(number, measurements)
+        if record.state != before:
+            verdict = "meets the requirements" if record.reason is None else f"misses a requirement: {record.reason}"
+            self._watcher.message(f"measured again, trial {number} {verdict}")
 
     def _allowed(self, trial: AblationTrial) -> bool:
         return self._refusals.against(trial.recipe) is None

@@ -231,6 +231,11 @@ def put(connection: duckdb.DuckDBPyConnection, rows: Rows) -> None:
         listed = list(rows.table(table))
         if listed:
             _insert(connection, table, _types(connection, table), listed)
+    for row in rows.judged.values():
+        connection.execute(
+            "UPDATE trials SET state = ?, reason = ?, violations = ?::JSON WHERE run = ? AND trial = ?",
+            [row["state"], row["reason"], json.dumps(row["violations"]), row["run"], row["trial"]],
+        )
 
 
 def _types(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:

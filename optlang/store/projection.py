@@ -19,6 +19,9 @@ INTERRUPTED = "interrupted"
 _ENDED = ("reason", "error", "seconds", "notes", "violations", "sampler_state")
 """What a trial's row takes from its `end` event as it is."""
 
+_VERDICT = ("state", "reason", "violations")
+"""What measuring again may change in a trial's row."""
+
 _MEASURED = ("target", "metric", "value", "unit", "n", "low", "high", "ratio", "ratio_low", "ratio_high", "baseline")
 
 
@@ -49,6 +52,8 @@ class Rows:
     measurements: dict[tuple[str, int, int], list[Row]] = field(default_factory=dict)
     artifacts: dict[Key, list[Row]] = field(default_factory=dict)
     curves: dict[Key, list[Row]] = field(default_factory=dict)
+    judged: dict[Key, Row] = field(default_factory=dict)
+    """New verdicts on trials whose rows are not here."""
     first_started: dict[str, Any] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
 
@@ -133,16 +138,24 @@ class Rows:
         ]
 
     def _measured(self, event: Mapping[str, Any]) -> None:
-        self._measure((event["run"], event["trial"]), event["pass"], event.get("measurements") or (), event.get("at"))
+        key = (event["run"], event["trial"])
+        new = self._measure(key, event["pass"], event.get("measurements") or (), event.get("at"))
+        if new and "state" in event:
+            row = self.trials.get(key)
+            if row is None:
+                row = self.judged[key] = {"run": key[0], "trial": key[1]}
+            row.update(_taken(event, *_VERDICT))
 
-    def _measure(self, key: Key, turn: int, measurements: Any, at: Any) -> None:
+    def _measure(self, key: Key, turn: int, measurements: Any, at: Any) -> bool:
+        """Whether this pass was not known yet."""
         if (*key, turn) in self.seen.passes or (*key, turn) in self.measurements:
-            return
+            return False
         rows = []
         for item in measurements:
             row: Row = {"run": key[0], "trial": key[1], "pass": turn, **_taken(item, *_MEASURED)}
             rows.append(row | {"target": _text(row["target"]) or "", "measured": _time(at)})
         self.measurements[(*key, turn)] = rows
+        return True
 
     def _finish(self, event: Mapping[str, Any]) -> None:
         session = self.sessions.get(event["session"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from optlang.interfaces import Measurement
@@ -69,3 +69,38 @@ def test_what_is_hopeless_is_known_in_a_later_session_too(plan_of: Make) -> None
     ]
     assert "accuracy 60.0 % is below the limit 94.0 %" in found[0].text
     assert History(plan, space, map(stored, records), Path("nowhere")).hopeless() == found
+
+
+def timed(accurate: float, times: float, low: float, high: float) -> Result:
+    """An accuracy, and a latency that is `times` as fast as the baseline's."""
+    second = 0.001
+    latency = Measurement(
+        "latency.p50", second / times, "s", 1, second / high, second / low, "here", times, low, high, second
+    )
+    return replace(accuracy(accurate), measurements=(*accuracy(accurate).measurements, latency))
+
+
+def test_requirements_are_judged_by_the_newest_measurement(plan_of: Make) -> None:
+    plan = plan_of(
+        "steps { maybe half }\nrequire latency <= 0.5 * baseline.latency",
+        target="target here { runtime = onnxruntime }", goals="maximize accuracy\nminimize latency",
+    )
+    history = History(plan, Space(plan), (), Path("nowhere"))
+    history.add(0, baseline_recipe(plan), "baseline", None, None, timed(0.9, 1.0, 1.0, 1.0), {})
+    bare, half = list(ablation_trials(plan, Space(plan), {}))
+    meets = history.add(1, bare.recipe, "ladder", bare.point, bare.alone, timed(0.9, 2.1, 1.9, 2.3), {})
+    close = history.add(2, half.recipe, "ladder", half.point, half.alone, timed(0.95, 1.9, 1.7, 2.1), {})
+    assert (meets.state, close.state) == ("complete", "infeasible")
+    assert history.front() == [0, 1]
+    assert history.near(4) == [2], "within its interval it meets the requirement"
+
+    again = history.measured_again(1, timed(0.9, 1.8, 1.7, 1.9).measurements)
+    assert again.state == "infeasible"
+    assert again.reason is not None
+    assert "latency" in again.reason
+    assert again.violations
+    assert history.front() == [0]
+    assert history.measured_again(2, timed(0.95, 2.2, 2.1, 2.3).measurements).state == "complete"
+    assert history.front() == [0, 2]
+    assert history.near(4) == [], "trial 1 is too slow at the good end of its interval too"
+    assert history.met

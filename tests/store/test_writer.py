@@ -152,6 +152,32 @@ def test_scored_again_is_not_timed_again(tmp_path: Path) -> None:
     assert found == [1, 1, 2]
 
 
+def test_what_is_measured_again_is_judged_again(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    measured = {"event": "measured", "run": "r1", "trial": 1, "pass": 1, "at": "2026-05-04T13:00:00+00:00"}
+    violation = {"text": "latency <= 0.1ms", "by": 0.2, "said": "latency 0.12 ms is above the limit", "missed": []}
+    with Writer(db) as store:
+        for event in (session(), start("r1", 1), end("r1", 1, measurements=[measurement("latency.p50", 9e-5)])):
+            store.record(event)
+        # The trial's row is in DuckDB alone when the verdict on it changes.
+        store.sync(final=True)
+        store.record({
+            **measured, "measurements": [measurement("latency.p50", 1.2e-4)], "state": "infeasible",
+            "reason": violation["said"], "violations": [violation],
+        })
+        (row,) = store.trials("r1")
+        assert (row.state, row.reason, row.violations) == ("infeasible", violation["said"], (violation,))
+    select = "SELECT state, reason, violations ->> '$[0].said', seconds IS NOT NULL FROM trials"
+    assert query(select, [db]).rows == (("infeasible", violation["said"], violation["said"], True),)
+    before = dump(db)
+    db.unlink()
+    Writer(db).close()
+    assert dump(db) == before
+    journal_path(db).unlink()
+    Writer(db).close()
+    assert dump(db) == before
+
+
 def test_a_run_goes_on_while_another_program_holds_the_file(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     events = list(search_events(5))
