@@ -94,6 +94,13 @@ class Budget:
         parts = [self._ending.settling(due(self._history)), self._ending.scoring(self._untested())]
         return Estimate(sum(part or 0.0 for part in parts), whole=None not in parts)
 
+    def end_with(self, members: int) -> float:
+        """Measuring a front of so many trials again, and scoring it: each takes the mean of this session's."""
+        # No trial has these numbers; the baseline, 0, has its own figures.
+        numbers = [-number for number in range(1, members + 1)]
+        tested = [0, *numbers] if self._history.tested else []
+        return (self._ending.settling(numbers) or 0.0) + (self._ending.scoring(tested) or 0.0)
+
     def _untested(self) -> list[int]:
         numbers = self._history.untested()
         return list({0, *numbers}) if numbers else []

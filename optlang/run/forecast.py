@@ -129,6 +129,11 @@ class Forecast:
         least = min([*costs, *(seconds for found in self._rests().values() for seconds in found)], default=0.0)
         return Estimate(count * least, whole=count == 0)
 
+    def drawn(self, recipes: Sequence[Recipe], count: int) -> Estimate:
+        """So many trials, by the mean of some that could be drawn: what several of them share is done once."""
+        some = self.ladder(recipes)
+        return Estimate(some.seconds * count / len(recipes), some.whole)
+
     def one_searched(self) -> float:
         """The next searched trial, by the mean of the others, or of the ladder before there are any; 0: unknown."""
         costs = self._searched() or [trial.seconds for trial in self._past if trial.origin == "ladder"]

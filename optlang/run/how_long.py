@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from optlang.plan.model import Plan
 from optlang.plan.quantities import counted, in_seconds
 from optlang.run.forecast import Estimate, Forecast, PastStep, PastTrial
-from optlang.space.recipe import Recipe
+from optlang.search.samplers.encoding import value_at
+from optlang.space.recipe import Recipe, resolve
+from optlang.space.space import Exhausted, Space
 from optlang.store.plans import read_plan
 from optlang.store.projection import INTERRUPTED
 from optlang.store.reader import Reader, connect
@@ -33,15 +36,22 @@ WHERE s.run = ? AND s.why IN ('complete', 'exhausted', 'timeout') GROUP BY s.ses
 ORDER BY s.started DESC LIMIT 1
 """
 
-UNKNOWN = "how long: not known before some trials of this model and data have run, say `--trials 3`"
+_TRIES = 5
+"""How many points are drawn, at most, for each that is wanted."""
+
+UNKNOWN = (
+    "how long: not known before some trials of this model and data have run, say `--trials 3`; "
+    "`optlang plan --measure` tries each technique once, with two epochs"
+)
 """What is said without such a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """An earlier run: `own` says whether it is of the same study, `end` are the seconds after its last trial."""
+    """An earlier run, or what was tried just now (`run` None): `own` says whether it is of the same study, `end` are
+    the seconds after its last trial."""
 
-    run: str
+    run: str | None
     own: bool
     trials: Sequence[PastTrial]
     end: float | None
@@ -61,10 +71,13 @@ def past_run(plan: Plan, db: Path) -> PastRun | None:
     return None
 
 
-def said(plan: Plan, past: PastRun, ladder: Sequence[Recipe], most: int | None) -> list[str]:
+def said(
+    plan: Plan, past: PastRun, ladder: Sequence[Recipe], most: int | None, drawn: Sequence[Recipe] = ()
+) -> list[str]:
     """How long the baseline, the ladder, `most` searched trials (None: as many as there is time for) and the end take.
 
-    It is that of a run which finds nothing in the cache.
+    It is that of a run which finds nothing in the cache. `drawn` are trials that the search could draw: while too few
+    have run, the techniques in them say how long such trials take.
     """
     forecast = Forecast(plan, fresh=True)
     for trial in past.trials:
@@ -78,10 +91,10 @@ def said(plan: Plan, past: PastRun, ladder: Sequence[Recipe], most: int | None) 
     if ladder:
         parts.append(f"{counted(len(ladder), 'trial')} of one technique alone {_about(alone)}")
     timeout = plan.search.timeout
-    searched = None if most is None else forecast.searched(most)
+    searched = None if most is None else _searched(forecast, most, drawn)
     if searched is None or (timeout is not None and timeout <= (first + searched + end).seconds):
         assert timeout is not None
-        fitting = _fitting(forecast, timeout - first.seconds - end.seconds)
+        fitting = _fitting(_searched(forecast, 1, drawn), timeout - first.seconds - end.seconds)
         lines = [f"{in_seconds(timeout)} in all", *([] if fitting is None else [fitting])]
     else:
         if most:
@@ -89,17 +102,42 @@ def said(plan: Plan, past: PastRun, ladder: Sequence[Recipe], most: int | None) 
         lines = [f"{_about(first + searched + end)} in all"]
     if past.end is not None:
         parts.append(f"measuring the best again {in_seconds(past.end)}")
+    return ["how long", *(f"  {line}" for line in (*lines, *parts, _basis(past)))]
+
+
+def could_be_drawn(space: Space, count: int) -> list[Recipe]:
+    """So many trials that the search could draw, at random, always the same for a study; fewer where most are
+    forbidden."""
+    plan, random = space.plan, Random(space.plan.search.seed)
+    found: list[Recipe] = []
+    for _ in range(_TRIES * count):
+        try:
+            point = space.draw(lambda knob, domain: value_at(domain, random.random()))
+        except Exhausted:
+            break
+        if space.forbidden(point) is None:
+            found.append(resolve(plan, point))
+        if len(found) == count:
+            break
+    return found
+
+
+def _basis(past: PastRun) -> str:
+    trials = counted(len(past.trials), "trial")
+    if past.run is None:
+        return f"as {trials} took just now, two epochs for each training, with nothing in the cache"
     where = f"run {past.run}" if past.own else f"run {past.run}, of another study,"
-    return [
-        "how long", *(f"  {line}" for line in (
-            *lines, *parts, f"as {counted(len(past.trials), 'trial')} of {where} took, with nothing in the cache",
-        )),
-    ]
+    return f"as {trials} of {where} took, with nothing in the cache"
 
 
-def _fitting(forecast: Forecast, seconds: float) -> str | None:
-    """How many searched trials there is time for; None while that is not known."""
-    one = forecast.searched(1)
+def _searched(forecast: Forecast, count: int, drawn: Sequence[Recipe]) -> Estimate:
+    """So many searched trials: by those that have run, else by what the techniques in some that could be drawn take."""
+    known = forecast.searched(count)
+    return known if known.whole or not drawn else forecast.drawn(drawn, count)
+
+
+def _fitting(one: Estimate, seconds: float) -> str | None:
+    """How many searched trials there is time for, each as long as `one`; None while that is not known."""
     if not one.whole or one.seconds <= 0:
         return None
     return f"time for about {counted(max(0, int(seconds / one.seconds)), 'searched trial')}, each {_about(one)}"

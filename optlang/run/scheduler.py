@@ -279,6 +279,19 @@ class Scheduler:
         if tested and self._history.timed(number):
             self._scored(sorted({0, number}))
 
+    def try_alone(self, trials: Sequence[AblationTrial]) -> None:
+        """The baseline and these trials, nothing else. Raises InterruptedRun where a signal stops it."""
+        self._ladder = list(trials)
+        self._watcher.run_started(self._progress())
+        self._prepare_baseline()
+        for trial in trials:
+            if self._stop.when or self._trial(trial.recipe, "ladder", None, trial.alone).interrupted:
+                raise InterruptedRun
+
+    def end_with(self, members: int) -> float:
+        """The seconds that the end of a run takes with so many trials in its front, as those of this session are."""
+        return self._budget.end_with(members)
+
     def outcome(self, why: Why) -> Outcome:
         """How the run stands."""
         history = self._history
