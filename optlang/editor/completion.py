@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from optlang.analysis.declarations import WORDS, Declarations
+from optlang.analysis.declarations import STRENGTH, WORDS, Declarations
 from optlang.analysis.definitions import KnobSymbol, Symbols, suffixes
 from optlang.analysis.lower.calls import WEIGHTS_PARAMS
 from optlang.analysis.lower.search_settings import SAMPLERS
@@ -120,7 +120,7 @@ class Offers:
             case "file" | "study":
                 yield from self._member(words, slot.kind, typed)
             case "declaration":
-                yield from self._fact(words, slot.section)
+                yield from self._fact(words, slot)
             case "steps" | "choice":
                 yield from self._steps(words, choice=slot.kind == "choice")
             case "runtimes":
@@ -150,13 +150,15 @@ class Offers:
         elif len(words) > 2 and words[-1] in ("=", "in", ".."):
             yield from self._names()
 
-    def _fact(self, words: Sequence[str], section: str) -> Iterator[Offer]:
+    def _fact(self, words: Sequence[str], slot: Slot) -> Iterator[Offer]:
         if not words:
-            yield from _keywords({name: _FACTS[name] for name in _FACTS_OF[section]})
+            yield from _keywords({name: _FACTS[name] for name in _FACTS_OF[slot.section]})
         elif words[0] == "with" and words[-1] in ("with", ","):
             yield from self._declared("params", sort="parameter")
         elif words[0] in WORDS:
             yield from (Offer(name, "value", f"after `{words[0]}`") for name in WORDS[words[0]])
+        elif words[0] in STRENGTH:
+            yield from (_parameter(param, slot.span(param.name)) for param in slot.params if param.name not in words)
         elif words[0] in ("after", "excludes", "performs", "recovered_by"):
             yield from self._declared("technique", sort="step")
             if words[0] != "recovered_by":

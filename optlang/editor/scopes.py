@@ -94,7 +94,7 @@ def _inside(slot: Slot, frame: Frame, scope: Scope, declarations: Declarations) 
         return _settable("call", head[-1], scope, declarations)
     match slot.kind:
         case "file" | "study":
-            return _member(head, slot.kind)
+            return _member(head, slot.kind, scope, declarations)
         case "declaration":
             if head[0] == "with":
                 return _settable("settings", head[-1], scope, declarations)
@@ -119,7 +119,10 @@ def _condition(head: Sequence[str], opener: str) -> Slot | None:
     return Slot("words", of=head[-2]) if inside and opener in "{[" and len(head) > 2 and head[-1] == "in" else None
 
 
-def _member(head: Sequence[str], kind: Kind) -> Slot:
+def _member(head: Sequence[str], kind: Kind, scope: Scope, declarations: Declarations) -> Slot:
+    if kind == "file" and head[0] == "technique" and len(head) > 1 and find(scope, head[1]) is not None:
+        # Its own parameters are named in it: what makes it change a model more, or less.
+        return replace(_settable("declaration", head[1], scope, declarations), section="technique")
     if kind == "file" and head[0] in ("study", "technique", "pipeline", "runtime", "model", "data", "params"):
         return Slot("study") if head[0] == "study" else Slot("declaration", section=head[0])
     if head[0] in ("steps", "baseline", "let"):

@@ -99,6 +99,19 @@ def test_two_pipelines_do_not_share_their_names() -> None:
     assert "mine" not in found
 
 
+def test_a_technique_is_stronger_with_parameters_of_its_own() -> None:
+    text = (
+        'optlang 1\ntechnique mine "" {\n  calls "mine:Mine"\n  param share: ratio in 1% .. 99% = 50% ""\n'
+        '  param rounds: int in 1 .. 9 = 1 ""\n  stronger_with share, |\n}\n'
+    )
+    documents, document = opened(Path("mine.opt"), text.replace(", |", ""))
+    documents.check(document)
+    documents.put(document.path, text.replace("|", ""))
+    found = {offer.label for offer in documents.offers(document, text.index("|"))[1]}
+    assert "rounds" in found
+    assert "share" not in found, "it is there already"
+
+
 def test_values_of_a_knob_that_may_be_anything_are_those_of_its_declaration() -> None:
     text = (
         "optlang 1\nstudy x {\n  model m = zoo.digits_cnn()\n  data d = zoo.digits()\n  target t { runtime = eager }\n"
