@@ -56,12 +56,12 @@ def instant(job: Any) -> Any:
 class InstantEngine(LocalEngine):
     """The real worker process, which is asked for something that takes no time."""
 
-    def submit(self, task: Callable[[Any], Any], job: Any, timeout: float | None) -> Future[Any]:
+    def submit(self, task: Callable[[Any], Any], job: Any) -> Future[Any]:
         """See `Engine.submit`."""
         # By its module: a worker does not import the program that started it.
         import overhead
 
-        return super().submit(overhead.instant, job, timeout)
+        return super().submit(overhead.instant, job)
 
 
 class Clock:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +70,8 @@ class Bench:
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
+        self.waiting: Callable[[bool], object] | None = None
+        """Called where somebody else measures, see `lock.alone`."""
         self._warmed: dict[str, tuple[BareProcess, dict[str, bytes]]] = {}
         """By target: a study with several has a baseline on each."""
 
@@ -89,7 +91,7 @@ class Bench:
         answers = None
         start = rounds = answering = 0.0
         for number in range(effort.processes):
-            with alone(self._lock):
+            with alone(self._lock, self.waiting):
                 reference = None if baseline is None else self._warm(baseline, inputs, fresh=number > 0)
                 begin = time.perf_counter()
                 with BareProcess(candidate) as process:
@@ -160,18 +162,18 @@ def _answered(process: BareProcess, samples: Chunks, folder: Path) -> Answers:
 
 def compare(
     baseline: Deployment, candidates: Sequence[Deployment], inputs: Arrays, effort: Repetitions, lock: Path, *,
-    seed: int = 0,
+    seed: int = 0, waiting: Callable[[bool], object] | None = None,
 ) -> dict[str, list[Measurement]]:
     """Time all of them side by side in one cycle, `effort.processes` fresh processes each; by member's name.
 
     The baseline is in the answer, with ratios of 1. All must have the same inputs, so the same target. Raises what
-    `BareProcess` raises; ProcessDied and the others name the member.
+    `BareProcess` raises; ProcessDied and the others name the member. `waiting`: see `lock.alone`.
     """
     members = (baseline, *candidates)
     timings = {item.name: Timings(item.target.batch) for item in members}
     assert len(timings) == len(members), "each member needs a name of its own"
     for _ in range(effort.processes):
-        with alone(lock), contextlib.ExitStack() as open_:
+        with alone(lock, waiting), contextlib.ExitStack() as open_:
             running = [open_.enter_context(BareProcess(item)) for item in members]
             for process in running:
                 process.warm(inputs, effort.seconds)

@@ -6,10 +6,10 @@ import contextlib
 import getpass
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, lock_descriptor, unlock_descriptor
+from filelock import FileLock, Timeout, lock_descriptor, unlock_descriptor
 
 from optlang.interfaces import OutsideError
 
@@ -27,13 +27,23 @@ def machine_lock() -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` (made if absent), after waiting for its holder. OutsideError if it cannot be locked."""
+def alone(path: Path, waiting: Callable[[bool], object] | None = None) -> Iterator[None]:
+    """Hold the lock file `path` (made if absent), after waiting for its holder. OutsideError if it cannot be locked.
+
+    Where it has to wait, `waiting` is called with True before, and with False after.
+    """
     # No fallback to a file that merely exists: a killed holder would leave it, and block everybody.
     lock = FileLock(path, mode=0o600, poll_interval=_POLL, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if waiting is not None:
+                waiting(True)
+            lock.acquire()
+            if waiting is not None:
+                waiting(False)
     except OSError as error:
         raise _closed(path, error) from error
     try:

@@ -24,6 +24,27 @@ WORKER_LOG = "worker.log"
 POLL = 0.1
 """Seconds between two looks at a worker's progress."""
 
+class _Clock:
+    """The seconds that a task takes, without those that it waits."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._since: float | None = None
+
+    def wait(self, *, waits: bool) -> float:
+        """From now on it waits, or no longer; returns for how long it did."""
+        now = time.monotonic()
+        waited = 0.0 if self._since is None else now - self._since
+        self._since = now if waits else None
+        self._begin += waited
+        return waited
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return (time.monotonic() if self._since is None else self._since) - self._begin
+
+
 J = TypeVar("J")
 T = TypeVar("T")
 
@@ -78,14 +99,20 @@ class Dispatcher:
         """What the task returns; raises WorkerDied, WorkerTimeout, InterruptedRun."""
         reader = ProgressReader(self.progress)
         self.step = (None, 0.0)
-        future: Future[T] = self._engine.submit(task, job, timeout)
+        future: Future[T] = self._engine.submit(task, job)
+        clock = _Clock()
         while True:
             finished = wait(future, POLL)
             self._stop.check(self._watcher.message)
             for activity in reader.new():
+                if "waiting" in activity:
+                    self._waits(clock, waits=activity["waiting"])
+                    continue
                 if activity.get("path") != self.step[0]:
                     self.step = (activity.get("path"), time.monotonic())
                 self._watcher.progress(activity)
+            if timeout is not None and not finished and clock.seconds > timeout:
+                self._engine.expire(future, timeout)
             # The store may have lines that it could not write while somebody else held the database.
             self._store.sync()
             trouble = self._store.trouble
@@ -98,6 +125,13 @@ class Dispatcher:
                 except (WorkerDied, WorkerTimeout):
                     self._loaded = False
                     raise
+
+    def _waits(self, clock: _Clock, *, waits: bool) -> None:
+        """Somebody else measures on this machine, or does so no longer: that time is neither a trial's nor a step's."""
+        waited = clock.wait(waits=waits)
+        path, since = self.step
+        self.step = (path, since + waited)
+        self._watcher.progress({"doing": "wait: something else is measured on this machine" if waits else "measure"})
 
     def log_tail(self) -> str:
         """The end of what the worker printed."""

@@ -32,8 +32,12 @@ class WorkerTimeout(Exception):  # noqa: N818 - likewise
 class Engine(Protocol):
     """Runs tasks in other processes, on this machine or another."""
 
-    def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
+    def submit(self, task: Callable[[J], T], job: J) -> Future[T]:
         """Start the task; the future's exception is `WorkerDied` or `WorkerTimeout` where the worker was lost."""
+
+    def expire(self, future: Future[Any], seconds: float) -> None:
+        """End the worker of a task that has taken more than so many seconds: its future has `WorkerTimeout`, unless the
+        task was over already."""
 
     def close(self) -> None:
         """End the workers at once; tasks that still run are lost."""
@@ -83,15 +87,20 @@ class LocalEngine:
 
         signals.start_tracker()
         self._pool = ProcessPool(max_workers=1, context=_Spawn(), initializer=_begin, initargs=(str(folder), str(log)))
+        self._running: dict[Future[Any], Future[Any]] = {}
+        """The pool's own future by the one that was given out."""
 
-    def submit(self, task: Callable[[J], T], job: J, timeout: float | None) -> Future[T]:
+    def submit(self, task: Callable[[J], T], job: J) -> Future[T]:
         """See `Engine.submit`."""
         from pebble import ProcessExpired
 
         outer: Future[T] = Future()
-        inner = self._pool.schedule(task, args=(job,), timeout=timeout)
+        inner = self._running[outer] = self._pool.schedule(task, args=(job,))
 
         def finished(task: Future[T]) -> None:
+            self._running.pop(outer, None)
+            if outer.done():
+                return
             if task.cancelled():
                 outer.cancel()
                 return
@@ -100,13 +109,19 @@ class LocalEngine:
                 outer.set_result(task.result())
             elif isinstance(error, ProcessExpired):
                 outer.set_exception(WorkerDied(_ending(error.exitcode)))
-            elif isinstance(error, FutureTimeout):
-                outer.set_exception(WorkerTimeout(f"took longer than {timeout:g} s"))
             else:
                 outer.set_exception(error)
 
         inner.add_done_callback(finished)
         return outer
+
+    def expire(self, future: Future[Any], seconds: float) -> None:
+        """See `Engine.expire`."""
+        inner = self._running.pop(future, None)
+        # A running future of the pool is cancelled by ending its worker.
+        if inner is not None and not future.done():
+            future.set_exception(WorkerTimeout(f"took longer than {seconds:g} s"))
+            inner.cancel()
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -185,7 +185,7 @@ def _answer(
 ) -> str | None:
     job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, {}, folder)
     # A runtime of the user's own is the user's code, which runs in workers only.
-    answer = engine.submit(question, job, None).result() if imports.is_file(job.calls) else question(job)
+    answer = engine.submit(question, job).result() if imports.is_file(job.calls) else question(job)
     if isinstance(answer, Failure):
         raise SetupError(answer)
     return answer

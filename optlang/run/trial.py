@@ -396,5 +396,7 @@ def measure_front(job: FrontJob, context: TrialContext, report: Report) -> dict[
     # It measures in processes of its own: the one that is kept warm would be one too many for the cores.
     context.bench.close()
     samples = context.samples(job.baseline.target)
-    found = latency.compare(job.baseline, tuple(job.members.values()), samples, job.effort, machine_lock())
+    found = latency.compare(
+        job.baseline, tuple(job.members.values()), samples, job.effort, machine_lock(), waiting=context.bench.waiting
+    )
     return {number: tuple(found[member.name]) for number, member in {0: job.baseline, **job.members}.items()}

@@ -31,6 +31,8 @@ from optlang.workload import process_state
 from optlang.workload.failures import exhausted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
 
@@ -76,7 +78,7 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
         from optlang.workload.model.returned import check_copies
 
         workload = job.workload
-        context = _context(workload)
+        context = _context(workload, job.progress)
         data = context.data
         data.check_own_axes()
         for target in job.targets:
@@ -96,7 +98,7 @@ def carry_out(job: TrialJob) -> Result:
     try:
         from optlang.run import trial
 
-        return trial.carry_out(job, _context(job.workload), ProgressWriter(job.progress), runs)
+        return trial.carry_out(job, _context(job.workload, job.progress), ProgressWriter(job.progress), runs)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return Result(steps=tuple(runs), failure=_failure(error))
 
@@ -106,7 +108,8 @@ def measure_untrained(job: UntrainedJob) -> tuple[Measurement, ...] | None:
     try:
         from optlang.run import untrained
 
-        return untrained.measure(job, _context(job.trial.workload), ProgressWriter(job.trial.progress))
+        progress = job.trial.progress
+        return untrained.measure(job, _context(job.trial.workload, progress), ProgressWriter(progress))
     except BaseException:  # noqa: BLE001 - also what the user's code leaves by: the trial itself says why
         return None
 
@@ -116,7 +119,7 @@ def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Fail
     try:
         from optlang.run import trial
 
-        return trial.measure_front(job, _context(job.workload), ProgressWriter(job.progress))
+        return trial.measure_front(job, _context(job.workload, job.progress), ProgressWriter(job.progress))
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 
@@ -126,12 +129,13 @@ def score_test(job: TestJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:
     try:
         from optlang.run import test_scores
 
-        return test_scores.score(job, _context(job.workload), ProgressWriter(job.progress))
+        return test_scores.score(job, _context(job.workload, job.progress), ProgressWriter(job.progress))
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 
 
-def _context(workload: Workload) -> TrialContext:
+def _context(workload: Workload, progress: Path) -> TrialContext:
+    """What trials share, loaded once; what it waits for is reported through `progress`."""
     global _kept
     if _kept is None or _kept.workload != workload:
         from optlang.run.trial import TrialContext
@@ -143,6 +147,8 @@ def _context(workload: Workload) -> TrialContext:
         model = make(workload.model, workload.study)
         loaded = data.load(workload.data, workload.study, workload.metrics)
         _kept = TrialContext(workload, loaded.bind(model))
+    report = ProgressWriter(progress)
+    _kept.bench.waiting = lambda waits: report({"waiting": waits})
     return _kept
 
 

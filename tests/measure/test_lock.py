@@ -53,6 +53,23 @@ def test_lock_of_another_process_goes_with_it(tmp_path):
         assert not is_free(path)
 
 
+def test_waiting_is_reported_and_nothing_else(tmp_path):
+    path, said = tmp_path / "lock", []
+    with alone(path, said.append):
+        assert said == []
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+
+        def waits(now):
+            said.append(now)
+            holder.kill()
+
+        with alone(path, waits):
+            assert said == [True, False]
+
+
 def test_asking_takes_nothing_away_and_leaves_nothing(tmp_path):
     path = tmp_path / "lock"
     assert not held(path)

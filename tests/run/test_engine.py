@@ -60,42 +60,45 @@ def engine(tmp_path: Path) -> Iterator[LocalEngine]:
 
 
 def test_a_worker_is_kept_between_tasks(engine: LocalEngine) -> None:
-    first = engine.submit(own_pid, 0, 60).result()
-    assert engine.submit(double, 21, 60).result() == 42
-    assert engine.submit(own_pid, 0, 60).result() == first != os.getpid()
+    first = engine.submit(own_pid, 0).result()
+    assert engine.submit(double, 21).result() == 42
+    assert engine.submit(own_pid, 0).result() == first != os.getpid()
 
 
 def test_an_exception_comes_back_as_it_was(engine: LocalEngine) -> None:
     with pytest.raises(ValueError, match="as it should"):
-        engine.submit(fail, 0, 60).result()
+        engine.submit(fail, 0).result()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_is_killed_is_named_and_replaced(engine: LocalEngine, number: int) -> None:
     with pytest.raises(WorkerDied, match=signal.Signals(number).name):
-        engine.submit(die, number, 60).result()
-    assert engine.submit(double, 1, 60).result() == 2
+        engine.submit(die, number).result()
+    assert engine.submit(double, 1).result() == 2
 
 
 def test_a_worker_that_leaves_is_named_and_replaced(engine: LocalEngine) -> None:
     with pytest.raises(WorkerDied, match="exit code 7"):
-        engine.submit(leave, 7, 60).result()
-    assert engine.submit(double, 1, 60).result() == 2
+        engine.submit(leave, 7).result()
+    assert engine.submit(double, 1).result() == 2
 
 
 def test_a_task_that_hangs_is_ended(engine: LocalEngine) -> None:
-    assert engine.submit(double, 1, 60).result() == 2
+    assert engine.submit(double, 1).result() == 2
+    future = engine.submit(hang, 0)
+    time.sleep(0.5)
+    engine.expire(future, 0.5)
     with pytest.raises(WorkerTimeout, match=r"longer than 0\.5 s"):
-        engine.submit(hang, 0, 0.5).result()
-    assert engine.submit(double, 1, 60).result() == 2
+        future.result(60)
+    assert engine.submit(double, 1).result() == 2
 
 
 def test_the_users_folder_is_where_the_worker_stands(engine: LocalEngine, tmp_path: Path) -> None:
-    assert engine.submit(where, 0, 60).result() == (str(tmp_path), str(tmp_path))
+    assert engine.submit(where, 0).result() == (str(tmp_path), str(tmp_path))
 
 
 def test_what_a_worker_prints_goes_to_its_log(engine: LocalEngine, tmp_path: Path) -> None:
-    engine.submit(talk, 0, 60).result()
+    engine.submit(talk, 0).result()
     assert (tmp_path / "worker.log").read_text() == "from Python\nfrom below\n"
 
 
@@ -109,7 +112,7 @@ def test_a_script_needs_no_guard_around_what_it_runs(tmp_path: Path) -> None:
 
         print("once")
         engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]) / "worker.log")
-        print(engine.submit(double, 21, 60).result())
+        print(engine.submit(double, 21).result())
         engine.close()
         print(sys.modules["__main__"].__file__ == __file__)
     """))
@@ -130,8 +133,8 @@ def test_a_worker_ends_when_its_loop_is_killed(tmp_path: Path) -> None:
 
         if __name__ == "__main__":
             engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]) / "worker.log")
-            print(engine.submit(own_pid, 0, 60).result(), flush=True)
-            engine.submit(hang, 0, None)
+            print(engine.submit(own_pid, 0).result(), flush=True)
+            engine.submit(hang, 0)
             time.sleep(60)
     """)
     script = tmp_path / "loop.py"
