@@ -182,29 +182,35 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
     imagined = tensors.imagined(about["example"])
     _mark(imagined, about)
     given = tuple(imagined.values())
-    before = x86_quantizer.kernels()
+    made: list[int] = []
     with ExitStack() as stack:
         stack.enter_context(session.threads(target.threads))
         # For the whole process, as the threads are: torch asks for it before it looks at torch.compile's options, and
         # again where another number of samples is compiled.
         stack.enter_context(torch._inductor.config.patch(freezing=True))
         compiled: Any = torch.compile(model, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True)
+
+        def first_call(values: tuple[Any, ...]) -> float:
+            before = x86_quantizer.kernels()
+            seconds = _first_call(lambda: compiled(*values))
+            made.append(x86_quantizer.kernels() - before)
+            return seconds
+
         # oneDNN's packing of int8 weights is not known to inference mode.
         with torch.no_grad():
-            seconds = _first_call(lambda: compiled(*given))
+            seconds = first_call(given)
             if about["dynamic"]:
                 # torch makes one program of a single sample, and another of all other numbers.
                 others = {
                     name: item[:1] if len(item) > 1 else torch.cat([item, item]) for name, item in imagined.items()
                 }
                 _mark(others, about)
-                other = tuple(others.values())
-                seconds += _first_call(lambda: compiled(*other))
-        made = x86_quantizer.kernels() - before
-        if made < about["int8"]["kernels"]:
+                seconds += first_call(tuple(others.values()))
+        kernels, wanted = min(made), about["int8"]["kernels"]
+        if kernels < wanted:
             raise Refusal(
-                f"Inductor makes int8 kernels of {made} layers and leaves {about['int8']['kernels'] - made} in float, "
-                "behind integers that it turns into floats in each call",
+                f"Inductor makes int8 kernels of {kernels} layers and leaves {wanted - kernels} in float, behind "
+                "integers that it turns into floats in each call",
                 help="keep those layers in float, or the runtime onnxruntime",
             )
         return session.GraphSession(

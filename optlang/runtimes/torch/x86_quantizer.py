@@ -9,6 +9,7 @@ activations with a scale and zero point a tensor, symmetric int8 weights with a 
 from __future__ import annotations
 
 import importlib.util
+import math
 import operator
 import platform
 from collections.abc import Iterator, Mapping
@@ -30,8 +31,8 @@ QUANTIZER = "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
 """Importing it tells Inductor the patterns that become integer kernels: what compiles such a program needs it."""
 _KERNELS = ("qconv_weight_prepack_matcher_count", "qlinear_weight_prepack_matcher_count")
 _WAY_OUT = (
-    "Inductor has int8 for convolutions of images and rows and for linear layers whose weight is used once; name in "
-    "`only` what is all that you want"
+    "Inductor has int8 for convolutions of images and rows and for linear layers whose weight is used once, but for no "
+    "product of a single row with 16 inputs and outputs or fewer; name in `only` what is all that you want"
 )
 _LINEAR = "Inductor quantizes linear layers alone as values come; static takes convolutions too"
 
@@ -63,7 +64,8 @@ def quantized(
     In a Transformer products alone are quantized; elsewhere pooling and concatenation between them are too.
     `calibrator` "mse" is torch's HistogramObserver, which looks for the range with the least squared error. Activations
     lose a bit on processors without VNNI, whose kernels would overflow. Layers that share a weight, or are called more
-    than once, stay in float. Raises `Refusal` where no layer is left, or most weights stay in float.
+    than once, stay in float, as do those that Inductor computes without a kernel. Raises `Refusal` where no layer is
+    left, or most weights stay in float.
     """
     settings: Mapping[str, Any] = request.settings
     dynamic = request.technique == "dynamic"
@@ -94,12 +96,12 @@ def _quantizer(module: nn.Module, settings: Mapping[str, Any], dynamic: bool) ->
         """torchao's quantizer, which leaves alone what is not chosen: it takes names of modules by their prefixes."""
 
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-            takes, shared = _taken(model.graph, dynamic), _sharing(model)
+            takes, closed = _taken(model.graph, dynamic), _sharing(model) | _decomposed(model)
             for node in model.graph.nodes:
                 if node.target not in x86.quantizable_ops:
                     continue
                 layer = torch_export.layer_of(node)
-                open_to = node.target in takes and node not in shared
+                open_to = node.target in takes and node not in closed
                 if not (open_to and torch_export.chosen_layer(layer, module, settings)):
                     node.meta[x86.QUANT_ANNOTATION_KEY] = x86._X86InductorQuantizationAnnotation(_annotated=True)
             with _own_sources(model.graph):
@@ -131,6 +133,43 @@ def _sharing(graph_module: Any) -> set[Any]:
             weight = operator.attrgetter(str(node.args[1].target))(graph_module)
             users.setdefault((weight.data_ptr(), weight.shape), []).append(node)
     return {node for nodes in users.values() if len(nodes) > 1 for node in nodes}
+
+
+def _decomposed(graph_module: Any) -> set[Any]:
+    """The linear layers that Inductor turns into a multiplication and a sum, as of one row and few weights.
+
+    What would be left of their integers is turned into floats in each call. Inductor itself is asked, for one sample
+    where any number of them is open, since it makes a program of one.
+    """
+    import torch
+    from torch._inductor.decomposition import select_decomp_table
+
+    aten, table, found = torch.ops.aten, select_decomp_table(), set()
+    for node in graph_module.graph.nodes:
+        given = node.args[0].meta.get("val") if node.target in torch_export.LINEAR else None
+        if given is None or node.args[1].op != "get_attr":
+            continue
+        rows = _rows(graph_module.graph, given)
+        outputs, inputs = operator.attrgetter(str(node.args[1].target))(graph_module).shape
+        with given.fake_mode:
+            product = torch.empty(rows, inputs), torch.empty(inputs, outputs)
+            if len(node.args) > 2 and node.args[2] is not None:
+                made = table[aten.addmm.default](torch.empty(outputs), *product)
+            else:
+                made = table[aten.mm.default](*product)
+        if made is not NotImplemented:
+            found.add(node)
+    return found
+
+
+def _rows(graph: Any, given: Tensor) -> int:
+    """How many rows a linear layer takes of `given` for the least number of samples; 2 where that is open."""
+    rows: Any = math.prod(given.shape[:-1])
+    if isinstance(rows, int):
+        return rows
+    batch = next(iter(graph.find_nodes(op="placeholder"))).meta["val"].shape[0]
+    left = rows.node.expr.subs(batch.node.expr, 1) if not isinstance(batch, int) else rows.node.expr
+    return int(left) if left.is_Integer else 2
 
 
 @contextmanager

@@ -117,6 +117,27 @@ def test_settings_of_static_are_kept_to(images, tmp_path):
         build(asked(named("mlp"), "static", {**STATIC, "keep": ("nowhere",)}), images, tmp_path / "none")
 
 
+def test_layers_that_it_has_no_kernel_for_stay_in_float(images, tmp_path):
+    """Inductor computes the product of a single row with few weights as a multiplication and a sum."""
+    layers = torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.Linear(64, 16), torch.nn.Linear(16, 10)
+    small = ModelState("module", torch.nn.Sequential(*layers), Factory("small.py:small", {}))
+    eight = build(asked(small, "static", STATIC), images, tmp_path / "eight", batch=8)
+    assert eight.about["int8"] == {"weights": 1.0, "all": 1.0, "float": [], "kernels": 3}
+    # One program for any number of samples has another for a single one.
+    artifact = build(asked(small, "static", STATIC), images, tmp_path / "any", dynamic=True)
+    share = (64 * 64 + 64 * 16) / (64 * 64 + 64 * 16 + 16 * 10)
+    assert artifact.about["int8"] == {"weights": share, "all": share, "float": ["3"], "kernels": 2}
+    session = Inductor().open(artifact, TargetSpec("here"), {}, STUDY)
+    inputs = images.bind(small.model).arrays("validation", 100)[0]
+    with torch.no_grad():
+        wanted = small.model(*map(torch.from_numpy, inputs.values())).numpy()
+    for count in (1, 100):
+        given = {name: item[:count] for name, item in inputs.items()}
+        found = session.collect(session.run(session.prepare(given)))["output"]
+        numpy.testing.assert_allclose(found, wanted[:count], rtol=0, atol=0.05)
+    session.close()
+
+
 @pytest.mark.parametrize(("network", "technique", "settings", "reason"), [
     ("mlp", "static", {**STATIC, "calibrator": "entropy"}, "no observer for calibrator = entropy"),
     ("mlp", "static", {**STATIC, "bias_correction": True}, "bias_correction = false"),
