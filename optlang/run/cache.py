@@ -53,6 +53,14 @@ def model_key(workload: Workload, data: Dataset) -> str:
     )
 
 
+def workload_key(workload: Workload, data: Dataset) -> str:
+    """The key of the untrained model with its data, and of the objects of Python that compute the study's metrics."""
+    return key_of("workload", model_key(workload, data), [
+        [metric.name, metric.direction, _factory(metric.factory, workload.study)]
+        for metric in sorted(workload.metrics, key=lambda metric: metric.name)
+    ])
+
+
 def step_key(
     parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock, opened: JSON = None
 ) -> str:

@@ -19,6 +19,9 @@ from optlang.search.early import Verdict
 BASELINE = "baseline."
 """What the paths of the baseline's own steps begin with."""
 
+WORKLOAD = "workload"
+"""The note of a baseline that identifies the model, the data and the metrics that it was measured with."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepJob:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from optlang import interfaces
 from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, TargetSpec
 from optlang.plan.model import FloatDomain, Plan
-from optlang.run import test_data
+from optlang.run import test_data, warm_start
 from optlang.run.batch_dependence import depends
 from optlang.run.budget import Budget
 from optlang.run.busy import Busy
@@ -30,6 +30,7 @@ from optlang.run.refusals import known_refusals, refusal_note, refusal_of, refus
 from optlang.run.scratch import Scratch
 from optlang.run.stop import InterruptedRun, StopRequest
 from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
+from optlang.search.choose import chosen
 from optlang.search.sampler import Sampler
 from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
@@ -117,6 +118,8 @@ class Scheduler:
         if ladder or (ladder is None and plan.search.ladder):
             found = ablation_trials(plan, Space(plan, self._unavailable), self._unavailable)
             self._ladder = [trial for trial in found if history.has(trial) or self._allowed(trial)]
+        if ladder is not True and (sampler := chosen(plan).said) is not None:
+            self._watcher.message(f"the sampler is {sampler}")
         most = plan.search.most
         asked = 0 if ladder is True else None if most is None else max(most, history.searched)
         self._wanted = self._reachable(asked)
@@ -151,7 +154,8 @@ class Scheduler:
         sampler = Sampler(self._plan, self._space, self._history.known, hopeless)
         for item in hopeless:
             self._watcher.message(item.text)
-        for earlier in self._history.observations():
+        given = warm_start.observations(self._plan, self._store, self._run, self._watcher.message)
+        for earlier in (*given, *self._history.observations()):
             sampler.recall(earlier)
         most = self._plan.search.most
         while most is None or self._history.searched < most:

@@ -31,9 +31,9 @@ from optlang.measure.samples import Samples, kept
 from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
 from optlang.run import batch_dependence, open_axes, steps
-from optlang.run.cache import Clock, key_of
+from optlang.run.cache import Clock, key_of, workload_key
 from optlang.run.ending import Spent
-from optlang.run.job import FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
+from optlang.run.job import WORKLOAD, FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
 from optlang.workload.data.dataset import Dataset
@@ -172,6 +172,9 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
         target = target_job.target.name
         artifacts[target] = result.artifact
         notes |= {f"{target}.{name}" if several else name: value for name, value in result.notes.items()}
+    if all(target_job.baseline is None for target_job in job.targets):
+        # With the keys of its steps it says of a later run whether it has the same baseline.
+        notes[WORKLOAD] = workload_key(job.workload, context.data)
     return Result(tuple(runs), tuple(measured), artifacts, notes, spent=spent)
 
 

@@ -8,6 +8,7 @@ from random import Random
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.search import pareto
+from optlang.search.choose import chosen
 from optlang.search.hopeless import Hopeless, LeftOut
 from optlang.search.observation import Observation, SamplerBackend, Suggestion, count_of, seed_of, value_of
 from optlang.search.samplers.crossover import recombined
@@ -15,9 +16,6 @@ from optlang.space.recipe import Point, resolve
 from optlang.space.space import Exhausted, Space
 
 __all__ = ["Observation", "Sampler", "Suggestion"]
-
-AUTO_TPE_TRIALS = 1000
-"""`auto` is TPE up to so many trials; beyond, NSGA-II, whose cost a trial does not grow with their number."""
 
 RECOMBINED = 0.4
 """The share of TPE's draws, once it has started, that recombine two members of the front instead."""
@@ -43,7 +41,7 @@ class Sampler:
         self._left_out: list[Hopeless] = []
         self._feasible: dict[int, tuple[Point, tuple[float, ...]]] = {}
         self._told = 0
-        self._name = kind_of(plan)
+        self._name = chosen(plan).name
         self._startup = count_of(plan.search.sampler.settings, "startup", STARTUP)
         self._draws = self._made()
 
@@ -143,12 +141,3 @@ class Sampler:
 def _with(asked: Suggestion, refused: list[JSON]) -> Suggestion:
     """The suggestion, with the points that were refused before it and of which a later process must know."""
     return Suggestion(asked.point, {**asked.state, **({_REFUSED: refused} if refused else {})})
-
-
-def kind_of(plan: Plan) -> str:
-    """The sampler of a plan, `auto` decided."""
-    search = plan.search
-    if search.sampler.name != "auto":
-        return search.sampler.name
-    # What the time ends is not known to be long.
-    return "tpe" if search.most is None or search.most <= AUTO_TPE_TRIALS else "nsga2"

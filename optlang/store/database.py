@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql")
+SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
 """What brings a database forward: the first makes version 1, each further one the next version."""
 
-TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts", "curves")
+TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts", "curves", "warm_starts")
 # Rows with equal values in these columns are replaced.
 _KEYS = {
     "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
@@ -191,6 +191,7 @@ def changeable(connection: duckdb.DuckDBPyConnection, *, known_journal: bool) ->
             _keys(connection, "SELECT run, trial FROM trials"),
             _keys(connection, "SELECT run, trial FROM trials WHERE state <> 'running'"),
             _keys(connection, "SELECT DISTINCT run, trial, pass FROM measurements"),
+            {run for (run,) in _keys(connection, "SELECT DISTINCT run FROM warm_starts")},
         )
     return rows
 
@@ -221,6 +222,7 @@ def all_rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Row]]:
     order = {
         "steps": " ORDER BY run, trial, position", "measurements": " ORDER BY run, trial, pass",
         "curves": " ORDER BY run, trial, path, target, seconds, epoch",
+        "warm_starts": " ORDER BY run, position",
     }
     return {name: _dicts(connection, f"SELECT * FROM {name}{order.get(name, '')}") for name in TABLES}
 

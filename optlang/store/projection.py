@@ -38,6 +38,7 @@ class Seen:
     started: set[Key] = field(default_factory=set)
     ended: set[Key] = field(default_factory=set)
     passes: set[tuple[str, int, int]] = field(default_factory=set)
+    warm_starts: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Rows:
     curves: dict[Key, list[Row]] = field(default_factory=dict)
     judged: dict[Key, Row] = field(default_factory=dict)
     """New verdicts on trials whose rows are not here."""
+    warm_starts: dict[str, list[Row]] = field(default_factory=dict)
     first_started: dict[str, Any] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
 
@@ -62,6 +64,8 @@ class Rows:
         match event.get("event"):
             case "session":
                 self._session(event)
+            case "warm start":
+                self._warm_start(event)
             case "start":
                 self._start(event)
             case "end":
@@ -105,6 +109,18 @@ class Rows:
             "session": session, "run": run, "started": started, "finished": None, "why": None,
             **_taken(event, "machine", "versions", "git", "optlang"),
         }
+
+    def _warm_start(self, event: Mapping[str, Any]) -> None:
+        run = event["run"]
+        if run in self.seen.warm_starts or run in self.warm_starts:
+            return
+        self.warm_starts[run] = [
+            {
+                "run": run, "position": position,
+                **_taken(item, "from_run", "from_trial", "point", "objectives", "violations"),
+            }
+            for position, item in enumerate(event.get("taken") or ())
+        ]
 
     def _start(self, event: Mapping[str, Any]) -> None:
         key = (event["run"], event["trial"])

@@ -112,6 +112,9 @@ def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
         groups = by_key[name] = {}
         for row in tables[name]:
             groups.setdefault((row["run"], row["trial"]), []).append(row)
+    warm_starts: dict[str, list[Row]] = {}
+    for row in tables["warm_starts"]:
+        warm_starts.setdefault(row["run"], []).append(row)
     sessions = sorted(tables["sessions"], key=lambda row: row["started"] or "")
     trials: dict[str, list[Row]] = {}
     last = {row["run"]: row["session"] for row in sessions}
@@ -124,6 +127,8 @@ def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
             **run, **session, "event": "session", "title": studies[run["study"]]["title"],
             "file": studies[run["study"]]["file"],
         }
+        if session["run"] in warm_starts:
+            yield {"event": "warm start", "run": session["run"], "taken": warm_starts.pop(session["run"])}
         for trial in trials.get(session["session"], ()):
             yield from _trial_events(trial, by_key)
         if session["finished"] is not None:

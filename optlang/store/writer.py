@@ -84,6 +84,29 @@ class TrialRow:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """Where a session ran, and with which versions of the libraries."""
+
+    session: str
+    machine: Mapping[str, JSON]
+    versions: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmRow:
+    """A trial of an earlier run that a search was given: its point in this run's space, and what is known of it.
+
+    `objectives` are None where it failed.
+    """
+
+    from_run: str
+    from_trial: int
+    point: Mapping[str, JSON]
+    objectives: tuple[float, ...] | None
+    violations: tuple[float, ...]
+
+
 class Writer:
     """A database that a run writes to. One process at a time; close it, or use it in a `with` statement.
 
@@ -191,6 +214,22 @@ class Writer:
     def trials(self, run: str) -> list[TrialRow]:
         """The trials of a run so far, by number; those that a kill left behind are `failed`, "interrupted"."""
         return [self._trial(key) for key in sorted(key for key in self._rows.trials if key[0] == run)]
+
+    def session(self, run: str, trial: int) -> SessionRow | None:
+        """The session that a trial ran in; None where it is not known."""
+        row = self._rows.sessions.get(self._rows.trials[run, trial]["session"])
+        return None if row is None else SessionRow(row["session"], row["machine"] or {}, row["versions"] or {})
+
+    def warm_start(self, run: str) -> list[WarmRow] | None:
+        """What the run was given of earlier runs' trials, in its order; None where nothing was recorded of that."""
+        rows = self._rows.warm_starts.get(run)
+        return None if rows is None else [
+            WarmRow(
+                row["from_run"], row["from_trial"], row["point"],
+                None if row["objectives"] is None else tuple(row["objectives"]), tuple(row["violations"]),
+            )
+            for row in rows
+        ]
 
     def next_trial(self, run: str) -> int:
         """The number of the next trial: no number is used twice, not even an interrupted trial's."""

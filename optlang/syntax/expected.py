@@ -26,7 +26,9 @@ _UNITS = frozenset(["ns", "us", "ms", "s", "min", "h", "d", "B", "kB", "MB", "GB
 _WORDS = frozenset(["of", "is", "it", "if", "on", "an", "at", "to"])
 # Where a setting belongs that is written outside its section.
 _SETTINGS = {
-    "search": frozenset({"sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "stop_early", "workers"}),
+    "search": frozenset({
+        "sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "stop_early", "warm_start", "workers",
+    }),
     "measure": frozenset({"rounds", "processes"}),
     "target": frozenset({"device", "threads", "batch", "dynamic", "shape", "runtime"}),
 }

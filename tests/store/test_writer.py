@@ -393,15 +393,21 @@ def test_measurements_of_version_1_are_kept_and_have_no_baseline(
     assert query("SELECT value, baseline FROM measurements", [db]).rows == ((7.0, None),)
 
 
-def test_a_database_of_version_2_gets_a_table_of_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without(db: Path, version: int, *tables: str) -> None:
+    """Make the database one of an older version, which did not have these tables."""
+    connection = database.open_file(db)
+    for name in tables:
+        connection.execute(f"DROP TABLE {name}")
+    connection.execute("UPDATE optlang SET version = ?, views = NULL", [version])
+    connection.close()
+
+
+def test_a_database_of_version_2_gets_a_table_of_curves(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     curve = {"path": "a", "cached": True, "epochs": 2, "epoch": [1, 2], "loss": [0.5, 0.25], "value": [None, None],
              "seconds": [1.0, 2.0]}
-    with monkeypatch.context() as old:
-        old.setattr(database, "SCRIPTS", database.SCRIPTS[:2])
-        old.setattr(database, "TABLES", tuple(name for name in database.TABLES if name != "curves"))
-        old.setattr(database, "view_statements", lambda *_: [])
-        write(db, [session(), start("r1", 0), end("r1", 0)])
+    write(db, [session(), start("r1", 0), end("r1", 0)])
+    without(db, 2, "curves", "warm_starts")
     question = "SELECT trial, step, technique, epoch, epochs, loss, metric, value, seconds, cached FROM learning"
     assert query(question, [db]).rows == (), "a reader brings its copy forward"
     assert query("SELECT count(*) FROM trials", [db]).rows == ((1,),)
@@ -416,6 +422,31 @@ def test_a_database_of_version_2_gets_a_table_of_curves(tmp_path: Path, monkeypa
     db.unlink()
     write(db, [])
     assert query(question, [db]).rows == rows, "the journal that is made from the tables has the curves"
+
+
+def test_a_database_of_version_3_gets_a_table_of_warm_starts(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, [session(), start("r1", 0), end("r1", 0)])
+    without(db, 3, "warm_starts")
+    question = "SELECT run, position, from_run, from_trial, point ->> 'a', objectives, violations FROM warm_starts"
+    assert query(question, [db]).rows == (), "a reader brings its copy forward"
+    taken = [
+        {"from_run": "r0", "from_trial": number, "point": {"a": number}, "objectives": [0.5, number], "violations": []}
+        for number in (7, 3)
+    ]
+    event = {"event": "warm start", "run": "r1", "taken": taken}
+    write(db, [session(number=1), event, event])
+    rows = query(question, [db]).rows
+    assert [row[:5] for row in rows] == [("r1", 0, "r0", 7, "7"), ("r1", 1, "r0", 3, "3")], "once only"
+    journal_path(db).unlink()
+    with Writer(db) as store:
+        assert [(item.from_trial, item.objectives) for item in store.warm_start("r1") or ()] == [
+            (7, (0.5, 7)), (3, (0.5, 3))
+        ]
+        assert store.warm_start("r2") is None
+    db.unlink()
+    write(db, [])
+    assert query(question, [db]).rows == rows, "the journal that is made from the tables has them"
 
 
 def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ SEARCH = (
         name="stop_early", dimension="bool", domain=SetDomain(values=(False, True)), default=True,
         help="whether a trial ends before its training where size, macs, parameters or latency decide it already",
     ),
+    Param(
+        name="warm_start", dimension="bool", domain=SetDomain(values=(False, True)), default=False,
+        help="whether the sampler learns from the trials of earlier runs of this model, data, baseline and target",
+    ),
 )
 MEASURE = (
     _count("rounds", 1, 10_000, 5, "rounds while searching"),
@@ -63,7 +67,7 @@ SAMPLERS: dict[str, tuple[Param, ...]] = {
     "qmc": (),
 }
 ABOUT = {
-    "auto": "TPE up to 1,000 trials, beyond that NSGA-II",
+    "auto": "a grid where all points are tried anyway, else TPE, beyond 1,000 trials a genetic algorithm",
     "random": "uniform draws",
     "tpe": "models where good trials lie; draws knobs that come and go together as one",
     "nsga2": "a genetic algorithm that spreads the front by crowding distance; for many hundred trials",
@@ -83,7 +87,6 @@ GRID_POINTS = 10_000
 
 LATER = {
     "workers": "this version runs one trial after another",
-    "warm_start": "runs go on by themselves where they stopped",
 }
 
 # Every setting has a default, so that none is ever missing.

@@ -8,31 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
 from optlang.plan.domains import show_domain
 from optlang.plan.expressions import Value
 from optlang.plan.intervals import Interval
-from optlang.plan.model import Param, Plan, Rule, Sampler
+from optlang.plan.model import Param, Plan, Rule
 from optlang.plan.quantities import counted, in_seconds
 from optlang.plan.units import show
 from optlang.report.plan.words import KnobLine, StepLine, Words
+from optlang.search.choose import Counted, chosen
 from optlang.space.cost import TrialCost, trial_cost
 from optlang.space.trainings import Training
-
-
-class Counted(Protocol):
-    """How many points a space has (at most, unless `exact`), and the columns of its continuous knobs."""
-
-    @property
-    def points(self) -> int: ...
-
-    @property
-    def exact(self) -> bool: ...
-
-    @property
-    def continuous(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +84,7 @@ def describe(plan: Plan, size: Counted, ladder: LadderCost) -> Description:
         goals=tuple(f"{item.direction} {words.metric(item.metric)}" for item in plan.objectives),
         trial=_trial(plan),
         run=_run(plan, ladder, size),
-        search=_search(plan),
+        search=_search(plan, size),
         measure=_changed(MEASURE, plan.measure.model_dump()),
     )
 
@@ -163,12 +150,12 @@ def _span(span: Interval, noun: str) -> str:
     return f"{span.low:,.0f} to {counted(span.high, noun)}"
 
 
-def _search(plan: Plan) -> tuple[str, ...]:
-    sampler = plan.search.sampler
+def _search(plan: Plan, size: Counted) -> tuple[str, ...]:
+    sampler, auto = plan.search.sampler, chosen(plan, size).said
     settings = _changed(SAMPLERS[sampler.name], sampler.settings)
-    chosen = sampler.name + (f" {{ {'; '.join(settings)} }}" if settings else "")
+    named = sampler.name + (f" {{ {'; '.join(settings)} }}" if settings else "")
     changed = _changed(SEARCH, plan.search.model_dump(include={param.name for param in SEARCH}))
-    return (*([f"sampler = {chosen}"] if sampler != Sampler(name="auto") else []), *changed)
+    return (f"sampler = {named}" if auto is None else f"sampler = auto: {auto}", *changed)
 
 
 def _changed(params: Iterable[Param], values: Mapping[str, Value]) -> tuple[str, ...]:
