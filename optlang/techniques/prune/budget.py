@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from optlang.interfaces import Refusal
 from optlang.techniques.prune.cutter import Cut, Cutter, counted
+from optlang.techniques.prune.recurrent_units import recurrent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,20 @@ def largest_layer(module: nn.Module) -> str:
     return f"{name} ({sizes[name]} parameters)"
 
 
+def units_instead(cutter: Cutter) -> str:
+    """What removes more than channels can, where much is in the hidden units of recurrent layers."""
+    held = {
+        name or "the model": sum(item.numel() for item in layer.parameters())
+        for name, layer in recurrent(cutter.whole.model).items()
+    }
+    if sum(held.values()) < _MUCH * counted(cutter.whole.model)[0]:
+        return ""
+    most = max(held, key=lambda name: held[name])
+    return f"; or the step units before it, which removes hidden units, as those of {most}"
+
+
+# Recurrent layers with less than this share of the parameters are not what a budget fails on.
+_MUCH = 0.1
 # A budget is spent where less than this share of it is left over.
 _SPENT = 0.005
 
@@ -102,7 +117,7 @@ def smallest_cut(
         raise Refusal(
             f"{shown(limit)} cannot be reached by removing channels: ratio {MAX_RATIO:.0%} leaves {shown(best[2])}, "
             f"and the largest layer then is {largest_layer(best[0].module)}",
-            help="a larger share or time, a smaller round_to, or fewer layers in keep",
+            help=f"a larger share or time, a smaller round_to, or fewer layers in keep{units_instead(cutter)}",
         )
     low, high = 0, steps
     while high - low > 1:

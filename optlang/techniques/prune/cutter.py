@@ -127,10 +127,12 @@ class Cutter:
     def _open(self, found: Sequence[Group]) -> list[Group]:
         """Those of the groups whose channels may go; `left` has why the others stay."""
         self._kept |= {group.root for group in found if group.answers}
+        closed = left_alone((), self._settings["only"], [name for name, _ in self.whole.model.named_modules()])
         open_groups = []
         for group in found:
             untied = _untied(group, self._ties)
-            if group.answers or group.channels < 2:
+            # Tables follow other layers; where they alone give the channels, `only` has to name one.
+            if group.answers or group.channels < 2 or (closed.issuperset(group.giving) and group.tables):
                 continue
             if untied:
                 self.left[group.root] = untied
@@ -359,7 +361,7 @@ def _recurrent(module: nn.Module, settings: Mapping[str, Any]) -> dict[str, str]
 
 
 def counted(module: nn.Module) -> tuple[int, int]:
-    """Parameters, and output channels of convolutions and linear layers."""
+    """Parameters, and output channels of convolutions, linear layers and tables of embeddings."""
     from torch import nn
 
     parameters = sum(item.numel() for item in module.parameters())
@@ -369,6 +371,8 @@ def counted(module: nn.Module) -> tuple[int, int]:
             outputs += layer.out_features
         elif isinstance(layer, nn.modules.conv._ConvNd):
             outputs += layer.out_channels
+        elif isinstance(layer, nn.Embedding):
+            outputs += layer.embedding_dim
     return parameters, outputs
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Context, Refusal
@@ -51,8 +53,43 @@ def scoring(module: nn.Module, settings: Mapping[str, Any], context: Context) ->
         _scaled(module)
         return Scale
     if name == "lamp":
-        return lambda fresh: importance.LAMPImportance()
-    return lambda fresh: importance.GroupMagnitudeImportance(p=1 if name == "l1" else 2)
+        lamp = importance.LAMPImportance()
+        return lambda fresh: lambda group: lamp(scorable(group))
+    norm = importance.GroupMagnitudeImportance(p=1 if name == "l1" else 2)
+    return lambda fresh: lambda group: norm(scorable(group))
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An item of a group, as torch-pruning's scores take it."""
+
+    dep: Any
+    idxs: Sequence[int]
+    root_idxs: Sequence[int]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.dep, self.idxs))
+
+
+def scorable(group: Any) -> Any:
+    """A group whose channels tables of embeddings give, with these as the linear layers that they are of single words.
+
+    torch-pruning's scores pass tables by; other groups are left as they are.
+    """
+    from torch import nn
+    from torch_pruning.pruner import function
+
+    if not isinstance(group[0].dep.target.module, nn.Embedding):
+        return group
+    found = []
+    for item in group:
+        dependency, layer = item.dep, item.dep.target.module
+        if isinstance(layer, nn.Embedding) and dependency.pruning_fn == function.prune_embedding_out_channels:
+            linear = nn.Linear(layer.num_embeddings, layer.embedding_dim, bias=False, device="meta")
+            linear.weight = nn.Parameter(layer.weight.data.T, requires_grad=False)
+            dependency = SimpleNamespace(layer=linear, pruning_fn=function.prune_linear_out_channels)
+        found.append(_Item(dependency, item.idxs, item.root_idxs))
+    return found
 
 
 class Scale:
@@ -90,7 +127,7 @@ class _Summed:
 
     def __call__(self, group: Any) -> Any:
         with self._in_place_of_weights(group):
-            return self._sum(group)
+            return self._sum(scorable(group))
 
     @contextmanager
     def _in_place_of_weights(self, group: Any) -> Iterator[None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
-from optlang.techniques.prune.budget import MAX_RATIO, filled, largest_layer, measure_of
+from optlang.techniques.prune.budget import MAX_RATIO, filled, largest_layer, measure_of, units_instead
 from optlang.techniques.prune.cutter import Cut, Cutter, cutting
 from optlang.techniques.shared.labels import loss_against
 
@@ -188,7 +188,7 @@ class _Budget:
                 f"{self._share:.1%} of the {self._resource} cannot be reached by removing channels: {MAX_RATIO:.0%} of "
                 f"each layer's leave {best.reached:.1%}, and the largest layer then is "
                 f"{largest_layer(best.cut.module)}",
-                help="a larger share, a smaller round_to, or fewer layers in keep",
+                help=f"a larger share, a smaller round_to, or fewer layers in keep{units_instead(self._cutter)}",
             )
         while high - low > 1:
             middle = (low + high) // 2

@@ -57,8 +57,9 @@ class Group:
     """Channels that are coupled, by the layer that gives them.
 
     `blocks` is in how many blocks (of heads, of a grouped convolution or norm) as many must go from each; `answers`,
-    whether they are channels of the model's own answers; `giving` are the layers that lose outputs. `found` is the
-    group as torch-pruning has it, for scores.
+    whether they are channels of the model's own answers; `giving` are the layers that lose outputs, tables of
+    embeddings only where no other layer does, and `tables` all of those. `found` is the group as torch-pruning has it,
+    for scores.
     """
 
     root: str
@@ -66,6 +67,7 @@ class Group:
     blocks: int
     answers: bool
     giving: tuple[str, ...]
+    tables: tuple[str, ...]
     axes: tuple[Axis, ...]
     parts: tuple[Part, ...] = field(compare=False)
     found: Any = field(compare=False, repr=False)
@@ -267,7 +269,8 @@ def groups(graph: Graph, kept: Collection[str]) -> tuple[list[Group], dict[str, 
     left: dict[str, str] = {}
     for layer in graph.layers:
         name = graph.names.get(layer)
-        if name is None or not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) or layer in seen or name in kept:
+        kinds = nn.modules.conv._ConvNd | nn.Linear | nn.Embedding
+        if name is None or not isinstance(layer, kinds) or layer in seen or name in kept:
             continue
         if layer in graph.recurrent:
             continue
@@ -284,7 +287,7 @@ def groups(graph: Graph, kept: Collection[str]) -> tuple[list[Group], dict[str, 
             continue
         if made.channels == 1 < len(made.giving):
             continue  # one number that all channels of another layer are multiplied with: the group is theirs
-        seen |= {graph.model.get_submodule(item) for item in made.giving}
+        seen |= {graph.model.get_submodule(item) for item in (*made.giving, *made.tables)}
         if not made.losing.intersection(kept):
             found.append(made)
     for group in found:
@@ -308,14 +311,19 @@ def group_of(graph: Graph, name: str) -> Group:
     from torch import nn
 
     group = graph.full(graph.model.get_submodule(name))
-    giving = dict.fromkeys(
-        graph.names[item.dep.target.module] for item in group.items
+    layers = [
+        item.dep.target.module for item in group.items
         if graph.outward(item.dep.handler) and item.dep.target.module in graph.names
-        and isinstance(item.dep.target.module, nn.modules.conv._ConvNd | nn.Linear | nn.MultiheadAttention)
-    )
+    ]
+    kinds = nn.modules.conv._ConvNd | nn.Linear | nn.MultiheadAttention
+    giving = dict.fromkeys(graph.names[layer] for layer in layers if isinstance(layer, kinds))
+    tables = dict.fromkeys(graph.names[layer] for layer in layers if isinstance(layer, nn.Embedding))
     blocks, parts = _blocks(group), tuple(_parts(graph, group))
     axes = tuple(axis for part in parts for axis in _axes(graph.model, part))
-    return Group(name, len(group[0].idxs), blocks, _answered(graph, group), tuple(giving), axes, parts, group)
+    return Group(
+        name, len(group[0].idxs), blocks, _answered(graph, group), tuple(giving or tables), tuple(tables), axes, parts,
+        group,
+    )
 
 
 def moved(module: nn.Module, group: Group, tables: Mapping[str, Sequence[Sequence[int]]]) -> Group:

@@ -448,3 +448,79 @@ class TestRecurrentLayers:
             run(start("recurrent"), images)
         assert error.value.depends == "model"
         assert error.value.help.startswith("units removes hidden units")
+
+
+class Words(torch.nn.Module):
+    """Tables of embeddings that a recurrent layer takes, and a head."""
+
+    def __init__(self, kind, way, **about):
+        super().__init__()
+        self.words, self.places = torch.nn.Embedding(20, 24), torch.nn.Embedding(8, 24)
+        self.cell = kind(24, 16, batch_first=True, **about)
+        self.head, self.way = torch.nn.Linear(32 if about.get("bidirectional") else 16, 10), way
+
+    def forward(self, image):
+        rows = self.words((image[:, 0, 2] * 19).long().clamp(0, 19))
+        if self.way == "placed":
+            rows = rows + self.places(torch.arange(8))
+        if self.way == "packed":
+            lengths = torch.full((len(rows),), rows.shape[1])
+            rows = torch.nn.utils.rnn.pack_padded_sequence(rows, lengths, batch_first=True)
+        answer, _ = self.cell(rows)
+        if self.way == "packed":
+            answer, _ = torch.nn.utils.rnn.pad_packed_sequence(answer, batch_first=True)
+        return self.head(answer[:, -1])
+
+
+def worded(images, kind, way, both=False, **changed):
+    torch.manual_seed(0)
+    state = ModelState("module", Words(kind, way, bidirectional=both).eval(), Factory("unused:here"))
+    return state, run(state, images, **changed)
+
+
+class TestTables:
+    """The width of embeddings that a recurrent layer takes."""
+
+    @pytest.mark.parametrize(
+        ("kind", "way", "both"),
+        [("LSTM", "plain", False), ("LSTM", "packed", True), ("GRU", "placed", True), ("RNN", "plain", False)],
+    )
+    def test_it_is_cut_with_the_inputs_of_the_layer(self, images, kind, way, both):
+        state, result = worded(images, getattr(torch.nn, kind), way, both)
+        model = result.model
+        assert (model.words.embedding_dim, model.cell.input_size, model.cell.hidden_size) == (12, 12, 16)
+        assert model.places.embedding_dim == (12 if way == "placed" else 24)
+        assert result.notes["prune.removed_channels"] == pytest.approx((24 if way == "placed" else 12) / 58)
+        example = images.bind(state.model).example(4)
+        (cut,) = result.edits[-1].arguments["history"]
+        silent = copy.deepcopy(state.model)
+        with torch.no_grad():
+            for name, item in silent.named_parameters():
+                if name.startswith("cell.weight_ih_l0"):
+                    item[:, cut[2]] = 0
+            wanted = silent(**example)
+            assert torch.allclose(model(**example), wanted, atol=1e-6)
+        fresh = replay(copy.deepcopy(state.model), result.edits[-1].arguments, images.bind(state.model).example(2))
+        fresh.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            assert torch.equal(fresh(**example), model(**example))
+
+    def test_those_with_the_least_weights_go(self, images):
+        torch.manual_seed(0)
+        model = Words(torch.nn.LSTM, "plain").eval()
+        with torch.no_grad():
+            model.words.weight[:, ::2] *= 0.01
+        result = run(ModelState("module", model, Factory("unused:here")), images)
+        assert result.edits[-1].arguments["history"][0][2] == [*range(0, 24, 2)]
+
+    @pytest.mark.parametrize("importance", ["l1", "taylor", "fisher", "lamp", "random"])
+    def test_each_importance(self, images, importance):
+        _, result = worded(images, torch.nn.LSTM, "plain", importance=importance)
+        assert result.model.cell.input_size == 12
+
+    def test_only_and_keep(self, images):
+        for changed in ({"only": ("head",)}, {"keep": ("words",)}):
+            with pytest.raises(Refusal, match="nothing was removed"):
+                worded(images, torch.nn.LSTM, "plain", **changed)
+        _, result = worded(images, torch.nn.LSTM, "plain", only=("words",))
+        assert result.model.words.embedding_dim == 12

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from optlang.interfaces import Context, Refusal
 from optlang.techniques.prune.channels import channels
 from optlang.techniques.prune.channels_to_budget import channels_to_budget
-from tests.techniques.prune import test_channels
+from optlang.techniques.prune.units import units
+from tests.techniques.prune import test_channels, test_units
 from tests.techniques.states import STUDY, macs, start
 
 # Most of it is in hidden units, which stay.
@@ -103,3 +104,18 @@ class TestUntil:
     def test_nothing_to_take(self, images):
         with pytest.raises(Refusal, match=r"nothing was removed: not even ratio 0\.95"):
             until(start("mlp"), images, "macs", 0.5, keep=("*",))
+
+    def test_what_channels_cannot_reach_units_can(self, images):
+        state = start("lstm", width=32)
+        with pytest.raises(Refusal, match="30.0% of the parameters cannot be reached") as error:
+            until(state, images, "parameters", 0.3)
+        assert "the step units before it, which removes hidden units, as those of lstm" in str(error.value.help)
+        narrow = units(state, test_units.SETTINGS, Context(images, 1, Path(), STUDY))
+        assert size(narrow, "parameters") / size(state, "parameters") < 0.5
+        less = until(narrow, images, "parameters", 0.6)
+        assert size(less, "parameters") / size(state, "parameters") <= 0.3
+
+    def test_without_recurrent_layers_units_are_not_named(self, images):
+        with pytest.raises(Refusal, match="cannot be reached") as error:
+            until(start(), images, "parameters", 0.01, round_to=8)
+        assert "units" not in str(error.value.help)
