@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
 from optlang.techniques.shared.parametrizations import as_module, with_edit
-from optlang.workload.failures import refused
+from optlang.workload.failures import attempt, refused
 from optlang.workload.model.layers import replaced
 
 if TYPE_CHECKING:
@@ -24,12 +25,15 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
 
     Tools that capture graphs by layers take two uses for one. A layer under several names gets a copy a name; where one
     forward calls one name more than once, that forward is written again from its trace (torch.fx), the layers below it
-    left as they are. A forward that cannot be traced stays as it is. Layers with parameters are shared on purpose, and
-    stay so. Notes: `graph.untied`, how many copies were made, and `graph.left`, the layers whose forward cannot be
-    traced, with the reason. Raises `Refusal` where no such layer is shared, or none of these forwards can be traced.
+    left as they are. Where a forward cannot be traced, and below a layer with parameters that is used again, the copies
+    stand in place of the layer and take its calls in turn. Layers with parameters are shared on purpose, and stay so.
+    Note: `graph.untied`, how many copies were made. Raises `Refusal` where no such layer is shared, or where the
+    model's own code counts on its class.
     """
     import torch
+    from torch import nn
 
+    from optlang.techniques.graph.in_turn import InTurn
     from optlang.workload import imports
     from optlang.workload.model.call import call
 
@@ -43,47 +47,59 @@ def untie(state: ModelState, settings: Mapping[str, Any], context: Context) -> M
         raise Refusal(
             "no layer without parameters is used more than once: there is nothing to untie", depends="model"
         )
-    before = sum(1 for _ in module.modules())
+    with torch.no_grad():
+        for traced in (True, False):
+            made, arguments = _untied(copy.deepcopy(module), shared, example, traced)
+            found = attempt(lambda made=made: call(made, example))  # type: ignore[misc]
+            if not isinstance(found, Exception) and all(torch.equal(found[key], item) for key, item in wanted.items()):
+                before, after = (
+                    sum(not isinstance(layer, InTurn | nn.ModuleList) for layer in item.modules())
+                    for item in (module, made)
+                )
+                return with_edit(state, made, Edit(_REPLAY, arguments), {"graph.untied": after - before})
+    layer = next(iter(shared.values()))[0]
+    raise Refusal(
+        f"the model gives other answers with a copy of {layer} for each use: its code asks for that layer", help=_APART
+    )
+
+
+def _untied(
+    module: nn.Module, shared: Mapping[nn.Module, list[str]], example: Mapping[str, Tensor], traced: bool
+) -> tuple[nn.Module, dict[str, JSON]]:
+    """`module` with copies, and the arguments with which `replay` makes them; `traced`: where it can, from traces."""
+    from optlang.techniques.graph.in_turn import in_turn
+
     named = [name for names in shared.values() for name in names[1:]]
     _copied(module, named)
-    with torch.no_grad():
-        callers = list(dict.fromkeys(_callers(module, example)))
-    alone: dict[str, Refusal] = {}
-    for name in callers:
+    callers: list[str] = []
+    for name in dict.fromkeys(_callers(module, example)) if traced else ():
         try:
             module = _written(module, name)
-        except Refusal as error:
-            alone[name] = error
-    callers = [name for name in callers if name not in alone]
-    if alone and not named and not callers:
-        raise next(iter(alone.values()))
-    arguments: dict[str, JSON] = {"named": named, "callers": callers}
-    with torch.no_grad():
-        found = call(module, example)
-        left = [names[0] for names in _shared(module, example).values()]
-    if left and not alone:
-        raise Refusal(
-            f"{left[0]} is in a layer with parameters that is used again, and those are shared on purpose",
-            help="leave untie out for this model: what is below a shared layer has no copy for each use",
-        )
-    if any(not torch.equal(found[name], item) for name, item in wanted.items()):
-        raise Refusal("the forward that was written from its trace gives other answers: it chooses by values")
-    made = sum(1 for _ in module.modules()) - before
-    notes: dict[str, JSON] = {"graph.untied": made}
-    if alone:
-        notes["graph.left"] = {name or "the model": str(error) for name, error in alone.items()}
-    return with_edit(state, module, Edit(_REPLAY, arguments), notes)
+        except Refusal:
+            continue
+        callers.append(name)
+    times = Counter(layer for _, _, layer in _calls(module, example))
+    turns = {names[0]: times[layer] for layer, names in _shared(module, example).items()}
+    in_turn(module, turns)
+    return module, {"named": named, "callers": callers, **({"turns": {**turns}} if turns else {})}
 
 
 def replay(module: nn.Module, arguments: Mapping[str, Any], example: Mapping[str, Tensor]) -> nn.Module:
     """Make the same copies in `module`, a fresh model."""
+    from optlang.techniques.graph.in_turn import in_turn
+
     _copied(module, arguments["named"])
     for name in arguments["callers"]:
         module = _written(module, name)
+    in_turn(module, arguments.get("turns", {}))
     return module
 
 
 def _stateless(layer: nn.Module) -> bool:
+    from optlang.techniques.graph.in_turn import InTurn
+
+    if isinstance(layer, InTurn):
+        return False  # each use has a copy already
     return not any(True for _ in layer.parameters()) and not any(True for _ in layer.buffers())
 
 
@@ -115,9 +131,7 @@ def _calls(module: nn.Module, example: Mapping[str, Tensor]) -> list[tuple[nn.Mo
 
 def _shared(module: nn.Module, example: Mapping[str, Tensor]) -> dict[nn.Module, list[str]]:
     """The layers without parameters that are called more than once, with all their names."""
-    counts: dict[nn.Module, int] = {}
-    for _, _, layer in _calls(module, example):
-        counts[layer] = counts.get(layer, 0) + 1
+    counts = Counter(layer for _, _, layer in _calls(module, example))
     shared = {layer: list[str]() for layer, times in counts.items() if times > 1 and _stateless(layer)}
     for name, layer in module.named_modules(remove_duplicate=False):
         if layer in shared:
@@ -172,6 +186,8 @@ def _traced(layer: nn.Module, name: str) -> torch.fx.GraphModule:
     seen: dict[str, int] = {}
     copies: dict[str, nn.Module] = {}
     for node in graph.nodes:
+        # Which layer torch.fx saw it in: torch.export would go by that, not by the copy.
+        node.meta.pop("nn_module_stack", None)
         if node.op != "call_module" or not _stateless(layer.get_submodule(str(node.target))):
             continue
         target = str(node.target)

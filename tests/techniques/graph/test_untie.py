@@ -1,5 +1,6 @@
 """Untying: no layer without parameters is called twice afterwards, by torch.fx's own count, and no answer changes."""
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal
-from optlang.techniques.graph.untie import untie
+from optlang.techniques.graph.untie import replay, untie
 from optlang.workload.model.call import call
 from optlang.workload.model.make import make
 from optlang.workload.model.save import load, save
@@ -83,20 +84,75 @@ def test_parameters_that_are_shared_stay_shared(images):
     assert [times for target, times in uses(result.model).items() if "relu" in target] == [1, 1, 1]
 
 
-def test_what_cannot_be_traced(images):
-    class Choosing(Recurring):
+class Unpacking(Recurring):
+    """A value that has no value yet cannot be taken apart."""
+
+    def forward(self, image):
+        left, right = [*self.relu(self.first(image.flatten(1))).split(4, 1)]
+        return self.relu(torch.cat([right, left], 1))
+
+
+def stacks(module, example):
+    """How often torch.export sees each layer called, by its own count of where operators come from."""
+    found = Counter()
+    for node in torch.export.export(module, (), dict(example)).graph.nodes:
+        if node.op == "call_function" and "relu" in str(node.target):
+            found[next(reversed(node.meta["nn_module_stack"].values()))[0]] += 1
+    return found
+
+
+def test_a_capture_sees_each_copy(images):
+    state = given(Recurring())
+    example = images.bind(state.model).example(2)
+    assert max(stacks(state.model, example).values()) == 3
+    assert set(stacks(apply(state, images).model, example).values()) == {1}
+
+
+def test_what_cannot_be_traced_has_copies_that_take_its_calls_in_turn(images, tmp_path):
+    for module in (Unpacking(), Recurring(ask=True)):
+        state = given(module)
+        result = apply(state, images)
+        example = images.bind(state.model).example(2)
+        assert max(stacks(state.model, example).values()) > 1
+        assert set(stacks(result.model, example).values()) == {1}
+        assert set(stacks(result.model, example).values()) == {1}
+        assert torch.equal(answers(result, images), answers(state, images))
+        assert list(result.model.state_dict()) == list(state.model.state_dict())
+        assert result.model.relu.inplace is False
+        with pytest.raises(Refusal, match="nothing to untie"):
+            apply(result, images)
+        fresh = replay(copy.deepcopy(state.model), result.edits[-1].arguments, example)
+        assert [name for name, _ in fresh.named_modules()] == [name for name, _ in result.model.named_modules()]
+
+
+def test_below_a_layer_that_is_used_again(images):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.head = nn.Sequential(nn.Linear(64, 64), nn.ReLU()), nn.Linear(64, 10)
+
         def forward(self, image):
-            x = self.relu(self.first(image.flatten(1)))
-            return self.relu(x) if x.sum() > 0 else x
+            return self.head(self.block(self.block(image.flatten(1))))
 
-    with pytest.raises(Refusal, match="forward of the model cannot be traced"):
-        apply(given(Choosing()), images)
-    with pytest.raises(Refusal, match="something else in training"):
-        apply(given(Recurring(ask=True)), images)
+    state = given(Twice())
+    result = apply(state, images)
+    assert set(stacks(result.model, images.bind(state.model).example(2)).values()) == {1}
+    assert sum(isinstance(layer, nn.Linear) for layer in result.model.modules()) == 2
+    assert torch.equal(answers(result, images), answers(state, images))
 
 
-def test_one_forward_that_cannot_be_traced_stays_and_the_others_are_written(images):
-    class Choosing(nn.Module):
+def test_code_that_asks_for_the_class_of_a_layer(images):
+    class Asking(Unpacking):
+        def forward(self, image):
+            x = super().forward(image)
+            return x if isinstance(self.relu, nn.ReLU) else -x
+
+    with pytest.raises(Refusal, match="other answers with a copy of relu"):
+        apply(given(Asking()), images)
+
+
+def test_one_forward_that_cannot_be_traced_and_others_are_written(images):
+    class Asking(nn.Module):
         def __init__(self):
             super().__init__()
             self.relu = nn.ReLU()
@@ -105,10 +161,42 @@ def test_one_forward_that_cannot_be_traced_stays_and_the_others_are_written(imag
             x = self.relu(x)
             return self.relu(x) if x.sum() > 0 else x
 
-    net = nn.Sequential(Recurring(), Choosing(), nn.Linear(8, 10))
+    net = nn.Sequential(Recurring(), Asking(), nn.Linear(8, 10))
     result = apply(given(net), images)
     assert max(times for target, times in uses(result.model[0]).items() if "relu" in target) == 1
-    assert isinstance(result.model[1], Choosing)
-    assert list(result.notes["graph.left"]) == ["1"]
-    assert "cannot be traced" in result.notes["graph.left"]["1"]
+    assert isinstance(result.model[1], Asking)
+    assert len(result.model[1].relu.copies) == 2
+    assert result.notes["graph.untied"] == 3
     assert torch.equal(answers(result, images), answers(given(net), images))
+
+
+@pytest.mark.parametrize("kind", ["t5", "vit", "albert"])
+def test_models_of_hugging_face(images, torchvision, kind):
+    transformers = pytest.importorskip("transformers")
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            about = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+            if kind == "t5":
+                config = transformers.T5Config(vocab_size=20, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+                self.inner = transformers.T5EncoderModel(config)
+            elif kind == "vit":
+                config = transformers.ViTConfig(image_size=8, patch_size=4, num_channels=1, **about)
+                self.inner = transformers.ViTModel(config)
+            else:
+                self.inner = transformers.AlbertModel(transformers.AlbertConfig(vocab_size=20, embedding_size=8, **about))
+
+        def forward(self, image):
+            tokens = (image[:, 0, 2] * 19).long().clamp(0, 19)
+            return self.inner(image if kind == "vit" else tokens).last_hidden_state
+
+    torch.manual_seed(0)
+    state = given(Encoder())
+    result = apply(state, images)
+    assert result.notes["graph.untied"] > 0
+    assert torch.equal(answers(result, images), answers(state, images))
+    assert list(result.model.state_dict()) == list(state.model.state_dict())
+    with pytest.raises(Refusal, match="nothing to untie"):
+        apply(result, images)
+    torch.export.export(result.model, (), dict(images.bind(state.model).example(2)))
