@@ -185,7 +185,8 @@ def test_models_of_hugging_face(images, torchvision, kind):
                 config = transformers.ViTConfig(image_size=8, patch_size=4, num_channels=1, **about)
                 self.inner = transformers.ViTModel(config)
             else:
-                self.inner = transformers.AlbertModel(transformers.AlbertConfig(vocab_size=20, embedding_size=8, **about))
+                config = transformers.AlbertConfig(vocab_size=20, embedding_size=8, **about)
+                self.inner = transformers.AlbertModel(config)
 
         def forward(self, image):
             tokens = (image[:, 0, 2] * 19).long().clamp(0, 19)

@@ -107,7 +107,7 @@ class TestUntil:
 
     def test_what_channels_cannot_reach_units_can(self, images):
         state = start("lstm", width=32)
-        with pytest.raises(Refusal, match="30.0% of the parameters cannot be reached") as error:
+        with pytest.raises(Refusal, match=r"30\.0% of the parameters cannot be reached") as error:
             until(state, images, "parameters", 0.3)
         assert "the step units before it, which removes hidden units, as those of lstm" in str(error.value.help)
         narrow = units(state, test_units.SETTINGS, Context(images, 1, Path(), STUDY))
