@@ -3,8 +3,9 @@
 It holds the artifact's runtime and nothing else that is heavy, since what else is loaded slows small models down. It
 knows no study, no plan and no statistics: durations go back as they are. Commands are objects with `do`:
 
-- `open` (`calls`, `artifact`, `target`, `settings`, `study`, `cores`, `scratch`) → `imported`, `loaded`, `compiled`
-  (seconds; `compiled`, which `loaded` is without, is null where nothing is compiled)
+- `import` (`calls`, `study`, `cores`, `scratch`) → `imported` (seconds)
+- `open` (`artifact`, `target`, `settings`) → `loaded`, `compiled` (seconds; `compiled`, which `loaded` is without, is
+  null where nothing is compiled)
 - `warm` (`inputs`: .npz, `names`, `seconds`, `calls`) → `call` (seconds), `memory` (peak resident bytes, or null)
   (the load time, the memory and the durations are the session's own where it has `loaded`, `memory`, `durations`)
 - `round` (`seconds`, `calls`, `skip`) → `durations` (nanoseconds of each call that counts)
@@ -42,35 +43,40 @@ class _Bench:
     """One open artifact and the inputs that it is timed on."""
 
     def __init__(self) -> None:
+        self._runtime: Any = None
+        self._study = Path()
         self._session: Session | None = None
         self._artifact: Artifact | None = None
         self._batch = 1
         self._prepared: Any = None
         self._scratch: str | None = None
 
-    def open(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        study = Path(command["study"])
-        self._study = study
+    def imported(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        self._study = Path(command["study"])
         self._scratch = command.get("scratch")
         cores = command.get("cores")
         # Before the runtime is imported: some size their thread pools by the cores that they see then.
         if cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)
         start = time.perf_counter()
-        runtime = _found(command["calls"], study)()
-        for name in getattr(runtime, "imports", ()):
+        self._runtime = _found(command["calls"], self._study)()
+        for name in getattr(self._runtime, "imports", ()):
             importlib.import_module(name)
-        imported = time.perf_counter() - start
+        return {"imported": time.perf_counter() - start}
+
+    def open(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        if self._runtime is None:
+            raise OptlangError("there is no runtime: `import` comes first")
         self._artifact = _artifact(command["artifact"])
         target = TargetSpec(**command["target"])
         self._batch = self._artifact.fixed_batch or target.batch
         start = time.perf_counter()
-        self._session = runtime.open(self._artifact, target, command["settings"], study)
+        self._session = self._runtime.open(self._artifact, target, command["settings"], self._study)
         loaded = time.perf_counter() - start
         compiled = getattr(self._session, "compiled", None)
         if compiled is not None:
             loaded -= compiled
-        return {"imported": imported, "loaded": getattr(self._session, "loaded", loaded), "compiled": compiled}
+        return {"loaded": getattr(self._session, "loaded", loaded), "compiled": compiled}
 
     @property
     def session(self) -> Session:
@@ -266,8 +272,8 @@ def main() -> None:
     bench = _Bench()
     threading.Thread(target=_listen, args=(source, commands, bench), daemon=True).start()
     handlers = {
-        "open": bench.open, "warm": bench.warm, "round": bench.round, "outputs": bench.outputs,
-        "memory": bench.memory,
+        "import": bench.imported, "open": bench.open, "warm": bench.warm, "round": bench.round,
+        "outputs": bench.outputs, "memory": bench.memory,
     }
     while (line := commands.get()) is not None:
         command = json.loads(line)

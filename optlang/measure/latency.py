@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,8 @@ from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.chunks import Chunks
 from optlang.measure.lock import alone
-from optlang.measure.process import BareProcess, Deployment, ProcessDied, ProcessError
+from optlang.measure.process import BareProcess, Begun, Deployment, Environment, ProcessDied, ProcessError
+from optlang.workload.child_process import ChildDied, ChildTimeout
 
 _PERCENTILES = {"latency.p50": 50.0, "latency.p90": 90.0, "latency.p95": 95.0, "latency.p99": 99.0}
 
@@ -72,8 +73,29 @@ class Bench:
         self._lock = lock
         self.waiting: Callable[[bool], object] | None = None
         """Called where somebody else measures, see `lock.alone`."""
+        self._begun: Begun | None = None
         self._warmed: dict[str, tuple[BareProcess, dict[str, bytes]]] = {}
         """By target: a study with several has a baseline on each."""
+
+    def begin(self, environment: Environment) -> None:
+        """Start the next candidate's process, which imports its runtime while the candidate is still being made."""
+        begun = self._begun
+        if begun is None or not begun.child.alive or begun.environment != environment:
+            self._drop()
+            self._begun = Begun(environment)
+
+    def _taken(self, candidate: Deployment) -> Begun | None:
+        """The process that was begun for the candidate, once; None where there is none such."""
+        begun = self._begun
+        if begun is None or begun.environment != Environment.of(candidate):
+            return None
+        self._begun = None
+        return begun
+
+    def _drop(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
+            self._begun = None
 
     def measure(
         self, candidate: Deployment, baseline: Deployment | None, inputs: Arrays, effort: Repetitions, *,
@@ -94,7 +116,7 @@ class Bench:
             with alone(self._lock, self.waiting):
                 reference = None if baseline is None else self._warm(baseline, inputs, fresh=number > 0)
                 begin = time.perf_counter()
-                with BareProcess(candidate) as process:
+                with BareProcess(candidate, begun=self._taken(candidate)) as process:
                     process.warm(inputs, effort.seconds)
                     start += time.perf_counter() - begin
                     running = ([] if reference is None else [reference]) + [process]
@@ -136,7 +158,8 @@ class Bench:
         return process
 
     def close(self) -> None:
-        """End the baselines' processes."""
+        """End the baselines' processes, and the one that was begun."""
+        self._drop()
         while self._warmed:
             _, (process, _) = self._warmed.popitem()
             process.close()
@@ -174,13 +197,25 @@ def compare(
     assert len(timings) == len(members), "each member needs a name of its own"
     for _ in range(effort.processes):
         with alone(lock, waiting), contextlib.ExitStack() as open_:
-            running = [open_.enter_context(BareProcess(item)) for item in members]
+            # The runtimes are imported at the same time; what is loaded and timed is so alone.
+            begun = [open_.enter_context(Begun(Environment.of(item))) for item in members]
+            running = [open_.enter_context(process) for process in _opened(members, begun)]
             for process in running:
                 process.warm(inputs, effort.seconds)
             _take_turns(running, timings, effort)
     return {
         item.name: measurements(timings[item.name], timings[baseline.name], item.target.name, seed) for item in members
     }
+
+
+def _opened(members: Sequence[Deployment], begun: Sequence[Begun]) -> Iterator[BareProcess]:
+    """The members in their processes, one after the other, when all of these have imported their runtimes."""
+    for process in begun:
+        # What went wrong in it is raised where it is opened.
+        with contextlib.suppress(ChildDied, ChildTimeout):
+            process.wait()
+    for member, process in zip(members, begun, strict=True):
+        yield BareProcess(member, begun=process)
 
 
 def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Repetitions) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,8 +46,76 @@ class Deployment:
     study: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a process is started with: the runtime by its name and its object, the threads, the study's folder."""
+
+    runtime: str
+    calls: str
+    threads: int
+    study: Path
+
+    @classmethod
+    def of(cls, member: Deployment) -> Environment:
+        """That of a member."""
+        return cls(member.runtime, member.calls, member.target.threads, member.study)
+
+
+class Begun:
+    """A process that imports its runtime while the artifact that it is to run is still being made.
+
+    Raises OutsideError where the system starts no process; whatever goes wrong in it is raised by the `BareProcess`
+    that takes it.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.folder = Path(tempfile.mkdtemp(prefix="optlang-measure-"))
+        try:
+            self.child = _started(environment)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self._imported: dict[str, Any] | None = None
+        self._failed: ChildDied | ChildTimeout | None = None
+        try:
+            self.child.send({
+                "do": "import", "calls": environment.calls, "study": str(environment.study.resolve()),
+                "cores": cores(environment.threads), "scratch": str(self.folder),
+            })
+        except ChildDied as error:
+            self._failed = error
+
+    def wait(self, timeout: float = _OPEN_TIMEOUT) -> dict[str, Any]:
+        """What it answered when the runtime was imported; see `ChildProcess.ask`."""
+        if self._failed is not None:
+            raise self._failed
+        if self._imported is None:
+            try:
+                self._imported = self.child.answer(timeout)
+            except (ChildDied, ChildTimeout) as error:
+                self._failed = error
+                raise
+        return self._imported
+
+    def close(self) -> None:
+        """End the process, and remove its files."""
+        self.child.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Begun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class BareProcess:
     """One artifact, open in a process of its own that holds its runtime and nothing else.
+
+    `begun` is a process for such members, which is closed with this one; without it one is started.
 
     `load_time`, `compile_time` (None where the runtime compiles nothing) and `memory` (bytes, None where the system
     does not say) are known after `warm`. Every method raises
@@ -55,34 +123,29 @@ class BareProcess:
     model, and `ProcessError` for every other exception in it; after the first two it is closed.
     """
 
-    def __init__(self, member: Deployment, timeout: float = _OPEN_TIMEOUT) -> None:
+    def __init__(self, member: Deployment, timeout: float = _OPEN_TIMEOUT, begun: Begun | None = None) -> None:
         self.member = member
         self.load_time = 0.0
         self.compile_time: float | None = None
         self.import_time = 0.0
         self.memory: int | None = None
         self._call = 0.0
-        self._folder = Path(tempfile.mkdtemp(prefix="optlang-measure-"))
+        begun = begun or Begun(Environment.of(member))
+        assert begun.environment == Environment.of(member), "it was begun for something else"
+        self._folder, self._child = begun.folder, begun.child
         try:
-            self._child = _started(member)
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
-        try:
+            self.import_time = self._answered("import", lambda: begun.wait(timeout), timeout)["imported"]
             opened = self._ask(
                 {
-                    "do": "open", "calls": member.calls, "artifact": _plain(member.artifact),
-                    "target": asdict(member.target), "settings": dict(member.settings),
-                    "study": str(member.study.resolve()), "cores": cores(member.target.threads),
-                    "scratch": str(self._folder),
+                    "do": "open", "artifact": _plain(member.artifact), "target": asdict(member.target),
+                    "settings": dict(member.settings),
                 },
                 timeout,
             )
         except BaseException:
             self.close()
             raise
-        self.load_time, self.import_time = opened["loaded"], opened["imported"]
-        self.compile_time = opened["compiled"]
+        self.load_time, self.compile_time = opened["loaded"], opened["compiled"]
 
     @property
     def pid(self) -> int:
@@ -95,9 +158,11 @@ class BareProcess:
         return self._child.alive
 
     def _ask(self, command: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        doing = str(command["do"])
+        return self._answered(str(command["do"]), lambda: self._child.ask(command, timeout), timeout)
+
+    def _answered(self, doing: str, ask: Callable[[], dict[str, Any]], timeout: float) -> dict[str, Any]:
         try:
-            answer = self._child.ask(command, timeout)
+            answer = ask()
         except ChildDied as error:
             raise self._died(error, doing) from None
         except ChildTimeout:
@@ -210,15 +275,15 @@ class BareProcess:
         self.close()
 
 
-def _started(member: Deployment) -> ChildProcess:
+def _started(environment: Environment) -> ChildProcess:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     try:
         return ChildProcess(
-            "optlang.measure.child", folder=member.study,
-            environment=dict.fromkeys(names, str(member.target.threads)),
+            "optlang.measure.child", folder=environment.study,
+            environment=dict.fromkeys(names, str(environment.threads)),
         )
     except OSError as error:
-        raise OutsideError(f"no process could be started to measure {member.runtime}: {error}") from error
+        raise OutsideError(f"no process could be started to measure {environment.runtime}: {error}") from error
 
 
 def _plain(artifact: Artifact) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.chunks import Chunks, Rows, taken
 from optlang.measure.lock import machine_lock
-from optlang.measure.process import BareProcess, Deployment
+from optlang.measure.process import BareProcess, Deployment, Environment
 from optlang.measure.samples import Samples, kept
 from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
@@ -193,6 +193,9 @@ def _on_target(
 ) -> OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
     runtime: Runtime = imports.find(target_job.runtime.calls, job.workload.study)()
+    if unrunnable(runtime) is None:
+        used = target_job.runtime
+        context.bench.begin(Environment(used.name, used.calls, target_job.target.threads, job.workload.study))
     stepped, made = built(job, target_job, runtime, context, report, runs)
     missing = unrunnable(runtime)
     if missing is not None:

@@ -115,6 +115,10 @@ class ChildProcess:
         Raises `ChildDied` where the process ends, and `ChildTimeout`; after both it is closed.
         """
         self.send(request)
+        return self.answer(timeout)
+
+    def answer(self, timeout: float) -> dict[str, Any]:
+        """The answer to the oldest request that has none yet; see `ask`."""
         try:
             line = self._answers.get(timeout=timeout)
         except queue.Empty:

@@ -10,7 +10,7 @@ import pytest
 from optlang.measure import latency
 from optlang.measure.chunks import all_of, chunked
 from optlang.measure.latency import Bench, Repetitions, Timings, compare, measurements
-from optlang.measure.process import ProcessDied, ProcessError
+from optlang.measure.process import Environment, ProcessDied, ProcessError
 
 EFFORT = Repetitions(rounds=3, processes=1, seconds=0.0, calls=4)
 
@@ -29,6 +29,24 @@ def timings(scale, batch=1, processes=2, rounds=4, noise=0.0, seed=0):
 
 def by_name(found):
     return {item.metric: item for item in found}
+
+
+def test_the_process_that_was_begun_runs_the_next_candidate_and_no_other(tmp_path, member_of, inputs):
+    candidate, folder = member_of(name="candidate"), tmp_path / "answers"
+    with Bench(tmp_path / "lock") as bench:
+        bench.begin(Environment.of(candidate))
+        first = bench._begun.child.pid
+        bench.begin(Environment.of(candidate))
+        assert bench._begun.child.pid == first, "it is there already"
+        one = {"x": inputs["x"][:1]}
+        found = bench.measure(candidate, None, one, EFFORT, answer=chunked(tmp_path / "x", inputs), folder=folder)
+        assert (all_of(found.answers.outputs)["pid"] == first).all()
+        # With other threads it is another process's work.
+        bench.begin(replace(Environment.of(candidate), threads=2))
+        left = bench._begun.child
+        bench.measure(candidate, None, one, EFFORT)
+        assert left.alive
+    assert not left.alive
 
 
 def test_figures_of_a_round_are_numpys():

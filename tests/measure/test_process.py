@@ -11,7 +11,7 @@ import numpy
 import pytest
 
 from optlang.interfaces import Refusal
-from optlang.measure.process import BareProcess, ProcessDied, ProcessError, ProcessTimeout, cores
+from optlang.measure.process import BareProcess, Begun, Environment, ProcessDied, ProcessError, ProcessTimeout, cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +44,29 @@ def test_outputs_come_in_batches_of_any_size_under_their_names(member_of, inputs
 def test_fixed_batch_is_filled_up_and_cut_off(member_of, inputs):
     with BareProcess(member_of(about={"batch": 3})) as process:
         assert (process.outputs(inputs)["file"] == inputs["x"] * 2).all()
+
+
+def test_a_process_that_was_begun_before_is_the_one_that_runs_it(member_of, inputs):
+    member = member_of()
+    begun = Begun(Environment.of(member))
+    with BareProcess(member, begun=begun) as process:
+        assert process.pid == begun.child.pid
+        assert (process.outputs(inputs)["pid"] == process.pid).all()
+        assert process.import_time > 0
+    assert gone(begun.child.pid)
+    assert not begun.folder.exists()
+
+
+def test_what_goes_wrong_before_it_is_taken_is_raised_where_it_is_taken(member_of):
+    member = member_of()
+    with Begun(Environment.of(member)) as begun:
+        os.kill(begun.child.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(ProcessDied, match=r"it in plain was ended by signal 9 \(SIGKILL\) during `import`"):
+                BareProcess(member, begun=begun)
+    (member.study / "mine.py").write_text("import nowhere_to_be_found")
+    with Begun(Environment.of(member)) as begun, pytest.raises(ProcessError, match="nowhere_to_be_found"):
+        BareProcess(member, begun=begun)
 
 
 def test_rounds_are_as_long_as_asked(member_of, inputs):
