@@ -6,18 +6,20 @@ the file, the rest are calls of ExecuTorch's own operators, and all memory is pl
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import JSON, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import JSON, Artifact, ModelState, QuantWants, Refusal, Request, Session, TargetSpec
 from optlang.runtimes.executorch.session import NAME, ExecuTorchSession, method_of
 from optlang.workload import failures
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from optlang.runtimes.executorch.operators import Operators
     from optlang.workload.data.dataset import Dataset
 
 # XNNPACK's integers round in other places than the operators that stand for them do.
@@ -51,11 +53,11 @@ class ExecuTorch:
     ) -> Artifact:
         """Capture, quantize where that was asked for, lower and write the model; its answers are compared.
 
-        Those of a float model with the module's, those of an int8 one with what its quantized graph gives in torch.
+        Those of a float model with the module's, those of an int8 one with what its quantized graph gives in torch, as
+        a whole or operator by operator; a layer whose kernel gives other values stays in float.
         Raises `Refusal` for other forms and devices, for what torch.export cannot capture, for settings that XNNPACK's
         quantizer has not, and where int8 leaves most weights in float or does not make the file smaller.
         """
-        from optlang.runtimes.executorch import quantize
         from optlang.runtimes.shared import pt2e
         from optlang.runtimes.shared.artifact_files import arrays_described, described
         from optlang.runtimes.shared.torch_module import module_of
@@ -69,23 +71,16 @@ class ExecuTorch:
         about: dict[str, JSON] = {}
         example = data.example(target.batch)
         with tracing.first_call(module, example, study, torch_export.quiet()) as wanted:
-            # Memory is planned for the largest sizes.
-            axes: Any = {"axes": data.axes, "bounded": True}
-            program = torch_export.program(module, example, "ExecuTorch", **axes)
-            right, share = module, tracing.tolerance(module, example)
+            program = torch_export.program(module, example, "ExecuTorch", axes=data.axes, bounded=True)
+            others = [(proof.inputs, proof.sizes) for proof in tracing.proofs(module, data)[1:]]
+            prove = functools.partial(_prove, folder / NAME, example, others, tuple(wanted))
             if state.requests:
-                graph, about["int8"] = quantize.quantized(program, module, example, state.requests[0], data)
-                lowered = _lowered(torch_export.again(graph, example, "ExecuTorch", **axes))
-                _check_smaller(lowered, program)
-                right, share = graph, _ROUNDED
+                made = _in_integers(program, module, example, state.requests[0], data, folder / NAME, prove)
+                lowered, least, about["int8"] = made
             else:
                 lowered = _lowered(program)
-            (folder / NAME).write_bytes(lowered.buffer)
-            least = _prove(folder / NAME, example, right, tuple(wanted), share)
-            for proof in tracing.proofs(module, data)[1:]:
-                given = {name: item[: target.batch] for name, item in proof.inputs.items()}
-                if len(given[data.input_names[0]]) == target.batch or least == 1:
-                    _prove(folder / NAME, given, right, tuple(wanted), share, f"with {proof.sizes} ")
+                (folder / NAME).write_bytes(lowered.buffer)
+                least = prove(module, tracing.tolerance(module, example))
         int8: Any = about.get("int8")
         about |= {
             "stored": dtypes.stored(module) if int8 is None else quantized_share.stored(int8["all"]),
@@ -113,7 +108,6 @@ def _lowered(program: Any) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-
     with failures.refused("ExecuTorch cannot lower the model", help="use the runtime onnxruntime"):
         return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
 
@@ -128,26 +122,87 @@ def _check_smaller(lowered: Any, program: Any) -> None:
         refuse_larger("int8", size, len(_lowered(program).buffer))
 
 
+def _in_integers(
+    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Dataset, path: Path,
+    prove: Callable[..., int],
+) -> tuple[Any, int, dict[str, Any]]:
+    """What was written to `path`, the least number of samples that it takes, and what became of the weights.
+
+    A layer whose kernel gives other values than the graph is left in float, which `wrong` of the last says.
+    """
+    from optlang.runtimes.executorch import operators, quantize
+    from optlang.workload.export import torch_export
+
+    def lower(graph: nn.Module) -> Any:
+        # Memory is planned for the largest sizes.
+        return _lowered(torch_export.again(graph, example, "ExecuTorch", axes=data.axes, bounded=True))
+
+    left: dict[str, str] = {}
+    while True:
+        graph, about = quantize.quantized(program, module, example, request, data, left)
+        lowered = lower(graph)
+        path.write_bytes(lowered.buffer)
+        try:
+            least = prove(graph, _ROUNDED, operators.Operators(graph, lower))
+        except operators.WrongOperators as error:
+            found = {item.layer: str(item) for item in error.operators}
+            if not found.keys() - left.keys():
+                raise Refusal(
+                    f"ExecuTorch gives other values than torch for {', '.join(found.values())}, in float too",
+                    help="use the runtime onnxruntime",
+                ) from error
+            left |= found
+        else:
+            _check_smaller(lowered, program)
+            return lowered, least, about | ({"wrong": list(left.values())} if left else {})
+
+
 def _prove(
-    path: Path, example: Mapping[str, Tensor], right: nn.Module, outputs: tuple[str, ...], share: float, sizes: str = ""
+    path: Path, example: Mapping[str, Tensor], others: Sequence[tuple[Mapping[str, Tensor], str]],
+    outputs: tuple[str, ...], right: nn.Module, share: float, operators: Operators | None = None,
 ) -> int:
-    """Compare the file's answers with those of `right`, the module or its graph, to all samples of `example` and to
-    the first; the least number of samples that the file takes."""
+    """Compare the file's answers with those of `right`, the module or its graph; the least number of samples it takes.
+
+    To `example`, and to the `others`, whose sizes are there in words. Where answers differ by more than `share`, the
+    file's `operators` decide.
+    """
+    method = method_of(path)
+    compare = functools.partial(_compare, method, outputs, right, share, operators)
+    least = compare(example)
+    batch = len(next(iter(example.values())))
+    for inputs, sizes in others:
+        given = {name: item[:batch] for name, item in inputs.items()}
+        if least == 1 or len(next(iter(given.values()))) == batch:
+            compare(given, f"with {sizes} ")
+    return least
+
+
+def _compare(
+    method: Any, outputs: tuple[str, ...], right: nn.Module, share: float, operators: Operators | None,
+    inputs: Mapping[str, Tensor], sizes: str = "",
+) -> int:
+    """The same for all samples of `inputs` and the first."""
     from optlang.workload.data.tensors import array
     from optlang.workload.export import tracing
 
-    method = method_of(path)
-    most = len(next(iter(example.values())))
+    most = len(next(iter(inputs.values())))
     for count in dict.fromkeys((most, 1)):
-        given = {name: item[:count].contiguous() for name, item in example.items()}
+        given = {name: item[:count].contiguous() for name, item in inputs.items()}
         try:
             answers = [array(item) for item in method.execute(tuple(given.values()))]
         except RuntimeError as error:
             if count < most:
                 return most
             raise Refusal(f"{sizes}ExecuTorch does not run the model: {failures.message_of(error)}") from error
-        wanted = tracing.answers_of(right, given).values()
-        tracing.agree(dict(zip(outputs, wanted, strict=True)), answers, f"{sizes}the lowered model", share)
+        wanted = dict(zip(outputs, tracing.answers_of(right, given).values(), strict=True))
+        try:
+            tracing.agree(wanted, answers, f"{sizes}the lowered model", share)
+        except Refusal:
+            if operators is None or any(
+                item.shape != other.shape for item, other in zip(answers, wanted.values(), strict=True)
+            ):
+                raise
+            operators.check(given, answers)
     return 1
 
 

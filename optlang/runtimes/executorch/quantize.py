@@ -7,11 +7,12 @@ CVPR 2018, is the scheme).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import Request
 from optlang.runtimes.shared import pt2e
+from optlang.workload import process_state
 from optlang.workload.export import torch_export
 
 if TYPE_CHECKING:
@@ -26,21 +27,25 @@ _STATIC = "XNNPACK has int8 for convolutions and linear layers; name in `only` w
 
 
 def quantized(
-    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Dataset
+    program: Any, module: nn.Module, example: Mapping[str, Tensor], request: Request, data: Dataset,
+    left: Collection[str] = (),
 ) -> tuple[torch.fx.GraphModule, dict[str, Any]]:
     """The graph of `program` in int8, and what became of its weights: their share in int8, layers that stay in float.
 
     Weights are symmetric, by output channel unless `granularity` is "tensor"; activations have a scale and zero point
-    a tensor. In a Transformer products alone are quantized. `calibrator` "mse" is torch's HistogramObserver, which
-    looks for the range with the least squared error. Raises `Refusal` where no layer is left or most weights stay in
-    float.
+    a tensor. In a Transformer products alone are quantized. Layers in `left` stay in float. `calibrator` "mse" is
+    torch's HistogramObserver, which looks for the range with the least squared error. Raises `Refusal` where no layer
+    is left or most weights stay in float.
     """
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer_utils
+
     settings: Mapping[str, Any] = request.settings
     dynamic = request.technique == "dynamic"
     graph_module = program.module()
     _keep_whole_numbers(graph_module)
-    quantizer = _quantizer(graph_module, module, settings, dynamic)
-    converted, found = pt2e.quantized(graph_module, quantizer, module, request, example, data)
+    quantizer = _quantizer(graph_module, module, settings, dynamic, left)
+    with process_state.attributes(xnnpack_quantizer_utils, is_relu_node=_clamps):
+        converted, found = pt2e.quantized(graph_module, quantizer, module, request, example, data)
     way_out, without = _STATIC, ["recurrent"]
     if dynamic and any(item.kind == "convolution" and not item.quantized for item in found):
         way_out = _LINEAR if settings["operators"] == "linear" else _GROUPS
@@ -48,7 +53,23 @@ def quantized(
     return converted, torch_export.mostly(found, module, settings, "int8", way_out, without)
 
 
-def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any], dynamic: bool) -> Any:
+def _clamps(node: Any) -> bool:
+    """Whether XNNPACK clamps to its bounds in the kernel before it: a ReLU, and a ReLU6 behind a layer with weights.
+
+    Its quantizer knows the first alone, and rounds what is before the other in the range that has not been clamped.
+    """
+    from optlang.runtimes.executorch.operators import CLAMPS
+
+    if node.op != "call_function":
+        return False
+    if node.target in CLAMPS:
+        return node.args[0].target in (*torch_export.LINEAR, *torch_export.CONVOLUTIONS)
+    return str(node.target) in ("aten.relu.default", "aten.relu_.default")
+
+
+def _quantizer(
+    graph_module: Any, module: nn.Module, settings: Mapping[str, Any], dynamic: bool, left: Collection[str]
+) -> Any:
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
 
     config = _config(settings, dynamic)
@@ -71,7 +92,9 @@ def _quantizer(graph_module: Any, module: nn.Module, settings: Mapping[str, Any]
         if node.op != "call_function":
             return True
         layer = torch_export.layer_of(node)
-        return torch_export.chosen_layer(layer, module, settings) and not (dynamic and _grouped(node))
+        if layer in left or (dynamic and _grouped(node)):
+            return False
+        return torch_export.chosen_layer(layer, module, settings)
 
     quantizer.set_filter_function(open_to)
     return quantizer

@@ -40,9 +40,10 @@ class ExecuTorchSession:
         del self._execute, self._method
 
 
-def method_of(path: Path) -> Any:
+def method_of(source: Path | bytes) -> Any:
+    """The method `forward` of a file, or of its content, which must live as long as the method: it is read in place."""
     from executorch.runtime import Runtime, Verification
 
     runtime = Runtime.get()
-    program = runtime.load_program(path, verification=Verification.Minimal)
+    program = runtime.load_program(source, verification=Verification.Minimal)
     return program.load_method("forward")

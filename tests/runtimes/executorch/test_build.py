@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from optlang.interfaces import Context, Factory, ModelState, OptlangError, Refusal, Request, TargetSpec
-from optlang.runtimes.executorch.build import ExecuTorch
+from optlang.runtimes.executorch import quantize
+from optlang.runtimes.executorch.build import ExecuTorch, _lowered
+from optlang.runtimes.executorch.operators import Operators
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
+from optlang.workload.export import torch_export
 from optlang.workload.model.make import make
 
 STUDY = Path(__file__).parents[2] / "fixtures" / "models"
@@ -96,6 +99,82 @@ def test_dynamic_takes_convolutions_where_they_hold_the_weights(trained, images,
         inputs = images.arrays("validation", 100)[0]
         wanted = trained.model(torch.from_numpy(inputs["input"])).numpy()
     assert (answered(dynamic, images, 100).argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.97
+
+
+class Shaky(torch.nn.Module):
+    """A net that is far off where one value between its layers is a step off."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.wide = torch.nn.Conv2d(1, 64, 3, padding=1)
+        self.narrow = torch.nn.Conv2d(64, 32, 3, padding=1)
+
+    def forward(self, image):
+        return torch.sin(self.narrow(torch.nn.functional.relu6(self.wide(image))) / 1e-3)
+
+
+def shaky():
+    return ModelState("module", Shaky(), Factory("shaky.py:shaky", {}))
+
+
+@pytest.mark.parametrize(("technique", "settings"), [
+    ("static", STATIC), ("dynamic", {**DYNAMIC, "operators": "all"}),
+])
+def test_a_net_that_answers_to_each_rounding_is_compared_by_its_operators(
+    technique, settings, images, tmp_path, monkeypatch
+):
+    asked_for = []
+    check = Operators.check
+    monkeypatch.setattr(Operators, "check", lambda self, *given: asked_for.append(check(self, *given)))
+    artifact = build(asked(shaky(), technique, settings), images, tmp_path / "int8", batch=8)
+    assert asked_for
+    assert artifact.about["int8"]["weights"] > 0.9
+    assert "wrong" not in artifact.about["int8"]
+
+
+@pytest.mark.parametrize(("technique", "settings"), [
+    ("static", STATIC), ("dynamic", {**DYNAMIC, "operators": "all"}),
+])
+def test_a_layer_with_a_wrong_kernel_stays_in_float_and_is_named(technique, settings, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("optlang.runtimes.executorch.build._lowered", miscompiled)
+    torch.manual_seed(0)
+    layers = (
+        torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3), torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3), torch.nn.Flatten(), torch.nn.Linear(128, 10),
+    )
+    state = ModelState("module", torch.nn.Sequential(*layers), Factory("layers.py:layers", {}))
+    artifact = build(asked(state, technique, settings), images, tmp_path / "int8", batch=8)
+    about = artifact.about["int8"]
+    (wrong,) = about["wrong"]
+    assert wrong.startswith("2 (conv2d, off by ")
+    assert "2" in about["float"]
+    inputs = images.arrays("validation", 40)[0]
+    with torch.no_grad():
+        wanted = state.model(torch.from_numpy(inputs["input"])).numpy()
+    numpy.testing.assert_allclose(answered(artifact, images, 40), wanted, rtol=0, atol=0.1 * numpy.abs(wanted).max())
+
+
+def miscompiled(program):
+    """What a wrong kernel of the second convolution in integers would compute."""
+    for name, item in program.state_dict.items():
+        if item.dtype is torch.int8 and item.shape == (16, 16, 3, 3):
+            program.state_dict[name] = item.flip(0)
+    return _lowered(program)
+
+
+def test_a_clamp_behind_a_layer_is_part_of_its_kernel(images, tmp_path):
+    state = shaky()
+    bound = images.bind(state.model)
+    example = bound.example(8)
+    program = torch_export.program(state.model.eval(), example, "ExecuTorch")
+    graph, _ = quantize.quantized(program, state.model, example, Request("static", STATIC), bound)
+    (clamp,) = (node for node in graph.graph.nodes if "relu6" in str(node.target))
+    assert clamp.args[0].target is torch.ops.aten.conv2d.default
+    (rounded,) = clamp.users
+    scale, zero, low, high = rounded.args[1:5]
+    assert (low - zero) * scale == 0
+    assert (high - zero) * scale <= 6.001
 
 
 def test_settings_of_static_are_kept_to(images, tmp_path):
