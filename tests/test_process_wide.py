@@ -32,7 +32,7 @@ CHILD = "the start of a measuring process, which holds one runtime and is ours"
 RESTORED = "restored at the end of the block"
 ALLOWED = {
     "cli/app.py:command": "the command's own end: nobody reads its output any more",
-    "measure/child.py:_Bench.open": CHILD,
+    "measure/child.py:_Bench.imported": CHILD,
     "measure/child.py:_Bench.warm": CHILD,
     "measure/child.py:_Bench.round": CHILD,
     "measure/child.py:main": CHILD,
