@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from optlang.interfaces import Refusal
-from optlang.techniques.prune.cutter import Cut, Cutter, counted
+from optlang.techniques.prune.cutter import Cut, Cutter, counted, settled
 from optlang.techniques.prune.recurrent_units import recurrent
 
 if TYPE_CHECKING:
     from torch import nn
 
+Found = TypeVar("Found")
 
 # The ratios that are tried lie between nothing and what `channels` allows.
 MAX_RATIO = 0.95
@@ -61,24 +62,44 @@ def filled(
     cutter: Cutter, cut: Cut, reached: float, limit: float, reached_by: Callable[[Cut], float], order: Sequence[str],
     tries: int, *, often: bool = False,
 ) -> tuple[Cut, float]:
-    """`cut` with as many channels left again as fit within `limit`, and what it then reaches.
+    """`cut` with as many channels left again as fit within `limit`, a draft, and what it then reaches.
 
     A ratio takes whole multiples of channels of many layers at once, and so may take far more than the limit asks. The
     groups in `order` get one multiple back each where that fits, or as many as do (`often`); at most `tries` are tried.
+    Raises `Unproved` as `Cutter.draft` does.
     """
+    left = tries
     for root in order:
-        while tries > 0 and reached < limit * (1 - _SPENT):
-            tries -= 1
-            wider = cutter.wider(cut, root)
+
+        def fitting(multiples: int, root: str = root, cut: Cut = cut) -> tuple[Cut, float] | None:
+            nonlocal left
+            left -= 1
+            wider = cutter.wider(cut, root, multiples) if left >= 0 else None
             if wider is None or not wider.removed:
-                break
+                return None
             value = reached_by(wider)
-            if value > limit + _ROUNDING:
-                break
-            cut, reached = wider, value
-            if not often:
-                break
+            return None if value > limit + _ROUNDING else (wider, value)
+
+        if left <= 0 or reached >= limit * (1 - _SPENT):
+            break
+        cut, reached = (_largest(fitting) if often else fitting(1)) or (cut, reached)
     return cut, reached
+
+
+def _largest(fitting: Callable[[int], Found | None]) -> Found | None:
+    """What `fitting` returns for the largest number, from 1 on, up to which it returns something; None: for none."""
+    best: Found | None = None
+    low, high = 0, 1
+    while (found := fitting(high)) is not None:
+        best, low, high = found, high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = fitting(middle)
+        if found is None:
+            high = middle
+        else:
+            best, low = found, middle
+    return best
 
 
 def most_rounded(cutter: Cutter, cut: Cut, ratio: float) -> list[str]:
@@ -95,6 +116,7 @@ def smallest_cut(
 
     Ratios are multiples of 1 / `steps` of the largest. Two that leave the same model are measured once. What the ratio
     takes more than the limit asks is left again, a multiple in each layer, with at most `tries` cuts: see `filled`.
+    `reached_by` takes a draft, and may raise `Unproved`; the cut that is returned was proved.
     """
     measured: dict[str, float] = {}
 
@@ -107,9 +129,23 @@ def smallest_cut(
 
     def tried(number: int) -> tuple[Cut, float, float]:
         ratio = round(MAX_RATIO * number / steps, 6)
-        cut = cutter.cut(ratio)
+        cut = cutter.draft(ratio)
         return cut, ratio, once(cut)
 
+    def found() -> tuple[Cut, float, float]:
+        cutter.cut(MAX_RATIO)  # what no ratio can cut is left alone from here on
+        cut, ratio, reached = _bisected(cutter, tried, steps, limit, shown)
+        cut, reached = filled(cutter, cut, reached, limit, once, most_rounded(cutter, cut, ratio), tries)
+        return cutter.proved(cut), ratio, reached
+
+    return settled(found)
+
+
+def _bisected(
+    cutter: Cutter, tried: Callable[[int], tuple[Cut, float, float]], steps: int, limit: float,
+    shown: Callable[[float], str],
+) -> tuple[Cut, float, float]:
+    """What `tried` returns for the smallest number up to `steps` with which the limit holds."""
     best = tried(steps)
     if not best[0].removed:
         raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
@@ -127,6 +163,4 @@ def smallest_cut(
             high, best = middle, found
         else:
             low = middle
-    cut, ratio, reached = best
-    cut, reached = filled(cutter, cut, reached, limit, once, most_rounded(cutter, cut, ratio), tries)
-    return cut, ratio, reached
+    return best

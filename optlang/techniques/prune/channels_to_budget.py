@@ -27,7 +27,7 @@ def channels_to_budget(state: ModelState, settings: Mapping[str, Any], context: 
         measure = measure_of(str(settings["resource"]), cutter)
         whole = measure(cutter.whole.model)
         cut, ratio, reached = smallest_cut(
-            cutter, _STEPS, share, lambda cut: measure(cut.module) / whole,
+            cutter, _STEPS, share, lambda draft: cutter.measured(draft, measure) / whole,
             lambda value: f"{value:.1%} of the {settings['resource']}", _TRIES,
         )
         return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})

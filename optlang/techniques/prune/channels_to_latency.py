@@ -41,6 +41,6 @@ def channels_to_latency(state: ModelState, settings: Mapping[str, Any], context:
                 help="a shorter `time`, or no pruning",
             )
         cut, ratio, reached = smallest_cut(
-            cutter, _STEPS, limit, lambda cut: time_of(cutter.state(cut)) / unit, shown, _TRIES
+            cutter, _STEPS, limit, lambda draft: time_of(cutter.state(cutter.proved(draft))) / unit, shown, _TRIES
         )
         return cutter.state(cut, **{"prune.ratio": ratio, "prune.reached": reached})

@@ -1,18 +1,23 @@
-"""Cuts copies of a model as often as asked, and leaves alone what cannot be cut rightly."""
+"""Cuts copies of a model as often as asked, and leaves alone what cannot be cut rightly.
+
+A search tries hundreds of cuts and keeps one. Those that it counts and compares are drafts; the one that it keeps is
+proved, and where that fails the search is made again without the layers that are at fault (`settled`).
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from optlang.interfaces import JSON, Context, Edit, ModelState, Refusal
-from optlang.techniques.prune.fits import Fits
+from optlang.techniques.prune.fits import Fits, lent
 from optlang.techniques.prune.importance import Scale, scoring
+from optlang.techniques.prune.kept import chosen_before, kept_layers, kept_units, untied
 from optlang.techniques.prune.pruner import Ranked, chosen, following
 from optlang.techniques.prune.recurrent_units import recurrent
 from optlang.techniques.prune.sparsity import recounted
@@ -21,9 +26,9 @@ from optlang.techniques.shared import coupled, cuts, proof
 from optlang.techniques.shared.coupled import Group, drawn
 from optlang.techniques.shared.parametrizations import as_module, with_edit
 from optlang.techniques.shared.routes import rerouted, tables
-from optlang.techniques.shared.stand_ins import called
 from optlang.techniques.shared.symmetry import Symmetry
-from optlang.workload.failures import attempt
+from optlang.workload.failures import FAILURES, attempt, exhausted
+from optlang.workload.imports import UserCodeError
 from optlang.workload.model.layers import left_alone, reasons
 
 if TYPE_CHECKING:
@@ -32,6 +37,21 @@ if TYPE_CHECKING:
 _REPLAY = "optlang.techniques.prune.pruner:replay"
 _WEIGHTS = "magnitude and two_four remove single weights, and int8 makes all of them smaller"
 _UNITS = "units removes hidden units, with all their gates; int8 makes the model smaller too"
+
+Found = TypeVar("Found")
+
+
+class Unproved(Exception):  # noqa: N818 - an answer, not an accident
+    """A draft is no cut that can be made: layers of it are left alone from now on."""
+
+
+def settled(search: Callable[[], Found]) -> Found:
+    """What `search` finds; it is made again where it comes upon layers that cannot be cut."""
+    while True:
+        try:
+            return search()
+        except Unproved:
+            continue
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +89,7 @@ class Cutter:
         # One sample would hide layers that take the batch for channels.
         data = context.data.bind(state.model)
         self.example, self._samples = data.example(2), data.example(proof.SAMPLES)
-        self._kept = _kept(state.model, settings)
+        self._kept = kept_layers(state.model, settings)
         with imports.user_code("the model's forward", context.study):
             self._fits = Fits(state.model, self.example)
         self.left: dict[str, str] = {}
@@ -93,12 +113,12 @@ class Cutter:
         from optlang.workload import imports
 
         module = copy.deepcopy(self.whole.model).eval()
-        self._kept |= _chosen_before(module)
+        self._kept |= chosen_before(module)
         score = scoring(self.whole.model, self._settings, self._context)(module)
         # The graph is that of the whole model, whatever is kept.
         with following(), drawn(module, self.example) as graph:
             found, self.left = coupled.groups(graph, self._kept)
-            self.left |= _recurrent(module, self._settings)
+            self.left |= kept_units(module, self._settings)
             open_groups = self._open(found)
             for group in open_groups:
                 scores = attempt(partial(score, group.found))
@@ -130,12 +150,12 @@ class Cutter:
         closed = left_alone((), self._settings["only"], [name for name, _ in self.whole.model.named_modules()])
         open_groups = []
         for group in found:
-            untied = _untied(group, self._ties)
+            why = untied(group, self._ties)
             # Tables follow other layers; where they alone give the channels, `only` has to name one.
             if group.answers or group.channels < 2 or (closed.issuperset(group.giving) and group.tables):
                 continue
-            if untied:
-                self.left[group.root] = untied
+            if why:
+                self.left[group.root] = why
             else:
                 open_groups.append(group)
         # In the order of the model, which the graph has from its end.
@@ -153,6 +173,40 @@ class Cutter:
                 return cut
             self._leave(found)
 
+    def draft(self, ratio: float, ratios: Mapping[str, float] | None = None) -> Cut:
+        """As `cut`, but not proved, and with the whole model's own weights where a layer loses none.
+
+        Raises `Unproved` where it cannot be made.
+        """
+        return self._drafted(self._chosen(ratio, ratios or {}))
+
+    def measured(self, draft: Cut, measure: Callable[[nn.Module], Found]) -> Found:
+        """What `measure` says of a draft; raises `Unproved` where that fails because a layer of it cannot be cut."""
+        try:
+            return measure(draft.module)
+        except (*FAILURES, UserCodeError) as error:
+            if not exhausted(error):
+                self.proved(draft)
+            raise
+
+    def proved(self, draft: Cut) -> Cut:
+        """A draft as a cut that was proved; raises `Unproved` where layers of it cannot be cut."""
+        cut, found = self._proved(draft.history)
+        if cut is None:
+            self._leave(found)
+            raise Unproved
+        return cut
+
+    def _drafted(self, history: list[JSON]) -> Cut:
+        module = attempt(lambda: self._cut(lent(self.whole.model).eval(), history))
+        if isinstance(module, Exception):
+            _, found = self._proved(history)
+            if not found:
+                raise module
+            self._leave(found)
+            raise Unproved from module
+        return self._made(module, history)
+
     def _proved(self, history: list[JSON]) -> tuple[Cut | None, dict[str, str]]:
         """The cut of `history`, or the layers of it that cannot be cut and why."""
         found = self._unproved(history)
@@ -161,20 +215,28 @@ class Cutter:
         for really in (False, True) if history else ():
             if self._breaks(history, really):
                 return None, self._guilty(history, really) or self._together(history, really)
-        module = self._cut(copy.deepcopy(self.whole.model).eval(), history)
-        removed = counted(self.whole.model)[0] - counted(module)[0]
-        return Cut(module, history, max(0, removed) if history else 0, self._no_norm), {}
+        return self._made(self._cut(copy.deepcopy(self.whole.model).eval(), history), history), {}
 
-    def wider(self, cut: Cut, root: str) -> Cut | None:
-        """`cut` with the next multiple of `round_to` channels left in one of its groups; None where it is whole."""
+    def _made(self, module: nn.Module, history: list[JSON]) -> Cut:
+        removed = counted(self.whole.model)[0] - counted(module)[0]
+        return Cut(module, history, max(0, removed) if history else 0, self._no_norm)
+
+    def wider(self, cut: Cut, root: str, multiples: int = 1) -> Cut | None:
+        """A draft of `cut` with so many more multiples of `round_to` channels left in one of its groups.
+
+        None where the group is whole with fewer. Raises `Unproved` as `draft` does.
+        """
         history = list(cut.history)
         at = next((number for number, item in enumerate(history) if _item(item)[0] == root), None)
         ranked = self._ranked().get(root)
         if at is None or ranked is None:
             return None
-        least = ranked.least(len(_item(history[at])[2]) // ranked.blocks - ranked.step(int(self._settings["round_to"])))
+        step, gone = ranked.step(int(self._settings["round_to"])), len(_item(history[at])[2]) // ranked.blocks
+        if gone <= step * (multiples - 1):
+            return None
+        least = ranked.least(gone - step * multiples)
         history[at : at + 1] = [[root, True, [*least]]] if least else []
-        return self._proved(history)[0]
+        return self._drafted(history)
 
     def lost(self, cut: Cut) -> dict[str, float]:
         """The share of its channels that each group of a cut loses, by its root, in the order of the model."""
@@ -239,6 +301,7 @@ class Cutter:
 
     def _breaks(self, history: Sequence[JSON], really: bool) -> str | None:
         """Why a model with these cuts does not answer as the whole one does, in the same shapes (see `Fits.broken`)."""
+        really = really and not self._fits.numbers  # with its numbers it is asked in any case
         key = json.dumps([really, *history])
         if key not in self._tried:
             self._tried[key] = self._fits.broken(lambda module: self._cut(module, history), really=really)
@@ -315,15 +378,6 @@ class Cutter:
         return with_edit(state, module, edit, {**removed, **recounted(state.notes, module), **notes})
 
 
-def _untied(group: Group, ties: Sequence[Sequence[str]]) -> str | None:
-    """Why weights that layers share keep a group whole: it would cut them in one layer and not alike in the others."""
-    for names in ties:
-        cuts = {name: {(item.axis, item.positions) for item in group.axes if item.tensor == name} for name in names}
-        if any(cuts.values()) and len({frozenset(item) for item in cuts.values()}) > 1:
-            return f"{' and '.join(names)} are one weight, which it would cut in one of them alone"
-    return None
-
-
 def _item(item: JSON) -> Sequence[Any]:
     assert isinstance(item, Sequence)
     return item
@@ -334,30 +388,6 @@ def share_removed(state: ModelState, what: str, left: float) -> float:
     earlier = state.notes.get(f"prune.removed_{what}", 0.0)
     assert isinstance(earlier, int | float)
     return 1 - (1 - earlier) * left
-
-
-def _kept(module: nn.Module, settings: Mapping[str, Any]) -> set[str]:
-    """The layers that keep their channels. Norms and depthwise layers have none of their own: they follow others."""
-    from torch import nn
-
-    names = [name for name, _ in module.named_modules()]
-    kept = left_alone(settings["keep"], (), names)
-    for name in left_alone((), settings["only"], names):
-        layer = module.get_submodule(name)
-        convolution = isinstance(layer, nn.modules.conv._ConvNd) and not layer.groups == layer.in_channels > 1
-        # What holds a chosen layer is left alone, and all that it holds would be with it.
-        if convolution or isinstance(layer, nn.Linear | nn.MultiheadAttention):
-            kept.add(name)
-    return kept
-
-
-def _recurrent(module: nn.Module, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The recurrent layers that were open to pruning, with why their hidden units stay."""
-    alone = left_alone(settings["keep"], settings["only"], [name for name, _ in module.named_modules()])
-    return {
-        name: f"it is {called(layer)}, whose hidden units channels cannot remove"
-        for name, layer in recurrent(module).items() if name not in alone
-    }
 
 
 def counted(module: nn.Module) -> tuple[int, int]:
@@ -374,13 +404,3 @@ def counted(module: nn.Module) -> tuple[int, int]:
         elif isinstance(layer, nn.Embedding):
             outputs += layer.embedding_dim
     return parameters, outputs
-
-
-def _chosen_before(module: nn.Module) -> set[str]:
-    """The layers whose width was chosen by an earlier step: `heads` chose the inner one of attention."""
-    from optlang.techniques.prune.attention import NarrowAttention
-
-    return {
-        f"{name}.{own}" if name else own for name, layer in module.named_modules()
-        if isinstance(layer, NarrowAttention) for own in ("q_proj", "k_proj", "v_proj")
-    }

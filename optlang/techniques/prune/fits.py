@@ -41,13 +41,18 @@ class Fits:
         if training is not None and not faster:
             self._source, self._inputs, self._training = empty, inputs, training
 
+    @property
+    def numbers(self) -> bool:
+        """Whether the model's numbers are computed with each time."""
+        return self._source is self._module
+
     def broken(self, change: Callable[[nn.Module], object], *, really: bool = False) -> str | None:
         """Why a copy that `change` changes in place gives no such answers; None where it does.
 
         `really`: with the model's numbers, and in eval mode alone.
         """
         source, inputs = (self._module, self._example) if really else (self._source, self._inputs)
-        module = copy.deepcopy(source).eval()
+        module = lent(source).eval()
         try:
             change(module)
         except FAILURES as error:
@@ -60,6 +65,11 @@ class Fits:
         if self._training is not None and not really and proof.trains(module, inputs) != self._training:
             return "in training mode the model's code moves its channels along another path, which is not followed"
         return None
+
+
+def lent(module: nn.Module) -> nn.Module:
+    """A copy of `module` whose layers can be changed, with its own parameters: a call in eval mode writes to none."""
+    return copy.deepcopy(module, {id(item): item for item in module.parameters()})
 
 
 def _seconds(module: nn.Module, example: Mapping[str, Tensor]) -> float:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Context, ModelState, Refusal
 from optlang.techniques.prune.budget import MAX_RATIO, filled, largest_layer, measure_of, units_instead
-from optlang.techniques.prune.cutter import Cut, Cutter, cutting
+from optlang.techniques.prune.cutter import Cut, Cutter, cutting, settled
 from optlang.techniques.shared.labels import loss_against
 
 if TYPE_CHECKING:
@@ -50,38 +51,41 @@ def widths(state: ModelState, settings: Mapping[str, Any], context: Context) -> 
     those of `channels`. Raises `Refusal` where all groups at 95 % leave more than `share`, where no group can be
     pruned, or a layer cannot.
     """
-    resource = str(settings["resource"])
     with cutting(state, {**settings, "scope": "layer"}, context) as cutter:
-        about: dict[str, JSON] = {
-            name: list(item) if isinstance(item, list | tuple) else item
-            for name, item in settings.items() if name in _SCORED
-        }
-        scored: Any = context.memo("widths", about, lambda: _scored(cutter, settings, context))
-        groups = {
-            name: [(float(ratio), float(saved[resource]), float(loss)) for ratio, saved, loss in levels]
-            for name, levels in scored.items()
-        }
-        moves = ordered(groups)
-        if not moves:
-            raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
-        budget = _Budget(cutter, measure_of(resource, cutter), cutter.whole.model, resource, float(settings["share"]))
-        names = [name for name, levels in groups.items() if levels]
-        own, same = budget.least(moves), budget.along(dict.fromkeys(names, 1.0))
-        fits = [(1.0, own), (0.0, same)]
-        for blend in _BLENDS:
-            mixed = {name: blend * own.ratios.get(name, 0.0) + (1 - blend) * same.ratios[name] for name in names}
-            fits.append((blend, budget.along(mixed)))
-        # What costs the most loss for what it saves comes back first.
-        order = list(dict.fromkeys(name for name, _ in reversed(moves)))
-        candidates = [(blend, budget.spent(fit, order)) for blend, fit in fits]
-        whole = cutter.cut(0.0).module
-        losses = [
-            _loss(cutter.recalibrated(item.cut).module, whole, int(settings["scored"]), context)
-            for _, item in candidates
-        ]
-        blend, best = candidates[losses.index(min(losses))]
-        notes: dict[str, JSON] = {"prune.ratios": best.ratios, "prune.blend": blend, "prune.reached": best.reached}
-        return cutter.state(best.cut, **notes)
+        return settled(lambda: _narrowed(cutter, settings, context))
+
+
+def _narrowed(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> ModelState:
+    resource = str(settings["resource"])
+    about: dict[str, JSON] = {
+        name: list(item) if isinstance(item, list | tuple) else item
+        for name, item in settings.items() if name in _SCORED
+    }
+    cutter.cut(MAX_RATIO)  # what no ratio can cut is left alone from here on
+    scored: Any = context.memo("widths", about, lambda: _scored(cutter, settings, context))
+    groups = {
+        name: [(float(ratio), float(saved[resource]), float(loss)) for ratio, saved, loss in scored[name]]
+        for name in cutter.groups()
+    }
+    moves = ordered(groups)
+    if not moves:
+        raise cutter.refusal(f"not even ratio {MAX_RATIO:g} takes a channel from any layer", "another importance")
+    budget = _Budget(cutter, measure_of(resource, cutter), cutter.whole.model, resource, float(settings["share"]))
+    names = [name for name, levels in groups.items() if levels]
+    own, same = budget.least(moves), budget.along(dict.fromkeys(names, 1.0))
+    fits = [(1.0, own), (0.0, same)]
+    for blend in _BLENDS:
+        mixed = {name: blend * own.ratios.get(name, 0.0) + (1 - blend) * same.ratios[name] for name in names}
+        fits.append((blend, budget.along(mixed)))
+    # What costs the most loss for what it saves comes back first.
+    order = list(dict.fromkeys(name for name, _ in reversed(moves)))
+    candidates = [(blend, budget.spent(fit, order)) for blend, fit in fits]
+    whole = cutter.cut(0.0).module
+    losses = [_loss(cutter.recalibrated(item.cut).module, whole, int(settings["scored"]), context)
+              for _, item in candidates]
+    blend, best = candidates[losses.index(min(losses))]
+    notes: dict[str, JSON] = {"prune.ratios": best.ratios, "prune.blend": blend, "prune.reached": best.reached}
+    return cutter.state(best.cut, **notes)
 
 
 def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> dict[str, JSON]:
@@ -90,6 +94,10 @@ def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> di
     measures = {name: measure_of(name, cutter) for name in ("macs", "parameters")}
     before = {name: count(whole.module) for name, count in measures.items()}
     loss = _loss(whole.module, whole.module, int(settings["scored"]), context)
+
+    def loss_of(draft: Cut, _: nn.Module) -> float:
+        return _loss(cutter.recalibrated(draft).module, whole.module, int(settings["scored"]), context)
+
     found: dict[str, JSON] = {}
     names = cutter.groups()
     for number, name in enumerate(names):
@@ -97,13 +105,15 @@ def _scored(cutter: Cutter, settings: Mapping[str, Any], context: Context) -> di
         history: list[JSON] = []
         for level in range(1, int(settings["levels"]) + 1):
             ratio = round(MAX_RATIO * level / int(settings["levels"]), 6)
-            cut = cutter.cut(0.0, {name: ratio})
-            if not cut.removed or cut.history == history:
+            draft = cutter.draft(0.0, {name: ratio})
+            if not draft.removed or draft.history == history:
                 continue  # rounding leaves the width of the level before
-            history = cut.history
-            saved: dict[str, JSON] = {name: 1 - count(cut.module) / before[name] for name, count in measures.items()}
-            change = _loss(cutter.recalibrated(cut).module, whole.module, int(settings["scored"]), context) - loss
-            levels.append([ratio, saved, change])
+            history = draft.history
+            saved: dict[str, JSON] = {
+                name: 1 - cutter.measured(draft, count) / before[name] for name, count in measures.items()
+            }
+            found_loss = cutter.measured(draft, partial(loss_of, draft))
+            levels.append([ratio, saved, found_loss - loss])
         found[name] = levels
         context.report({"layer": number + 1, "layers": len(names)})
     return found
@@ -156,7 +166,7 @@ def ordered(groups: Mapping[str, Sequence[Level]]) -> list[tuple[str, float]]:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A cut within the budget: the ratio of each group, the cut, and the share that it leaves."""
+    """A cut within the budget: the ratio of each group, the cut (a draft but for `spent`), and what share it leaves."""
 
     ratios: dict[str, float]
     cut: Cut
@@ -174,8 +184,11 @@ class _Budget:
 
     def _tried(self, ratios: Mapping[str, float]) -> _Fit:
         rounded = {name: round(ratio, 6) for name, ratio in ratios.items()}
-        cut = self._cutter.cut(0.0, rounded)
-        return _Fit(rounded, cut, self._measure(cut.module) / self._whole)
+        draft = self._cutter.draft(0.0, rounded)
+        return _Fit(rounded, draft, self._reached(draft))
+
+    def _reached(self, draft: Cut) -> float:
+        return self._cutter.measured(draft, self._measure) / self._whole
 
     def _holds(self, fit: _Fit) -> bool:
         return fit.reached <= self._share + _ROUNDING
@@ -199,11 +212,11 @@ class _Budget:
         return self._halved(below, above, best, lambda ratio: {**best.ratios, name: ratio})
 
     def spent(self, fit: _Fit, order: Sequence[str]) -> _Fit:
-        """`fit` with as many channels left again as the budget allows, in the groups in this order."""
-        cut, reached = filled(
-            self._cutter, fit.cut, fit.reached, self._share, lambda cut: self._measure(cut.module) / self._whole, order,
-            _TRIES, often=True,
+        """`fit` with as many channels left again as the budget allows, in the groups in this order; proved."""
+        draft, reached = filled(
+            self._cutter, fit.cut, fit.reached, self._share, self._reached, order, _TRIES, often=True
         )
+        cut = self._cutter.proved(draft)
         before, after = self._cutter.lost(fit.cut), self._cutter.lost(cut)
         ratios = {
             name: ratio if after.get(name) == before.get(name) else after.get(name, 0.0)
