@@ -462,8 +462,8 @@ class Subject:
         if row.int8:
             facts["stored"] = dict(artifact.about.get("stored", {}))
             # How many layers mixed leaves in float is for its budget to say.
-            least = 0.05 if "quant.mixed" in (name for name, _ in row.steps) else 0.4
-            if sum(facts["stored"].values()) < least:
+            least = 0.0 if "quant.mixed" in (name for name, _ in row.steps) else 0.4
+            if sum(facts["stored"].values()) <= least:
                 raise Wrong(f"only {sum(facts['stored'].values()):.2f} of the weights are in few bits")
         if row.half and not any(item.dtype in (torch.float16, torch.bfloat16) for item in module.parameters()):
             raise Wrong("no weight has 16 bits")

@@ -55,7 +55,7 @@ def export(
 
     Inputs are named as the data name them, outputs as `call.call` names them; the first axis of each is the batch.
     `exporter` "script" traces a call, "dynamo" takes torch.export's graph: that needs the package onnxscript, takes
-    many times as long for mostly the same graph, and names nodes by itself, not by the layers they come from. "auto" is
+    many times as long for mostly the same graph, in which nodes have the names of the same layers. "auto" is
     script, and dynamo where script cannot take the model: `second_exporter.marked` says so of the file. Raises
     `Refusal` with the operator where there is no ONNX for it, where `opset` is not what comes out, and where the
     graph's answers are not the module's.
@@ -204,6 +204,7 @@ def opset_of(model: ModelProto) -> int:
 def _clean(model: ModelProto) -> None:
     """Take out what only costs bytes, and give nodes and weights the names that the module has for them."""
     graph = model.graph
+    second_exporter.name_by_layers(graph)
     del model.metadata_props[:]
     model.doc_string = ""
     for inner in _graphs(graph):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,13 +18,14 @@ from optlang.workload import failures, imports, process_state
 from optlang.workload.export import tracing
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto
 
 Answer = TypeVar("Answer")
 
 INSTALL = 'pip install "optlang-dsl[dynamo]"'
 _KEY, _SECOND = "exporter", "dynamo"
 _OPERATOR = re.compile(r"operator '?(aten::\w+|prim::\w+)")
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _PLACE = re.compile(r"(.+)\((\d+)\): ", re.MULTILINE)
 
 
@@ -64,6 +67,32 @@ def mark(model: ModelProto) -> None:
 def marked(model: ModelProto) -> str | None:
     """The exporter that had to be tried second; None where the first one did."""
     return next((item.value for item in model.metadata_props if item.key == _KEY), None)
+
+
+def name_by_layers(graph: GraphProto) -> None:
+    """Name the nodes of its graph by the layers that they come from, "/features.0/Conv", as the first exporter does.
+
+    It says of each node in which layer it was written, and of a convolution into which a norm was folded that it is the
+    norm's: what has a layer's weights is that layer's. Nodes of no layer that is known keep their names.
+    """
+    stored = {item.name for item in graph.initializer}
+    counts: Counter[str] = Counter()
+    for node in graph.node:
+        scopes = next((item.value for item in node.metadata_props if item.key == _SCOPES), None)
+        if scopes is None:
+            continue
+        own = next((name for name in node.input if name in stored and name.endswith(".weight")), None)
+        layer = own.removesuffix(".weight") if own is not None else _innermost(scopes)
+        layer = layer.removeprefix(tracing.INNER).removeprefix(".")
+        name = f"/{layer}/{node.op_type}" if layer else f"/{node.op_type}"
+        node.name = f"{name}_{counts[name]}" if counts[name] else name
+        counts[name] += 1
+
+
+def _innermost(scopes: str) -> str:
+    """The layer in which a node was written: the last of its scopes is its own name."""
+    names = ast.literal_eval(scopes)
+    return str(names[-2]) if len(names) > 1 else ""
 
 
 def _line(refusal: Refusal, module: nn.Module, example: Mapping[str, Tensor], study: Path) -> str:

@@ -18,6 +18,7 @@ from optlang.runtimes.onnxruntime import session as sessions
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
 from optlang.runtimes.shared import onnx_file
 from optlang.runtimes.tensorrt import available
+from optlang.techniques.quant.onnx_graph import layer_of
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
 from optlang.workload.export.onnx import opset_of
@@ -50,11 +51,11 @@ def start(network):
     return ModelState("module", make(factory, STUDY), factory)
 
 
-def quantized(network, data, folder):
+def quantized(network, data, folder, **changed):
     folder.mkdir(parents=True)
     state = start(network)
     context = Context(data.bind(state.model), 1, folder, STUDY, OnnxRuntime().wants())
-    return imports.find("optlang.techniques.quant.static:static", STUDY)(state, STATIC, context)
+    return imports.find("optlang.techniques.quant.static:static", STUDY)(state, STATIC | changed, context)
 
 
 def built(state, data, folder, target=TARGET, **settings):
@@ -135,6 +136,31 @@ def test_the_other_exporter_gives_a_file_as_clean(images, tmp_path):
     assert not any("_optlang_inner" in item.name for item in model.graph.initializer)
     assert opset_of(model) == 18
     agree("encoder", artifact, images)
+
+
+@needs_onnxscript
+def test_nodes_have_the_names_of_their_layers_from_either_exporter(images, tmp_path):
+    files = {how: built(start("separable"), images, tmp_path / how, exporter=how) for how in ("script", "dynamo")}
+    weighted = {
+        how: [layer_of(node.name) for node in onnx.load(artifact.folder / "model.onnx").graph.node
+              if node.op_type in ("Conv", "Gemm")]
+        for how, artifact in files.items()
+    }
+    # The norms behind them are folded into them.
+    assert weighted["dynamo"] == weighted["script"] == ["0", "3", "6", "11"]
+
+
+@needs_onnxscript
+def test_what_is_kept_stays_in_float_from_the_other_exporter_too(images, tmp_path):
+    whole = quantized("adding", images, tmp_path / "whole")
+    kept = quantized("adding", images, tmp_path / "kept", keep=("second",))
+    assert kept.notes["export.exporter"] == "dynamo"
+    floats = {
+        name: {tuple(item.dims) for item in onnx.load(state.model).graph.initializer
+               if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2}
+        for name, state in (("whole", whole), ("kept", kept))
+    }
+    assert [len(floats[name]) for name in ("whole", "kept")] == [0, 1]
 
 
 @needs_onnxscript
