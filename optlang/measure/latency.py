@@ -99,10 +99,11 @@ class Bench:
 
     def measure(
         self, candidate: Deployment, baseline: Deployment | None, inputs: Arrays, effort: Repetitions, *,
-        answer: Chunks | None = None, folder: Path | None = None, seed: int = 0,
+        between: Arrays | None = None, answer: Chunks | None = None, folder: Path | None = None, seed: int = 0,
     ) -> Measured:
         """Time `candidate` on `inputs` (the target's batch of samples), in turn with `baseline`.
 
+        With `between`, samples of another shape, each call comes after one of these.
         Without one (it is the baseline itself) all ratios are 1. `answer` are inputs, say the validation data, that the
         same process answers in calls of the target's batch, into `folder`, where nothing may be. Raises what
         `BareProcess` raises; a baseline that died is started again by the next call.
@@ -114,10 +115,10 @@ class Bench:
         start = rounds = answering = 0.0
         for number in range(effort.processes):
             with alone(self._lock, self.waiting):
-                reference = None if baseline is None else self._warm(baseline, inputs, fresh=number > 0)
+                reference = None if baseline is None else self._warm(baseline, inputs, between, fresh=number > 0)
                 begin = time.perf_counter()
                 with BareProcess(candidate, begun=self._taken(candidate)) as process:
-                    process.warm(inputs, effort.seconds)
+                    process.warm(inputs, effort.seconds, between=between)
                     start += time.perf_counter() - begin
                     running = ([] if reference is None else [reference]) + [process]
                     begin = time.perf_counter()
@@ -139,8 +140,11 @@ class Bench:
             self.close()
             raise
 
-    def _warm(self, baseline: Deployment, inputs: Arrays, fresh: bool) -> BareProcess:
-        content = {name: item.tobytes() for name, item in inputs.items()}
+    def _warm(self, baseline: Deployment, inputs: Arrays, between: Arrays | None, fresh: bool) -> BareProcess:
+        content = {
+            f"{which} {name}": item.tobytes() for which, arrays in (("timed", inputs), ("between", between or {}))
+            for name, item in arrays.items()
+        }
         target = baseline.target.name
         held, known = self._warmed.get(target, (None, {}))
         if held is not None and not fresh and held.alive and held.member == baseline and content == known:
@@ -150,7 +154,7 @@ class Bench:
             held.close()
         process = BareProcess(baseline)
         try:
-            process.warm(inputs)
+            process.warm(inputs, between=between)
         except BaseException:
             process.close()
             raise
@@ -185,12 +189,13 @@ def _answered(process: BareProcess, samples: Chunks, folder: Path) -> Answers:
 
 def compare(
     baseline: Deployment, candidates: Sequence[Deployment], inputs: Arrays, effort: Repetitions, lock: Path, *,
-    seed: int = 0, waiting: Callable[[bool], object] | None = None,
+    between: Arrays | None = None, seed: int = 0, waiting: Callable[[bool], object] | None = None,
 ) -> dict[str, list[Measurement]]:
     """Time all of them side by side in one cycle, `effort.processes` fresh processes each; by member's name.
 
     The baseline is in the answer, with ratios of 1. All must have the same inputs, so the same target. Raises what
-    `BareProcess` raises; ProcessDied and the others name the member. `waiting`: see `lock.alone`.
+    `BareProcess` raises; ProcessDied and the others name the member. `between`: see `Bench.measure`. `waiting`: see
+    `lock.alone`.
     """
     members = (baseline, *candidates)
     timings = {item.name: Timings(item.target.batch) for item in members}
@@ -201,7 +206,7 @@ def compare(
             begun = [open_.enter_context(Begun(Environment.of(item))) for item in members]
             running = [open_.enter_context(process) for process in _opened(members, begun)]
             for process in running:
-                process.warm(inputs, effort.seconds)
+                process.warm(inputs, effort.seconds, between=between)
             _take_turns(running, timings, effort)
     return {
         item.name: measurements(timings[item.name], timings[baseline.name], item.target.name, seed) for item in members

@@ -198,11 +198,18 @@ class BareProcess:
             message = f"{self.member.runtime} ran out of memory"
         return ProcessError(message, help=advice, details=error["details"])
 
-    def warm(self, inputs: Arrays, seconds: float = 0.1, calls: int = 5) -> None:
-        """Choose the inputs to time (the target's batch of samples) and run them, at least `seconds` and `calls`."""
+    def warm(self, inputs: Arrays, seconds: float = 0.1, calls: int = 5, *, between: Arrays | None = None) -> None:
+        """Choose the inputs to time (the target's batch of samples) and run them, at least `seconds` and `calls`.
+
+        `between` are such inputs of another shape, which are run before each call that is timed.
+        """
         path = self._written("timed", inputs)
+        other = None if between is None else str(self._written("between", {name: between[name] for name in inputs}))
         answer = self._ask(
-            {"do": "warm", "inputs": str(path), "names": list(inputs), "seconds": seconds, "calls": calls},
+            {
+                "do": "warm", "inputs": str(path), "between": other, "names": list(inputs), "seconds": seconds,
+                "calls": calls,
+            },
             _CALL_TIMEOUT,
         )
         self._call, self.memory = answer["call"], answer["memory"]

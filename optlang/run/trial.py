@@ -70,6 +70,7 @@ class TrialContext:
     """By the baseline's files and the samples a call."""
     _timed: dict[TargetSpec, dict[str, Array]] = field(default_factory=dict)
     """Samples that are timed with: the user's own data may take long to read."""
+    _others: dict[TargetSpec, dict[str, Array] | None] = field(default_factory=dict)
 
     @property
     def validation(self) -> Samples:
@@ -123,6 +124,13 @@ class TrialContext:
             example = self.opened(target).example(target.batch)
             self._timed[target] = {name: tensor.numpy() for name, tensor in example.items()}
         return self._timed[target]
+
+    def between(self, target: TargetSpec) -> dict[str, Array] | None:
+        """Such samples of another shape, where calls differ in shape: each call that is timed comes after one."""
+        if target not in self._others:
+            found = self.opened(target).other_example(target.batch)
+            self._others[target] = None if found is None else {name: item.numpy() for name, item in found.items()}
+        return self._others[target]
 
 
 def _axes(texts: Sequence[str]) -> list[AxisSizes]:
@@ -244,8 +252,8 @@ def _measured(
     data = context.opened(target_job.target)
     with _answer_folder(job.workload) as folder:
         timed = context.bench.measure(
-            member, target_job.baseline, context.samples(target_job.target), target_job.effort, answer=samples,
-            folder=folder,
+            member, target_job.baseline, context.samples(target_job.target), target_job.effort,
+            between=context.between(target_job.target), answer=samples, folder=folder,
         )
         answers = timed.answers
         assert answers is not None
@@ -292,11 +300,13 @@ def _plain(state: ModelState, context: TrialContext, study: Path) -> ModelState:
 
 def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -> dict[str, JSON]:
     """What the deployer needs to know of an artifact: its inputs, and the call that it was measured with."""
+    between = context.between(target)
     facts: dict[str, JSON] = {
         "inputs": _tensors(context.validation.inputs, artifact),
         "measured": {
             "device": target.device, "threads": target.threads, "batch": target.batch,
             "sizes": {name: list(item.shape[1:]) for name, item in context.samples(target).items()},
+            **({} if between is None else {"between": {key: list(item.shape[1:]) for key, item in between.items()}}),
         },
     }
     if context.data.preprocessing is not None:
@@ -346,7 +356,8 @@ def _merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
 
 def clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext) -> Clock:
     """What times an intermediate state as the finished artifact will be timed, for techniques that aim at a latency."""
-    about: JSON = [target_job.runtime.calls, dict(target_job.runtime.settings), target_job.target.facts()]
+    between: JSON = [list(item.shape) for item in (context.between(target_job.target) or {}).values()]
+    about: JSON = [target_job.runtime.calls, dict(target_job.runtime.settings), target_job.target.facts(), between]
 
     def seconds(state: ModelState) -> float:
         study = job.workload.study
@@ -358,7 +369,9 @@ def clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Trial
             plain = _plain(state, context, study)
             artifact = runtime.build(plain, target, settings, Path(name), context.opened(target), study)
             member = deployment("intermediate", target_job, artifact, study)
-            timed = context.bench.measure(member, target_job.baseline, context.samples(target), target_job.effort)
+            timed = context.bench.measure(
+                member, target_job.baseline, context.samples(target), target_job.effort, between=context.between(target)
+            )
         return next(item.value for item in timed.measurements if item.metric == MEDIAN)
 
     return Clock(about, seconds, target_job.target.batch)
@@ -403,6 +416,7 @@ def measure_front(job: FrontJob, context: TrialContext, report: Report) -> dict[
     context.bench.close()
     samples = context.samples(job.baseline.target)
     found = latency.compare(
-        job.baseline, tuple(job.members.values()), samples, job.effort, machine_lock(), waiting=context.bench.waiting
+        job.baseline, tuple(job.members.values()), samples, job.effort, machine_lock(), waiting=context.bench.waiting,
+        between=context.between(job.baseline.target),
     )
     return {number: tuple(found[member.name]) for number, member in {0: job.baseline, **job.members}.items()}

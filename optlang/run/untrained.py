@@ -89,7 +89,8 @@ def _key(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialC
     if not timed or target_job.baseline is None:
         return key_of("untrained", last, about)
     reference: JSON = [asdict(file) for file in target_job.baseline.artifact.files]
-    return key_of("untrained", last, about, reference)
+    between: JSON = [list(item.shape) for item in (context.between(target_job.target) or {}).values()]
+    return key_of("untrained", last, about, reference, between)
 
 
 def _measured(
@@ -103,7 +104,9 @@ def _measured(
         report({"doing": "measure untrained", "runtime": target_job.runtime.name})
         member = deployment("untrained", target_job, made.artifact, job.workload.study)
         samples = context.samples(target_job.target)
-        latencies = context.bench.measure(member, target_job.baseline, samples, target_job.effort).measurements
+        latencies = context.bench.measure(
+            member, target_job.baseline, samples, target_job.effort, between=context.between(target_job.target)
+        ).measurements
         return (*made.measurements, *latencies)
     finally:
         # The artifact of the untrained model is no trial's.

@@ -35,6 +35,9 @@ class Session:
             os._exit(3)
         if wish == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if wish == "reshape":
+            last, self.settings["last"] = self.settings.get("last"), prepared.shape
+            time.sleep(0 if last == prepared.shape else 0.02)
         if wish == "hang":
             time.sleep(600)
         if wish == "memory":

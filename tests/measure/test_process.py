@@ -79,6 +79,19 @@ def test_rounds_are_as_long_as_asked(member_of, inputs):
         assert (durations > 0).all()
 
 
+def test_a_call_of_another_shape_goes_before_each_that_is_timed(member_of, inputs):
+    one, other = {"x": inputs["x"][:1]}, {"x": numpy.zeros((1, 5))}
+    with BareProcess(member_of(wish="reshape")) as process:
+        process.warm(one, seconds=0.0, calls=2, between=other)
+        durations = process.round(seconds=0.0, calls=5)
+        assert len(durations) == 5
+        assert durations.min() > 0.02
+        process.warm(one, seconds=0.0, calls=2)
+        assert process.round(seconds=0.0, calls=5).min() < 0.02
+        with pytest.raises(ProcessError, match="not 1 samples"):
+            process.warm(one, between=inputs)
+
+
 def test_a_session_with_a_clock_of_its_own_is_timed_by_it(member_of, inputs):
     with BareProcess(member_of(elsewhere=12_345)) as process:
         process.warm({"x": inputs["x"][:1]}, seconds=0.0, calls=1)

@@ -263,14 +263,28 @@ class Dataset:
         """
         if self._timed:
             sizes = {item.name: item.usual for item in self.axes} | dict(sizes or {})
-        found = self._named(self._surveyed().samples(batch, self._wanted(sizes or {})))
-        given = {
-            name: torch.cat([item] * -(-batch // len(item)))[:batch].contiguous() for name, item in found.items()
-        }
+        given = self._repeated(batch, self._wanted(sizes or {}))
         for open_axis in self.axes if sizes else ():
             for name, axis in open_axis.places:
                 given[name] = fitted(given[name], axis, (sizes or {}).get(open_axis.name, given[name].shape[axis]))
         return given
+
+    def other_example(self, batch: int) -> dict[str, Tensor] | None:
+        """As `example`, of the next shape to it: what calls alternate with while they are timed.
+
+        None where all samples have one shape, and where `opened` says the sizes to time with.
+        """
+        observed = self._surveyed().observed
+        if self._timed or not observed.varied:
+            return None
+        shapes = observed.ordered()
+        place = shapes.index(observed.middle)
+        return self._repeated(batch, shapes[place + 1 if place + 1 < len(shapes) else place - 1])
+
+    def _repeated(self, batch: int, shapes: Shapes) -> dict[str, Tensor]:
+        """The first samples of these shapes, repeated up to `batch`."""
+        found = self._named(self._surveyed().samples(batch, shapes))
+        return {name: torch.cat([item] * -(-batch // len(item)))[:batch].contiguous() for name, item in found.items()}
 
     def _wanted(self, sizes: Mapping[str, int]) -> Shapes:
         """The usual shapes with other sizes, in the order of the inputs."""

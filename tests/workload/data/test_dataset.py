@@ -377,6 +377,12 @@ class TestSamplesOfDifferentShapes:
         assert data.example(2, {"input_1": 40})["input"].shape == (2, 40)
         assert data.bind(["tokens"]).axes[0].text == "tokens:1"
 
+    def test_another_example_has_the_next_size(self, given):
+        data = given(whole(train=Lines(), validation=Lines())).bind(["tokens"])
+        assert {name: item.shape for name, item in data.other_example(6).items()} == {"tokens": (6, 9)}
+        assert data.opened([], [AxisSizes("tokens", 1, 11, 11)]).other_example(6) is None
+        assert given(whole()).other_example(6) is None
+
     def test_a_declared_axis_is_open_though_all_samples_have_one_size(self, given):
         data = given(whole())
         assert data.axes == ()
