@@ -82,6 +82,8 @@ def refuse_others(types: Types) -> None:
     raise Refusal(
         f"{said}, and int8 is made from weights in float32",
         help="return the model in float32 (`model.float()`, and no `.half()` or `.double()` in its forward)",
+        # Without the layers of another type the rest may be in float32.
+        depends="model" if len(types) == 1 else "settings",
     )
 
 

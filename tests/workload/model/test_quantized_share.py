@@ -41,10 +41,14 @@ def test_a_modules_weights_by_their_type():
     net[0].half()
     assert dtypes.stored(net) == {"quantized": 0.0, "halved": 32 / 40}
     assert dtypes.module_types(net) == {"float16": ["0"], "float32": ["1"]}
-    with pytest.raises(Refusal, match=r"^the weights of 0 are in float16, and int8 is made from weights in float32$"):
+    said = r"^the weights of 0 are in float16, and int8 is made from weights in float32$"
+    with pytest.raises(Refusal, match=said) as refused:
         dtypes.refuse_others(dtypes.module_types(net))
-    with pytest.raises(Refusal, match=r"^the model's weights are in bfloat16, and"):
+    assert refused.value.depends == "settings"
+    # No setting and no pruning changes the type: a search does not ask again.
+    with pytest.raises(Refusal, match=r"^the model's weights are in bfloat16, and") as refused:
         dtypes.refuse_others(dtypes.module_types(net.to(torch.bfloat16)))
+    assert refused.value.depends == "model"
     dtypes.refuse_others(dtypes.module_types(net.float()))
 
 
