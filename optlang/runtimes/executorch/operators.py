@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401 - it defines the operators that round
 from torch import fx
 
 from optlang.interfaces import Array, Refusal
