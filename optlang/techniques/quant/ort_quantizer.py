@@ -19,6 +19,7 @@ from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.divisions import divided
 from optlang.techniques.quant.einsum import as_products
 from optlang.techniques.quant.embedding_tables import cover, tables_of
+from optlang.techniques.quant.hard_swish import joined
 from optlang.techniques.quant.idle_operators import without_idle
 from optlang.techniques.quant.onnx_graph import LINEAR, WITH_WEIGHTS, load, one_scale, refuse_less
 from optlang.workload import process_state
@@ -81,7 +82,7 @@ def workshop(state: ModelState, context: Context) -> Iterator[tuple[Path, Path]]
         prepared = folder / "prepared.onnx"
         products = _products(source, folder / "products.onnx")
         quant_pre_process(_shaped(products, folder / "shaped.onnx"), prepared, skip_symbolic_shape=True)
-        _without_idle(prepared)
+        _tidied(prepared)
         yield source, prepared
 
 
@@ -96,11 +97,12 @@ def _products(source: Path, result: Path) -> Path:
     return result
 
 
-def _without_idle(file: Path) -> None:
+def _tidied(file: Path) -> None:
     import onnx
 
     model = load(file)
-    if without_idle(model):
+    idle, swishes = without_idle(model), joined(model)
+    if idle or swishes:
         onnx.save(model, file)
 
 
