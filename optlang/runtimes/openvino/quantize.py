@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from optlang.interfaces import JSON, Array, ModelState, OptlangError, Refusal, TargetSpec
 from optlang.workload import process_state
+from optlang.workload.failures import FAILURES, exhausted, first_line
 
 if TYPE_CHECKING:
     from optlang.workload.data.dataset import Dataset
@@ -63,16 +64,43 @@ def _by_nncf(model: Any, way: str, target: TargetSpec, settings: Mapping[str, An
         calibration = nncf.Dataset(batches)
         # All of the batches: NNCF counts in what it is given, not in samples.
         common = {"target_device": nncf.TargetDevice.CPU, "subset_size": len(batches)}
-        try:
+
+        def made() -> Any:
             if way == "nncf":
-                found = nncf.quantize(model, calibration, **common)
-            else:
-                found = _kept_accurate(nncf, model, calibration, common, target, settings, data)
-        except (nncf.errors.NNCFError, RuntimeError, ValueError) as error:
-            raise Refusal(f"NNCF cannot quantize the model: {str(error).strip().splitlines()[0]}") from error
+                return nncf.quantize(model, calibration, **common)
+            return _kept_accurate(nncf, model, calibration, common, target, settings, data)
+
+        try:
+            try:
+                found = made()
+            except KeyError:
+                # NNCF 3.4 does not find a table again that constants are taken from (biases by relative position).
+                _fold(model)
+                found = made()
+        except _failures(nncf) as error:
+            if exhausted(error):
+                raise
+            raise Refusal(
+                f"NNCF cannot quantize the model: {first_line(error)}",
+                help="int8 = none on openvino, and the technique static, whose file it runs as fast",
+            ) from error
     if not any(item.get_type_name() == "FakeQuantize" for item in found.get_ops()):
         raise Refusal("NNCF quantized nothing: the model has no layer that OpenVINO runs in int8")
     return found
+
+
+def _fold(model: Any) -> None:
+    """Compute what no input changes, in place."""
+    passes: Any = importlib.import_module("openvino.passes")
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
+
+
+def _failures(nncf: Any) -> tuple[type[Exception], ...]:
+    """What it raises of a model: exceptions of its own, which have nothing in common, and Python's."""
+    own = [item for item in vars(nncf.errors).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*FAILURES, *own)
 
 
 def _kept_accurate(

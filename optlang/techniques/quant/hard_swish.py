@@ -39,5 +39,5 @@ def joined(model: Any) -> int:
 
 
 def _is_half(node: Any) -> bool:
-    about = {item.name: item.f for item in node.attribute}
+    about: dict[str, float] = {item.name: item.f for item in node.attribute}
     return abs(about.get("alpha", 0.2) - _ALPHA) < 1e-6 and about.get("beta", 0.5) == _BETA

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy
 import pytest
 import torch
+from torch import nn
 
 from optlang.interfaces import Context, Factory, ModelState, Refusal, TargetSpec
 from optlang.measure.process import BareProcess, Deployment
@@ -113,6 +114,40 @@ def test_the_accuracy_control_scores_in_calls_of_the_targets_batch(digits):
     assert 0 < expected < 1
     given = quantize._quality({"input": values}, targets, 3, digits)(compiled)
     assert given == (pytest.approx(expected), True)
+
+
+class Placed(nn.Module):
+    """Attention with a bias by relative position, which is taken from a table by constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 96), nn.Linear(32, 10)
+        self.bias = nn.Parameter(torch.randn(2, 8))
+        self.register_buffer("places", (torch.arange(64).view(8, 8) * 5) % 8)
+
+    def forward(self, input):
+        q, k, v = (
+            item.permute(0, 2, 1, 3) for item in self.qkv(input[:, 0]).view(-1, 8, 2, 48).split([16, 16, 16], 3)
+        )
+        scores = q @ k.transpose(-1, -2) * 0.25 + self.bias[:, self.places]
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2).mean(1))
+
+
+def test_a_table_that_constants_are_taken_from(digits, tmp_path):
+    pytest.importorskip("nncf", reason="NNCF is not installed")
+    torch.manual_seed(0)
+    state = ModelState("module", Placed().eval(), Factory("unused:here"))
+    artifact = built(state, digits, tmp_path / "int8", int8="nncf")
+    found, _ = answers(artifact, digits)
+    wanted, _ = answers(built(state, digits, tmp_path / "float"), digits)
+    assert abs(found["output"] - wanted["output"]).max() < 0.1 * abs(wanted["output"]).max()
+
+
+def test_what_nncf_cannot_do_is_refused_with_its_reason(digits, tmp_path):
+    pytest.importorskip("nncf", reason="NNCF is not installed")
+    state = ModelState("module", nn.Flatten(), Factory("unused:here"))
+    with pytest.raises(Refusal, match="NNCF"):
+        built(state, digits, tmp_path / "int8", int8="nncf")
 
 
 def test_what_cannot_be_done_is_refused(trained, digits, tmp_path, monkeypatch):
