@@ -305,13 +305,16 @@ class Context:
     `wants` is given only to techniques that declare `needs runtime`; `performed` says that the trial's runtime finishes
     the technique when it builds: what is to be left for it is a state in the form "graph" with a request. `report`
     takes a mapping at each epoch's end (`{"epoch": 2, "epochs": 5, "loss": 0.31}`, with `metric` and `value` where
-    'validation' was looked at), which is kept as the step's learning curve, and may raise to stop the step. `folder` is
+    'validation' was looked at), which is kept as the step's learning curve, and may raise to stop the step: what it
+    raises then is no `Exception`. `folder` is
     an empty folder for files of the result. `study` is the study's folder, where the user's own Python and files lie.
 
     `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
     `needs baseline`. `latency` gives the seconds (median) that a state takes for one call of the target's batch,
     built for the trial's runtime and measured in a process of its own, and `batch` is that batch: both only to those
     that declare `needs latency`.
+    `score(module)` gives the metrics that the study judges trials by, on a part of 'validation', for a module in
+    training: they are reported as `scores` at the epoch's end. None where nothing asks for them.
     `memo(name, about, compute)` gives what `compute` returns, computed once for this state, these data, this seed
     and `about` (plain JSON), however often and with whatever other settings the step runs: for scores that another
     budget can use again.
@@ -329,6 +332,7 @@ class Context:
     batch: int | None = None
     memo: Memo = _computed
     performed: bool = False
+    score: Callable[[Any], Mapping[str, float]] | None = None
 
 
 class Technique(Protocol):

@@ -54,29 +54,57 @@ class Agreement:
         above, below = ((item.reshape(len(same), -1).sum(dim=1).numpy()) for item in (same * counts, counts))
         self._same.append((above, below))
 
-    def measurements(self, seed: int) -> Iterator[Measurement]:
-        """What there is to say: nothing where the answers have other shapes than the baseline's."""
+    def values(self) -> dict[str, float]:
+        """The metrics without their intervals, which take long to draw."""
+        shares, cosines, squares = self._shares(), self._worst_cosines(), self._worst_squares()
+        found = {} if shares is None else {"agreement": float(shares[0].sum() / shares[1].sum())}
+        if cosines is not None:
+            found["agreement.cosine"] = float(cosines.mean())
+        if squares is not None:
+            found["agreement.error"] = _relative(*squares)
+        return found
+
+    def _shares(self) -> tuple[Array, Array] | None:
+        """How many answers of each sample name the baseline's class, and how many count."""
         import numpy
 
-        if not self._comparable:
-            return
-        if self._same:
-            above, below = (numpy.concatenate([part[index] for part in self._same]) for index in (0, 1))
-            if below.sum():
-                yield _share(above, below, seed)
-        if self._cosines:
-            cosines = min((numpy.concatenate(parts) for parts in self._cosines.values()), key=lambda item: item.mean())
+        if not self._comparable or not self._same:
+            return None
+        above, below = (numpy.concatenate([part[index] for part in self._same]) for index in (0, 1))
+        return (above, below) if below.sum() else None
+
+    def _worst_cosines(self) -> Array | None:
+        """By sample, of the output that is farthest from the baseline's."""
+        import numpy
+
+        if not self._comparable or not self._cosines:
+            return None
+        return min((numpy.concatenate(parts) for parts in self._cosines.values()), key=lambda item: float(item.mean()))
+
+    def _worst_squares(self) -> tuple[Array, Array] | None:
+        """By sample the squared differences and the squared answers, of the output that is farthest off."""
+        import numpy
+
+        if not self._comparable or not self._squares:
+            return None
+        sums = [
+            (numpy.concatenate([part[0] for part in parts]), numpy.concatenate([part[1] for part in parts]))
+            for parts in self._squares.values()
+        ]
+        return max(sums, key=lambda item: _relative(*item))
+
+    def measurements(self, seed: int) -> Iterator[Measurement]:
+        """What there is to say: nothing where the answers have other shapes than the baseline's."""
+        shares, cosines, squares = self._shares(), self._worst_cosines(), self._worst_squares()
+        if shares is not None:
+            yield _share(*shares, seed)
+        if cosines is not None:
             value = float(cosines.mean())
             low, high = intervals.mean(cosines, seed)
             low, high = min(low, value), max(high, value)
             yield Measurement("agreement.cosine", value, "", len(cosines), low, high, baseline=1.0)
-        if self._squares:
-            sums = [
-                (numpy.concatenate([part[0] for part in parts]), numpy.concatenate([part[1] for part in parts]))
-                for parts in self._squares.values()
-            ]
-            differences, references = max(sums, key=lambda item: _relative(*item))
-            yield _error(differences, references, seed)
+        if squares is not None:
+            yield _error(*squares, seed)
 
 
 def _share(above: Array, below: Array, seed: int) -> Measurement:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from optlang.measure.chunks import BYTES, Chunks, ChunkWriter, Held, Rows, all_of, pieces
+from optlang.measure.chunks import BYTES, Chunks, ChunkWriter, Held, Rows, all_of, pieces, taken
 
 if TYPE_CHECKING:
     from optlang.interfaces import Array
@@ -39,6 +39,10 @@ class Targets:
         """All of them, a part after another."""
         for start, stop in pieces([self.rows]):
             yield self.part(start, stop)
+
+    def at(self, places: Array) -> Tensors:
+        """Those of the samples at `places`, which belong to one run."""
+        return self._tensors(taken(self.rows, places))
 
     def all(self, padding: float) -> Tensors:
         """All of them in memory; where they differ in size they are filled up with `padding`."""

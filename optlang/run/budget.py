@@ -39,15 +39,11 @@ class Budget:
         # What passed since the last trial is its own too: drawing its point. Before the first, the model was loaded.
         whole = seconds if self._last is None else max(seconds, now - self._last)
         self._last = now
-        settings = {step.path: step.settings for step in record.steps}
-        steps = tuple(
-            PastStep(step.technique, settings.get(step.path, {}), step.cached, step.seconds)
-            for step in result.steps if record.origin == "baseline" or not step.path.startswith(BASELINE)
-        )
+        trial = past_of(record, result, whole)
         if record.interrupted:
-            self.forecast.keep(record.runtime, steps)
+            self.forecast.keep(trial.runtime, trial.steps)
             return
-        self.forecast.add(PastTrial(record.origin, record.runtime, whole, steps, bool(record.measurements)))
+        self.forecast.add(trial)
         if result.spent is not None:
             self._ending.add(record.number, result.spent)
 
@@ -104,6 +100,16 @@ class Budget:
     def _untested(self) -> list[int]:
         numbers = self._history.untested()
         return list({0, *numbers}) if numbers else []
+
+
+def past_of(record: TrialRecord, result: Result, seconds: float) -> PastTrial:
+    """A trial of this session that has just ended."""
+    settings = {step.path: step.settings for step in record.steps}
+    steps = tuple(
+        PastStep(step.technique, settings.get(step.path, {}), step.cached, step.seconds)
+        for step in result.steps if record.origin == "baseline" or not step.path.startswith(BASELINE)
+    )
+    return PastTrial(record.origin, record.runtime, seconds, steps, bool(record.measurements))
 
 
 def past_trial(row: TrialRow) -> PastTrial:

@@ -37,7 +37,10 @@ class Epoch:
 
 
 class CurveRecorder:
-    """Collects the curve of one step from what its technique reports; other reports are left out of account."""
+    """Collects the curve of one step from what its technique reports; other reports are left out of account.
+
+    An epoch of which several metrics are known stands once for each.
+    """
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
@@ -50,16 +53,25 @@ class CurveRecorder:
 
     def __call__(self, activity: Mapping[str, JSON]) -> None:
         """Take in one report of a technique, which may be the user's own and report whatever it likes."""
-        number, of, metric = activity.get("epoch"), activity.get("epochs"), activity.get("metric")
+        number, of = activity.get("epoch"), activity.get("epochs")
         if not _whole(number):
             return
         assert isinstance(number, int)
-        value = _number(activity.get("value"))
-        self._epochs.append(Epoch(
-            number, of if isinstance(of, int) and _whole(of) else None, _number(activity.get("loss")),
-            metric if isinstance(metric, str) and value is not None else None,
-            value if isinstance(metric, str) else None, round(time.monotonic() - self._begin, 3),
-        ))
+        epochs = of if isinstance(of, int) and _whole(of) else None
+        seconds = round(time.monotonic() - self._begin, 3)
+        self._epochs += (
+            Epoch(number, epochs, _number(activity.get("loss")), metric, value, seconds)
+            for metric, value in _held_out(activity) or ((None, None),)
+        )
+
+
+def _held_out(activity: Mapping[str, JSON]) -> tuple[tuple[str, float], ...]:
+    """The metrics on 'validation' that a report has: its own `metric`, and `scores`, which win over it."""
+    metric, scores = activity.get("metric"), activity.get("scores")
+    named = {metric: activity.get("value")} if isinstance(metric, str) else {}
+    given = {**named, **(scores if isinstance(scores, Mapping) else {})}
+    found = ((name, _number(value)) for name, value in given.items())
+    return tuple((name, value) for name, value in found if value is not None)
 
 
 def write_curve(folder: Path, curve: Sequence[Epoch]) -> None:

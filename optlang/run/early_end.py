@@ -1,34 +1,37 @@
-"""Ends trials before their training where what is known without it decides them, and estimates what that saved."""
+"""Ends trials before their training, or in it, where that cannot change what becomes of them, and estimates what that
+saved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from optlang.interfaces import JSON
+from optlang.interfaces import JSON, Measurement
 from optlang.plan.model import Plan
 from optlang.plan.quantities import counted, in_seconds
-from optlang.run.budget import past_trial
+from optlang.run.budget import past_of, past_trial
 from optlang.run.dispatch import Dispatcher
 from optlang.run.engine import WorkerDied, WorkerTimeout
-from optlang.run.forecast import Forecast, cost, rates
-from optlang.run.history import History
+from optlang.run.forecast import Forecast, PastTrial, cost, rates
+from optlang.run.history import History, TrialRecord
 from optlang.run.job import Result, UntrainedJob
 from optlang.run.job_builder import JobBuilder
+from optlang.run.past_curves import PastCurves
+from optlang.run.stopping import EPOCH, MEASURED, SAVED, Stopping
 from optlang.run.untrained import without_training
+from optlang.search import early
 from optlang.space.recipe import Applied, Recipe
 from optlang.store.writer import TrialRow, Writer
 
-SAVED = "early.saved_seconds"
-"""The note of a trial that ended before its training: the seconds that this is estimated to have saved."""
-
-MEASURED = "early."
-"""What the notes of its measured figures begin with, before the metric and, of several, the target."""
+WORTH = 4.0
+"""So many times as long as building and measuring must trainings take, for size and latency to be measured only to end
+some of them: that costs about as much as building and measuring the trial does."""
 
 
 @dataclass(slots=True)
 class EarlyEnd:
-    """Decides the searched trials of one run before their training, as far as that is possible."""
+    """Decides the searched trials of one run before their training or in it, as far as that is possible."""
 
     plan: Plan
     history: History
@@ -38,53 +41,116 @@ class EarlyEnd:
     """It knows which steps the cache has a result of."""
     store: Writer
     run: str
+    _curves: PastCurves = field(init=False)
+    _trials: list[PastTrial] = field(init=False, default_factory=list)
 
-    def result(self, number: int, recipe: Recipe) -> Result | None:
-        """The result of a trial that is decided; None where its training decides, or nothing of it is to be trained.
+    def __post_init__(self) -> None:
+        self._curves = PastCurves(self.plan)
+        curves = self.store.curves(self.run)
+        for row in self.store.trials(self.run):
+            self._learn(self.history.trial(row.trial), past_trial(row), curves.get(row.trial, ()))
+
+    def add(self, record: TrialRecord, result: Result, seconds: float) -> None:
+        """Take in a trial that is over and took so long, as it is stored: a later session decides by the same."""
+        epochs = [
+            {**asdict(epoch), "path": step.path, "cached": step.cached} for step in result.steps for epoch in step.curve
+        ]
+        self._learn(record, past_of(record, result, seconds), epochs)
+
+    def _learn(self, record: TrialRecord, trial: PastTrial, epochs: Sequence[Mapping[str, Any]]) -> None:
+        if not record.interrupted:
+            self._trials.append(trial)
+            self._curves.add(record.steps, record.measurements, epochs)
+
+    def look(self, number: int, recipe: Recipe) -> Result | Stopping | None:
+        """The result of a trial that is decided before its training, or what may end it in it; None where neither can.
 
         What goes wrong here goes wrong in the trial itself too, or is no matter of it: the trial then goes on. Raises
         InterruptedRun.
         """
+        if not self.plan.search.stop_early:
+            return None
+        new = self.forecast.new(recipe)
+        ahead = {step.path for step in new}
+        past = {path: curves for path, curves in self._curves.of(recipe.steps).items() if path in ahead}
+        kept = without_training(self.plan, recipe)
+        spared = [] if kept is None else [step for step in new if step not in kept.steps]
+        wanted = self.history.deciding() if spared else frozenset()
+        if past and spared and self._worth(recipe, spared):
+            wanted |= early.cheap(self.plan)
+        measured = self._measured(number, kept, wanted) if kept is not None and wanted else ()
+        verdict = self.history.decided(measured) if measured else None
+        if verdict is not None:
+            return Result(notes=self._notes(measured, spared), ended=verdict)
+        if not past:
+            return None
+        return Stopping(
+            self.plan, tuple(map(early.bounded, measured)), self.history.reference, self.history.rivals(), past,
+            self._later(new),
+        )
+
+    def _measured(self, number: int, kept: Recipe, metrics: frozenset[str]) -> tuple[Measurement, ...]:
+        """These metrics of the trial's model without its training; none where they cannot be measured."""
         from optlang.run.worker import measure_untrained
 
-        metrics = self.history.deciding() if self.plan.search.stop_early else frozenset()
-        kept = without_training(self.plan, recipe) if metrics else None
-        if kept is None:
-            return None
-        spared = [step for step in self.forecast.new(recipe) if step not in kept.steps]
-        if not spared:
-            return None
         job = UntrainedJob(self.jobs.trial(number, kept, "sampler"), metrics)
         try:
-            measured = self.dispatcher.run(measure_untrained, job, self.plan.search.trial_timeout)
+            found = self.dispatcher.run(measure_untrained, job, self.plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout):
-            measured = None
-        if measured is None:
+            found = None
+        if found is None:
             self.dispatcher.load()
-            return None
-        verdict = self.history.decided(measured)
-        if verdict is None:
-            return None
+        return found or ()
+
+    def _notes(self, measured: Iterable[Measurement], spared: Sequence[Applied]) -> dict[str, JSON]:
         several = len(self.plan.targets) > 1
+        seconds = estimated(spared, self._trials)
         notes: dict[str, JSON] = {
             f"{MEASURED}{item.target}.{item.metric}" if several else f"{MEASURED}{item.metric}": item.value
             for item in measured
         }
-        seconds = estimated(spared, self.store.trials(self.run))
-        return Result(notes=notes | ({} if seconds is None else {SAVED: round(seconds, 3)}), ended=verdict)
+        return notes if seconds is None else {**notes, SAVED: round(seconds, 3)}
 
-    def summary(self) -> str | None:
-        """How many trials of the run ended before their training, and what that saved; None where none did."""
-        rows = [row for row in self.store.trials(self.run) if any(name.startswith(MEASURED) for name in row.notes)]
-        if not rows:
-            return None
-        known = [found for row in rows if isinstance(found := row.notes.get(SAVED), int | float)]
-        text = f"{counted(len(rows), 'trial')} ended before the training, since the result was known"
-        return f"{text}: about {in_seconds(sum(known))} of training saved" if known else text
+    def _worth(self, recipe: Recipe, spared: Sequence[Applied]) -> bool:
+        """Whether the trainings are long enough, by what this run has stored, to measure what may end them."""
+        seconds = estimated(spared, self._trials)
+        rests = [
+            trial.rest for trial in self._trials
+            if trial.measured and trial.origin != "baseline" and trial.runtime == recipe.label
+        ]
+        return seconds is not None and bool(rests) and seconds >= WORTH * sum(rests) / len(rests)
+
+    def _later(self, new: Sequence[Applied]) -> dict[str, float]:
+        """By the path of each step, the seconds that the trainings behind it will take; those not known count as 0."""
+        known = rates(self._trials)
+        found, seconds = dict[str, float](), 0.0
+        for step in reversed(new):
+            found[step.path] = seconds
+            if step.epochs:
+                seconds += cost(known, step).seconds
+        return found
+
+    def summary(self) -> list[str]:
+        """How many trials of the run ended before their training and in it, and what that saved: a line each."""
+        rows = self.store.trials(self.run)
+        inside = [row for row in rows if EPOCH in row.notes]
+        before = [row for row in rows if row not in inside and any(name.startswith(MEASURED) for name in row.notes)]
+        return [
+            *_said(before, "ended before the training, since the result was known"),
+            *_said(inside, "stopped in a training, by the learning curves of the others"),
+        ]
 
 
-def estimated(spared: Iterable[Applied], rows: Iterable[TrialRow]) -> float | None:
-    """The seconds that steps would take, by those of the same technique in the store, an epoch each; None: unknown."""
-    known = rates(map(past_trial, rows))
+def _said(rows: Sequence[TrialRow], what: str) -> list[str]:
+    if not rows:
+        return []
+    known = [found for row in rows if isinstance(found := row.notes.get(SAVED), int | float)]
+    text = f"{counted(len(rows), 'trial')} {what}"
+    return [f"{text}: about {in_seconds(sum(known))} of training saved" if known else text]
+
+
+def estimated(spared: Iterable[Applied], past: Iterable[PastTrial]) -> float | None:
+    """The seconds that steps would take, by those of the same technique in `past`, an epoch each; None: unknown."""
+    known = rates(past)
     costs = [cost(known, step) for step in spared]
     return sum(item.seconds for item in costs) if all(item.whole for item in costs) else None

@@ -226,14 +226,20 @@ class History:
 
     def deciding(self) -> frozenset[str]:
         """The metrics that can decide a trial before its training."""
-        return early.wanted(self._plan, self._front_losses())
+        return early.wanted(self._plan, self.rivals())
 
     def decided(self, untrained: Iterable[Measurement]) -> Verdict | None:
         """How a trial ends of which its metrics without a training are known; None where the training decides."""
         known = objectives.by_metric(self._plan, map(early.bounded, untrained))
-        return early.decided(self._plan, known, self._baseline_measured(), self._front_losses())
+        return early.decided(self._plan, known, self.reference, self.rivals())
 
-    def _front_losses(self) -> dict[int, tuple[float, ...]]:
+    @property
+    def reference(self) -> dict[Key, Measurement]:
+        """What was measured of the baseline, by target and metric; nothing before it was."""
+        return self._baseline_measured()
+
+    def rivals(self) -> dict[int, tuple[float, ...]]:
+        """The losses of the trials that no other dominates, by their numbers."""
         losses = self._losses()
         return {number: losses[number] for number in pareto.front(losses)}
 

@@ -14,6 +14,7 @@ from optlang.measure.process import Deployment
 from optlang.run.curves import Epoch
 from optlang.run.ending import Spent
 from optlang.run.scratch import FOLDER
+from optlang.run.stopping import Stopping
 from optlang.search.early import Verdict
 
 BASELINE = "baseline."
@@ -104,7 +105,8 @@ class TrialJob:
     """One trial, on each target of the study.
 
     `progress` is the file that the worker writes what it is doing to. `directions` say of the task's metrics which way
-    is better, `ratios` which of them are shares.
+    is better, `ratios` which of them are shares. `judged` are the metrics that its trainings are scored by after each
+    epoch, and `stopping` what ends it in one of them; None where it is carried out whole.
     """
 
     trial: int
@@ -113,6 +115,8 @@ class TrialJob:
     progress: Path
     directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
     ratios: frozenset[str] = frozenset()
+    judged: tuple[str, ...] = ()
+    stopping: Stopping | None = None
 
 
 @dataclass(frozen=True, slots=True)

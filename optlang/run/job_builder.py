@@ -16,6 +16,8 @@ from optlang.plan.model import Plan, Runtime
 from optlang.run.busy import Busy
 from optlang.run.history import History
 from optlang.run.job import BASELINE, RuntimeJob, StepJob, TargetJob, TestJob, TrialJob, Workload, member_name
+from optlang.run.stopping import Stopping
+from optlang.search.promise import judged_metrics
 from optlang.space.recipe import Applied, Place, Recipe, steps_of
 
 
@@ -31,13 +33,15 @@ class JobBuilder:
         self._effort = Repetitions(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
         self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
 
-    def trial(self, number: int, recipe: Recipe, origin: str) -> TrialJob:
+    def trial(self, number: int, recipe: Recipe, origin: str, stopping: Stopping | None = None) -> TrialJob:
         """The job of a trial; the baseline itself is compared with nothing."""
         directions, ratios = self._judged()
+        judged = judged_metrics(self._plan) if self._plan.search.stop_early and origin != "baseline" else ()
         return TrialJob(
             trial=number, workload=self._workload,
             targets=tuple(self._target(number, recipe, place, origin) for place in recipe.places),
-            progress=self._progress, directions=directions, ratios=ratios,
+            progress=self._progress, directions=directions, ratios=ratios, judged=judged,
+            stopping=stopping,
         )
 
     def baseline_steps(self) -> tuple[Applied, ...]:

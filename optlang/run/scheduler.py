@@ -139,9 +139,8 @@ class Scheduler:
             else:
                 self._ladder.remove(trial)
         why: Why = "ladder" if ladder is True else self._search()
-        summary = self._early.summary()
-        if summary is not None:
-            self._watcher.message(summary)
+        for line in self._early.summary():
+            self._watcher.message(line)
         if self._over() == "soon":
             return self.outcome("interrupted")
         self._settle_front()
@@ -346,6 +345,7 @@ class Scheduler:
         record = self._history.add(number, recipe, origin, point, alone, result, state or {})
         self._store.record(_end_event(self._run, record, result, seconds))
         self._budget.add(record, result, seconds)
+        self._early.add(record, result, seconds)
         if refusal is not None:
             self._refusals.add(refusal)
         self._watcher.trial_finished(self._finished(record, seconds, depends(result.notes)))
@@ -365,10 +365,10 @@ class Scheduler:
         refusal: KnownRefusal | None = None
         limit = self._plan.search.trial_timeout
         try:
-            ended = self._early.result(number, recipe) if origin == "sampler" else None
-            if ended is not None:
-                return ended, None
-            result = self._dispatcher.run(carry_out, self._jobs.trial(number, recipe, origin), limit)
+            looked = self._early.look(number, recipe) if origin == "sampler" else None
+            if isinstance(looked, Result):
+                return looked, None
+            result = self._dispatcher.run(carry_out, self._jobs.trial(number, recipe, origin, looked), limit)
         except WorkerDied as error:
             result = Result(failure=Failure(str(error), self._dispatcher.log_tail()))
         except WorkerTimeout as error:

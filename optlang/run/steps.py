@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from optlang.interfaces import (
     FORMS,
@@ -56,12 +57,24 @@ class Stepped:
     module: Callable[[], ModelState | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Looks at the trainings of a trial: `score` gives the metrics of a module, `ended` gets the path of a step and its
+    curve so far at the end of each epoch, and may raise `StoppedTraining`."""
+
+    score: Callable[[Any], Mapping[str, float]]
+    ended: Callable[[str, Sequence[Epoch]], None]
+
+
 def apply(
     steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants], clock: Clock,
-    report: Report, runs: list[StepRun],
+    report: Report, runs: list[StepRun], watch: Watch | None = None,
 ) -> Stepped:
-    """The model of `workload` after `steps`. What was carried out is appended to `runs`, also where a step fails."""
-    return _Steps(steps, workload, data, wants_of, clock, report).applied(runs)
+    """The model of `workload` after `steps`. What was carried out is appended to `runs`, also where a step fails.
+
+    A step that is broken off leaves nothing in the cache. `watch` looks at all trainings but the baseline's own.
+    """
+    return _Steps(steps, workload, data, wants_of, clock, report, watch).applied(runs)
 
 
 def result_key(
@@ -76,8 +89,9 @@ class _Steps:
 
     def __init__(
         self, steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants],
-        clock: Clock, report: Report,
+        clock: Clock, report: Report, watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._steps, self._workload, self._data, self._clock, self._report = steps, workload, data, clock, report
         self._cache = Cache(workload.home / "cache")
         self._wants_of = wants_of
@@ -126,6 +140,9 @@ class _Steps:
                 state, counted = self._read(key)
             seconds = time.monotonic() - begin
             runs.append(StepRun(step.path, step.technique, key, False, seconds, started, recorder.curve))
+            watch = self._watching(step)
+            if watch is not None and recorder.curve:
+                watch.ended(step.path, recorder.curve)
         return Stepped(state, tuple(runs), counted, lambda: self._module(state))
 
     def _key(self, parent: str, step: StepJob) -> str:
@@ -142,9 +159,16 @@ class _Steps:
 
     def _context(self, step: StepJob, parent: str, recorder: CurveRecorder) -> Context:
         """What the technique gets: only what its declaration says that it needs."""
+        watch = self._watching(step)
+
         def report(activity: Mapping[str, JSON]) -> None:
+            known = len(recorder.curve)
             recorder(activity)
             self._report({"doing": step.technique, "path": step.path, **activity})
+            curve = recorder.curve
+            # After its last epoch a step is finished first, so that its result is kept.
+            if watch is not None and len(curve) > known and curve[-1].epoch != curve[-1].epochs:
+                watch.ended(step.path, curve)
 
         return Context(
             # The folder is not removed here: what the technique wrote is copied into the cache first.
@@ -154,7 +178,11 @@ class _Steps:
             baseline=self._baseline if "baseline" in step.needs else None,
             performed=step.performed, latency=self._clock.seconds if "latency" in step.needs else None,
             batch=self._clock.batch if "latency" in step.needs else None, memo=self._memo(step, parent),
+            score=watch.score if watch is not None and "training" in step.needs else None,
         )
+
+    def _watching(self, step: StepJob) -> Watch | None:
+        return None if step.path.startswith(BASELINE) else self._watch
 
     def _memo(self, step: StepJob, parent: str) -> Memo:
         """Results inside a step, kept under all that they depend on: what the step depends on, but not its settings."""

@@ -32,8 +32,11 @@ from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
 from optlang.run import batch_dependence, open_axes, steps
 from optlang.run.cache import Clock, key_of, workload_key
+from optlang.run.curves import Epoch
 from optlang.run.ending import Spent
 from optlang.run.job import WORKLOAD, FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
+from optlang.run.scoring import Scorer
+from optlang.run.stopping import StoppedTraining
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
 from optlang.workload.data.dataset import Dataset
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     import numpy
 
     Array = numpy.ndarray[Any, Any]
+
+SCORING = "scoring.seconds"
+"""The note of a trial whose trainings were scored after each epoch: what that took."""
 
 EXAMPLES = 8
 """How many samples are stored next to an artifact."""
@@ -68,6 +74,8 @@ class TrialContext:
     """By split."""
     _references: dict[str, Reference] = field(default_factory=dict)
     """By the baseline's files and the samples a call."""
+    _scorers: dict[str, Scorer] = field(default_factory=dict)
+    """By the metrics, and the baseline that answers are compared with."""
     _timed: dict[TargetSpec, dict[str, Array]] = field(default_factory=dict)
     """Samples that are timed with: the user's own data may take long to read."""
     _others: dict[TargetSpec, dict[str, Array] | None] = field(default_factory=dict)
@@ -99,6 +107,19 @@ class TrialContext:
             tally = None if targets is None else quality.tally(self.data.task, answers, targets)
             self._references[key] = Reference(answers, tally)
         return self._references[key]
+
+    def scorer(self, metrics: tuple[str, ...], baseline: Deployment | None) -> Scorer:
+        """What scores modules in training by these metrics; see `scoring`."""
+        key = key_of(list(metrics), None if baseline is None else _key(baseline))
+        if key not in self._scorers:
+            answers = None if baseline is None else lambda: self.reference(baseline).answers
+            self._scorers[key] = Scorer(self.data, self.validation, metrics, self.workload.study, answers)
+        return self._scorers[key]
+
+    @property
+    def scoring_seconds(self) -> float:
+        """What scoring modules in training has taken so far."""
+        return sum(scorer.seconds for scorer in self._scorers.values())
 
     def keep(self, baseline: Deployment, answers: Path) -> None:
         """Keep the baseline's answers: every other trial is compared with them, sample by sample."""
@@ -158,6 +179,7 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     notes: dict[str, JSON] = {}
     spent: Spent | None = None
     several = len(job.targets) > 1
+    scored_before = context.scoring_seconds
     for target_job in job.targets:
         found: list[StepRun] = []
         try:
@@ -172,6 +194,11 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
             if several:
                 error.message = f"on {target_job.target.name}: {error.message}"
             raise
+        except StoppedTraining:
+            for other in job.targets:
+                # What was built for the targets before this one is no trial's.
+                shutil.rmtree(other.folder, ignore_errors=True)
+            raise
         finally:
             _merge(runs, found, target_job.target.name)
         if result.spent is not None:
@@ -183,6 +210,9 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     if all(target_job.baseline is None for target_job in job.targets):
         # With the keys of its steps it says of a later run whether it has the same baseline.
         notes[WORKLOAD] = workload_key(job.workload, context.data)
+    scoring_seconds = context.scoring_seconds - scored_before
+    if scoring_seconds:
+        notes[SCORING] = round(scoring_seconds, 3)
     return Result(tuple(runs), tuple(measured), artifacts, notes, spent=spent)
 
 
@@ -220,7 +250,7 @@ def built(
     try:
         stepped = steps.apply(
             target_job.steps, job.workload, context.opened(target, timed=False), runtime.wants,
-            clock(job, target_job, runtime, context), report, runs,
+            clock(job, target_job, runtime, context), report, runs, _watch(job, target_job, context),
         )
         report({"doing": "build", "runtime": target_job.runtime.name})
         state = _plain(stepped.state, context, study)
@@ -282,6 +312,19 @@ def _measured(
     )
     artifact = replace(built.artifact, about=about)
     return OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes, spent)
+
+
+def _watch(job: TrialJob, target_job: TargetJob, context: TrialContext) -> steps.Watch | None:
+    """What scores the trial's trainings on this target, and ends the trial; None where it is not to be scored."""
+    if not job.judged:
+        return None
+    scorer, stopping, target = context.scorer(job.judged, target_job.baseline), job.stopping, target_job.target.name
+
+    def ended(path: str, curve: Sequence[Epoch]) -> None:
+        if stopping is not None:
+            stopping.look(target, path, curve)
+
+    return steps.Watch(scorer, ended)
 
 
 def deployment(name: str, target_job: TargetJob, artifact: Artifact, study: Path) -> Deployment:

@@ -27,6 +27,7 @@ from optlang.run.job import (
 )
 from optlang.run.machine import cores
 from optlang.run.progress_file import ProgressWriter
+from optlang.run.stopping import StoppedTraining
 from optlang.workload import process_state
 from optlang.workload.failures import exhausted
 
@@ -99,6 +100,8 @@ def carry_out(job: TrialJob) -> Result:
         from optlang.run import trial
 
         return trial.carry_out(job, _context(job.workload, job.progress), ProgressWriter(job.progress), runs)
+    except StoppedTraining as stop:
+        return Result(steps=tuple(runs), notes=stop.notes, ended=stop.verdict)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return Result(steps=tuple(runs), failure=_failure(error))
 

@@ -1,4 +1,4 @@
-"""Whether a trial is decided by what is known of it before its training. Measures nothing, and knows no model.
+"""Whether a trial is decided by what is known of it before its training or in it. Measures nothing, knows no model.
 
 Known are a few metrics, each between two numbers, and what another one can be at all: a share lies between 0 and 1.
 Only what holds for all of these numbers decides.
@@ -85,13 +85,37 @@ def decided(
     if missed:
         reason = "; ".join(item.said for item in missed)
         return Verdict("infeasible", f"{reason}, which was known before its training", tuple(missed))
-    best = _best(plan, known)
-    if best is None:
+    beaten = _beaten(plan, known, losses)
+    if beaten is None:
         return None
-    for number, theirs in losses.items():
-        if pareto.dominates(theirs, best):
-            return Verdict("stopped", _beaten(plan, number, theirs, best, known))
-    return None
+    return Verdict("stopped", f"trial {beaten[0]} beats it, whatever its training gives: {beaten[1]}")
+
+
+def unpromising(
+    plan: Plan, known: Measured, baseline: Measured, losses: Mapping[int, Sequence[float]], so_far: str
+) -> Verdict | None:
+    """How a trial ends in its training; None where it goes on. `so_far` says how the training stands.
+
+    As in `decided`, but `known` has forecasts too, each from the best that the metric can become to the worst.
+    """
+    missed = _missed(plan, known, baseline)
+    if missed:
+        return Verdict("stopped", f"{so_far}; even so {'; '.join(item.said for item in missed)}", tuple(missed))
+    beaten = _beaten(plan, known, losses)
+    return None if beaten is None else Verdict("stopped", f"{so_far}; trial {beaten[0]} beats that: {beaten[1]}")
+
+
+def reached(plan: Plan, name: str, value: float, best: float) -> str:
+    """A metric as it is and what it can become, in words."""
+    metric = plan.metric(name)
+    unit = UNITS.get(metric.dimension, "")
+    limit = "at best" if metric.direction == "maximize" else "at the least"
+    return f"{short_name(name)} {quantity(value, unit)}, {limit} {quantity(best, unit)}"
+
+
+def cheap(plan: Plan) -> frozenset[str]:
+    """The cheap metrics of goals and requirements."""
+    return CHEAP.intersection(ref.metric for ref in plan.metric_refs() if not ref.baseline)
 
 
 def _missed(plan: Plan, known: Measured, baseline: Measured) -> list[Violation]:
@@ -152,7 +176,20 @@ def _bound(plan: Plan, objective: Objective, known: Measured) -> float | None:
     return None
 
 
-def _beaten(plan: Plan, number: int, theirs: Sequence[float], best: Sequence[float], known: Measured) -> str:
+def _beaten(
+    plan: Plan, known: Measured, losses: Mapping[int, Sequence[float]]
+) -> tuple[int, str] | None:
+    """A trial that is better than the best that this one can become, and in which figures."""
+    best = _best(plan, known)
+    if best is None:
+        return None
+    for number, theirs in losses.items():
+        if pareto.dominates(theirs, best):
+            return number, _compared(plan, theirs, best, known)
+    return None
+
+
+def _compared(plan: Plan, theirs: Sequence[float], best: Sequence[float], known: Measured) -> str:
     parts = []
     for objective, one, other in zip(plan.objectives, theirs, best, strict=True):
         more, ref = objective.direction == "maximize", objective.metric
@@ -165,4 +202,4 @@ def _beaten(plan: Plan, number: int, theirs: Sequence[float], best: Sequence[flo
             limit = "at most" if more else "at least"
             texts = quantity(sign * one, unit), f"{limit} {quantity(sign * other, unit)}"
         parts.append(f"{name} {texts[0]} against {texts[1]}")
-    return f"trial {number} beats it, whatever its training gives: {', '.join(parts)}"
+    return ", ".join(parts)

@@ -231,6 +231,10 @@ class Writer:
             for row in rows
         ]
 
+    def curves(self, run: str) -> dict[int, list[Row]]:
+        """The learning curves of a run by trial, a row for each epoch (see `curve_rows`)."""
+        return {trial: rows for (name, trial), rows in self._rows.curves.items() if name == run and rows}
+
     def next_trial(self, run: str) -> int:
         """The number of the next trial: no number is used twice, not even an interrupted trial's."""
         return max((trial for name, trial in self._rows.trials if name == run), default=-1) + 1

@@ -111,3 +111,57 @@ def test_a_goal_without_a_bound_lets_the_training_decide() -> None:
     study = plan(goals=(("size", "minimize"), ("loss", "minimize")))
     assert decided(study, exact("size", 50e3, "B"), front={7: (1.0, 0.0)}) is None
     assert early.wanted(study, {7: (1.0, 0.0)}) == frozenset()
+
+
+# ---- in a training
+
+
+def in_training(
+    study: Plan, best: float, *measured: Measurement, front: dict[int, tuple[float, ...]] | None = None
+) -> early.Verdict | None:
+    forecast = Measurement("accuracy", best, "ratio", 1, 0.0, best, "laptop")
+    known = objectives.by_metric(study, [*map(early.bounded, measured), forecast])
+    baseline = objectives.by_metric(study, [exact("size", 100e3, "B"), exact("accuracy", 0.98, "ratio")])
+    return early.unpromising(study, known, baseline, front or {}, "after epoch 2 of 8 of fit")
+
+
+TWO_GOALS = (("size", "minimize"), ("accuracy", "maximize"))
+
+
+def test_a_requirement_that_the_forecast_misses_stops_a_training() -> None:
+    share = Binary(operator="-", left=MetricRef(metric="accuracy", baseline=True), right=Const(value=0.02))
+    study = plan(Binary(operator=">=", left=MetricRef(metric="accuracy"), right=share), goals=TWO_GOALS)
+    assert in_training(study, 0.96) is None
+    verdict = in_training(study, 0.95)
+    assert verdict is not None
+    assert verdict.state == "stopped"
+    assert verdict.reason == (
+        "after epoch 2 of 8 of fit; even so accuracy 95.0 % is below the limit 96.0 % (baseline.accuracy - 2%) by 1.0 "
+        "points"
+    )
+    assert [item.by for item in verdict.violations] == [pytest.approx(0.01 / 0.96)]
+
+
+def test_a_rival_stops_a_training_only_where_it_wins_in_all_that_is_known() -> None:
+    study = plan(goals=TWO_GOALS)
+    front = {3: (50e3, -0.97)}
+    verdict = in_training(study, 0.96, exact("size", 60e3, "B"), front=front)
+    assert verdict is not None
+    assert (verdict.state, verdict.violations) == ("stopped", ())
+    assert verdict.reason == (
+        "after epoch 2 of 8 of fit; trial 3 beats that: size 50.0 kB against at least 56.0 kB, accuracy 97.0 % against "
+        "at most 96.0 %"
+    )
+    assert in_training(study, 0.98, exact("size", 60e3, "B"), front=front) is None
+    assert in_training(study, 0.96, exact("size", 52e3, "B"), front=front) is None, "it may be smaller once trained"
+    assert in_training(study, 0.96, front=front) is None, "its size is not known"
+
+
+def test_cheap_metrics_are_those_of_goals_and_requirements() -> None:
+    assert early.cheap(plan(compared("macs", "<=", 5), goals=TWO_GOALS)) == {"size", "macs"}
+
+
+def test_what_a_metric_can_become_is_said_in_its_direction() -> None:
+    study = plan(goals=TWO_GOALS)
+    assert early.reached(study, "accuracy", 0.91, 0.94) == "accuracy 91.0 %, at best 94.0 %"
+    assert early.reached(study, "loss", 0.5, 0.25) == "loss 0.5000, at the least 0.2500"

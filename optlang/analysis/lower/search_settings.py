@@ -39,7 +39,7 @@ SEARCH = (
     ),
     Param(
         name="stop_early", dimension="bool", domain=SetDomain(values=(False, True)), default=True,
-        help="whether a trial ends before its training where size, macs, parameters or latency decide it already",
+        help="whether a trial ends before its training or in it where the rest cannot change what becomes of it",
     ),
     Param(
         name="warm_start", dimension="bool", domain=SetDomain(values=(False, True)), default=False,

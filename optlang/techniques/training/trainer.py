@@ -110,6 +110,9 @@ class _Run:
                 held_out = self._held_out(epoch, epochs)
                 ended |= {"metric": "loss", "value": held_out}
                 waited = 0 if best is None or held_out < best else waited + 1
+            if self._context.score is not None:
+                with self._averaged():
+                    ended["scores"] = dict(self._context.score(self._module))
             self._context.report(ended)
             if patience and waited >= patience:
                 break
