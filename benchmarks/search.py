@@ -1,0 +1,31 @@
+"""Measures what the search does with its time, on what was recorded once: seconds to run, the same figures each time.
+
+    .venv/bin/python benchmarks/search.py [stopping]
+
+`stopping`: trainings that end by the learning curves of others (search/stopping.py): how many, how many of them
+wrongly, and how many epochs that saves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "search"))
+
+import stopping
+
+PARTS: dict[str, Callable[[], str]] = {"stopping": stopping.report}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="what to measure; all where none is named")
+    for name in parser.parse_args().part or PARTS:
+        print(f"{name}\n\n{PARTS[name]()}\n")
+
+
+if __name__ == "__main__":
+    main()
