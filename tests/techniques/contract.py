@@ -33,7 +33,7 @@ def settings_of(technique, **changed):
     }
 
 
-def apply(technique, state, data, folder, seed=3, study=STUDY, report=lambda _: None, **changed):
+def apply(technique, state, data, folder, seed=3, study=STUDY, report=lambda _: None, score=None, **changed):
     """The technique's result; `technique` is its declaration, or its qualified name in the standard library.
 
     The context has nothing that the declaration does not need.
@@ -44,7 +44,7 @@ def apply(technique, state, data, folder, seed=3, study=STUDY, report=lambda _: 
         data, seed, folder, study, WANTS if "runtime" in technique.needs else None, report=report,
         baseline=(lambda: state) if "baseline" in technique.needs else None,
         # As long as there is to multiply: what really takes how long is not in question here.
-        latency=(lambda item: 1e-9 * macs(item)) if "latency" in technique.needs else None,
+        latency=(lambda item: 1e-9 * macs(item)) if "latency" in technique.needs else None, score=score,
     )
     result = imports.find(technique.calls, study)(state, settings_of(technique, **changed), context)
     proved(state, result, context)  # as a run does after each step
