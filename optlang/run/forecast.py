@@ -117,6 +117,21 @@ class Forecast:
                     total += cost(found, step)
         return total
 
+    def each(self, recipes: Iterable[Recipe]) -> list[float]:
+        """The seconds that each of these trials would take if it were the next.
+
+        A technique or a runtime that has not run yet costs what the others do on average.
+        """
+        known, rests = rates(self._past), self._rests()
+        usual = _mean(seconds for found in rests.values() for seconds in found)
+        step_usual = _mean(seconds / times for seconds, times in known.values())
+        return [
+            (_mean(rests[recipe.label]) if recipe.label in rests else usual) + sum(
+                estimate.seconds if (estimate := cost(known, step)).whole else step_usual for step in self.new(recipe)
+            )
+            for recipe in recipes
+        ]
+
     def searched(self, count: int) -> Estimate:
         """So many searched trials more, whose points are not known."""
         costs = self._searched()
@@ -173,6 +188,12 @@ class Forecast:
         nowhere = (Applied("", step.technique, step.settings) for step in steps)
         for step, (chain, _, _) in zip(steps, chains(self._plan, nowhere, label), strict=True):
             yield chain, step
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean; 0 of nothing."""
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0
 
 
 def rates(trials: Iterable[PastTrial]) -> Rates:

@@ -14,11 +14,12 @@ from typing import Any, Literal
 from optlang import interfaces
 from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, TargetSpec
 from optlang.plan.model import FloatDomain, Plan
-from optlang.run import test_data, warm_start
+from optlang.run import test_data
 from optlang.run.batch_dependence import depends
 from optlang.run.budget import Budget
 from optlang.run.busy import Busy
 from optlang.run.dispatch import Dispatcher, SetupError
+from optlang.run.draws import Draws
 from optlang.run.early_end import EarlyEnd
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted, Watcher
@@ -153,9 +154,15 @@ class Scheduler:
         sampler = Sampler(self._plan, self._space, self._history.known, hopeless)
         for item in hopeless:
             self._watcher.message(item.text)
-        given = warm_start.observations(self._plan, self._store, self._run, self._watcher.message)
-        for earlier in (*given, *self._history.observations()):
-            sampler.recall(earlier)
+        draws = Draws(
+            self._plan, sampler, self._store, self._run, self._history.observations(), self._watcher.message
+        )
+        why = self._searched(draws)
+        if (summary := draws.summary()) is not None:
+            self._watcher.message(summary)
+        return why
+
+    def _searched(self, draws: Draws) -> Why:
         most = self._plan.search.most
         while most is None or self._history.searched < most:
             if self._stop.when:
@@ -163,16 +170,14 @@ class Scheduler:
             if self._over() or not self._budget.enough_for(None):
                 return "timeout"
             try:
-                suggestion = sampler.ask(self._store.next_trial(self._run))
+                suggestion = draws.ask()
             except Exhausted:
                 refused = ", or is refused as before" if self._refusals else ""
                 self._watcher.message(f"every point of the space has been tried{refused}")
                 return "exhausted"
             recipe = resolve(self._plan, suggestion.point)
             record = self._trial(recipe, "sampler", suggestion.point, None, suggestion.state)
-            observation = self._history.observation(record)
-            if observation is not None:
-                sampler.tell(observation)
+            draws.tell(record.number, self._history.observation(record))
         return "complete"
 
     def _settle_front(self) -> None:

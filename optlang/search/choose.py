@@ -9,6 +9,7 @@ from typing import Protocol
 from optlang.analysis.lower.search_settings import GRID_POINTS
 from optlang.plan.model import Plan
 from optlang.plan.quantities import counted
+from optlang.space.cost import trial_cost
 from optlang.space.space import Space
 
 TPE_TRIALS = 1000
@@ -42,6 +43,17 @@ class Chosen:
     def said(self) -> str | None:
         """What `auto` stands for and why, in a line; None where the study names its sampler."""
         return f"{self.name}, since {self.why}" if self.why else None
+
+
+SCREENED = ("tpe", "nsga2", "nsga3")
+"""The samplers of which several points are asked for one trial. A sequence or a grid has one next point, Gaussian
+processes have looked for the best already, and who asks for random draws is given them."""
+
+
+def screened(plan: Plan, size: Counted | None = None) -> bool:
+    """Whether trials that train are chosen among several points."""
+    may_train = trial_cost(plan, plan.steps).epochs.high > 0
+    return plan.search.screening > 1 and may_train and chosen(plan, size).name in SCREENED
 
 
 def chosen(plan: Plan, size: Counted | None = None) -> Chosen:

@@ -8,10 +8,11 @@ from random import Random
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.search import pareto
-from optlang.search.choose import chosen
+from optlang.search.choose import SCREENED, chosen
 from optlang.search.hopeless import Hopeless, LeftOut
 from optlang.search.observation import Observation, SamplerBackend, Suggestion, count_of, seed_of, value_of
 from optlang.search.samplers.crossover import recombined
+from optlang.search.samplers.neighbors import changed, drawn
 from optlang.space.recipe import Point, resolve
 from optlang.space.space import Exhausted, Space
 
@@ -19,6 +20,9 @@ __all__ = ["Observation", "Sampler", "Suggestion"]
 
 RECOMBINED = 0.4
 """The share of TPE's draws, once it has started, that recombine two members of the front instead."""
+
+OWN_DRAWS = 2
+"""How many of the further points of a trial TPE draws itself."""
 
 # With a random start, TPE's own default.
 STARTUP = 10
@@ -96,6 +100,49 @@ class Sampler:
         if postponed is None:
             raise Exhausted
         return _with(postponed, refused)
+
+    def others(self, number: int, first: Suggestion, count: int) -> list[Suggestion]:
+        """More points for trial `number`, at most so many, each of another effect; `first` is what `ask` returned.
+
+        The sampler's own draws cost their time, so TPE makes `OWN_DRAWS` of them; the others recombine the front,
+        change a knob of one of its members, or are drawn at random. Whichever is tried, the next trial is drawn as if
+        there had been no others.
+        """
+        if self._name not in SCREENED:
+            return []
+        effects = {resolve(self._plan, first.point).effect}
+        refused = {_REFUSED: first.state[_REFUSED]} if _REFUSED in first.state else {}
+        members = pareto.front({number: losses for number, (_, losses) in self._feasible.items()})
+        parents = [self._feasible[member][0] for member in members]
+        found: list[Suggestion] = []
+        for turn in range(2 * count):
+            if len(found) == count:
+                break
+            asked = self._other(number, turn, parents)
+            if asked is None or self._leaves_out(asked.point) or self._space.forbidden(asked.point) is not None:
+                continue
+            effect = resolve(self._plan, asked.point).effect
+            if effect not in effects and effect not in self._known:
+                effects.add(effect)
+                found.append(Suggestion(asked.point, {**asked.state, **refused}))
+        return found
+
+    def _other(self, number: int, turn: int, parents: Sequence[Point]) -> Suggestion | None:
+        """One more point, which may be known or forbidden; None where this turn has none."""
+        seed = seed_of(self._plan.search.seed, number, "other", turn)
+        random = Random(seed)
+        if self._name != "tpe" or turn < OWN_DRAWS:
+            try:
+                return self._draws.draw(seed, 0)
+            except Exhausted:
+                return None
+        if len(parents) > 1 and turn % 3:
+            child = recombined(self._plan, self._space, parents, self._known, random)
+        elif parents:
+            child = changed(self._plan, self._space, random.choice(parents), random)
+        else:
+            child = drawn(self._space, random)
+        return None if child is None else Suggestion(child, {})
 
     def _leaves_out(self, point: Point) -> bool:
         """Whether the point has something that is left out of the trial which is drawn."""

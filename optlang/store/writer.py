@@ -235,6 +235,10 @@ class Writer:
         """The learning curves of a run by trial, a row for each epoch (see `curve_rows`)."""
         return {trial: rows for (name, trial), rows in self._rows.curves.items() if name == run and rows}
 
+    def trial(self, run: str, number: int) -> TrialRow:
+        """One trial of a run, as `trials` has it."""
+        return self._trial((run, number))
+
     def next_trial(self, run: str) -> int:
         """The number of the next trial: no number is used twice, not even an interrupted trial's."""
         return max((trial for name, trial in self._rows.trials if name == run), default=-1) + 1

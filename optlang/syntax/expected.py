@@ -27,7 +27,8 @@ _WORDS = frozenset(["of", "is", "it", "if", "on", "an", "at", "to"])
 # Where a setting belongs that is written outside its section.
 _SETTINGS = {
     "search": frozenset({
-        "sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "stop_early", "warm_start", "workers",
+        "sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "stop_early", "warm_start", "screening",
+        "workers",
     }),
     "measure": frozenset({"rounds", "processes"}),
     "target": frozenset({"device", "threads", "batch", "dynamic", "shape", "runtime"}),

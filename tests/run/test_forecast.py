@@ -52,6 +52,19 @@ def test_a_ladder_trial_is_its_steps_by_their_rates_with_the_rest_of_its_runtime
     assert forecast.ladder([recipe(("training.finetune", 2))]) == Estimate(3.0 + 8.0), "another model is trained"
 
 
+def test_each_of_several_trials_is_taken_to_be_the_next(forecast: Forecast) -> None:
+    assert forecast.each([recipe()]) == [0.0]
+    forecast.add(past("ladder", 2.0))
+    forecast.add(past("ladder", 16.0, ("prune.channels", 0, 4.0), ("training.finetune", 2, 8.0)))
+    cut = ("prune.channels", 0)
+    found = forecast.each([
+        recipe(cut, ("training.finetune", 2)), recipe(cut, ("training.finetune", 3)),
+        recipe(("training.finetune", 2)), recipe(runtime="openvino"), recipe(("quant.static", 0)),
+    ])
+    # What has not run costs what the others do: a runtime 3 s, a technique 4.
+    assert found == [3.0, 3.0 + 12.0, 3.0 + 8.0, 3.0, 3.0 + 4.0]
+
+
 def test_what_several_trials_of_the_ladder_train_is_counted_once(forecast: Forecast) -> None:
     forecast.add(past("ladder", 12.0, ("training.finetune", 1, 10.0)))
     twice = [recipe(("training.finetune", 4)), recipe(("training.finetune", 4), ("quant.static", 0))]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from optlang.plan.model import Plan
-from optlang.search.choose import Chosen, chosen
+from optlang.search.choose import Chosen, chosen, screened
 
 Make = Callable[..., Plan]
 
@@ -36,3 +36,16 @@ def test_it_goes_by_the_space_the_budget_and_the_goals(
     plan_of: Make, steps: str, search: str, goals: str, expected: Chosen
 ) -> None:
     assert chosen(plan_of(steps, search=search, goals=goals)) == expected
+
+
+@pytest.mark.parametrize(("steps", "search", "expected"), [
+    ("steps { maybe finetune { lr in 1e-4 .. 1e-2 log } }", "trials = 9", True),
+    ("steps { maybe finetune { lr in 1e-4 .. 1e-2 log } }", "trials = 9; screening = off", False),
+    ("steps { maybe finetune { lr in 1e-4 .. 1e-2 log } }", "trials = 9; screening = 1", False),
+    ("steps { maybe finetune { lr in 1e-4 .. 1e-2 log } }", "trials = 9; sampler = random", False),
+    (FINITE, "trials = 8", False),
+])
+def test_points_are_screened_where_something_is_trained(
+    plan_of: Make, steps: str, search: str, expected: bool
+) -> None:
+    assert screened(plan_of(steps, search=search)) is expected

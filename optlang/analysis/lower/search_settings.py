@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 
 from optlang.analysis.knobs import Around, Knobs
 from optlang.analysis.modules.names import only, suggestion
@@ -44,6 +45,10 @@ SEARCH = (
     Param(
         name="warm_start", dimension="bool", domain=SetDomain(values=(False, True)), default=False,
         help="whether the sampler learns from the trials of earlier runs of this model, data, baseline and target",
+    ),
+    _count(
+        "screening", 0, 256, 16,
+        "of how many points a trial that trains is chosen, by the gain and the time that are expected; `off`: of one",
     ),
 )
 MEASURE = (
@@ -106,12 +111,21 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
             knobs.diagnostics.error("E106", f"`{name}` is not in this version", statement.span, help=LATER[name])
         elif name == "sampler":
             sampler = _sampler(knobs, statement)
+        elif name == "screening":
+            kept.append(_number(statement))
         else:
             kept.append(statement)
     values = _values(knobs, "`search`", SEARCH, sections, kept)
     if values is None or sampler is None:
         return None
     return Search(sampler=sampler, **values)  # type: ignore[arg-type]
+
+
+def _number(statement: tree.Statement) -> tree.Statement:
+    """The statement with 0 for `off`."""
+    if isinstance(statement, tree.Fix) and isinstance(statement.value, tree.Path) and statement.value.text == "off":
+        return replace(statement, value=tree.Number(statement.value.span, Decimal(0), None, True))
+    return statement
 
 
 def measure_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Measure | None:

@@ -17,7 +17,7 @@ from optlang.plan.model import Param, Plan, Rule
 from optlang.plan.quantities import counted, in_seconds
 from optlang.plan.units import show
 from optlang.report.plan.words import KnobLine, StepLine, Words
-from optlang.search.choose import Counted, chosen
+from optlang.search.choose import Counted, chosen, screened
 from optlang.space.cost import TrialCost, trial_cost
 from optlang.space.trainings import Training
 
@@ -118,6 +118,11 @@ def _run(plan: Plan, ladder: LadderCost, size: Counted) -> tuple[str, ...]:
         lines.append(f"it ends after {in_seconds(timeout)}, the front measured again and scored, and can go on")
     if ladder.trials:
         lines.append(f"of one technique alone: {_points_of(ladder)}, {_trained(ladder.trainings)}")
+    if screened(plan, size) and most != 0:
+        lines.append(
+            f"a searched trial that trains is chosen among {plan.search.screening} points, by the gain and the time "
+            "that are expected"
+        )
     return tuple(lines)
 
 
@@ -155,6 +160,8 @@ def _search(plan: Plan, size: Counted) -> tuple[str, ...]:
     settings = _changed(SAMPLERS[sampler.name], sampler.settings)
     named = sampler.name + (f" {{ {'; '.join(settings)} }}" if settings else "")
     changed = _changed(SEARCH, plan.search.model_dump(include={param.name for param in SEARCH}))
+    if not plan.search.screening:
+        changed = tuple(line.replace("screening = 0", "screening = off") for line in changed)
     return (f"sampler = {named}" if auto is None else f"sampler = auto: {auto}", *changed)
 
 

@@ -14,13 +14,14 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from optlang.plan.domains import size
-from optlang.plan.model import Knob, Plan
+from optlang.plan.model import Plan
 from optlang.search import pareto
 from optlang.search.observation import TRIES, Observation, Suggestion
-from optlang.search.samplers.encoding import ABSENT, gene_of, genes_of, point_of, position, unordered, value_at
+from optlang.search.samplers.encoding import ABSENT, gene_of, position, unordered, value_at
+from optlang.search.samplers.neighbors import changed, drawn
 from optlang.search.samplers.optuna_adapter import Score, maximize, quiet
 from optlang.space.recipe import Point, resolve
-from optlang.space.space import Exhausted, Space
+from optlang.space.space import Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 DRAWN, STARTS, NEIGHBORS, ROUNDS = 500, 10, 12, 4
 """Points drawn at random to begin with; of the best of these and of the front so many are walked on from, each to its
 best neighbor, for so many rounds."""
-
-STEP = 0.2
-"""How far a neighbor lies along an ordered domain (standard deviation; SMAC's)."""
 
 
 class Gaussian:
@@ -136,25 +134,14 @@ class Gaussian:
 
     def random_point(self, random: Random) -> Point | None:
         """A point that may run, or None where this draw is none."""
-        try:
-            point = self.drawn(random)
-        except Exhausted:
-            return None
-        return point if self._space.forbidden(point) is None else None
+        return self._allowed(drawn(self._space, random))
 
     def neighbor(self, point: Point, random: Random) -> Point | None:
-        """The point with one of its knobs changed; what appears with that is drawn at random."""
-        genes = genes_of(self._plan.knobs, point, {knob.path: random.random() for knob in self._plan.knobs})
-        there = [knob for knob in self._knobs if knob.path in point]
-        if not there:
-            return None
-        knob = random.choice(there)
-        genes[knob.path] = _moved(knob, genes[knob.path], random)
-        try:
-            near = point_of(self._space, genes)
-        except Exhausted:
-            return None
-        return near if near != point and self._space.forbidden(near) is None else None
+        """A point near another that may run, or None where this draw is none."""
+        return self._allowed(changed(self._plan, self._space, point, random))
+
+    def _allowed(self, point: Point | None) -> Point | None:
+        return point if point is not None and self._space.forbidden(point) is None else None
 
 
 class _Search:
@@ -196,15 +183,3 @@ class _Search:
         values = score(np.array([self._owner.row(point) for point in points]))
         return sorted(zip(values.tolist(), points, strict=True), key=lambda item: -item[0])
 
-
-def _moved(knob: Knob, gene: float, random: Random) -> float:
-    """Another gene: any other value of an unordered knob, a near one of an ordered knob."""
-    count = size(knob.domain)
-    if count is None:
-        return min(1.0, max(0.0, random.gauss(gene, STEP)))
-    index = min(count - 1, int(gene * count))
-    others = [other for other in range(count) if other != index] if count <= 10_000 else [random.randrange(count)]
-    if not unordered(knob.domain):
-        aim = round(random.gauss(index, max(1.0, STEP * count)))
-        others = [min(count - 1, max(0, aim if aim != index else index + random.choice((-1, 1))))]
-    return (random.choice(others) + 0.5) / count

@@ -1,0 +1,94 @@
+"""The points of a run's search: the sampler and its screening, given what the store has of this run and earlier ones.
+
+What a trial would cost is computed from what is stored, so that a run that goes on chooses as it would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from optlang.plan.model import Plan
+from optlang.plan.quantities import counted
+from optlang.run import warm_start
+from optlang.run.budget import past_trial
+from optlang.run.forecast import Forecast
+from optlang.run.untrained import without_training
+from optlang.search.observation import Observation, Suggestion
+from optlang.search.sampler import Sampler
+from optlang.search.screening import STATE, Costs, Screening
+from optlang.space.recipe import Recipe
+from optlang.store.writer import TrialRow, Writer
+
+
+class Draws:
+    """Draws the searched trials of one run. `say` gets what the search is given of earlier runs."""
+
+    def __init__(
+        self, plan: Plan, sampler: Sampler, store: Writer, run: str, before: Iterable[Observation],
+        say: Callable[[str], None],
+    ) -> None:
+        self._plan, self._sampler, self._store, self._run = plan, sampler, store, run
+        self._forecast = Forecast(plan)
+        costs = Costs(self._forecast.each, self._trains, self._shape)
+        self._screening = Screening(plan, sampler, costs, plan.search.screening)
+        for given in warm_start.observations(plan, store, run, say):
+            sampler.recall(given)
+            self._screening.tell(given, own=False)
+        for item in store.warm_start(run) or () if plan.search.warm_start else ():
+            # Its steps are in the cache.
+            trial = past_trial(store.trial(item.from_run, item.from_trial))
+            self._forecast.add(replace(trial, origin="earlier"))
+        for row in store.trials(run):
+            self._add(row)
+        for told in before:
+            sampler.recall(told)
+            self._screening.tell(told)
+
+    def ask(self) -> Suggestion:
+        """The point of the next trial; raises `Exhausted` where the space has none left that was not tried."""
+        return self._screening.ask(self._store.next_trial(self._run))
+
+    def tell(self, number: int, told: Observation | None) -> None:
+        """Take in a trial that is over; None: the search learns nothing from it."""
+        self._add(self._store.trial(self._run, number))
+        if told is not None:
+            self._sampler.tell(told)
+            self._screening.tell(told)
+
+    def summary(self) -> str | None:
+        """How often a point was chosen by what was expected of it, and how often nothing could be; None: never."""
+        found = [state for row in self._store.trials(self._run) if (state := (row.sampler_state or {}).get(STATE))]
+        judged = [state for state in found if isinstance(state, dict)]
+        chosen = sum("of" in state for state in judged)
+        blind = len(judged) - chosen
+        parts = []
+        if chosen:
+            most = max(state.get("of", 0) for state in judged)
+            parts.append(
+                f"{counted(chosen, 'trial')} were each chosen among up to {most} points, by the gain and the time that "
+                "were expected"
+            )
+        if blind:
+            parts.append(
+                f"before {counted(blind, 'trial')} the prediction was no better than a constant, and the sampler's own "
+                "point was taken"
+            )
+        return f"screening: {'; '.join(parts)}" if parts else None
+
+    def _add(self, row: TrialRow) -> None:
+        trial = past_trial(row)
+        if row.interrupted or row.seconds is None:
+            self._forecast.keep(trial.runtime, trial.steps)
+        else:
+            self._forecast.add(trial)
+
+    def _trains(self, recipe: Recipe) -> bool:
+        return any(step.epochs for step in self._forecast.new(recipe))
+
+    def _shape(self, recipe: Recipe) -> str | None:
+        """What names the recipe without its trainings; None where these decide its size and speed."""
+        if not any(step.epochs for step in recipe.steps):
+            return recipe.effect
+        kept = without_training(self._plan, recipe)
+        return None if kept is None else kept.effect

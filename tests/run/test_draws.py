@@ -1,0 +1,97 @@
+"""The points of a run's search: what the screening is given of the store, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optlang.plan.model import Plan
+from optlang.run.draws import Draws
+from optlang.run.history import History
+from optlang.search.observation import Suggestion
+from optlang.search.sampler import Sampler
+from optlang.search.screening import STATE
+from optlang.space.recipe import resolve
+from optlang.space.space import Space
+from optlang.store.writer import Writer
+from tests.run.test_warm_start import MACHINE, figures
+from tests.store.example_study import end, session, start
+
+Make = Callable[..., Plan]
+
+STEPS = """
+steps {
+  prune = channels { ratio in [10%, 20%, 30%, 40%, 50%] }
+  recover = finetune { epochs in 1 .. 4; lr in 1e-4 .. 1e-2 log }
+  precision in { none; dynamic }
+}
+"""
+SEARCH = "sampler = tpe { startup = 2 }; trials = 40; seed = 3"
+
+
+class Run:
+    """A run whose trials are made up, each with its steps and seconds, as the scheduler records them."""
+
+    def __init__(self, plan: Plan, store: Writer, folder: Path) -> None:
+        self.plan, self.store, self.said = plan, store, list[str]()
+        self.history = History(plan, Space(plan), store.trials("r1"), folder)
+        sampler = Sampler(plan, Space(plan), self.history.known)
+        self.draws = Draws(plan, sampler, store, "r1", self.history.observations(), self.said.append)
+
+    def step(self) -> Suggestion:
+        asked = self.draws.ask()
+        number = self.store.next_trial("r1")
+        for event in made_up(self.plan, number, asked):
+            self.store.record(event)
+        self.history._keep(self.history._read(self.store.trial("r1", number)))
+        self.draws.tell(number, self.history.observation(self.history.trial(number)))
+        return asked
+
+
+def made_up(plan: Plan, number: int, asked: Suggestion) -> Iterator[dict[str, Any]]:
+    recipe = resolve(plan, asked.point)
+    steps = [{"path": step.path, "technique": step.technique, "settings": dict(step.settings)} for step in recipe.steps]
+    yield start("r1", number, dict(asked.point), steps=steps, runtime=recipe.label)
+    done = [
+        {**step, "key": None, "cached": False, "seconds": 2.0 * (applied.epochs or 0.1), "started": None}
+        for step, applied in zip(steps, recipe.steps, strict=True)
+    ]
+    ratio = asked.point["prune.ratio"]
+    assert isinstance(ratio, float)
+    small = 0.4 if asked.point["precision"] == "dynamic" else 1.0
+    yield end(
+        "r1", number, measurements=figures(0.9 - 0.2 * ratio ** 2, 1000 * small * (1 - ratio), 1 / (1 - ratio)),
+        steps=done, seconds=3.0 + sum(step["seconds"] for step in done), sampler_state=dict(asked.state),
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path, plan_of: Make) -> Iterator[Writer]:
+    with Writer(tmp_path / "x.duckdb") as store:
+        store.record(session("r1", plan=plan_of(STEPS, search=SEARCH), machine=MACHINE))
+        store.record(start("r1", 0))
+        store.record(end("r1", 0, measurements=figures(0.9, 1000.0, 1.0)))
+        yield store
+
+
+def test_a_run_that_goes_on_chooses_as_it_would_have(plan_of: Make, store: Writer, tmp_path: Path) -> None:
+    plan = plan_of(STEPS, search=SEARCH)
+    run = Run(plan, store, tmp_path)
+    states = [run.step().state.get(STATE) for _ in range(12)]
+    assert any(states[8:]), "some were screened"
+    # Another process knows what is stored, and nothing else.
+    again = Run(plan, store, tmp_path)
+    one, other = again.draws.ask(), run.draws.ask()
+    assert (one.point, one.state.get(STATE)) == (other.point, other.state.get(STATE))
+    summary = run.draws.summary()
+    assert summary is not None
+    assert "among up to 16 points, by the gain and the time that were expected" in summary
+
+
+def test_off_is_off(plan_of: Make, store: Writer, tmp_path: Path) -> None:
+    run = Run(plan_of(STEPS, search=f"{SEARCH}; screening = off"), store, tmp_path)
+    assert not any(STATE in run.step().state for _ in range(11))
+    assert run.draws.summary() is None
