@@ -21,7 +21,7 @@ __all__ = ["Observation", "Sampler", "Suggestion"]
 RECOMBINED = 0.4
 """The share of TPE's draws, once it has started, that recombine two members of the front instead."""
 
-OWN_DRAWS = 2
+OWN_DRAWS = 1
 """How many of the further points of a trial TPE draws itself."""
 
 # With a random start, TPE's own default.
@@ -136,9 +136,9 @@ class Sampler:
                 return self._draws.draw(seed, 0)
             except Exhausted:
                 return None
-        if len(parents) > 1 and turn % 3:
-            child = recombined(self._plan, self._space, parents, self._known, random)
-        elif parents:
+        if len(parents) > 1 and turn % 2:
+            child = recombined(self._plan, self._space, parents, self._known, random, attempts=2)
+        elif parents and turn % 4:
             child = changed(self._plan, self._space, random.choice(parents), random)
         else:
             child = drawn(self._space, random)

@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 ENOUGH = 8
 """Trials with figures that a prediction needs."""
 
-TREES, OPINIONS, VOLUME = 32, 32, 1024
+TREES, OPINIONS, VOLUME = 16, 32, 1024
 """Trees of the forest, draws of what it predicts, and points by which a gain of the hypervolume is measured."""
+
+OWN = 4
+"""One in so many trials is the sampler's own, so that a wrong prediction keeps the search away from nothing for long."""
 
 MARGIN = 0.1
 """How far behind the worst of the front, as a share of the front's extent, a point adds nothing any more."""
@@ -80,12 +83,15 @@ class Screening:
     def ask(self, number: int) -> Suggestion:
         """The point of trial `number`; raises `Exhausted` as the sampler does.
 
-        It is the sampler's own where that trains nothing new, where too little is known, and where the forest predicts
-        what it has not seen no better than a constant. The same history and number make the same choice.
+        It is the sampler's own in one of `OWN` trials, where that trains nothing new, where too little is known, and
+        where the forest predicts what it has not seen no better than a constant. The same history and number make the
+        same choice.
         """
         first = self.sampler.ask(number)
         measured = sum(told.values is not None for told in self._told)
-        if self.batch < 2 or measured < ENOUGH or not self.costs.trains(resolve(self.plan, first.point)):
+        if self.batch < 2 or measured < ENOUGH or number % OWN == 0:
+            return first
+        if not self.costs.trains(resolve(self.plan, first.point)):
             return first
         candidates = [first, *self.sampler.others(number, first, self.batch - 1)]
         if len(candidates) == 1:

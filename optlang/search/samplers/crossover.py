@@ -21,13 +21,14 @@ ATTEMPTS = 30
 
 
 def recombined(
-    plan: Plan, space: Space, parents: Sequence[Point], known: Collection[str], random: Random
+    plan: Plan, space: Space, parents: Sequence[Point], known: Collection[str], random: Random,
+    attempts: int = ATTEMPTS,
 ) -> Point | None:
     """A point whose parts come from two of the parents, and whose effect is not known; None where none was found."""
     if len(parents) < 2:
         return None
     parts = [knob.path for knob in plan.knobs if knob.condition is None]
-    for _ in range(ATTEMPTS):
+    for _ in range(attempts):
         pair = random.sample(list(parents), 2)
         giver = {part: random.choice(pair) for part in parts}
         child: dict[str, Value] = {}
