@@ -24,7 +24,7 @@ from optlang.analysis.load import load
 from optlang.interfaces import Artifact, ArtifactFile, Measurement
 from optlang.run.engine import LocalEngine
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted
-from optlang.run.job import FrontJob, Result, TrialJob
+from optlang.run.job import FrontJob, PrepareJob, Result, TrialJob
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
 
@@ -50,6 +50,8 @@ def instant(job: Any) -> Any:
             measurements=measured,
             artifacts={on.target.name: Artifact(on.folder, "onnx", (file,), ("x",), ("y",))},
         )
+    if isinstance(job, PrepareJob):
+        return ()
     return {} if isinstance(job, FrontJob) else None
 
 

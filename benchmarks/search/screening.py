@@ -1,10 +1,8 @@
 """Compares ways to search on spaces of which everything is known: what each has found after so many seconds.
 
-    .venv/bin/python benchmarks/search.py [--seeds 10] [SPACE …]
-
 A search is played on a table: a trial takes the seconds that its steps took (none where a trial before it has done the
 same steps) and those of building and measuring, and has the values that are in the table. `made_up` is a formula;
-`whole` are the measured values of all points of search/whole.opt, see search/tabulate.py. The figure is the
+`whole` are the measured values of all points of whole.opt, see tabulate.py. The figure is the
 hypervolume of what was found, as a share of that of the whole table's front: of the box between the baseline (its
 latency, its size, five points of its accuracy lost) and nothing. Medians over the seeds.
 
@@ -14,7 +12,6 @@ defaults), which is given the cache of steps too, and draws points again that it
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -42,7 +39,8 @@ from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Exhausted, Space
 from optlang.space.trainings import chains
 
-HERE = Path(__file__).resolve().parent / "search"
+HERE = Path(__file__).resolve().parent
+TABLE = HERE / "whole.json"
 SHARES = (0.05, 0.1, 0.15, 0.2)
 """When to look: after so much of the time that the whole space takes."""
 
@@ -96,7 +94,7 @@ class Play:
 
 
 def keyed(plan: Plan, recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    """Each step with what identifies its result, as search/tabulate.py writes it."""
+    """Each step with what identifies its result, as tabulate.py writes it."""
     for chain, _, step in chains(plan, recipe.steps, recipe.label):
         yield hashlib.sha256(chain.encode()).hexdigest()[:8], step
 
@@ -133,9 +131,9 @@ def made_up() -> Table:
 
 
 def tabulated() -> Table:
-    """The measured values of all points of search/whole.opt."""
+    """The measured values of all points of whole.opt."""
     plan = plan_of("whole")
-    content = json.loads((HERE / "whole.json").read_text())
+    content = json.loads(TABLE.read_text())
     baseline, steps = content["baseline"], content["steps"]
     rows = {resolve(plan, point_of(item["point"])).effect: item for item in content["points"]}
 
@@ -156,7 +154,7 @@ def point_of(stored: Mapping[str, Any]) -> Point:
 
 
 def plan_of(name: str) -> Plan:
-    """The plan of a study in search/."""
+    """The plan of a study in this folder."""
     loaded = load(HERE / f"{name}.opt")
     assert loaded.plan is not None, loaded.diagnostics
     return loaded.plan
@@ -252,37 +250,30 @@ def suggested(trial: Any, knob: Knob, domain: Domain) -> Any:
     return values[trial.suggest_categorical(f"{knob.path}#{size(domain)}", list(range(len(values))))]
 
 
-def main() -> None:
-    """Prints a table for each space."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("spaces", nargs="*", metavar="SPACE", default=["made_up", "whole"])
-    parser.add_argument("--seeds", type=int, default=10)
-    options = parser.parse_args()
-    for name in options.spaces:
-        table = {"made_up": made_up, "whole": tabulated}[name]()
-        looks = [share * table.seconds for share in SHARES]
-        print(f"\n{name}: {table.space.size().points} points, {table.seconds / 60:.0f} minutes in all\n")
-        print(f"| search | {' | '.join(f'{look / 60:.0f} min' for look in looks)} | trials | a draw |")
-        print(f"|---|{'---|' * (len(looks) + 2)}")
-        for method, (sampler, batch) in METHODS.items():
-            plays = [
-                plain_optuna(table, seed, looks[-1]) if sampler == "optuna"
-                else searched(table, sampler, batch, seed, looks[-1])
-                for seed in range(options.seeds)
-            ]
-            cells = [
-                statistics.median(
-                    hypervolume([losses for at, losses in play.found if at <= look]) / table.volume for play, _ in plays
-                )
-                for look in looks
-            ]
-            trials = statistics.median(len(play.found) for play, _ in plays)
-            drawn = 1000 * statistics.median(seconds for _, seconds in plays)
-            print(
-                f"| {method} | {' | '.join(f'{cell:.3f}' for cell in cells)} | {trials:.0f} | {drawn:.0f} ms |",
-                flush=True,
+def report(seeds: int = 10) -> str:
+    """A table for each space; where whole.json is missing, see tabulate.py, of the formulas alone."""
+    tables = [made_up(), *([tabulated()] if TABLE.exists() else [])]
+    return "\n\n".join("\n".join(compared(table, seeds)) for table in tables)
+
+
+def compared(table: Table, seeds: int) -> Iterator[str]:
+    """The lines of a table: what each search has found at each look, its trials, and what a draw took."""
+    looks = [share * table.seconds for share in SHARES]
+    yield f"{table.name}: {table.space.size().points} points, {table.seconds / 60:.0f} minutes in all\n"
+    yield f"| search | {' | '.join(f'{look / 60:.0f} min' for look in looks)} | trials | a draw |"
+    yield f"|---|{'---|' * (len(looks) + 2)}"
+    for method, (sampler, batch) in METHODS.items():
+        plays = [
+            plain_optuna(table, seed, looks[-1]) if sampler == "optuna"
+            else searched(table, sampler, batch, seed, looks[-1])
+            for seed in range(seeds)
+        ]
+        cells = [
+            statistics.median(
+                hypervolume([losses for at, losses in play.found if at <= look]) / table.volume for play, _ in plays
             )
-
-
-if __name__ == "__main__":
-    main()
+            for look in looks
+        ]
+        trials = statistics.median(len(play.found) for play, _ in plays)
+        drawn = 1000 * statistics.median(seconds for _, seconds in plays)
+        yield f"| {method} | {' | '.join(f'{cell:.3f}' for cell in cells)} | {trials:.0f} | {drawn:.0f} ms |"

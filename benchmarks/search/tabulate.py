@@ -1,4 +1,4 @@
-"""Carries out every point of whole.opt once, and writes what was measured to whole.json, for benchmarks/search.py.
+"""Carries out every point of whole.opt once, and writes what was measured to whole.json, for screening.py.
 
     .venv/bin/python benchmarks/search/tabulate.py FOLDER
 

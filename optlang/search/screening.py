@@ -35,7 +35,7 @@ TREES, OPINIONS, VOLUME = 16, 32, 1024
 """Trees of the forest, draws of what it predicts, and points by which a gain of the hypervolume is measured."""
 
 OWN = 4
-"""One in so many trials is the sampler's own, so that a wrong prediction keeps the search away from nothing for long."""
+"""One in so many trials is the sampler's own, so that a wrong prediction keeps the search from nothing for long."""
 
 MARGIN = 0.1
 """How far behind the worst of the front, as a share of the front's extent, a point adds nothing any more."""
