@@ -24,7 +24,7 @@ from optlang.analysis.load import load
 from optlang.interfaces import Artifact, ArtifactFile, Measurement
 from optlang.run.engine import LocalEngine
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted
-from optlang.run.job import FrontJob, PrepareJob, Result, TrialJob
+from optlang.run.job import FrontJob, PrepareJob, Result, TestJob, TrialJob
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
 
@@ -52,7 +52,7 @@ def instant(job: Any) -> Any:
         )
     if isinstance(job, PrepareJob):
         return ()
-    return {} if isinstance(job, FrontJob) else None
+    return {} if isinstance(job, FrontJob | TestJob) else None
 
 
 class InstantEngine(LocalEngine):
