@@ -12,9 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from optlang.interfaces import JSON
-from optlang.techniques.quant.onnx_graph import WEIGHTS, eligible, layer_of
+from optlang.techniques.quant.onnx_graph import WEIGHTS, depending, eligible, layer_of
 
-_NO_DATA = ("Shape", "Size")
 # What brings its answer to a scale of its own: errors before it are not divided.
 _SCALES = (
     "Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh", "LayerNormalization", "InstanceNormalization",
@@ -29,12 +28,8 @@ def divided(graph: Any) -> list[str]:
     A logarithm counts as a division. The layers with weights are not among them.
     """
     layers = set(eligible(graph, list(WEIGHTS), ()))
-    producer: dict[str, Any] = {}
-    data = {item.name for item in graph.input} - {item.name for item in graph.initializer}
-    for node in graph.node:
-        producer.update(dict.fromkeys(node.output, node))
-        if node.op_type not in _NO_DATA and data.intersection(node.input):
-            data.update(node.output)
+    producer = {name: node for node in graph.node for name in node.output}
+    data = depending(graph)
     found: dict[str, str] = {}
     pending = list(_divisions(graph, data))
     while pending:

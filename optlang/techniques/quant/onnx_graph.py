@@ -24,6 +24,7 @@ WEIGHTS: Mapping[str, tuple[int, ...]] = {
 }
 """Which inputs of an operator hold weights; a recurrent layer has those of its inputs and its state, a Gather a table
 of embeddings."""
+_NO_DATA = ("Shape", "Size")
 _SUMS = {"Add", "Sub", "Mul", "Div", "Where"}
 _KINDS = {"Gather": "embedding table"}
 RECURRENT = "dynamic takes an LSTM, weight_only any recurrent layer; or name in `only` what is all that you want"
@@ -77,10 +78,30 @@ def weights_of(graph: Any) -> dict[str, int]:
     return {name: elements for name, (elements, bits) in bits_of(graph).items() if bits > 8}
 
 
+def depending(graph: Any) -> set[str]:
+    """The tensors that depend on what the graph's inputs hold, and not on their shapes alone."""
+    found = {item.name for item in graph.input} - {item.name for item in graph.initializer}
+    for node in graph.node:
+        branches = any(item.HasField("g") or item.graphs for item in node.attribute)
+        if node.op_type not in _NO_DATA and (branches or found.intersection(node.input)):
+            found.update(node.output)
+    return found
+
+
+def steady(graph: Any) -> list[str]:
+    """The nodes that give the same in each call of one shape: positions, masks, tables of angles.
+
+    Rounding them wins nothing. OpenVINO 2026.4 computes them when it loads a file, and refuses it where a convolution
+    among them is rounded.
+    """
+    tensors = depending(graph)
+    return [node.name for node in graph.node if node.name and not tensors.intersection(node.output)]
+
+
 def eligible(graph: Any, operators: Sequence[str], kept: Collection[str]) -> list[str]:
-    """The names of the nodes of these operators that have weights and are not kept."""
+    """The names of the nodes of these operators that have weights, are not kept and work on what the inputs hold."""
     weights = weights_of(graph)
-    left = set(kept)
+    left = {*kept, *steady(graph)}
     return [
         node.name for node in graph.node
         if node.op_type in operators and node.name not in left

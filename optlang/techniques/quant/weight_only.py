@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import JSON, Context, ModelState, QuantWants, Refusal
 from optlang.techniques.quant.embedding_tables import cover, prepend, reads, set_nodes, tables_of
 from optlang.techniques.quant.levels import grouped, rounded
-from optlang.techniques.quant.onnx_graph import WEIGHTS, left_float, load, mostly
+from optlang.techniques.quant.onnx_graph import WEIGHTS, left_float, load, mostly, steady
 from optlang.techniques.quant.ort_quantizer import finished, scheme, workshop
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload.export.onnx_weights import census
@@ -103,7 +103,13 @@ def storages_of(
     stored = {item.name: item for item in graph.initializer if len(item.dims) > 1}
     alone = {name for name, nodes in tables_of(graph, left).items() if reads(graph).count(name) == len(nodes)}
     storages = _storages(graph, stored, left, bits, group, _folds(wants))
-    return {name: storage for name, storage in storages.items() if name not in alone}, alone
+    # OpenVINO computes what is the same in each call when it loads a file, and cannot with such weights.
+    fixed = set(steady(graph))
+    computed = {
+        node.input[index] for node in graph.node if node.name in fixed and node.op_type != "Gather"
+        for index in WEIGHTS.get(node.op_type, ())
+    }
+    return {name: storage for name, storage in storages.items() if name not in {*alone, *computed}}, alone
 
 
 def round_weights(

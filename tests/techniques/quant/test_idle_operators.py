@@ -1,4 +1,4 @@
-"""What returns what it takes goes, and what only looks like it stays; OpenVINO compiles the int8 file then."""
+"""What returns what it takes goes, what only looks like it stays; OpenVINO compiles int8 files, with positions too."""
 
 import numpy
 import onnx
@@ -9,9 +9,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from optlang.interfaces import Factory, ModelState
+from optlang.interfaces import Context, Factory, ModelState
+from optlang.runtimes.openvino.build import OpenVino
 from optlang.techniques.quant.idle_operators import without_idle
-from tests.techniques.quant.integers import quantized
+from optlang.techniques.quant.static import static
+from optlang.techniques.quant.weight_only import weight_only
+from tests.techniques.quant.integers import STATIC, quantized
+from tests.techniques.states import STUDY
 
 
 def made(operator, *constants, shape=("batch", 8, 4), result=None, first=False, **attributes):
@@ -102,6 +106,20 @@ class Ghost(nn.Module):
         return self.head(torch.cat([x, torch.relu(self.cheap(x))], dim=1)[:, :16])
 
 
+def compiled(state, batch):
+    """OpenVINO's model for one shape. What these tests are about made it end the process, or refuse the file."""
+    core = openvino.Core()
+    read = core.read_model(str(state.model))
+    read.reshape([batch, 1, 8, 8])
+    return core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "SNIPPETS_MODE": "DISABLE"})
+
+
+def near(module, found, values):
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(values)).numpy()
+    return numpy.abs(found - wanted).max() < 0.1 * numpy.abs(wanted).max()
+
+
 @pytest.mark.slow
 def test_a_slice_of_the_whole_is_no_rounding_of_its_own(many_images, tmp_path):
     torch.manual_seed(0)
@@ -109,11 +127,33 @@ def test_a_slice_of_the_whole_is_no_rounding_of_its_own(many_images, tmp_path):
     result, model = quantized(state, many_images, tmp_path)
     assert "Slice" not in operators(model)
     values = many_images.arrays("validation", 1)[0]["input"]
-    core = openvino.Core()
-    read = core.read_model(str(result.model))
-    read.reshape([1, 1, 8, 8])
-    # With the slice this ends the process.
-    compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "SNIPPETS_MODE": "DISABLE"})
-    with torch.no_grad():
-        wanted = state.model(torch.from_numpy(values)).numpy()
-    assert numpy.abs(compiled(values)[0] - wanted).max() < 0.1 * numpy.abs(wanted).max()
+    assert near(state.model, compiled(result, 1)(values)[0], values)
+
+
+class Placed(nn.Module):
+    """A convolution computes positions, the same in each call, which are added to what comes of the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.look, self.place = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(2, 16, 1)
+        self.head = nn.Linear(16 * 64, 10)
+
+    def forward(self, image):
+        ones = torch.ones_like(image)
+        places = torch.cat([ones.cumsum(2).sin(), ones.cumsum(3).cos()], dim=1)
+        return self.head(torch.relu(self.look(image) + self.place(places)).flatten(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", [static, weight_only])
+def test_what_is_the_same_in_each_call_stays_in_float(technique, many_images, tmp_path):
+    torch.manual_seed(0)
+    state = ModelState("module", Placed().eval(), Factory("x:y"))
+    settings = STATIC | {"bits": 8, "group": None, "symmetric": False}
+    result = technique(state, settings, Context(many_images, 1, tmp_path, STUDY, OpenVino().wants()))
+    assert result.notes["quantize.float"] == ["place"]
+    stored = onnx.load(result.model).graph.initializer
+    kinds = {tuple(item.dims): item.data_type for item in stored if len(item.dims) == 4 and item.dims[0] == 16}
+    assert kinds[16, 2, 1, 1] == TensorProto.FLOAT != kinds[16, 1, 3, 3]
+    values = many_images.arrays("validation", 2)[0]["input"]
+    assert near(state.model, compiled(result, 2)(values)[0], values)
