@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from optlang.analysis.load import load
 from optlang.plan.domains import every_value, size
 from optlang.plan.model import Domain, Knob, Plan
 from optlang.plan.model import Sampler as Named
+from optlang.plan.quantities import in_seconds
 from optlang.run.forecast import Forecast, PastStep, PastTrial
 from optlang.run.untrained import without_training
 from optlang.search.observation import Observation
@@ -41,9 +42,6 @@ from optlang.space.trainings import chains
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "whole.json"
-SHARES = (0.05, 0.1, 0.15, 0.2)
-"""When to look: after so much of the time that the whole space takes."""
-
 LOST = 0.05
 """So much of the accuracy may be lost."""
 
@@ -57,7 +55,7 @@ METHODS = {
 class Table:
     """A space: the losses and the rest of the seconds of a point, and the seconds of a step, by what it is the end of.
 
-    `volume` is that of the front of all points, `seconds` what all of them take.
+    `volume` is that of the front of all points, `seconds` what all of them take; `shares` of these is when to look.
     """
 
     name: str
@@ -65,6 +63,7 @@ class Table:
     space: Space
     measured: Callable[[Point], tuple[tuple[float, ...], float]]
     step: Callable[[str, str, int], float]
+    shares: tuple[float, ...]
     volume: float = 1.0
     seconds: float = 1.0
 
@@ -127,7 +126,7 @@ def made_up() -> Table:
     def step(key: str, technique: str, epochs: int) -> float:
         return 3.0 * epochs if epochs else 0.5
 
-    return whole(Table("made_up", plan, Space(plan), measured, step))
+    return whole(Table("made_up", plan, Space(plan), measured, step, (0.05, 0.1, 0.15, 0.2)))
 
 
 def tabulated() -> Table:
@@ -145,7 +144,7 @@ def tabulated() -> Table:
     def step(key: str, technique: str, epochs: int) -> float:
         return float(steps[key])
 
-    return whole(Table("whole", plan, Space(plan), measured, step))
+    return whole(Table("whole", plan, Space(plan), measured, step, (0.1, 0.2, 0.3, 0.4)))
 
 
 def point_of(stored: Mapping[str, Any]) -> Point:
@@ -166,7 +165,7 @@ def whole(table: Table) -> Table:
     for point in table.space.points():
         play.carry_out(point)
     volume = hypervolume([losses for _, losses in play.found])
-    return Table(table.name, table.plan, table.space, table.measured, table.step, volume, play.clock)
+    return replace(table, volume=volume, seconds=play.clock)
 
 
 def hypervolume(losses: list[tuple[float, ...]]) -> float:
@@ -258,9 +257,9 @@ def report(seeds: int = 10) -> str:
 
 def compared(table: Table, seeds: int) -> Iterator[str]:
     """The lines of a table: what each search has found at each look, its trials, and what a draw took."""
-    looks = [share * table.seconds for share in SHARES]
-    yield f"{table.name}: {table.space.size().points} points, {table.seconds / 60:.0f} minutes in all\n"
-    yield f"| search | {' | '.join(f'{look / 60:.0f} min' for look in looks)} | trials | a draw |"
+    looks = [share * table.seconds for share in table.shares]
+    yield f"{table.name}: {table.space.size().points} points, {in_seconds(table.seconds)} in all\n"
+    yield f"| search | {' | '.join(map(in_seconds, looks))} | trials | a draw |"
     yield f"|---|{'---|' * (len(looks) + 2)}"
     for method, (sampler, batch) in METHODS.items():
         plays = [
