@@ -92,10 +92,12 @@ def _held(
             f"`{item['name']}` {[call['batch'], *sizes.get(item['name'], item['shape'][1:])]}"
             for item in entry["inputs"] if item.get("shape")
         )
+        between = ", ".join(f"`{name}` {[call['batch'], *size]}" for name, size in (call.get("between") or {}).items())
+        before = f", each after a call of another shape ({between})" if between else ""
         machine = manifest["machine"] or {}
         where = f"{call['device']} ({machine['processor']})" if machine.get("processor") else call["device"]
         said.append(
-            f"The figures hold for calls with batch {call['batch']}{f' ({shapes})' if shapes else ''} and "
+            f"The figures hold for calls with batch {call['batch']}{f' ({shapes})' if shapes else ''}{before} and "
             f"{counted(int(call['threads']), 'thread')} on {where}; other batches and shapes were not measured."
         )
     for of, data in (("answers", "validation data"), ("test answers", "test data, which the search has not seen")):

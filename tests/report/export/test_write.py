@@ -113,7 +113,7 @@ def test_the_manifest_says_what_was_exported(tmp_path: Path) -> None:
 def test_the_page_lists_all_that_was_measured_and_for_which_call(tmp_path: Path) -> None:
     about = {
         "inputs": {"x": {"dtype": "float32", "shape": ["samples", 3]}},
-        "measured": {"device": "cpu", "threads": 2, "batch": 8},
+        "measured": {"device": "cpu", "threads": 2, "batch": 8, "between": {"x": [4]}},
     }
     entry = artifact(tmp_path / ".optlang" / "a", {"model.onnx": b"weights"}, about=about)
     own = {**measurement("miou", 0.7), "unit": "ratio", "n": 48}
@@ -138,8 +138,9 @@ def test_the_page_lists_all_that_was_measured_and_for_which_call(tmp_path: Path)
         "require accuracy >= baseline.accuracy - 1%.\n" in page
     )
     assert (
-        "The figures hold for calls with batch 8 (`x` [8, 3]) and 2 threads on cpu; other batches and shapes were not "
-        "measured. From 450 samples of validation data: accuracy. From 48 samples of validation data: edge_f1, miou.\n"
+        "The figures hold for calls with batch 8 (`x` [8, 3]), each after a call of another shape (`x` [8, 4]) and 2 "
+        "threads on cpu; other batches and shapes were not measured. From 450 samples of validation data: "
+        "accuracy. From 48 samples of validation data: edge_f1, miou.\n"
     ) in page
     table = [line for line in page.splitlines() if line.startswith("| ")][1:]
     assert [line.split(" | ")[0].removeprefix("| ") for line in table] == [
