@@ -141,9 +141,12 @@ def _opened(graph: fx.GraphModule, points: Sequence[Node]) -> fx.GraphModule:
     outputs = [kept[item] for item in end.args[0]]
     for node in points:
         place = kept[node]
-        if node.target is _QUANTIZE:
-            with copied.inserting_after(place):
+        with copied.inserting_after(place):
+            if node.target is _QUANTIZE:
                 place = copied.call_function(_DEQUANTIZE, (place, *node.args[1:]))
+            else:
+                # What is behind it may write into it.
+                place = copied.call_function(torch.ops.aten.clone.default, (place,))
         outputs.append(place)
     copied.output(tuple(outputs))
     return fx.GraphModule(graph, copied)

@@ -111,7 +111,8 @@ class Shaky(torch.nn.Module):
         self.narrow = torch.nn.Conv2d(64, 32, 3, padding=1)
 
     def forward(self, image):
-        return torch.sin(self.narrow(torch.nn.functional.relu6(self.wide(image))) / 1e-3)
+        clamped = torch.nn.functional.relu6(self.wide(image))
+        return torch.sin(torch.nn.functional.hardswish(self.narrow(clamped), inplace=True) / 1e-3)
 
 
 def shaky():
