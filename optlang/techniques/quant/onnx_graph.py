@@ -24,6 +24,7 @@ WEIGHTS: Mapping[str, tuple[int, ...]] = {
 }
 """Which inputs of an operator hold weights; a recurrent layer has those of its inputs and its state, a Gather a table
 of embeddings."""
+_AFFINE = ("BatchNormalization", "Add", "Sub", "Mul", "Div")
 _NO_DATA = ("Shape", "Size")
 _SUMS = {"Add", "Sub", "Mul", "Div", "Where"}
 _KINDS = {"Gather": "embedding table"}
@@ -96,6 +97,22 @@ def steady(graph: Any) -> list[str]:
     """
     tensors = depending(graph)
     return [node.name for node in graph.node if node.name and not tensors.intersection(node.output)]
+
+
+def scaled_joints(graph: Any) -> list[str]:
+    """Concatenations whose answer a norm or a constant scales or shifts next, and what does so.
+
+    Rounded before and behind that, OpenVINO 2026.4 ends the process while it compiles them (DenseNet). No runtime has
+    a kernel for the scaling in integers.
+    """
+    stored = {item.name for item in graph.initializer}
+    joined = {name: node.name for node in graph.node if node.op_type == "Concat" for name in node.output}
+    found: list[str] = []
+    for node in graph.node:
+        sources = [name for name in node.input if name not in stored]
+        if node.op_type in _AFFINE and len(sources) == 1 and sources[0] in joined:
+            found += [joined[sources[0]], node.name]
+    return [name for name in dict.fromkeys(found) if name]
 
 
 def eligible(graph: Any, operators: Sequence[str], kept: Collection[str]) -> list[str]:

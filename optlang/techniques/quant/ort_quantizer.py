@@ -21,7 +21,15 @@ from optlang.techniques.quant.einsum import as_products
 from optlang.techniques.quant.embedding_tables import cover, tables_of
 from optlang.techniques.quant.hard_swish import joined
 from optlang.techniques.quant.idle_operators import without_idle
-from optlang.techniques.quant.onnx_graph import LINEAR, WITH_WEIGHTS, load, one_scale, refuse_less, steady
+from optlang.techniques.quant.onnx_graph import (
+    LINEAR,
+    WITH_WEIGHTS,
+    load,
+    one_scale,
+    refuse_less,
+    scaled_joints,
+    steady,
+)
 from optlang.workload import process_state
 from optlang.workload.data import ragged
 from optlang.workload.export import second_exporter
@@ -221,7 +229,8 @@ def write(
 ) -> None:
     """Write `model` quantized by `ranges` to `result`; the nodes named in `kept` stay in float.
 
-    So does what is divided, and what is the same in each call. Embedding tables become int8 with the rest.
+    So does what is divided, what is the same in each call, and a concatenation that is scaled next. Embedding tables
+    become int8 with the rest.
     """
     from onnxruntime.quantization import QuantizationMode
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
@@ -231,7 +240,7 @@ def write(
     loaded = load_model_with_shape_infer(model)
     # Their rows are rounded as they stand: the quantizer would give them the range of an activation.
     tables = [node.name for nodes in tables_of(loaded.graph, kept).values() for node in nodes]
-    kept = [*kept, *tables, *divided(loaded.graph), *steady(loaded.graph)]
+    kept = [*kept, *tables, *divided(loaded.graph), *steady(loaded.graph), *scaled_joints(loaded.graph)]
     options = {
         "ActivationSymmetric": wants.symmetric_activations, "WeightSymmetric": wants.symmetric_weights,
         "MatMulConstBOnly": True, "QuantizeBias": wants.biases == "int32",

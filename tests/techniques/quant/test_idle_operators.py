@@ -130,6 +130,45 @@ def test_a_slice_of_the_whole_is_no_rounding_of_its_own(many_images, tmp_path):
     assert near(state.model, compiled(result, 1)(values)[0], values)
 
 
+class Dense(nn.Module):
+    """Concatenates, and then scales: by a norm that no convolution is before, or by constants."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.scale = scale
+        self.last, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8 * 64, 10)
+
+    def forward(self, image):
+        x = torch.relu(self.first(image))
+        x = self.scale(torch.cat([x, torch.relu(self.second(x))], dim=1))
+        return self.head(torch.relu(self.last(torch.relu(x))).flatten(1))
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.by = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x):
+        return x + self.by
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [nn.BatchNorm2d(8), Shifted()])
+def test_a_concatenation_that_is_scaled_next_is_not_rounded(scale, many_images, tmp_path):
+    torch.manual_seed(0)
+    state = ModelState("module", Dense(scale).eval(), Factory("x:y"))
+    result, model = quantized(state, many_images, tmp_path)
+    joint = next(node for node in model.graph.node if node.op_type == "Concat")
+    readers = {node.op_type for node in model.graph.node if joint.output[0] in node.input}
+    assert "QuantizeLinear" not in readers
+    weights = [item.data_type for item in model.graph.initializer if len(item.dims) == 4]
+    assert weights == [TensorProto.INT8] * 3
+    values = many_images.arrays("validation", 1)[0]["input"]
+    assert near(state.model, compiled(result, 1)(values)[0], values)
+
+
 class Placed(nn.Module):
     """A convolution computes positions, the same in each call, which are added to what comes of the image."""
 
