@@ -15,7 +15,7 @@ from pydantic import Field
 
 from optlang.interfaces import JSON
 from optlang.plan.expressions import Environment, Expression, Frozen, MetricRef, Scalar, Value, holds, references
-from optlang.plan.metrics import AGREEMENT
+from optlang.plan.metrics import AGREEMENT, BUILT
 
 Dimension = Literal["ratio", "count", "time", "bytes", "number", "name", "names", "bool", "string", "model", "models"]
 """What a value means: `count` is an integer, `time` in seconds, `bytes` in bytes, `ratio` between 0 and 1 as a rule."""
@@ -537,6 +537,15 @@ class Plan(Frozen):
         yield from (objective.metric for objective in self.objectives)
         for rule in self.requires:
             yield from (ref for ref in references(rule.expression) if isinstance(ref, MetricRef))
+
+    def of_machine(self, metric: str) -> bool:
+        """Whether a metric depends on the machine and the moment: all but what is counted and what judges answers."""
+        return metric not in BUILT and not self.metric(metric).judges
+
+    @property
+    def timed(self) -> bool:
+        """Whether a goal or a requirement is on such a metric. Where none is, the same seed makes the same search."""
+        return any(self.of_machine(ref.metric) for ref in self.metric_refs())
 
     def comparable(self) -> dict[str, Any]:
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not

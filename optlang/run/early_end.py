@@ -112,7 +112,13 @@ class EarlyEnd:
         return notes if seconds is None else {**notes, SAVED: round(seconds, 3)}
 
     def _worth(self, recipe: Recipe, spared: Sequence[Applied]) -> bool:
-        """Whether the trainings are long enough, by what this run has stored, to measure what may end them."""
+        """Whether the trainings are long enough, by what this run has stored, to measure what may end them.
+
+        Where no goal and no requirement is on a time, an epoch counts as much as building and measuring: the same seed
+        is to make the same search.
+        """
+        if not self.plan.timed:
+            return sum(step.epochs for step in spared) >= WORTH
         seconds = estimated(spared, self._trials)
         rests = [
             trial.rest for trial in self._trials

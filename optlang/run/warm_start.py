@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from optlang.plan.metrics import BUILT
 from optlang.plan.model import Plan
 from optlang.plan.quantities import counted
 from optlang.run.job import WORKLOAD
@@ -91,7 +90,7 @@ class _Comparable:
         self._space = Space(plan)
         self._own = store.trials(run)[0]
         self._session = store.session(run, self._own.trial)
-        self._timed = any(_of_machine(plan, ref.metric) for ref in plan.metric_refs())
+        self._timed = plan.timed
         self.left_out: Counter[str] = Counter()
 
     def taken(self) -> list[WarmRow]:
@@ -171,11 +170,6 @@ class _Comparable:
         if self._space.contains(point) and resolve(self._plan, point).effect == recipe.effect:
             return point
         return locate(self._plan, self._space, recipe)
-
-
-def _of_machine(plan: Plan, name: str) -> bool:
-    """Whether a metric depends on the machine: all but what is counted and what is computed of answers."""
-    return name not in BUILT and not plan.metric(name).judges
 
 
 def _like(one: SessionRow | None, other: SessionRow | None) -> bool:

@@ -35,8 +35,8 @@ SEARCH = "sampler = tpe { startup = 2 }; trials = 40; seed = 3"
 class Run:
     """A run whose trials are made up, each with its steps and seconds, as the scheduler records them."""
 
-    def __init__(self, plan: Plan, store: Writer, folder: Path) -> None:
-        self.plan, self.store, self.said = plan, store, list[str]()
+    def __init__(self, plan: Plan, store: Writer, folder: Path, pace: float = 1.0) -> None:
+        self.plan, self.store, self.said, self.pace = plan, store, list[str](), pace
         self.history = History(plan, Space(plan), store.trials("r1"), folder)
         sampler = Sampler(plan, Space(plan), self.history.known)
         self.draws = Draws(plan, sampler, store, "r1", self.history.observations(), self.said.append)
@@ -44,19 +44,19 @@ class Run:
     def step(self) -> Suggestion:
         asked = self.draws.ask()
         number = self.store.next_trial("r1")
-        for event in made_up(self.plan, number, asked):
+        for event in made_up(self.plan, number, asked, self.pace):
             self.store.record(event)
         self.history._keep(self.history._read(self.store.trial("r1", number)))
         self.draws.tell(number, self.history.observation(self.history.trial(number)))
         return asked
 
 
-def made_up(plan: Plan, number: int, asked: Suggestion) -> Iterator[dict[str, Any]]:
+def made_up(plan: Plan, number: int, asked: Suggestion, pace: float) -> Iterator[dict[str, Any]]:
     recipe = resolve(plan, asked.point)
     steps = [{"path": step.path, "technique": step.technique, "settings": dict(step.settings)} for step in recipe.steps]
     yield start("r1", number, dict(asked.point), steps=steps, runtime=recipe.label)
     done = [
-        {**step, "key": None, "cached": False, "seconds": 2.0 * (applied.epochs or 0.1), "started": None}
+        {**step, "key": None, "cached": False, "seconds": 2.0 * (applied.epochs or 0.1) ** pace, "started": None}
         for step, applied in zip(steps, recipe.steps, strict=True)
     ]
     ratio = asked.point["prune.ratio"]
@@ -89,6 +89,22 @@ def test_a_run_that_goes_on_chooses_as_it_would_have(plan_of: Make, store: Write
     summary = run.draws.summary()
     assert summary is not None
     assert "among up to 16 points, by the gain and the time that were expected" in summary
+
+
+def test_without_a_goal_on_a_time_seconds_decide_nothing(plan_of: Make, tmp_path: Path) -> None:
+    plan = plan_of(STEPS, search=SEARCH, goals="maximize accuracy\nminimize size")
+    assert not plan.timed
+    found = []
+    for pace in (0.1, 3.0):
+        with Writer(tmp_path / f"{pace}.duckdb") as store:
+            store.record(session("r1", plan=plan, machine=MACHINE))
+            store.record(start("r1", 0))
+            store.record(end("r1", 0, measurements=figures(0.9, 1000.0, 1.0)))
+            run = Run(plan, store, tmp_path, pace)
+            asked = [run.step() for _ in range(16)]
+        assert any("of" in item.state.get(STATE, {}) for item in asked), "some were screened"
+        found.append([item.point for item in asked])
+    assert found[0] == found[1]
 
 
 def test_off_is_off(plan_of: Make, store: Writer, tmp_path: Path) -> None:
