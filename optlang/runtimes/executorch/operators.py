@@ -144,8 +144,8 @@ def _opened(graph: fx.GraphModule, points: Sequence[Node]) -> fx.GraphModule:
         with copied.inserting_after(place):
             if node.target is _QUANTIZE:
                 place = copied.call_function(_DEQUANTIZE, (place, *node.args[1:]))
-            else:
-                # What is behind it may write into it.
+            elif any(_name(user).endswith("_") for user in node.users):
+                # What is behind it writes into it.
                 place = copied.call_function(torch.ops.aten.clone.default, (place,))
         outputs.append(place)
     copied.output(tuple(outputs))
