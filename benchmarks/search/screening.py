@@ -32,13 +32,12 @@ from optlang.plan.model import Domain, Knob, Plan
 from optlang.plan.model import Sampler as Named
 from optlang.plan.quantities import in_seconds
 from optlang.run.forecast import Forecast, PastStep, PastTrial
-from optlang.run.untrained import without_training
 from optlang.search.observation import Observation
 from optlang.search.sampler import Sampler
 from optlang.search.screening import Costs, Screening
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Exhausted, Space
-from optlang.space.trainings import chains
+from optlang.space.trainings import chains, without_training
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "whole.json"

@@ -13,11 +13,11 @@ from optlang.plan.quantities import counted
 from optlang.run import warm_start
 from optlang.run.budget import past_trial
 from optlang.run.forecast import Forecast
-from optlang.run.untrained import without_training
 from optlang.search.observation import Observation, Suggestion
 from optlang.search.sampler import Sampler
 from optlang.search.screening import STATE, Costs, Screening
 from optlang.space.recipe import Recipe
+from optlang.space.trainings import without_training
 from optlang.store.writer import TrialRow, Writer
 
 
@@ -66,8 +66,8 @@ class Draws:
         if chosen:
             most = max(state.get("of", 0) for state in judged)
             parts.append(
-                f"{counted(chosen, 'trial')} were each chosen among up to {most} points, by the gain and the time that "
-                "were expected"
+                f"{counted(chosen, 'trial')} chosen, each among up to {most} points by the gain and the time that were "
+                "expected"
             )
         if blind:
             parts.append(

@@ -19,9 +19,9 @@ from optlang.run.job import Result, UntrainedJob
 from optlang.run.job_builder import JobBuilder
 from optlang.run.past_curves import PastCurves
 from optlang.run.stopping import EPOCH, MEASURED, SAVED, Stopping
-from optlang.run.untrained import without_training
 from optlang.search import early
 from optlang.space.recipe import Applied, Recipe
+from optlang.space.trainings import without_training
 from optlang.store.writer import TrialRow, Writer
 
 WORTH = 4.0

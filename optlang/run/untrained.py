@@ -12,44 +12,13 @@ from pathlib import Path
 
 from optlang.interfaces import JSON, Measurement, Runtime
 from optlang.plan.metrics import MEDIAN
-from optlang.plan.model import Plan
 from optlang.run import machine, steps
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import StepRun, TargetJob, TrialJob, UntrainedJob
 from optlang.run.trial import Report, TrialContext, built, clock, deployment, unrunnable
-from optlang.space.recipe import Applied, Recipe
 from optlang.workload import imports
 
 _FILE = "measurements.json"
-
-_DROP = "max_drop"
-"""The setting by which a runtime leaves layers in float until they lose less: how many depends on the weights."""
-
-
-def without_training(plan: Plan, recipe: Recipe) -> Recipe | None:
-    """The recipe without the steps that only train; None without such, or where size and speed may depend on them.
-
-    They may where a step behind them declares `cost_depends_on weights` (but not with the trait `per_layer` where it
-    removes the same share of every layer) or the trait `sparse`, where a runtime has the setting `max_drop`, and on
-    GPUs, whose runtimes choose kernels by their times. None too where another step trains: its training is not left
-    out, so that nothing would be saved.
-    """
-    if any(_DROP in place.settings or "gpu" in plan.runtime(place.runtime).needs for place in recipe.places):
-        return None
-    kept: list[Applied] = []
-    for position, step in enumerate(recipe.steps):
-        technique = plan.technique(step.technique)
-        trains = "training" in technique.needs and "epochs" in step.settings
-        if trains and "weights_only" in technique.traits:
-            continue
-        left_out = len(kept) < position
-        even = "per_layer" in technique.traits and step.settings.get("scope") == "layer"
-        depends = technique.cost_depends_on == "weights" and not even
-        if trains or (left_out and (depends or "sparse" in technique.traits)):
-            return None
-        kept.append(step)
-    return replace(recipe, steps=tuple(kept)) if len(kept) < len(recipe.steps) else None
-
 
 def measure(job: UntrainedJob, context: TrialContext, report: Report) -> tuple[Measurement, ...]:
     """The metrics that the job names, on each of its targets where it can be measured there."""

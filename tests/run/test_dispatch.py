@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,6 +62,15 @@ def dispatcher(tmp_path: Path, shown: Shown) -> Iterator[Dispatcher]:
     watcher: Any = shown
     yield Dispatcher(anything, anything, engine, anything, watcher, anything, anything)
     engine.close()
+
+
+def test_what_schedules_a_run_holds_no_torch() -> None:
+    program = (
+        "import sys, optlang.run.study, optlang.run.calibrate, optlang.run.repeat\n"
+        "print([name for name in ('torch', 'sklearn', 'onnx', 'onnxruntime') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n", "a run begins at once; its worker imports what trains"
 
 
 def test_what_a_job_waits_is_not_its_own(dispatcher: Dispatcher, shown: Shown) -> None:

@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_chooses_as_it_would_have(plan_of: Make, store: Write
     assert (one.point, one.state.get(STATE)) == (other.point, other.state.get(STATE))
     summary = run.draws.summary()
     assert summary is not None
-    assert "among up to 16 points, by the gain and the time that were expected" in summary
+    assert "each among up to 16 points by the gain and the time that were expected" in summary
 
 
 def test_without_a_goal_on_a_time_seconds_decide_nothing(plan_of: Make, tmp_path: Path) -> None:

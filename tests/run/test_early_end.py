@@ -12,8 +12,8 @@ from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.run.budget import past_trial
 from optlang.run.early_end import estimated
-from optlang.run.untrained import without_training
 from optlang.space.recipe import Applied, resolve
+from optlang.space.trainings import without_training
 from optlang.store.reader import query
 from optlang.store.writer import Writer
 from tests.command_line import optlang
