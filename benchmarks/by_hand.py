@@ -35,6 +35,7 @@ MODELS = {
     "bert": "tokens", "distilbert": "tokens", "albert": "tokens", "gpt2": "tokens", "t5": "tokens", "vit": "images",
     "whisper": "spectrograms", "wav2vec2": "waveforms", "resnet18": "images", "mobilenet_v3": "images",
     "lraspp": "pixels", "convnext": "images", "swin": "images", "mixer": "images", "levit": "large_images",
+    "ghostnet": "images", "regnet": "images", "efficientvit": "images", "edgenext": "images",
     "gru": "series", "lstm": "tokens", "unet": "pixels",
 }
 """The functions that make each model and its samples."""

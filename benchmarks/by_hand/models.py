@@ -194,6 +194,26 @@ def levit() -> nn.Module:
     return _timm("levit_128s", 224)
 
 
+def ghostnet() -> nn.Module:
+    """timm's GhostNet, half as wide."""
+    return _timm("ghostnet_050")
+
+
+def regnet() -> nn.Module:
+    """torchvision's RegNetY, 400 MF."""
+    return _normalized(lambda: torchvision.models.regnet_y_400mf(num_classes=10))
+
+
+def efficientvit() -> nn.Module:
+    """timm's EfficientViT b0, with linear attention."""
+    return _timm("efficientvit_b0")
+
+
+def edgenext() -> nn.Module:
+    """timm's EdgeNeXt, the smallest."""
+    return _timm("edgenext_xx_small")
+
+
 # ---- written by hand
 
 
