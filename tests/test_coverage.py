@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def coverage():
     pytest.importorskip("transformers")
     if importlib.util.find_spec("timm") is None or importlib.util.find_spec("torchvision") is None:
-        pytest.skip('pip install "optlang[examples]"')
+        pytest.skip('pip install "optlang-dsl[examples]"')
     spec = importlib.util.spec_from_file_location("coverage_table", ROOT / "benchmarks" / "coverage.py")
     module = importlib.util.module_from_spec(spec)
     before = list(sys.path)

@@ -24,22 +24,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from optlang.analysis.load import load
 from optlang.plan.domains import every_value, size
 from optlang.plan.model import Domain, Knob, Plan
 from optlang.plan.model import Sampler as Named
 from optlang.plan.quantities import in_seconds
+from optlang.run.draws import costs_of
 from optlang.run.forecast import Forecast, PastStep, PastTrial
 from optlang.search.observation import Observation
 from optlang.search.sampler import Sampler
-from optlang.search.screening import Costs, Screening
+from optlang.search.screening import Screening
 from optlang.space.recipe import Point, Recipe, resolve
 from optlang.space.space import Exhausted, Space
-from optlang.space.trainings import chains, without_training
+from optlang.space.trainings import chains
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
 TABLE = HERE / "whole.json"
 LOST = 0.05
 """So much of the accuracy may be lost."""
@@ -92,7 +92,7 @@ class Play:
 
 
 def keyed(plan: Plan, recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    """Each step with what identifies its result, as tabulate.py writes it."""
+    """Each step with what identifies its result, as the table has it."""
     for chain, _, step in chains(plan, recipe.steps, recipe.label):
         yield hashlib.sha256(chain.encode()).hexdigest()[:8], step
 
@@ -168,20 +168,10 @@ def whole(table: Table) -> Table:
 
 
 def hypervolume(losses: list[tuple[float, ...]]) -> float:
-    """The volume of the unit cube that the points dominate, by slices along the last axis (three losses)."""
-    inside = np.unique([[max(0.0, value) for value in item] for item in losses if max(item) < 1] or [[1.0] * 3], axis=0)
-    beaten = [(np.all(inside <= item, axis=1) & np.any(inside < item, axis=1)).any() for item in inside]
-    points = sorted(map(tuple, inside[~np.array(beaten)].tolist()), key=lambda item: item[2])
-    total = 0.0
-    for index, point in enumerate(points):
-        ceiling = points[index + 1][2] if index + 1 < len(points) else 1.0
-        area, floor = 0.0, 1.0
-        for across, up, _ in sorted(points[:index + 1]):
-            if up < floor:
-                area += (1.0 - across) * (floor - up)
-                floor = up
-        total += area * (ceiling - point[2])
-    return total
+    """The volume of the unit cube that the points dominate (three losses), those outside of it moved to its edge."""
+    import samplers
+
+    return samplers.hypervolume([tuple(max(0.0, value) for value in item) for item in losses])
 
 
 # ---- the searches
@@ -189,21 +179,12 @@ def hypervolume(losses: list[tuple[float, ...]]) -> float:
 
 def searched(table: Table, sampler: str, batch: int, seed: int, limit: float) -> tuple[Play, float]:
     """A search by a sampler of optlang for so many seconds of the table, and the seconds that one draw took."""
-    search = table.plan.search.model_copy(update={"sampler": Named(name=sampler), "seed": seed})  # type: ignore[arg-type]
+    search = table.plan.search.model_copy(update={"sampler": Named.model_validate({"name": sampler}), "seed": seed})
     plan = table.plan.model_copy(update={"search": search})
     known: set[str] = set()
     draws, forecast, play = Sampler(plan, table.space, known), Forecast(plan), Play(table)
 
-    def shape(recipe: Recipe) -> str | None:
-        if not any(step.epochs for step in recipe.steps):
-            return recipe.effect
-        kept = without_training(plan, recipe)
-        return None if kept is None else kept.effect
-
-    def trains(recipe: Recipe) -> bool:
-        return any(step.epochs for step in forecast.new(recipe))
-
-    screening = Screening(plan, draws, Costs(forecast.each, trains, shape), batch)
+    screening = Screening(plan, draws, costs_of(plan, forecast), batch)
     spent = 0.0
     for number in range(sys.maxsize):
         begin = time.process_time()

@@ -10,12 +10,13 @@ each step by what it is the end of (its own settings, all steps before it, and t
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from screening import keyed
 
 from optlang.analysis.load import load
 from optlang.plan.model import Plan
@@ -23,7 +24,6 @@ from optlang.run.budget import past_trial
 from optlang.search import objectives
 from optlang.search.observation import value_of
 from optlang.space.recipe import Point, resolve
-from optlang.space.trainings import chains
 from optlang.store.writer import TrialRow, Writer
 
 HERE = Path(__file__).resolve().parent
@@ -75,10 +75,7 @@ def rest(row: TrialRow) -> float:
 
 def keys(plan: Plan, point: Point) -> list[str]:
     """What identifies the result of each step of a point."""
-    recipe = resolve(plan, point)
-    return [
-        hashlib.sha256(chain.encode()).hexdigest()[:8] for chain, _, _ in chains(plan, recipe.steps, recipe.label)
-    ]
+    return [key for key, _ in keyed(plan, resolve(plan, point))]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from optlang.run.forecast import PastTrial
 from optlang.run.how_long import PastRun, past_run
 from optlang.run.scheduler import Scheduler
 from optlang.run.scratch import Scratch
-from optlang.run.study import finish_event, session_event, usable
+from optlang.run.study import session, usable
 from optlang.search.ablation import AblationTrial, ablation_trials
 from optlang.space.recipe import Applied
 from optlang.space.space import Space
@@ -79,15 +79,8 @@ def _carried_out(
         scheduler = Scheduler(
             plan, folder, home, scratch, store, engine, watcher, run_id, unavailable, time.monotonic()
         )
-        store.record(session_event(scheduler.session, run_id, plan, text, file))
-        why = "interrupted"
-        with scheduler.interruptible():
-            try:
-                scheduler.try_alone([_short(trial) for trial in trials])
-                why = "complete"
-            finally:
-                engine.close()
-                store.record(finish_event(scheduler.session, run_id, why))
+        with session(scheduler, store, engine, run_id, plan, text, file):
+            scheduler.try_alone([_short(trial) for trial in trials])
         return trials, scheduler.end_with(FRONT)
 
 

@@ -24,6 +24,7 @@ WORKER_LOG = "worker.log"
 POLL = 0.1
 """Seconds between two looks at a worker's progress."""
 
+
 class _Clock:
     """The seconds that a task takes, without those that it waits."""
 

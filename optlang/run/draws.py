@@ -30,8 +30,7 @@ class Draws:
     ) -> None:
         self._plan, self._sampler, self._store, self._run = plan, sampler, store, run
         self._forecast = Forecast(plan)
-        costs = Costs(self._forecast.each, self._trains, self._shape)
-        self._screening = Screening(plan, sampler, costs, plan.search.screening)
+        self._screening = Screening(plan, sampler, costs_of(plan, self._forecast), plan.search.screening)
         for given in warm_start.observations(plan, store, run, say):
             sampler.recall(given)
             self._screening.tell(given, own=False)
@@ -83,12 +82,17 @@ class Draws:
         else:
             self._forecast.add(trial)
 
-    def _trains(self, recipe: Recipe) -> bool:
-        return any(step.epochs for step in self._forecast.new(recipe))
 
-    def _shape(self, recipe: Recipe) -> str | None:
+def costs_of(plan: Plan, forecast: Forecast) -> Costs:
+    """What trials would cost by what `forecast` has taken in, also later."""
+    def trains(recipe: Recipe) -> bool:
+        return any(step.epochs for step in forecast.new(recipe))
+
+    def shape(recipe: Recipe) -> str | None:
         """What names the recipe without its trainings; None where these decide its size and speed."""
         if not any(step.epochs for step in recipe.steps):
             return recipe.effect
-        kept = without_training(self._plan, recipe)
+        kept = without_training(plan, recipe)
         return None if kept is None else kept.effect
+
+    return Costs(forecast.each, trains, shape)

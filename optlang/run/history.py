@@ -91,7 +91,7 @@ class History:
             verdict, reason, error = "failed", result.failure.reason, result.failure.text or None
         else:
             measured = objectives.by_metric(self._plan, result.measurements)
-            reference = measured if origin == "baseline" else self._baseline_measured()
+            reference = measured if origin == "baseline" else self.reference
             # Requirements are relative to the baseline: it stays in the front even where it misses them.
             violations = [] if origin == "baseline" else objectives.broken(self._plan, measured, reference)
             verdict, reason, error = ("infeasible" if violations else "complete"), _missed(violations), None
@@ -116,7 +116,7 @@ class History:
         passes = record.passes + _is_timed(measurements)
         record = replace(record, measurements=tuple(merged.values()), passes=passes)
         if record.origin != "baseline" and record.state in ("complete", "infeasible"):
-            violations = objectives.broken(self._plan, self.measured(record), self._baseline_measured())
+            violations = objectives.broken(self._plan, self.measured(record), self.reference)
             record = replace(
                 record, state="infeasible" if violations else "complete", reason=_missed(violations),
                 violations=tuple(violations),
@@ -142,7 +142,7 @@ class History:
         """Against the baseline's value of the same measurement where it holds one, else against the stored one."""
         if record.origin == "baseline":
             return Comparison(item.value, item.unit)
-        stored = self._baseline_measured().get(key)
+        stored = self.reference.get(key)
         reference = item.baseline if item.baseline is not None else stored.value if stored is not None else None
         metric = next((metric for metric in self._plan.metrics if metric.name == item.metric), None)
         times = lost = None
@@ -155,7 +155,7 @@ class History:
     @property
     def missed_by_baseline(self) -> str | None:
         """The requirements that the baseline itself does not meet, with value and limit; None where it meets all."""
-        measured = self._baseline_measured()
+        measured = self.reference
         return _missed(objectives.broken(self._plan, measured, measured)) if measured else None
 
     def trial(self, number: int) -> TrialRecord:
@@ -192,7 +192,7 @@ class History:
 
     def hopeless(self) -> list[Hopeless]:
         """What the ladder has shown to be hopeless, of the techniques that the plan still has."""
-        baseline = self._baseline_measured()
+        baseline = self.reference
         names = {technique.name for technique in self._plan.techniques}
         return hopeless(self._plan, (
             Alone(
@@ -220,8 +220,8 @@ class History:
             missed = [max((item.by for item in record.violations), default=1.0)]
             return Observation(record.point, None, missed, record.sampler_state)
         measured = self.measured(record)
-        constraints = objectives.constraints(self._plan, measured, self._baseline_measured())
-        values = objectives.objective_values(self._plan, measured, self._baseline_measured())
+        constraints = objectives.constraints(self._plan, measured, self.reference)
+        values = objectives.objective_values(self._plan, measured, self.reference)
         return Observation(record.point, values, constraints, record.sampler_state)
 
     def deciding(self) -> frozenset[str]:
@@ -236,7 +236,8 @@ class History:
     @property
     def reference(self) -> dict[Key, Measurement]:
         """What was measured of the baseline, by target and metric; nothing before it was."""
-        return self._baseline_measured()
+        baseline = self.baseline
+        return {} if baseline is None else self.measured(baseline)
 
     def rivals(self) -> dict[int, tuple[float, ...]]:
         """The losses of the trials that no other dominates, by their numbers."""
@@ -263,7 +264,7 @@ class History:
         if self._stood is None:
             members = self.members()
             losses = {number: values for number, values in self._losses().items() if not self._is_baseline(number)}
-            baseline = self._baseline_measured()
+            baseline = self.reference
             spreads = {
                 number: ties.spreads(self._plan, self.measured(self._trials[number]), baseline) for number in losses
             }
@@ -274,7 +275,7 @@ class History:
         """Trials outside the front that would be in it, and meet the requirements, at the good end of their latency's
         interval, nearest first: measuring again may bring them in."""
         members, losses = set(self.members()), self._losses()
-        baseline = self._baseline_measured()
+        baseline = self.reference
         found = []
         for record in self._candidates():
             number = record.number
@@ -321,15 +322,11 @@ class History:
         }
 
     def _losses_of(self, measured: Mapping[Key, Measurement]) -> tuple[float, ...]:
-        values = objectives.objective_values(self._plan, measured, self._baseline_measured())
+        values = objectives.objective_values(self._plan, measured, self.reference)
         return pareto.losses(self._plan, values)
 
     def _candidates(self) -> list[TrialRecord]:
         return [record for record in self._trials.values() if record.origin != "baseline" and record.point is not None]
-
-    def _baseline_measured(self) -> dict[Key, Measurement]:
-        baseline = self.baseline
-        return {} if baseline is None else self.measured(baseline)
 
     def _keep(self, record: TrialRecord) -> None:
         self._stood = None

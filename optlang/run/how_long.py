@@ -12,7 +12,7 @@ from typing import Any
 from optlang.plan.model import Plan
 from optlang.plan.quantities import counted, in_seconds
 from optlang.run.forecast import Estimate, Forecast, PastStep, PastTrial
-from optlang.search.samplers.encoding import value_at
+from optlang.search.samplers.neighbors import uniform
 from optlang.space.recipe import Recipe, resolve
 from optlang.space.space import Exhausted, Space
 from optlang.store.plans import read_plan
@@ -112,7 +112,7 @@ def could_be_drawn(space: Space, count: int) -> list[Recipe]:
     found: list[Recipe] = []
     for _ in range(_TRIES * count):
         try:
-            point = space.draw(lambda knob, domain: value_at(domain, random.random()))
+            point = uniform(space, random)
         except Exhausted:
             break
         if space.forbidden(point) is None:

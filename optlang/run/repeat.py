@@ -18,8 +18,7 @@ from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.scheduler import Scheduler, runtime_label
 from optlang.run.scratch import Scratch
-from optlang.run.stop import InterruptedRun
-from optlang.run.study import finish_event, session_event, usable
+from optlang.run.study import session, usable
 from optlang.search.ablation import ablation_trials, baseline_recipe
 from optlang.search.observation import value_of
 from optlang.space.recipe import Point, Recipe, resolve
@@ -62,20 +61,8 @@ def repeat(
         scheduler = Scheduler(
             plan, folder, home, scratch, store, engine, watcher, run_id, unavailable, time.monotonic()
         )
-        store.record(session_event(scheduler.session, run_id, plan, text, file))
-        why = "failed"
-        with scheduler.interruptible():
-            try:
-                scheduler.repeat(
-                    wanted.number, recipe, wanted.origin, point, wanted.alone, tested=wanted.tested
-                )
-                why = "complete"
-            except InterruptedRun:
-                why = "interrupted"
-                raise
-            finally:
-                engine.close()
-                store.record(finish_event(scheduler.session, run_id, why))
+        with session(scheduler, store, engine, run_id, plan, text, file):
+            scheduler.repeat(wanted.number, recipe, wanted.origin, point, wanted.alone, tested=wanted.tested)
     return run_id
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -109,6 +109,28 @@ def session_event(session: str, run_id: str, plan: Plan, text: str, file: Path) 
 def finish_event(session: str, run_id: str, why: str) -> dict[str, JSON]:
     """What is recorded of a session when it ends."""
     return {"event": "finish", "run": run_id, "session": session, "finished": now(), "why": why}
+
+
+@contextmanager
+def session(
+    scheduler: Scheduler, store: Writer, engine: Engine, run_id: str, plan: Plan, text: str, file: Path
+) -> Iterator[None]:
+    """Record a session of a run that is not searched: how it ends follows from how the block does.
+
+    Signals stop the scheduler inside, and the workers end with the block.
+    """
+    store.record(session_event(scheduler.session, run_id, plan, text, file))
+    why = "failed"
+    with scheduler.interruptible():
+        try:
+            yield
+            why = "complete"
+        except InterruptedRun:
+            why = "interrupted"
+            raise
+        finally:
+            engine.close()
+            store.record(finish_event(scheduler.session, run_id, why))
 
 
 def _namesake(store: Writer, study: str, file: Path) -> list[str]:

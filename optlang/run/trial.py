@@ -153,6 +153,10 @@ class TrialContext:
             self._others[target] = None if found is None else {name: item.numpy() for name, item in found.items()}
         return self._others[target]
 
+    def shapes_between(self, target: TargetSpec) -> list[list[int]]:
+        """The shapes of these, which decide what is timed; none where calls have one shape."""
+        return [list(item.shape) for item in (self.between(target) or {}).values()]
+
 
 def _axes(texts: Sequence[str]) -> list[AxisSizes]:
     return [item for item in map(parsed, texts) if item is not None]
@@ -399,8 +403,10 @@ def _merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
 
 def clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialContext) -> Clock:
     """What times an intermediate state as the finished artifact will be timed, for techniques that aim at a latency."""
-    between: JSON = [list(item.shape) for item in (context.between(target_job.target) or {}).values()]
-    about: JSON = [target_job.runtime.calls, dict(target_job.runtime.settings), target_job.target.facts(), between]
+    about: JSON = [
+        target_job.runtime.calls, dict(target_job.runtime.settings), target_job.target.facts(),
+        context.shapes_between(target_job.target),
+    ]
 
     def seconds(state: ModelState) -> float:
         study = job.workload.study

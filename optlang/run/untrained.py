@@ -20,6 +20,7 @@ from optlang.workload import imports
 
 _FILE = "measurements.json"
 
+
 def measure(job: UntrainedJob, context: TrialContext, report: Report) -> tuple[Measurement, ...]:
     """The metrics that the job names, on each of its targets where it can be measured there."""
     found: list[Measurement] = []
@@ -58,8 +59,7 @@ def _key(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialC
     if not timed or target_job.baseline is None:
         return key_of("untrained", last, about)
     reference: JSON = [asdict(file) for file in target_job.baseline.artifact.files]
-    between: JSON = [list(item.shape) for item in (context.between(target_job.target) or {}).values()]
-    return key_of("untrained", last, about, reference, between)
+    return key_of("untrained", last, about, reference, context.shapes_between(target_job.target))
 
 
 def _measured(

@@ -17,8 +17,8 @@ from optlang.plan.domains import size
 from optlang.plan.model import Plan
 from optlang.search import pareto
 from optlang.search.observation import TRIES, Observation, Suggestion
-from optlang.search.samplers.encoding import ABSENT, gene_of, position, unordered, value_at
-from optlang.search.samplers.neighbors import changed, drawn
+from optlang.search.samplers.encoding import ABSENT, gene_of, position, unordered
+from optlang.search.samplers.neighbors import changed, drawn, uniform
 from optlang.search.samplers.optuna_adapter import Score, maximize, quiet
 from optlang.space.recipe import Point, resolve
 from optlang.space.space import Space
@@ -65,7 +65,7 @@ class Gaussian:
 
     def drawn(self, random: Random) -> Point:
         """A random point, which may be forbidden."""
-        return self._space.draw(lambda knob, domain: value_at(domain, random.random()))
+        return uniform(self._space, random)
 
     @quiet()
     def _best(self, measured: Sequence[Observation], seed: int, random: Random) -> Point:

@@ -14,10 +14,15 @@ STEP = 0.2
 """How far a neighbor lies along an ordered domain (standard deviation; SMAC's)."""
 
 
+def uniform(space: Space, random: Random) -> Point:
+    """A random point, which may be forbidden; raises Exhausted as `Space.draw` does."""
+    return space.draw(lambda knob, domain: value_at(domain, random.random()))
+
+
 def drawn(space: Space, random: Random) -> Point | None:
     """A random point, which may be forbidden; None where this draw is none."""
     try:
-        return space.draw(lambda knob, domain: value_at(domain, random.random()))
+        return uniform(space, random)
     except Exhausted:
         return None
 

@@ -6,8 +6,11 @@ a concatenation that is then rounded twice in succession.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from optlang.techniques.quant.embedding_tables import set_nodes
+from optlang.workload.export.onnx import drop_unread, redirect
 
 # By the value of the constant that changes nothing; whether the constant may also be the first input.
 _NEUTRAL = {"Add": (0, True), "Sub": (0, False), "Mul": (1, True), "Div": (1, False)}
@@ -33,10 +36,9 @@ def without_idle(model: Any) -> bool:
         else:
             handed_on[node.output[0]] = handed_on.get(source, source)
     if handed_on:
-        _redirect(kept, handed_on)
-        del graph.node[:]
-        graph.node.extend(kept)
-        _drop_unread(graph, answers)
+        set_nodes(graph, kept)
+        redirect(graph, handed_on)
+        drop_unread(graph)
     return bool(handed_on)
 
 
@@ -87,31 +89,3 @@ def _all(constant: Any, value: int) -> bool:
     from onnx import numpy_helper
 
     return constant is not None and bool((numpy_helper.to_array(constant) == value).all())
-
-
-def _drop_unread(graph: Any, answers: Collection[str]) -> None:
-    """Without the constants that nothing reads: ONNX Runtime warns of them."""
-    read = {*answers, *_names(graph.node)}
-    left = [item for item in graph.initializer if item.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(left)
-
-
-def _names(nodes: Any) -> Iterator[str]:
-    """What nodes read, and those in their branches."""
-    for node in nodes:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _names(inner.node)
-
-
-def _redirect(nodes: Any, names: Mapping[str, str]) -> None:
-    """Let `nodes`, and those in their branches, read what the names stand for."""
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            if name in names:
-                node.input[index] = names[name]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _redirect(inner.node, names)

@@ -229,12 +229,22 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
                     yield from _graphs(inner)
 
 
-def _redirect(graph: GraphProto, names: Mapping[str, str]) -> None:
+def redirect(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Let nodes, those in branches too, read what the names stand for."""
     for inner in _graphs(graph):
         for node in inner.node:
             for index, name in enumerate(node.input):
                 if name in names:
                     node.input[index] = names[name]
+
+
+def drop_unread(graph: GraphProto) -> None:
+    """Take out the constants that nothing reads: they cost bytes, and ONNX Runtime warns of them."""
+    used = {name for inner in _graphs(graph) for node in inner.node for name in node.input}
+    used.update(item.name for item in graph.output)
+    kept = [item for item in graph.initializer if item.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _unwrap(graph: GraphProto) -> None:
@@ -263,7 +273,7 @@ def _unwrap(graph: GraphProto) -> None:
             again[node.output[0]] = source.name
     del graph.node[:]
     graph.node.extend(kept)
-    _redirect(graph, again)
+    redirect(graph, again)
 
 
 def _share(graph: GraphProto) -> None:
@@ -281,12 +291,8 @@ def _share(graph: GraphProto) -> None:
             again[item.name] = first[key]
         else:
             first[key] = item.name
-    _redirect(graph, again)
-    used = {name for inner in _graphs(graph) for node in inner.node for name in node.input}
-    used.update(item.name for item in graph.output)
-    kept = [item for item in graph.initializer if item.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    redirect(graph, again)
+    drop_unread(graph)
 
 
 def _bytes(item: TensorProto) -> bytes:
