@@ -107,6 +107,10 @@ class TrialJob:
     `progress` is the file that the worker writes what it is doing to. `directions` say of the task's metrics which way
     is better, `ratios` which of them are shares. `judged` are the metrics that its trainings are scored by after each
     epoch, and `stopping` what ends it in one of them; None where it is carried out whole.
+
+    `pause` pauses it once its trainings, all together, have had so many epochs and have more before them (see
+    `Paused`); None runs it to the end. The baseline's own steps do not count; epochs of trainings that the cache
+    answers count as done.
     """
 
     trial: int
@@ -117,6 +121,7 @@ class TrialJob:
     ratios: frozenset[str] = frozenset()
     judged: tuple[str, ...] = ()
     stopping: Stopping | None = None
+    pause: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +176,9 @@ class PrepareJob:
 class StepRun:
     """A step that was applied or answered from the cache, how long that took, and its learning curve where it has one.
 
-    `key` and `cached` are None where the step was broken off: the cache has no result of it.
+    `key` and `cached` are None where the step was broken off or paused: the cache has no result of it. `seconds` are
+    those of this attempt. One that went on from a checkpoint had `resumed` epochs before it, which took `earlier`
+    seconds, and its curve has them too.
     """
 
     path: str
@@ -181,6 +188,8 @@ class StepRun:
     seconds: float
     started: str
     curve: tuple[Epoch, ...] = ()
+    resumed: int = 0
+    earlier: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +215,26 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """A trial that was paused in its trainings: the same job with a later `pause`, or with none, goes on from there.
+
+    `epochs` are those that its trainings have had, all together: those of `TrialJob.pause`, or more where a checkpoint
+    in the cache has more. `step` is the path of the training in which it was paused, or after which. `scores` are the
+    job's `judged` metrics there by target, as far as they can be computed during a training.
+    """
+
+    epochs: int
+    step: str
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The result of a trial. `failure` is None where all went well; the rest is what was measured up to there.
 
-    `artifacts` are by target. `ended` says how a trial ended that was decided before it was over. `spent` is what
-    measuring took, on all targets together; None where nothing was measured.
+    `artifacts` are by target. `ended` says how a trial ended that was decided before it was over, and `paused` where
+    one stands that can go on: nothing of it was built. `spent` is what measuring took, on all targets together; None
+    where nothing was measured.
     """
 
     steps: tuple[StepRun, ...] = ()
@@ -220,6 +244,7 @@ class Result:
     failure: Failure | None = None
     ended: Verdict | None = None
     spent: Spent | None = None
+    paused: Paused | None = None
 
 
 def member_name(trial: int) -> str:
