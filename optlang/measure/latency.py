@@ -34,7 +34,7 @@ class Repetitions:
 
     rounds: int = 5
     processes: int = 1
-    seconds: float = 0.05
+    seconds: float = 0.02
     calls: int = 20
 
 

@@ -214,7 +214,7 @@ class BareProcess:
         )
         self._call, self.memory = answer["call"], answer["memory"]
 
-    def round(self, seconds: float = 0.05, calls: int = 20, skip: int = 3) -> Array:
+    def round(self, seconds: float = 0.02, calls: int = 20, skip: int = 3) -> Array:
         """The durations of all calls of one round in seconds, as long as `seconds` and at least `calls` of them."""
         import numpy
 

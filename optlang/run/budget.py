@@ -56,15 +56,16 @@ class Budget:
         """Take in what measuring these trials side by side took."""
         self._ending.passed(trials, seconds)
 
-    def enough_for(self, recipe: Recipe | None) -> bool:
-        """Whether a trial may start, a searched one where the recipe is None: it and the end of the run fit in.
+    def enough_for(self, recipe: Recipe | None, after: Iterable[Recipe] = ()) -> bool:
+        """Whether a trial may start, a searched one where the recipe is None: it, those of the ladder that come `after`
+        the search, and the end of the run fit in.
 
         The first trial of a session always may, or a run whose trials are long would never go on.
         """
         if self._limit is None or self._last is None:
             return True
         one = self.forecast.one_searched() if recipe is None else self.forecast.ladder([recipe]).seconds
-        return self._elapsed() + one + self._end().seconds <= self._limit
+        return self._elapsed() + one + self.forecast.ladder(after).seconds + self._end().seconds <= self._limit
 
     def enough_for_pass(self, trials: Sequence[int]) -> bool:
         """Whether these trials can be measured side by side once more, and the front scored on the test data."""

@@ -14,6 +14,7 @@ from optlang.run.events import Comparison
 from optlang.run.job import Result
 from optlang.search import early, objectives, pareto, ties
 from optlang.search.ablation import AblationTrial, baseline_recipe
+from optlang.search.bare_runtimes import Bare
 from optlang.search.early import Verdict
 from optlang.search.hopeless import Alone, Hopeless, hopeless
 from optlang.search.objectives import Key, Violation
@@ -203,6 +204,18 @@ class History:
             if record.origin in ("baseline", "ladder") and record.state != "failed"
             and {step.technique for step in record.steps if record.alone} <= names
         ))
+
+    def bare(self) -> list[Bare]:
+        """What was measured of the baseline, and of each runtime without any step."""
+        found: list[Bare] = []
+        for record in self._trials.values():
+            measured = self.measured(record)
+            alone = record.alone == "none" or self._is_baseline(record.number)
+            if alone and objectives.absent(self._plan, measured, self.reference) is None:
+                values = objectives.objective_values(self._plan, measured, self.reference)
+                missed = objectives.excesses(self._plan, measured, self.reference)
+                found.append(Bare(record.number, record.runtime, values, missed))
+        return found
 
     def observations(self) -> list[Observation]:
         """What the sampler learns from the trials, in the order in which they ended."""

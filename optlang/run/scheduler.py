@@ -31,7 +31,9 @@ from optlang.run.refusals import known_refusals, refusal_note, refusal_of, refus
 from optlang.run.scratch import Scratch
 from optlang.run.stop import InterruptedRun, StopRequest
 from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
+from optlang.search.bare_runtimes import beaten, divided, first_of
 from optlang.search.choose import chosen
+from optlang.search.hopeless import Avoided
 from optlang.search.sampler import Sampler
 from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
@@ -112,7 +114,10 @@ class Scheduler:
 
     def go(self, ladder: bool | None) -> Outcome:
         """Baseline, ladder, searched trials, the front measured again; True stops after the ladder, False leaves it
-        out, None does as the study says."""
+        out, None does as the study says.
+
+        Of the ladder come before the search the runtimes without any step, and each technique on the first of them.
+        """
         plan, history = self._plan, self._history
         for path, reason in self._unavailable.items():
             self._watcher.message(f"without {runtime_label(plan, path)}: {reason}")
@@ -132,14 +137,12 @@ class Scheduler:
         ) and history.front_is_settled() and not (history.tested and history.untested()):
             return self.outcome("ladder" if ladder is True else "complete")
         self._prepare_baseline()
-        for trial in missing:
-            if self._over() or not self._budget.enough_for(trial.recipe):
-                break
-            if self._allowed(trial):
-                self._trial(trial.recipe, "ladder", trial.point, trial.alone)
-            else:
-                self._ladder.remove(trial)
+        self._try([trial for trial in self._ladder if trial.alone == "none"])
+        techniques = [trial for trial in self._ladder if trial.alone != "none"]
+        before, after = divided(techniques, first_of(plan, self._history.bare()))
+        self._try(before)
         why: Why = "ladder" if ladder is True else self._search()
+        self._try(after)
         for line in self._early.summary():
             self._watcher.message(line)
         if self._over() == "soon":
@@ -149,25 +152,41 @@ class Scheduler:
             self._score_test()
         return self.outcome("interrupted" if self._stop.when else why)
 
+    def _try(self, trials: Sequence[AblationTrial]) -> None:
+        """Carry out what of the ladder is not known yet, as far as there is time."""
+        for trial in trials:
+            if self._history.has(trial):
+                continue
+            if self._over() or not self._budget.enough_for(trial.recipe):
+                break
+            if self._allowed(trial):
+                self._trial(trial.recipe, "ladder", trial.point, trial.alone)
+            else:
+                self._ladder.remove(trial)
+
     def _search(self) -> Why:
-        hopeless = self._history.hopeless()
-        sampler = Sampler(self._plan, self._space, self._history.known, hopeless)
-        for item in hopeless:
+        avoided: list[Avoided] = [*beaten(self._plan, self._history.bare()), *self._history.hopeless()]
+        # What of the ladder comes after the search is not drawn in it.
+        known = self._history.known | {trial.recipe.effect for trial in self._ladder}
+        sampler = Sampler(self._plan, self._space, known, avoided)
+        for item in avoided:
             self._watcher.message(item.text)
         draws = Draws(
             self._plan, sampler, self._store, self._run, self._history.observations(), self._watcher.message
         )
-        why = self._searched(draws)
+        why = self._searched(draws, known)
         if (summary := draws.summary()) is not None:
             self._watcher.message(summary)
         return why
 
-    def _searched(self, draws: Draws) -> Why:
+    def _searched(self, draws: Draws, known: set[str]) -> Why:
+        """`known` are the effects that are not drawn; those of the trials are added."""
         most = self._plan.search.most
+        after = [trial.recipe for trial in self._ladder if not self._history.has(trial)]
         while most is None or self._history.searched < most:
             if self._stop.when:
                 return "interrupted"
-            if self._over() or not self._budget.enough_for(None):
+            if self._over() or not self._budget.enough_for(None, after):
                 return "timeout"
             try:
                 suggestion = draws.ask()
@@ -177,6 +196,7 @@ class Scheduler:
                 return "exhausted"
             recipe = resolve(self._plan, suggestion.point)
             record = self._trial(recipe, "sampler", suggestion.point, None, suggestion.state)
+            known.add(recipe.effect)
             draws.tell(record.number, self._history.observation(record))
         return "complete"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan, Technique
@@ -78,6 +79,28 @@ class Hopeless:
             return False
         return self.epochs is None or _epochs(plan, recipe.steps, self.path) <= self.epochs
 
+    def is_cleared_by(self, plan: Plan, recipe: Recipe) -> bool:
+        """Whether the recipe does it: then it is not hopeless."""
+        return self.has(plan, recipe)
+
+
+class Avoided(Protocol):
+    """What is left out of most searched trials: a use of a technique, or a runtime (see bare_runtimes)."""
+
+    @property
+    def path(self) -> str:
+        """What tells it from the others that are left out."""
+
+    @property
+    def text(self) -> str:
+        """What is left out and why, in one line."""
+
+    def has(self, plan: Plan, recipe: Recipe) -> bool:
+        """Whether the recipe does it."""
+
+    def is_cleared_by(self, plan: Plan, recipe: Recipe) -> bool:
+        """Whether it is left out no longer, since this recipe meets all requirements."""
+
 
 def hopeless(plan: Plan, ladder: Iterable[Alone]) -> list[Hopeless]:
     """What these trials have shown, in their order."""
@@ -144,19 +167,19 @@ def _plain(value: JSON) -> JSON:
 
 
 class LeftOut:
-    """Which of the hopeless are left out of a trial: decided by the study's seed and the trial's number alone."""
+    """Which of these are left out of a trial: decided by the study's seed and the trial's number alone."""
 
-    def __init__(self, plan: Plan, space: Space, found: Sequence[Hopeless]) -> None:
+    def __init__(self, plan: Plan, space: Space, found: Sequence[Avoided]) -> None:
         # What a run finds refused later must not change what is left out: a resumed run knows it from the start.
         self._plan, self._space = plan, space.without_refusals()
         self._found = list(found)
         self._sample: list[Recipe] | None = None
 
     def tell(self, recipe: Recipe) -> None:
-        """Take in a recipe that meets all requirements: what it has is not hopeless."""
-        self._found = [item for item in self._found if not item.has(self._plan, recipe)]
+        """Take in a recipe that meets all requirements."""
+        self._found = [item for item in self._found if not item.is_cleared_by(self._plan, recipe)]
 
-    def of(self, number: int) -> list[Hopeless]:
+    def of(self, number: int) -> list[Avoided]:
         """Those that are left out of trial `number`: none where the space has nothing else."""
         seed = self._plan.search.seed
         left = [item for item in self._found if Random(seed_of(seed, number, "drawn", item.path)).random() >= DRAWN]

@@ -9,7 +9,7 @@ from optlang.interfaces import JSON
 from optlang.plan.model import Plan
 from optlang.search import pareto
 from optlang.search.choose import SCREENED, chosen
-from optlang.search.hopeless import Hopeless, LeftOut
+from optlang.search.hopeless import Avoided, LeftOut
 from optlang.search.observation import Observation, SamplerBackend, Suggestion, count_of, seed_of, value_of
 from optlang.search.samplers.crossover import recombined
 from optlang.search.samplers.neighbors import changed, drawn
@@ -37,12 +37,12 @@ _REFUSED = "refused"
 
 class Sampler:
     """Draws points of a space for the study's goals. `known` are the effects (see `Recipe.effect`) that need no run,
-    `hopeless` is what the ladder has shown to be so."""
+    `avoided` is what the ladder has shown to be left out of most of them."""
 
-    def __init__(self, plan: Plan, space: Space, known: set[str], hopeless: Sequence[Hopeless] = ()) -> None:
+    def __init__(self, plan: Plan, space: Space, known: set[str], avoided: Sequence[Avoided] = ()) -> None:
         self._plan, self._space, self._known = plan, space, known
-        self._hopeless = LeftOut(plan, space, hopeless)
-        self._left_out: list[Hopeless] = []
+        self._hopeless = LeftOut(plan, space, avoided)
+        self._left_out: list[Avoided] = []
         self._feasible: dict[int, tuple[Point, tuple[float, ...]]] = {}
         self._told = 0
         self._name = chosen(plan).name

@@ -155,7 +155,7 @@ def test_defaults_of_search_and_measure(plan_of: Make) -> None:
         "ladder": True, "stop_early": True, "warm_start": False, "screening": 16,
     }
     assert plan.measure.model_dump() == {
-        "rounds": 5, "processes": 1, "front_rounds": 10, "front_processes": 3, "round_seconds": 0.05, "round_calls": 20
+        "rounds": 5, "processes": 1, "front_rounds": 10, "front_processes": 3, "round_seconds": 0.02, "round_calls": 20
     }
 
 

@@ -66,7 +66,7 @@ def test_more_rounds_take_no_more_than_a_minute_and_never_fewer_than_asked_for()
     # Two take turns in rounds of 20 calls of 0.2 s: 8 s a round.
     assert slow.effort(EFFORT, HERE, 2).rounds == int(LONGEST / 8) == 7
     assert after(2.0, 4.0).effort(EFFORT, HERE, 2) == EFFORT
-    front = Repetitions(rounds=10, processes=3)
+    front = Repetitions(rounds=10, processes=3, seconds=0.05)
     assert after(1e-3, 2e-3).effort(front, HERE, 11).rounds == int(LONGEST / (11 * 3 * 0.05)) == 36
 
 

@@ -412,6 +412,22 @@ def test_the_ladder_can_be_left_out_and_had_later(study: Study, tmp_path: Path) 
     assert [event["in_space"] for event in events(tmp_path, "start")][-2:] == [True, True]
 
 
+def test_of_the_ladder_only_what_the_search_needs_comes_before_it(study: Study, tmp_path: Path) -> None:
+    path = study("maybe parts.nap { number in 1 .. 3 }", trials=3)
+    path.write_text(path.read_text().replace("runtime = onnxruntime", "runtime in { eager; onnxruntime }"))
+    assert optlang(tmp_path, "run", path).returncode == 0
+    found = [(item["origin"], item["alone"], item["runtime"]) for item in events(tmp_path, "start")]
+    assert found[:3] == [
+        ("baseline", None, "eager"), ("ladder", "none", "onnxruntime"), ("ladder", "parts.nap", "onnxruntime")
+    ]
+    assert [origin for origin, *_ in found[3:6]] == ["sampler"] * 3
+    assert found[6:] == [("ladder", "parts.nap", "eager")]
+    table = rows(tmp_path, "SELECT technique, runtime FROM tradeoffs")
+    assert sorted((row["technique"], row["runtime"]) for row in table) == [
+        ("none", "eager"), ("none", "onnxruntime"), ("parts.nap", "eager"), ("parts.nap", "onnxruntime")
+    ]
+
+
 def test_reading_goes_on_while_it_runs_and_running_while_it_is_read(
     study: Study, tmp_path: Path, ended: list[subprocess.Popen[str]]
 ) -> None:

@@ -56,7 +56,7 @@ MEASURE = (
     _count("processes", 1, 100, 1, "processes while searching"),
     _count("front_rounds", 1, 10_000, 10, "rounds for the front"),
     _count("front_processes", 1, 100, 3, "processes for the front"),
-    _time("round_seconds", 0.001, 0.05, "the least time that one round lasts"),
+    _time("round_seconds", 0.001, 0.02, "the least time that one round lasts"),
     _count("round_calls", 1, 1_000_000, 20, "the fewest calls in one round"),
 )
 STARTUP = _count("startup", 1, 100_000, 10, "trials that are drawn at random first")
