@@ -1,58 +1,103 @@
 """What optlang costs beyond the techniques and the measuring: per trial, and to check a long study.
 
-    python benchmarks/overhead.py
+    python benchmarks/overhead.py [--trials 10 100 1000 5000]
 
-Prints medians in milliseconds. A trial's overhead is what lies around its task, from one trial's end to the next one's:
-drawing the point (the sampler's part is shown apart), handing the task to the warm worker and back, judging the
-result, and writing it to the journal and the database. The task itself takes no time: it gives a finished result at
-once, made up from the trial's number. The checked study is the steps of studies/digits.opt, again and again.
+Prints a row for each number of trials that a run has had, in milliseconds. A trial's overhead is what lies around its
+task, from one trial's end to the next one's: handing the task to the warm worker and back, judging the result, knowing
+what is in the front and how long the rest takes, and writing it to the journal and the database. The task itself takes
+no time: it gives a finished result at once, made up from the trial's number, with the steps and learning curves that a
+trial has. Medians and means of the last trials of a session (a mean has the writing to the database, every two seconds,
+in it), and the seconds of a processor that the run's own process took. The points of these trials are random; what the
+sampler and screening take for a point after as many trials is measured apart, since that grows with what they learn
+from. The checked study is the steps of studies/digits.opt, again and again.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from optlang.analysis.load import load
 from optlang.interfaces import Artifact, ArtifactFile, Measurement
+from optlang.plan.model import Plan
+from optlang.plan.model import Sampler as Named
+from optlang.run.curves import Epoch
+from optlang.run.draws import Draws
 from optlang.run.engine import LocalEngine
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted
-from optlang.run.job import FrontJob, PrepareJob, Result, TestJob, TrialJob
+from optlang.run.history import History
+from optlang.run.job import BASELINE, FrontJob, PrepareJob, Result, StepJob, StepRun, TestJob, TrialJob, UntrainedJob
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
+from optlang.search.screening import OWN
+from optlang.space.space import Space
+from optlang.store.writer import Writer
 
 STUDY = Path(__file__).resolve().parent.parent / "studies" / "digits.opt"
+
+LAST = 100
+"""The trials at the end of a session that count, at most."""
+
+ASKED = 5
+"""Points that are drawn to see what the sampler takes."""
 
 
 def instant(job: Any) -> Any:
     """What a worker does here: a trial is finished at once, all other tasks find nothing wrong."""
     if isinstance(job, TrialJob):
-        figures = {
-            "accuracy": (0.999 - job.trial % 7 / 1000, "ratio"), "size": (1000.0 * (1 + job.trial % 11), "B"),
-            "latency.p50": (1e-5 * (1 + job.trial % 5), "s"), "latency.p95": (2e-5, "s"),
-        }
         on = job.targets[0]
-        measured = tuple(
-            Measurement(name, value, unit, 5, value, value, on.target.name)
-            for name, (value, unit) in figures.items()
-        )
         on.folder.mkdir(parents=True)
         (on.folder / "model.onnx").write_bytes(bytes(1000))
         file = ArtifactFile("model.onnx", 1000, "0" * 64)
         return Result(
-            measurements=measured,
+            steps=tuple(map(applied, on.steps)), measurements=measured(job.trial, on.target.name),
             artifacts={on.target.name: Artifact(on.folder, "onnx", (file,), ("x",), ("y",))},
         )
+    if isinstance(job, UntrainedJob):
+        found = measured(job.trial.trial, job.trial.targets[0].target.name)
+        return tuple(item for item in found if item.metric in job.metrics)
     if isinstance(job, PrepareJob):
         return ()
     return {} if isinstance(job, FrontJob | TestJob) else None
+
+
+def measured(trial: int, target: str) -> tuple[Measurement, ...]:
+    """The more is cut, the smaller, faster and worse, and each with some luck: many trials are in the front."""
+    draw = random.Random(trial)
+    cut = draw.random() if trial else 0.0
+    latency = 2e-5 * (1 - 0.8 * cut) * draw.uniform(0.9, 1.1)
+    accuracy = 0.99 - 0.03 * cut ** 3 - (0.01 * draw.random() if trial else 0.0)
+    times = 2e-5 / latency
+    return (
+        Measurement("accuracy", accuracy, "ratio", 450, accuracy - 0.002, accuracy + 0.002, target),
+        Measurement("size", round(80_000 * (1 - 0.9 * cut) * draw.uniform(0.9, 1.1)), "B", 1, 0.0, 0.0, target),
+        *(
+            Measurement(
+                f"latency.{name}", latency, "s", 5, 0.98 * latency, 1.02 * latency, target, times, 0.98 * times,
+                1.02 * times, 2e-5,
+            )
+            for name in ("p50", "p95")
+        ),
+    )
+
+
+def applied(step: StepJob) -> StepRun:
+    """A step that was carried out: its seconds, and its curve where it trains."""
+    epochs = step.settings.get("epochs", 0)
+    assert isinstance(epochs, int)
+    curve = tuple(Epoch(epoch, epochs, 0.1, "accuracy", 0.9, float(epoch)) for epoch in range(1, epochs + 1))
+    began = "2026-01-01T00:00:00+00:00"
+    return StepRun(step.path, step.technique, "0" * 64, step.path.startswith(BASELINE), 1.0 + epochs, began, curve)
 
 
 class InstantEngine(LocalEngine):
@@ -66,11 +111,29 @@ class InstantEngine(LocalEngine):
         return super().submit(overhead.instant, job)
 
 
+@dataclass(frozen=True)
+class Instant:
+    """Seconds by the clock, and of this process's processor."""
+
+    clock: float
+    processor: float
+
+    def __sub__(self, other: Instant) -> Instant:
+        return Instant(self.clock - other.clock, self.processor - other.processor)
+
+
+def now() -> Instant:
+    """Since some time or other."""
+    return Instant(time.perf_counter(), time.process_time())
+
+
 class Clock:
-    """Watches a run, and notes when each searched trial was over."""
+    """Watches a run, and notes when each searched trial was over, drawing points left out of account."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.ends: list[Instant] = []
+        self.drawn = Instant(0.0, 0.0)
+        self.front = 0
 
     def run_started(self, run: RunStarted) -> None:
         """Nothing to note."""
@@ -86,34 +149,84 @@ class Clock:
 
     def trial_finished(self, trial: TrialFinished) -> None:
         """Note the time."""
+        self.front = len(trial.front)
         if trial.origin == "sampler":
-            self.ends.append(time.perf_counter())
+            self.ends.append(now() - self.drawn)
 
 
-def trial_overhead(trials: int) -> tuple[float, float]:
-    """Median milliseconds from one trial's end to the next one's, and of these the sampler's own."""
+@dataclass(frozen=True)
+class Overhead:
+    """Milliseconds a trial, without drawing its point: by the clock, and of this process's processor."""
+
+    front: int
+    median: float
+    mean: float
+    processor: float
+
+
+def carried_out(plan: Plan, folder: Path, trials: int) -> Overhead:
+    """A session that brings the run to so many trials."""
+    clock, ask = Clock(), Draws.ask
+
+    def timed_ask(draws: Draws) -> Any:
+        start = now()
+        try:
+            return ask(draws)
+        finally:
+            clock.drawn = now() - (start - clock.drawn)
+
+    engine = InstantEngine(STUDY.parent, folder / "worker.log")
+    Draws.ask = timed_ask  # type: ignore[method-assign]
+    try:
+        run(plan, STUDY.read_text(), STUDY, folder / "x.duckdb", Options(trials=trials), clock, engine)
+    finally:
+        Draws.ask = ask  # type: ignore[method-assign]
+    last = clock.ends[-LAST - 1:]
+    spent = [later - earlier for earlier, later in pairwise(last)]
+    clocked = [1000 * item.clock for item in spent]
+    processor = 1000 * statistics.mean(item.processor for item in spent)
+    return Overhead(clock.front, statistics.median(clocked), statistics.mean(clocked), processor)
+
+
+def drawing(plan: Plan, folder: Path, sampler: str, screening: int) -> float:
+    """Median milliseconds that a point takes after the trials that are stored."""
+    named = Named.model_validate({"name": sampler})
+    plan = plan.model_copy(update={
+        "search": plan.search.model_copy(update={"sampler": named, "screening": screening}),
+    })
+    with Writer(folder / "x.duckdb") as store:
+        row = store.runs(plan.study)[-1].run
+        history = History(plan, Space(plan), store.trials(row), folder)
+        drawer = Sampler(plan, Space(plan), history.known)
+        draws = Draws(plan, drawer, store, row, history.observations(), print)
+        # One trial in so many is the sampler's own: these are not.
+        numbers = (number for number in range(store.next_trial(row), sys.maxsize) if number % OWN)
+        store.next_trial = lambda run: next(numbers)  # type: ignore[method-assign]
+        return timed(draws.ask, ASKED)
+
+
+def rows(counts: Iterable[int]) -> Iterable[str]:
+    """A line for each number of trials."""
     plan = load(STUDY).plan
     assert plan is not None
-    asked: list[float] = []
-    ask = Sampler.ask
-
-    def timed_ask(sampler: Sampler, number: int) -> Any:
-        start = time.perf_counter()
-        try:
-            return ask(sampler, number)
-        finally:
-            asked.append(time.perf_counter() - start)
-
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        engine = InstantEngine(STUDY.parent, Path(folder) / "worker.log")
-        Sampler.ask = timed_ask  # type: ignore[method-assign]
-        try:
-            run(plan, STUDY.read_text(), STUDY, Path(folder) / "x.duckdb", Options(trials=trials), clock, engine)
-        finally:
-            Sampler.ask = ask  # type: ignore[method-assign]
-    between = [later - earlier for earlier, later in zip(clock.ends, clock.ends[1:], strict=False)]
-    return 1000 * statistics.median(between), 1000 * statistics.median(asked)
+    search = plan.search.model_copy(update={
+        "sampler": Named.model_validate({"name": "random"}), "timeout": None, "trials": max(counts),
+    })
+    plan = plan.model_copy(update={"search": search})
+    yield "| trials | in the front | median | mean | processor | random | tpe | tpe, screened |"
+    yield "|---|---|---|---|---|---|---|---|"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for count in counts:
+            found = carried_out(plan, folder, count)
+            drawn = [
+                drawing(plan, folder, sampler, screening)
+                for sampler, screening in (("random", 0), ("tpe", 0), ("tpe", 16))
+            ]
+            yield (
+                f"| {count:,} | {found.front} | {found.median:.1f} | {found.mean:.1f} | {found.processor:.1f} | "
+                f"{' | '.join(f'{item:.0f}' for item in drawn)} |"
+            )
 
 
 def check_cost(lines: int) -> tuple[float, int]:
@@ -146,14 +259,15 @@ def timed(call: Callable[[], object], times: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What optlang costs beyond the techniques and the measuring.")
-    parser.add_argument("--trials", type=int, default=100, help="searched trials to run (default 100)")
+    parser.add_argument(
+        "--trials", type=int, nargs="+", default=[10, 100, 1000, 5000], help="after how many searched trials to look",
+    )
     arguments = parser.parse_args()
-    whole, sampler = trial_overhead(arguments.trials)
+    print("ms a trial without drawing its point (aim: under 50, the same in each row), and ms to draw a point\n")
+    for line in rows(sorted(arguments.trials)):
+        print(line, flush=True)
     checked, lines = check_cost(1000)
-    print(f"a trial, beyond its task   {whole:7.1f} ms   aim: under 50 ms without the sampler")
-    print(f"  of it the sampler        {sampler:7.1f} ms")
-    print(f"  the rest                 {whole - sampler:7.1f} ms")
-    print(f"check of {lines} lines       {checked:7.1f} ms   aim: under 200 ms for 1,000 lines")
+    print(f"\ncheck of {lines} lines {checked:7.1f} ms   aim: under 200 ms for 1,000 lines")
     if "torch" in sys.modules:
         print("torch was imported by the command's own process: that is a fault")
 

@@ -13,7 +13,7 @@ from optlang.plan.quantities import counted, in_seconds
 from optlang.run.budget import past_of, past_trial
 from optlang.run.dispatch import Dispatcher
 from optlang.run.engine import WorkerDied, WorkerTimeout
-from optlang.run.forecast import Forecast, PastTrial, cost, rates
+from optlang.run.forecast import Forecast, PastTrial, Rates
 from optlang.run.history import History, TrialRecord
 from optlang.run.job import Result, UntrainedJob
 from optlang.run.job_builder import JobBuilder
@@ -42,7 +42,7 @@ class EarlyEnd:
     store: Writer
     run: str
     _curves: PastCurves = field(init=False)
-    _trials: list[PastTrial] = field(init=False, default_factory=list)
+    _rates: Rates = field(init=False, default_factory=Rates)
 
     def __post_init__(self) -> None:
         self._curves = PastCurves(self.plan)
@@ -59,7 +59,7 @@ class EarlyEnd:
 
     def _learn(self, record: TrialRecord, trial: PastTrial, epochs: Sequence[Mapping[str, Any]]) -> None:
         if not record.interrupted:
-            self._trials.append(trial)
+            self._rates.add(trial)
             self._curves.add(record.steps, record.measurements, epochs)
 
     def look(self, number: int, recipe: Recipe) -> Result | Stopping | None:
@@ -104,7 +104,7 @@ class EarlyEnd:
 
     def _notes(self, measured: Iterable[Measurement], spared: Sequence[Applied]) -> dict[str, JSON]:
         several = len(self.plan.targets) > 1
-        seconds = estimated(spared, self._trials)
+        seconds = self._rates.all_of(spared)
         notes: dict[str, JSON] = {
             f"{MEASURED}{item.target}.{item.metric}" if several else f"{MEASURED}{item.metric}": item.value
             for item in measured
@@ -119,21 +119,17 @@ class EarlyEnd:
         """
         if not self.plan.timed:
             return sum(step.epochs for step in spared) >= WORTH
-        seconds = estimated(spared, self._trials)
-        rests = [
-            trial.rest for trial in self._trials
-            if trial.measured and trial.origin != "baseline" and trial.runtime == recipe.label
-        ]
-        return seconds is not None and bool(rests) and seconds >= WORTH * sum(rests) / len(rests)
+        seconds = self._rates.all_of(spared)
+        rest = self._rates.rests.get(recipe.label)
+        return seconds is not None and rest is not None and seconds >= WORTH * rest.mean
 
     def _later(self, new: Sequence[Applied]) -> dict[str, float]:
         """By the path of each step, the seconds that the trainings behind it will take; those not known count as 0."""
-        known = rates(self._trials)
         found, seconds = dict[str, float](), 0.0
         for step in reversed(new):
             found[step.path] = seconds
             if step.epochs:
-                seconds += cost(known, step).seconds
+                seconds += self._rates.of(step).seconds
         return found
 
     def summary(self) -> list[str]:
@@ -153,10 +149,3 @@ def _said(rows: Sequence[TrialRow], what: str) -> list[str]:
     known = [found for row in rows if isinstance(found := row.notes.get(SAVED), int | float)]
     text = f"{counted(len(rows), 'trial')} {what}"
     return [f"{text}: about {in_seconds(sum(known))} of training saved" if known else text]
-
-
-def estimated(spared: Iterable[Applied], past: Iterable[PastTrial]) -> float | None:
-    """The seconds that steps would take, by those of the same technique in `past`, an epoch each; None: unknown."""
-    known = rates(past)
-    costs = [cost(known, step) for step in spared]
-    return sum(item.seconds for item in costs) if all(item.whole for item in costs) else None

@@ -36,12 +36,17 @@ class Ending:
 
     measure: Measure
     _spent: dict[int, Spent] = field(default_factory=dict)
+    _rounds: float = 0.0
+    _scores: float = 0.0
+    """What one pass over all these trials takes, and scoring them."""
     _passes: list[float] = field(default_factory=list)
     """How many times its estimate each pass took."""
 
     def add(self, trial: int, spent: Spent) -> None:
         """What measuring a trial took."""
         self._spent[trial] = spent
+        self._rounds += self._pass_of(spent)
+        self._scores += _score_of(spent)
 
     def passed(self, trials: Sequence[int], seconds: float) -> None:
         """What measuring these trials side by side took: the next passes take as many times their estimate."""
@@ -57,20 +62,28 @@ class Ending:
 
     def scoring(self, trials: Sequence[int]) -> float | None:
         """Seconds of scoring these trials on the test data, if there are any; None while nothing is known of it."""
-        return self._sum(trials, lambda spent: (spent.start + spent.answers * spent.tests) if spent.tests else 0.0)
+        return self._sum(trials, _score_of, self._scores)
 
     def _pass(self, trials: Sequence[int]) -> float | None:
         if not trials:
             return 0.0
-        more = self.measure.front_rounds / self.measure.rounds
-        one = self._sum({0, *trials}, lambda spent: spent.start + spent.rounds * more)
+        one = self._sum({0, *trials}, self._pass_of, self._rounds)
         return None if one is None else one * self.measure.front_processes
 
-    def _sum(self, trials: Sequence[int] | set[int], seconds: Callable[[Spent], float]) -> float | None:
-        known = {trial: seconds(spent) for trial, spent in self._spent.items()}
+    def _pass_of(self, spent: Spent) -> float:
+        """The seconds of a trial in one process of a pass."""
+        return spent.start + spent.rounds * self.measure.front_rounds / self.measure.rounds
+
+    def _sum(self, trials: Sequence[int] | set[int], seconds: Callable[[Spent], float], known: float) -> float | None:
+        """The seconds of these trials; `known` are those of all that are known together."""
         if not trials:
             return 0.0
-        if not known:
+        if not self._spent:
             return None
-        mean = sum(known.values()) / len(known)
-        return sum(known.get(trial, mean) for trial in trials)
+        mean = known / len(self._spent)
+        return sum(seconds(self._spent[trial]) if trial in self._spent else mean for trial in trials)
+
+
+def _score_of(spent: Spent) -> float:
+    """The seconds of scoring a trial on the test data; 0 where there are none."""
+    return (spent.start + spent.answers * spent.tests) if spent.tests else 0.0

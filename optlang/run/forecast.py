@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
 
 from optlang.interfaces import JSON
 from optlang.plan.model import Plan
@@ -14,9 +14,6 @@ from optlang.space.trainings import chains
 
 ENOUGH = 3
 """After so many searched trials their mean says how long the others take."""
-
-Rates: TypeAlias = "dict[tuple[str, bool], tuple[float, int]]"
-"""By technique, and whether it trained: the seconds that it took, and for how many epochs or times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,61 @@ class PastTrial:
         return max(0.0, self.seconds - sum(step.seconds for step in self.steps if not step.cached))
 
 
+@dataclass(slots=True)
+class Total:
+    """The sum of what was added, how much that was, and the least of it; what is added is not kept."""
+
+    sum: float = 0.0
+    count: int = 0
+    least: float = math.inf
+
+    def add(self, value: float, count: int = 1) -> None:
+        """Take in a value, which may be that of several."""
+        self.sum += value
+        self.count += count
+        self.least = min(self.least, value)
+
+    @property
+    def mean(self) -> float:
+        """The mean; 0 of nothing."""
+        return self.sum / self.count if self.count else 0.0
+
+
+@dataclass(slots=True)
+class Rates:
+    """What the parts of trials took, summed as they come: a trial more costs the same however many there were.
+
+    `steps` is by technique and whether it trained, what was carried out and not found in the cache, counted by epochs
+    or times; `rests` is what trials took to build and to measure, by runtime.
+    """
+
+    steps: dict[tuple[str, bool], Total] = field(default_factory=dict)
+    rests: dict[str, Total] = field(default_factory=dict)
+
+    def add(self, trial: PastTrial) -> None:
+        """Take in a trial."""
+        for step in trial.steps:
+            if step.cached is False:
+                self.steps.setdefault((step.technique, step.epochs > 0), Total()).add(step.seconds, step.epochs or 1)
+        if trial.measured and trial.origin != "baseline":
+            self.rests.setdefault(trial.runtime, Total()).add(trial.rest)
+
+    def of(self, step: Applied) -> Estimate:
+        """What a step takes that is not in the cache."""
+        known = self.steps.get((step.technique, step.epochs > 0))
+        return Estimate(0.0, whole=False) if known is None else Estimate(known.mean * (step.epochs or 1))
+
+    def all_of(self, steps: Iterable[Applied]) -> float | None:
+        """The seconds that these steps take; None where one of them has not run."""
+        costs = [self.of(step) for step in steps]
+        return sum(item.seconds for item in costs) if all(item.whole for item in costs) else None
+
+    @property
+    def least_rest(self) -> float:
+        """The shortest building and measuring; 0 where there was none."""
+        return min((known.least for known in self.rests.values()), default=0.0)
+
+
 class Forecast:
     """Learns from the trials of a run, one after another in their order; `fresh` says what they would take, or would
     have taken, if the cache had held nothing before the run."""
@@ -76,6 +128,11 @@ class Forecast:
     def __init__(self, plan: Plan, *, fresh: bool = False) -> None:
         self._plan, self._fresh = plan, fresh
         self._past: list[PastTrial] = []
+        self._rates = Rates()
+        self._searched, self._alone = Total(), Total()
+        """The seconds of the searched trials, and of those of the ladder."""
+        self._trained = False
+        """Whether a searched trial trained, or would have if the cache had held nothing before the run."""
         self._done: set[str] = set()
         """The chains of steps that the cache has a result of."""
         self._may_train = trial_cost(plan, plan.steps).epochs.high > 0
@@ -83,6 +140,12 @@ class Forecast:
     def add(self, trial: PastTrial) -> None:
         """Take in a trial that was not interrupted."""
         self._past.append(trial)
+        self._rates.add(trial)
+        if trial.origin == "sampler":
+            self._searched.add(trial.seconds)
+            self._trained |= any(step.epochs and (self._fresh or not step.cached) for step in trial.steps)
+        elif trial.origin == "ladder":
+            self._alone.add(trial.seconds)
         self.keep(trial.runtime, trial.steps)
 
     def keep(self, runtime: str, steps: Iterable[PastStep]) -> None:
@@ -97,24 +160,23 @@ class Forecast:
     @property
     def searched_trials(self) -> int:
         """How many searched trials it has taken in."""
-        return sum(trial.origin == "sampler" for trial in self._past)
+        return self._searched.count
 
     def ladder(self, recipes: Iterable[Recipe]) -> Estimate:
         """All of these trials: what is in the cache, or was there for one before it, costs nothing.
 
         A technique that has not run yet, or a runtime, costs what is known to be spent at least.
         """
-        found, rests = rates(self._past), self._rests()
-        least = min((seconds for found in rests.values() for seconds in found), default=0.0)
+        least = self._rates.least_rest
         done = set() if self._fresh else set(self._done)
         total = Estimate(0.0)
         for recipe in recipes:
-            known = rests.get(recipe.label)
-            total += Estimate(sum(known) / len(known)) if known else Estimate(least, whole=False)
+            known = self._rates.rests.get(recipe.label)
+            total += Estimate(least, whole=False) if known is None else Estimate(known.mean)
             for chain, step in self._chains(recipe.label, recipe.steps):
                 if chain not in done:
                     done.add(chain)
-                    total += cost(found, step)
+                    total += self._rates.of(step)
         return total
 
     def each(self, recipes: Iterable[Recipe]) -> list[float]:
@@ -126,27 +188,27 @@ class Forecast:
         """
         if not self._plan.timed:
             return [1.0 + sum(step.epochs for step in self.new(recipe)) for recipe in recipes]
-        known, rests = rates(self._past), self._rests()
-        usual = _mean(seconds for found in rests.values() for seconds in found)
-        step_usual = _mean(seconds / times for seconds, times in known.values())
+        rests, steps = self._rates.rests, self._rates.steps.values()
+        rest_usual, step_usual = Total(), Total()
+        for known in rests.values():
+            rest_usual.add(known.sum, known.count)
+        for known in steps:
+            step_usual.add(known.mean)
         return [
-            (_mean(rests[recipe.label]) if recipe.label in rests else usual) + sum(
-                estimate.seconds if (estimate := cost(known, step)).whole else step_usual for step in self.new(recipe)
+            rests.get(recipe.label, rest_usual).mean + sum(
+                estimate.seconds if (estimate := self._rates.of(step)).whole else step_usual.mean
+                for step in self.new(recipe)
             )
             for recipe in recipes
         ]
 
     def searched(self, count: int) -> Estimate:
         """So many searched trials more, whose points are not known."""
-        costs = self._searched()
-        trained = any(
-            step.epochs and (self._fresh or not step.cached)
-            for trial in self._past if trial.origin == "sampler" for step in trial.steps
-        )
-        if len(costs) >= ENOUGH and (trained or not self._may_train):
-            return Estimate(count * sum(costs) / len(costs))
-        least = min([*costs, *(seconds for found in self._rests().values() for seconds in found)], default=0.0)
-        return Estimate(count * least, whole=count == 0)
+        costs = self._costs()
+        if costs.count >= ENOUGH and (self._trained or not self._may_train):
+            return Estimate(count * costs.mean)
+        leasts = [known.least for known in (costs, *self._rates.rests.values()) if known.count]
+        return Estimate(count * min(leasts, default=0.0), whole=count == 0)
 
     def drawn(self, recipes: Sequence[Recipe], count: int) -> Estimate:
         """So many trials, by the mean of some that could be drawn: what several of them share is done once."""
@@ -155,16 +217,14 @@ class Forecast:
 
     def one_searched(self) -> float:
         """The next searched trial, by the mean of the others, or of the ladder before there are any; 0: unknown."""
-        costs = self._searched() or [trial.seconds for trial in self._past if trial.origin == "ladder"]
-        return sum(costs) / len(costs) if costs else 0.0
+        return (self._costs() if self._searched.count else self._alone).mean
 
-    def _searched(self) -> list[float]:
+    def _costs(self) -> Total:
         """What the searched trials cost."""
         if not self._fresh:
-            return [trial.seconds for trial in self._past if trial.origin == "sampler"]
-        found = rates(self._past)
+            return self._searched
         done: set[str] = set()
-        costs: list[float] = []
+        costs = Total()
         for trial in self._past:
             spent = trial.rest
             applied = [step.applied for step in trial.steps]
@@ -172,19 +232,11 @@ class Forecast:
                 if not step.cached:
                     spent += step.seconds
                 elif chain not in done:
-                    spent += cost(found, step.applied).seconds
+                    spent += self._rates.of(step.applied).seconds
                 done.add(chain)
             if trial.origin == "sampler":
-                costs.append(spent)
+                costs.add(spent)
         return costs
-
-    def _rests(self) -> dict[str, list[float]]:
-        """What trials took to build and to measure, by runtime."""
-        found: dict[str, list[float]] = {}
-        for trial in self._past:
-            if trial.measured and trial.origin != "baseline":
-                found.setdefault(trial.runtime, []).append(trial.rest)
-        return found
 
     def _chains(self, label: str, steps: Iterable[Applied]) -> Iterator[tuple[str, Applied]]:
         """See `chains`. Of past trials it is not known at which place in the study a step stood."""
@@ -192,30 +244,3 @@ class Forecast:
         nowhere = (Applied("", step.technique, step.settings) for step in steps)
         for step, (chain, _, _) in zip(steps, chains(self._plan, nowhere, label), strict=True):
             yield chain, step
-
-
-def _mean(values: Iterable[float]) -> float:
-    """The mean; 0 of nothing."""
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
-
-
-def rates(trials: Iterable[PastTrial]) -> Rates:
-    """What the steps of these trials took that were carried out and not found in the cache."""
-    found: Rates = {}
-    for trial in trials:
-        for step in trial.steps:
-            if step.cached is False:
-                key = step.technique, step.epochs > 0
-                seconds, times = found.get(key, (0.0, 0))
-                found[key] = seconds + step.seconds, times + (step.epochs or 1)
-    return found
-
-
-def cost(known: Rates, step: Applied) -> Estimate:
-    """What a step takes that is not in the cache."""
-    rate = known.get((step.technique, step.epochs > 0))
-    if rate is None:
-        return Estimate(0.0, whole=False)
-    seconds, times = rate
-    return Estimate(seconds / times * (step.epochs or 1))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from optlang.interfaces import JSON, Artifact, ArtifactFile, Measurement
-from optlang.plan.metrics import MEDIAN, TEST
+from optlang.plan.metrics import TEST
 from optlang.plan.model import Plan
 from optlang.run.events import Comparison
 from optlang.run.job import Result
-from optlang.search import early, objectives, pareto, ties
+from optlang.run.standing import Standing, is_timed
+from optlang.search import early, objectives
 from optlang.search.ablation import AblationTrial, baseline_recipe
 from optlang.search.bare_runtimes import Bare
 from optlang.search.early import Verdict
@@ -70,7 +71,10 @@ class History:
         self._plan, self._space, self._home, self._unavailable = plan, space, home, unavailable
         self._trials: dict[int, TrialRecord] = {}
         self._measured: dict[int, tuple[TrialRecord, dict[Key, Measurement]]] = {}
-        self._stood: tuple[list[int], dict[int, int]] | None = None
+        self._stood: Standing | None = None
+        """Of the trials in it; None where it must be made again."""
+        self._searched: set[int] = set()
+        self._alone: set[tuple[str | None, str]] = set()
         self.known: set[str] = set()
         """The effects of the trials that need not run again; the sampler reads it."""
         for row in rows:
@@ -103,7 +107,7 @@ class History:
                 violations, verdict, reason = [], "failed", f"{absent} is a goal and was not measured{why}"
         record = TrialRecord(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, recipe.steps,
-            result.measurements, tuple(violations), result.artifacts, state, int(_is_timed(result.measurements)),
+            result.measurements, tuple(violations), result.artifacts, state, int(is_timed(result.measurements)),
         )
         self._keep(record)
         return record
@@ -114,7 +118,7 @@ class History:
         self._stood = None
         record = self._trials[number]
         merged = {(item.target, item.metric): item for item in (*record.measurements, *measurements)}
-        passes = record.passes + _is_timed(measurements)
+        passes = record.passes + is_timed(measurements)
         record = replace(record, measurements=tuple(merged.values()), passes=passes)
         if record.origin != "baseline" and record.state in ("complete", "infeasible"):
             violations = objectives.broken(self._plan, self.measured(record), self.reference)
@@ -172,7 +176,7 @@ class History:
     @property
     def searched(self) -> int:
         """How many searched trials there are; interrupted ones are not counted."""
-        return sum(record.origin == "sampler" and not record.interrupted for record in self._trials.values())
+        return len(self._searched)
 
     @property
     def met(self) -> bool:
@@ -186,10 +190,7 @@ class History:
 
     def has(self, ablation: AblationTrial) -> bool:
         """Whether this trial of the ladder was carried out already."""
-        return ablation.recipe.effect in self.known or any(
-            record.alone == ablation.alone and record.runtime == ablation.recipe.label and not record.interrupted
-            for record in self._trials.values()
-        )
+        return ablation.recipe.effect in self.known or (ablation.alone, ablation.recipe.label) in self._alone
 
     def hopeless(self) -> list[Hopeless]:
         """What the ladder has shown to be hopeless, of the techniques that the plan still has."""
@@ -254,54 +255,47 @@ class History:
 
     def rivals(self) -> dict[int, tuple[float, ...]]:
         """The losses of the trials that no other dominates, by their numbers."""
-        losses = self._losses()
-        return {number: losses[number] for number in pareto.front(losses)}
+        return self._standing().rivals
 
     def members(self) -> list[int]:
         """The baseline and the complete trials of the space that no other dominates."""
-        members = pareto.front(self._losses())
+        members = self._standing().members
         baseline = self.baseline
         return members if baseline is None or baseline.number in members else [baseline.number, *members]
 
     def front(self) -> list[int]:
         """The baseline and the other members, each that stands for its ties once; see `search.ties`."""
-        members, tied = self._standing()
-        return [number for number in members if number not in tied]
+        kept = set(self._standing().kept)
+        return [number for number in self.members() if number in kept or self._is_baseline(number)]
 
     def ties(self) -> dict[int, int]:
         """The trials within noise of a member of the front in every goal, with the member that stands for them."""
-        return self._standing()[1]
+        return self._standing().ties
 
-    def _standing(self) -> tuple[list[int], dict[int, int]]:
-        """The members of the front, and the ties; computed once for what is known."""
-        if self._stood is None:
-            members = self.members()
-            losses = {number: values for number, values in self._losses().items() if not self._is_baseline(number)}
-            baseline = self.reference
-            spreads = {
-                number: ties.spreads(self._plan, self.measured(self._trials[number]), baseline) for number in losses
-            }
-            self._stood = members, ties.ties(set(members), losses, spreads)
-        return self._stood
+    def tied_with(self, number: int) -> int | None:
+        """The member of the front that stands for this trial, as in `ties`; None where there is none."""
+        return self._standing().tied_with(number)
 
     def near(self, limit: int) -> list[int]:
         """Trials outside the front that would be in it, and meet the requirements, at the good end of their latency's
         interval, nearest first: measuring again may bring them in."""
-        members, losses = set(self.members()), self._losses()
-        baseline = self.reference
-        found = []
-        for record in self._candidates():
-            number = record.number
-            if number in members or record.state not in ("complete", "infeasible") or not self.timed(number):
-                continue
-            measured = {name: _at_best(item) for name, item in self.measured(record).items()}
-            if objectives.broken(self._plan, measured, baseline):
-                continue
-            now, best = self._losses_of(self.measured(record)), self._losses_of(measured)
-            if not any(pareto.dominates(losses[member], best) for member in members):
-                gap = sum(abs(a - b) / (abs(a) or 1.0) for a, b in zip(now, best, strict=True))
-                found.append((gap, number))
-        return [number for _, number in sorted(found)[:limit]]
+        return self._standing().near(limit)
+
+    def _standing(self) -> Standing:
+        """How the trials stand to each other."""
+        if self._stood is None:
+            self._stood = Standing(self._plan, self.reference)
+            for record in self._trials.values():
+                self._stand(self._stood, record)
+        return self._stood
+
+    def _stand(self, standing: Standing, record: TrialRecord) -> None:
+        """Add a trial where it can be in the front, or come near it."""
+        if record.origin == "baseline":
+            if record.state == "complete":
+                standing.add_baseline(record.number, self.measured(record))
+        elif record.point is not None and record.state in ("complete", "infeasible") and not record.early:
+            standing.add(record.number, self.measured(record), complete=record.state == "complete")
 
     def front_is_settled(self) -> bool:
         """Whether all of the front but the baseline was measured again, as far as it can be run here; ties aside."""
@@ -322,28 +316,25 @@ class History:
 
     def timed(self, number: int) -> bool:
         """Whether the trial's artifacts ran on this machine, on any target."""
-        return _is_timed(self._trials[number].measurements)
+        return is_timed(self._trials[number].measurements)
 
     def _is_baseline(self, number: int) -> bool:
         return self._trials[number].origin == "baseline"
-
-    def _losses(self) -> dict[int, tuple[float, ...]]:
-        return {
-            record.number: self._losses_of(self.measured(record))
-            for record in self._trials.values()
-            if record.state == "complete" and (record.point is not None or record.origin == "baseline")
-        }
-
-    def _losses_of(self, measured: Mapping[Key, Measurement]) -> tuple[float, ...]:
-        values = objectives.objective_values(self._plan, measured, self.reference)
-        return pareto.losses(self._plan, values)
 
     def _candidates(self) -> list[TrialRecord]:
         return [record for record in self._trials.values() if record.origin != "baseline" and record.point is not None]
 
     def _keep(self, record: TrialRecord) -> None:
-        self._stood = None
+        if record.origin == "baseline" or record.number in self._trials:
+            self._stood = None
         self._trials[record.number] = record
+        if self._stood is not None:
+            self._stand(self._stood, record)
+        if not record.interrupted:
+            self._alone.add((record.alone, record.runtime))
+        self._searched.discard(record.number)
+        if record.origin == "sampler" and not record.interrupted:
+            self._searched.add(record.number)
         # What lies outside the space cannot be drawn, and a later session does not know its recipe.
         drawable = record.point is not None or record.origin == "baseline"
         if drawable and record.recipe is not None and not record.interrupted:
@@ -369,17 +360,6 @@ class History:
     def _space_has(self, point: Point) -> bool:
         # A runtime may be missing today that was there when the trial ran: the trial is still one of the study's.
         return Space(self._plan).contains(point)
-
-
-def _at_best(item: Measurement) -> Measurement:
-    """A latency at the good end of its interval; other figures are not measured again."""
-    if item.ratio_high is None:
-        return item
-    return replace(item, ratio=item.ratio_high, value=item.value if item.low is None else item.low)
-
-
-def _is_timed(measurements: Iterable[Measurement]) -> bool:
-    return any(item.metric == MEDIAN for item in measurements)
 
 
 def _missed(violations: Sequence[Violation]) -> str | None:

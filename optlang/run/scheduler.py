@@ -441,7 +441,7 @@ class Scheduler:
         return TrialFinished(
             record.number, record.origin, record.state, record.reason, seconds, self._history.comparisons(record),
             self._history.front(), progress.done, progress.total, seconds_left, dependent,
-            self._history.ties().get(record.number), at_least=not left.whole,
+            self._history.tied_with(record.number), at_least=not left.whole,
         )
 
 

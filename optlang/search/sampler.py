@@ -43,8 +43,9 @@ class Sampler:
         self._plan, self._space, self._known = plan, space, known
         self._hopeless = LeftOut(plan, space, avoided)
         self._left_out: list[Avoided] = []
-        self._feasible: dict[int, tuple[Point, tuple[float, ...]]] = {}
-        self._told = 0
+        self._points: list[Point] = []
+        """Those that were told, and the front of those that meet all requirements, by their place among them."""
+        self._front: pareto.Front[tuple[float, ...]] = pareto.Front()
         self._name = chosen(plan).name
         self._startup = count_of(plan.search.sampler.settings, "startup", STARTUP)
         self._draws = self._made()
@@ -60,9 +61,9 @@ class Sampler:
 
     def tell(self, told: Observation) -> None:
         """Add what became of a point."""
-        self._told += 1
+        self._points.append(told.point)
         if told.values is not None and all(value <= 0 for value in told.violations):
-            self._feasible[self._told] = (told.point, pareto.losses(self._plan, told.values))
+            self._front.add(len(self._points) - 1, pareto.losses(self._plan, told.values))
             self._hopeless.tell(resolve(self._plan, told.point))
         self._draws.add(told)
 
@@ -112,8 +113,7 @@ class Sampler:
             return []
         effects = {resolve(self._plan, first.point).effect}
         refused = {_REFUSED: first.state[_REFUSED]} if _REFUSED in first.state else {}
-        members = pareto.front({number: losses for number, (_, losses) in self._feasible.items()})
-        parents = [self._feasible[member][0] for member in members]
+        parents = [self._points[member] for member in self._front.members]
         found: list[Suggestion] = []
         for turn in range(2 * count):
             if len(found) == count:
@@ -154,10 +154,9 @@ class Sampler:
     def _child(self, number: int) -> Point | None:
         """A point recombined from the front, where this draw is one that does so."""
         random = Random(seed_of(self._plan.search.seed, number))
-        if self._name != "tpe" or self._told < self._startup or random.random() >= RECOMBINED:
+        if self._name != "tpe" or len(self._points) < self._startup or random.random() >= RECOMBINED:
             return None
-        members = pareto.front({number: losses for number, (_, losses) in self._feasible.items()})
-        parents = [self._feasible[member][0] for member in members]
+        parents = [self._points[member] for member in self._front.members]
         return recombined(self._plan, self._space, parents, self._known, random)
 
     def _made(self) -> SamplerBackend:

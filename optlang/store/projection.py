@@ -56,6 +56,8 @@ class Rows:
     judged: dict[Key, Row] = field(default_factory=dict)
     """New verdicts on trials whose rows are not here."""
     warm_starts: dict[str, list[Row]] = field(default_factory=dict)
+    newest: dict[str, int] = field(default_factory=dict)
+    """The highest number of a trial, by run."""
     first_started: dict[str, Any] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
 
@@ -133,6 +135,7 @@ class Rows:
             **_taken(event, "session", "origin", "alone"), **dict.fromkeys((*_ENDED, "finished")),
         }
         self.steps[key] = [_step(key, position, step) for position, step in enumerate(event.get("steps") or ())]
+        self.newest[key[0]] = max(key[1], self.newest.get(key[0], key[1]))
 
     def _end(self, event: Mapping[str, Any]) -> None:
         key = (event["run"], event["trial"])

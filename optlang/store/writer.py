@@ -241,14 +241,22 @@ class Writer:
 
     def next_trial(self, run: str) -> int:
         """The number of the next trial: no number is used twice, not even an interrupted trial's."""
-        return max((trial for name, trial in self._rows.trials if name == run), default=-1) + 1
+        return self._rows.newest.get(run, -1) + 1
 
     def next_pass(self, run: str, trial: int) -> int:
         """The number of the next `measured` event of a trial."""
-        return (
-            max((turn for name, number, turn in self._rows.measurements if (name, number) == (run, trial)), default=-1)
-            + 1
-        )
+        return max(self._passes((run, trial)), default=-1) + 1
+
+    def _passes(self, key: tuple[str, int]) -> dict[int, list[Row]]:
+        """What was measured of a trial, by pass; the first may be missing, where the trial itself measured nothing."""
+        found: dict[int, list[Row]] = {}
+        for turn in itertools.count():
+            rows = self._rows.measurements.get((*key, turn))
+            if rows is not None:
+                found[turn] = rows
+            elif turn:
+                return found
+        return found
 
     def close(self) -> None:
         """Write to DuckDB what is left, and let others write."""
@@ -270,12 +278,7 @@ class Writer:
         row = self._rows.trials[key]
         latest: dict[tuple[str, str], Row] = {}
         passes = 0
-        for turn in itertools.count():
-            rows = self._rows.measurements.get((*key, turn))
-            if rows is None:
-                if turn:
-                    break
-                continue
+        for rows in self._passes(key).values():
             # What was scored again only, on the test data, was not timed again.
             passes += any(item["metric"] == MEDIAN for item in rows)
             latest.update({(item["target"], item["metric"]): item for item in rows})

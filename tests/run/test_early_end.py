@@ -11,7 +11,7 @@ import pytest
 from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.run.budget import past_trial
-from optlang.run.early_end import estimated
+from optlang.run.forecast import Rates
 from optlang.space.recipe import Applied, resolve
 from optlang.space.trainings import without_training
 from optlang.store.reader import query
@@ -192,9 +192,11 @@ def test_the_time_of_a_training_is_estimated_by_the_epoch(tmp_path: Path) -> Non
     with Writer(tmp_path / "x.duckdb") as store:
         for event in (session(), start("r1", 0, steps=done), end("r1", 0, steps=done)):
             store.record(event)
-        rows = [past_trial(row) for row in store.trials("r1")]
-    assert estimated([Applied("b", "fit", {"epochs": 5}), Applied("c", "fit", {"epochs": 1})], rows) == 12.0
-    assert estimated([Applied("b", "other", {"epochs": 5})], rows) is None
+        rates = Rates()
+        for row in store.trials("r1"):
+            rates.add(past_trial(row))
+    assert rates.all_of([Applied("b", "fit", {"epochs": 5}), Applied("c", "fit", {"epochs": 1})]) == 12.0
+    assert rates.all_of([Applied("b", "other", {"epochs": 5})]) is None
 
 
 @pytest.mark.slow
