@@ -2,7 +2,8 @@
 
 A search is played on a table: a trial takes the seconds that its steps took (none where a trial before it has done the
 same steps) and those of building and measuring, and has the values that are in the table. `made_up` is a formula;
-`whole` are the measured values of all points of whole.opt, see tabulate.py. The figure is the
+`whole` and `transformer`
+are the measured values of all points of small studies, see tabulate.py. The figure is the
 hypervolume of what was found, as a share of that of the whole table's front: of the box between the baseline (its
 latency, its size, five points of its accuracy lost) and nothing. Medians over the seeds.
 
@@ -40,7 +41,9 @@ from optlang.space.trainings import chains
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-TABLE = HERE / "whole.json"
+TABULATED = ("whole", "transformer")
+"""The studies whose points were all carried out; see tabulate.py."""
+
 LOST = 0.05
 """So much of the accuracy may be lost."""
 
@@ -128,10 +131,10 @@ def made_up() -> Table:
     return whole(Table("made_up", plan, Space(plan), measured, step, (0.05, 0.1, 0.15, 0.2)))
 
 
-def tabulated() -> Table:
-    """The measured values of all points of whole.opt."""
-    plan = plan_of("whole")
-    content = json.loads(TABLE.read_text())
+def tabulated(name: str) -> Table:
+    """The measured values of all points of a study."""
+    plan = plan_of(name)
+    content = json.loads((HERE / f"{name}.json").read_text())
     baseline, steps = content["baseline"], content["steps"]
     rows = {resolve(plan, point_of(item["point"])).effect: item for item in content["points"]}
 
@@ -143,7 +146,7 @@ def tabulated() -> Table:
     def step(key: str, technique: str, epochs: int) -> float:
         return float(steps[key])
 
-    return whole(Table("whole", plan, Space(plan), measured, step, (0.1, 0.2, 0.3, 0.4)))
+    return whole(Table(name, plan, Space(plan), measured, step, (0.1, 0.2, 0.3, 0.4)))
 
 
 def point_of(stored: Mapping[str, Any]) -> Point:
@@ -230,8 +233,8 @@ def suggested(trial: Any, knob: Knob, domain: Domain) -> Any:
 
 
 def report(seeds: int = 10) -> str:
-    """A table for each space; where whole.json is missing, see tabulate.py, of the formulas alone."""
-    tables = [made_up(), *([tabulated()] if TABLE.exists() else [])]
+    """A table for each space: the formulas, and the studies that have been carried out whole."""
+    tables = [made_up(), *(tabulated(name) for name in TABULATED if (HERE / f"{name}.json").exists())]
     return "\n\n".join("\n".join(compared(table, seeds)) for table in tables)
 
 
