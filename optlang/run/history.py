@@ -69,6 +69,8 @@ class History:
         self, plan: Plan, space: Space, rows: Iterable[TrialRow], home: Path, unavailable: Collection[str] = ()
     ) -> None:
         self._plan, self._space, self._home, self._unavailable = plan, space, home, unavailable
+        # A runtime may be missing today that was there when a trial ran: the trial is still one of the study's.
+        self._whole = Space(plan)
         self._trials: dict[int, TrialRecord] = {}
         self._measured: dict[int, tuple[TrialRecord, dict[Key, Measurement]]] = {}
         self._stood: Standing | None = None
@@ -358,8 +360,7 @@ class History:
         )
 
     def _space_has(self, point: Point) -> bool:
-        # A runtime may be missing today that was there when the trial ran: the trial is still one of the study's.
-        return Space(self._plan).contains(point)
+        return self._whole.contains(point)
 
 
 def _missed(violations: Sequence[Violation]) -> str | None:

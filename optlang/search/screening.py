@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optlang.plan.domains import every_value, size
 from optlang.plan.model import Knob, Plan
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
+
+_Front: TypeAlias = "pareto.Front[tuple[float, ...]]"
 
 ENOUGH = 8
 """Trials with figures that a prediction needs."""
@@ -65,20 +67,30 @@ class Screening:
     sampler: Sampler
     costs: Costs
     batch: int
-    _told: list[Observation] = field(default_factory=list)
-    _own: list[int] = field(default_factory=list)
-    """Which of those told are trials of this run: these make its front."""
-    _shapes: dict[str, list[int]] = field(default_factory=dict)
+    _seen: _Seen = field(init=False)
+    _fronts: tuple[_Front, _Front, _Front] = field(init=False)
+    """Of this run's trials that meet all requirements, of all its trials, and of all that was told."""
+    _shapes: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
+    """The losses of what was measured, by what its trainings leave as it is."""
+
+    def __post_init__(self) -> None:
+        self._seen = _Seen(self.plan)
+        self._fronts = (pareto.Front(), pareto.Front(), pareto.Front())
 
     def tell(self, told: Observation, *, own: bool = True) -> None:
         """Add what became of a point, of this run or an earlier one; the caller passes it to the sampler too."""
-        if own:
-            self._own.append(len(self._told))
-        if told.values is not None:
-            shape = self.costs.shape(resolve(self.plan, told.point))
-            if shape is not None:
-                self._shapes.setdefault(shape, []).append(len(self._told))
-        self._told.append(told)
+        number = len(self._seen.told)
+        self._seen.add(told)
+        if told.values is None:
+            return
+        losses = pareto.losses(self.plan, told.values)
+        shape = self.costs.shape(resolve(self.plan, told.point))
+        if shape is not None:
+            self._shapes.setdefault(shape, []).append(losses)
+        met = own and all(value <= 0 for value in told.violations)
+        for front, belongs in zip(self._fronts, (met, own, True), strict=True):
+            if belongs:
+                front.add(number, losses)
 
     def ask(self, number: int) -> Suggestion:
         """The point of trial `number`; raises `Exhausted` as the sampler does.
@@ -88,15 +100,14 @@ class Screening:
         same choice.
         """
         first = self.sampler.ask(number)
-        measured = sum(told.values is not None for told in self._told)
-        if self.batch < 2 or measured < ENOUGH or number % OWN == 0:
+        if self.batch < 2 or self._seen.measured < ENOUGH or number % OWN == 0:
             return first
         if not self.costs.trains(resolve(self.plan, first.point)):
             return first
         candidates = [first, *self.sampler.others(number, first, self.batch - 1)]
         if len(candidates) == 1:
             return first
-        forest = _Forest(self.plan, self._told, seed_of(self.plan.search.seed, number, "forest"))
+        forest = _Forest(self._seen, seed_of(self.plan.search.seed, number, "forest"))
         if not forest.better_than_a_constant:
             return Suggestion(first.point, {**first.state, STATE: {"predicted": False}})
         recipes = [resolve(self.plan, item.point) for item in candidates]
@@ -115,49 +126,68 @@ class Screening:
         cheap = [index for index, item in enumerate(self.plan.objectives) if item.metric.metric in CHEAP]
         for at, recipe in enumerate(recipes):
             shape = self.costs.shape(recipe)
-            known = [self._losses(index) for index in self._shapes.get(shape, ())] if shape is not None else []
+            known = self._shapes.get(shape, []) if shape is not None else []
             for index in cheap if known else ():
                 losses[:, at, index] = sum(item[index] for item in known) / len(known)
         return _improvements(self._front(), losses, violations)
 
     def _front(self) -> list[tuple[float, ...]]:
         """The losses of this run's front, of all its trials where none meets the requirements, else of all."""
-        known = [index for index, told in enumerate(self._told) if told.values is not None]
-        measured = [index for index in self._own if self._told[index].values is not None] or known
-        met = [index for index in measured if all(value <= 0 for value in self._told[index].violations)]
-        losses = {index: self._losses(index) for index in met or measured}
-        return [losses[index] for index in pareto.front(losses)]
+        return next((list(front.members.values()) for front in self._fronts if front.members), [])
 
-    def _losses(self, index: int) -> tuple[float, ...]:
-        values = self._told[index].values
-        assert values is not None
-        return pareto.losses(self.plan, values)
+
+class _Seen:
+    """What was told, as numbers, each point once: a row of features, and what became of it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.told: list[Observation] = []
+        self.measured = 0
+        self._knobs = tuple(knob for knob in plan.knobs if size(knob.domain) != 1)
+        self._rows: list[list[float]] = []
+        self._results: list[list[float] | None] = []
+
+    def add(self, told: Observation) -> None:
+        """Take in what became of a point."""
+        self.told.append(told)
+        self._rows.append(self.cells(told.point))
+        self.measured += told.values is not None
+        self._results.append(
+            None if told.values is None else [*pareto.losses(self.plan, told.values), *map(float, told.violations)]
+        )
+
+    def features(self) -> Array:
+        """A row a point."""
+        import numpy as np
+
+        return np.array(self._rows)
+
+    def targets(self) -> Array:
+        """A row a point: losses and violations. A trial without figures counts as the worst in all."""
+        import numpy as np
+
+        goals = len(self.plan.objectives)
+        worst = np.array([row for row in self._results if row is not None]).max(axis=0)
+        worst[goals:] = 1.0
+        return np.array([worst if row is None else row for row in self._results])
+
+    def cells(self, point: Point) -> list[float]:
+        """A point as numbers: one for each knob, one column a value where nearness of values says nothing."""
+        return [cell for knob in self._knobs for cell in _cells(knob, point)]
 
 
 class _Forest:
-    """What the trials say of points that were not tried. A trial without figures counts as the worst in all."""
+    """What the trials say of points that were not tried."""
 
-    def __init__(self, plan: Plan, told: Sequence[Observation], seed: int) -> None:
-        import numpy as np
+    def __init__(self, seen: _Seen, seed: int) -> None:
         from sklearn.ensemble import ExtraTreesRegressor
         from threadpoolctl import threadpool_limits
 
-        self._plan = plan
-        self._knobs = tuple(knob for knob in plan.knobs if size(knob.domain) != 1)
-        self._goals = len(plan.objectives)
-        measured = [item for item in told if item.values is not None]
-        losses = np.array([pareto.losses(plan, item.values or ()) for item in measured])
-        count = max(len(item.violations) for item in measured)
-        rows = []
-        for item in told:
-            lost = item.values is None
-            own = losses.max(axis=0) if lost else np.array(pareto.losses(plan, item.values or ()))
-            broken = [1.0] * count if lost else [float(value) for value in item.violations]
-            rows.append([*own, *broken])
-        targets = np.array(rows)
+        self._seen, self._plan = seen, seen.plan
+        self._goals = len(self._plan.objectives)
+        features, targets = seen.features(), seen.targets()
         self._middle, self._scale = targets.mean(axis=0), targets.std(axis=0)
         self._scale[self._scale == 0] = 1.0
-        features = self._features([item.point for item in told])
         self._forest = ExtraTreesRegressor(TREES, bootstrap=True, min_samples_leaf=1, random_state=seed)
         scaled = (targets - self._middle) / self._scale
         with threadpool_limits(1):
@@ -188,19 +218,13 @@ class _Forest:
         from scipy.special import ndtri
         from scipy.stats import qmc
 
-        features = self._features(points).astype(np.float32)
+        features = np.array([self._seen.cells(point) for point in points], dtype=np.float32)
         trees = np.array([tree.predict(features).reshape(len(points), -1) for tree in self._forest.estimators_])
         # A tree repeats what some trial had, which never is a gain: their mean and spread say what may be.
         draws = ndtri(qmc.Sobol(trees.shape[2], scramble=True, rng=0).random(OPINIONS))
         found = trees.mean(axis=0) + trees.std(axis=0) * draws[:, None, :]
         found = found * self._scale + self._middle
         return found[:, :, :self._goals], found[:, :, self._goals:]
-
-    def _features(self, points: Sequence[Point]) -> Array:
-        """A row a point: a number for each knob, one column a value where nearness of values says nothing."""
-        import numpy as np
-
-        return np.array([[cell for knob in self._knobs for cell in _cells(knob, point)] for point in points])
 
 
 def _cells(knob: Knob, point: Point) -> list[float]:
