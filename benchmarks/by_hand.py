@@ -32,11 +32,16 @@ FOLDER = ROOT / "benchmarks" / "by_hand"
 PAGE = ROOT / "docs" / "techniques" / "int8.md"
 
 MODELS = {
-    "bert": "tokens", "distilbert": "tokens", "albert": "tokens", "gpt2": "tokens", "t5": "tokens", "vit": "images",
-    "whisper": "spectrograms", "wav2vec2": "waveforms", "resnet18": "images", "mobilenet_v3": "images",
-    "lraspp": "pixels", "convnext": "images", "swin": "images", "mixer": "images", "levit": "large_images",
-    "ghostnet": "images", "regnet": "images", "efficientvit": "images", "edgenext": "images",
-    "gru": "series", "lstm": "tokens", "unet": "pixels",
+    "bert": "tokens", "distilbert": "tokens", "roberta": "tokens", "electra": "tokens", "mpnet": "tokens",
+    "deberta": "tokens", "albert": "tokens", "gpt2": "tokens", "llama": "tokens", "t5": "tokens", "vit": "images",
+    "segformer": "quarters", "whisper": "spectrograms", "wav2vec2": "waveforms", "resnet18": "images",
+    "pyramid": "images", "vgg": "images", "googlenet": "images", "densenet": "images", "squeezenet": "images",
+    "mobilenet_v2": "images", "mobilenet_v3": "images", "efficientnet": "images", "mnasnet": "images",
+    "shufflenet": "images", "regnet": "images", "lraspp": "pixels", "tv_convnext": "images", "tv_vit": "images",
+    "tv_swin": "images", "convnext": "images", "vit_tiny": "images", "deit": "images", "swin": "images",
+    "mixer": "images", "resmlp": "images", "levit": "large_images", "ghostnet": "images", "lcnet": "images",
+    "efficientvit": "images", "edgenext": "images", "gru": "series", "gru_both_ways": "tokens", "lstm": "tokens",
+    "unet": "pixels", "graph_net": "graphs", "table_net": "rows", "torch_encoder": "padded", "wavenet": "series",
 }
 """The functions that make each model and its samples."""
 

@@ -54,6 +54,35 @@ class Answer(nn.Module):
         return found.last_hidden_state.mean(1)
 
 
+class Pixels(nn.Module):
+    """A model whose answer in a mapping has a class for each pixel."""
+
+    def __init__(self, model: Any, answer: str) -> None:
+        super().__init__()
+        self.model, self.answer = model, answer
+
+    def forward(self, image: Tensor) -> Any:
+        return self.model(image)[self.answer]
+
+
+class Means(nn.Module):
+    """A model that answers with several maps: the means of them all."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Any:
+        return torch.cat([item.mean((2, 3)) for item in self.model(image).values()], dim=1)
+
+
+_READS: dict[str, Any] = {
+    "vocab_size": 8000, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "intermediate_size": 512, "num_labels": 4, "attn_implementation": "eager",
+}
+"""What models that read have in common."""
+
+
 # ---- Hugging Face
 
 
@@ -141,33 +170,164 @@ def wav2vec2() -> nn.Module:
     return _seeded(lambda: Answer(Wav2Vec2Model(config), "input_values"))
 
 
+def roberta() -> nn.Module:
+    """A RoBERTa that classifies."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(**_READS, max_position_embeddings=80)
+    return _seeded(lambda: Answer(RobertaForSequenceClassification(config)))
+
+
+def electra() -> nn.Module:
+    """An ELECTRA that classifies: its table of words is narrower than its blocks."""
+    from transformers import ElectraConfig, ElectraForSequenceClassification
+
+    config = ElectraConfig(**_READS, embedding_size=64)
+    return _seeded(lambda: Answer(ElectraForSequenceClassification(config)))
+
+
+def mpnet() -> nn.Module:
+    """An MPNet that classifies: its attention knows how far apart two words are."""
+    from transformers import MPNetConfig, MPNetForSequenceClassification
+
+    config = MPNetConfig(**_READS, max_position_embeddings=80)
+    return _seeded(lambda: Answer(MPNetForSequenceClassification(config)))
+
+
+def deberta() -> nn.Module:
+    """A DeBERTa v2 that classifies: its attention has tables of distances of its own."""
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    config = DebertaV2Config(
+        **_READS, relative_attention=True, position_buckets=32, pos_att_type=["p2c", "c2p"], type_vocab_size=0
+    )
+    return _seeded(lambda: Answer(DebertaV2ForSequenceClassification(config)))
+
+
+def llama() -> nn.Module:
+    """A Llama that classifies: two heads of queries for each of keys and values, and gates in its blocks."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(**_READS, num_key_value_heads=2, use_cache=False, pad_token_id=0)
+    return _seeded(lambda: Answer(LlamaForSequenceClassification(config), masked=True))
+
+
+def segformer() -> nn.Module:
+    """A SegFormer, which says a class for each quarter of a pixel's row and column."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[32, 64, 96, 128], decoder_hidden_size=64, num_attention_heads=[1, 2, 3, 4],
+        num_labels=8,
+    )
+    return _normalized(lambda: Pixels(SegformerForSemanticSegmentation(config), "logits"))
+
+
 # ---- torchvision and timm
 
 
 def resnet18() -> nn.Module:
     """torchvision's ResNet-18."""
-    return _normalized(lambda: torchvision.models.resnet18(num_classes=10))
+    return _torchvision("resnet18")
 
 
 def mobilenet_v3() -> nn.Module:
     """torchvision's MobileNetV3, small."""
-    return _normalized(lambda: torchvision.models.mobilenet_v3_small(num_classes=10))
+    return _torchvision("mobilenet_v3_small")
 
 
 def lraspp() -> nn.Module:
     """torchvision's LRASPP, which says a class for each pixel."""
 
-    class Pixels(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
-                weights=None, weights_backbone=None, num_classes=8
-            )
+    return _normalized(lambda: Pixels(torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=8
+    ), "out"))
 
-        def forward(self, image: Tensor) -> Any:
-            return self.model(image)["out"]
 
-    return _normalized(Pixels)
+def pyramid() -> nn.Module:
+    """The backbone of torchvision's detectors, ResNet-18 with a feature pyramid: the means of its five maps."""
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    return _normalized(lambda: Means(resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d
+    )))
+
+
+def mobilenet_v2() -> nn.Module:
+    """torchvision's MobileNetV2."""
+    return _torchvision("mobilenet_v2")
+
+
+def efficientnet() -> nn.Module:
+    """torchvision's EfficientNet b0."""
+    return _torchvision("efficientnet_b0")
+
+
+def shufflenet() -> nn.Module:
+    """torchvision's ShuffleNet V2, half as wide."""
+    return _torchvision("shufflenet_v2_x0_5")
+
+
+def squeezenet() -> nn.Module:
+    """torchvision's SqueezeNet 1.1."""
+    return _torchvision("squeezenet1_1")
+
+
+def mnasnet() -> nn.Module:
+    """torchvision's MNASNet, half as wide."""
+    return _torchvision("mnasnet0_5")
+
+
+def densenet() -> nn.Module:
+    """torchvision's DenseNet with growth 16 and three blocks."""
+    return _normalized(lambda: torchvision.models.DenseNet(
+        growth_rate=16, block_config=(4, 8, 8), num_init_features=32, num_classes=10
+    ))
+
+
+def googlenet() -> nn.Module:
+    """torchvision's GoogLeNet."""
+    return _torchvision("googlenet", aux_logits=False, init_weights=False)
+
+
+def vgg() -> nn.Module:
+    """torchvision's VGG, narrow, and a classifier of that size."""
+    family = torchvision.models.vgg
+    layers = [32, "M", 64, "M", 128, 128, "M", 256, 256, "M"]
+
+    def made() -> nn.Module:
+        net = family.VGG(family.make_layers(layers, batch_norm=True), num_classes=10)
+        net.classifier = nn.Sequential(
+            nn.Linear(256 * 49, 256), nn.ReLU(True), nn.Dropout(), nn.Linear(256, 256), nn.ReLU(True), nn.Dropout(),
+            nn.Linear(256, 10),
+        )
+        return net
+
+    return _normalized(made)
+
+
+def tv_convnext() -> nn.Module:
+    """torchvision's ConvNeXt, narrow."""
+    block = torchvision.models.convnext.CNBlockConfig
+    return _normalized(lambda: torchvision.models.ConvNeXt(
+        [block(48, 96, 2), block(96, 192, 2), block(192, None, 2)], num_classes=10
+    ))
+
+
+def tv_vit() -> nn.Module:
+    """torchvision's ViT for images of 64 pixels."""
+    made = _seeded(lambda: torchvision.models.VisionTransformer(
+        image_size=64, patch_size=8, num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=512, num_classes=10
+    ))
+    nn.init.normal_(made.heads.head.weight)  # it would answer with zeros
+    return made
+
+
+def tv_swin() -> nn.Module:
+    """torchvision's Swin, small."""
+    return _normalized(lambda: torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=48, depths=[2, 2, 2], num_heads=[3, 6, 12], window_size=[4, 4], num_classes=10
+    ))
 
 
 def convnext() -> nn.Module:
@@ -201,7 +361,7 @@ def ghostnet() -> nn.Module:
 
 def regnet() -> nn.Module:
     """torchvision's RegNetY, 400 MF."""
-    return _normalized(lambda: torchvision.models.regnet_y_400mf(num_classes=10))
+    return _torchvision("regnet_y_400mf")
 
 
 def efficientvit() -> nn.Module:
@@ -212,6 +372,33 @@ def efficientvit() -> nn.Module:
 def edgenext() -> nn.Module:
     """timm's EdgeNeXt, the smallest."""
     return _timm("edgenext_xx_small")
+
+
+def vit_tiny() -> nn.Module:
+    """timm's ViT, tiny, with four of its blocks."""
+    return _timm("vit_tiny_patch16_224", img_size=64, patch_size=8, depth=4)
+
+
+def deit() -> nn.Module:
+    """timm's distilled DeiT, tiny, with four of its blocks."""
+    return _timm("deit_tiny_distilled_patch16_224", img_size=64, patch_size=8, depth=4)
+
+
+def resmlp() -> nn.Module:
+    """A small ResMLP of timm."""
+    from timm.models import mlp_mixer
+
+    made = _seeded(lambda: mlp_mixer.MlpMixer(
+        num_classes=10, img_size=64, patch_size=8, num_blocks=4, embed_dim=128, mlp_ratio=4,
+        block_layer=mlp_mixer.ResBlock, norm_layer=mlp_mixer.Affine,
+    ))
+    nn.init.normal_(made.head.weight)  # it would answer with zeros
+    return made
+
+
+def lcnet() -> nn.Module:
+    """timm's LCNet, half as wide."""
+    return _timm("lcnet_050")
 
 
 # ---- written by hand
@@ -227,6 +414,19 @@ class Gru(nn.Module):
 
     def forward(self, series: Tensor) -> Any:
         return self.head(self.rnn(series)[0][:, -1])
+
+
+class GruBothWays(nn.Module):
+    """Words, two layers of GRU in both directions, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8000, 64)
+        self.rnn = nn.GRU(64, 96, num_layers=2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(192, 4)
+
+    def forward(self, tokens: Tensor) -> Any:
+        return self.head(self.rnn(self.table(tokens))[0].mean(1))
 
 
 class Lstm(nn.Module):
@@ -260,9 +460,110 @@ class UNet(nn.Module):
         return self.head(self.back[1](torch.cat([self.up[1](third), first], 1)))
 
 
+class Graph(nn.Module):
+    """Messages along the edges of small graphs, summed at the nodes by scatter, three times."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.embed = nn.Linear(16, width)
+        self.messages = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(3)])
+        self.updates = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(3)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, nodes: Tensor, sources: Tensor, ends: Tensor) -> Any:
+        x = torch.relu(self.embed(nodes))
+        for message, update in zip(self.messages, self.updates, strict=True):
+            begin = sources.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            end = ends.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            sent = torch.relu(message(torch.cat([x.gather(1, begin), x.gather(1, end)], dim=-1)))
+            got = torch.zeros_like(x).scatter_add(1, end, sent)
+            x = self.norm(x + torch.relu(update(torch.cat([x, got], dim=-1))))
+        return self.head(x.mean(dim=1))
+
+
+class Table(nn.Module):
+    """Numbers and categories of a table, each category through a table of embeddings of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList([nn.Embedding(2000, 32) for _ in range(3)])
+        self.norm = nn.BatchNorm1d(16)
+        self.body = nn.Sequential(
+            nn.Linear(16 + 96, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, 256), nn.ReLU(),
+            nn.Linear(256, 10),
+        )
+
+    def forward(self, numbers: Tensor, categories: Tensor) -> Any:
+        parts = [table(categories[:, index]) for index, table in enumerate(self.tables)]
+        return self.body(torch.cat([self.norm(numbers), *parts], dim=1))
+
+
+class Encoder(nn.Module):
+    """torch's own TransformerEncoder over a series, with a mask of what is padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(128, 4, 512, batch_first=True, norm_first=True)
+        self.embed = nn.Linear(16, 128)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, steps: Tensor, padding: Tensor) -> Any:
+        states = self.encoder(self.embed(steps), src_key_padding_mask=padding)
+        kept = (~padding).unsqueeze(-1).float()
+        return self.head((states * kept).sum(1) / kept.sum(1).clamp(min=1))
+
+
+class Wave(nn.Module):
+    """Dilated one-dimensional convolutions with gates and weight norm, as in WaveNet."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.begin = nn.Conv1d(16, width, 1)
+        self.gates = nn.ModuleList([
+            norm(nn.Conv1d(width, 2 * width, 3, padding=2**step, dilation=2**step)) for step in range(4)
+        ])
+        self.mix = nn.ModuleList([nn.Conv1d(width, width, 1) for _ in range(4)])
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, series: Tensor) -> Any:
+        x = self.begin(series.transpose(1, 2))
+        for gate, mix in zip(self.gates, self.mix, strict=True):
+            one, other = gate(x).chunk(2, dim=1)
+            x = x + mix(torch.tanh(one) * torch.sigmoid(other))
+        return self.head(x.mean(dim=-1))
+
+
 def gru() -> nn.Module:
-    """The GRU above."""
+    """The GRU over a series above."""
     return _seeded(Gru)
+
+
+def gru_both_ways() -> nn.Module:
+    """The GRU over words above."""
+    return _seeded(GruBothWays)
+
+
+def graph_net() -> nn.Module:
+    """The net over graphs above."""
+    return _seeded(Graph)
+
+
+def table_net() -> nn.Module:
+    """The net over rows of a table above."""
+    return _seeded(Table)
+
+
+def torch_encoder() -> nn.Module:
+    """The encoder above."""
+    return _seeded(Encoder)
+
+
+def wavenet() -> nn.Module:
+    """The convolutions with gates above."""
+    return _seeded(Wave)
 
 
 def lstm() -> nn.Module:
@@ -296,6 +597,11 @@ def pixels() -> Data:
     return {part: (item, (item[:, 0] > 0).astype(int)) for part, (item, _) in images().items()}
 
 
+def quarters() -> Data:
+    """The same with a class for each square of four by four pixels."""
+    return {part: (item, targets[:, ::4, ::4]) for part, (item, targets) in pixels().items()}
+
+
 def large_images() -> Data:
     """The same in 224 pixels."""
     return images(224)
@@ -321,13 +627,40 @@ def series() -> Data:
     return _parts(draw.standard_normal((2 * SAMPLES, 50, 16)).cumsum(1).astype("float32") / 5)
 
 
+def padded() -> Data:
+    """The same series, some of them shorter than 50 steps, and a mask of the steps that are missing."""
+    draw = numpy.random.default_rng(0)
+    steps = draw.standard_normal((2 * SAMPLES, 50, 16)).cumsum(1).astype("float32") / 5
+    return _parts({"steps": steps, "padding": numpy.arange(50)[None] >= draw.integers(25, 51, (2 * SAMPLES, 1))})
+
+
+def graphs() -> Data:
+    """Random graphs of 24 nodes and 80 edges."""
+    draw = numpy.random.default_rng(0)
+    edges = {name: draw.integers(0, 24, (2 * SAMPLES, 80)) for name in ("sources", "ends")}
+    return _parts({"nodes": draw.standard_normal((2 * SAMPLES, 24, 16)).astype("float32"), **edges})
+
+
+def rows() -> Data:
+    """Random rows of 16 numbers and three categories."""
+    draw = numpy.random.default_rng(0)
+    numbers = draw.standard_normal((2 * SAMPLES, 16)).astype("float32")
+    return _parts({"numbers": numbers, "categories": draw.integers(0, 2000, (2 * SAMPLES, 3))})
+
+
 # ---- parts of the above
 
 
 def _parts(inputs: Any) -> Data:
     """The samples in two halves. The targets say nothing: what counts is how near answers are to the float model's."""
     targets = numpy.arange(SAMPLES) % 2
-    return {"train": (inputs[:SAMPLES], targets), "validation": (inputs[SAMPLES:], targets)}
+
+    def half(which: slice) -> Any:
+        if isinstance(inputs, dict):
+            return {name: item[which] for name, item in inputs.items()}
+        return inputs[which]
+
+    return {"train": (half(slice(SAMPLES)), targets), "validation": (half(slice(SAMPLES, None)), targets)}
 
 
 def _seeded(make: Any) -> Any:
@@ -353,6 +686,10 @@ def _pair(inputs: int, outputs: int) -> nn.Module:
         nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(),
         nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(),
     )
+
+
+def _torchvision(name: str, **settings: Any) -> Any:
+    return _normalized(lambda: getattr(torchvision.models, name)(weights=None, num_classes=10, **settings))
 
 
 def _timm(name: str, size: int = 64, **settings: Any) -> Any:

@@ -34,13 +34,19 @@ def main(*words: str) -> None:
         made = getattr(studies, names[0])()
     else:
         data = getattr(models, names[1])()
-        singles = {part: [{"x": item[None]} for item in data[part][0]] for part in ("train", "validation")}
+        singles = {part: calls(data[part][0]) for part in ("train", "validation")}
         made = studies.Made(getattr(models, names[0])(), singles["train"], singles["validation"])
     warnings.simplefilter("ignore")
     os.chdir(place)
     kept = {f"{number} {name}": item for number, sample in enumerate(made.validation) for name, item in sample.items()}
     numpy.savez("inputs.npz", **kept, **({} if made.labels is None else {"labels": made.labels}))
     quantize(made)
+
+
+def calls(inputs: Any) -> list[dict[str, Any]]:
+    """One call for each sample, by the names of its inputs."""
+    named = inputs if isinstance(inputs, Mapping) else {"x": inputs}
+    return [{name: item[index : index + 1] for name, item in named.items()} for index in range(models.SAMPLES)]
 
 
 def quantize(made: studies.Made) -> None:
