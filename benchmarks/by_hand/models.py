@@ -297,8 +297,9 @@ def vgg() -> nn.Module:
 
     def made() -> nn.Module:
         net = family.VGG(family.make_layers(layers, batch_norm=True), num_classes=10)
+        net.avgpool = nn.AdaptiveAvgPool2d(4)
         net.classifier = nn.Sequential(
-            nn.Linear(256 * 49, 256), nn.ReLU(True), nn.Dropout(), nn.Linear(256, 256), nn.ReLU(True), nn.Dropout(),
+            nn.Linear(256 * 16, 256), nn.ReLU(True), nn.Dropout(), nn.Linear(256, 256), nn.ReLU(True), nn.Dropout(),
             nn.Linear(256, 10),
         )
         return net

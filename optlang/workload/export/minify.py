@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 _LAYERS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN"}
+_WEIGHTS_OF_GEMM = {("Gemm", 0), ("Gemm", 1)}
+"""Where a Gemm reads them: the operator and the number of its input."""
 
 
 def compact(model: Any) -> Any:
@@ -23,8 +25,7 @@ def compact(model: Any) -> Any:
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
     if not any(_has_graphs(node) for node in graph.node):  # a name may be used inside a branch
-        _drop_zero_points(graph)
-        _share_constants(graph)
+        _share_constants(graph, _drop_zero_points(graph))
         _shorten_names(graph)
     graph.name = "g"
     _drop_unused_domains(model)
@@ -35,28 +36,35 @@ def _has_graphs(node: Any) -> bool:
     return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
-def _drop_zero_points(graph: Any) -> None:
-    """Dequantize the weights and biases of layers without a zero point where it is 0, as it is where there is none.
+def _drop_zero_points(graph: Any) -> set[str]:
+    """Dequantize the weights and biases of layers without a zero point where it is 0, as it is where there is none;
+    those that are kept for a layer, which no other may share.
 
-    OpenVINO runs a layer in floats whose zero points are shared with another layer's. Weights that something else reads
-    than a layer keep theirs: where ONNX Runtime moves a rounding behind that, it takes none for an unsigned 0.
+    OpenVINO runs a layer in floats whose zero points are shared with another layer's. ONNX Runtime 1.32 runs a Gemm in
+    floats whose weights have none. Weights that something else reads than a layer keep theirs: where ONNX Runtime moves
+    a rounding behind that, it takes none for an unsigned 0.
     """
     stored = {item.name: item for item in graph.initializer}
-    readers: dict[str, set[str]] = {item.name: {""} for item in graph.output}
+    readers: dict[str, set[tuple[str, int]]] = {item.name: {("", 0)} for item in graph.output}
     for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
-    dropped = set()
+        for index, name in enumerate(node.input):
+            readers.setdefault(name, set()).add((node.op_type, index))
+    dropped, kept = set[str](), set[str]()
     for node in graph.node:
         if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in stored:
             continue
-        point = node.input[2]
-        if point in stored and readers.get(node.output[0], {""}) <= _LAYERS and _is_zero(stored[point]):
+        point, read = node.input[2], readers.get(node.output[0], {("", 0)})
+        if point not in stored or not {layer for layer, _ in read} <= _LAYERS or not _is_zero(stored[point]):
+            continue
+        if read & _WEIGHTS_OF_GEMM:
+            kept.add(point)
+        else:
             del node.input[2:]
             dropped.add(point)
     dropped -= {name for node in graph.node for name in node.input}
     for item in [item for item in graph.initializer if item.name in dropped]:
         graph.initializer.remove(item)
+    return kept
 
 
 def _is_zero(item: Any) -> bool:
@@ -65,14 +73,14 @@ def _is_zero(item: Any) -> bool:
     return not item.external_data and not numpy_helper.to_array(item).astype("int32").any()
 
 
-def _share_constants(graph: Any) -> None:
-    """Zero points and scales repeat: keep one of each content."""
+def _share_constants(graph: Any, apart: set[str]) -> None:
+    """Zero points and scales repeat: keep one of each content, and all that are to stay `apart`."""
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
     keep = []
     outputs = {item.name for item in graph.output}
     for item in graph.initializer:
-        if item.external_data or item.name in outputs:
+        if item.external_data or item.name in outputs or item.name in apart:
             keep.append(item)
             continue
         name, item.name = item.name, ""

@@ -119,3 +119,28 @@ def test_weights_of_layers_need_no_zero_point_of_0():
     small = compact(made)
     assert [len(node.input) for node in small.graph.node if node.op_type == "DequantizeLinear"] == [2, 3, 3]
     assert numpy.array_equal(answer(small, value), right)
+
+
+def test_weights_of_a_gemm_keep_a_zero_point_of_their_own():
+    """ONNX Runtime runs it in floats without one, OpenVINO where another layer has the same."""
+    def dequantized(name, point):
+        return helper.make_node("DequantizeLinear", [name + "_levels", "scale", point], [name], axis=0)
+
+    nodes = [dequantized("one", "first"), dequantized("other", "second"), dequantized("bias", "third")]
+    nodes += [
+        helper.make_node("Gemm", ["x", "one", "bias"], ["h"], transB=1), helper.make_node("Gemm", ["h", "other"], ["y"])
+    ]
+    levels = numpy.arange(-4, 5, dtype=numpy.int8).reshape(3, 3)
+    zeros = numpy.zeros(3, numpy.int8)
+    stored = {
+        "one_levels": levels, "other_levels": levels[::-1].copy(), "bias_levels": levels[0].astype(numpy.int32),
+        "scale": numpy.full(3, 0.5, numpy.float32), "first": zeros, "second": zeros, "third": zeros.astype(numpy.int32),
+    }
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        nodes, "g", values[:1], values[1:], [numpy_helper.from_array(item, name) for name, item in stored.items()]
+    )
+    small = compact(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    found = [list(node.input) for node in compact(small).graph.node if node.op_type == "DequantizeLinear"]
+    assert [len(item) for item in found] == [3, 3, 2]
+    assert found[0][2] != found[1][2]
