@@ -209,7 +209,11 @@ def llama() -> nn.Module:
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     config = LlamaConfig(**_READS, num_key_value_heads=2, use_cache=False, pad_token_id=0)
-    return _seeded(lambda: Answer(LlamaForSequenceClassification(config), masked=True))
+    made = _seeded(lambda: Answer(LlamaForSequenceClassification(config), masked=True))
+    for name, item in made.named_parameters():
+        if "norm" in name:  # a norm that multiplies by one is no norm as a trained model has it
+            nn.init.uniform_(item, 0.5, 1.5)
+    return made
 
 
 def segformer() -> nn.Module:
