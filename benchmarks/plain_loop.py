@@ -7,7 +7,7 @@ The script is benchmarks/plain_loop/script.py. Both leave their files, which one
 seconds is the share of a box that its files dominate (hypervolume): smaller, from the script's baseline as float32 in
 ONNX to 40 times; faster, from PyTorch to 25 times (both on a scale of ratios); and what accuracy is lost, from 4 points
 to nothing. Seconds are those of the wall since the command was started. A machine that does something else at the same
-time makes all of this worthless.
+time makes all of this worthless. A seed takes about four minutes, half of them the meter's.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def metered(runtime: str, inputs: Path, files: Sequence[Path]) -> list[dict[str,
     if not files:
         return []
     done = subprocess.run(
-        [sys.executable, METER, runtime, inputs, *files], capture_output=True, text=True, check=True, env=environment()
+        [sys.executable, METER, runtime, inputs, *files], capture_output=True, text=True, check=True,
+        env={**environment(), "METER_ROUNDS": "5"},
     )
     rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows

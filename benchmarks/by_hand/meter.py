@@ -12,6 +12,7 @@ first file's. Of a file that does not run, `failed` says why.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy
 Sample = Mapping[str, Any]
 Call = Callable[[Sample], Any]
 
-ROUNDS, SECONDS = 15, 0.1
+ROUNDS, SECONDS = int(os.environ.get("METER_ROUNDS", "15")), 0.1
 """Turns of each file, and how long each of them takes."""
 
 
