@@ -24,7 +24,7 @@ from optlang.plan.model import (
     applies,
 )
 from optlang.search.ablation_points import DefaultValues, nearest, path_of, recoveries_of, resolved
-from optlang.space.compatibility import as_done, names_technique
+from optlang.space.compatibility import DeclaredFacts, as_done, names_technique
 from optlang.space.locate import locate
 from optlang.space.recipe import Applied, Place, Point, Recipe, place_label, resolve, value_of
 from optlang.space.space import Space
@@ -232,11 +232,12 @@ def _present(params: tuple[Param, ...], values: Mapping[str, JSON]) -> dict[str,
 
 def _fits(technique: Technique, plan: Plan, use: RuntimeUse) -> bool:
     runtime = plan.runtime(use.runtime)
+    if DeclaredFacts.of(plan).refuses(runtime, technique):
+        return False
     technique = as_done(technique, runtime)
     return (
         "module" in technique.takes
         and (technique.gives[0] if technique.gives else "module") in runtime.takes
-        and not {technique.name, technique.name.rpartition(".")[2], *technique.traits}.intersection(runtime.excludes)
     )
 
 

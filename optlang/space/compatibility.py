@@ -28,6 +28,8 @@ from optlang.plan.model import (
 FIXED_SIZES = "fixed_sizes"
 """The trait of a runtime whose files take each input in one size, besides the number of samples."""
 
+SPARSITY = "sparsity"
+
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
@@ -47,15 +49,31 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredFacts:
-    """What is declared of the techniques and runtimes that a study uses."""
+    """What is declared of the techniques and runtimes that a study uses, and whether it has a goal or a requirement on
+    `sparsity`."""
 
     techniques: Mapping[str, Technique]
     runtimes: Mapping[str, Runtime]
+    wants_sparsity: bool = False
 
     @classmethod
     def of(cls, plan: Plan) -> DeclaredFacts:
         """Those that the plan holds."""
-        return cls({item.name: item for item in plan.techniques}, {item.name: item for item in plan.runtimes})
+        return cls(
+            {item.name: item for item in plan.techniques}, {item.name: item for item in plan.runtimes},
+            any(ref.metric == SPARSITY for ref in plan.metric_refs()),
+        )
+
+    def refuses(self, runtime: Runtime, technique: Technique) -> bool:
+        """Whether the runtime does not run what the technique makes."""
+        return bool({technique.name, technique.name.rpartition(".")[2], *technique.traits}.intersection(
+            runtime.excludes
+        )) or self.hides_zeros(runtime, technique)
+
+    def hides_zeros(self, runtime: Runtime, technique: Technique) -> bool:
+        """Whether a sparsity is asked for, and the runtime carries the technique out: of what it writes there is no
+        such figure."""
+        return self.wants_sparsity and runtime.carries_out(technique.name)
 
 
 def label_of(path: str) -> str:
@@ -129,7 +147,7 @@ def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: Declar
         if walk.form not in technique.gives:
             walk.form, walk.left_by = technique.gives[0], step
         walk.done.append((step, technique))
-    conflict = _runtime(walk, use, facts.runtimes[use.runtime], target)
+    conflict = _runtime(walk, use, facts, target)
     if conflict is not None:
         walk.found[conflict] = None
     return list(walk.found)
@@ -174,7 +192,8 @@ def _excludes(walk: _Walk, step: Apply, technique: Technique, target: Target) ->
     return None
 
 
-def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> Conflict | None:
+def _runtime(walk: _Walk, use: RuntimeUse, facts: DeclaredFacts, target: Target) -> Conflict | None:
+    runtime = facts.runtimes[use.runtime]
     if "gpu" in runtime.needs and target.device != "cuda":
         return Conflict("E501", f"{use.label} needs a GPU; {_device(target)}", use.path)
     if ("browser" in runtime.needs) is not (target.device == "browser"):
@@ -197,6 +216,10 @@ def _runtime(walk: _Walk, use: RuntimeUse, runtime: Runtime, target: Target) -> 
                 return Conflict(
                     "E504", f"{use.label} does not run {word}; {label_of(step.path)} makes it", step.path, use.path
                 )
+        if facts.hides_zeros(runtime, technique):
+            reason = f"{use.label} carries out {label_of(step.path)} itself, and what it writes has no `sparsity`"
+            way_out = f"take `sparsity` out of the goals and requirements, or `{label_of(step.path)}` out of the steps"
+            return Conflict("E504", reason, step.path, use.path, way_out=way_out)
     return None
 
 

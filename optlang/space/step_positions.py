@@ -92,11 +92,7 @@ def involved(positions: list[Position], target: Target, facts: DeclaredFacts) ->
             found.add(position.index)
         for use in target.runtimes:
             runtime = facts.runtimes[use.runtime]
-            if any(form not in runtime.takes for form in technique.gives) or set(runtime.excludes) & {
-                *technique.traits,
-                technique.name,
-                technique.name.rpartition(".")[2],
-            }:
+            if any(form not in runtime.takes for form in technique.gives) or facts.refuses(runtime, technique):
                 found.add(position.index)
         # A step in a repeat meets what it left itself a round before.
         if position.repeats and any(form not in technique.takes for form in technique.gives):

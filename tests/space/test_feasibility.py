@@ -10,11 +10,13 @@ import pytest
 from optlang.analysis.load import load
 from optlang.plan.expressions import Value
 from optlang.plan.model import FloatDomain, Impossible, Plan
+from optlang.search.ablation import ablation_trials
 from optlang.space import feasibility
 from optlang.space.combinations import Index, assignments, ruled_out
 from optlang.space.compatibility import incompatibility
 from optlang.space.feasibility import _Study
 from optlang.space.feasibility_cache import AnswerCache, PlainPairs
+from optlang.space.space import Space
 
 # Of these torchscript alone runs nothing but modules.
 RUNTIMES = "target here { runtime in { torchscript; onnxruntime; openvino } }"
@@ -81,6 +83,24 @@ def test_the_reason_is_in_words(plan_of: Callable[..., Plan]) -> None:
         )
         for technique in ("dynamic", "static")
     ]
+
+
+@pytest.mark.parametrize(("goals", "ruled"), [
+    ("minimize size\n  maximize accuracy", False),
+    ("minimize size\n  maximize sparsity", True),
+    ("minimize size\n  require sparsity >= 40%", True),
+])
+def test_a_sparsity_that_a_runtime_hides_is_not_asked_of_it(
+    plan_of: Callable[..., Plan], goals: str, ruled: bool
+) -> None:
+    plan = plan_of(
+        "steps { maybe magnitude; precision in { none; static } }", goals=goals,
+        target="target here { runtime in { onnxruntime; executorch } }",
+    )
+    cells = [{"here.runtime": "executorch", "precision": "static"}] if ruled else []
+    assert [item.values for item in plan.impossible] == cells
+    labels = {trial.recipe.label for trial in ablation_trials(plan, Space(plan), {}) if trial.alone == "quant.static"}
+    assert labels == ({"onnxruntime"} if ruled else {"onnxruntime", "executorch"})
 
 
 def test_assignments_respect_conditions(plan_of: Callable[..., Plan]) -> None:

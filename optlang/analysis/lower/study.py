@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,10 +24,11 @@ from optlang.analysis.symbols import Allowed, Namespace
 from optlang.analysis.typed import text_of
 from optlang.analysis.values import Values
 from optlang.diagnostics.model import Diagnostics, Span
+from optlang.plan.expressions import MetricRef, references
 from optlang.plan.model import FactoryUse, Input, Location, Measure, Metric, Objective, Rule, Search, Step
 from optlang.plan.model import Target as PlanTarget
 from optlang.space.combinations import Index
-from optlang.space.compatibility import DeclaredFacts
+from optlang.space.compatibility import SPARSITY, DeclaredFacts
 from optlang.space.feasibility import Feasibility, everywhere
 from optlang.syntax import tree
 
@@ -86,6 +87,16 @@ class ReadStudy:
         return self.knobs.symbols.spans
 
 
+def _asks_for(
+    metric: str, requires: Iterable[tuple[tree.Rule, Rule]], goals: Iterable[tuple[tree.Path, Objective]]
+) -> bool:
+    """Whether a goal or a requirement is on this metric."""
+    named = (ref for _, rule in requires for ref in references(rule.expression))
+    return any(goal.metric.metric == metric for _, goal in goals) or any(
+        isinstance(ref, MetricRef) and ref.metric == metric for ref in named
+    )
+
+
 @dataclass(slots=True, eq=False)
 class StudyReader:
     """Reads one study: its members in the order in which they need one another."""
@@ -129,20 +140,24 @@ class StudyReader:
         # Now all knobs are known: what was postponed can be read.
         built_targets = tuple(target for target in (make() for _, make in made_targets) if target is not None)
         built_baseline, built_steps = baseline(), searched()
+        index = Index(knobs.finish(names.metrics, names.targets))
+        forbids = self._rules(values, "forbid", Allowed("`forbid`", knobs=True))
+        requires = self._rules(values, "require", Allowed("`require`", metrics=True))
+        objectives = self._goals(values)
         study = ReadStudy(
             node=self.study,
             knobs=knobs,
-            facts=DeclaredFacts(steps.used, targets.used),
-            index=Index(knobs.finish(names.metrics, names.targets)),
+            facts=DeclaredFacts(steps.used, targets.used, _asks_for(SPARSITY, requires, objectives)),
+            index=index,
             inputs=inputs,
             model=model,
             data=data,
             baseline=built_baseline,
             targets=built_targets,
             steps=built_steps,
-            forbids=self._rules(values, "forbid", Allowed("`forbid`", knobs=True)),
-            requires=self._rules(values, "require", Allowed("`require`", metrics=True)),
-            objectives=self._goals(values),
+            forbids=forbids,
+            requires=requires,
+            objectives=objectives,
             search=search_of(knobs, self._sections("search"), self._one("search")),
             measure=measure_of(knobs, self._sections("measure"), self._one("measure")),
             partial=self.partial,
