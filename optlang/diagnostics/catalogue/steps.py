@@ -40,8 +40,8 @@ ENTRIES = (
     Entry(
         "E504", "never available here",
         "A step, a branch or a runtime can never be taken on the targets of this study: no runtime of theirs takes the "
-        "form of model that it gives, the runtime takes inputs of one size and the target has `dynamic`, or a goal or a requirement is on "
-        "`sparsity`, of which there is no figure where the runtime carries out the step itself.",
+        "form of model that it gives, the runtime takes inputs of one size and the target has `dynamic`, or a goal or "
+        "a requirement is on `sparsity`, of which there is no figure where the runtime carries out the step itself.",
         "a branch that no trial can take looks like a choice and is none.",
         "target here { device = cpu; runtime = torchscript }\nsteps { static }",
         "target here { device = cpu; runtime = onnxruntime }\nsteps { static }",
