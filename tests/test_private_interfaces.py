@@ -35,6 +35,7 @@ PRIVATE: dict[str, dict[str, str]] = {
         "_metadata": "the versions of layers in a state dict, by which they load it",
         "_pytree": "the form of nested arguments that exported graphs have; there is no public name for it",
         "_dynamo": "its counters say whether a kernel in integers was made",
+        "_iterator": "a DataLoader's workers that stay (`persistent_workers`) are ended by dropping it alone",
         "_qkv_same_embed_dim": "whether attention has one weight for its three inputs",
     },
     "torch-pruning": {

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from optlang.interfaces import OptlangError
+from optlang.workload import generators
 from optlang.workload.data.content import hashed_sample
 from optlang.workload.data.pairs import parted
 from optlang.workload.data.samples import DatasetSplit, pair, said_fingerprint
@@ -53,10 +54,14 @@ class LoaderSplit(Split):
         return self._counted
 
     def batches(self, batch: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
-        """The loader's own batches; what it leaves open is drawn from a stream of `seed`."""
-        stream = Stream(seed)
+        """The loader's own batches: what it and its data set draw at random is from a stream of `seed`.
+
+        So a pass is the same however many were made before it, in this process or in another.
+        """
+        stream = Stream(seed, generators.of(self._loader))
         what = f"reading the data's '{self.name}'"
         with stream, user_code(what, self._study):
+            self._end_workers()
             source = iter(self._loader)
         while True:
             with stream, user_code(what, self._study), self._stacked(), warnings.catch_warnings():
@@ -66,6 +71,12 @@ class LoaderSplit(Split):
             if item is None:
                 return
             yield pair(self.name, *parted(item, self._labels, f"a batch of the data's '{self.name}'", _BATCHES))
+
+    def _end_workers(self) -> None:
+        """End worker processes that are to serve several passes (`persistent_workers`): in them random numbers would go
+        on from the pass before."""
+        if getattr(self._loader, "_iterator", None) is not None:
+            self._loader._iterator = None
 
     def first(self, count: int) -> list[Batch]:
         """See `Split.first`; the first batch is kept, since each pass may start worker processes."""

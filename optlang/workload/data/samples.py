@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from optlang.interfaces import OptlangError
+from optlang.workload import generators
 from optlang.workload.data.content import hashed, names_of
 from optlang.workload.data.mapped import checked
 from optlang.workload.data.pairs import parted
@@ -69,7 +70,7 @@ class DatasetSplit(Split):
         return by_shape(self.name, self._samples(batch, order, seed), batch)
 
     def _samples(self, batch: int, order: Tensor | None, seed: int) -> Iterator[tuple[Any, Any]]:
-        stream = Stream(seed)
+        stream = Stream(seed, generators.of(self._items))
         indices = list(range(self._size)) if order is None else [int(index) for index in order]
         for start in range(0, len(indices), batch):
             with stream:
@@ -131,7 +132,7 @@ class StreamSplit(Split):
         return self._counted
 
     def _samples(self, seed: int) -> Iterator[tuple[Any, Any]]:
-        stream = Stream(seed)
+        stream = Stream(seed, generators.of(self._source))
         what = f"reading the data's '{self.name}'"
         with stream, user_code(what, self._study):
             source = iter(self._source if hasattr(self._source, "__iter__") else self._source())
