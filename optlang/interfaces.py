@@ -289,6 +289,7 @@ Report = Callable[[Mapping[str, JSON]], None]
 
 Memo = Callable[[str, JSON, Callable[[], JSON]], JSON]
 
+Resume: TypeAlias = "Callable[[Callable[[], Mapping[str, Any]]], Mapping[str, Any] | None]"
 
 def _silent(_: Mapping[str, JSON]) -> None:
     return None
@@ -298,6 +299,10 @@ def _computed(_name: str, _about: JSON, compute: Callable[[], JSON]) -> JSON:
     return compute()
 
 
+def _begins(_state: Callable[[], Mapping[str, Any]]) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a technique may use besides the state and its settings.
@@ -305,8 +310,8 @@ class Context:
     `wants` is given only to techniques that declare `needs runtime`; `performed` says that the trial's runtime finishes
     the technique when it builds: what is to be left for it is a state in the form "graph" with a request. `report`
     takes a mapping at each epoch's end (`{"epoch": 2, "epochs": 5, "loss": 0.31}`, with `metric` and `value` where
-    'validation' was looked at), which is kept as the step's learning curve, and may raise to stop the step: what it
-    raises then is no `Exception`. `folder` is
+    'validation' was looked at, and `"last": True` where the training ends before its `epochs`), which is kept as the
+    step's learning curve, and may raise to stop or pause the step: what it raises then is no `Exception`. `folder` is
     an empty folder for files of the result. `study` is the study's folder, where the user's own Python and files lie.
 
     `baseline` gives the reference model as a module, after the baseline's steps: only to techniques that declare
@@ -315,6 +320,12 @@ class Context:
     that declare `needs latency`.
     `score(module)` gives the metrics that the study judges trials by, on a part of 'validation', for a module in
     training: they are reported as `scores` at the epoch's end. None where nothing asks for them.
+    `resume(state)` lets a training pause at an epoch's end, in `report`, and go on later, in another process: it is
+    called before the first epoch, after the process's random numbers were seeded. `state()` is called where it pauses
+    and returns all that the training needs to go on after that epoch, in tensors, numbers, texts, None, and lists,
+    tuples and dictionaries of these; the random numbers of Python, numpy and torch are kept without it. `resume`
+    returns what `state()` had returned, to go on with the next epoch, or None: begin. A training that does not call it
+    is never paused.
     `memo(name, about, compute)` gives what `compute` returns, computed once for this state, these data, this seed
     and `about` (plain JSON), however often and with whatever other settings the step runs: for scores that another
     budget can use again.
@@ -333,6 +344,7 @@ class Context:
     memo: Memo = _computed
     performed: bool = False
     score: Callable[[Any], Mapping[str, float]] | None = None
+    resume: Resume = _begins
 
 
 class Technique(Protocol):

@@ -59,6 +59,7 @@ ALLOWED = {
     "workload/process_state.py:without_standard_output": RESTORED,
     "workload/seeds.py:_restore": "of `Stream`",
     "workload/seeds.py:Stream.__enter__": RESTORED,
+    "workload/seeds.py:set_random_states": "the random numbers of a training that goes on, which seeds them first",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -131,6 +132,31 @@ class Cache:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return folder
+
+    def replace(self, key: str, name: str, write: Callable[[Path], None]) -> None:
+        """Have `write` write the file `name` of what is kept under `key`, in place of the one that may be there.
+
+        `find` gives a folder with the one or the other, whole; where it was interrupted for the first time, with none.
+        """
+        folder = self._path(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{uuid.uuid4().hex}.partial"
+        try:
+            write(aside)
+            _sync(aside)
+            aside.replace(folder / name)
+            _sync(folder)
+            _sync(folder.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def remove(self, key: str) -> None:
+        """Remove what is kept under `key`, where there is such."""
+        folder = self._path(key)
+        aside = folder.parent / f".{uuid.uuid4().hex}.partial"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(aside)
+            shutil.rmtree(aside)
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key

@@ -51,6 +51,11 @@ class CurveRecorder:
         """The epochs so far."""
         return tuple(self._epochs)
 
+    def go_on(self, curve: Sequence[Epoch]) -> None:
+        """Begin again with the curve of a training that was paused: what comes next follows its last epoch."""
+        self._epochs = list(curve)
+        self._begin = time.monotonic() - (curve[-1].seconds if curve else 0.0)
+
     def __call__(self, activity: Mapping[str, JSON]) -> None:
         """Take in one report of a technique, which may be the user's own and report whatever it likes."""
         number, of = activity.get("epoch"), activity.get("epochs")
@@ -72,6 +77,22 @@ def _held_out(activity: Mapping[str, JSON]) -> tuple[tuple[str, float], ...]:
     given = {**named, **(scores if isinstance(scores, Mapping) else {})}
     found = ((name, _number(value)) for name, value in given.items())
     return tuple((name, value) for name, value in found if value is not None)
+
+
+def epochs_in(curve: Sequence[Epoch]) -> int:
+    """How many epochs ended; one that stands once for each of several metrics is one."""
+    ends = [(item.epoch, item.seconds) for item in curve]
+    return sum(end != before for end, before in zip(ends, [None, *ends], strict=False))
+
+
+def ended_with(curve: Sequence[Epoch]) -> dict[str, float]:
+    """What was held out at the end of the last epoch, by metric."""
+    last = curve[-1] if curve else None
+    return {
+        item.metric: item.value for item in curve
+        if last is not None and item.metric is not None and item.value is not None
+        and (item.epoch, item.seconds) == (last.epoch, last.seconds)
+    }
 
 
 def write_curve(folder: Path, curve: Sequence[Epoch]) -> None:

@@ -24,6 +24,10 @@ WORKLOAD = "workload"
 """The note of a baseline that identifies the model, the data and the metrics that it was measured with."""
 
 
+CHECKPOINT = "checkpoint.ignored"
+"""The note of a trial that trains from its start though there is a checkpoint: why that is not used."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepJob:
     """One technique to apply: its settings, the object that does it, and what the declaration says it needs.
@@ -178,7 +182,7 @@ class StepRun:
 
     `key` and `cached` are None where the step was broken off or paused: the cache has no result of it. `seconds` are
     those of this attempt. One that went on from a checkpoint had `resumed` epochs before it, which took `earlier`
-    seconds, and its curve has them too.
+    seconds, and its curve has them too; `ignored` says why a checkpoint was not used.
     """
 
     path: str
@@ -190,6 +194,7 @@ class StepRun:
     curve: tuple[Epoch, ...] = ()
     resumed: int = 0
     earlier: float = 0.0
+    ignored: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ SHARE = 0.3
 costs about three forward passes (forward, and twice as much backward), so scoring takes a tenth of the epoch."""
 
 LEAST = 50
-"""Where fewer samples may be scored, none are: of so few a share is known to 14 points at best."""
+"""Where fewer samples may be scored, none are: of so few a share is known to 14 points at best. A trial that pauses is
+scored on so many, or on all that there are."""
 
 BATCH = 64
 """Samples in one call."""
@@ -46,6 +47,8 @@ class Scorer:
     metrics: tuple[str, ...]
     study: Path
     answers: Callable[[], Rows] | None = None
+    few: bool = False
+    """Whether it is scored however few samples there are, since something has to be known of it."""
     seconds: float = 0.0
     """What scoring has taken so far."""
     _kept: list[tuple[Array, dict[str, Array]]] = field(default_factory=list)
@@ -68,7 +71,7 @@ class Scorer:
 
         count = min(len(self.samples), int(SHARE * self.data.size("train")))
         if count < LEAST:
-            return numpy.arange(0)
+            count = min(len(self.samples), LEAST) if self.few else 0
         return numpy.linspace(0, len(self.samples) - 1, count).round().astype(int)
 
     def _scored(self, module: torch.nn.Module) -> dict[str, float]:

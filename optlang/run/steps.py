@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from optlang.interfaces import (
     FORMS,
@@ -26,8 +24,10 @@ from optlang.interfaces import (
     Request,
 )
 from optlang.run.cache import Cache, Clock, key_of, model_key, step_key
-from optlang.run.curves import CurveRecorder, Epoch, read_curve, write_curve
+from optlang.run.checkpoints import Checkpoints
+from optlang.run.curves import Epoch, ended_with, epochs_in, read_curve, write_curve
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
+from optlang.run.step_training import PausedTraining, StepTraining, Watch
 from optlang.techniques.shared.proof import proved
 from optlang.workload import imports
 from optlang.workload.data.dataset import Dataset
@@ -57,24 +57,17 @@ class Stepped:
     module: Callable[[], ModelState | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Looks at the trainings of a trial: `score` gives the metrics of a module, `ended` gets the path of a step and its
-    curve so far at the end of each epoch, and may raise `StoppedTraining`."""
-
-    score: Callable[[Any], Mapping[str, float]]
-    ended: Callable[[str, Sequence[Epoch]], None]
-
-
 def apply(
     steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants], clock: Clock,
-    report: Report, runs: list[StepRun], watch: Watch | None = None,
+    report: Report, runs: list[StepRun], watch: Watch | None = None, pause: int | None = None,
 ) -> Stepped:
     """The model of `workload` after `steps`. What was carried out is appended to `runs`, also where a step fails.
 
-    A step that is broken off leaves nothing in the cache. `watch` looks at all trainings but the baseline's own.
+    A step that is broken off leaves nothing in the cache; one that is paused leaves a checkpoint there, and goes on
+    from it. `watch` looks at all trainings but the baseline's own. Raises PausedTraining where these have had `pause`
+    epochs and have more before them.
     """
-    return _Steps(steps, workload, data, wants_of, clock, report, watch).applied(runs)
+    return _Steps(steps, workload, data, wants_of, clock, report, watch, pause).applied(runs)
 
 
 def result_key(
@@ -89,11 +82,12 @@ class _Steps:
 
     def __init__(
         self, steps: Sequence[StepJob], workload: Workload, data: Dataset, wants_of: Callable[[], QuantWants],
-        clock: Clock, report: Report, watch: Watch | None = None,
+        clock: Clock, report: Report, watch: Watch | None = None, pause: int | None = None,
     ) -> None:
-        self._watch = watch
+        self._watch, self._pause = watch, pause
         self._steps, self._workload, self._data, self._clock, self._report = steps, workload, data, clock, report
         self._cache = Cache(workload.home / "cache")
+        self._checkpoints = Checkpoints(self._cache)
         self._wants_of = wants_of
         # Some runtimes have no int8 at all: they are asked only for a step that needs it.
         asks = any("runtime" in step.needs and not step.left for step in steps)
@@ -117,33 +111,87 @@ class _Steps:
             StepRun(step.path, step.technique, key, True, 0.0, _now(), read_curve(self._cache.find(key)))
             for step, key in zip(self._steps[:start], results, strict=False)
         ]
+        self._pause_behind(start, runs)
         if start:
             state, counted = self._read(results[start - 1])
         else:
             state = self._untrained()
             counted = count(state.model, self._data.example(1))
-        for step, parent, key in zip(self._steps[start:], self._keys[start:], results[start:], strict=False):
-            started, begin, recorder = _now(), time.monotonic(), CurveRecorder()
-            self._report({"doing": step.technique, "path": step.path})
-            try:
-                state, counted = _one(step, state, counted, self._context(step, parent, recorder))
-            except BaseException as error:
-                if isinstance(error, Refusal):
-                    error.step = step.path
-                if recorder.curve:
-                    seconds = time.monotonic() - begin
-                    runs.append(StepRun(step.path, step.technique, None, None, seconds, started, recorder.curve))
-                raise
-            self._keep(key, state, counted, recorder.curve)
-            if state.form == "onnx":
-                # The technique's own file was written to a temporary folder, which goes; the kept one stays.
-                state, counted = self._read(key)
-            seconds = time.monotonic() - begin
-            runs.append(StepRun(step.path, step.technique, key, False, seconds, started, recorder.curve))
-            watch = self._watching(step)
-            if watch is not None and recorder.curve:
-                watch.ended(step.path, recorder.curve)
+        for number in range(start, len(self._steps)):
+            state, counted = self._carried_out(number, state, counted, runs)
+            self._pause_behind(number + 1, runs, state)
         return Stepped(state, tuple(runs), counted, lambda: self._module(state))
+
+    def _carried_out(
+        self, number: int, state: ModelState, counted: Counted, runs: list[StepRun]
+    ) -> tuple[ModelState, Counted]:
+        """What the step of this number makes of `state`; its result is kept."""
+        step, parent, key = self._steps[number], self._keys[number], self._keys[number + 1]
+        started, training = _now(), self._training(number, key, runs)
+        self._report({"doing": step.technique, "path": step.path})
+
+        def run(key: str | None) -> StepRun:
+            return StepRun(
+                step.path, step.technique, key, None if key is None else False, training.seconds, started,
+                training.curve, training.resumed, training.earlier, training.ignored,
+            )
+
+        try:
+            state, counted = _one(step, state, counted, self._context(step, parent, training))
+        except BaseException as error:
+            if isinstance(error, Refusal):
+                error.step = step.path
+            if training.curve:
+                runs.append(run(None))
+            raise
+        self._keep(key, state, counted, training.curve)
+        self._checkpoints.remove(key)
+        if state.form == "onnx":
+            # The technique's own file was written to a temporary folder, which goes; the kept one stays.
+            state, counted = self._read(key)
+        runs.append(run(key))
+        watch = self._watching(step)
+        if watch is not None and training.curve:
+            watch.ended(step.path, training.curve)
+        return state, counted
+
+    def _training(self, number: int, key: str, runs: Sequence[StepRun]) -> StepTraining:
+        """What looks at a step's training, and pauses it where it is one that counts."""
+        step = self._steps[number]
+
+        def report(activity: Mapping[str, JSON]) -> None:
+            self._report({"doing": step.technique, "path": step.path, **activity})
+
+        return StepTraining(
+            step.path, key, self._checkpoints, report, self._watching(step), self._epochs(runs),
+            self._pause if _trains(step) else None,
+        )
+
+    def _epochs(self, runs: Sequence[StepRun]) -> int:
+        """The epochs of the trainings that are over; as many as were asked for where a result has no curve."""
+        return sum(
+            epochs_in(run.curve) or _declared(step)
+            for run, step in zip(runs, self._steps, strict=False) if _trains(step)
+        )
+
+    def _pause_behind(self, done: int, runs: Sequence[StepRun], state: ModelState | None = None) -> None:
+        """Pause where the trainings among the steps that are `done` have had enough epochs, and more come behind them.
+
+        `state` is the last step's result where it has just been carried out.
+        """
+        last = next((number for number in reversed(range(done)) if _trains(self._steps[number])), None)
+        if self._pause is None or last is None or self._epochs(runs) < self._pause:
+            return
+        if not any(map(_trains, self._steps[done:])):
+            return
+        watch = self._watching(self._steps[last])
+        scores: Mapping[str, float] = {}
+        if watch is not None:
+            # Of results that answered from the cache, one before the last may be gone.
+            state = state or self._read(next(filter(self._cache.find, self._keys[last + 1:])))[0]
+            on_file = {name: value for name, value in ended_with(runs[last].curve).items() if name in watch.metrics}
+            scores = on_file if state.form not in ("module", "graph") else watch.score(state.model)
+        raise PausedTraining(self._epochs(runs), self._steps[last].path, scores)
 
     def _key(self, parent: str, step: StepJob) -> str:
         return step_key(
@@ -157,28 +205,18 @@ class _Steps:
         own = [step for step in self._steps if step.path.startswith(BASELINE)]
         return apply(own, self._workload, self._data, self._wants_of, self._clock, self._report, []).state
 
-    def _context(self, step: StepJob, parent: str, recorder: CurveRecorder) -> Context:
+    def _context(self, step: StepJob, parent: str, training: StepTraining) -> Context:
         """What the technique gets: only what its declaration says that it needs."""
         watch = self._watching(step)
-
-        def report(activity: Mapping[str, JSON]) -> None:
-            known = len(recorder.curve)
-            recorder(activity)
-            self._report({"doing": step.technique, "path": step.path, **activity})
-            curve = recorder.curve
-            # After its last epoch a step is finished first, so that its result is kept.
-            if watch is not None and len(curve) > known and curve[-1].epoch != curve[-1].epochs:
-                watch.ended(step.path, curve)
-
         return Context(
             # The folder is not removed here: what the technique wrote is copied into the cache first.
             data=self._data, seed=step.seed,
             folder=Path(tempfile.mkdtemp(prefix="step-", dir=scratch(self._workload))), study=self._workload.study,
-            wants=self._wants if "runtime" in step.needs else None, device=self._workload.device, report=report,
-            baseline=self._baseline if "baseline" in step.needs else None,
+            wants=self._wants if "runtime" in step.needs else None, device=self._workload.device,
+            report=training.report, baseline=self._baseline if "baseline" in step.needs else None,
             performed=step.performed, latency=self._clock.seconds if "latency" in step.needs else None,
             batch=self._clock.batch if "latency" in step.needs else None, memo=self._memo(step, parent),
-            score=watch.score if watch is not None and "training" in step.needs else None,
+            score=watch.score if watch is not None and "training" in step.needs else None, resume=training.resume,
         )
 
     def _watching(self, step: StepJob) -> Watch | None:
@@ -228,6 +266,16 @@ class _Steps:
 
 def _written(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+def _trains(step: StepJob) -> bool:
+    """Whether the step is a training of the trial, which counts for a pause: the baseline's own do not."""
+    return "training" in step.needs and not step.left and not step.path.startswith(BASELINE) and _declared(step) > 0
+
+
+def _declared(step: StepJob) -> int:
+    epochs = step.settings.get("epochs")
+    return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) else 0
 
 
 def _one(

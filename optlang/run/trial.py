@@ -36,6 +36,7 @@ from optlang.run.curves import Epoch
 from optlang.run.ending import Spent
 from optlang.run.job import WORKLOAD, FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.run.scoring import Scorer
+from optlang.run.step_training import Watch
 from optlang.run.stopping import StoppedTraining
 from optlang.techniques.shared.parametrizations import without_parametrizations
 from optlang.workload import imports
@@ -108,12 +109,12 @@ class TrialContext:
             self._references[key] = Reference(answers, tally)
         return self._references[key]
 
-    def scorer(self, metrics: tuple[str, ...], baseline: Deployment | None) -> Scorer:
-        """What scores modules in training by these metrics; see `scoring`."""
-        key = key_of(list(metrics), None if baseline is None else _key(baseline))
+    def scorer(self, metrics: tuple[str, ...], baseline: Deployment | None, *, few: bool = False) -> Scorer:
+        """What scores modules in training by these metrics, where it may be on `few` samples; see `scoring`."""
+        key = key_of(list(metrics), None if baseline is None else _key(baseline), few)
         if key not in self._scorers:
             answers = None if baseline is None else lambda: self.reference(baseline).answers
-            self._scorers[key] = Scorer(self.data, self.validation, metrics, self.workload.study, answers)
+            self._scorers[key] = Scorer(self.data, self.validation, metrics, self.workload.study, answers, few)
         return self._scorers[key]
 
     @property
@@ -187,24 +188,15 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     for target_job in job.targets:
         found: list[StepRun] = []
         try:
-            result = _on_target(job, target_job, context, report, found)
-        except OptlangError as error:
-            if isinstance(error, Refusal):
-                error.target = target_job.target.name
-                performed = [step.path for step in target_job.steps if step.performed]
-                if error.step is None and error.depends == "model" and len(performed) == 1:
-                    # The runtime refused it while it built: that is the technique's refusal, not the module's.
-                    [error.step] = performed
-            if several:
-                error.message = f"on {target_job.target.name}: {error.message}"
-            raise
+            with of_target(job, target_job):
+                result = _on_target(job, target_job, context, report, found)
         except StoppedTraining:
             for other in job.targets:
                 # What was built for the targets before this one is no trial's.
                 shutil.rmtree(other.folder, ignore_errors=True)
             raise
         finally:
-            _merge(runs, found, target_job.target.name)
+            merge(runs, found, target_job.target.name)
         if result.spent is not None:
             spent = result.spent if spent is None else spent + result.spent
         measured += (replace(item, target=target_job.target.name) for item in result.measurements)
@@ -218,6 +210,23 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     if scoring_seconds:
         notes[SCORING] = round(scoring_seconds, 3)
     return Result(tuple(runs), tuple(measured), artifacts, notes, spent=spent)
+
+
+@contextmanager
+def of_target(job: TrialJob, target_job: TargetJob) -> Iterator[None]:
+    """An error in it names the target, where there are several, and a refusal the step, as far as it is known."""
+    try:
+        yield
+    except OptlangError as error:
+        if isinstance(error, Refusal):
+            error.target = target_job.target.name
+            performed = [step.path for step in target_job.steps if step.performed]
+            if error.step is None and error.depends == "model" and len(performed) == 1:
+                # The runtime refused it while it built: that is the technique's refusal, not the module's.
+                [error.step] = performed
+        if len(job.targets) > 1:
+            error.message = f"on {target_job.target.name}: {error.message}"
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +263,7 @@ def built(
     try:
         stepped = steps.apply(
             target_job.steps, job.workload, context.opened(target, timed=False), runtime.wants,
-            clock(job, target_job, runtime, context), report, runs, _watch(job, target_job, context),
+            clock(job, target_job, runtime, context), report, runs, watch_of(job, target_job, context),
         )
         report({"doing": "build", "runtime": target_job.runtime.name})
         state = _plain(stepped.state, context, study)
@@ -318,17 +327,18 @@ def _measured(
     return OnTarget((*scored, *built.measurements, *timed.measurements), artifact, notes, spent)
 
 
-def _watch(job: TrialJob, target_job: TargetJob, context: TrialContext) -> steps.Watch | None:
+def watch_of(job: TrialJob, target_job: TargetJob, context: TrialContext) -> Watch | None:
     """What scores the trial's trainings on this target, and ends the trial; None where it is not to be scored."""
     if not job.judged:
         return None
-    scorer, stopping, target = context.scorer(job.judged, target_job.baseline), job.stopping, target_job.target.name
+    scorer = context.scorer(job.judged, target_job.baseline, few=job.pause is not None)
+    stopping, target = job.stopping, target_job.target.name
 
     def ended(path: str, curve: Sequence[Epoch]) -> None:
         if stopping is not None:
             stopping.look(target, path, curve)
 
-    return steps.Watch(scorer, ended)
+    return Watch(scorer, ended, job.judged)
 
 
 def deployment(name: str, target_job: TargetJob, artifact: Artifact, study: Path) -> Deployment:
@@ -383,7 +393,7 @@ def unrunnable(runtime: Runtime) -> str | None:
     return reason
 
 
-def _merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
+def merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
     """Add the steps of one more target. A step has one row a trial, whose seconds are those of all targets.
 
     Where a step has another result on this target it has another curve too.
@@ -394,10 +404,12 @@ def _merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
             runs.append(item)
             continue
         first = runs[known[item.path]]
-        own = () if item.key == first.key else tuple(replace(epoch, target=target) for epoch in item.curve)
+        # One that was paused has no key: where it is the same training, its curve is that of the checkpoint.
+        same = item.key == first.key if item.key is not None else item.curve == first.curve
+        own = () if same else tuple(replace(epoch, target=target) for epoch in item.curve)
         runs[known[item.path]] = replace(
             first, seconds=first.seconds + item.seconds, cached=first.cached and item.cached,
-            curve=(*first.curve, *own),
+            curve=(*first.curve, *own), ignored=first.ignored or item.ignored,
         )
 
 

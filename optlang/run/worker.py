@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal
 from optlang.plan.metrics import AGREEMENT
 from optlang.run.job import (
+    CHECKPOINT,
     Failure,
     FrontJob,
     PrepareJob,
@@ -94,16 +96,18 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
 
 
 def carry_out(job: TrialJob) -> Result:
-    """One trial."""
+    """One trial, to its end or to where its job pauses it."""
     runs: list[StepRun] = []
     try:
-        from optlang.run import trial
+        from optlang.run import pausing
 
-        return trial.carry_out(job, _context(job.workload, job.progress), ProgressWriter(job.progress), runs)
+        result = pausing.carry_out(job, _context(job.workload, job.progress), ProgressWriter(job.progress), runs)
     except StoppedTraining as stop:
-        return Result(steps=tuple(runs), notes=stop.notes, ended=stop.verdict)
+        result = Result(steps=tuple(runs), notes=stop.notes, ended=stop.verdict)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
-        return Result(steps=tuple(runs), failure=_failure(error))
+        result = Result(steps=tuple(runs), failure=_failure(error))
+    ignored = [run.ignored for run in runs if run.ignored is not None]
+    return replace(result, notes={**result.notes, CHECKPOINT: "; ".join(ignored)}) if ignored else result
 
 
 def measure_untrained(job: UntrainedJob) -> tuple[Measurement, ...] | None:

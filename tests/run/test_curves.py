@@ -75,10 +75,10 @@ def test_the_journal_has_a_curve_as_lists_and_the_table_as_rows() -> None:
 def test_a_step_has_the_curve_of_each_target_on_which_its_result_is_another() -> None:
     curve = (Epoch(1, 1, 0.5, None, None, 1.0),)
     runs: list[StepRun] = []
-    trial._merge(runs, [StepRun("fit", "t", "k", False, 1.0, "", curve)], "a")
-    trial._merge(runs, [StepRun("fit", "t", "k", True, 0.0, "", curve)], "b")
+    trial.merge(runs, [StepRun("fit", "t", "k", False, 1.0, "", curve)], "a")
+    trial.merge(runs, [StepRun("fit", "t", "k", True, 0.0, "", curve)], "b")
     assert runs[0].curve == curve
-    trial._merge(runs, [StepRun("fit", "t", "other", False, 1.0, "", curve)], "c")
+    trial.merge(runs, [StepRun("fit", "t", "other", False, 1.0, "", curve)], "c")
     assert runs[0].curve == (*curve, replace(curve[0], target="c"))
 
 

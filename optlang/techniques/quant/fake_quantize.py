@@ -10,7 +10,9 @@ efficient inference (2018), with the running statistics throughout.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +108,14 @@ class Input:
     def __init__(self, wants: QuantWants, low: float, high: float, moving: bool) -> None:
         self._scheme = Scheme(wants.activations, wants.symmetric_activations)
         self.low, self.high, self.moving = low, high, moving
+
+    def state(self) -> dict[str, float | bool]:
+        """The range, and whether it is frozen."""
+        return {"low": self.low, "high": self.high, "moving": self.moving}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Go on with a range that `state` gave."""
+        self.low, self.high, self.moving = state["low"], state["high"], state["moving"]
 
     def __call__(self, module: nn.Module, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         first, *rest = values

@@ -123,7 +123,10 @@ def train(
         soft = apart(data.task, outputs, wanted, targets, float(settings["temperature"]))
         return (1 - share) * data.task.loss(outputs, targets) + share * soft if labeled else soft
 
-    fit(module, data, loss, _WITHOUT | dict(settings), context, before_step=before, after_step=held.reapply)
+    fit(
+        module, data, loss, _WITHOUT | dict(settings), context, before_step=before, after_step=held.reapply,
+        others=list(inputs.values()),
+    )
     module.eval()
     if not all(math.isfinite(hook.low) and math.isfinite(hook.high) for hook in inputs.values()):
         raise Refusal("a layer's inputs were not finite in training", help="a smaller lr may hold them")

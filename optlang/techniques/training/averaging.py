@@ -38,6 +38,15 @@ class Average:
         self._decay = decay
         self._kept: dict[str, Tensor] = {}
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """The average so far; empty before the first step."""
+        return self._kept
+
+    def go_on(self, kept: dict[str, Tensor]) -> None:
+        """Average on from `kept`."""
+        self._kept = kept
+
     def update(self, module: nn.Module) -> None:
         """Take in the weights after a step."""
         if not self._kept:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from optlang.interfaces import JSON, Context, Refusal
 from optlang.techniques.cast.half import is_half
 from optlang.techniques.training.averaging import Average, copied, filled
+from optlang.techniques.training.module_state import ModuleState
 from optlang.techniques.training.schedule import warmed
 
 if TYPE_CHECKING:
@@ -23,12 +24,25 @@ Loss: TypeAlias = "Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensors
 """The loss of a batch from the module's outputs (float32, by name), its inputs (by name) and the targets."""
 
 
+class Stateful(Protocol):
+    """What changes in a training and is no part of the module."""
+
+    def state(self) -> Mapping[str, Any]:
+        """All that it needs to go on, in plain values and tensors."""
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Be as it was when `state` was taken."""
+
+
 def fit(
     module: nn.Module, data: Dataset, loss_of: Loss, settings: Mapping[str, Any], context: Context, *,
     before_step: Callable[[float], None] | None = None, after_step: Callable[[], None] | None = None,
-    also: Sequence[nn.Parameter] = (),
+    also: Sequence[nn.Parameter] = (), others: Sequence[Stateful] = (),
 ) -> None:
     """Train `module` in place on 'train' of `data` (bound to it); the same seed gives the same weights on a CPU.
+
+    Where the context pauses it and later goes on from there, they are the same weights too: `others` are what changes
+    in the training next to the module.
 
     The module must lie on the context's device; it is left there, in eval mode. `before_step` gets the progress (0
     to 1) before each batch, and `after_step` is called after each step of the optimizer. `also` are parameters that the
@@ -58,7 +72,8 @@ def fit(
     before = [parameter.detach().clone() for parameter in trainable]
     with seeded(context.seed), torch.enable_grad():
         module.train()
-        _Run(module, data, loss_of, settings, context, before_step, after_step, [*trainable, *also]).epochs()
+        parameters = [*trainable, *also]
+        _Run(module, data, loss_of, settings, context, before_step, after_step, parameters, also, others).epochs()
     if all(torch.equal(old, new) for old, new in zip(before, trainable, strict=True)):
         raise Refusal("the training changed no weight: the loss does not depend on any parameter that is not frozen")
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
@@ -73,7 +88,7 @@ class _Run:
     def __init__(
         self, module: nn.Module, data: Dataset, loss_of: Loss, settings: Mapping[str, Any], context: Context,
         before_step: Callable[[float], None] | None, after_step: Callable[[], None] | None,
-        parameters: Sequence[nn.Parameter],
+        parameters: Sequence[nn.Parameter], also: Sequence[nn.Parameter], others: Sequence[Stateful],
     ) -> None:
         import torch
 
@@ -82,7 +97,7 @@ class _Run:
         self._module, self._data, self._loss_of = module, data, loss_of
         self._settings, self._context = settings, context
         self._before_step, self._after_step = before_step, after_step
-        self._parameters = parameters
+        self._parameters, self._also, self._others = parameters, also, others
         self._optimizer = _optimizer(parameters, settings, undecayed(module))
         self._device = torch.device(context.device)
         amp = settings["amp"]
@@ -91,12 +106,17 @@ class _Run:
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=amp == "float16")
         self._average = Average(float(settings["ema"])) if settings["ema"] else None
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+        self._waited = 0
+        self._done = 0
+        self._state = ModuleState(module)
 
     def epochs(self) -> None:
-        """Train for all epochs, or until patience is at its end."""
+        """Train for all epochs, or until patience is at its end; from the first, or the one after a pause."""
         epochs, patience = int(self._settings["epochs"]), int(self._settings["patience"])
-        waited = 0
-        for epoch in range(epochs):
+        kept = self._context.resume(self._taken)
+        if kept is not None:
+            self._go_on(kept)
+        for epoch in range(self._done, epochs):
             mean = self._epoch(epoch, epochs)
             if not math.isfinite(mean):
                 raise Refusal(
@@ -109,17 +129,51 @@ class _Run:
                 best = None if self._best is None else self._best[0]
                 held_out = self._held_out(epoch, epochs)
                 ended |= {"metric": "loss", "value": held_out}
-                waited = 0 if best is None or held_out < best else waited + 1
+                self._waited = 0 if best is None or held_out < best else self._waited + 1
             if self._context.score is not None:
                 with self._averaged():
                     ended["scores"] = dict(self._context.score(self._module))
-            self._context.report(ended)
-            if patience and waited >= patience:
+            self._done = epoch + 1
+            last = bool(patience) and self._waited >= patience
+            self._context.report(ended | {"last": True} if last else ended)
+            if last:
                 break
         if self._best is not None:
             filled(self._module, self._best[1])
         elif self._average is not None:
             self._average.fill(self._module)
+
+    def _taken(self) -> dict[str, Any]:
+        """What the training needs to go on after this epoch; random numbers are the context's."""
+        return {
+            "epochs": self._done, "module": self._state.taken(), "also": [item.detach() for item in self._also],
+            "optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict(),
+            "average": None if self._average is None else self._average.kept,
+            "best": None if self._best is None else list(self._best), "waited": self._waited,
+            "others": [dict(item.state()) for item in self._others],
+        }
+
+    def _go_on(self, kept: Mapping[str, Any]) -> None:
+        """Have everything as it was when `kept` was taken."""
+        import torch
+
+        self._done, self._waited = kept["epochs"], kept["waited"]
+        self._state.put_back(kept["module"])
+        with torch.no_grad():
+            for parameter, item in zip(self._also, kept["also"], strict=True):
+                parameter.copy_(item)
+        self._optimizer.load_state_dict(kept["optimizer"])
+        self._scaler.load_state_dict(kept["scaler"])
+        if self._average is not None:
+            self._average.go_on(self._moved(kept["average"]))
+        if kept["best"] is not None:
+            loss, weights = kept["best"]
+            self._best = loss, self._moved(weights)
+        for other, item in zip(self._others, kept["others"], strict=True):
+            other.go_on(item)
+
+    def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: item.to(self._device) for name, item in tensors.items()}
 
     def _epoch(self, epoch: int, epochs: int) -> float:
         """One pass over the data; the mean loss of its samples."""

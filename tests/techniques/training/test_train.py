@@ -358,3 +358,31 @@ def test_a_model_in_16_bits_is_not_trained(technique, images, tmp_path):
 def test_nothing_to_train(technique, images, tmp_path):
     with pytest.raises(Refusal, match="frozen"):
         apply(technique, states.start("frozen"), images, tmp_path)
+
+
+class TestResume:
+    def test_what_was_changed_before_a_pause_is_a_change(self, images):
+        """A training whose later epochs change nothing has changed the weights that it began with."""
+
+        class Pause(BaseException):
+            pass
+
+        taken, kept = [], []
+
+        def pause(ended):
+            kept.append(copy.deepcopy(taken[0]()))
+            raise Pause
+
+        def loss(outputs, inputs, targets):
+            return images.task.loss(outputs, targets) * (0 if kept else 1)
+
+        def trained(module, **context):
+            settings = SETTINGS | {"optimizer": "sgd", "momentum": 0.0}
+            fit(module, images.bind(module), loss, settings, Context(images, 1, Path(), STUDY, **context))
+
+        begun, first, later = (making.make(start().factory, STUDY) for _ in range(3))
+        with pytest.raises(Pause):
+            trained(first, resume=taken.append, report=pause)
+        trained(later, resume=lambda state: kept[0])
+        assert torch.equal(weights(later), weights(first))
+        assert not torch.equal(weights(later), weights(begun))
