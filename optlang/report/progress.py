@@ -219,7 +219,7 @@ def outline(run: RunStarted) -> str:
         about = ["the space has no more points"] if run.whole_space else []
         about += [f"{run.drawn} done"] if run.drawn else []
         text += f" ({', '.join(about)})" if about else ""
-        text += f", after the baseline and {ladder}" if run.ladder else ", after the baseline"
+        text += f", besides the baseline and {ladder}" if run.ladder else ", after the baseline"
     text += "" if time is None else f", for {time}" if run.searched is None else f", in {time} at most"
     of = "" if run.total is None else f" of these {run.total}"
     return text + (f"; {run.done}{of} are done" if run.done else "")

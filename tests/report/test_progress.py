@@ -69,7 +69,7 @@ def test_a_log_has_a_head_and_a_line_a_trial_with_every_metric_that_the_study_is
     stream = io.StringIO()
     follow(PlainProgress(stream, words, shown))
     assert stream.getvalue().splitlines() == [
-        "digits: 10 trials to search, after the baseline and 9 trials of a technique alone",
+        "digits: 10 trials to search, besides the baseline and 9 trials of a technique alone",
         " trial  size            latency.p50     accuracy        edge_f1         took     what it is "
         "(* in the front so far)",
         "*    0  83.4 kB         188 µs          99.3 %          80.0 %          2.50 s   baseline · onnxruntime"
@@ -111,13 +111,13 @@ def test_the_live_view_has_the_front_and_what_was_missed(width: int) -> None:
 @pytest.mark.parametrize(
     ("planned", "text"),
     [
-        ((9, 6, 0, 0), "6 trials to search, after the baseline and 9 trials of a technique alone"),
-        ((1, 1, 0, 0), "1 trial to search, after the baseline and 1 trial of a technique alone"),
+        ((9, 6, 0, 0), "6 trials to search, besides the baseline and 9 trials of a technique alone"),
+        ((1, 1, 0, 0), "1 trial to search, besides the baseline and 1 trial of a technique alone"),
         ((0, 6, 0, 0), "6 trials to search, after the baseline"),
         ((9, 0, 0, 0), "the baseline and 9 trials of a technique alone"),
         (
             (9, 6, 12, 2),
-            "6 trials to search (2 done), after the baseline and 9 trials of a technique alone; "
+            "6 trials to search (2 done), besides the baseline and 9 trials of a technique alone; "
             "12 of these 16 are done",
         ),
     ],
@@ -129,7 +129,7 @@ def test_what_a_run_consists_of_is_said_first(planned: tuple[int, int, int, int]
 
 def test_a_space_with_fewer_points_than_trials_is_said() -> None:
     assert outline(RunStarted("x", 4, 2, 5, 0, True)) == (
-        "2 trials to search (the space has no more points), after the baseline and 4 trials of a technique alone; "
+        "2 trials to search (the space has no more points), besides the baseline and 4 trials of a technique alone; "
         "5 of these 7 are done"
     )
     assert outline(RunStarted("x", 4, 0, 0, 0, True)) == (
@@ -159,10 +159,10 @@ def test_goals_and_required_metrics_are_shown_the_tasks_own_among_them() -> None
 
 def test_a_search_that_time_ends_says_so() -> None:
     assert outline(RunStarted("x", 4, None, 0, 0, timeout=7200.0)) == (
-        "trials to search, after the baseline and 4 trials of a technique alone, for 2 h 00 min"
+        "trials to search, besides the baseline and 4 trials of a technique alone, for 2 h 00 min"
     )
     assert outline(RunStarted("x", 4, None, 12, 7, timeout=600.0)) == (
-        "trials to search (7 done), after the baseline and 4 trials of a technique alone, for another 10 min; "
+        "trials to search (7 done), besides the baseline and 4 trials of a technique alone, for another 10 min; "
         "12 are done"
     )
     assert outline(RunStarted("x", 0, 6, 0, 0, timeout=600.0)) == (

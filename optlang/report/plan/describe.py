@@ -108,12 +108,12 @@ def _trial(plan: Plan) -> tuple[str, ...]:
 
 
 def _run(plan: Plan, ladder: LadderCost, size: Counted) -> tuple[str, ...]:
-    alone = f"{counted(ladder.trials, 'trial')} of one technique alone (fewer where a runtime cannot run here), then "
+    alone = f"{counted(ladder.trials, 'trial')} of one technique alone (fewer where a runtime cannot run here)"
     asked, most, timeout = plan.search.most, searched(plan, size, ladder), plan.search.timeout
     trials = "searched trials" if most is None else counted(most, "searched trial")
     if most != asked:
         trials = f"at most {trials}, one a point" if most else "no point is left to search"
-    lines = [f"the baseline, then {alone if ladder.trials else ''}{trials}"]
+    lines = [f"the baseline, {alone} and {trials}" if ladder.trials else f"the baseline, then {trials}"]
     if timeout is not None:
         lines.append(f"it ends after {in_seconds(timeout)}, the front measured again and scored, and can go on")
     if ladder.trials:

@@ -69,7 +69,7 @@ a trial
   results of steps are cached: a trial that starts with the same steps as an earlier one reuses them
 
 a run
-  the baseline, then 4 trials of one technique alone (fewer where a runtime cannot run here), then 10 searched trials
+  the baseline, 4 trials of one technique alone (fewer where a runtime cannot run here) and 10 searched trials
   of one technique alone: 1 is a point of the space, at most 2 trainings of 7 epochs in all
 
 search
@@ -119,7 +119,7 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
     ladder = len(list(ablation_trials(plan, Space(plan), {})))
     assert ladder == 3, "as it is, static and dynamic, on the only runtime"
     said = text(describe(plan, Space(plan).size(), LadderCost(3, 3)))
-    assert "the baseline, then 3 trials of one technique alone" in said
+    assert "the baseline, 3 trials of one technique alone" in said
     assert "then 1 searched trial\n  of one technique alone: all are points of the space, no training\n" in said
     assert "a run\n  the baseline, then 1 searched trial\n" in text(describe(plan, Space(plan).size(), LadderCost()))
     many = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 9", target=one)
