@@ -120,11 +120,11 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
     assert ladder == 3, "as it is, static and dynamic, on the only runtime"
     said = text(describe(plan, Space(plan).size(), LadderCost(3, 3)))
     assert "the baseline, 3 trials of one technique alone" in said
-    assert "then 1 searched trial\n  of one technique alone: all are points of the space, no training\n" in said
+    assert "and 1 searched trial\n  of one technique alone: all are points of the space, no training\n" in said
     assert "a run\n  the baseline, then 1 searched trial\n" in text(describe(plan, Space(plan).size(), LadderCost()))
     many = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 9", target=one)
     size = Space(many).size()
-    assert "then at most 3 searched trials, one a point\n" in text(describe(many, size, LadderCost()))
+    assert "and at most 3 searched trials, one a point\n" in text(describe(many, size, LadderCost()))
     # The ladder has tried them all.
     assert "then no point is left to search\n" in text(describe(many, size, LadderCost(3, 3, tried=3)))
 
