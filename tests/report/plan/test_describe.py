@@ -124,9 +124,9 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
     assert "a run\n  the baseline, then 1 searched trial\n" in text(describe(plan, Space(plan).size(), LadderCost()))
     many = plan_of("steps { precision in { none; static; dynamic } }", search="trials = 9", target=one)
     size = Space(many).size()
-    assert "and at most 3 searched trials, one a point\n" in text(describe(many, size, LadderCost()))
+    assert "then at most 3 searched trials, one a point\n" in text(describe(many, size, LadderCost()))
     # The ladder has tried them all.
-    assert "then no point is left to search\n" in text(describe(many, size, LadderCost(3, 3, tried=3)))
+    assert "and no point is left to search\n" in text(describe(many, size, LadderCost(3, 3, tried=3)))
 
 
 def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., Plan]) -> None:
