@@ -11,6 +11,7 @@ from pathlib import Path
 
 from optlang.analysis.assemble import plan_of
 from optlang.analysis.checks.all import check
+from optlang.analysis.checks.goals import trials_pause
 from optlang.analysis.checks.names import imports_are_used
 from optlang.analysis.declarations import Declarations
 from optlang.analysis.definitions import Symbols
@@ -159,6 +160,8 @@ class _Loading:
         ).read()
         check(study)
         plan = plan_of(study, int(parsed.file.edition.value) if parsed.file.edition else 1, self.declarations)
+        if plan is not None:
+            trials_pause(study, plan)
         if not partial:
             imports_are_used(scope, self.diagnostics)
         return plan

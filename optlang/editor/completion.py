@@ -67,6 +67,7 @@ _FACTS_OF = {
     "params": ("param", "with"),
 }
 _STEPS = {"maybe": "in or out", "repeat": "a block several times", "when": "only if a condition holds"}
+_SEARCH = {"halving": "trainings pause, and the best of the trials go on: `halving { reduce = 3; first = 1 }`"}
 _CONDITION = ("and", "or", "not", "in", "none", "true", "false", "because")
 _OPERATORS = ("=", "in", "==", "!=", "<", ">", "<=", ">=", "..", "and", "or", "not", "+", "-", "*", "/", ",", "when")
 
@@ -185,6 +186,7 @@ class Offers:
         param = slot.find(words[0]) if words else None
         if not words:
             yield from (_parameter(param, slot.span(param.name)) for param in slot.params)
+            yield from _keywords(_SEARCH if slot.section == "search" else {})
         elif param is None:
             return
         elif words[-1] not in _OPERATORS:

@@ -456,12 +456,21 @@ TRIALS = 40
 """The searched trials of a study that says neither how many nor how long."""
 
 
+class Halving(Frozen):
+    """Successive halving: a trial's trainings pause after `first` epochs, and after `reduce` times as many, again and
+    again; one in `reduce` of the trials that paused there goes on."""
+
+    reduce: int = 3
+    first: int = 1
+
+
 class Search(Frozen):
     """The search: how many trials in all (None: not said), how long (seconds; None: no limit), and from which seed.
 
     `ladder` says whether each technique is measured alone first, `stop_early` whether a trial is ended as soon
     as what is known of it decides it, `warm_start` whether the sampler learns from the trials of earlier runs.
-    `screening` is of how many points a trial that trains is chosen; below 2 the sampler's own is taken.
+    `screening` is of how many points a trial that trains is chosen; below 2 the sampler's own is taken. `halving` is
+    None where each trial is carried out whole.
     """
 
     sampler: Sampler
@@ -473,6 +482,7 @@ class Search(Frozen):
     stop_early: bool = True
     warm_start: bool = False
     screening: int = 16
+    halving: Halving | None = None
 
     @property
     def most(self) -> int | None:
@@ -550,7 +560,7 @@ class Plan(Frozen):
     def comparable(self) -> dict[str, Any]:
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
         count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder,
-        nor whether trials end early, nor what the search is given of earlier runs, nor its screening."""
+        nor whether trials end early or pause, nor what the search is given of earlier runs, nor its screening."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched, unless its values change.
         named = {ref.metric for ref in self.metric_refs()}
@@ -559,7 +569,9 @@ class Plan(Frozen):
             # The task's were there before there were others.
             if not metric["made_by"]:
                 del metric["made_by"]
-        for limit in ("trials", "timeout", "trial_timeout", "ladder", "stop_early", "warm_start", "screening"):
+        for limit in (
+            "trials", "timeout", "trial_timeout", "ladder", "stop_early", "warm_start", "screening", "halving",
+        ):
             del content["search"][limit]
         # Which of its values are stronger decides how often the search draws a technique, and not what it does.
         for technique in content["techniques"]:

@@ -104,6 +104,7 @@ class LiveProgress:
         self._now: tuple[int, str] | None = None
         self._doing = ""
         self._left = ""
+        self._paused = 0
         self._words: dict[int, str] = {}
         self._seen: dict[int, TrialFinished] = {}
         self._front: Sequence[int] = ()
@@ -122,7 +123,8 @@ class LiveProgress:
     def trial_started(self, trial: TrialStarted) -> None:
         """See `Watcher.trial_started`."""
         words = self._words[trial.number] = self._describe(trial)
-        self._now, self._doing = (trial.number, words), ""
+        went_on = "" if trial.resumed is None else f" (goes on after epoch {trial.resumed})"
+        self._now, self._doing = (trial.number, words + went_on), ""
         self._draw()
 
     def progress(self, activity: Mapping[str, JSON]) -> None:
@@ -140,6 +142,7 @@ class LiveProgress:
         """See `Watcher.trial_finished`."""
         self._seen[trial.number], self._front = trial, trial.front
         self._done, self._total, self._left, self._now = trial.done, trial.total, time_left(trial), None
+        self._paused = trial.paused
         if trial.state == "failed":
             self.message(f"trial {trial.number} {verdict(trial)}")
         self._draw()
@@ -152,11 +155,12 @@ class LiveProgress:
         head = Table.grid(padding=(0, 1))
         left = f"{self._left} left" if self._left.startswith(("about", "at least")) else self._left
         study = Text(self._study, style="bold")
+        paused = f", {self._paused} paused" if self._paused else ""
         if self._total is None:
-            head.add_row(study, counted(self._done, "trial"), left)
+            head.add_row(study, counted(self._done, "trial") + paused, left)
         else:
             bar = ProgressBar(max(1, self._total), self._done, width=24)
-            head.add_row(study, bar, f"{self._done} of {self._total} trials", left)
+            head.add_row(study, bar, f"{self._done} of {self._total} trials{paused}", left)
         parts: list[Table | Text | Padding] = [head]
         if self._now is not None:
             number, words = self._now
@@ -195,7 +199,7 @@ class LiveProgress:
 
     def _missed(self) -> list[Text | Padding]:
         """How many trials failed or missed a requirement, and what the last ones missed."""
-        missed = [trial for trial in self._seen.values() if trial.state not in ("complete", "running")]
+        missed = [trial for trial in self._seen.values() if trial.state not in ("complete", "running", "paused")]
         if not missed:
             return []
         counts = Counter(trial.state for trial in missed)
@@ -228,10 +232,10 @@ def outline(run: RunStarted) -> str:
 def remaining(trial: TrialFinished) -> str:
     """How many trials are left of a run, and how long it goes on; "" after the last."""
     trials = None if trial.total is None else trial.total - trial.done
-    parts = [] if trials is None else [f"{trials} left"]
+    parts = [] if trials is None else [f"{trials} left" if trials or not trial.paused else f"{trial.paused} paused"]
     if time := time_left(trial):
         parts.append(f"{time} left" if trials is None and trial.seconds_left else time)
-    return ", ".join(parts) if trials is None or trials > 0 else ""
+    return ", ".join(parts) if trials is None or trials > 0 or trial.paused else ""
 
 
 def time_left(trial: TrialFinished) -> str:

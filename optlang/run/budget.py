@@ -33,13 +33,13 @@ class Budget:
             else:
                 self.forecast.add(trial)
 
-    def add(self, record: TrialRecord, result: Result, seconds: float) -> None:
-        """Take in a trial of this session that has just ended."""
+    def add(self, record: TrialRecord, result: Result, seconds: float, before: float = 0.0) -> None:
+        """Take in a trial of this session that has just ended or paused, after so many seconds now and `before`."""
         now = self._clock()
         # What passed since the last trial is its own too: drawing its point. Before the first, the model was loaded.
         whole = seconds if self._last is None else max(seconds, now - self._last)
         self._last = now
-        trial = past_of(record, result, whole)
+        trial = past_of(record, result, whole + before)
         if record.interrupted:
             self.forecast.keep(trial.runtime, trial.steps)
             return
@@ -65,7 +65,13 @@ class Budget:
         if self._limit is None or self._last is None:
             return True
         one = self.forecast.one_searched() if recipe is None else self.forecast.ladder([recipe]).seconds
-        return self._elapsed() + one + self.forecast.ladder(after).seconds + self._end().seconds <= self._limit
+        return self.enough(one, after)
+
+    def enough(self, seconds: float, after: Iterable[Recipe] = ()) -> bool:
+        """Whether a trial of so many seconds may start; see `enough_for`."""
+        if self._limit is None or self._last is None:
+            return True
+        return self._elapsed() + seconds + self.forecast.ladder(after).seconds + self._end().seconds <= self._limit
 
     def enough_for_pass(self, trials: Sequence[int]) -> bool:
         """Whether these trials can be measured side by side once more, and the front scored on the test data."""
@@ -104,13 +110,13 @@ class Budget:
 
 
 def past_of(record: TrialRecord, result: Result, seconds: float) -> PastTrial:
-    """A trial of this session that has just ended."""
+    """A trial of this session that has just ended or paused."""
     settings = {step.path: step.settings for step in record.steps}
     steps = tuple(
         PastStep(step.technique, settings.get(step.path, {}), step.cached, step.seconds)
         for step in result.steps if record.origin == "baseline" or not step.path.startswith(BASELINE)
     )
-    return PastTrial(record.origin, record.runtime, seconds, steps, bool(record.measurements))
+    return PastTrial(record.origin, record.runtime, seconds, steps, bool(record.measurements), record.number)
 
 
 def past_trial(row: TrialRow) -> PastTrial:
@@ -123,4 +129,6 @@ def past_trial(row: TrialRow) -> PastTrial:
                 str(step["technique"]), settings if isinstance(settings, Mapping) else {},
                 cached if isinstance(cached, bool) else None, float(seconds),
             ))
-    return PastTrial(row.origin, row.runtime or "", row.seconds or 0.0, tuple(steps), bool(row.measurements))
+    return PastTrial(
+        row.origin, row.runtime or "", row.seconds or 0.0, tuple(steps), bool(row.measurements), row.trial
+    )

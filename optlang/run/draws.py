@@ -5,7 +5,7 @@ What a trial would cost is computed from what is stored, so that a run that goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from optlang.plan.model import Plan
@@ -22,36 +22,53 @@ from optlang.store.writer import TrialRow, Writer
 
 
 class Draws:
-    """Draws the searched trials of one run. `say` gets what the search is given of earlier runs."""
+    """Draws the searched trials of one run. `make` makes its sampler, `say` gets what the search is given of earlier
+    runs, `pauses` says after how many epochs a new trial would pause."""
 
     def __init__(
-        self, plan: Plan, sampler: Sampler, store: Writer, run: str, before: Iterable[Observation],
-        say: Callable[[str], None],
+        self, plan: Plan, make: Callable[[], Sampler], store: Writer, run: str, before: Mapping[int, Observation],
+        say: Callable[[str], None], pauses: Callable[[Recipe], int | None] = lambda _: None,
     ) -> None:
-        self._plan, self._sampler, self._store, self._run = plan, sampler, store, run
-        self._forecast = Forecast(plan)
-        self._screening = Screening(plan, sampler, costs_of(plan, self._forecast), plan.search.screening)
-        for given in warm_start.observations(plan, store, run, say):
-            sampler.recall(given)
-            self._screening.tell(given, own=False)
+        self._plan, self._make, self._store, self._run = plan, make, store, run
+        self._forecast, self._pauses = Forecast(plan), pauses
+        self._given = list(warm_start.observations(plan, store, run, say))
         for item in store.warm_start(run) or () if plan.search.warm_start else ():
             # Its steps are in the cache.
             trial = past_trial(store.trial(item.from_run, item.from_trial))
-            self._forecast.add(replace(trial, origin="earlier"))
+            self._forecast.add(replace(trial, origin="earlier", number=None))
         for row in store.trials(run):
             self._add(row)
-        for told in before:
-            sampler.recall(told)
+        self._told = dict(before)
+        self._begin()
+
+    def _begin(self) -> None:
+        """A sampler and a screening that know all that is known, in the order of the trials' numbers."""
+        self._stale = False
+        self._sampler = self._make()
+        costs = costs_of(self._plan, self._forecast, self._pauses)
+        self._screening = Screening(self._plan, self._sampler, costs, self._plan.search.screening)
+        for given in self._given:
+            self._sampler.recall(given)
+            self._screening.tell(given, own=False)
+        for _, told in sorted(self._told.items()):
+            self._sampler.recall(told)
             self._screening.tell(told)
 
     def ask(self) -> Suggestion:
         """The point of the next trial; raises `Exhausted` where the space has none left that was not tried."""
+        if self._stale:
+            self._begin()
         return self._screening.ask(self._store.next_trial(self._run))
 
     def tell(self, number: int, told: Observation | None) -> None:
-        """Take in a trial that is over; None: the search learns nothing from it."""
+        """Take in a trial that is over or paused; None: the search learns nothing from it, or not yet."""
         self._add(self._store.trial(self._run, number))
-        if told is not None:
+        if told is None:
+            return
+        # A sampler takes nothing back, and what it draws may depend on the order: a later process gets that of numbers.
+        self._stale = self._stale or any(other >= number for other in self._told)
+        self._told[number] = told
+        if not self._stale:
             self._sampler.tell(told)
             self._screening.tell(told)
 
@@ -83,8 +100,8 @@ class Draws:
             self._forecast.add(trial)
 
 
-def costs_of(plan: Plan, forecast: Forecast) -> Costs:
-    """What trials would cost by what `forecast` has taken in, also later."""
+def costs_of(plan: Plan, forecast: Forecast, pauses: Callable[[Recipe], int | None] = lambda _: None) -> Costs:
+    """What trials would cost by what `forecast` has taken in, also later, up to where they pause."""
     def trains(recipe: Recipe) -> bool:
         return any(step.epochs for step in forecast.new(recipe))
 
@@ -95,4 +112,4 @@ def costs_of(plan: Plan, forecast: Forecast) -> Costs:
         kept = without_training(plan, recipe)
         return None if kept is None else kept.effect
 
-    return Costs(forecast.each, trains, shape)
+    return Costs(lambda recipes: forecast.each(recipes, pauses), trains, shape)

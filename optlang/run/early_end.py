@@ -4,7 +4,7 @@ saved."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from optlang.interfaces import JSON, Measurement
@@ -18,6 +18,7 @@ from optlang.run.history import History, TrialRecord
 from optlang.run.job import Result, UntrainedJob
 from optlang.run.job_builder import JobBuilder
 from optlang.run.past_curves import PastCurves
+from optlang.run.segments import epochs_of
 from optlang.run.stopping import EPOCH, MEASURED, SAVED, Stopping
 from optlang.search import early
 from optlang.space.recipe import Applied, Recipe
@@ -27,6 +28,16 @@ from optlang.store.writer import TrialRow, Writer
 WORTH = 4.0
 """So many times as long as building and measuring must trainings take, for size and latency to be measured only to end
 some of them: that costs about as much as building and measuring the trial does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of a trial before its training: its result where that is decided, what may end it in it, and what
+    was measured of its model without it."""
+
+    result: Result | None = None
+    stopping: Stopping | None = None
+    measured: tuple[Measurement, ...] = ()
 
 
 @dataclass(slots=True)
@@ -52,42 +63,44 @@ class EarlyEnd:
 
     def add(self, record: TrialRecord, result: Result, seconds: float) -> None:
         """Take in a trial that is over and took so long, as it is stored: a later session decides by the same."""
-        epochs = [
-            {**asdict(epoch), "path": step.path, "cached": step.cached} for step in result.steps for epoch in step.curve
-        ]
-        self._learn(record, past_of(record, result, seconds), epochs)
+        self._learn(record, past_of(record, result, seconds), epochs_of(result.steps))
 
     def _learn(self, record: TrialRecord, trial: PastTrial, epochs: Sequence[Mapping[str, Any]]) -> None:
         if not record.interrupted:
             self._rates.add(trial)
             self._curves.add(record.steps, record.measurements, epochs)
 
-    def look(self, number: int, recipe: Recipe) -> Result | Stopping | None:
-        """The result of a trial that is decided before its training, or what may end it in it; None where neither can.
+    def look(
+        self, number: int, recipe: Recipe, *, pauses: bool = False, known: tuple[Measurement, ...] = ()
+    ) -> Look:
+        """What is known of a trial before its training, or before it goes on.
 
-        What goes wrong here goes wrong in the trial itself too, or is no matter of it: the trial then goes on. Raises
-        InterruptedRun.
+        Where it `pauses` in its trainings, all is measured that it will be compared by there; `known` is what was
+        measured before it paused. What goes wrong here goes wrong in the trial itself too, or is no matter of it: the
+        trial then goes on. Raises InterruptedRun.
         """
-        if not self.plan.search.stop_early:
-            return None
+        ends = self.plan.search.stop_early
+        if not ends and not pauses:
+            return Look(measured=known)
         new = self.forecast.new(recipe)
         ahead = {step.path for step in new}
-        past = {path: curves for path, curves in self._curves.of(recipe.steps).items() if path in ahead}
+        past = {path: curves for path, curves in self._curves.of(recipe.steps).items() if path in ahead} if ends else {}
         kept = without_training(self.plan, recipe)
         spared = [] if kept is None else [step for step in new if step not in kept.steps]
-        wanted = self.history.deciding() if spared else frozenset()
-        if past and spared and self._worth(recipe, spared):
+        wanted = self.history.deciding() if spared and ends else frozenset()
+        if pauses or (past and spared and self._worth(recipe, spared)):
             wanted |= early.cheap(self.plan)
-        measured = self._measured(number, kept, wanted) if kept is not None and wanted else ()
-        verdict = self.history.decided(measured) if measured else None
+        measured = known
+        if not measured and kept is not None and wanted:
+            measured = self._measured(number, kept, wanted)
+        verdict = self.history.decided(measured) if measured and ends else None
         if verdict is not None:
-            return Result(notes=self._notes(measured, spared), ended=verdict)
-        if not past:
-            return None
-        return Stopping(
+            return Look(Result(notes=self._notes(measured, spared), ended=verdict), measured=measured)
+        stopping = Stopping(
             self.plan, tuple(map(early.bounded, measured)), self.history.reference, self.history.rivals(), past,
             self._later(new),
-        )
+        ) if past else None
+        return Look(stopping=stopping, measured=measured)
 
     def _measured(self, number: int, kept: Recipe, metrics: frozenset[str]) -> tuple[Measurement, ...]:
         """These metrics of the trial's model without its training; none where they cannot be measured."""

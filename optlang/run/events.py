@@ -12,13 +12,14 @@ from optlang.interfaces import JSON
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
     """A trial that starts: its number, where it came from, its knobs, what it will do (path, technique and settings of
-    each step), and on which runtime."""
+    each step), and on which runtime. One that was paused goes on after epoch `resumed`."""
 
     number: int
     origin: str
     point: Mapping[str, object]
     steps: Sequence[Mapping[str, object]]
     runtime: str
+    resumed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class TrialFinished:
-    """A trial that is over: its figures by metric (with the target in front where the study has several).
+    """A trial that is over, or paused: its figures by metric (with the target in front where the study has several).
 
     `done` of `total` trials of the run are finished, the baseline and the ladder included (None: the time alone ends
     the search); `seconds_left` is the time that the rest of the run is expected to take, or takes `at_least`, None
     while nothing is known. `dependent` says that an answer depends on the other samples of its call. `tie_of` is the
-    member of the front that stands for the trial, where another does.
+    member of the front that stands for the trial, where another does. `paused` trials of the run wait to go on.
     """
 
     number: int
@@ -82,6 +83,7 @@ class TrialFinished:
     dependent: bool = False
     tie_of: int | None = None
     at_least: bool = False
+    paused: int = 0
 
 
 class Watcher(Protocol):
@@ -100,4 +102,4 @@ class Watcher(Protocol):
         """What the worker is doing: `{"doing": "finetune", "epoch": 2, "epochs": 3, "loss": 0.1}`."""
 
     def trial_finished(self, trial: TrialFinished) -> None:
-        """A trial has ended."""
+        """A trial has ended, or is paused: then it may start again, and end again."""

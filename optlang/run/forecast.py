@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optlang.interfaces import JSON
@@ -51,7 +51,8 @@ class PastStep:
 class PastTrial:
     """A trial that is over: its seconds in all, the search for its point included.
 
-    `steps` are without the baseline's, but for the baseline itself. `measured` says whether its artifact ran.
+    `steps` are without the baseline's, but for the baseline itself. `measured` says whether its artifact ran. `number`
+    is the trial's own where it may come again: what is known of one that paused is replaced when it has gone on.
     """
 
     origin: str
@@ -59,6 +60,7 @@ class PastTrial:
     seconds: float
     steps: Sequence[PastStep]
     measured: bool = True
+    number: int | None = None
 
     @property
     def rest(self) -> float:
@@ -128,6 +130,8 @@ class Forecast:
     def __init__(self, plan: Plan, *, fresh: bool = False) -> None:
         self._plan, self._fresh = plan, fresh
         self._past: list[PastTrial] = []
+        self._places: dict[int, int] = {}
+        """Where in it a trial is that may come again, by its number."""
         self._rates = Rates()
         self._searched, self._alone = Total(), Total()
         """The seconds of the searched trials, and of those of the ladder."""
@@ -139,7 +143,16 @@ class Forecast:
 
     def add(self, trial: PastTrial) -> None:
         """Take in a trial that was not interrupted."""
-        self._past.append(trial)
+        place = None if trial.number is None else self._places.get(trial.number)
+        if place is not None:
+            # It has gone on from where it paused.
+            self._searched.sum -= self._past[place].seconds
+            self._searched.count -= 1
+            self._past[place] = trial
+        else:
+            if trial.number is not None:
+                self._places[trial.number] = len(self._past)
+            self._past.append(trial)
         self._rates.add(trial)
         if trial.origin == "sampler":
             self._searched.add(trial.seconds)
@@ -179,27 +192,41 @@ class Forecast:
                     total += self._rates.of(step)
         return total
 
-    def each(self, recipes: Iterable[Recipe]) -> list[float]:
-        """What each of these trials would cost if it were the next, in seconds.
+    def going_on(self, recipe: Recipe, epochs: int, pause: int | None) -> Estimate:
+        """What a trial that has had so many epochs costs up to a pause; None: to its end, built and measured."""
+        total = Estimate(0.0)
+        if pause is None:
+            known = self._rates.rests.get(recipe.label)
+            total += Estimate(self._rates.least_rest if known is None else known.mean)
+        for step, left in self._ahead(recipe, epochs, pause):
+            one = self._rates.of(step)
+            total += Estimate(one.seconds * left / step.epochs, one.whole) if step.epochs else one
+        return total
+
+    def each(self, recipes: Iterable[Recipe], pauses: Callable[[Recipe], int | None] = lambda _: None) -> list[float]:
+        """What each of these trials would cost if it were the next, in seconds, up to where it pauses.
 
         A technique or a runtime that has not run yet costs what the others do on average. Where no goal and no
         requirement is on a time, epochs are counted instead, and building and measuring as one: seconds are never the
         same twice, and the same seed is to make the same search.
         """
+        steps = [(recipe, self._ahead(recipe, 0, pauses(recipe))) for recipe in recipes]
         if not self._plan.timed:
-            return [1.0 + sum(step.epochs for step in self.new(recipe)) for recipe in recipes]
-        rests, steps = self._rates.rests, self._rates.steps.values()
+            return [1.0 + sum(epochs for _, epochs in ahead) for _, ahead in steps]
+        rests = self._rates.rests
         rest_usual, step_usual = Total(), Total()
         for known in rests.values():
             rest_usual.add(known.sum, known.count)
-        for known in steps:
+        for known in self._rates.steps.values():
             step_usual.add(known.mean)
+
+        def spent(step: Applied, epochs: int) -> float:
+            one = self._rates.of(step)
+            whole = one.seconds if one.whole else step_usual.mean
+            return whole * epochs / step.epochs if step.epochs else whole
+
         return [
-            rests.get(recipe.label, rest_usual).mean + sum(
-                estimate.seconds if (estimate := self._rates.of(step)).whole else step_usual.mean
-                for step in self.new(recipe)
-            )
-            for recipe in recipes
+            rests.get(recipe.label, rest_usual).mean + sum(spent(*one) for one in ahead) for recipe, ahead in steps
         ]
 
     def searched(self, count: int) -> Estimate:
@@ -218,6 +245,11 @@ class Forecast:
     def one_searched(self) -> float:
         """The next searched trial, by the mean of the others, or of the ladder before there are any; 0: unknown."""
         return (self._costs() if self._searched.count else self._alone).mean
+
+    def _ahead(self, recipe: Recipe, epochs: int, pause: int | None) -> list[tuple[Applied, int]]:
+        """See `trained`; without the steps that the cache has a result of."""
+        new = {step.path for step in self.new(recipe)}
+        return [(step, left) for step, left in trained(recipe.steps, epochs, pause) if step.path in new]
 
     def _costs(self) -> Total:
         """What the searched trials cost."""
@@ -244,3 +276,18 @@ class Forecast:
         nowhere = (Applied("", step.technique, step.settings) for step in steps)
         for step, (chain, _, _) in zip(steps, chains(self._plan, nowhere, label), strict=True):
             yield chain, step
+
+
+def trained(steps: Iterable[Applied], epochs: int, pause: int | None) -> list[tuple[Applied, int]]:
+    """Which of the steps are carried out up to a pause (None: all) by a trial whose trainings had so many epochs, and
+    for how many epochs each; 0: it does not train."""
+    found: list[tuple[Applied, int]] = []
+    begun = 0
+    for step in steps:
+        if pause is not None and begun >= pause:
+            break
+        end = begun + step.epochs
+        if end > epochs or (not step.epochs and begun >= epochs):
+            found.append((step, min(end, end if pause is None else pause) - max(begun, epochs)))
+        begun = end
+    return found

@@ -25,13 +25,38 @@ from optlang.search.shortfall import Shortfall
 from optlang.space.recipe import Applied, Point, Recipe, resolve
 from optlang.space.space import Space
 from optlang.store.artifacts import artifact_folder
-from optlang.store.projection import was_interrupted
+from optlang.store.projection import PAUSED, was_interrupted
 from optlang.store.writer import TrialRow
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Where a trial paused: at a rung (see `search.halving`), after so many of its epochs, with its metrics there.
+
+    `measured` is what is known of it that trainings leave as it is.
+    """
+
+    rung: int
+    epoch: int
+    epochs: int
+    step: str
+    scores: Mapping[str, Mapping[str, float]]
+    measured: tuple[Measurement, ...]
+
+    @property
+    def known(self) -> tuple[Measurement, ...]:
+        """All that is known of the trial there."""
+        scores = (
+            Measurement(metric, value, "", 1, value, value, target)
+            for target, found in self.scores.items() for metric, value in found.items()
+        )
+        return (*self.measured, *scores)
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """A trial that is over. `recipe` is None only for a ladder trial of an earlier session outside the space."""
+    """A trial that is over or paused. `recipe` is None only for a ladder trial of an earlier session outside the
+    space."""
 
     number: int
     origin: str
@@ -50,6 +75,8 @@ class TrialRecord:
     sampler_state: Mapping[str, JSON]
     passes: int
     """How often it was timed."""
+    pauses: tuple[Pause, ...] = ()
+    """Where it paused, in their order."""
 
     @property
     def interrupted(self) -> bool:
@@ -84,9 +111,9 @@ class History:
 
     def add(
         self, number: int, recipe: Recipe, origin: str, point: Point | None, alone: str | None, result: Result,
-        state: Mapping[str, JSON],
+        state: Mapping[str, JSON], pauses: tuple[Pause, ...] = (),
     ) -> TrialRecord:
-        """Judge a result: complete, infeasible, stopped or failed."""
+        """Judge a result: complete, infeasible, stopped, failed, or paused at the last of `pauses`."""
         violations: list[Violation] = []
         verdict: str
         reason: str | None
@@ -94,6 +121,8 @@ class History:
         if result.ended is not None:
             ended = result.ended
             verdict, reason, error, violations = ended.state, ended.reason, None, list(ended.violations)
+        elif result.paused is not None:
+            verdict, reason, error = PAUSED, paused_at(pauses[-1]), None
         elif result.failure is not None:
             verdict, reason, error = "failed", result.failure.reason, result.failure.text or None
         else:
@@ -110,9 +139,23 @@ class History:
         record = TrialRecord(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, recipe.steps,
             result.measurements, tuple(violations), result.artifacts, state, int(is_timed(result.measurements)),
+            pauses,
         )
         self._keep(record)
         return record
+
+    def paused_again(self, record: TrialRecord) -> None:
+        """A paused trial went on, and was interrupted: it is as it was."""
+        self._keep(record)
+
+    def left(self, number: int, reason: str) -> None:
+        """Why a paused trial was not taken on when the search ended."""
+        self._trials[number] = replace(self._trials[number], reason=reason)
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All trials, by their numbers."""
+        return [self._trials[number] for number in sorted(self._trials)]
 
     def measured_again(self, number: int, measurements: Sequence[Measurement]) -> TrialRecord:
         """Newer measurements of a trial: they take the place of the older ones of the same metric, and requirements are
@@ -220,13 +263,15 @@ class History:
                 found.append(Bare(record.number, record.runtime, values, missed))
         return found
 
-    def observations(self) -> list[Observation]:
-        """What the sampler learns from the trials, in the order in which they ended."""
-        return [found for record in self._trials.values() if (found := self.observation(record)) is not None]
+    def observations(self) -> dict[int, Observation]:
+        """What the sampler learns from the trials, by their numbers, in the order of these."""
+        return {
+            record.number: found for record in self.records if (found := self.observation(record)) is not None
+        }
 
     def observation(self, record: TrialRecord) -> Observation | None:
-        """What the sampler learns from a trial; None where it lies outside the space or was interrupted."""
-        if record.point is None or record.interrupted:
+        """What the sampler learns from a trial; None where it lies outside the space, was interrupted, or is paused."""
+        if record.point is None or record.interrupted or record.state == PAUSED:
             return None
         if record.state == "failed":
             # It would fail again: reported as pruned and infeasible it keeps the sampler away (as failed it would not).
@@ -303,6 +348,10 @@ class History:
         """Whether all of the front but the baseline was measured again, as far as it can be run here; ties aside."""
         return all(self._trials[number].passes > 1 for number in self.front() if number != 0 and self.timed(number))
 
+    def is_settled(self) -> bool:
+        """Whether the front was measured again, and scored on the test data where there are any."""
+        return self.front_is_settled() and not (self.tested and self.untested())
+
     def untested(self) -> list[int]:
         """The front's members, the baseline among them, without a figure on the test data; none where none ran here."""
         return [
@@ -356,7 +405,7 @@ class History:
             tuple(map(_applied, row.steps)),
             row.measurements, tuple(map(_violation, row.violations)),
             {str(item["target"]): _artifact(item, self._home) for item in row.artifacts}, row.sampler_state or {},
-            row.passes,
+            row.passes, tuple(map(_pause, row.pauses)),
         )
 
     def _space_has(self, point: Point) -> bool:
@@ -375,6 +424,16 @@ def _applied(row: Mapping[str, Any]) -> Applied:
 def _violation(row: Mapping[str, Any]) -> Violation:
     missed = tuple(Shortfall(**item) for item in row.get("missed", ()))
     return Violation(row["text"], float(row["by"]), row.get("said", ""), missed)
+
+
+def paused_at(pause: Pause) -> str:
+    """Where a trial paused, in words."""
+    return f"after epoch {pause.epoch} of {pause.epochs}"
+
+
+def _pause(row: Mapping[str, Any]) -> Pause:
+    measured = tuple(Measurement(**item) for item in row["measured"] or ())
+    return Pause(row["rung"], row["epoch"], row["epochs"], row["step"], row["scores"] or {}, measured)
 
 
 def _artifact(row: Mapping[str, Any], home: Path) -> Artifact:

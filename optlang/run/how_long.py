@@ -36,6 +36,8 @@ WHERE s.run = ? AND s.why IN ('complete', 'exhausted', 'timeout') GROUP BY s.ses
 ORDER BY s.started DESC LIMIT 1
 """
 
+_PAUSED = "SELECT 1 FROM pauses WHERE run = ? LIMIT 1"
+
 _TRIES = 5
 """How many points are drawn, at most, for each that is wanted."""
 
@@ -55,6 +57,8 @@ class PastRun:
     own: bool
     trials: Sequence[PastTrial]
     end: float | None
+    paused: bool = False
+    """Whether its search had trials that paused."""
 
 
 def past_run(plan: Plan, db: Path) -> PastRun | None:
@@ -67,7 +71,8 @@ def past_run(plan: Plan, db: Path) -> PastRun | None:
             before = read_plan(stored)
             if before is not None and _alike(before) == alike:
                 end = reader.query(_END, [run]).rows
-                return PastRun(run, study == plan.study, _trials(reader, run), end[0][0] if end else None)
+                paused = bool(reader.query(_PAUSED, [run]).rows)
+                return PastRun(run, study == plan.study, _trials(reader, run), end[0][0] if end else None, paused)
     return None
 
 
@@ -102,6 +107,8 @@ def said(
         lines = [f"{_about(first + searched + end)} in all"]
     if past.end is not None:
         parts.append(f"measuring the best again {in_seconds(past.end)}")
+    if plan.search.halving is not None and not past.paused:
+        parts.append("less with `halving`, which those trials had not")
     return ["how long", *(f"  {line}" for line in (*lines, *parts, _basis(past)))]
 
 

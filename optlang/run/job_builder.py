@@ -33,15 +33,19 @@ class JobBuilder:
         self._effort = Repetitions(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
         self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
 
-    def trial(self, number: int, recipe: Recipe, origin: str, stopping: Stopping | None = None) -> TrialJob:
-        """The job of a trial; the baseline itself is compared with nothing."""
+    def trial(
+        self, number: int, recipe: Recipe, origin: str, stopping: Stopping | None = None, pause: int | None = None
+    ) -> TrialJob:
+        """The job of a trial, up to the pause; the baseline itself is compared with nothing."""
         directions, ratios = self._judged()
-        judged = judged_metrics(self._plan) if self._plan.search.stop_early and origin != "baseline" else ()
+        search = self._plan.search
+        scored = (search.stop_early or search.halving is not None) and origin != "baseline"
+        judged = judged_metrics(self._plan) if scored else ()
         return TrialJob(
             trial=number, workload=self._workload,
             targets=tuple(self._target(number, recipe, place, origin) for place in recipe.places),
             progress=self._progress, directions=directions, ratios=ratios, judged=judged,
-            stopping=stopping,
+            stopping=stopping, pause=pause,
         )
 
     def baseline_steps(self) -> tuple[Applied, ...]:

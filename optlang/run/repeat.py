@@ -47,10 +47,12 @@ def repeat(
     """Make the baseline and the trial of `plan` again, and measure them side by side; returns the run's id in `db`.
 
     `db` is a database that does not exist yet. Its folder gets the cache and the artifacts, so nothing that another
-    run has made is found. The trial does not end early, whatever the study says. Raises OptlangError where the trial
-    is not one of the plan's or its baseline fails, OutsideError where a runtime of it is missing, InterruptedRun.
+    run has made is found. The trial neither ends early nor pauses, whatever the study says. Raises OptlangError where
+    the trial is not one of the plan's or its baseline fails, OutsideError where a runtime of it is missing,
+    InterruptedRun.
     """
-    plan = plan.model_copy(update={"search": plan.search.model_copy(update={"stop_early": False, "timeout": None})})
+    whole = {"stop_early": False, "halving": None, "timeout": None}
+    plan = plan.model_copy(update={"search": plan.search.model_copy(update=whole)})
     folder, home, run_id = file.resolve().parent, machine.home_of(db), uuid.uuid4().hex[:12]
     home.mkdir(parents=True)
     with Writer(db) as store, Scratch(home) as scratch, closing(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from optlang import interfaces
-from optlang.interfaces import JSON, Artifact, Measurement, OptlangError, TargetSpec
+from optlang.interfaces import JSON, Measurement, OptlangError, TargetSpec
 from optlang.plan.model import FloatDomain, Plan
 from optlang.run import test_data
 from optlang.run.batch_dependence import depends
@@ -20,16 +19,19 @@ from optlang.run.budget import Budget
 from optlang.run.busy import Busy
 from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.draws import Draws
-from optlang.run.early_end import EarlyEnd
+from optlang.run.early_end import EarlyEnd, Look
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted, Watcher
 from optlang.run.front_passes import Measured, passes
-from optlang.run.history import History, TrialRecord
-from optlang.run.job import BASELINE, Failure, Result, Workload
+from optlang.run.history import History, Pause, TrialRecord
+from optlang.run.job import Failure, Result, StepRun, Workload
 from optlang.run.job_builder import JobBuilder
+from optlang.run.promotion import Promotion
 from optlang.run.refusals import known_refusals, refusal_note, refusal_of, refusal_text, timeout_refusal
 from optlang.run.scratch import Scratch
+from optlang.run.segments import before_of, epochs_of, joined
 from optlang.run.stop import InterruptedRun, StopRequest
+from optlang.run.trial_events import end_event
 from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
 from optlang.search.bare_runtimes import beaten, divided, first_of
 from optlang.search.choose import chosen
@@ -39,7 +41,6 @@ from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
 from optlang.space.recipe import Point, Recipe, place_label, resolve
 from optlang.space.space import Exhausted, Space
-from optlang.store.curves import curve_event
 from optlang.store.journal import now
 from optlang.store.projection import INTERRUPTED
 from optlang.store.writer import Writer
@@ -68,6 +69,24 @@ class Outcome:
     searched: int
     met: bool
     worked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A trial that is carried out: new, or one that goes on from where it was `paused`.
+
+    `before` are its steps as they were then, `seconds` what they took with all that was not a step.
+    """
+
+    number: int
+    recipe: Recipe
+    origin: str
+    point: Point | None
+    alone: str | None
+    state: Mapping[str, JSON]
+    paused: TrialRecord | None = None
+    before: tuple[StepRun, ...] = ()
+    seconds: float = 0.0
 
 
 class Scheduler:
@@ -103,6 +122,7 @@ class Scheduler:
         self._early = EarlyEnd(
             plan, self._history, self._jobs, self._dispatcher, self._budget.forecast, store, run_id
         )
+        self._promotion = Promotion(plan, self._history, store.curves(run_id))
         self._ladder: list[AblationTrial] = []
         self._wanted: int | None = 0
 
@@ -132,9 +152,10 @@ class Scheduler:
         fewer = self._wanted is not None and (asked is None or self._wanted < asked)
         self._watcher.run_started(self._progress(whole_space=fewer))
         missing = [trial for trial in self._ladder if not history.has(trial)]
-        if history.baseline is not None and not missing and (
-            ladder is True or (most is not None and history.searched >= most)
-        ) and history.front_is_settled() and not (history.tested and history.untested()):
+        over = ladder is True or (
+            most is not None and history.searched >= most and self._promotion.best(last=True) is None
+        )
+        if history.baseline is not None and not missing and over and history.is_settled():
             return self.outcome("ladder" if ladder is True else "complete")
         self._prepare_baseline()
         self._try([trial for trial in self._ladder if trial.alone == "none"])
@@ -168,13 +189,15 @@ class Scheduler:
         avoided: list[Avoided] = [*beaten(self._plan, self._history.bare()), *self._history.hopeless()]
         # What of the ladder comes after the search is not drawn in it.
         known = self._history.known | {trial.recipe.effect for trial in self._ladder}
-        sampler = Sampler(self._plan, self._space, known, avoided)
         for item in avoided:
             self._watcher.message(item.text)
         draws = Draws(
-            self._plan, sampler, self._store, self._run, self._history.observations(), self._watcher.message
+            self._plan, lambda: Sampler(self._plan, self._space, known, avoided), self._store, self._run,
+            self._history.observations(), self._watcher.message,
+            lambda recipe: self._promotion.pause(recipe, None),
         )
         why = self._searched(draws, known)
+        self._leave_paused()
         if (summary := draws.summary()) is not None:
             self._watcher.message(summary)
         return why
@@ -183,22 +206,56 @@ class Scheduler:
         """`known` are the effects that are not drawn; those of the trials are added."""
         most = self._plan.search.most
         after = [trial.recipe for trial in self._ladder if not self._history.has(trial)]
-        while most is None or self._history.searched < most:
+        why: Why = "complete"
+        drawing = True
+        while True:
             if self._stop.when:
                 return "interrupted"
-            if self._over() or not self._budget.enough_for(None, after):
+            if self._over():
                 return "timeout"
-            try:
-                suggestion = draws.ask()
-            except Exhausted:
-                refused = ", or is refused as before" if self._refusals else ""
-                self._watcher.message(f"every point of the space has been tried{refused}")
-                return "exhausted"
-            recipe = resolve(self._plan, suggestion.point)
-            record = self._trial(recipe, "sampler", suggestion.point, None, suggestion.state)
-            known.add(recipe.effect)
+            drawing = drawing and (most is None or self._history.searched < most)
+            best = self._promotion.best(last=not drawing)
+            if best is None and not drawing:
+                return why
+            if not self._enough_for(best, after):
+                if not drawing:
+                    return "timeout"
+                # There may still be time for the best of those that are paused.
+                drawing, why = False, "timeout"
+                continue
+            record = self._drawn(draws) if best is None else self._gone_on(self._history.trial(best))
+            if record is None:
+                drawing, why = False, "exhausted"
+                continue
+            assert record.recipe is not None
+            known.add(record.recipe.effect)
             draws.tell(record.number, self._history.observation(record))
-        return "complete"
+
+    def _drawn(self, draws: Draws) -> TrialRecord | None:
+        """A new trial; None where the space has no point left."""
+        try:
+            suggestion = draws.ask()
+        except Exhausted:
+            refused = ", or is refused as before" if self._refusals else ""
+            self._watcher.message(f"every point of the space has been tried{refused}")
+            return None
+        return self._trial(resolve(self._plan, suggestion.point), "sampler", suggestion.point, None, suggestion.state)
+
+    def _enough_for(self, paused: int | None, after: Sequence[Recipe]) -> bool:
+        """Whether there is time for a paused trial up to its next pause; or, where None goes on, for a new one, after
+        which the best of those that are paused can still be taken to its end."""
+        if paused is not None:
+            return self._budget.enough(self._promotion.seconds(paused, self._budget.forecast), after)
+        best = self._promotion.best(last=True)
+        whole = 0.0 if best is None else self._promotion.seconds(best, self._budget.forecast, whole=True)
+        return self._budget.enough(self._budget.forecast.one_searched() + whole, after)
+
+    def _leave_paused(self) -> None:
+        """Record why the trials that are paused when the search ends were not taken on."""
+        for number, reason in self._promotion.reasons().items():
+            if self._history.trial(number).reason != reason:
+                self._history.left(number, reason)
+                self._store.record({"event": "left", "run": self._run, "trial": number, "reason": reason, "at": now()})
 
     def _settle_front(self) -> None:
         """Measure the front again, side by side with what is close to it, until it is stable."""
@@ -355,7 +412,6 @@ class Scheduler:
     ) -> TrialRecord:
         self._dispatcher.load()
         number = self._store.next_trial(self._run) if number is None else number
-        started = time.monotonic()
         steps = [asdict(step) for step in (self._jobs.baseline_steps() if origin == "baseline" else recipe.steps)]
         self._store.record({
             "event": "start", "run": self._run, "session": self.session, "trial": number, "origin": origin,
@@ -365,15 +421,53 @@ class Scheduler:
             "started": now(),
         })
         self._watcher.trial_started(TrialStarted(number, origin, point or {}, steps, recipe.label))
-        result, refusal = self._carried_out(number, recipe, origin)
+        trial = Begun(number, recipe, origin, point, alone, state or {})
+        return self._carried_on(trial, self._promotion.pause(recipe, None) if origin == "sampler" else None)
+
+    def _gone_on(self, record: TrialRecord) -> TrialRecord:
+        """A paused trial up to its next pause, or to its end."""
+        self._dispatcher.load()
+        assert record.recipe is not None
+        row = self._store.trial(self._run, record.number)
+        self._store.record({
+            "event": "resume", "run": self._run, "session": self.session, "trial": record.number, "started": now(),
+        })
+        steps = [asdict(step) for step in record.recipe.steps]
+        self._watcher.trial_started(TrialStarted(
+            record.number, record.origin, record.point or {}, steps, record.recipe.label, record.pauses[-1].epoch
+        ))
+        trial = Begun(
+            record.number, record.recipe, record.origin, record.point, record.alone, record.sampler_state, record,
+            before_of(row, self._store.curves(self._run).get(record.number, ())), row.seconds or 0.0,
+        )
+        return self._carried_on(trial, self._promotion.pause(record.recipe, record))
+
+    def _carried_on(self, trial: Begun, pause: int | None) -> TrialRecord:
+        """Carry the trial out up to the pause, and record what became of it."""
+        started = time.monotonic()
+        number, recipe, origin = trial.number, trial.recipe, trial.origin
+        result, refusal, measured = self._carried_out(trial, pause)
+        if trial.paused is not None and result.failure is not None and result.failure.reason == INTERRUPTED:
+            # It is paused as it was: the store has it so once this session is over.
+            self._history.paused_again(trial.paused)
+            raise InterruptedRun
         seconds = time.monotonic() - started
-        record = self._history.add(number, recipe, origin, point, alone, result, state or {})
-        self._store.record(_end_event(self._run, record, result, seconds))
-        self._budget.add(record, result, seconds)
-        self._early.add(record, result, seconds)
+        result = replace(result, steps=joined(trial.before, result.steps))
+        pauses = () if trial.paused is None else trial.paused.pauses
+        if result.paused is not None:
+            assert pause is not None
+            pauses = (*pauses, Pause(
+                self._promotion.rung(result.paused.epochs, pause), result.paused.epochs, self._promotion.epochs(recipe),
+                result.paused.step, result.paused.scores, measured,
+            ))
+        record = self._history.add(number, recipe, origin, trial.point, trial.alone, result, trial.state, pauses)
+        self._store.record(end_event(self._run, record, result, trial.seconds + seconds))
+        self._budget.add(record, result, seconds, trial.seconds)
+        self._early.add(record, result, trial.seconds + seconds)
+        self._promotion.add(record, epochs_of(result.steps))
         if refusal is not None:
             self._refusals.add(refusal)
-        self._watcher.trial_finished(self._finished(record, seconds, depends(result.notes)))
+        self._watcher.trial_finished(self._finished(record, trial.seconds + seconds, depends(result.notes)))
         if origin != "baseline":
             # The baseline's own trial was timed alone, the others in turns with it.
             self._watch_drift(recipe, result.measurements)
@@ -383,17 +477,24 @@ class Scheduler:
             raise InterruptedRun
         return record
 
-    def _carried_out(self, number: int, recipe: Recipe, origin: str) -> tuple[Result, KnownRefusal | None]:
-        """The trial's result, and what it proves to be refused: nothing where it went well, or was stopped."""
+    def _carried_out(
+        self, trial: Begun, pause: int | None
+    ) -> tuple[Result, KnownRefusal | None, tuple[Measurement, ...]]:
+        """The trial's result, what it proves to be refused (nothing where it went well, or was stopped), and what was
+        measured of it before its training."""
         from optlang.run.worker import carry_out
 
+        number, recipe = trial.number, trial.recipe
         refusal: KnownRefusal | None = None
+        looked = Look(measured=trial.paused.pauses[-1].measured if trial.paused is not None else ())
         limit = self._plan.search.trial_timeout
         try:
-            looked = self._early.look(number, recipe) if origin == "sampler" else None
-            if isinstance(looked, Result):
-                return looked, None
-            result = self._dispatcher.run(carry_out, self._jobs.trial(number, recipe, origin, looked), limit)
+            if trial.origin == "sampler":
+                looked = self._early.look(number, recipe, pauses=pause is not None, known=looked.measured)
+            if looked.result is not None:
+                return looked.result, None, looked.measured
+            job = self._jobs.trial(number, recipe, trial.origin, looked.stopping, pause)
+            result = self._dispatcher.run(carry_out, job, limit)
         except WorkerDied as error:
             result = Result(failure=Failure(str(error), self._dispatcher.log_tail()))
         except WorkerTimeout as error:
@@ -408,12 +509,12 @@ class Scheduler:
             failure = Failure(INTERRUPTED, failure.text, again=False)
             result = replace(result, failure=failure)
         if failure is None or not failure.again:
-            return result, None
+            return result, None, looked.measured
         refusal = refusal or refusal_of(self._plan, number, recipe, failure)
         if refusal is not None:
             note = refusal_note(self._plan, refusal, self._workload.study)
             result = replace(result, notes={**result.notes, **note})
-        return result, refusal
+        return result, refusal, looked.measured
 
     def _excludes_more(self, refusal: KnownRefusal, recipe: Recipe) -> bool:
         """Whether the refusal excludes more than the trial that it comes from."""
@@ -441,7 +542,7 @@ class Scheduler:
         return TrialFinished(
             record.number, record.origin, record.state, record.reason, seconds, self._history.comparisons(record),
             self._history.front(), progress.done, progress.total, seconds_left, dependent,
-            self._history.tied_with(record.number), at_least=not left.whole,
+            self._history.tied_with(record.number), at_least=not left.whole, paused=self._promotion.paused,
         )
 
 
@@ -450,32 +551,3 @@ def runtime_label(plan: Plan, path: str) -> str:
     return next(
         place_label(plan, target, use.label) for target in plan.targets for use in target.runtimes if use.path == path
     )
-
-
-def _end_event(run: str, record: TrialRecord, result: Result, seconds: float) -> dict[str, Any]:
-    # The baseline's own steps are recorded with the baseline; every other trial found them in the cache.
-    steps = [step for step in result.steps if record.origin == "baseline" or not step.path.startswith(BASELINE)]
-    curves = [
-        curve for step in steps if step.curve
-        for curve in curve_event(step.path, step.cached, [asdict(epoch) for epoch in step.curve])
-    ]
-    return {
-        "event": "end", "run": run, "trial": record.number, "state": record.state, "reason": record.reason,
-        "error": record.error, "finished": now(), "seconds": seconds,
-        "steps": [asdict(replace(step, curve=())) for step in steps],
-        "measurements": [asdict(item) for item in result.measurements],
-        "artifacts": [_artifact_event(target, artifact) for target, artifact in result.artifacts.items()],
-        "notes": dict(result.notes), "violations": [asdict(item) for item in record.violations],
-        "sampler_state": dict(record.sampler_state),
-        **({"curves": curves} if curves else {}),
-    }
-
-
-def _artifact_event(target: str, artifact: Artifact) -> dict[str, Any]:
-    files = [asdict(file) for file in artifact.files]
-    whole = hashlib.sha256("".join(f"{file.name}:{file.sha256}\n" for file in artifact.files).encode()).hexdigest()
-    return {
-        "target": target, "path": str(artifact.folder), "format": artifact.format,
-        "bytes": sum(file.bytes for file in artifact.files), "sha256": whole, "files": files,
-        "inputs": list(artifact.inputs), "outputs": list(artifact.outputs), "about": dict(artifact.about),
-    }

@@ -23,7 +23,7 @@ class Standing:
     """The complete trials of the space, and those that measuring again may bring into their front.
 
     All were judged next to the same measurements of the baseline; where these change, or a trial that is here is
-    measured again, it is made anew.
+    measured again, another one is made.
     """
 
     plan: Plan

@@ -15,6 +15,7 @@ from optlang.plan.expressions import (
     Expression,
     MetricRef,
     evaluate,
+    operands,
     references,
     violations,
 )
@@ -105,6 +106,11 @@ def _objective_value(ref: MetricRef, measured: Measured, baseline: Measured) -> 
     return times if more or times is None else 1 / times if times else None
 
 
+def known_values(plan: Plan, measured: Measured, baseline: Measured) -> list[float | None]:
+    """As `objective_values`; None where a metric is not known."""
+    return [_objective_value(objective.metric, measured, baseline) for objective in plan.objectives]
+
+
 def absent(plan: Plan, measured: Measured, baseline: Measured) -> str | None:
     """The metric of an objective that was not measured; None where there is a value for each."""
     wanted = (item.metric for item in plan.objectives)
@@ -188,3 +194,13 @@ def broken(plan: Plan, measured: Measured, baseline: Measured) -> list[Violation
 def constraints(plan: Plan, measured: Measured, baseline: Measured) -> list[float]:
     """All requirements as one list of numbers for the sampler, at most 0 where they hold."""
     return [value for rule in plan.requires for value in requirement_violations(rule, measured, baseline)]
+
+
+def known_constraints(plan: Plan, measured: Measured, baseline: Measured) -> list[float]:
+    """As `constraints`, of those parts of the requirements whose metrics are all known."""
+    named = environment(measured, baseline)
+    return [
+        value for rule in plan.requires for part in operands(rule.expression, "and")
+        if all(measured_of(measured, ref) is not None for ref in _metrics(part) if not ref.baseline)
+        for value in violations(part, named)
+    ]

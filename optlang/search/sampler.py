@@ -44,7 +44,7 @@ class Sampler:
         self._hopeless = LeftOut(plan, space, avoided)
         self._left_out: list[Avoided] = []
         self._points: list[Point] = []
-        """Those that were told, and the front of those that meet all requirements, by their place among them."""
+        """Those that it has taken in, and the front of those that meet all requirements, by their place among them."""
         self._front: pareto.Front[tuple[float, ...]] = pareto.Front()
         self._name = chosen(plan).name
         self._startup = count_of(plan.search.sampler.settings, "startup", STARTUP)

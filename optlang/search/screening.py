@@ -69,7 +69,7 @@ class Screening:
     batch: int
     _seen: _Seen = field(init=False)
     _fronts: tuple[_Front, _Front, _Front] = field(init=False)
-    """Of this run's trials that meet all requirements, of all its trials, and of all that was told."""
+    """Of this run's trials that meet all requirements, of all its trials, and of all that was taken in."""
     _shapes: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
     """The losses of what was measured, by what its trainings leave as it is."""
 
@@ -137,7 +137,7 @@ class Screening:
 
 
 class _Seen:
-    """What was told, as numbers, each point once: a row of features, and what became of it."""
+    """What was taken in, as numbers, each point once: a row of features, and what became of it."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
 """What brings a database forward: the first makes version 1, each further one the next version."""
 
-TABLES = ("studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts", "curves", "warm_starts")
+TABLES = (
+    "studies", "runs", "sessions", "trials", "steps", "measurements", "artifacts", "curves", "warm_starts", "pauses",
+)
 # Rows with equal values in these columns are replaced.
 _KEYS = {
     "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
-    "steps": ("run", "trial"),
+    "steps": ("run", "trial"), "curves": ("run", "trial"), "pauses": ("run", "trial", "rung"),
 }
 # What DuckDB says of a file that another process, or another connection of this one, has open.
 _HELD = ("lock on file", "already attached", "different configuration", "file handle conflict")
@@ -170,15 +172,25 @@ def copy_tables(connection: duckdb.DuckDBPyConnection, source: str) -> None:
     connection.execute("UPDATE optlang SET views = NULL")  # the views themselves are not copied
 
 
-def changeable(connection: duckdb.DuckDBPyConnection, *, known_journal: bool) -> Rows:
-    """The rows that further events may change; with all keys where the journal's lines may be in the tables already."""
+def changeable(
+    connection: duckdb.DuckDBPyConnection, *, known_journal: bool, paused: Collection[tuple[str, int]] = ()
+) -> Rows:
+    """The rows that further events may change; with all keys where the journal's lines may be in the tables already.
+
+    `paused` are the trials that these events say more of: of those that are paused, no others are read.
+    """
     rows = Rows()
-    for row in _dicts(connection, "SELECT * FROM trials WHERE state = 'running'"):
+    again = [] if known_journal else ["t.state = 'paused'"]
+    again += [f"(t.run = {quoted_text(run)} AND t.trial = {trial:d})" for run, trial in sorted(paused)]
+    which = "t.state = 'running'"
+    if again:
+        which += f" OR (t.state = 'paused' AND ({' OR '.join(again)}))"
+    for row in _dicts(connection, f"SELECT t.* FROM trials t WHERE {which}"):
         rows.trials[row["run"], row["trial"]] = row
         rows.steps[row["run"], row["trial"]] = []
     for row in _dicts(
         connection,
-        "SELECT s.* FROM steps s SEMI JOIN trials t ON t.run = s.run AND t.trial = s.trial AND t.state = 'running' "
+        f"SELECT s.* FROM steps s SEMI JOIN (FROM trials t WHERE {which}) t ON t.run = s.run AND t.trial = s.trial "
         "ORDER BY s.position",
     ):
         rows.steps[row["run"], row["trial"]].append(row)
@@ -189,9 +201,10 @@ def changeable(connection: duckdb.DuckDBPyConnection, *, known_journal: bool) ->
         rows.seen = Seen(
             {row["session"] for row in _dicts(connection, "SELECT session FROM sessions")},
             _keys(connection, "SELECT run, trial FROM trials"),
-            _keys(connection, "SELECT run, trial FROM trials WHERE state <> 'running'"),
+            _keys(connection, "SELECT run, trial FROM trials WHERE state NOT IN ('running', 'paused')"),
             _keys(connection, "SELECT DISTINCT run, trial, pass FROM measurements"),
             {run for (run,) in _keys(connection, "SELECT DISTINCT run FROM warm_starts")},
+            _keys(connection, "SELECT run, trial, rung FROM pauses"),
         )
     return rows
 
@@ -222,7 +235,7 @@ def all_rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Row]]:
     order = {
         "steps": " ORDER BY run, trial, position", "measurements": " ORDER BY run, trial, pass",
         "curves": " ORDER BY run, trial, path, target, seconds, epoch",
-        "warm_starts": " ORDER BY run, position",
+        "warm_starts": " ORDER BY run, position", "pauses": " ORDER BY run, trial, rung",
     }
     return {name: _dicts(connection, f"SELECT * FROM {name}{order.get(name, '')}") for name in TABLES}
 

@@ -16,6 +16,9 @@ Key: TypeAlias = "tuple[str, int]"
 INTERRUPTED = "interrupted"
 """The reason of a trial whose run was ended before the trial was."""
 
+PAUSED = "paused"
+"""The state of a trial that may go on."""
+
 _ENDED = ("reason", "error", "seconds", "notes", "violations", "sampler_state")
 """What a trial's row takes from its `end` event as it is."""
 
@@ -39,6 +42,7 @@ class Seen:
     ended: set[Key] = field(default_factory=set)
     passes: set[tuple[str, int, int]] = field(default_factory=set)
     warm_starts: set[str] = field(default_factory=set)
+    pauses: set[tuple[str, int, int]] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class Rows:
     warm_starts: dict[str, list[Row]] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
     """The highest number of a trial, by run."""
+    pauses: dict[Key, list[Row]] = field(default_factory=dict)
     first_started: dict[str, Any] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
 
@@ -70,6 +75,12 @@ class Rows:
                 self._warm_start(event)
             case "start":
                 self._start(event)
+            case "pause":
+                self._pause(event)
+            case "resume":
+                self._resume(event)
+            case "left":
+                self._left(event)
             case "end":
                 self._end(event)
             case "measured":
@@ -78,9 +89,13 @@ class Rows:
                 self._finish(event)
 
     def interrupt(self) -> None:
-        """Nobody writes any more: what was begun and not ended was interrupted."""
+        """Nobody writes any more: what was begun and not ended was interrupted; what had gone on is paused again."""
         for row in self.trials.values():
-            if row["state"] == "running":
+            if row["state"] != "running":
+                continue
+            if _has_paused(row):
+                row["state"] = PAUSED
+            else:
                 row["state"], row["reason"] = "failed", INTERRUPTED
         for row in self.sessions.values():
             if row["finished"] is None and row["why"] is None:
@@ -140,7 +155,7 @@ class Rows:
     def _end(self, event: Mapping[str, Any]) -> None:
         key = (event["run"], event["trial"])
         row = self.trials.get(key)
-        if row is None or key in self.seen.ended or (row["state"] != "running" and row["reason"] != INTERRUPTED):
+        if row is None or key in self.seen.ended or not _is_open(row):
             return
         row.update(state=event["state"], finished=_time(event.get("finished")), **_taken(event, *_ENDED))
         if event.get("runtime"):
@@ -155,6 +170,32 @@ class Rows:
             }
             for item in event.get("artifacts") or ()
         ]
+
+    def _pause(self, event: Mapping[str, Any]) -> None:
+        key = (event["run"], event["trial"])
+        row = self.trials.get(key)
+        known = (*key, event["rung"]) in self.seen.pauses
+        if row is None or key in self.seen.ended or known or not _is_open(row):
+            return
+        row.update(state=PAUSED, finished=_time(event.get("finished")), **_taken(event, *_ENDED))
+        self.steps[key] = _merged(key, self.steps.get(key, []), event.get("steps") or ())
+        self.curves[key] = curve_rows(*key, event.get("curves") or ())
+        self.pauses.setdefault(key, []).append({
+            "run": key[0], "trial": key[1], "paused": _time(event.get("finished")),
+            **_taken(event, "rung", "epoch", "epochs", "step", "scores", "measured", "seconds"),
+        })
+
+    def _resume(self, event: Mapping[str, Any]) -> None:
+        """What is known of the pause stays with the row: it counts again where the trial is interrupted."""
+        row = self.trials.get((event["run"], event["trial"]))
+        if row is not None and row["state"] == PAUSED:
+            row["state"] = "running"
+
+    def _left(self, event: Mapping[str, Any]) -> None:
+        """Why the trial was not taken on when the search ended."""
+        row = self.trials.get((event["run"], event["trial"]))
+        if row is not None and row["state"] == PAUSED:
+            row["reason"] = event["reason"]
 
     def _measured(self, event: Mapping[str, Any]) -> None:
         key = (event["run"], event["trial"])
@@ -181,6 +222,16 @@ class Rows:
         if session is not None and session["finished"] is None:
             self.interrupt()
             session.update(finished=_time(event.get("finished")), why=event.get("why"))
+
+
+def _is_open(row: Row) -> bool:
+    """Whether a trial may end: it runs, or was taken to be interrupted while another process still wrote."""
+    return row["state"] in ("running", PAUSED) or row["reason"] == INTERRUPTED
+
+
+def _has_paused(row: Row) -> bool:
+    """Whether a trial that runs has gone on from a pause."""
+    return row["reason"] is not None
 
 
 def _taken(event: Mapping[str, Any], *names: str) -> Row:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from optlang.store import database
 from optlang.store.curves import curves_of
 from optlang.store.journal import Journal, Line, encode, journal_path, now, read
-from optlang.store.projection import INTERRUPTED, Row, Rows
+from optlang.store.projection import INTERRUPTED, PAUSED, Row, Rows
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,7 +59,9 @@ def fold(connection: duckdb.DuckDBPyConnection, db: Path, journal: str, limit: i
     rows = Rows()
     lines = list(itertools.islice(read(journal_path(db), end), limit))
     if lines:
-        rows = database.changeable(connection, known_journal=known)
+        records = (line.record for line in lines)
+        again = {(item["run"], item["trial"]) for item in records if item.get("event") in ("resume", "left")}
+        rows = database.changeable(connection, known_journal=known, paused=again)
         replay(lines, rows)
         database.put(connection, rows)
         connection.execute("UPDATE optlang SET journal = ?, drained = ?", [journal, lines[-1].end])
@@ -108,7 +110,7 @@ def _events(tables: Mapping[str, list[Row]]) -> Iterator[Row]:
     studies = {row["study"]: row for row in tables["studies"]}
     runs = {row["run"]: row for row in tables["runs"]}
     by_key: dict[str, dict[tuple[str, int], list[Row]]] = {}
-    for name in ("steps", "measurements", "artifacts", "curves"):
+    for name in ("steps", "measurements", "artifacts", "curves", "pauses"):
         groups = by_key[name] = {}
         for row in tables[name]:
             groups.setdefault((row["run"], row["trial"]), []).append(row)
@@ -139,7 +141,16 @@ def _trial_events(trial: Row, by_key: dict[str, dict[tuple[str, int], list[Row]]
     key = (trial["run"], trial["trial"])
     steps = by_key["steps"].get(key, [])
     yield {**trial, "event": "start", "steps": steps}
-    if trial["state"] == "running" or trial["reason"] == INTERRUPTED:
+    pauses = by_key["pauses"].get(key, ())
+    if (trial["state"] == "running" and not pauses) or trial["reason"] == INTERRUPTED:
+        return
+    curves = curves_of(by_key["curves"].get(key, ()))
+    for pause in pauses:
+        yield {
+            **trial, **pause, "event": "pause", "finished": pause["paused"], "steps": steps, "curves": curves,
+        }
+        yield {"event": "resume", "run": key[0], "trial": key[1]}
+    if trial["state"] in ("running", PAUSED):
         return
     passes: dict[int, list[Row]] = {}
     for row in by_key["measurements"].get(key, ()):
@@ -147,7 +158,7 @@ def _trial_events(trial: Row, by_key: dict[str, dict[tuple[str, int], list[Row]]
     yield {
         **trial, "event": "end", "steps": steps, "measurements": passes.pop(0, []),
         "artifacts": by_key["artifacts"].get(key, []),
-        "curves": curves_of(by_key["curves"].get(key, ())),
+        "curves": curves,
     }
     for turn, measurements in passes.items():
         yield {

@@ -91,7 +91,7 @@ class _Metric:
 def view_statements(
     runs: Sequence[tuple[str, str, Plan]], measured: Iterable[tuple[str, str, str, bool]], newest: Sequence[str]
 ) -> list[str]:
-    """The statements that make the views `results`, `front`, `tradeoffs`, `timeline` and `learning`.
+    """The statements that make the views `results`, `front`, `tradeoffs`, `timeline`, `learning` and `rungs`.
 
     `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements
     and whether any of them holds the baseline's value, `newest` the newest run of each study.
@@ -103,7 +103,7 @@ def view_statements(
     metrics = {run: _metrics(plan, there.get(run, {}), wide) for run, _, plan in runs}
     plans = {run: plan for run, _, plan in runs}
     return [
-        *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline", "learning")),
+        *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline", "learning", "rungs")),
         _results(runs, metrics, wide),
         _front(plans, metrics, wide, newest),
         _tradeoffs(runs, metrics, wide, newest),
@@ -114,6 +114,7 @@ def view_statements(
         "LEFT JOIN (SELECT run, trial, path, any_value(technique) AS technique FROM steps GROUP BY ALL) s "
         "ON s.run = c.run AND s.trial = c.trial AND s.path = c.path "
         "ORDER BY r.started, c.run, c.trial, c.path, c.target NULLS FIRST, c.seconds",
+        _rungs(runs),
     ]
 
 
@@ -304,6 +305,27 @@ def _value(name: str, metric: _Metric) -> str:
     if name == "throughput":
         return f"coalesce({own}_x, {own} / nullif({baseline}, 0))"
     return f"(1 / nullif(coalesce({own}_x, {baseline} / nullif({own}, 0)), 0))"
+
+
+def _rungs(runs: Sequence[tuple[str, str, Plan]]) -> str:
+    """Where trials paused, a row for each pause, with the metrics that they were compared by there."""
+    columns = _Columns()
+    for run, _, plan in runs:
+        named = {ref.metric for ref in plan.metric_refs() if not ref.baseline}
+        for metric in (item for item in plan.metrics if item.name in named and item.judges):
+            each = [
+                f"(p.scores -> {quoted_text(target.name)} ->> {quoted_text(metric.name)})::DOUBLE"
+                for target in plan.targets
+            ]
+            worst = "least" if metric.direction == "maximize" else "greatest"
+            columns.add(run, column_name(metric.name), f"{worst}({', '.join(each)})", "DOUBLE")
+    scores = "".join(f", {item}" for item in columns.sql(frozenset(columns.names)))
+    return (
+        "CREATE VIEW rungs AS SELECT r.study, p.run, p.trial, p.rung, p.epoch, p.epochs, t.state, "
+        "t.state <> 'paused' OR p.rung < max(p.rung) OVER (PARTITION BY p.run, p.trial) AS went_on, "
+        f"p.seconds{scores} FROM pauses p JOIN trials t ON t.run = p.run AND t.trial = p.trial "
+        "JOIN runs r ON r.run = p.run ORDER BY r.started, p.run, p.rung, p.trial"
+    )
 
 
 def _tradeoffs(

@@ -71,6 +71,8 @@ class TrialRow:
     started: str | None
     finished: str | None
     seconds: float | None
+    pauses: tuple[Mapping[str, Any], ...] = ()
+    """Where it paused, in their order: see the table `pauses`."""
 
     @property
     def interrupted(self) -> bool:
@@ -287,6 +289,7 @@ class Writer:
             steps=tuple(self._rows.steps.get(key, ())), artifacts=tuple(self._rows.artifacts.get(key, ())),
             measurements=tuple(Measurement(**{name: item[name] for name in _MEASUREMENT}) for item in latest.values()),
             notes=row["notes"] or {}, violations=tuple(row["violations"] or ()),
+            pauses=tuple(self._rows.pauses.get(key, ())),
             **{name: row[name] for name in _AS_STORED},
         )
 

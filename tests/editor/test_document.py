@@ -249,3 +249,10 @@ def test_edits_that_mend_are_those_of_check() -> None:
     documents, document = opened(Path("mend.opt"), text)
     assert [fix.replacement for fix in documents.fixes(document)] == ["minimize", "maximize"]
     assert all(isinstance(fix, Fix) for fix in documents.fixes(document))
+
+
+def test_halving_and_its_settings_are_offered_in_a_search() -> None:
+    assert "halving" in labels_at(GROUPS.replace("  minimize size", "  search { | }\n  minimize size"))
+    assert labels_at(GROUPS.replace("  minimize size", "  search { halving { | } }\n  minimize size")) == {
+        "reduce", "first"
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,6 +126,35 @@ def test_the_live_view_has_the_front_and_what_was_missed(width: int) -> None:
 def test_what_a_run_consists_of_is_said_first(planned: tuple[int, int, int, int], text: str) -> None:
     ladder, searched, done, drawn = planned
     assert outline(RunStarted("x", ladder, searched, done, drawn)) == text
+
+
+def test_a_trial_that_is_paused_is_said_to_be() -> None:
+    width = 120
+    stream = io.StringIO()
+    reason = "after epoch 1 of 9"
+    live = LiveProgress(Console(file=io.StringIO(), width=width, height=60, force_terminal=True), words, shown)
+    for progress in (PlainProgress(stream, words, shown), live):
+        progress.run_started(RunStarted("digits", 0, 2, 0, 0))
+        progress.trial_started(begun(0, origin="baseline"))
+        progress.trial_finished(ended(0, origin="baseline", total=3))
+        for number in (1, 2):
+            progress.trial_started(begun(number, "quant.qat"))
+            progress.trial_finished(ended(number, "paused", reason, figures={}, front=(0,), total=3, paused=number))
+        progress.trial_started(replace(begun(1, "quant.qat"), resumed=1))
+    assert stream.getvalue().splitlines()[-2:] == [
+        "     1  –               –               –               –               2.50 s   qat · onnxruntime"
+        "  paused: after epoch 1 of 9  [1 left, about 45.0 s]",
+        "     2  –               –               –               –               2.50 s   qat · onnxruntime"
+        "  paused: after epoch 1 of 9  [2 paused, about 45.0 s]",
+    ]
+    picture = Console(file=io.StringIO(), width=width)
+    picture.print(live._live.renderable)
+    live.close()
+    assert isinstance(picture.file, io.StringIO)
+    text = " ".join(picture.file.getvalue().split())
+    assert "3 of 3 trials, 2 paused" in text
+    assert "trial 1: qat · onnxruntime (goes on after epoch 1)" in text
+    assert "paused: after" not in text, "it is nothing that went wrong"
 
 
 def test_a_space_with_fewer_points_than_trials_is_said() -> None:

@@ -38,8 +38,10 @@ class Run:
     def __init__(self, plan: Plan, store: Writer, folder: Path, pace: float = 1.0) -> None:
         self.plan, self.store, self.said, self.pace = plan, store, list[str](), pace
         self.history = History(plan, Space(plan), store.trials("r1"), folder)
-        sampler = Sampler(plan, Space(plan), self.history.known)
-        self.draws = Draws(plan, sampler, store, "r1", self.history.observations(), self.said.append)
+        self.draws = Draws(
+            plan, lambda: Sampler(plan, Space(plan), self.history.known), store, "r1", self.history.observations(),
+            self.said.append,
+        )
 
     def step(self) -> Suggestion:
         asked = self.draws.ask()

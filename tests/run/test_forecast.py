@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from optlang.interfaces import TargetSpec
 from optlang.plan.model import Plan
-from optlang.run.forecast import Estimate, Forecast, PastStep, PastTrial
+from optlang.run.forecast import Estimate, Forecast, PastStep, PastTrial, trained
 from optlang.space.recipe import Applied, Place, Recipe
 
 Make = Callable[..., Plan]
@@ -114,3 +115,33 @@ def test_a_fresh_run_has_to_train_what_was_in_the_cache(plan_of: Make) -> None:
     fresh.add(past("sampler", 2.0, ("training.finetune", 2, None)))
     assert fresh.searched(3) == Estimate(2.0 + 20.0 + 2.0 + 2.0)
     assert fresh.ladder([recipe(("training.finetune", 2))]) == Estimate(2.0 + 10.0)
+
+
+def test_a_trial_that_goes_on_costs_the_epochs_up_to_its_next_pause(forecast: Forecast) -> None:
+    forecast.add(past("ladder", 16.0, ("prune.channels", 0, 4.0), ("training.finetune", 2, 8.0)))
+    new = recipe(("graph.other", 0), ("training.finetune", 9), ("quant.static", 0))
+    # An epoch takes 4 s, building and measuring too; what has not run yet is not known.
+    assert forecast.going_on(new, 1, 3) == Estimate(8.0)
+    assert forecast.going_on(new, 3, None) == Estimate(4.0 + 24.0, whole=False)
+    assert forecast.going_on(new, 0, 1) == Estimate(4.0, whole=False)
+
+
+def test_steps_up_to_a_pause(forecast: Forecast) -> None:
+    steps = recipe(("a", 0), ("b", 3), ("c", 0), ("d", 6), ("e", 0)).steps
+
+    def named(epochs: int, pause: int | None) -> list[tuple[str, int]]:
+        return [(step.path, count) for step, count in trained(steps, epochs, pause)]
+
+    assert named(0, 1) == [("a", 0), ("b", 1)]
+    assert named(1, 3) == [("b", 2)]
+    assert named(3, 4) == [("c", 0), ("d", 1)]
+    assert named(4, None) == [("d", 5), ("e", 0)]
+    assert named(0, None) == [("a", 0), ("b", 3), ("c", 0), ("d", 6), ("e", 0)]
+
+
+def test_a_trial_that_paused_is_counted_once(forecast: Forecast) -> None:
+    trial = past("sampler", 3.0, ("training.finetune", 4, 2.0))
+    forecast.add(replace(trial, number=7, measured=False))
+    forecast.add(replace(past("sampler", 9.0, ("training.finetune", 4, 6.0)), number=7))
+    assert forecast.searched_trials == 1
+    assert forecast.one_searched() == 9.0

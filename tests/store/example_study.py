@@ -296,6 +296,37 @@ def search_events(trials: int = 40, seed: int = 0, run: str = "r1") -> Iterator[
     yield finish(run)
 
 
+PAUSED_STEPS = [{"path": "a", "technique": "t", "settings": {"epochs": 9}}]
+
+
+def paused_events(run: str = "r1") -> Iterator[dict[str, Any]]:
+    """Two trials that paused, one of which went on, and paused again."""
+    for trial in (901, 902):
+        yield start(run, trial, steps=PAUSED_STEPS)
+        yield pause(trial, 1, 1, 2.0, run)
+    yield resume(901, run)
+    yield pause(901, 3, 3, 6.0, run)
+
+
+def pause(trial: int, rung: int, epoch: int, seconds: float, run: str = "r1") -> dict[str, Any]:
+    """A trial with `PAUSED_STEPS` pauses after so many epochs, and seconds in all."""
+    curve = {
+        "path": "a", "cached": None, "epochs": 9, "epoch": [*range(1, epoch + 1)], "loss": [0.5] * epoch,
+        "value": [0.1 * number for number in range(1, epoch + 1)], "seconds": [1.0] * epoch, "metric": "accuracy",
+    }
+    steps = [{**PAUSED_STEPS[0], "key": None, "cached": None, "seconds": seconds, "started": None}]
+    return {
+        **end(run, trial, "paused", reason=f"after epoch {epoch} of 9", steps=steps, seconds=seconds, curves=[curve]),
+        "event": "pause", "rung": rung, "epoch": epoch, "epochs": 9, "step": "a",
+        "scores": {"laptop": {"accuracy": 0.1 * epoch}}, "measured": [],
+    }
+
+
+def resume(trial: int, run: str = "r1") -> dict[str, Any]:
+    """A paused trial goes on."""
+    return {"event": "resume", "run": run, "trial": trial, "session": "s1"}
+
+
 def _searched(run: str, trial: int, draw: random.Random) -> Iterator[dict[str, Any]]:
     runtime = draw.choice(["eager", "onnxruntime", "openvino"])
     point: dict[str, Any] = {"laptop.runtime": runtime, "rounds": draw.randint(0, 3)}

@@ -8,7 +8,7 @@ import pytest
 
 from optlang.store.reader import Reader, connect
 from optlang.store.writer import Writer
-from tests.store.example_study import search_events
+from tests.store.example_study import paused_events, search_events
 
 PAGE = (Path(__file__).parents[2] / "docs" / "questions.md").read_text(encoding="utf-8")
 QUESTIONS = dict(re.findall(r"^## (.+)\n```sql\n(.+)\n```", PAGE, re.MULTILINE))
@@ -18,7 +18,7 @@ QUESTIONS = dict(re.findall(r"^## (.+)\n```sql\n(.+)\n```", PAGE, re.MULTILINE))
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     db = tmp_path_factory.mktemp("questions") / "x.duckdb"
     with Writer(db) as store:
-        for event in search_events(60, seed=3):
+        for event in (*search_events(60, seed=3), *paused_events()):
             store.record(event)
     with connect([db]) as found:
         yield found

@@ -17,7 +17,18 @@ from optlang.store import database
 from optlang.store.journal import journal_path
 from optlang.store.reader import connect, query
 from optlang.store.writer import Writer
-from tests.store.example_study import end, finish, make_plan, measurement, search_events, session, start
+from tests.store.example_study import (
+    PAUSED_STEPS,
+    end,
+    finish,
+    make_plan,
+    measurement,
+    pause,
+    resume,
+    search_events,
+    session,
+    start,
+)
 
 # Records trials without an end, telling each event that is safe. `every` is the time between two drains.
 WRITER = """
@@ -407,7 +418,7 @@ def test_a_database_of_version_2_gets_a_table_of_curves(tmp_path: Path) -> None:
     curve = {"path": "a", "cached": True, "epochs": 2, "epoch": [1, 2], "loss": [0.5, 0.25], "value": [None, None],
              "seconds": [1.0, 2.0]}
     write(db, [session(), start("r1", 0), end("r1", 0)])
-    without(db, 2, "curves", "warm_starts")
+    without(db, 2, "curves", "warm_starts", "pauses")
     question = "SELECT trial, step, technique, epoch, epochs, loss, metric, value, seconds, cached FROM learning"
     assert query(question, [db]).rows == (), "a reader brings its copy forward"
     assert query("SELECT count(*) FROM trials", [db]).rows == ((1,),)
@@ -427,7 +438,7 @@ def test_a_database_of_version_2_gets_a_table_of_curves(tmp_path: Path) -> None:
 def test_a_database_of_version_3_gets_a_table_of_warm_starts(tmp_path: Path) -> None:
     db = tmp_path / "x.duckdb"
     write(db, [session(), start("r1", 0), end("r1", 0)])
-    without(db, 3, "warm_starts")
+    without(db, 3, "warm_starts", "pauses")
     question = "SELECT run, position, from_run, from_trial, point ->> 'a', objectives, violations FROM warm_starts"
     assert query(question, [db]).rows == (), "a reader brings its copy forward"
     taken = [
@@ -484,3 +495,56 @@ def test_a_full_disk_is_reported_as_such_and_nothing_is_lost(tmp_path: Path) -> 
     assert "File too large" in trouble, "the reason, not what became of the transaction"
     assert "rollback" not in trouble
     assert query("SELECT count(*), count(DISTINCT trial) FROM trials", [db]).rows == ((int(last) + 1, int(last) + 1),)
+
+
+def test_a_database_of_version_4_gets_a_table_of_pauses(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, [session(), start("r1", 0), end("r1", 0)])
+    without(db, 4, "pauses")
+    question = "SELECT trial, rung, epoch, epochs, state, went_on, seconds FROM rungs"
+    assert query(question, [db]).rows == (), "a reader brings its copy forward"
+    write(db, [
+        session(number=1), start("r1", 1, number=1, steps=PAUSED_STEPS), pause(1, 1, 1, 2.0),
+        start("r1", 2, number=1, steps=PAUSED_STEPS), pause(2, 1, 1, 3.0), resume(1), pause(1, 3, 4, 5.0),
+        {"event": "left", "run": "r1", "trial": 2, "reason": "after epoch 1 of 9: 1 of 1 other trial was better there"},
+    ])
+    rows = query(question, [db]).rows
+    assert rows == (
+        (1, 1, 1, 9, "paused", True, 2.0), (2, 1, 1, 9, "paused", False, 3.0), (1, 3, 4, 9, "paused", False, 5.0),
+    )
+    told = "SELECT trial, state, reason, seconds FROM results WHERE trial > 0"
+    states = query(told, [db]).rows
+    assert states == (
+        (1, "paused", "after epoch 4 of 9", 5.0),
+        (2, "paused", "after epoch 1 of 9: 1 of 1 other trial was better there", 3.0),
+    )
+    learned = "SELECT trial, count(*) FROM learning GROUP BY trial ORDER BY trial"
+    assert query(learned, [db]).rows == ((1, 4), (2, 1)), "each epoch once"
+    journal_path(db).unlink()
+    with Writer(db) as store:
+        assert [item["rung"] for item in store.trial("r1", 1).pauses] == [1, 3]
+        assert store.trial("r1", 2).pauses[0]["scores"] == {"laptop": {"accuracy": 0.1}}
+    db.unlink()
+    write(db, [])
+    assert query(question, [db]).rows == rows, "the journal that is made from the tables has them"
+    assert query(told, [db]).rows == states
+
+
+def test_a_trial_that_goes_on_and_is_killed_is_paused_again(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    write(db, [session(), start("r1", 0), end("r1", 0), start("r1", 1, steps=PAUSED_STEPS), pause(1, 1, 1, 2.0)])
+    with Writer(db) as store:
+        store.record(session(number=1))
+        store.record(resume(1))
+        assert store.sync(final=True)
+        assert query("SELECT state FROM results WHERE trial = 1", [db]).rows == (("running",),)
+    told = "SELECT state, reason, seconds FROM results WHERE trial = 1"
+    assert query(told, [db]).rows == (("paused", "after epoch 1 of 9", 2.0),)
+    with Writer(db) as store:
+        assert not store.trial("r1", 1).interrupted
+        store.record(session(number=2))
+        store.record(resume(1))
+        store.record(end("r1", 1, steps=PAUSED_STEPS, seconds=7.0))
+        assert store.trial("r1", 1).state == "complete"
+    assert query(told, [db]).rows == (("complete", None, 7.0),)
+    assert query("SELECT rung, went_on, accuracy FROM rungs", [db]).rows == ((1, True, 0.1),)

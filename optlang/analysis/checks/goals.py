@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from math import prod
 
-from optlang.analysis.lower.search_settings import GP_OBJECTIVES, GRID_POINTS
+from optlang.analysis.lower.search_settings import GP_OBJECTIVES, GRID_POINTS, halving_in
 from optlang.analysis.lower.study import ReadStudy
 from optlang.analysis.modules.names import duplicate
 from optlang.diagnostics.model import Label
 from optlang.plan.domains import size
 from optlang.plan.expressions import Environment, MetricRef, holds
-from optlang.plan.model import Objective, Rule
+from optlang.plan.model import Objective, Plan, Rule
 from optlang.space.combinations import LIMIT, TooManyError, assignments, most, named, options, ruled_out
+from optlang.space.cost import trial_cost
 from optlang.syntax import tree
 
 
@@ -133,6 +134,33 @@ def something_left(study: ReadStudy) -> None:
         if usable
         else "give the choice a branch that is always there: `none`",
     )
+
+
+def trials_pause(study: ReadStudy, plan: Plan) -> None:
+    """W609: successive halving has trainings that are longer than its first pause, and a metric to compare them by."""
+    sections = [item for item in study.node.members if isinstance(item, tree.Section) and item.kind == "search"]
+    halving = plan.search.halving
+    written = halving_in(sections[0]) if sections else None
+    if halving is None or written is None:
+        return
+    most = trial_cost(plan, plan.steps).epochs.high
+    if not any(plan.metric(ref.metric).judges for ref in plan.metric_refs() if not ref.baseline):
+        said, advice = (
+            "no goal and no requirement says how good answers are",
+            "add one, say `maximize accuracy` (`maximize agreement` where the data have no labels), or take `halving` "
+            "away",
+        )
+    elif most == 0:
+        said, advice = "no step trains", "add a training, say `finetune { epochs = 9 }`, or take `halving` away"
+    elif most <= halving.first:
+        epochs = f"{most:.0f} epoch{'s' if most != 1 else ''}"
+        said, advice = (
+            f"a trial trains {epochs} at most, and pauses first after {halving.first}",
+            "train for more epochs, or take `halving` away" if most == 1 else "give it a smaller `first`",
+        )
+    else:
+        return
+    study.diagnostics.warn("W609", "no trial ever pauses", written.span, said, help=advice)
 
 
 def enough_points(study: ReadStudy) -> None:

@@ -7,12 +7,23 @@ from dataclasses import replace
 from decimal import Decimal
 
 from optlang.analysis.knobs import Around, Knobs
-from optlang.analysis.modules.names import only, suggestion
+from optlang.analysis.modules.names import duplicate, only, suggestion
 from optlang.analysis.settings import settings_of
 from optlang.diagnostics import field_words
 from optlang.diagnostics.model import Span
 from optlang.plan.expressions import Value
-from optlang.plan.model import TRIALS, Fixed, FloatDomain, IntDomain, Measure, Param, Sampler, Search, SetDomain
+from optlang.plan.model import (
+    TRIALS,
+    Fixed,
+    FloatDomain,
+    Halving,
+    IntDomain,
+    Measure,
+    Param,
+    Sampler,
+    Search,
+    SetDomain,
+)
 from optlang.syntax import tree
 
 YEAR = 365 * 86400.0
@@ -50,6 +61,13 @@ SEARCH = (
         "screening", 0, 256, 16,
         "of how many points a trial that trains is chosen, by the gain and the time that are expected; `off`: of one",
     ),
+)
+HALVING = (
+    _count(
+        "reduce", 2, 100, Halving().reduce,
+        "of how many trials that paused one goes on, to so many times as many epochs",
+    ),
+    _count("first", 1, 10_000, Halving().first, "the epochs after which a trial pauses first"),
 )
 MEASURE = (
     _count("rounds", 1, 10_000, 5, "rounds while searching"),
@@ -104,10 +122,13 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
     """The search's settings; None where one of them is wrong."""
     sampler: Sampler | None = Sampler(name="auto")
     kept: list[tree.Statement] = []
+    halvings: list[tree.Statement] = []
     for statement in _statements(sections, second):
         statement = _always(knobs, "`search`", statement)
         name = statement.name.text if isinstance(statement, tree.Fix | tree.Vary) else ""
-        if name in LATER:
+        if _named(statement) == "halving":
+            halvings.append(statement)
+        elif name in LATER:
             knobs.diagnostics.error("E106", f"`{name}` is not in this version", statement.span, help=LATER[name])
         elif name == "sampler":
             sampler = _sampler(knobs, statement)
@@ -116,9 +137,50 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
         else:
             kept.append(statement)
     values = _values(knobs, "`search`", SEARCH, sections, kept)
-    if values is None or sampler is None:
+    halving, whole = _halving(knobs, halvings)
+    if values is None or sampler is None or not whole:
         return None
-    return Search(sampler=sampler, **values)  # type: ignore[arg-type]
+    return Search(sampler=sampler, halving=halving, **values)  # type: ignore[arg-type]
+
+
+def halving_in(section: tree.Section) -> tree.Statement | None:
+    """The statement of a `search { … }` that asks for successive halving."""
+    return next((item for item in section.block.statements if _named(item) == "halving"), None)
+
+
+def _named(statement: tree.Statement) -> str:
+    """The name that a statement begins with."""
+    match statement:
+        case tree.Fix(name=name) | tree.Vary(name=name):
+            return name.text
+        case tree.Element(value=tree.Path() as path):
+            return path.text
+    return ""
+
+
+def _halving(knobs: Knobs, statements: list[tree.Statement]) -> tuple[Halving | None, bool]:
+    """What `halving { … }` says, None where it is not there; and whether it is right."""
+    if not statements:
+        return None, True
+    first, *more = statements
+    for other in more:
+        duplicate(knobs.diagnostics, "halving", other.span, first.span, "keep one of them")
+    if not isinstance(first, tree.Element):
+        knobs.diagnostics.error(
+            "E302", "`halving` has settings, and is no value", first.span, "a value",
+            help="write `halving` alone, or `halving { reduce = 3; first = 1 }`",
+        )
+        return None, False
+    if first.when is not None:
+        _condition(knobs, "`search`", first.when.span)
+    block = first.block
+    if block is not None:
+        block = replace(block, statements=tuple(_always(knobs, "`halving`", item) for item in block.statements))
+    settings = settings_of(knobs, "`halving`", HALVING, block, Around(fixed="`search`"), first.span)()
+    values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+    if more or len(values) < len(HALVING):
+        return None, False
+    return Halving(**values), True  # type: ignore[arg-type]
 
 
 def _number(statement: tree.Statement) -> tree.Statement:
@@ -139,11 +201,15 @@ def _always(knobs: Knobs, called: str, statement: tree.Statement) -> tree.Statem
     """The statement without a condition, and an error where it has one: it is read once, before there is a point."""
     if not isinstance(statement, tree.Fix | tree.Vary) or statement.when is None:
         return statement
+    _condition(knobs, called, statement.when.span)
+    return replace(statement, when=None)
+
+
+def _condition(knobs: Knobs, called: str, at: Span) -> None:
     knobs.diagnostics.error(
-        "E206", f"a setting of {called} has no condition", statement.when.span, "one value for all points",
+        "E206", f"a setting of {called} has no condition", at, "one value for all points",
         help="take an input for the value, and set it for the run: `input quick: int = 40`, then `--set quick=10`",
     )
-    return replace(statement, when=None)
 
 
 def _statements(sections: list[tree.Section], second: Second) -> list[tree.Statement]:

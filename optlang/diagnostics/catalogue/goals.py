@@ -70,4 +70,12 @@ ENTRIES = (
         "require sparsity >= 0%",
         "require sparsity >= 30%",
     ),
+    Entry(
+        "W609", "trials that never pause",
+        "`halving` is asked for, and no trial can pause: no step trains for more epochs than `first`, or no goal and "
+        "no requirement says how good answers are, by which trials that paused would be compared.",
+        "the search carries every trial out whole, as if `halving` were not there.",
+        "steps { maybe static }\nmaximize accuracy\nsearch { trials = 3; halving }",
+        "steps { channels; finetune { epochs = 9 } }\nmaximize accuracy\nsearch { trials = 1; halving }",
+    ),
 )

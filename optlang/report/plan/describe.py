@@ -9,15 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from optlang.analysis.lower.search_settings import MEASURE, SAMPLERS, SEARCH
+from optlang.analysis.lower.search_settings import HALVING, MEASURE, SAMPLERS, SEARCH
 from optlang.plan.domains import show_domain
 from optlang.plan.expressions import Value
 from optlang.plan.intervals import Interval
-from optlang.plan.model import Param, Plan, Rule
+from optlang.plan.model import Halving, Param, Plan, Rule
 from optlang.plan.quantities import counted, in_seconds
 from optlang.plan.units import show
 from optlang.report.plan.words import KnobLine, StepLine, Words
 from optlang.search.choose import Counted, chosen, screened
+from optlang.search.halving import rungs
+from optlang.search.promise import judged_metrics
 from optlang.space.cost import TrialCost, trial_cost
 from optlang.space.trainings import Training
 
@@ -123,7 +125,40 @@ def _run(plan: Plan, ladder: LadderCost, size: Counted) -> tuple[str, ...]:
             f"a searched trial that trains is chosen among {plan.search.screening} points, by the gain and the time "
             "that are expected"
         )
+    if plan.search.halving is not None and most != 0:
+        lines += _halved(plan, plan.search.halving, most)
     return tuple(lines)
+
+
+def _halved(plan: Plan, halving: Halving, trials: int | None) -> list[str]:
+    """Where trials pause, and about how many of them go on from there; nothing where none pauses."""
+    longest = trial_cost(plan, plan.steps).epochs.high
+    # A training without an end pauses as long as it goes on.
+    most = halving.first * halving.reduce ** 3 if longest == inf else int(longest)
+    levels = rungs(halving, most)
+    if not levels or not judged_metrics(plan):
+        return []
+    named = [f"{level:,}" for level in levels]
+    after = _listed([*named[:3], "…"] if longest == inf or len(named) > 4 else named)
+    lines = [
+        f"a searched trial pauses after {after} {'epoch' if levels == [1] else 'epochs'} of training; of those that "
+        f"were there one in {halving.reduce} goes on"
+    ]
+    if trials is not None and longest != inf:
+        counts = [max(1, trials // halving.reduce ** place) for place in range(len(levels) + 1)]
+        spent = sum(
+            count * (end - begin) for count, begin, end in zip(counts, [0, *levels], [*levels, most], strict=True)
+        )
+        lines.append(
+            f"of {trials:,} trials of {counted(most, 'epoch')} about "
+            f"{_listed([f'{count:,}' for count in counts[1:]])} {'goes' if counts[1:] == [1] else 'go'} on from there: "
+            f"{counted(spent, 'epoch')} in all, instead of {trials * most:,}"
+        )
+    return lines
+
+
+def _listed(items: Sequence[str]) -> str:
+    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 and items[-1] != "…" else ", ".join(items)
 
 
 def searched(plan: Plan, size: Counted, ladder: LadderCost) -> int | None:
@@ -162,6 +197,9 @@ def _search(plan: Plan, size: Counted) -> tuple[str, ...]:
     changed = _changed(SEARCH, plan.search.model_dump(include={param.name for param in SEARCH}))
     if not plan.search.screening:
         changed = tuple(line.replace("screening = 0", "screening = off") for line in changed)
+    if plan.search.halving is not None:
+        settings = _changed(HALVING, plan.search.halving.model_dump())
+        changed = (*changed, "halving" + (f" {{ {'; '.join(settings)} }}" if settings else ""))
     return (f"sampler = {named}" if auto is None else f"sampler = auto: {auto}", *changed)
 
 

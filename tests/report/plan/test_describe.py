@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from optlang.analysis.load import load
 from optlang.plan.intervals import Interval
 from optlang.plan.model import Plan
@@ -127,6 +129,27 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
     assert "then at most 3 searched trials, one a point\n" in text(describe(many, size, LadderCost()))
     # The ladder has tried them all.
     assert "and no point is left to search\n" in text(describe(many, size, LadderCost(3, 3, tried=3)))
+
+
+@pytest.mark.parametrize(("halving", "expected"), [
+    ("halving", (
+        "a searched trial pauses after 1, 3 and 9 epochs of training; of those that were there one in 3 goes on\n"
+        "  of 30 trials of 12 epochs about 10, 3 and 1 go on from there: 71 epochs in all, instead of 360\n"
+    )),
+    ("halving { reduce = 2; first = 6 }", (
+        "a searched trial pauses after 6 epochs of training; of those that were there one in 2 goes on\n"
+        "  of 30 trials of 12 epochs about 15 go on from there: 270 epochs in all, instead of 360\n"
+    )),
+])
+def test_where_trials_pause_is_said(plan_of: Callable[..., Plan], halving: str, expected: str) -> None:
+    steps = "steps { channels { ratio in 1% .. 60% step 1% }; finetune { epochs in [4, 12] } }"
+    plan = plan_of(steps, search=f"sampler = random; trials = 30; {halving}")
+    said = text(describe(plan, Space(plan).size(), LadderCost()))
+    assert expected in said
+    assert f"search\n  sampler = random\n  trials = 30\n  {halving}\n" in said
+    # Nothing is said of what never happens.
+    never = plan_of("steps { maybe static }", search="sampler = random; trials = 3; halving")
+    assert "pauses" not in text(describe(never, Space(never).size(), LadderCost()))
 
 
 def test_the_effort_lies_between_the_least_and_the_most(plan_of: Callable[..., Plan]) -> None:

@@ -1,0 +1,218 @@
+"""Searches with trainings that pause, on an engine whose trials are made up: which go on, and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optlang.interfaces import Artifact, Measurement
+from optlang.plan.model import Plan
+from optlang.run.curves import Epoch
+from optlang.run.events import RunStarted, TrialFinished, TrialStarted
+from optlang.run.job import BASELINE, Failure, Paused, PrepareJob, Result, StepRun, TrialJob, UntrainedJob
+from optlang.run.study import Options, run
+from optlang.store.reader import query
+
+Make = Callable[..., Plan]
+
+STEPS = "steps { cut = channels { ratio in 10% .. 60% step 1% }; back = finetune { epochs = 9 } }"
+WHEN = "2026-01-01T00:00:00"
+GOALS = "minimize size\nmaximize accuracy"
+
+
+@dataclass
+class MadeUp:
+    """An engine whose trials are formulas: what is cut more is smaller, and learns less and slower."""
+
+    jobs: list[TrialJob] = field(default_factory=list)
+    fails: set[int] = field(default_factory=set)
+    dies: Callable[[TrialJob], bool] = lambda _: False
+
+    def submit(self, task: Callable[[Any], Any], job: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if isinstance(job, PrepareJob):
+            future.set_result(())
+        elif isinstance(job, UntrainedJob):
+            future.set_result(tuple(item for item in figures(job.trial) if item.metric in job.metrics))
+        else:
+            assert isinstance(job, TrialJob), job
+            if self.dies(job):
+                raise KeyboardInterrupt
+            self.jobs.append(job)
+            future.set_result(self._result(job))
+        return future
+
+    def expire(self, future: Future[Any], seconds: float) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+    def _result(self, job: TrialJob) -> Result:
+        if job.trial in self.fails:
+            return Result(failure=Failure("as asked", ""))
+        ratio, epochs = settings(job)
+        done = epochs if job.pause is None else min(job.pause, epochs)
+        over = done == epochs
+        steps = [
+            StepRun(step.path, step.technique, step.path, True, 0.0, WHEN)
+            for step in job.targets[0].steps if step.path.startswith(BASELINE) or not step.settings.get("epochs")
+        ]
+        if epochs:
+            curve = tuple(
+                Epoch(number, epochs, 0.1, "accuracy", accuracy(ratio, number), float(number))
+                for number in range(1, done + 1)
+            )
+            cached = False if over else None
+            steps.append(StepRun("back", "training.finetune", "k" if over else None, cached, float(done), WHEN, curve))
+        if not over:
+            scores = {"here": {"accuracy": accuracy(ratio, done)}}
+            return Result(tuple(steps), paused=Paused(done, "back", scores))
+        artifact = Artifact(Path("/nowhere"), "onnx", (), (), ())
+        return Result(tuple(steps), figures(job), {"here": artifact})
+
+
+def settings(job: TrialJob) -> tuple[float, int]:
+    """The ratio of a trial, and its epochs; of the baseline 0 and 0."""
+    own = [step.settings for step in job.targets[0].steps if not step.path.startswith(BASELINE)]
+    ratio = next((item["ratio"] for item in own if "ratio" in item), 0.0)
+    assert isinstance(ratio, float)
+    return ratio, sum(int(item.get("epochs", 0)) for item in own)  # type: ignore[call-overload]
+
+
+def accuracy(ratio: float, epochs: int) -> float:
+    return 0.99 - ratio ** 2 - 0.3 * ratio / (1 + epochs)
+
+
+def figures(job: TrialJob) -> tuple[Measurement, ...]:
+    ratio, epochs = settings(job)
+    values = {"size": 1000.0 * (1 - ratio), "accuracy": accuracy(ratio, epochs), "parameters": 100.0 * (1 - ratio)}
+    units = {"size": "B", "accuracy": "ratio", "parameters": "count"}
+    return tuple(Measurement(name, value, units[name], 1, value, value, "here") for name, value in values.items())
+
+
+@dataclass
+class Seen:
+    """A watcher that keeps what it saw."""
+
+    messages: list[str] = field(default_factory=list)
+    started: list[TrialStarted] = field(default_factory=list)
+    finished: list[TrialFinished] = field(default_factory=list)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def run_started(self, run: RunStarted) -> None:
+        pass
+
+    def trial_started(self, trial: TrialStarted) -> None:
+        self.started.append(trial)
+
+    def progress(self, activity: Any) -> None:
+        pass
+
+    def trial_finished(self, trial: TrialFinished) -> None:
+        self.finished.append(trial)
+
+
+def searched(
+    plan: Plan, folder: Path, engine: MadeUp | None = None, **options: Any
+) -> tuple[MadeUp, Seen]:
+    engine, seen = engine or MadeUp(), Seen()
+    file = folder / "sample.opt"
+    run(plan, file.read_text(), file, folder / "x.duckdb", Options(ladder=False, **options), seen, engine)
+    return engine, seen
+
+
+def rows(folder: Path, sql: str) -> tuple[tuple[Any, ...], ...]:
+    return query(sql, [folder / "x.duckdb"]).rows
+
+
+SEARCH = "trials = 9; seed = 3; sampler = random; ladder = false; halving"
+STATES = "SELECT state, count(*) FROM results WHERE origin = 'sampler' GROUP BY state ORDER BY state"
+
+
+def test_of_nine_trials_one_in_three_goes_on(plan_of: Make, tmp_path: Path) -> None:
+    plan = plan_of(STEPS, goals=GOALS, search=SEARCH)
+    engine, seen = searched(plan, tmp_path)
+    pauses = rows(tmp_path, "SELECT rung, count(*), count(*) FILTER (went_on) FROM rungs GROUP BY rung ORDER BY rung")
+    first, second = pauses
+    assert (first[0], second[0]) == (1, 3)
+    assert first[1] == 9
+    assert first[2] == second[1] >= 3
+    assert second[2] >= 1
+    complete = rows(tmp_path, "SELECT trial, seconds, size FROM results WHERE state = 'complete' AND trial > 0")
+    assert len(complete) == second[2]
+    # What is paused is in no front, has no figures, and says why it stayed.
+    assert rows(tmp_path, "SELECT count(*) FROM front WHERE state <> 'complete'") == ((0,),)
+    left = rows(tmp_path, "SELECT reason, size FROM results WHERE state = 'paused'")
+    assert len(left) == 9 - len(complete)
+    assert all("of 8 other trials were better there" in reason or "were better there" in reason for reason, _ in left)
+    assert all(size is None for _, size in left)
+    # The steps of one that went on twice have the seconds of all three parts, each epoch is kept once.
+    number = complete[0][0]
+    assert rows(tmp_path, f"SELECT seconds, cached FROM steps WHERE trial = {number} AND path = 'back'") == (
+        (1.0 + 3.0 + 9.0, False),
+    )
+    assert rows(tmp_path, f"SELECT epoch FROM learning WHERE trial = {number} ORDER BY epoch") == tuple(
+        (epoch,) for epoch in range(1, 10)
+    )
+    assert [item.resumed for item in seen.started if item.number == number] == [None, 1, 3]
+    assert [item.state for item in seen.finished if item.number == number] == ["paused", "paused", "complete"]
+    assert [job.pause for job in engine.jobs if job.trial == number] == [1, 3, None]
+    assert all(job.judged == ("accuracy",) for job in engine.jobs if job.trial)
+
+
+def test_a_run_again_takes_nobody_on_and_more_trials_do(plan_of: Make, tmp_path: Path) -> None:
+    plan = plan_of(STEPS, goals=GOALS, search=SEARCH)
+    searched(plan, tmp_path)
+    before = rows(tmp_path, STATES)
+    engine, _ = searched(plan, tmp_path)
+    assert not engine.jobs
+    assert rows(tmp_path, STATES) == before
+    searched(plan, tmp_path, trials=27)
+    assert rows(tmp_path, "SELECT count(*) FROM results WHERE origin = 'sampler'") == ((27,),)
+    assert dict(rows(tmp_path, STATES))["complete"] > dict(before)["complete"]
+
+
+def test_without_halving_what_is_left_is_taken_to_the_end(plan_of: Make, tmp_path: Path) -> None:
+    searched(plan_of(STEPS, goals=GOALS, search=SEARCH), tmp_path)
+    plan = plan_of(STEPS, goals=GOALS, search=SEARCH.replace("; halving", ""))
+    engine, _ = searched(plan, tmp_path)
+    assert all(job.pause is None for job in engine.jobs)
+    assert rows(tmp_path, STATES) == (("complete", 9),)
+    assert rows(tmp_path, "SELECT count(DISTINCT run) FROM runs") == ((1,),)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe { startup = 4 }", "nsga2 { population = 4 }", "qmc"])
+def test_a_search_that_is_killed_draws_what_it_would_have(plan_of: Make, tmp_path: Path, sampler: str) -> None:
+    plan = plan_of(STEPS, goals=GOALS, search=SEARCH.replace("random", sampler).replace("trials = 9", "trials = 12"))
+    told = "SELECT trial, ratio, state, reason FROM results ORDER BY trial"
+    searched(plan, tmp_path)
+    expected = rows(tmp_path, told)
+    for path in tmp_path.glob("x.duckdb*"):
+        path.unlink()
+    killed: set[tuple[int, int | None]] = set()
+
+    def dies(job: TrialJob) -> bool:
+        """The first time that a trial goes on."""
+        part = job.trial, job.pause
+        if job.pause in (0, 1) or job.trial == 0 or part in killed:
+            return False
+        killed.add(part)
+        return True
+
+    for _ in range(50):
+        try:
+            searched(plan, tmp_path, MadeUp(dies=dies))
+        except KeyboardInterrupt:
+            assert rows(tmp_path, "SELECT count(*) FROM results WHERE state IN ('running', 'failed')") == ((0,),)
+            continue
+        break
+    assert len(killed) >= 4
+    assert rows(tmp_path, told) == expected
