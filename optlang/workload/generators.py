@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy
@@ -33,10 +34,11 @@ _LEAVES = (
 def of(root: Any) -> list[Generator]:
     """The generators that `root` holds, in the order in which its attributes name them; each once.
 
-    They are looked for in attributes, lists, tuples, dictionaries, and in what functions are bound to. The process's
-    own generators of numpy and Python are left out.
+    They are looked for in attributes, lists, tuples, dictionaries, in what functions are bound to, and among the global
+    names of the modules that its functions and classes are from. The process's own generators are left out.
     """
     found: list[Generator] = []
+    modules: set[int] = set()
     waiting, seen = [(root, 0)], {id(item) for item in _of_the_process()}
     for looked_at in range(_LOOKED_AT):
         if looked_at >= len(waiting):
@@ -49,6 +51,10 @@ def of(root: Any) -> list[Generator]:
             found.append(value)
         elif depth < _DEPTH:
             waiting += ((item, depth + 1) for item in _held(value)[:_LOOKED_AT])
+            for names in _namespaces(value):
+                if id(names) not in modules:
+                    modules.add(id(names))
+                    waiting += ((item, depth + 1) for item in list(names.values()) if isinstance(item, _KINDS))
     return found
 
 
@@ -71,6 +77,17 @@ def _held(value: Any) -> list[Any]:
     if isinstance(value, types.FunctionType):
         return [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
     return list(vars(value).values()) if hasattr(value, "__dict__") else []
+
+
+def _namespaces(value: Any) -> Iterator[dict[str, Any]]:
+    """The global names that a function sees, or those that the methods of an object see."""
+    if isinstance(value, types.FunctionType):
+        yield value.__globals__
+        return
+    for kind in type(value).__mro__:
+        module = sys.modules.get(kind.__module__)
+        if module is not None and kind is not object:
+            yield vars(module)
 
 
 def _filled(cell: Any) -> bool:

@@ -18,7 +18,7 @@ from optlang.run import pausing
 from optlang.run.cache import Cache, key_of
 from optlang.run.checkpoints import Checkpoints, UnreadableError
 from optlang.run.engine import LocalEngine, WorkerDied
-from optlang.run.job import Paused, RuntimeJob, StepJob, StepRun, TargetJob, TrialJob, Workload
+from optlang.run.job import CHECKPOINT, Paused, RuntimeJob, StepJob, StepRun, TargetJob, TrialJob, Workload
 from optlang.run.step_training import PausedTraining, Watch
 from optlang.run.trial import TrialContext
 from optlang.run.worker import carry_out
@@ -330,6 +330,13 @@ def test_a_worker_that_is_killed_between_two_pauses_loses_what_came_after_the_fi
         assert not switch.exists()
         found, run = stands(engine, twice, 3)
         whole, _ = stands(engine, once, 3)
+        # A trial that trains from its start, though there is a checkpoint, says so.
+        torn = workload(tmp_path / "torn", "net", "noisy")
+        [path] = (stands(engine, torn, 1), checkpoints(torn))[1]
+        path.write_bytes(b"")
+        result = engine.submit(carry_out, trial_job(torn, ("here",), 3, training())).result()
+        assert result.paused == whole
+        assert str(result.notes[CHECKPOINT]).startswith("the checkpoint of fit is not used: it cannot be read")
     assert found == whole
     assert (found.epochs, run.resumed) == (3, 1)
     one, other = (torch.load(*checkpoints(place), weights_only=True) for place in (once, twice))

@@ -20,6 +20,9 @@ from optlang.workload.seeds import Stream, random_states, set_random_states
 STUDY = Path()
 
 
+GLOBAL = numpy.random.default_rng(5)
+
+
 class Augmented(Dataset[Any]):
     """Samples with noise from generators that lie in lists, functions and attributes of attributes."""
 
@@ -32,7 +35,7 @@ class Augmented(Dataset[Any]):
         return 12
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        value: Any = self.drawn()
+        value: Any = self.drawn() + GLOBAL.random()
         for transform in self.transforms:
             value = transform(value)
         return torch.tensor([float(value), float(index)]), index

@@ -88,10 +88,10 @@ def _attributes(module: nn.Module) -> Attributes:
 
 
 def _strided(item: Tensor) -> bool:
-    """Whether it has a storage: sparse tensors have several, or none."""
+    """Whether it has a storage of values: sparse tensors have several or none, those of the meta device no values."""
     import torch
 
-    return item.layout == torch.strided
+    return item.layout == torch.strided and not item.is_meta
 
 
 def _generators(module: nn.Module) -> dict[str, dict[str, Tensor]]:
