@@ -22,6 +22,7 @@ from optlang.run.draws import Draws
 from optlang.run.early_end import EarlyEnd, Look
 from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted, Watcher
+from optlang.run.forecast import Estimate
 from optlang.run.front_passes import Measured, passes
 from optlang.run.history import History, Pause, TrialRecord
 from optlang.run.job import Failure, Result, StepRun, Workload
@@ -538,6 +539,10 @@ class Scheduler:
         ladder = [trial.recipe for trial in self._ladder if not self._history.has(trial)]
         searched = None if progress.searched is None else progress.searched - progress.drawn
         left = self._budget.left(ladder, searched)
+        best = self._promotion.best(last=True) if searched == 0 else None
+        if best is not None:
+            # How many go on after it depends on how it does.
+            left += Estimate(self._promotion.seconds(best, self._budget.forecast), whole=False)
         seconds_left = left.seconds if left.whole or left.seconds else None
         return TrialFinished(
             record.number, record.origin, record.state, record.reason, seconds, self._history.comparisons(record),

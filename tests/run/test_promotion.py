@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from optlang.interfaces import Artifact, Measurement
 from optlang.plan.model import Plan
+from optlang.run.budget import Budget
 from optlang.run.curves import Epoch
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted
 from optlang.run.job import BASELINE, Failure, Paused, PrepareJob, Result, StepRun, TrialJob, UntrainedJob
+from optlang.run.stop import InterruptedRun
 from optlang.run.study import Options, run
 from optlang.store.reader import query
 
@@ -30,8 +33,14 @@ class MadeUp:
     """An engine whose trials are formulas: what is cut more is smaller, and learns less and slower."""
 
     jobs: list[TrialJob] = field(default_factory=list)
-    fails: set[int] = field(default_factory=set)
     dies: Callable[[TrialJob], bool] = lambda _: False
+    error: type[BaseException] = KeyboardInterrupt
+    """What a job that `dies` raises."""
+    ahead: int = 0
+    """How many epochs the cache's checkpoints have more than was asked for."""
+    scored: bool = True
+    stops: Callable[[TrialJob], bool] = lambda _: False
+    """Whether a job fails."""
 
     def submit(self, task: Callable[[Any], Any], job: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -42,7 +51,7 @@ class MadeUp:
         else:
             assert isinstance(job, TrialJob), job
             if self.dies(job):
-                raise KeyboardInterrupt
+                raise self.error
             self.jobs.append(job)
             future.set_result(self._result(job))
         return future
@@ -54,10 +63,10 @@ class MadeUp:
         pass
 
     def _result(self, job: TrialJob) -> Result:
-        if job.trial in self.fails:
+        if self.stops(job):
             return Result(failure=Failure("as asked", ""))
         ratio, epochs = settings(job)
-        done = epochs if job.pause is None else min(job.pause, epochs)
+        done = epochs if job.pause is None else min(job.pause + self.ahead, epochs)
         over = done == epochs
         steps = [
             StepRun(step.path, step.technique, step.path, True, 0.0, WHEN)
@@ -71,7 +80,7 @@ class MadeUp:
             cached = False if over else None
             steps.append(StepRun("back", "training.finetune", "k" if over else None, cached, float(done), WHEN, curve))
         if not over:
-            scores = {"here": {"accuracy": accuracy(ratio, done)}}
+            scores = {"here": {"accuracy": accuracy(ratio, done)} if self.scored else {}}
             return Result(tuple(steps), paused=Paused(done, "back", scores))
         artifact = Artifact(Path("/nowhere"), "onnx", (), (), ())
         return Result(tuple(steps), figures(job), {"here": artifact})
@@ -216,3 +225,88 @@ def test_a_search_that_is_killed_draws_what_it_would_have(plan_of: Make, tmp_pat
         break
     assert len(killed) >= 4
     assert rows(tmp_path, told) == expected
+
+
+def test_a_trial_that_went_on_and_was_interrupted_is_paused_as_it_was(plan_of: Make, tmp_path: Path) -> None:
+    plan = plan_of(STEPS, goals=GOALS, search=SEARCH)
+    engine = MadeUp(dies=lambda job: job.pause == 3, error=InterruptedRun)
+    searched(plan, tmp_path, engine)
+    told = "SELECT state, reason, seconds FROM results WHERE trial > 0"
+    found = rows(tmp_path, told)
+    assert {state for state, _, _ in found} == {"paused"}
+    assert all(reason == "after epoch 1 of 9" for _, reason, _ in found)
+    assert rows(tmp_path, "SELECT why FROM sessions") == (("interrupted",),)
+    searched(plan, tmp_path)
+    assert dict(rows(tmp_path, STATES))["complete"] >= 1
+
+
+def test_a_trial_that_fails_when_it_goes_on_has_failed(plan_of: Make, tmp_path: Path) -> None:
+    searched(plan_of(STEPS, goals=GOALS, search=SEARCH), tmp_path, MadeUp(stops=lambda job: job.pause == 3))
+    failed = rows(tmp_path, "SELECT reason, seconds > 0 FROM results WHERE state = 'failed'")
+    assert failed
+    assert set(failed) == {("as asked", True)}
+    assert rows(tmp_path, "SELECT count(*) FROM rungs WHERE state = 'failed' AND went_on") == ((len(failed),),)
+
+
+def test_a_checkpoint_that_is_further_counts_at_the_rung_that_it_has_reached(plan_of: Make, tmp_path: Path) -> None:
+    searched(plan_of(STEPS, goals=GOALS, search=SEARCH), tmp_path, MadeUp(ahead=3))
+    assert set(rows(tmp_path, "SELECT rung, epoch FROM rungs")) == {(3, 4)}
+
+
+def test_what_cannot_be_scored_is_trained_to_its_end(plan_of: Make, tmp_path: Path) -> None:
+    engine, _ = searched(
+        plan_of(STEPS, goals=GOALS, search=SEARCH.replace("trials = 9", "trials = 3")), tmp_path, MadeUp(scored=False)
+    )
+    assert rows(tmp_path, STATES) == (("complete", 3),)
+    assert [job.pause for job in engine.jobs if job.trial] == [1, None] * 3
+
+
+def test_trials_without_a_training_and_those_of_the_ladder_are_carried_out_whole(
+    plan_of: Make, tmp_path: Path
+) -> None:
+    steps = "steps { cut = channels { ratio in 10% .. 60% step 1% }; maybe back = finetune { epochs = 9 } }"
+    search = "trials = 6; seed = 3; sampler = random; halving"
+    plan = plan_of(steps, goals=GOALS, search=search, target="target here { runtime = onnxruntime }")
+    engine, seen = MadeUp(), Seen()
+    file = tmp_path / "sample.opt"
+    run(plan, file.read_text(), file, tmp_path / "x.duckdb", Options(), seen, engine)
+    origins = {item.number: item.origin for item in seen.started}
+    for job in engine.jobs:
+        if origins[job.trial] != "sampler" or settings(job)[1] == 0:
+            assert job.pause is None
+    assert {job.pause for job in engine.jobs if origins[job.trial] == "sampler"} >= {None, 1}
+    # Those of the ladder that are points of the space stood at the rungs too, and are compared with.
+    reasons = rows(tmp_path, "SELECT reason FROM results WHERE state = 'paused'")
+    points = {item.number for item in seen.started if item.point}
+    trained = sum(origins[job.trial] == "ladder" and job.trial in points for job in engine.jobs)
+    paused = rows(tmp_path, "SELECT count(*) FROM rungs WHERE rung = 1")[0][0]
+    assert trained == 1
+    assert any(f"of {paused + trained - 1} other trials" in reason for (reason,) in reasons)
+
+
+def test_time_is_kept_for_the_best_of_those_that_are_paused(
+    plan_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("optlang.run.scheduler.Budget", partial(Budget, clock=lambda: now[0]))
+    real = MadeUp._result
+
+    def takes_time(self: MadeUp, job: TrialJob) -> Result:
+        """A second an epoch, and one to build and measure."""
+        result = real(self, job)
+        had = max((other.pause or 0 for other in self.jobs[:-1] if other.trial == job.trial), default=0)
+        now[0] += settings(job)[1] - had + 1 if result.paused is None else result.paused.epochs - had
+        steps = [
+            replace(step, seconds=float(step.curve[-1].epoch - had)) if step.curve else step for step in result.steps
+        ]
+        return replace(result, steps=tuple(steps))
+
+    monkeypatch.setattr(MadeUp, "_result", takes_time)
+    search = SEARCH.replace("trials = 9", "timeout = 40s")
+    searched(plan_of(STEPS, goals=GOALS, search=search), tmp_path)
+    assert now[0] <= 41
+    counts = dict(rows(tmp_path, STATES))
+    assert counts["complete"] >= 1
+    assert counts["complete"] + counts["paused"] >= 8, "whole it would have been four"
+    assert rows(tmp_path, "SELECT why FROM sessions") == (("timeout",),)
