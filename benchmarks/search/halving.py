@@ -1,10 +1,11 @@
 """Trainings that pause (search/halving.py) next to trials that are carried out whole, where every curve is known.
 
 `recorded` are the learning curves of 38 trials of the digits study (curves.json, see record.py), in a random order, as
-a search may have drawn them, each time in another; no two share a training. `long` (long.opt) is a space of which
-everything is a formula, with trainings of 27 epochs, searched by optlang's own sampler with its screening. What a
-training leaves as it is counts as known before it where a run measures it. The figure is the hypervolume of what was
-trained to its end, as a share of that of all trials, after so many epochs; medians over the seeds.
+a search may have drawn them, each time in another; no two share a training. In `long` and `wide` (long.opt, wide.opt)
+everything is a formula; trainings have 27 epochs, and optlang's own sampler with its screening searches. In `wide` most
+points are bad. What a training leaves as it is counts as known before it where a run measures it. The figure is the
+hypervolume of what was trained to its end, as a share of that of all trials, after so many epochs; medians over the
+seeds.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Formula:
-    """A point of long.opt: what is pruned is smaller and faster and less accurate, what is recovered less so, and each
-    learning rate has its own best end and its own pace."""
+    """A point of such a space: what is pruned is smaller and faster and less accurate, what is recovered less so, and
+    each learning rate has its own best end and its own pace."""
 
     plan: Plan
     point: Point
@@ -192,7 +193,7 @@ def _noise(text: str) -> float:
 
 
 class Searched:
-    """Trials of long.opt as optlang draws them."""
+    """Trials of such a space as optlang draws them."""
 
     def __init__(self, plan: Plan, seed: int, halving: Halving | None) -> None:
         search = plan.search.model_copy(update={"seed": seed, "halving": halving})
@@ -268,14 +269,19 @@ def report(seeds: int = 10) -> str:
         f"recorded: {len(drawn)} trials, {whole} epochs in all\n",
         *_table([round(share * whole) for share in shares], most, seeds, lambda seed, _: Recorded(plan, known, seed)),
     ]
-    long = plan_of("long")
-    points = [Formula(long, point) for point in Space(long).points()]
-    most = hypervolume([losses for item in points if (losses := item.losses(item.epochs))[2] <= 1])
-    lines += [
-        f"\nlong: {len(points)} points, {sum(item.epochs for item in points):,} epochs in all\n",
-        *_table([100, 200, 400, 800], most, seeds, lambda seed, halving: Searched(long, seed, halving)),
-    ]
+    for name in ("long", "wide"):
+        lines += _formulas(plan_of(name), name, seeds)
     return "\n".join(lines)
+
+
+def _formulas(plan: Plan, name: str, seeds: int) -> Iterator[str]:
+    points = [Formula(plan, point) for point in Space(plan).points()]
+    good = [losses for item in points if (losses := item.losses(item.epochs))[2] <= 1]
+    whole = sum(item.epochs for item in points)
+    yield f"\n{name}: {len(points)} points, of which {len(good)} meet the requirement, {whole:,} epochs in all\n"
+    yield from _table(
+        [100, 200, 400, 800], hypervolume(good), seeds, lambda seed, halving: Searched(plan, seed, halving)
+    )
 
 
 def _table(
@@ -290,5 +296,5 @@ def _table(
             for look in looks
         ]
         ends = statistics.median(len(play) for play in plays)
-        spent = statistics.median(play[-1][0] for play in plays)
+        spent = statistics.median(play[-1][0] if play else 0 for play in plays)
         yield f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} | {ends:.0f} | {spent:.0f} |"
