@@ -130,7 +130,7 @@ def test_what_failed_or_has_no_figure_for_a_goal_is_left_out(plan_of: Make, tmp_
         end("r1", 2, "failed", reason="as asked"), *run_of(plan, "r9"),
     ])
     assert not found
-    assert said[0].endswith("1 without a figure for every goal, 1 failed or ended early")
+    assert said[0].endswith("1 without a figure for every goal, 1 failed, paused or ended early")
 
 
 def test_studies_of_another_model_are_not_spoken_of(plan_of: Make, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from optlang.analysis.modules.names import duplicate, only, suggestion
 from optlang.analysis.settings import settings_of
 from optlang.diagnostics import field_words
 from optlang.diagnostics.model import Span
+from optlang.diagnostics.suggest import closest
 from optlang.plan.expressions import Value
 from optlang.plan.model import (
     TRIALS,
@@ -69,6 +70,9 @@ HALVING = (
     ),
     _count("first", 1, 10_000, Halving().first, "the epochs after which a trial pauses first"),
 )
+HALVING_WORDS = frozenset({"asha", "hyperband", "successivehalving", "pruner", "medianpruner", "hyperbandpruner"})
+"""What the field calls it, and what is near."""
+
 MEASURE = (
     _count("rounds", 1, 10_000, 5, "rounds while searching"),
     _count("processes", 1, 100, 1, "processes while searching"),
@@ -123,11 +127,18 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
     sampler: Sampler | None = Sampler(name="auto")
     kept: list[tree.Statement] = []
     halvings: list[tree.Statement] = []
+    broken = False
     for statement in _statements(sections, second):
         statement = _always(knobs, "`search`", statement)
         name = statement.name.text if isinstance(statement, tree.Fix | tree.Vary) else ""
         if _named(statement) == "halving":
             halvings.append(statement)
+        elif _means_halving(statement):
+            knobs.diagnostics.error(
+                "E205", f"`search` has no parameter `{_named(statement)}`", statement.span, "not declared",
+                help="did you mean `halving`? It stands alone, or with settings: `halving { reduce = 3; first = 1 }`",
+            )
+            broken = True
         elif name in LATER:
             knobs.diagnostics.error("E106", f"`{name}` is not in this version", statement.span, help=LATER[name])
         elif name == "sampler":
@@ -138,7 +149,7 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
             kept.append(statement)
     values = _values(knobs, "`search`", SEARCH, sections, kept)
     halving, whole = _halving(knobs, halvings)
-    if values is None or sampler is None or not whole:
+    if values is None or sampler is None or broken or not whole:
         return None
     return Search(sampler=sampler, halving=halving, **values)  # type: ignore[arg-type]
 
@@ -156,6 +167,13 @@ def _named(statement: tree.Statement) -> str:
         case tree.Element(value=tree.Path() as path):
             return path.text
     return ""
+
+
+def _means_halving(statement: tree.Statement) -> bool:
+    """Whether `halving` is written in other letters, or as the field calls it."""
+    name = _named(statement)
+    others = [param.name for param in SEARCH] + [*LATER, "sampler", "halving"]
+    return closest(name, others) == "halving" or field_words.plain(name) in HALVING_WORDS
 
 
 def _halving(knobs: Knobs, statements: list[tree.Statement]) -> tuple[Halving | None, bool]:
