@@ -197,8 +197,8 @@ def drawing(plan: Plan, folder: Path, sampler: str, screening: int) -> float:
     with Writer(folder / "x.duckdb") as store:
         row = store.runs(plan.study)[-1].run
         history = History(plan, Space(plan), store.trials(row), folder)
-        drawer = Sampler(plan, Space(plan), history.known)
-        draws = Draws(plan, drawer, store, row, history.observations(), print)
+        space, known = Space(plan), history.known
+        draws = Draws(plan, lambda: Sampler(plan, space, known), store, row, history.observations(), print)
         # One trial in so many is the sampler's own: these are not.
         numbers = (number for number in range(store.next_trial(row), sys.maxsize) if number % OWN)
         store.next_trial = lambda run: next(numbers)  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-from screening import LOST, hypervolume, plan_of
+from spaces import LOST, hypervolume, plan_of
 from stopping import Trial, recorded
 
 from optlang.plan.model import Halving, Plan

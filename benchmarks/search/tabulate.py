@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from screening import TABULATED, keyed, point_of
+from spaces import TABULATED, keyed, point_of
 
 from optlang.analysis.load import load
 from optlang.plan.model import Plan

@@ -39,6 +39,7 @@ class Draws:
         for row in store.trials(run):
             self._add(row)
         self._told = dict(before)
+        self._newest = max(self._told, default=-1)
         self._begin()
 
     def _begin(self) -> None:
@@ -66,7 +67,8 @@ class Draws:
         if told is None:
             return
         # A sampler takes nothing back, and what it draws may depend on the order: a later process gets that of numbers.
-        self._stale = self._stale or any(other >= number for other in self._told)
+        self._stale = self._stale or number <= self._newest
+        self._newest = max(self._newest, number)
         self._told[number] = told
         if not self._stale:
             self._sampler.tell(told)
