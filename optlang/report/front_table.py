@@ -13,6 +13,7 @@ from optlang.plan.metrics import TEST, validated
 from optlang.plan.quantities import change, compared, counted, quantity, times
 from optlang.report.front import Figure, Front, TrialSummary
 from optlang.report.tables import GAP, cells, framed, heading, one_line, printed
+from optlang.store.projection import PAUSED
 
 # What a row is stays readable down to so many characters; beyond that columns go.
 _LEAST_WORDS = 20
@@ -47,6 +48,8 @@ def _nothing(front: Front) -> str:
         return "No trial is a better trade-off than the baseline.\n"
     if set(front.states) == {"failed"}:
         return "Each searched trial has failed.\n"
+    if front.states.keys() <= {"failed", PAUSED} and front.states.get(PAUSED):
+        return f"No searched trial has come to its end yet; {front.states[PAUSED]} paused in training.\n"
     if sum(front.states.values()):
         return "No trial has met the requirements yet.\n"
     if front.alone and front.alone == front.alone_failed:

@@ -17,7 +17,7 @@ from optlang.report.tradeoffs import load_tradeoffs, render_tradeoffs
 from optlang.report.trial_text import describe, repeated
 from optlang.store.reader import Reader, connect
 from optlang.store.writer import Writer
-from tests.store.example_study import METRICS, end, make_plan, measurement, search_events, session, start
+from tests.store.example_study import METRICS, end, make_plan, measurement, pause, search_events, session, start
 
 
 def read(tmp_path: Path, events: Sequence[dict[str, Any]]) -> Reader:
@@ -297,6 +297,11 @@ def test_a_front_of_the_baseline_alone_says_why(tmp_path: Path) -> None:
     assert "\nNo trial is a better trade-off than the baseline.\n\n2 trials searched: 1 complete, 1 failed\n" in text
     text = render_front(load_front(read(tmp_path / "failed", [*first, *failed])))
     assert "\nEach searched trial has failed.\n\n1 trial searched: 1 failed\n" in text
+    (tmp_path / "paused").mkdir()
+    paused = [start("r1", 3), pause(3, 1, 1, 2.0)]
+    text = render_front(load_front(read(tmp_path / "paused", [*first, *failed, *paused])))
+    assert "\nNo searched trial has come to its end yet; 1 paused in training.\n" in text
+    assert "\n2 trials searched: 1 failed, 1 paused\n" in text
 
 
 def test_tradeoffs_say_what_failed_and_why(tmp_path: Path) -> None:
