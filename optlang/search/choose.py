@@ -51,7 +51,7 @@ processes have looked for the best already, and who asks for random draws is giv
 
 
 def screened(plan: Plan, size: Counted | None = None) -> bool:
-    """Whether trials that train are chosen among several points."""
+    """Whether trials are chosen among several points."""
     may_train = trial_cost(plan, plan.steps).epochs.high > 0
     return plan.search.screening > 1 and may_train and chosen(plan, size).name in SCREENED
 

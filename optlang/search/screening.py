@@ -19,6 +19,7 @@ from optlang.search.early import CHEAP
 from optlang.search.observation import Observation, Suggestion, seed_of
 from optlang.search.prediction import Prediction, Seen
 from optlang.search.sampler import Sampler
+from optlang.space.cost import trial_cost
 from optlang.space.recipe import Recipe, resolve
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ ENOUGH = 8
 
 OPINIONS, VOLUME = 32, 1024
 """Draws of what is predicted, and points by which a gain of the hypervolume is measured."""
+
+MANY = 500
+"""After so many trials only those are screened that train: what a prediction takes grows with the trials."""
 
 OWN = 4
 """One in so many trials is the sampler's own, so that a wrong prediction keeps the search from nothing for long."""
@@ -66,6 +70,8 @@ class Screening:
     costs: Costs
     batch: int
     _seen: Seen = field(init=False)
+    _trains: bool = field(init=False)
+    """Whether any trial of the study may train."""
     _fronts: tuple[_Front, _Front, _Front] = field(init=False)
     """Of this run's trials that meet all requirements, of all its trials, and of all that was taken in."""
     _shapes: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
@@ -73,6 +79,7 @@ class Screening:
 
     def __post_init__(self) -> None:
         self._seen = Seen(self.plan)
+        self._trains = trial_cost(self.plan, self.plan.steps).epochs.high > 0
         self._fronts = (pareto.Front(), pareto.Front(), pareto.Front())
 
     def tell(self, told: Observation, *, own: bool = True) -> None:
@@ -93,13 +100,16 @@ class Screening:
     def ask(self, number: int) -> Suggestion:
         """The point of trial `number`; raises `Exhausted` as the sampler does.
 
-        It is the sampler's own in one of `OWN` trials, where that trains nothing new, where too little is known, and
-        where no goal is predicted better than by a constant. The same history and number make the same choice.
+        It is the sampler's own in one of `OWN` trials, in every other one that trains nothing new, where too little is
+        known, and where no goal is predicted better than by a constant. The same history and number make the same
+        choice.
         """
         first = self.sampler.ask(number)
         if self.batch < 2 or self._seen.measured < ENOUGH or number % OWN == 0:
             return first
-        if not self.costs.trains(resolve(self.plan, first.point)):
+        # Most of what trains nothing new is near to what was tried, and cheap.
+        often = number % 2 == 0 and self._trains and len(self._seen) <= MANY
+        if not often and not self.costs.trains(resolve(self.plan, first.point)):
             return first
         candidates = [first, *self.sampler.others(number, first, self.batch - 1)]
         if len(candidates) == 1:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from optlang.plan.model import Plan
+from optlang.search import screening
 from optlang.search.observation import Observation, Suggestion
 from optlang.search.sampler import Sampler
 from optlang.search.screening import STATE, Costs, Screening, _improvements
@@ -114,10 +115,22 @@ def test_genetic_algorithms_choose_among_their_own_children(plan_of: Make) -> No
     assert all("generation" in state for state in states)
 
 
-@pytest.mark.parametrize("off", [{"batch": 0}, {"trains": False}])
-def test_the_samplers_own_is_taken_where_it_is_off_or_nothing_is_trained(plan: Plan, off: dict[str, int]) -> None:
-    search, plain = Search(plan, **off), Search(plan, batch=0)  # type: ignore[arg-type]
-    assert [search.step() for _ in range(12)] == [plain.step() for _ in range(12)]
+def test_what_trains_nothing_new_is_screened_every_other_time(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def screened(plan: Plan) -> list[int]:
+        search = Search(plan, trains=False)
+        return [number for number in range(24) if STATE in search.step().state]
+
+    found = screened(plan)
+    assert found
+    assert all(number % 4 == 2 for number in found)
+    monkeypatch.setattr(screening, "MANY", 12)
+    assert screened(plan) == [number for number in found if number <= 12]
+
+
+def test_a_study_that_never_trains_is_left_to_the_sampler(plan_of: Make) -> None:
+    plan = plan_of("steps { precision in { none; dynamic; static { samples in 1 .. 200 } } }")
+    search, plain = Search(plan, trains=False), Search(plan, batch=0)
+    assert [search.step() for _ in range(14)] == [plain.step() for _ in range(14)]
 
 
 def test_what_cannot_be_predicted_is_left_to_the_sampler(plan: Plan) -> None:

@@ -122,7 +122,7 @@ def _run(plan: Plan, ladder: LadderCost, size: Counted) -> tuple[str, ...]:
         lines.append(f"of one technique alone: {_points_of(ladder)}, {_trained(ladder.trainings)}")
     if screened(plan, size) and most != 0:
         lines.append(
-            f"a searched trial that trains is chosen among {plan.search.screening} points, by the gain and the time "
+            f"most searched trials are chosen among {plan.search.screening} points, by the gain and the time "
             "that are expected"
         )
     if plan.search.halving is not None and most != 0:
