@@ -132,13 +132,13 @@ def test_integers_are_what_tensorrt_takes_and_lose_little(images, tmp_path):
     channels = 0
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            if node.input[0] in stored:  # no zero point is one of 0
-                assert len(node.input) == 2
+            if node.input[0] in stored:
                 assert stored[node.input[0]].data_type == TensorProto.INT8
             else:
-                point = stored[node.input[2]]
-                assert point.data_type == TensorProto.INT8
-                assert not numpy_helper.to_array(point).any()
+                assert len(node.input) == 3
+            for name in node.input[2:]:  # no zero point is one of 0
+                assert stored[name].data_type == TensorProto.INT8
+                assert not numpy_helper.to_array(stored[name]).any()
             scale = stored[node.input[1]].dims
             channels += len(scale) == 1 and scale[0] > 1
         if node.op_type in ("Conv", "Gemm"):
