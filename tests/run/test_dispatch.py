@@ -73,6 +73,7 @@ def test_what_schedules_a_run_holds_no_torch() -> None:
     assert done.stdout == "[]\n", "a run begins at once; its worker imports what trains"
 
 
+@pytest.mark.slow
 def test_what_a_job_waits_is_not_its_own(dispatcher: Dispatcher, shown: Shown) -> None:
     # The first job pays for starting the worker.
     dispatcher.run(carry_out, Job(dispatcher.progress, 0.0, 0.0), None)

@@ -199,6 +199,7 @@ def test_without_halving_what_is_left_is_taken_to_the_end(plan_of: Make, tmp_pat
     assert rows(tmp_path, "SELECT count(DISTINCT run) FROM runs") == ((1,),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe { startup = 4 }", "nsga2 { population = 4 }", "qmc"])
 def test_a_search_that_is_killed_draws_what_it_would_have(plan_of: Make, tmp_path: Path, sampler: str) -> None:
     plan = plan_of(STEPS, goals=GOALS, search=SEARCH.replace("random", sampler))

@@ -70,6 +70,7 @@ def test_less_is_better_turns_all_round() -> None:
     assert down == pytest.approx(-up)
 
 
+@pytest.mark.slow
 def test_few_end_better_than_their_forecast() -> None:
     """On curves of one kind (an error that falls by a random factor), asked one after another."""
     draw = random.Random(3)
