@@ -156,7 +156,8 @@ def by_hand(folder: Path) -> list[File]:
 
 def by_ladder(name: str, folder: Path) -> list[File]:
     """The files of each trial of the study's ladder, as they are exported."""
-    shutil.copy(FOLDER / "models.py", folder)
+    for path in (FOLDER / "models.py", ROOT / "benchmarks" / "coverage" / "architectures.py"):
+        shutil.copy(path, folder)
     study = folder / f"{name}.opt"
     study.write_text(STUDY.format(name=name, samples=MODELS[name]), encoding="utf-8")
     optlang(folder, "run", str(study), "--ladder", "--progress", "plain", into=folder / "run.txt")

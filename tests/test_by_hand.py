@@ -1,7 +1,6 @@
 """The study that benchmarks/by_hand.py compares with what is written by hand: valid, laid out, and with models."""
 
 import ast
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -9,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmark_files import loaded
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def by_hand():
-    spec = importlib.util.spec_from_file_location("by_hand", ROOT / "benchmarks" / "by_hand.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["by_hand"] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded("by_hand")
 
 
 def test_every_model_and_its_samples_are_functions(by_hand):

@@ -5,11 +5,11 @@ The whole table is benchmarks/coverage.py, whose cells these are: an artifact th
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.benchmark_files import loaded
+
 LIMIT = 120.0
 
 pytestmark = pytest.mark.slow
@@ -20,11 +20,8 @@ def coverage():
     pytest.importorskip("transformers")
     if importlib.util.find_spec("timm") is None or importlib.util.find_spec("torchvision") is None:
         pytest.skip('pip install "optlang-dsl[examples]"')
-    spec = importlib.util.spec_from_file_location("coverage_table", ROOT / "benchmarks" / "coverage.py")
-    module = importlib.util.module_from_spec(spec)
     before = list(sys.path)
-    spec.loader.exec_module(module)
-    yield module
+    yield loaded("coverage")
     sys.path[:] = before
 
 

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.benchmark_files import loaded
 
 
 @pytest.fixture(scope="module")
 def spaces() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("spaces_of_searches", ROOT / "benchmarks" / "search" / "spaces.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded("search/spaces")
 
 
 @pytest.mark.parametrize(("name", "points"), [("whole", 102), ("transformer", 84)])

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.benchmark_files import loaded
 
 
 @pytest.fixture(scope="module")
 def stopping() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("stopping_replay", ROOT / "benchmarks" / "search" / "stopping.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded("search/stopping")
 
 
 def test_of_the_trials_that_are_stopped_few_would_be_in_the_front(stopping: ModuleType) -> None:

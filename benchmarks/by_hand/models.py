@@ -5,11 +5,11 @@ Nothing is downloaded. A data function returns what a study's `data` may be: a m
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy
 import torch
+from architectures import Encoder, Graph, Table, Wave, torchvision_module  # of benchmarks/coverage
 from torch import Tensor, nn
 
 SAMPLES = 128
@@ -18,25 +18,7 @@ SAMPLES = 128
 Data = dict[str, tuple[Any, Any]]
 
 
-_OPERATORS: list[Any] = []
-
-
-def _imported() -> Any:
-    """torchvision, also where its wheel and torch's are not of one kind: no operator of its own is needed here."""
-    try:
-        import torchvision
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _OPERATORS.append(library)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import torchvision
-    return torchvision
-
-
-torchvision = _imported()  # first of all: transformers and timm import it too
+torchvision = torchvision_module()  # first of all: transformers and timm import it too
 
 
 class Answer(nn.Module):
@@ -465,80 +447,11 @@ class UNet(nn.Module):
         return self.head(self.back[1](torch.cat([self.up[1](third), first], 1)))
 
 
-class Graph(nn.Module):
-    """Messages along the edges of small graphs, summed at the nodes by scatter, three times."""
-
-    def __init__(self, width: int = 128) -> None:
-        super().__init__()
-        self.embed = nn.Linear(16, width)
-        self.messages = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(3)])
-        self.updates = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(3)])
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, 10)
-
-    def forward(self, nodes: Tensor, sources: Tensor, ends: Tensor) -> Any:
-        x = torch.relu(self.embed(nodes))
-        for message, update in zip(self.messages, self.updates, strict=True):
-            begin = sources.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-            end = ends.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-            sent = torch.relu(message(torch.cat([x.gather(1, begin), x.gather(1, end)], dim=-1)))
-            got = torch.zeros_like(x).scatter_add(1, end, sent)
-            x = self.norm(x + torch.relu(update(torch.cat([x, got], dim=-1))))
-        return self.head(x.mean(dim=1))
-
-
-class Table(nn.Module):
-    """Numbers and categories of a table, each category through a table of embeddings of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tables = nn.ModuleList([nn.Embedding(2000, 32) for _ in range(3)])
-        self.norm = nn.BatchNorm1d(16)
-        self.body = nn.Sequential(
-            nn.Linear(16 + 96, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, 256), nn.ReLU(),
-            nn.Linear(256, 10),
-        )
-
-    def forward(self, numbers: Tensor, categories: Tensor) -> Any:
-        parts = [table(categories[:, index]) for index, table in enumerate(self.tables)]
-        return self.body(torch.cat([self.norm(numbers), *parts], dim=1))
-
-
-class Encoder(nn.Module):
-    """torch's own TransformerEncoder over a series, with a mask of what is padding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(128, 4, 512, batch_first=True, norm_first=True)
-        self.embed = nn.Linear(16, 128)
-        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
-        self.head = nn.Linear(128, 10)
-
-    def forward(self, steps: Tensor, padding: Tensor) -> Any:
-        states = self.encoder(self.embed(steps), src_key_padding_mask=padding)
-        kept = (~padding).unsqueeze(-1).float()
-        return self.head((states * kept).sum(1) / kept.sum(1).clamp(min=1))
-
-
-class Wave(nn.Module):
-    """Dilated one-dimensional convolutions with gates and weight norm, as in WaveNet."""
-
-    def __init__(self, width: int = 96) -> None:
-        super().__init__()
-        norm = nn.utils.parametrizations.weight_norm
-        self.begin = nn.Conv1d(16, width, 1)
-        self.gates = nn.ModuleList([
-            norm(nn.Conv1d(width, 2 * width, 3, padding=2**step, dilation=2**step)) for step in range(4)
-        ])
-        self.mix = nn.ModuleList([nn.Conv1d(width, width, 1) for _ in range(4)])
-        self.head = nn.Linear(width, 10)
+class Series(Wave):
+    """The convolutions over a series whose steps come first."""
 
     def forward(self, series: Tensor) -> Any:
-        x = self.begin(series.transpose(1, 2))
-        for gate, mix in zip(self.gates, self.mix, strict=True):
-            one, other = gate(x).chunk(2, dim=1)
-            x = x + mix(torch.tanh(one) * torch.sigmoid(other))
-        return self.head(x.mean(dim=-1))
+        return super().forward(series.transpose(1, 2))
 
 
 def gru() -> nn.Module:
@@ -552,23 +465,23 @@ def gru_both_ways() -> nn.Module:
 
 
 def graph_net() -> nn.Module:
-    """The net over graphs above."""
-    return _seeded(Graph)
+    """A net over graphs: messages along the edges, three times."""
+    return _seeded(lambda: Graph(128, inputs=16, rounds=3))
 
 
 def table_net() -> nn.Module:
-    """The net over rows of a table above."""
-    return _seeded(Table)
+    """A net over rows of a table, with a table of embeddings for each category."""
+    return _seeded(lambda: Table((2000,) * 3, columns=32, numbers=16, width=256))
 
 
 def torch_encoder() -> nn.Module:
-    """The encoder above."""
-    return _seeded(Encoder)
+    """torch's own TransformerEncoder over a series, with a mask of what is padding."""
+    return _seeded(lambda: Encoder(128, hidden=512, inputs=16, layers=3))
 
 
 def wavenet() -> nn.Module:
-    """The convolutions with gates above."""
-    return _seeded(Wave)
+    """Dilated convolutions with gates and weight norm, as in WaveNet."""
+    return _seeded(lambda: Series(96, inputs=16, steps=4))
 
 
 def lstm() -> nn.Module:

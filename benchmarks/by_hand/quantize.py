@@ -12,15 +12,19 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import models
 import nncf
 import numpy
 import openvino
 import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "coverage"))
+
+import models
 
 import studies
 

@@ -7,7 +7,7 @@ data, and no scale or bias is a constant, so that a layer that is handled wrongl
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,18 +24,18 @@ Made = Callable[[], nn.Module]
 # ---- libraries
 
 
-def _torchvision() -> Any:
+def torchvision_module() -> Any:
     """torchvision; next to a torch of another build its kernels do not load, and no model here calls one."""
     try:
-        torch.ops.torchvision.nms  # noqa: B018 - asked whether it is there
-    except AttributeError:
-        if "+" in torch.__version__ and "+" not in importlib.metadata.version("torchvision"):
-            library = torch.library.Library("torchvision", "DEF")
-            for name in ("nms", "qnms"):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _KEPT.append(library)
-    import torchvision
-
+        import torchvision
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torchvision
     return torchvision
 
 
@@ -46,7 +46,7 @@ def timm_model(name: str, **arguments: Any) -> Made:
     """A model of timm by its name there."""
 
     def made() -> nn.Module:
-        _torchvision()
+        torchvision_module()
         import timm
 
         return timm.create_model(name, pretrained=False, num_classes=CLASSES, **arguments)
@@ -58,7 +58,7 @@ def vision(name: str, **arguments: Any) -> Made:
     """A classifier of torchvision by its name there."""
 
     def made() -> nn.Module:
-        return getattr(_torchvision().models, name)(weights=None, num_classes=CLASSES, **arguments)
+        return getattr(torchvision_module().models, name)(weights=None, num_classes=CLASSES, **arguments)
 
     return made
 
@@ -67,7 +67,7 @@ def hugging(model: str, config: str, **arguments: Any) -> Made:
     """A model of transformers by its class, with a tiny configuration."""
 
     def made() -> nn.Module:
-        _torchvision()
+        torchvision_module()
         import transformers
 
         settings = getattr(transformers, config)(**arguments)
@@ -209,11 +209,11 @@ class UNet(nn.Module):
 class Graph(nn.Module):
     """Message passing over a batch of small graphs: gathered along the edges, summed at the nodes by scatter."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, inputs: int = 8, rounds: int = 2) -> None:
         super().__init__()
-        self.embed = nn.Linear(8, width)
-        self.messages = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(2)])
-        self.updates = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(2)])
+        self.embed = nn.Linear(inputs, width)
+        self.messages = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(rounds)])
+        self.updates = nn.ModuleList([nn.Linear(2 * width, width) for _ in range(rounds)])
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, CLASSES)
 
@@ -231,13 +231,15 @@ class Graph(nn.Module):
 class Table(nn.Module):
     """Numbers and categories of a table, each category through an embedding of its own."""
 
-    def __init__(self, sizes: tuple[int, ...] = (7, 12, 31)) -> None:
+    def __init__(
+        self, sizes: tuple[int, ...] = (7, 12, 31), columns: int = 8, numbers: int = 6, width: int = 64
+    ) -> None:
         super().__init__()
-        self.tables = nn.ModuleList([nn.Embedding(size, 8) for size in sizes])
-        self.norm = nn.BatchNorm1d(6)
+        self.tables = nn.ModuleList([nn.Embedding(size, columns) for size in sizes])
+        self.norm = nn.BatchNorm1d(numbers)
         self.body = nn.Sequential(
-            nn.Linear(6 + 8 * len(sizes), 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 64),
-            nn.ReLU(), nn.Identity(), nn.Linear(64, CLASSES),
+            nn.Linear(numbers + columns * len(sizes), width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.1),
+            nn.Linear(width, width), nn.ReLU(), nn.Identity(), nn.Linear(width, CLASSES),
         )
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
@@ -248,12 +250,12 @@ class Table(nn.Module):
 class Encoder(nn.Module):
     """torch's own TransformerEncoder over patches, with a padding mask."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 32, hidden: int = 64, inputs: int = 12, layers: int = 2) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
-        self.embed = nn.Linear(12, 32)
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(32, CLASSES)
+        layer = nn.TransformerEncoderLayer(width, 4, hidden, batch_first=True, norm_first=True)
+        self.embed = nn.Linear(inputs, width)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, CLASSES)
 
     def forward(self, steps: Tensor, padding: Tensor) -> Tensor:
         states = self.encoder(self.embed(steps), src_key_padding_mask=padding)
@@ -264,14 +266,14 @@ class Encoder(nn.Module):
 class Wave(nn.Module):
     """Dilated one-dimensional convolutions with gates and weight norm, as in WaveNet and TCN."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, inputs: int = 4, steps: int = 3) -> None:
         super().__init__()
         norm = nn.utils.parametrizations.weight_norm
-        self.begin = nn.Conv1d(4, width, 1)
+        self.begin = nn.Conv1d(inputs, width, 1)
         self.gates = nn.ModuleList([
-            norm(nn.Conv1d(width, 2 * width, 3, padding=2**step, dilation=2**step)) for step in range(3)
+            norm(nn.Conv1d(width, 2 * width, 3, padding=2**step, dilation=2**step)) for step in range(steps)
         ])
-        self.mix = nn.ModuleList([nn.Conv1d(width, width, 1) for _ in range(3)])
+        self.mix = nn.ModuleList([nn.Conv1d(width, width, 1) for _ in range(steps)])
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -307,7 +309,7 @@ def segmenter(name: str, **arguments: Any) -> Made:
     """A model of torchvision for segmentation: it answers with a dictionary."""
 
     def made() -> nn.Module:
-        segmentation = _torchvision().models.segmentation
+        segmentation = torchvision_module().models.segmentation
         return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=5, **arguments)
 
     return made
@@ -315,7 +317,7 @@ def segmenter(name: str, **arguments: Any) -> Made:
 
 def pyramid() -> nn.Module:
     """The backbone of torchvision's detectors: ResNet-18 with a feature pyramid, a dictionary of five maps."""
-    _torchvision()
+    torchvision_module()
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     return resnet_fpn_backbone(
@@ -325,7 +327,7 @@ def pyramid() -> nn.Module:
 
 def ssd() -> nn.Module:
     """The backbone of torchvision's SSDLite: MobileNetV3 with extra layers, a dictionary of six maps."""
-    vision_models = _torchvision().models
+    vision_models = torchvision_module().models
     from torchvision.models.detection.ssdlite import _mobilenet_extractor
 
     return _mobilenet_extractor(vision_models.mobilenet_v3_small(weights=None), 6, nn.BatchNorm2d)
@@ -333,7 +335,7 @@ def ssd() -> nn.Module:
 
 def vgg() -> nn.Module:
     """torchvision's VGG with few channels, and a classifier of that size."""
-    family = _torchvision().models.vgg
+    family = torchvision_module().models.vgg
     made = family.VGG(family.make_layers([16, "M", 32, "M", 64, 64, "M"], batch_norm=True), init_weights=False)
     made.classifier = nn.Sequential(
         nn.Linear(64 * 49, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 64), nn.ReLU(True), nn.Dropout(),
@@ -346,7 +348,7 @@ def mixer(**arguments: Any) -> Made:
     """timm's MLP-Mixer, and with other blocks ResMLP."""
 
     def made() -> nn.Module:
-        _torchvision()
+        torchvision_module()
         from timm.models import mlp_mixer
 
         found = {name: getattr(mlp_mixer, item) if isinstance(item, str) else item for name, item in arguments.items()}
@@ -397,28 +399,28 @@ _TORCHVISION = {
     "regnet_y_400mf": _see(vision("regnet_y_400mf"), family="torchvision"),
     "mnasnet0_5": _see(vision("mnasnet0_5"), family="torchvision"),
     "densenet": _see(
-        lambda: _torchvision().models.DenseNet(
+        lambda: torchvision_module().models.DenseNet(
             growth_rate=12, block_config=(2, 2, 2), num_init_features=24, num_classes=CLASSES
         ), family="torchvision",
     ),
     "googlenet": _see(vision("googlenet", aux_logits=False, init_weights=False), family="torchvision"),
     "vgg": _see(vgg, 32, family="torchvision"),
     "convnext": _see(
-        lambda: _torchvision().models.ConvNeXt(
+        lambda: torchvision_module().models.ConvNeXt(
             [
-                _torchvision().models.convnext.CNBlockConfig(24, 48, 1),
-                _torchvision().models.convnext.CNBlockConfig(48, 96, 1),
-                _torchvision().models.convnext.CNBlockConfig(96, None, 1),
+                torchvision_module().models.convnext.CNBlockConfig(24, 48, 1),
+                torchvision_module().models.convnext.CNBlockConfig(48, 96, 1),
+                torchvision_module().models.convnext.CNBlockConfig(96, None, 1),
             ], num_classes=CLASSES,
         ), family="torchvision",
     ),
     "vit": _see(
-        lambda: _torchvision().models.VisionTransformer(
+        lambda: torchvision_module().models.VisionTransformer(
             image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=CLASSES
         ), 32, family="torchvision", attention=True,
     ),
     "swin": _see(
-        lambda: _torchvision().models.SwinTransformer(
+        lambda: torchvision_module().models.SwinTransformer(
             patch_size=[4, 4], embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4], num_classes=CLASSES
         ), family="torchvision", attention=True,
     ),
