@@ -23,8 +23,8 @@ On two cores (milliseconds; other work ran next to the row of 5,000):
 A trial is compared with the members of the front alone; everything else is summed as it comes. TPE's draw grows with
 the trials, since Optuna sorts and weighs all of them once for each group of knobs that come and go together. Screening
 draws a second point of TPE, and fits a forest to all trials (a Gaussian process to at most 100): it has no other bound,
-since it is asked only where a training is at stake, which takes longer. The 1 of `tpe` after 100 trials is a point that
-was recombined from the front, as four in ten are.
+since after 500 trials it is asked only where a training is at stake, which takes longer. The 1 of `tpe` after 100
+trials is a point that was recombined from the front, as four in ten are.
 """
 
 from __future__ import annotations

@@ -291,6 +291,7 @@ Memo = Callable[[str, JSON, Callable[[], JSON]], JSON]
 
 Resume: TypeAlias = "Callable[[Callable[[], Mapping[str, Any]]], Mapping[str, Any] | None]"
 
+
 def _silent(_: Mapping[str, JSON]) -> None:
     return None
 

@@ -469,7 +469,7 @@ class Search(Frozen):
 
     `ladder` says whether each technique is measured alone first, `stop_early` whether a trial is ended as soon
     as what is known of it decides it, `warm_start` whether the sampler learns from the trials of earlier runs.
-    `screening` is of how many points a trial that trains is chosen; below 2 the sampler's own is taken. `halving` is
+    `screening` is of how many points most trials are chosen; below 2 the sampler's own is taken. `halving` is
     None where each trial is carried out whole.
     """
 
@@ -541,6 +541,12 @@ class Plan(Frozen):
         """The metrics that say how good answers are, those of agreement last."""
         names = [metric.name for metric in self.metrics if metric.judges]
         return sorted(names, key=AGREEMENT.__contains__)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Those of them that goals and requirements name, in the order of the text."""
+        names = (ref.metric for ref in self.metric_refs() if not ref.baseline)
+        return tuple(dict.fromkeys(name for name in names if self.metric(name).judges))
 
     def metric_refs(self) -> Iterator[MetricRef]:
         """All metrics that goals and requirements name, in the order of the text."""

@@ -62,8 +62,6 @@ class Budget:
 
         The first trial of a session always may, or a run whose trials are long would never go on.
         """
-        if self._limit is None or self._last is None:
-            return True
         one = self.forecast.one_searched() if recipe is None else self.forecast.ladder([recipe]).seconds
         return self.enough(one, after)
 

@@ -17,7 +17,6 @@ from optlang.run.busy import Busy
 from optlang.run.history import History
 from optlang.run.job import BASELINE, RuntimeJob, StepJob, TargetJob, TestJob, TrialJob, Workload, member_name
 from optlang.run.stopping import Stopping
-from optlang.search.promise import judged_metrics
 from optlang.space.recipe import Applied, Place, Recipe, steps_of
 
 
@@ -40,7 +39,7 @@ class JobBuilder:
         directions, ratios = self._judged()
         search = self._plan.search
         scored = (search.stop_early or search.halving is not None) and origin != "baseline"
-        judged = judged_metrics(self._plan) if scored else ()
+        judged = self._plan.judged if scored else ()
         return TrialJob(
             trial=number, workload=self._workload,
             targets=tuple(self._target(number, recipe, place, origin) for place in recipe.places),

@@ -10,7 +10,7 @@ from typing import Any
 from optlang.interfaces import Measurement
 from optlang.plan.model import Plan
 from optlang.run.stopping import Past
-from optlang.search.promise import ENOUGH, Curve, judged_metrics
+from optlang.search.promise import ENOUGH, Curve
 from optlang.space.recipe import Applied
 
 Kind = tuple[str, str, int]
@@ -30,7 +30,7 @@ class PastCurves:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._judged = frozenset(judged_metrics(plan))
+        self._judged = frozenset(plan.judged)
         self._several = [target.name for target in plan.targets]
         self._found: dict[Kind, dict[tuple[str, str], list[Curve]]] = {}
 

@@ -17,7 +17,6 @@ from optlang.run.history import History, TrialRecord, paused_at
 from optlang.search.early import CHEAP
 from optlang.search.halving import Rungs, rungs, standing
 from optlang.search.objectives import by_metric
-from optlang.search.promise import judged_metrics
 from optlang.space.recipe import Recipe
 from optlang.store.projection import PAUSED
 
@@ -64,7 +63,7 @@ class Promotion:
     def pause(self, recipe: Recipe, record: TrialRecord | None) -> int | None:
         """After how many epochs a trial pauses next, which is paused now or (None) new; None: it runs to its end."""
         halving = self.plan.search.halving
-        if halving is None or not judged_metrics(self.plan):
+        if halving is None or not self.plan.judged:
             return None
         if record is not None and record.number in self._unscored:
             return None

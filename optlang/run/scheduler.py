@@ -152,11 +152,10 @@ class Scheduler:
         self._wanted = self._reachable(asked)
         fewer = self._wanted is not None and (asked is None or self._wanted < asked)
         self._watcher.run_started(self._progress(whole_space=fewer))
-        missing = [trial for trial in self._ladder if not history.has(trial)]
         over = ladder is True or (
             most is not None and history.searched >= most and self._promotion.best(last=True) is None
         )
-        if history.baseline is not None and not missing and over and history.is_settled():
+        if history.baseline is not None and not self._waiting and over and history.is_settled():
             return self.outcome("ladder" if ladder is True else "complete")
         self._prepare_baseline()
         self._try([trial for trial in self._ladder if trial.alone == "none"])
@@ -206,7 +205,7 @@ class Scheduler:
     def _searched(self, draws: Draws, known: set[str]) -> Why:
         """`known` are the effects that are not drawn; those of the trials are added."""
         most = self._plan.search.most
-        after = [trial.recipe for trial in self._ladder if not self._history.has(trial)]
+        after = self._waiting
         why: Why = "complete"
         drawing = True
         while True:
@@ -322,6 +321,11 @@ class Scheduler:
         if record.state != before:
             verdict = "meets the requirements" if record.reason is None else f"misses a requirement: {record.reason}"
             self._watcher.message(f"measured again, trial {number} {verdict}")
+
+    @property
+    def _waiting(self) -> list[Recipe]:
+        """What of the ladder was not carried out yet."""
+        return [trial.recipe for trial in self._ladder if not self._history.has(trial)]
 
     def _allowed(self, trial: AblationTrial) -> bool:
         return self._refusals.against(trial.recipe) is None
@@ -439,7 +443,7 @@ class Scheduler:
         ))
         trial = Begun(
             record.number, record.recipe, record.origin, record.point, record.alone, record.sampler_state, record,
-            before_of(row, self._store.curves(self._run).get(record.number, ())), row.seconds or 0.0,
+            before_of(row, self._store.curve(self._run, record.number)), row.seconds or 0.0,
         )
         return self._carried_on(trial, self._promotion.pause(record.recipe, record))
 
@@ -536,9 +540,8 @@ class Scheduler:
 
     def _finished(self, record: TrialRecord, seconds: float, dependent: bool) -> TrialFinished:
         progress = self._progress()
-        ladder = [trial.recipe for trial in self._ladder if not self._history.has(trial)]
         searched = None if progress.searched is None else progress.searched - progress.drawn
-        left = self._budget.left(ladder, searched)
+        left = self._budget.left(self._waiting, searched)
         best = self._promotion.best(last=True) if searched == 0 else None
         if best is not None:
             # How many go on after it depends on how it does.

@@ -56,13 +56,13 @@ def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Plac
 
 def ablation_trials(plan: Plan, space: Space, unavailable: Mapping[str, str]) -> Iterator[AblationTrial]:
     """The ladder in the recommended order, without the baseline. Runtimes that cannot run here are left out."""
-    usual = DefaultValues(plan)
+    usual, facts = DefaultValues(plan), DeclaredFacts.of(plan)
     combinations = list(_combinations(plan, unavailable))
     found = [_bare(plan, space, usual, uses) for uses in combinations]
     # A technique that only makes sense behind another step fails alone, which says nothing of its value.
     for technique in in_order([item for item in used_techniques(plan) if "not_alone" not in item.traits]):
         suited = [
-            tuple(use if use is not None and _fits(technique, plan, use) else None for use in uses)
+            tuple(use if use is not None and _fits(technique, facts, use) else None for use in uses)
             for uses in combinations
         ]
         on = [uses for uses in suited if any(use is not None for use in uses)]
@@ -230,9 +230,9 @@ def _present(params: tuple[Param, ...], values: Mapping[str, JSON]) -> dict[str,
     }
 
 
-def _fits(technique: Technique, plan: Plan, use: RuntimeUse) -> bool:
-    runtime = plan.runtime(use.runtime)
-    if DeclaredFacts.of(plan).refuses(runtime, technique):
+def _fits(technique: Technique, facts: DeclaredFacts, use: RuntimeUse) -> bool:
+    runtime = facts.runtimes[use.runtime]
+    if facts.refuses(runtime, technique):
         return False
     technique = as_done(technique, runtime)
     return (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from optlang.plan.model import Plan
 from optlang.plan.quantities import times
 from optlang.search.ablation import AblationTrial
+from optlang.search.hopeless import LEFT_OUT
 from optlang.space.recipe import Recipe
 
 FAR = 2.0
@@ -50,8 +51,8 @@ class Beaten:
     def text(self) -> str:
         """What is left out and why, in one line."""
         return (
-            f"{self.runtime} is left out of three in four searched trials: without any step {self.by} is "
-            f"{times(self.ratio)} better in {self.goal}, and no worse in any other goal"
+            f"{self.runtime} {LEFT_OUT}: without any step {self.by} is {times(self.ratio)} better in {self.goal}, and "
+            "no worse in any other goal"
         )
 
     def has(self, plan: Plan, recipe: Recipe) -> bool:

@@ -26,6 +26,9 @@ FAR = 0.25
 DRAWN = 0.25
 """The share of the searched trials that may be drawn with what is hopeless."""
 
+LEFT_OUT = "is left out of three in four searched trials"
+"""The same in words."""
+
 SAMPLED, ATTEMPTS = 100, 300
 """Random points by which it is judged whether a space has anything else, and draws to find them."""
 
@@ -66,8 +69,8 @@ class Hopeless:
         """What is left out and why, in one line."""
         where = "" if self.runtime is None else f" · {self.runtime}"
         return (
-            f"{self.technique.name}{where} is left out of three in four searched trials (at the settings of trial "
-            f"{self.trial} or stronger ones): {self.reason}"
+            f"{self.technique.name}{where} {LEFT_OUT} (at the settings of trial {self.trial} or stronger ones): "
+            f"{self.reason}"
         )
 
     def has(self, plan: Plan, recipe: Recipe) -> bool:

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optlang.plan.model import Plan
-
 ENOUGH = 8
 """With fewer complete curves nothing is forecast; each training that comes behind takes as many more."""
 
@@ -40,12 +38,6 @@ class Curve:
         """
         place = min(epoch, epoch * self.epochs // epochs)
         return next((value for number, value in reversed(self.values) if number <= place), None)
-
-
-def judged_metrics(plan: Plan) -> tuple[str, ...]:
-    """The metrics of goals and requirements that say how good answers are, in the order of the text."""
-    names = (ref.metric for ref in plan.metric_refs() if not ref.baseline)
-    return tuple(dict.fromkeys(name for name in names if plan.metric(name).judges))
 
 
 def best(

@@ -237,6 +237,10 @@ class Writer:
         """The learning curves of a run by trial, a row for each epoch (see `curve_rows`)."""
         return {trial: rows for (name, trial), rows in self._rows.curves.items() if name == run and rows}
 
+    def curve(self, run: str, number: int) -> list[Row]:
+        """Those of one trial."""
+        return self._rows.curves.get((run, number), [])
+
     def trial(self, run: str, number: int) -> TrialRow:
         """One trial of a run, as `trials` has it."""
         return self._trial((run, number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
 from optlang.plan.model import Plan
@@ -13,8 +14,6 @@ from optlang.search.prediction import Prediction, Seen
 from optlang.search.samplers.neighbors import uniform
 from optlang.space.recipe import Point
 from optlang.space.space import Space
-
-np = pytest.importorskip("numpy")
 
 STEPS = """
 steps {

@@ -8,7 +8,7 @@ import pytest
 
 from optlang.plan.expressions import Binary, Const, MetricRef
 from optlang.plan.model import Rule
-from optlang.search.promise import ENOUGH, NEAR, Curve, best, judged_metrics
+from optlang.search.promise import ENOUGH, NEAR, Curve, best
 from tests.store.example_study import make_plan
 
 
@@ -90,8 +90,8 @@ def test_few_end_better_than_their_forecast() -> None:
 
 def test_judged_metrics_are_those_of_goals_and_requirements() -> None:
     plan = make_plan(objectives=(("size", "minimize"), ("accuracy", "maximize")))
-    assert judged_metrics(plan) == ("accuracy",)
+    assert plan.judged == ("accuracy",)
     rule = Rule(expression=Binary(operator="<=", left=MetricRef(metric="loss"), right=Const(value=1.0)), text="loss")
-    assert judged_metrics(plan.model_copy(update={"requires": (rule,)})) == ("accuracy", "loss")
+    assert plan.model_copy(update={"requires": (rule,)}).judged == ("accuracy", "loss")
     own = Rule(expression=MetricRef(metric="loss", baseline=True), text="the baseline's")
-    assert judged_metrics(plan.model_copy(update={"requires": (own,)})) == ("accuracy",)
+    assert plan.model_copy(update={"requires": (own,)}).judged == ("accuracy",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
 from optlang.plan.model import Plan
@@ -157,7 +158,6 @@ def test_of_equal_gains_the_cheaper_is_taken(plan: Plan) -> None:
 
 
 def test_a_gain_is_the_volume_that_is_added() -> None:
-    np = pytest.importorskip("numpy")
     front = [(0.0, 1.0), (1.0, 0.0)]
     losses = np.array([[[0.5, 0.5], [0.0, 1.0], [0.0, 0.0]]])
     gains = _improvements(front, losses, np.zeros((1, 3, 0)))

@@ -144,7 +144,7 @@ def trials_pause(study: ReadStudy, plan: Plan) -> None:
     if halving is None or written is None:
         return
     most = trial_cost(plan, plan.steps).epochs.high
-    if not any(plan.metric(ref.metric).judges for ref in plan.metric_refs() if not ref.baseline):
+    if not plan.judged:
         said, advice = (
             "no goal and no requirement says how good answers are",
             "add one, say `maximize accuracy` (`maximize agreement` where the data have no labels), or take `halving` "

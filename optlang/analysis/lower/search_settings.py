@@ -60,7 +60,7 @@ SEARCH = (
     ),
     _count(
         "screening", 0, 256, 16,
-        "of how many points a trial that trains is chosen, by the gain and the time that are expected; `off`: of one",
+        "of how many points most trials are chosen, by the gain and the time that are expected; `off`: of one",
     ),
 )
 HALVING = (

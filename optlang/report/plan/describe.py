@@ -19,7 +19,6 @@ from optlang.plan.units import show
 from optlang.report.plan.words import KnobLine, StepLine, Words
 from optlang.search.choose import Counted, chosen, screened
 from optlang.search.halving import rungs
-from optlang.search.promise import judged_metrics
 from optlang.space.cost import TrialCost, trial_cost
 from optlang.space.trainings import Training
 
@@ -136,7 +135,7 @@ def _halved(plan: Plan, halving: Halving, trials: int | None) -> list[str]:
     # A training without an end pauses as long as it goes on.
     most = halving.first * halving.reduce ** 3 if longest == inf else int(longest)
     levels = rungs(halving, most)
-    if not levels or not judged_metrics(plan):
+    if not levels or not plan.judged:
         return []
     named = [f"{level:,}" for level in levels]
     after = _listed([*named[:3], "…"] if longest == inf or len(named) > 4 else named)
