@@ -118,12 +118,12 @@ def applied(step: StepJob) -> StepRun:
 class InstantEngine(LocalEngine):
     """The real worker process, which is asked for something that takes no time."""
 
-    def submit(self, task: Callable[[Any], Any], job: Any) -> Future[Any]:
+    def submit(self, task: Callable[[Any], Any], job: Any, lane: int = 0) -> Future[Any]:
         """See `Engine.submit`."""
         # By its module: a worker does not import the program that started it.
         import overhead
 
-        return super().submit(overhead.instant, job)
+        return super().submit(overhead.instant, job, lane)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def carried_out(plan: Plan, folder: Path, trials: int) -> Overhead:
         finally:
             clock.drawn = now() - (start - clock.drawn)
 
-    engine = InstantEngine(STUDY.parent, folder / "worker.log")
+    engine = InstantEngine(STUDY.parent, folder)
     Draws.ask = timed_ask  # type: ignore[method-assign]
     try:
         run(plan, STUDY.read_text(), STUDY, folder / "x.duckdb", Options(trials=trials), clock, engine)

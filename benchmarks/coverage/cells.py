@@ -559,7 +559,7 @@ def prepared(name: str, home: Path) -> str | None:
         Factory("architectures.py:model", {"name": name}), Factory("architectures.py:data", {"name": name}), STUDY,
         home, "cpu",
     )
-    found = worker.prepare(PrepareJob(workload, (), home / "progress"))
+    found = worker.prepare(PrepareJob(workload, ()))
     return f"{found.reason} — {found.text}" if isinstance(found, Failure) else None
 
 

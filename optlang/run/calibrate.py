@@ -13,7 +13,6 @@ from pathlib import Path
 
 from optlang.measure import signals
 from optlang.plan.model import Plan
-from optlang.run.dispatch import WORKER_LOG
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.forecast import PastTrial
@@ -72,7 +71,7 @@ def _carried_out(
     """The trials as the study has them, and how long the end of a run will take."""
     folder = file.resolve().parent
     with Writer(db) as store, Scratch(home) as scratch, closing(
-        engine or LocalEngine(folder, scratch.folder / WORKER_LOG)
+        engine or LocalEngine(folder, scratch.folder)
     ) as engine:
         unavailable = usable(plan, folder, engine).unavailable
         trials = list(covering(ablation_trials(plan, Space(plan, unavailable), unavailable)))

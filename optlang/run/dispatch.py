@@ -1,28 +1,21 @@
-"""Hands jobs to the worker and waits: passes on what it reports, writes what waits in the journal, obeys a stop."""
+"""Hands jobs to a worker and waits: passes on what it reports, writes what waits in the journal, obeys a stop."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from optlang.interfaces import OptlangError, OutsideError, TargetSpec
+from optlang.interfaces import JSON, OptlangError, OutsideError, TargetSpec
 from optlang.plan.model import Plan
-from optlang.run.engine import Engine, WorkerDied, WorkerTimeout, wait
+from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import Watcher
 from optlang.run.job import Failure, PrepareJob, Workload
 from optlang.run.labels import learning
-from optlang.run.progress_file import ProgressReader
-from optlang.run.scratch import Scratch
 from optlang.run.stop import StopRequest
+from optlang.run.waits import Waits, alone
 from optlang.store.writer import Writer
-
-WORKER_LOG = "worker.log"
-"""What the worker of this session prints, the user's own Python included; its end is kept with a trial that fails."""
-
-POLL = 0.1
-"""Seconds between two looks at a worker's progress."""
 
 
 class _Clock:
@@ -59,59 +52,80 @@ class SetupError(OptlangError):
 
 
 class Dispatcher:
-    """One worker, which loads the model and the data before its first job, and again after it was lost."""
+    """One lane of the engine, whose worker loads the model and the data before its first job, and again after it was
+    lost."""
 
     def __init__(
         self, plan: Plan, workload: Workload, engine: Engine, store: Writer, watcher: Watcher, stop: StopRequest,
-        scratch: Scratch,
+        lane: int = 0,
     ) -> None:
-        self.progress = scratch.folder / "progress.jsonl"
+        self.lane = lane
         self.step: tuple[str | None, float] = (None, 0.0)
         """The path of the step that the worker carries out, and since when."""
         self._plan, self._workload, self._engine = plan, workload, engine
-        self._store, self._watcher, self._stop, self._folder = store, watcher, stop, scratch.folder
+        self._store, self._watcher, self._stop = store, watcher, stop
         self._loaded = False
         self._trouble: str | None = None
+        self._task: Future[Any] | None = None
+        """What the worker was given to do."""
+        self._doing: Mapping[str, JSON] = {}
+        """What it does of that."""
 
     def load(self) -> None:
         """Have a worker that has loaded the model and the data: that time is not a trial's."""
+        alone(self.loading())
+
+    def loading(self) -> Waits[None]:
+        """As `load`, while something else goes on."""
         if self._loaded:
             return
         from optlang.run.worker import prepare
 
         names = {ref.metric for ref in self._plan.metric_refs()}
         metrics = tuple(sorted(name for name in names if self._plan.metric(name).judges))
-        self._watcher.progress({"doing": "load the model and the data"})
+        self._show({"doing": "load the model and the data"})
         targets = tuple(
             TargetSpec(item.name, item.device, dynamic=item.dynamic, shape=item.shape) for item in self._plan.targets
         )
-        job = PrepareJob(self._workload, metrics, self.progress, targets, learning(self._plan))
+        job = PrepareJob(self._workload, metrics, targets, learning(self._plan))
         try:
-            found = self.run(prepare, job, self._plan.search.trial_timeout)
+            found = yield from self.running(prepare, job, self._plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout) as error:
             raise OutsideError(f"loading the model and the data: {error}") from error
         if isinstance(found, Failure):
             raise SetupError(found)
-        for line in found:
-            self._watcher.message(line)
+        if self.lane == 0:
+            for line in found:
+                self._watcher.message(line)
         self._loaded = True
 
     def run(self, task: Callable[[J], T], job: J, timeout: float | None) -> T:
         """What the task returns; raises WorkerDied, WorkerTimeout, InterruptedRun."""
-        reader = ProgressReader(self.progress)
+        return alone(self.running(task, job, timeout))
+
+    def running(self, task: Callable[[J], T], job: J, timeout: float | None) -> Waits[T]:
+        """As `run`, while something else goes on. The worker first does what it was given before."""
+        while self._task is not None:
+            yield self._task
+        future = self._engine.submit(task, job, self.lane)
+        self._task = future
+        try:
+            return (yield from self._finished(future, timeout))
+        except (WorkerDied, WorkerTimeout):
+            self._loaded = False
+            raise
+        finally:
+            self._task = None
+
+    def _finished(self, future: Future[T], timeout: float | None) -> Waits[T]:
         self.step = (None, 0.0)
-        future: Future[T] = self._engine.submit(task, job)
         clock = _Clock()
         while True:
-            finished = wait(future, POLL)
+            yield future
+            finished = future.done()
             self._stop.check(self._watcher.message)
-            for activity in reader.new():
-                if "waiting" in activity:
-                    self._waits(clock, waits=activity["waiting"])
-                    continue
-                if activity.get("path") != self.step[0]:
-                    self.step = (activity.get("path"), time.monotonic())
-                self._watcher.progress(activity)
+            for activity in self._engine.activities(self.lane):
+                self._heard(activity, clock)
             if timeout is not None and not finished and clock.seconds > timeout:
                 self._engine.expire(future, timeout)
             # The store may have lines that it could not write while somebody else held the database.
@@ -121,22 +135,29 @@ class Dispatcher:
                 self._watcher.message(f"{trouble}; the run goes on, and its results wait in the journal")
             self._trouble = trouble
             if finished:
-                try:
-                    return future.result()
-                except (WorkerDied, WorkerTimeout):
-                    self._loaded = False
-                    raise
+                return future.result()
 
-    def _waits(self, clock: _Clock, *, waits: bool) -> None:
-        """Somebody else measures on this machine, or does so no longer: that time is neither a trial's nor a step's."""
-        waited = clock.wait(waits=waits)
+    def _heard(self, activity: Mapping[str, JSON], clock: _Clock) -> None:
+        """Pass on what the worker reports."""
+        if "waiting" in activity:
+            self._waits(clock, activity["waiting"])
+            return
+        path = activity.get("path")
+        if path != self.step[0]:
+            self.step = (None if path is None else str(path), time.monotonic())
+        self._doing = activity
+        self._show(activity)
+
+    def _waits(self, clock: _Clock, why: JSON) -> None:
+        """The worker waits, for what `why` says, or no longer (False): that time is neither a trial's nor a step's."""
+        waited = clock.wait(waits=bool(why))
         path, since = self.step
         self.step = (path, since + waited)
-        self._watcher.progress({"doing": "wait: something else is measured on this machine" if waits else "measure"})
+        self._show({"doing": f"wait: {why}"} if why else self._doing)
+
+    def _show(self, activity: Mapping[str, JSON]) -> None:
+        self._watcher.progress(activity if self._engine.lanes == 1 else {**activity, "lane": self.lane})
 
     def log_tail(self) -> str:
         """The end of what the worker printed."""
-        try:
-            return (self._folder / WORKER_LOG).read_text(errors="replace")[-4000:]
-        except OSError:
-            return ""
+        return self._engine.log_tail(self.lane)

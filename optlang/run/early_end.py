@@ -20,6 +20,7 @@ from optlang.run.job_builder import JobBuilder
 from optlang.run.past_curves import PastCurves
 from optlang.run.segments import epochs_of
 from optlang.run.stopping import EPOCH, MEASURED, SAVED, Stopping
+from optlang.run.waits import Waits
 from optlang.search import early
 from optlang.space.recipe import Applied, Recipe
 from optlang.space.trainings import without_training
@@ -47,7 +48,6 @@ class EarlyEnd:
     plan: Plan
     history: History
     jobs: JobBuilder
-    dispatcher: Dispatcher
     forecast: Forecast
     """It knows which steps the cache has a result of."""
     store: Writer
@@ -71,8 +71,9 @@ class EarlyEnd:
             self._curves.add(record.steps, record.measurements, epochs)
 
     def look(
-        self, number: int, recipe: Recipe, *, pauses: bool = False, known: tuple[Measurement, ...] = ()
-    ) -> Look:
+        self, dispatcher: Dispatcher, number: int, recipe: Recipe, *, pauses: bool = False,
+        known: tuple[Measurement, ...] = (),
+    ) -> Waits[Look]:
         """What is known of a trial before its training, or before it goes on.
 
         Where it `pauses` in its trainings, all is measured that it will be compared by there; `known` is what was
@@ -92,7 +93,7 @@ class EarlyEnd:
             wanted |= early.cheap(self.plan)
         measured = known
         if not measured and kept is not None and wanted:
-            measured = self._measured(number, kept, wanted)
+            measured = yield from self._measured(dispatcher, number, kept, wanted)
         verdict = self.history.decided(measured) if measured and ends else None
         if verdict is not None:
             return Look(Result(notes=self._notes(measured, spared), ended=verdict), measured=measured)
@@ -102,17 +103,19 @@ class EarlyEnd:
         ) if past else None
         return Look(stopping=stopping, measured=measured)
 
-    def _measured(self, number: int, kept: Recipe, metrics: frozenset[str]) -> tuple[Measurement, ...]:
+    def _measured(
+        self, dispatcher: Dispatcher, number: int, kept: Recipe, metrics: frozenset[str]
+    ) -> Waits[tuple[Measurement, ...]]:
         """These metrics of the trial's model without its training; none where they cannot be measured."""
         from optlang.run.worker import measure_untrained
 
         job = UntrainedJob(self.jobs.trial(number, kept, "sampler"), metrics)
         try:
-            found = self.dispatcher.run(measure_untrained, job, self.plan.search.trial_timeout)
+            found = yield from dispatcher.running(measure_untrained, job, self.plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout):
             found = None
         if found is None:
-            self.dispatcher.load()
+            yield from dispatcher.loading()
         return found or ()
 
     def _notes(self, measured: Iterable[Measurement], spared: Sequence[Applied]) -> dict[str, JSON]:

@@ -1,4 +1,8 @@
-"""Where trials run: worker processes on this machine, whose death or hanging is reported and ends no study."""
+"""Where trials run: worker processes on this machine, whose death or hanging is reported and ends no study.
+
+An engine has lanes: in each, one worker does one task after another. What a worker does at the same time as others is
+nothing that an engine knows.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from optlang.interfaces import JSON
 from optlang.measure import signals
+from optlang.run.progress_file import ProgressReader, ProgressWriter, report_to
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
+
+MEASURE = -1
+"""The lane of an engine whose trainings run `apart`: its worker builds and measures, one task at a time."""
 
 T = TypeVar("T")
 J = TypeVar("J")
@@ -30,10 +41,22 @@ class WorkerTimeout(Exception):  # noqa: N818 - likewise
 
 
 class Engine(Protocol):
-    """Runs tasks in other processes, on this machine or another."""
+    """Runs tasks in other processes, on this machine or another: in each of `lanes` (0, 1, …) one at a time.
 
-    def submit(self, task: Callable[[J], T], job: J) -> Future[T]:
+    Where trainings run `apart` from measurements there is the lane `MEASURE` too, and the others only train.
+    """
+
+    lanes: int
+    apart: bool
+
+    def submit(self, task: Callable[[J], T], job: J, lane: int = 0) -> Future[T]:
         """Start the task; the future's exception is `WorkerDied` or `WorkerTimeout` where the worker was lost."""
+
+    def activities(self, lane: int = 0) -> Iterator[Mapping[str, JSON]]:
+        """What the lane's task has reported (see `progress_file.report`) since the last look."""
+
+    def log_tail(self, lane: int = 0) -> str:
+        """The end of what the lane's worker printed."""
 
     def expire(self, future: Future[Any], seconds: float) -> None:
         """End the worker of a task that has taken more than so many seconds: its future has `WorkerTimeout`, unless the
@@ -76,24 +99,63 @@ class _Spawn(SpawnContext):
 
 
 class LocalEngine:
-    """One worker process on this machine, kept warm between tasks and replaced when it dies.
+    """Worker processes on this machine, one a lane, kept warm between tasks and replaced when they die.
 
-    `folder` is the study's: the worker's current folder, and first on its `sys.path`, so that the user's own Python
-    finds its files. What the worker prints, the user's code included, goes to `log`.
+    `folder` is the study's: the workers' current folder, and first on their `sys.path`, so that the user's own Python
+    finds its files. What a worker prints, the user's code included, goes to its log in the folder `logs`, and there
+    too goes what it reports.
     """
 
-    def __init__(self, folder: Path, log: Path) -> None:
-        from pebble import ProcessPool
+    apart = False
 
+    def __init__(self, folder: Path, logs: Path, lanes: int = 1) -> None:
         signals.start_tracker()
-        self._pool = ProcessPool(max_workers=1, context=_Spawn(), initializer=_begin, initargs=(str(folder), str(log)))
+        self.lanes = lanes
+        self._lanes = [_Lane(folder, logs, lane) for lane in range(lanes)]
+
+    def submit(self, task: Callable[[J], T], job: J, lane: int = 0) -> Future[T]:
+        """See `Engine.submit`."""
+        return self._lanes[lane].submit(task, job)
+
+    def activities(self, lane: int = 0) -> Iterator[Mapping[str, JSON]]:
+        """See `Engine.activities`."""
+        return self._lanes[lane].reader.new()
+
+    def log_tail(self, lane: int = 0) -> str:
+        """See `Engine.log_tail`."""
+        return self._lanes[lane].log_tail()
+
+    def expire(self, future: Future[Any], seconds: float) -> None:
+        """See `Engine.expire`."""
+        for lane in self._lanes:
+            lane.expire(future, seconds)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        for lane in self._lanes:
+            lane.close()
+
+
+class _Lane:
+    """One worker process after another; it starts with the first task."""
+
+    def __init__(self, folder: Path, logs: Path, number: int) -> None:
+        self._folder = folder
+        self._log = logs / ("worker.log" if number == 0 else f"worker-{number}.log")
+        self._progress = logs / f"progress-{number}.jsonl"
+        self.reader = ProgressReader(self._progress)
+        self._pool: ProcessPool | None = None
         self._running: dict[Future[Any], Future[Any]] = {}
         """The pool's own future by the one that was given out."""
 
     def submit(self, task: Callable[[J], T], job: J) -> Future[T]:
         """See `Engine.submit`."""
-        from pebble import ProcessExpired
+        from pebble import ProcessExpired, ProcessPool
 
+        if self._pool is None:
+            begin = (str(self._folder), str(self._log), str(self._progress))
+            self._pool = ProcessPool(max_workers=1, context=_Spawn(), initializer=_begin, initargs=begin)
+        self.reader.restart()
         outer: Future[T] = Future()
         inner = self._running[outer] = self._pool.schedule(task, args=(job,))
 
@@ -115,6 +177,13 @@ class LocalEngine:
         inner.add_done_callback(finished)
         return outer
 
+    def log_tail(self) -> str:
+        """See `Engine.log_tail`."""
+        try:
+            return self._log.read_text(errors="replace")[-4000:]
+        except OSError:
+            return ""
+
     def expire(self, future: Future[Any], seconds: float) -> None:
         """See `Engine.expire`."""
         inner = self._running.pop(future, None)
@@ -125,8 +194,9 @@ class LocalEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._pool.stop()
-        self._pool.join()
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
 
 
 def _ending(code: int) -> str:
@@ -140,8 +210,9 @@ def _ending(code: int) -> str:
     return f"the worker process ended with exit code {code}"
 
 
-def _begin(folder: str, log: str) -> None:
+def _begin(folder: str, log: str, progress: str) -> None:
     """The worker's first task."""
+    report_to(ProgressWriter(Path(progress)))
     # Libraries in C print past sys.stdout, and a crash prints last: so the descriptors themselves are turned.
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(handle, 1)
@@ -165,12 +236,3 @@ def _begin(folder: str, log: str) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
-def wait(future: Future[Any], seconds: float) -> bool:
-    """Wait for the future so many seconds at most; returns whether it is finished."""
-    try:
-        future.exception(timeout=seconds)
-    except FutureTimeout:
-        return False
-    return True

@@ -12,7 +12,7 @@ from optlang.interfaces import JSON
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
     """A trial that starts: its number, where it came from, its knobs, what it will do (path, technique and settings of
-    each step), and on which runtime. One that was paused goes on after epoch `resumed`."""
+    each step), on which runtime, and in which lane of the engine. One that was paused goes on after epoch `resumed`."""
 
     number: int
     origin: str
@@ -20,6 +20,7 @@ class TrialStarted:
     steps: Sequence[Mapping[str, object]]
     runtime: str
     resumed: int | None = None
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ class Watcher(Protocol):
         """A trial starts."""
 
     def progress(self, activity: Mapping[str, JSON]) -> None:
-        """What the worker is doing: `{"doing": "finetune", "epoch": 2, "epochs": 3, "loss": 0.1}`."""
+        """What a worker is doing: `{"doing": "finetune", "epoch": 2, "epochs": 3, "loss": 0.1}`, with its `lane` where
+        there are several."""
 
     def trial_finished(self, trial: TrialFinished) -> None:
         """A trial has ended, or is paused: then it may start again, and end again."""

@@ -89,7 +89,7 @@ def _measured(
             continue
         dispatcher.load()
         alike = {number: member for number, member in members if member.target == target}
-        job = FrontJob(workload, reference, alike, jobs.front_effort(target, len(alike)), dispatcher.progress)
+        job = FrontJob(workload, reference, alike, jobs.front_effort(target, len(alike)))
         try:
             again = dispatcher.run(measure_front, job, None)
         except (WorkerDied, WorkerTimeout) as error:

@@ -108,9 +108,9 @@ class TargetJob:
 class TrialJob:
     """One trial, on each target of the study.
 
-    `progress` is the file that the worker writes what it is doing to. `directions` say of the task's metrics which way
-    is better, `ratios` which of them are shares. `judged` are the metrics that its trainings are scored by after each
-    epoch, and `stopping` what ends it in one of them; None where it is carried out whole.
+    `directions` say of the task's metrics which way is better, `ratios` which of them are shares. `judged` are the
+    metrics that its trainings are scored by after each epoch, and `stopping` what ends it in one of them; None where it
+    is carried out whole.
 
     `pause` pauses it once its trainings, all together, have had so many epochs and have more before them (see
     `Paused`); None runs it to the end. The baseline's own steps do not count; epochs of trainings that the cache
@@ -120,7 +120,6 @@ class TrialJob:
     trial: int
     workload: Workload
     targets: tuple[TargetJob, ...]
-    progress: Path
     directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
     ratios: frozenset[str] = frozenset()
     judged: tuple[str, ...] = ()
@@ -144,7 +143,6 @@ class FrontJob:
     baseline: Deployment
     members: Mapping[int, Deployment]
     effort: Repetitions
-    progress: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +154,6 @@ class TestJob:
 
     workload: Workload
     members: Mapping[int, Mapping[str, Deployment]]
-    progress: Path
     directions: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
     ratios: frozenset[str] = frozenset()
 
@@ -171,7 +168,6 @@ class PrepareJob:
 
     workload: Workload
     metrics: tuple[str, ...]
-    progress: Path
     targets: tuple[TargetSpec, ...] = ()
     learn_labels: Mapping[str, str] = field(default_factory=dict)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from optlang.interfaces import TargetSpec
@@ -24,10 +23,10 @@ class JobBuilder:
     """Makes the jobs of one run; artifacts are built in folders of `home`."""
 
     def __init__(
-        self, plan: Plan, workload: Workload, history: History, run_id: str, progress: Path, busy: Busy
+        self, plan: Plan, workload: Workload, history: History, run_id: str, busy: Busy
     ) -> None:
         self._plan, self._workload, self._history, self._busy = plan, workload, history, busy
-        self._artifacts, self._progress = workload.home / "artifacts" / run_id, progress
+        self._artifacts = workload.home / "artifacts" / run_id
         measure = plan.measure
         self._effort = Repetitions(measure.rounds, measure.processes, measure.round_seconds, measure.round_calls)
         self._front_effort = replace(self._effort, rounds=measure.front_rounds, processes=measure.front_processes)
@@ -43,7 +42,7 @@ class JobBuilder:
         return TrialJob(
             trial=number, workload=self._workload,
             targets=tuple(self._target(number, recipe, place, origin) for place in recipe.places),
-            progress=self._progress, directions=directions, ratios=ratios, judged=judged,
+            directions=directions, ratios=ratios, judged=judged,
             stopping=stopping, pause=pause,
         )
 
@@ -75,7 +74,7 @@ class JobBuilder:
         """The job of scoring trials on the test data."""
         directions, ratios = self._judged()
         return TestJob(
-            self._workload, {number: self.members(number) for number in numbers}, self._progress, directions, ratios
+            self._workload, {number: self.members(number) for number in numbers}, directions, ratios
         )
 
     def _judged(self) -> tuple[dict[str, Literal["minimize", "maximize"]], frozenset[str]]:

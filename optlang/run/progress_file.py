@@ -1,13 +1,32 @@
-"""What a worker is doing, through a file: the worker appends lines, the scheduler reads those that are new."""
+"""What a worker is doing, through a file: the worker appends lines, the scheduler reads those that are new.
+
+An engine that reads no file has its workers report otherwise: see `report_to`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from optlang.interfaces import JSON
+
+Report = Callable[[Mapping[str, JSON]], None]
+
+_report: Report | None = None
+
+
+def report_to(receiver: Report | None) -> None:
+    """From now on what this process reports goes to `receiver`; None: nobody wants it."""
+    global _report
+    _report = receiver
+
+
+def report(what: Mapping[str, JSON]) -> None:
+    """Say what this process is doing."""
+    if _report is not None:
+        _report(what)
 
 
 class ProgressWriter:
@@ -27,9 +46,13 @@ class ProgressReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was written so far: another task begins."""
+        self._offset = 0
+        self._path.write_text("")
 
     def new(self) -> Iterator[dict[str, Any]]:
         """The whole lines that are new; one that is still being written waits for the next look."""

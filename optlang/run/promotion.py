@@ -45,8 +45,7 @@ class Promotion:
         """Take in a trial that has ended or paused, with its learning curves so far."""
         if record.recipe is None or record.point is None or record.origin == "baseline":
             return
-        self._rungs.go_on(record.number)
-        self._unscored.discard(record.number)
+        self.begin(record.number)
         scored = [self._stood(record, pause.rung, pause.epoch, pause.known) for pause in record.pauses]
         if record.state == PAUSED and scored[-1]:
             self._rungs.pause(record.number, record.pauses[-1].rung)
@@ -54,6 +53,11 @@ class Promotion:
             self._unscored.add(record.number)
         elif not record.pauses:
             self._passed(record, epochs)
+
+    def begin(self, number: int) -> None:
+        """A trial goes on: until it is paused again it is none of those that may."""
+        self._rungs.go_on(number)
+        self._unscored.discard(number)
 
     @property
     def paused(self) -> int:

@@ -13,7 +13,6 @@ from optlang.interfaces import JSON, OptlangError, OutsideError
 from optlang.measure import signals
 from optlang.plan.model import Plan
 from optlang.run import machine
-from optlang.run.dispatch import WORKER_LOG
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.scheduler import Scheduler, runtime_label
@@ -56,7 +55,7 @@ def repeat(
     folder, home, run_id = file.resolve().parent, machine.home_of(db), uuid.uuid4().hex[:12]
     home.mkdir(parents=True)
     with Writer(db) as store, Scratch(home) as scratch, closing(
-        engine or LocalEngine(folder, scratch.folder / WORKER_LOG)
+        engine or LocalEngine(folder, scratch.folder)
     ) as engine:
         unavailable = usable(plan, folder, engine).unavailable
         recipe, point = recipe_of(plan, wanted, unavailable)

@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from optlang import interfaces
-from optlang.interfaces import JSON, Measurement, OptlangError, TargetSpec
+from optlang.interfaces import Measurement, OptlangError, TargetSpec
 from optlang.plan.model import FloatDomain, Plan
-from optlang.run import test_data
+from optlang.run import test_data, waits
+from optlang.run.attempts import Attempts, Ended
 from optlang.run.batch_dependence import depends
 from optlang.run.budget import Budget
 from optlang.run.busy import Busy
 from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.draws import Draws
-from optlang.run.early_end import EarlyEnd, Look
-from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
-from optlang.run.events import RunStarted, TrialFinished, TrialStarted, Watcher
+from optlang.run.early_end import EarlyEnd
+from optlang.run.engine import Engine
+from optlang.run.events import RunStarted, TrialFinished, Watcher
 from optlang.run.forecast import Estimate
 from optlang.run.front_passes import Measured, passes
-from optlang.run.history import History, Pause, TrialRecord
-from optlang.run.job import Failure, Result, StepRun, Workload
+from optlang.run.history import History, TrialRecord
+from optlang.run.job import Failure, Workload
 from optlang.run.job_builder import JobBuilder
 from optlang.run.promotion import Promotion
-from optlang.run.refusals import known_refusals, refusal_note, refusal_of, refusal_text, timeout_refusal
+from optlang.run.refusals import known_refusals, refusal_text
 from optlang.run.scratch import Scratch
-from optlang.run.segments import before_of, epochs_of, joined
 from optlang.run.stop import InterruptedRun, StopRequest
-from optlang.run.trial_events import end_event
+from optlang.run.waits import Waits
 from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
 from optlang.search.bare_runtimes import beaten, divided, first_of
 from optlang.search.choose import chosen
 from optlang.search.hopeless import Avoided
+from optlang.search.observation import Suggestion
 from optlang.search.sampler import Sampler
 from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
 from optlang.space.recipe import Point, Recipe, place_label, resolve
 from optlang.space.space import Exhausted, Space
 from optlang.store.journal import now
-from optlang.store.projection import INTERRUPTED
 from optlang.store.writer import Writer
+
+T = TypeVar("T")
 
 DEVICE = "cpu"
 """What models are trained on, wherever they are measured."""
@@ -72,22 +75,18 @@ class Outcome:
     worked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A trial that is carried out: new, or one that goes on from where it was `paused`.
+@dataclass(slots=True)
+class Searching:
+    """What the lanes of a search share: what draws its points, the effects that are not drawn, and how it stands.
 
-    `before` are its steps as they were then, `seconds` what they took with all that was not a step.
+    `after` are the recipes of the ladder that come behind the search; `drawing` says whether new points are drawn.
     """
 
-    number: int
-    recipe: Recipe
-    origin: str
-    point: Point | None
-    alone: str | None
-    state: Mapping[str, JSON]
-    paused: TrialRecord | None = None
-    before: tuple[StepRun, ...] = ()
-    seconds: float = 0.0
+    draws: Draws
+    known: set[str]
+    after: Sequence[Recipe]
+    drawing: bool = True
+    why: Why = "complete"
 
 
 class Scheduler:
@@ -116,14 +115,19 @@ class Scheduler:
             ),
         )
         self._stop = StopRequest()
-        self._dispatcher = Dispatcher(plan, self._workload, engine, store, watcher, self._stop, scratch)
+        self._lanes = [
+            Dispatcher(plan, self._workload, engine, store, watcher, self._stop, lane) for lane in range(engine.lanes)
+        ]
+        self._dispatcher = self._lanes[0]
         self._busy = Busy()
-        self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._dispatcher.progress, self._busy)
+        self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._busy)
         self._budget = Budget(plan, self._history, before, begun)
-        self._early = EarlyEnd(
-            plan, self._history, self._jobs, self._dispatcher, self._budget.forecast, store, run_id
-        )
+        self._early = EarlyEnd(plan, self._history, self._jobs, self._budget.forecast, store, run_id)
         self._promotion = Promotion(plan, self._history, store.curves(run_id))
+        self._attempts = Attempts(
+            plan, folder, run_id, self.session, store, watcher, self._stop, self._history, self._jobs, self._budget,
+            self._early, self._promotion, self._refusals, self._trial_ended,
+        )
         self._ladder: list[AblationTrial] = []
         self._wanted: int | None = 0
 
@@ -175,15 +179,26 @@ class Scheduler:
 
     def _try(self, trials: Sequence[AblationTrial]) -> None:
         """Carry out what of the ladder is not known yet, as far as there is time."""
+        left = iter([trial for trial in trials if not self._history.has(trial)])
+        self._together(lambda dispatcher: self._tried(dispatcher, left))
+
+    def _tried(self, dispatcher: Dispatcher, trials: Iterator[AblationTrial]) -> Waits[None]:
+        """One lane's part of these trials."""
         for trial in trials:
+            # Another one may have turned out to have the same effect.
             if self._history.has(trial):
                 continue
             if self._over() or not self._budget.enough_for(trial.recipe):
                 break
             if self._allowed(trial):
-                self._trial(trial.recipe, "ladder", trial.point, trial.alone)
+                yield from dispatcher.loading()
+                yield from self._attempts.new(dispatcher, trial.recipe, "ladder", trial.point, trial.alone)
             else:
                 self._ladder.remove(trial)
+
+    def _together(self, lane: Callable[[Dispatcher], Waits[T]]) -> list[T]:
+        """Have all lanes work at the same time, each as `lane` makes it of its dispatcher."""
+        return waits.together([lane(dispatcher) for dispatcher in self._lanes], InterruptedRun)
 
     def _search(self) -> Why:
         avoided: list[Avoided] = [*beaten(self._plan, self._history.bare()), *self._history.hopeless()]
@@ -196,50 +211,63 @@ class Scheduler:
             self._history.observations(), self._watcher.message,
             lambda recipe: self._promotion.pause(recipe, None),
         )
-        why = self._searched(draws, known)
+        searches = Searching(draws, known, self._waiting)
+        self._together(lambda dispatcher: self._searched(dispatcher, searches))
+        why: Why = searches.why
         self._leave_paused()
         if (summary := draws.summary()) is not None:
             self._watcher.message(summary)
         return why
 
-    def _searched(self, draws: Draws, known: set[str]) -> Why:
-        """`known` are the effects that are not drawn; those of the trials are added."""
-        most = self._plan.search.most
-        after = self._waiting
-        why: Why = "complete"
-        drawing = True
+    def _searched(self, dispatcher: Dispatcher, search: Searching) -> Waits[None]:
+        """One lane's part of the search."""
         while True:
+            yield from dispatcher.loading()
             if self._stop.when:
-                return "interrupted"
+                search.why = "interrupted"
+                return
             if self._over():
-                return "timeout"
-            drawing = drawing and (most is None or self._history.searched < most)
-            best = self._promotion.best(last=not drawing)
-            if best is None and not drawing:
-                return why
-            if not self._enough_for(best, after):
-                if not drawing:
-                    return "timeout"
+                search.why = "timeout"
+                return
+            most = self._plan.search.most
+            search.drawing = search.drawing and (
+                most is None or self._history.searched + len(self._attempts.searched) < most
+            )
+            best = self._promotion.best(last=not search.drawing)
+            if best is None and not search.drawing:
+                if not self._attempts.running:
+                    return
+                # What other lanes carry out may pause, and then go on in this one.
+                yield Future()
+                continue
+            if not self._enough_for(best, search.after):
+                search.why = "timeout"
+                if not search.drawing:
+                    return
                 # There may still be time for the best of those that are paused.
-                drawing, why = False, "timeout"
+                search.drawing = False
                 continue
-            record = self._drawn(draws) if best is None else self._gone_on(self._history.trial(best))
-            if record is None:
-                drawing, why = False, "exhausted"
+            if best is not None:
+                record = yield from self._attempts.going_on(dispatcher, self._history.trial(best))
+            elif (drawn := self._drawn(search)) is not None:
+                recipe = resolve(self._plan, drawn.point)
+                search.known.add(recipe.effect)
+                record = yield from self._attempts.new(
+                    dispatcher, recipe, "sampler", drawn.point, None, drawn.state
+                )
+            else:
+                search.drawing, search.why = False, "exhausted"
                 continue
-            assert record.recipe is not None
-            known.add(record.recipe.effect)
-            draws.tell(record.number, self._history.observation(record))
+            search.draws.tell(record.number, self._history.observation(record))
 
-    def _drawn(self, draws: Draws) -> TrialRecord | None:
-        """A new trial; None where the space has no point left."""
+    def _drawn(self, search: Searching) -> Suggestion | None:
+        """The point of a new trial; None where the space has no point left."""
         try:
-            suggestion = draws.ask()
+            return search.draws.ask()
         except Exhausted:
             refused = ", or is refused as before" if self._refusals else ""
             self._watcher.message(f"every point of the space has been tried{refused}")
             return None
-        return self._trial(resolve(self._plan, suggestion.point), "sampler", suggestion.point, None, suggestion.state)
 
     def _enough_for(self, paused: int | None, after: Sequence[Recipe]) -> bool:
         """Whether there is time for a paused trial up to its next pause; or, where None goes on, for a new one, after
@@ -363,7 +391,7 @@ class Scheduler:
         self._watcher.run_started(self._progress())
         self._prepare_baseline()
         if number and (
-            self._stop.when or self._trial(recipe, origin, point, alone, number=number).interrupted
+            self._stop.when or self._alone(recipe, origin, point, alone, number=number).interrupted
         ):
             raise InterruptedRun
         if tested and self._history.timed(number):
@@ -375,7 +403,7 @@ class Scheduler:
         self._watcher.run_started(self._progress())
         self._prepare_baseline()
         for trial in trials:
-            if self._stop.when or self._trial(trial.recipe, "ladder", None, trial.alone).interrupted:
+            if self._stop.when or self._alone(trial.recipe, "ladder", None, trial.alone).interrupted:
                 raise InterruptedRun
 
     def end_with(self, members: int) -> float:
@@ -393,7 +421,7 @@ class Scheduler:
         """Have the baseline, and report a requirement that it misses; OptlangError where its files are gone."""
         if self._history.baseline is None:
             recipe = baseline_recipe(self._plan, self._unavailable)
-            record = self._trial(recipe, "baseline", locate(self._plan, self._space, recipe), None)
+            record = self._alone(recipe, "baseline", locate(self._plan, self._space, recipe), None)
             if record.interrupted:
                 raise InterruptedRun
             if record.state != "complete":
@@ -411,115 +439,23 @@ class Scheduler:
 
     # ---- one trial
 
-    def _trial(
-        self, recipe: Recipe, origin: str, point: Point | None, alone: str | None,
-        state: Mapping[str, JSON] | None = None, number: int | None = None,
+    def _alone(
+        self, recipe: Recipe, origin: str, point: Point | None, alone: str | None, number: int | None = None
     ) -> TrialRecord:
+        """Carry out a trial, and nothing else meanwhile."""
         self._dispatcher.load()
-        number = self._store.next_trial(self._run) if number is None else number
-        steps = [asdict(step) for step in (self._jobs.baseline_steps() if origin == "baseline" else recipe.steps)]
-        self._store.record({
-            "event": "start", "run": self._run, "session": self.session, "trial": number, "origin": origin,
-            "in_space": point is not None, "point": dict(point or {}), "alone": alone,
-            "steps": steps, "runtime": recipe.label,
-            "target": ", ".join(place.target.name for place in recipe.places),
-            "started": now(),
-        })
-        self._watcher.trial_started(TrialStarted(number, origin, point or {}, steps, recipe.label))
-        trial = Begun(number, recipe, origin, point, alone, state or {})
-        return self._carried_on(trial, self._promotion.pause(recipe, None) if origin == "sampler" else None)
+        return waits.alone(self._attempts.new(self._dispatcher, recipe, origin, point, alone, number=number))
 
-    def _gone_on(self, record: TrialRecord) -> TrialRecord:
-        """A paused trial up to its next pause, or to its end."""
-        self._dispatcher.load()
+    def _trial_ended(self, ended: Ended) -> None:
+        """Say what became of a trial, and what follows from it."""
+        record, result, refusal = ended.record, ended.result, ended.refusal
         assert record.recipe is not None
-        row = self._store.trial(self._run, record.number)
-        self._store.record({
-            "event": "resume", "run": self._run, "session": self.session, "trial": record.number, "started": now(),
-        })
-        steps = [asdict(step) for step in record.recipe.steps]
-        self._watcher.trial_started(TrialStarted(
-            record.number, record.origin, record.point or {}, steps, record.recipe.label, record.pauses[-1].epoch
-        ))
-        trial = Begun(
-            record.number, record.recipe, record.origin, record.point, record.alone, record.sampler_state, record,
-            before_of(row, self._store.curve(self._run, record.number)), row.seconds or 0.0,
-        )
-        return self._carried_on(trial, self._promotion.pause(record.recipe, record))
-
-    def _carried_on(self, trial: Begun, pause: int | None) -> TrialRecord:
-        """Carry the trial out up to the pause, and record what became of it."""
-        started = time.monotonic()
-        number, recipe, origin = trial.number, trial.recipe, trial.origin
-        result, refusal, measured = self._carried_out(trial, pause)
-        if trial.paused is not None and result.failure is not None and result.failure.reason == INTERRUPTED:
-            # It is paused as it was: the store has it so once this session is over.
-            self._history.paused_again(trial.paused)
-            raise InterruptedRun
-        seconds = time.monotonic() - started
-        result = replace(result, steps=joined(trial.before, result.steps))
-        pauses = () if trial.paused is None else trial.paused.pauses
-        if result.paused is not None:
-            assert pause is not None
-            pauses = (*pauses, Pause(
-                self._promotion.rung(result.paused.epochs, pause), result.paused.epochs, self._promotion.epochs(recipe),
-                result.paused.step, result.paused.scores, measured,
-            ))
-        record = self._history.add(number, recipe, origin, trial.point, trial.alone, result, trial.state, pauses)
-        self._store.record(end_event(self._run, record, result, trial.seconds + seconds))
-        self._budget.add(record, result, seconds, trial.seconds)
-        self._early.add(record, result, trial.seconds + seconds)
-        self._promotion.add(record, epochs_of(result.steps))
-        if refusal is not None:
-            self._refusals.add(refusal)
-        self._watcher.trial_finished(self._finished(record, trial.seconds + seconds, depends(result.notes)))
-        if origin != "baseline":
+        self._watcher.trial_finished(self._finished(record, ended.seconds, depends(result.notes)))
+        if record.origin != "baseline":
             # The baseline's own trial was timed alone, the others in turns with it.
-            self._watch_drift(recipe, result.measurements)
-        if refusal is not None and self._excludes_more(refusal, recipe):
+            self._watch_drift(record.recipe, result.measurements)
+        if refusal is not None and self._excludes_more(refusal, record.recipe):
             self._watcher.message(refusal_text(refusal))
-        if self._stop.when == "now":
-            raise InterruptedRun
-        return record
-
-    def _carried_out(
-        self, trial: Begun, pause: int | None
-    ) -> tuple[Result, KnownRefusal | None, tuple[Measurement, ...]]:
-        """The trial's result, what it proves to be refused (nothing where it went well, or was stopped), and what was
-        measured of it before its training."""
-        from optlang.run.worker import carry_out
-
-        number, recipe = trial.number, trial.recipe
-        refusal: KnownRefusal | None = None
-        looked = Look(measured=trial.paused.pauses[-1].measured if trial.paused is not None else ())
-        limit = self._plan.search.trial_timeout
-        try:
-            if trial.origin == "sampler":
-                looked = self._early.look(number, recipe, pauses=pause is not None, known=looked.measured)
-            if looked.result is not None:
-                return looked.result, None, looked.measured
-            job = self._jobs.trial(number, recipe, trial.origin, looked.stopping, pause)
-            result = self._dispatcher.run(carry_out, job, limit)
-        except WorkerDied as error:
-            result = Result(failure=Failure(str(error), self._dispatcher.log_tail()))
-        except WorkerTimeout as error:
-            result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
-            path, since = self._dispatcher.step
-            refusal = timeout_refusal(self._plan, number, recipe, path or "", time.monotonic() - since, str(error))
-        except InterruptedRun:
-            result = Result(failure=Failure(INTERRUPTED, "", again=False))
-        failure = result.failure
-        if failure is not None and failure.refused is None and self._stop.terminated:
-            # A compiler or a browser below the worker does not outlive SIGTERM: what failed may have failed by it.
-            failure = Failure(INTERRUPTED, failure.text, again=False)
-            result = replace(result, failure=failure)
-        if failure is None or not failure.again:
-            return result, None, looked.measured
-        refusal = refusal or refusal_of(self._plan, number, recipe, failure)
-        if refusal is not None:
-            note = refusal_note(self._plan, refusal, self._workload.study)
-            result = replace(result, notes={**result.notes, **note})
-        return result, refusal, looked.measured
 
     def _excludes_more(self, refusal: KnownRefusal, recipe: Recipe) -> bool:
         """Whether the refusal excludes more than the trial that it comes from."""

@@ -16,7 +16,7 @@ from optlang.plan.metrics import BUILT
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine
 from optlang.run.choose_run import choose_run
-from optlang.run.dispatch import WORKER_LOG, SetupError
+from optlang.run.dispatch import SetupError
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.job import Failure, RuntimeJob
@@ -70,7 +70,7 @@ def run(
     home = machine.home_of(db, options.home)
     home.mkdir(parents=True, exist_ok=True)
     with Writer(db) as store, Scratch(home) as scratch, closing(
-        engine or LocalEngine(folder, scratch.folder / WORKER_LOG)
+        engine or LocalEngine(folder, scratch.folder)
     ) as engine:
         runtimes = usable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode, options.join)

@@ -28,20 +28,21 @@ from optlang.run.job import (
     Workload,
 )
 from optlang.run.machine import cores
-from optlang.run.progress_file import ProgressWriter
+from optlang.run.progress_file import report
 from optlang.run.stopping import StoppedTraining
 from optlang.workload import process_state
 from optlang.workload.failures import exhausted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import Tensor
 
     from optlang.run.trial import TrialContext
     from optlang.workload.data.dataset import Dataset
     from optlang.workload.data.tensors import Tensors
+
+MEASURING = "something else is measured on this machine"
+"""What a worker may have to wait for."""
 
 LARGEST_THREADS = 4
 """On more threads than this small models do not train faster: the threads wait for each other."""
@@ -81,7 +82,7 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
         from optlang.workload.model.returned import check_copies
 
         workload = job.workload
-        context = _context(workload, job.progress)
+        context = _context(workload)
         data = context.data
         data.check_own_axes()
         for target in job.targets:
@@ -101,7 +102,7 @@ def carry_out(job: TrialJob) -> Result:
     try:
         from optlang.run import pausing
 
-        result = pausing.carry_out(job, _context(job.workload, job.progress), ProgressWriter(job.progress), runs)
+        result = pausing.carry_out(job, _context(job.workload), report, runs)
     except StoppedTraining as stop:
         result = Result(steps=tuple(runs), notes=stop.notes, ended=stop.verdict)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
@@ -115,8 +116,7 @@ def measure_untrained(job: UntrainedJob) -> tuple[Measurement, ...] | None:
     try:
         from optlang.run import untrained
 
-        progress = job.trial.progress
-        return untrained.measure(job, _context(job.trial.workload, progress), ProgressWriter(progress))
+        return untrained.measure(job, _context(job.trial.workload), report)
     except BaseException:  # noqa: BLE001 - also what the user's code leaves by: the trial itself says why
         return None
 
@@ -126,7 +126,7 @@ def measure_front(job: FrontJob) -> Mapping[int, tuple[Measurement, ...]] | Fail
     try:
         from optlang.run import trial
 
-        return trial.measure_front(job, _context(job.workload, job.progress), ProgressWriter(job.progress))
+        return trial.measure_front(job, _context(job.workload), report)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 
@@ -136,13 +136,13 @@ def score_test(job: TestJob) -> Mapping[int, tuple[Measurement, ...]] | Failure:
     try:
         from optlang.run import test_scores
 
-        return test_scores.score(job, _context(job.workload, job.progress), ProgressWriter(job.progress))
+        return test_scores.score(job, _context(job.workload), report)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 
 
-def _context(workload: Workload, progress: Path) -> TrialContext:
-    """What trials share, loaded once; what it waits for is reported through `progress`."""
+def _context(workload: Workload) -> TrialContext:
+    """What trials share, loaded once."""
     global _kept
     if _kept is None or _kept.workload != workload:
         from optlang.run.trial import TrialContext
@@ -154,8 +154,7 @@ def _context(workload: Workload, progress: Path) -> TrialContext:
         model = make(workload.model, workload.study)
         loaded = data.load(workload.data, workload.study, workload.metrics)
         _kept = TrialContext(workload, loaded.bind(model))
-    report = ProgressWriter(progress)
-    _kept.bench.waiting = lambda waits: report({"waiting": waits})
+    _kept.bench.waiting = lambda waits: report({"waiting": MEASURING if waits else False})
     return _kept
 
 

@@ -82,7 +82,7 @@ def test_a_trials_job_takes_the_rounds_that_the_machine_needs(tmp_path: Path) ->
     factory = Factory("a:b", {})
     workload = Workload(factory, factory, tmp_path, tmp_path, "cpu")
     busy = Busy()
-    jobs = JobBuilder(plan, workload, History(plan, Space(plan), (), tmp_path), "r1", tmp_path / "progress", busy)
+    jobs = JobBuilder(plan, workload, History(plan, Space(plan), (), tmp_path), "r1", busy)
     recipe = baseline_recipe(plan)
     (place,) = recipe.places
     assert jobs.trial(0, recipe, "baseline").targets[0].effort.rounds == 3

@@ -15,20 +15,18 @@ import pytest
 
 from optlang.run.dispatch import Dispatcher
 from optlang.run.engine import LocalEngine, WorkerTimeout
-from optlang.run.progress_file import ProgressWriter
+from optlang.run.progress_file import report
 
 
 @dataclass(frozen=True)
 class Job:
-    progress: Path
     waits: float
     works: float
 
 
 def carry_out(job: Job) -> str:
-    report = ProgressWriter(job.progress)
     report({"doing": "prune", "path": "prune"})
-    report({"waiting": True})
+    report({"waiting": "something else is measured on this machine"})
     time.sleep(job.waits)
     report({"waiting": False})
     time.sleep(job.works)
@@ -55,12 +53,12 @@ def shown() -> Shown:
 
 @pytest.fixture
 def dispatcher(tmp_path: Path, shown: Shown) -> Iterator[Dispatcher]:
-    engine = LocalEngine(tmp_path, tmp_path / "worker.log")
+    engine = LocalEngine(tmp_path, tmp_path)
     anything: Any = SimpleNamespace(
-        sync=lambda: True, trouble=None, check=lambda message: None, folder=tmp_path / "scratch",
+        sync=lambda: True, trouble=None, check=lambda message: None,
     )
     watcher: Any = shown
-    yield Dispatcher(anything, anything, engine, anything, watcher, anything, anything)
+    yield Dispatcher(anything, anything, engine, anything, watcher, anything)
     engine.close()
 
 
@@ -76,17 +74,17 @@ def test_what_schedules_a_run_holds_no_torch() -> None:
 @pytest.mark.slow
 def test_what_a_job_waits_is_not_its_own(dispatcher: Dispatcher, shown: Shown) -> None:
     # The first job pays for starting the worker.
-    dispatcher.run(carry_out, Job(dispatcher.progress, 0.0, 0.0), None)
+    dispatcher.run(carry_out, Job(0.0, 0.0), None)
     begun = time.monotonic()
-    assert dispatcher.run(carry_out, Job(dispatcher.progress, 6.0, 0.0), 3.0) == "done"
+    assert dispatcher.run(carry_out, Job(6.0, 0.0), 3.0) == "done"
     path, since = dispatcher.step
     assert path == "prune"
     assert since - begun > 5, "nor is it the step's"
-    assert shown.doing[-3:] == ["prune", "wait: something else is measured on this machine", "measure"]
+    assert shown.doing[-3:] == ["prune", "wait: something else is measured on this machine", "prune"]
 
 
 def test_a_job_that_takes_too_long_itself_ends(dispatcher: Dispatcher) -> None:
-    dispatcher.run(carry_out, Job(dispatcher.progress, 0.0, 0.0), None)
+    dispatcher.run(carry_out, Job(0.0, 0.0), None)
     with pytest.raises(WorkerTimeout, match="longer than 1 s"):
-        dispatcher.run(carry_out, Job(dispatcher.progress, 0.5, 60.0), 1.0)
-    assert dispatcher.run(carry_out, Job(dispatcher.progress, 0.0, 0.0), 60.0) == "done"
+        dispatcher.run(carry_out, Job(0.5, 60.0), 1.0)
+    assert dispatcher.run(carry_out, Job(0.0, 0.0), 60.0) == "done"

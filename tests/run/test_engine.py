@@ -54,7 +54,7 @@ def talk(_: int) -> None:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[LocalEngine]:
-    made = LocalEngine(tmp_path, tmp_path / "worker.log")
+    made = LocalEngine(tmp_path, tmp_path)
     yield made
     made.close()
 
@@ -111,7 +111,7 @@ def test_a_script_needs_no_guard_around_what_it_runs(tmp_path: Path) -> None:
         from tests.run.test_engine import double
 
         print("once")
-        engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]) / "worker.log")
+        engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]))
         print(engine.submit(double, 21).result())
         engine.close()
         print(sys.modules["__main__"].__file__ == __file__)
@@ -132,7 +132,7 @@ def test_a_worker_ends_when_its_loop_is_killed(tmp_path: Path) -> None:
         from tests.run.test_engine import hang, own_pid
 
         if __name__ == "__main__":
-            engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]) / "worker.log")
+            engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]))
             print(engine.submit(own_pid, 0).result(), flush=True)
             engine.submit(hang, 0)
             time.sleep(60)

@@ -49,7 +49,7 @@ def carried_out(
 
     member = {"here": SimpleNamespace(target=HERE)}
     jobs: Any = SimpleNamespace(members=lambda _: member, reference=lambda _: object(), front_effort=lambda *_: None)
-    dispatcher: Any = SimpleNamespace(load=lambda: None, run=run, progress=None)
+    dispatcher: Any = SimpleNamespace(load=lambda: None, run=run)
     workload: Any = None
     for found in passes(history, jobs, dispatcher, workload, said.append, time_for):  # type: ignore[arg-type]
         assert set(found) == {0, *cycles[-1]}

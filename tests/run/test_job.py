@@ -13,7 +13,7 @@ WORKLOAD = Workload(Factory("mine.py:net"), Factory("mine.py:load"), Path("study
 
 
 def test_a_job_that_pauses_and_what_comes_back_travel_between_processes() -> None:
-    job = TrialJob(3, WORKLOAD, (), Path("progress"), judged=("accuracy",), pause=9)
+    job = TrialJob(3, WORKLOAD, (), judged=("accuracy",), pause=9)
     assert pickle.loads(pickle.dumps(job)) == job
     curve = (Epoch(9, 27, 0.5, "accuracy", 0.9, 4.5),)
     run = StepRun("fit", "training.train", None, None, 3.0, "2026-01-01T00:00:00+00:00", curve, resumed=3, earlier=1.5)
@@ -22,5 +22,5 @@ def test_a_job_that_pauses_and_what_comes_back_travel_between_processes() -> Non
 
 
 def test_a_job_pauses_only_where_it_is_asked_to() -> None:
-    assert TrialJob(3, WORKLOAD, (), Path("progress")).pause is None
+    assert TrialJob(3, WORKLOAD, ()).pause is None
     assert Result().paused is None

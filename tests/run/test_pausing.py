@@ -274,7 +274,7 @@ def trial_job(place: Workload, targets: Sequence[str], pause: int | None, *jobs:
         for name in targets
     )
     return TrialJob(
-        3, place, places, place.home / "progress", {"accuracy": "maximize"}, frozenset({"accuracy"}), ("accuracy",),
+        3, place, places, {"accuracy": "maximize"}, frozenset({"accuracy"}), ("accuracy",),
         pause=pause,
     )
 
@@ -322,7 +322,7 @@ def test_a_worker_that_is_killed_between_two_pauses_loses_what_came_after_the_fi
         assert result.paused is not None
         return result.paused, result.steps[-1]
 
-    with closing(LocalEngine(tmp_path, tmp_path / "log")) as engine:
+    with closing(LocalEngine(tmp_path, tmp_path)) as engine:
         assert stands(engine, twice, 1)[0].epochs == 1
         switch.touch()
         with pytest.raises(WorkerDied, match="SIGKILL"):

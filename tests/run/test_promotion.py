@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -43,7 +43,16 @@ class MadeUp:
     stops: Callable[[TrialJob], bool] = lambda _: False
     """Whether a job fails."""
 
-    def submit(self, task: Callable[[Any], Any], job: Any) -> Future[Any]:
+    lanes: ClassVar[int] = 1
+    apart: ClassVar[bool] = False
+
+    def activities(self, lane: int = 0) -> Iterator[Any]:
+        return iter(())
+
+    def log_tail(self, lane: int = 0) -> str:
+        return ""
+
+    def submit(self, task: Callable[[Any], Any], job: Any, lane: int = 0) -> Future[Any]:
         future: Future[Any] = Future()
         if isinstance(job, PrepareJob):
             future.set_result(())

@@ -198,7 +198,7 @@ def test_a_subject_is_timed_through_the_trials_runtime(workload: Workload, tmp_p
     timed = step("timed", needs=("latency",))
     effort = Repetitions(2, 1, 0.002, 5)
     place = TargetJob(TargetSpec("here", batch=2), runtime, (timed,), tmp_path / "artifact", None, effort)
-    job = TrialJob(1, workload, (place,), tmp_path / "progress")
+    job = TrialJob(1, workload, (place,))
     done: list[StepRun] = []
     result = trial.carry_out(job, trial_context, lambda _: None, done)
     trial_context.bench.close()

@@ -56,7 +56,7 @@ def test_a_metric_that_the_first_samples_do_not_have(
     (tmp_path / "rare.py").write_text(RARE)
     data = Factory("rare.py:data", {"positives": positives})
     workload = Workload(Factory("rare.py:net"), data, tmp_path, tmp_path / "home", "cpu")
-    found = worker.prepare(PrepareJob(workload, (metric,), tmp_path / "progress"))
+    found = worker.prepare(PrepareJob(workload, (metric,)))
     if words is None:
         assert found == ()
     else:
@@ -95,7 +95,7 @@ def test_metrics_of_data_without_labels(
     (tmp_path / "bare.py").write_text(UNLABELED)
     data = Factory("bare.py:data", {"task": task, "labels": labels})
     workload = Workload(Factory("bare.py:net", {"shape": shape}), data, tmp_path, tmp_path / "home", "cpu")
-    found = worker.prepare(PrepareJob(workload, metrics, tmp_path / "progress"))
+    found = worker.prepare(PrepareJob(workload, metrics))
     if words is None:
         assert found == ()
     else:
@@ -108,7 +108,7 @@ def test_a_step_that_learns_from_labels_is_named_before_anything_is_trained(tmp_
     workload = Workload(
         Factory("bare.py:net", {"shape": [6]}), Factory("bare.py:data"), tmp_path, tmp_path / "home", "cpu"
     )
-    job = PrepareJob(workload, (), tmp_path / "progress", learn_labels={"`finetune`": "use `distill`"})
+    job = PrepareJob(workload, (), learn_labels={"`finetune`": "use `distill`"})
     found = worker.prepare(job)
     assert isinstance(found, Failure)
     assert found.reason == "`finetune` learns from labels, and the data's 'train' has none"
