@@ -470,7 +470,8 @@ class Search(Frozen):
     `ladder` says whether each technique is measured alone first, `stop_early` whether a trial is ended as soon
     as what is known of it decides it, `warm_start` whether the sampler learns from the trials of earlier runs.
     `screening` is of how many points most trials are chosen; below 2 the sampler's own is taken. `halving` is
-    None where each trial is carried out whole.
+    None where each trial is carried out whole. `disk` are the bytes that the cache and the artifacts may have; None: a
+    tenth of the free space.
     """
 
     sampler: Sampler
@@ -483,6 +484,7 @@ class Search(Frozen):
     warm_start: bool = False
     screening: int = 16
     halving: Halving | None = None
+    disk: int | None = None
 
     @property
     def most(self) -> int | None:
@@ -566,7 +568,8 @@ class Plan(Frozen):
     def comparable(self) -> dict[str, Any]:
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
         count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder,
-        nor whether trials end early or pause, nor what the search is given of earlier runs, nor its screening."""
+        nor whether trials end early or pause, nor what the search is given of earlier runs, nor its screening,
+        nor how much disk it may take."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched, unless its values change.
         named = {ref.metric for ref in self.metric_refs()}
@@ -577,6 +580,7 @@ class Plan(Frozen):
                 del metric["made_by"]
         for limit in (
             "trials", "timeout", "trial_timeout", "ladder", "stop_early", "warm_start", "screening", "halving",
+            "disk",
         ):
             del content["search"][limit]
         # Which of its values are stronger decides how often the search draws a technique, and not what it does.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
+SCRIPTS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql", "schema_6.sql")
 """What brings a database forward: the first makes version 1, each further one the next version."""
 
 TABLES = (
@@ -31,6 +31,7 @@ TABLES = (
 _KEYS = {
     "studies": ("study",), "runs": ("run",), "sessions": ("session",), "trials": ("run", "trial"),
     "steps": ("run", "trial"), "curves": ("run", "trial"), "pauses": ("run", "trial", "rung"),
+    "artifacts": ("run", "trial"),
 }
 # What DuckDB says of a file that another process, or another connection of this one, has open.
 _HELD = ("lock on file", "already attached", "different configuration", "file handle conflict")
@@ -251,6 +252,8 @@ def put(connection: duckdb.DuckDBPyConnection, rows: Rows) -> None:
             "UPDATE trials SET state = ?, reason = ?, violations = ?::JSON WHERE run = ? AND trial = ?",
             [row["state"], row["reason"], json.dumps(row["violations"]), row["run"], row["trial"]],
         )
+    for (run, trial), at in rows.pruned.items():
+        connection.execute("UPDATE artifacts SET pruned = ? WHERE run = ? AND trial = ?", [at, run, trial])
 
 
 def _types(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:

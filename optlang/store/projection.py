@@ -59,6 +59,8 @@ class Rows:
     curves: dict[Key, list[Row]] = field(default_factory=dict)
     judged: dict[Key, Row] = field(default_factory=dict)
     """New verdicts on trials whose rows are not here."""
+    pruned: dict[Key, str | None] = field(default_factory=dict)
+    """When artifacts were removed whose rows are not here."""
     warm_starts: dict[str, list[Row]] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
     """The highest number of a trial, by run."""
@@ -85,6 +87,10 @@ class Rows:
                 self._end(event)
             case "measured":
                 self._measured(event)
+            case "pruned":
+                self._pruned(event)
+            case "rebuilt":
+                self._rebuilt(event)
             case "finish":
                 self._finish(event)
 
@@ -163,13 +169,7 @@ class Rows:
         self.steps[key] = _merged(key, self.steps.get(key, []), event.get("steps") or ())
         self._measure(key, 0, event.get("measurements") or (), event.get("finished"))
         self.curves[key] = curve_rows(*key, event.get("curves") or ())
-        self.artifacts[key] = [
-            {
-                "run": key[0], "trial": key[1], "target": _text(item.get("target")) or "", "path": _text(item["path"]),
-                **_taken(item, "format", "bytes", "sha256", "files", "inputs", "outputs", "about"),
-            }
-            for item in event.get("artifacts") or ()
-        ]
+        self.artifacts[key] = _artifacts(key, event)
 
     def _pause(self, event: Mapping[str, Any]) -> None:
         key = (event["run"], event["trial"])
@@ -206,6 +206,20 @@ class Rows:
                 row = self.judged[key] = {"run": key[0], "trial": key[1]}
             row.update(_taken(event, *_VERDICT))
 
+    def _pruned(self, event: Mapping[str, Any]) -> None:
+        """The files of a trial's artifacts were removed: what is known of them stays."""
+        key, at = (event["run"], event["trial"]), _time(event.get("at"))
+        if key not in self.artifacts:
+            self.pruned[key] = at
+        for row in self.artifacts.get(key, ()):
+            row["pruned"] = at
+
+    def _rebuilt(self, event: Mapping[str, Any]) -> None:
+        """They were built again: these are the files that are there now."""
+        key = (event["run"], event["trial"])
+        self.pruned.pop(key, None)
+        self.artifacts[key] = _artifacts(key, event)
+
     def _measure(self, key: Key, turn: int, measurements: Any, at: Any) -> bool:
         """Whether this pass was not known yet."""
         if (*key, turn) in self.seen.passes or (*key, turn) in self.measurements:
@@ -222,6 +236,17 @@ class Rows:
         if session is not None and session["finished"] is None:
             self.interrupt()
             session.update(finished=_time(event.get("finished")), why=event.get("why"))
+
+
+def _artifacts(key: Key, event: Mapping[str, Any]) -> list[Row]:
+    return [
+        {
+            "run": key[0], "trial": key[1], "target": _text(item.get("target")) or "", "path": _text(item["path"]),
+            **_taken(item, "format", "bytes", "sha256", "files", "inputs", "outputs", "about"),
+            "pruned": _time(item.get("pruned")),
+        }
+        for item in event.get("artifacts") or ()
+    ]
 
 
 def _is_open(row: Row) -> bool:

@@ -28,7 +28,7 @@ _WORDS = frozenset(["of", "is", "it", "if", "on", "an", "at", "to"])
 _SETTINGS = {
     "search": frozenset({
         "sampler", "trials", "timeout", "trial_timeout", "seed", "ladder", "stop_early", "warm_start", "screening",
-        "halving", "workers",
+        "halving", "workers", "disk",
     }),
     "measure": frozenset({"rounds", "processes"}),
     "target": frozenset({"device", "threads", "batch", "dynamic", "shape", "runtime"}),

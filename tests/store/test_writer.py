@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -548,3 +549,35 @@ def test_a_trial_that_goes_on_and_is_killed_is_paused_again(tmp_path: Path) -> N
         assert store.trial("r1", 1).state == "complete"
     assert query(told, [db]).rows == (("complete", None, 7.0),)
     assert query("SELECT rung, went_on, accuracy FROM rungs", [db]).rows == ((1, True, 0.1),)
+
+
+def pruned(trial: int) -> dict[str, Any]:
+    return {"event": "pruned", "run": "r1", "trial": trial, "at": "2026-01-02T03:04:05+00:00"}
+
+
+def test_a_database_of_version_5_says_which_artifacts_were_pruned_and_built_again(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    artifact = {
+        "target": "laptop", "path": "a/1", "format": "onnx", "bytes": 7, "sha256": "old", "files": [], "inputs": [],
+        "outputs": [], "about": {},
+    }
+    trials = [event for number in (1, 2, 3) for event in (start("r1", number), end("r1", number, artifacts=[artifact]))]
+    write(db, [session(), *trials])
+    connection = database.open_file(db)
+    connection.execute("ALTER TABLE artifacts DROP COLUMN pruned")
+    connection.execute("UPDATE optlang SET version = 5, views = NULL")
+    connection.close()
+    question = "SELECT trial, sha256, pruned FROM artifacts ORDER BY trial"
+    assert query(question, [db]).rows == tuple((number, "old", None) for number in (1, 2, 3)), "brought forward"
+    again = {"event": "rebuilt", "run": "r1", "trial": 2, "artifacts": [{**artifact, "sha256": "new"}]}
+    write(db, [session(number=1), pruned(1), pruned(2), again, start("r1", 4), end("r1", 4, artifacts=[artifact])])
+    write(db, [session(number=2), pruned(4)])
+    at = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - the tables hold UTC without its zone
+    rows = query(question, [db]).rows
+    assert rows == ((1, "old", at), (2, "new", None), (3, "old", None), (4, "old", at))
+    journal_path(db).unlink()
+    with Writer(db) as store:
+        assert [row.artifacts[0]["pruned"] is None for row in store.trials("r1")] == [False, True, True, False]
+    db.unlink()
+    write(db, [])
+    assert query(question, [db]).rows == rows, "the journal that is made from the tables has them"

@@ -62,6 +62,10 @@ SEARCH = (
         "screening", 0, 256, 16,
         "of how many points most trials are chosen, by the gain and the time that are expected; `off`: of one",
     ),
+    Param(
+        name="disk", dimension="bytes", domain=IntDomain(low=1000, high=10**15), default=None,
+        help="how much the cache and the artifacts may take on the disk; a tenth of the free space where it is not set",
+    ),
 )
 HALVING = (
     _count(
