@@ -13,13 +13,12 @@ import typer
 
 from optlang.cli.exits import INTERRUPTED, USAGE, WRONG, colored, usage, width
 from optlang.cli.options import DEFAULT_DB, Db, Progress, Shown
+from optlang.cli.stored import changed, stored_trial
 from optlang.cli.watcher import watcher_of
 from optlang.diagnostics.command_line import command
 
 if TYPE_CHECKING:
     from optlang.report.repeated import TrialFigures
-    from optlang.report.selection import Chosen
-    from optlang.run.repeat import Wanted
 
 
 def repeat(
@@ -55,53 +54,28 @@ def _repeated(study: str, trial: int, db: Path, output: Path | None, progress: P
     from optlang.measure import signals
     from optlang.report.repeated import compare, load_trial
     from optlang.report.repeated_table import render_repeated
-    from optlang.report.selection import check_trial, choose, study_file
     from optlang.run.repeat import repeat as repeat_trial
     from optlang.store.reader import connect
 
-    with connect([db]) as reader:
-        chosen = choose(reader, study)
-        check_trial(reader, chosen, trial)
-        plan, stored = reader.plan(chosen.run), load_trial(reader, chosen.run, trial)
-        baseline = load_trial(reader, chosen.run, 0)
-        text = reader.query("SELECT text FROM runs WHERE run = ?", [chosen.run]).rows[0][0]
-        file = study_file(reader, chosen.file or "")
-    _check(chosen, stored, baseline, file)
-    for line in (*_said(stored), *_changed(file, text)):
+    stored = stored_trial(study, trial, db)
+    plan, text, file = stored.plan, stored.text, stored.file
+    for line in (*_said(stored.figures), *changed(file, text)):
         sys.stderr.write(f"{line}\n")
-    wanted = _wanted(stored, baseline)
     with _folder(output) as folder, signals.raised():
         made = folder / DEFAULT_DB.name
         watcher = watcher_of(plan, progress)
         try:
-            run = repeat_trial(plan, text, file, wanted, made, watcher)
+            run = repeat_trial(plan, text, file, stored.wanted, made, watcher)
         finally:
             watcher.close()
         with connect([made]) as reader:
             again = load_trial(reader, run, trial)
-    found = compare(plan, stored, again)
-    sys.stdout.write(render_repeated(chosen.study, found, width=width(), color=colored(sys.stdout)))
+    found = compare(plan, stored.figures, again)
+    sys.stdout.write(render_repeated(stored.chosen.study, found, width=width(), color=colored(sys.stdout)))
     if output is not None:
-        again_by = command("export", chosen.study, str(trial), "-o", "DIR", db=made)
+        again_by = command("export", stored.chosen.study, str(trial), "-o", "DIR", db=made)
         sys.stderr.write(f"what was made is in {output}: `{again_by}` exports the trial\n")
     return 0 if found.agrees else WRONG
-
-
-def _check(chosen: Chosen, stored: TrialFigures, baseline: TrialFigures, file: Path) -> None:
-    """OptlangError where the trial cannot be repeated, as far as is known before anything runs."""
-    name = f"trial {stored.number} of `{chosen.study}`"
-    if stored.state == "running":
-        raise usage(f"{name} is still running", "wait until it has ended")
-    if baseline.state != "complete":
-        raise usage(
-            f"{name} cannot be compared: the baseline of its run ended as `{baseline.state}`",
-            "run the study again until its baseline is complete",
-        )
-    if not file.is_file():
-        raise usage(
-            f"the file of `{chosen.study}` is gone: there is no {file}",
-            "put it back with its Python and data; where the database was moved or copied, move them along",
-        )
 
 
 def _said(stored: TrialFigures) -> Iterator[str]:
@@ -112,22 +86,6 @@ def _said(stored: TrialFigures) -> Iterator[str]:
         yield f"trial {stored.number} failed: {stored.reason}; it is carried out again"
     elif not stored.measurements:
         yield f"trial {stored.number} ended before it was measured: it is carried out whole, with nothing to compare"
-
-
-def _changed(file: Path, text: str | None) -> Iterator[str]:
-    """A line where the study's file is not what ran; what its run stored is carried out all the same."""
-    if text is not None and file.read_bytes().decode("utf-8-sig", "replace") != text:
-        yield f"{file} has changed since the run: the trial is carried out as the run stored it, not as the file is now"
-
-
-def _wanted(stored: TrialFigures, baseline: TrialFigures) -> Wanted:
-    from optlang.plan.metrics import TEST
-    from optlang.run.repeat import Wanted
-
-    tested = any(metric.startswith(TEST) for _, metric in stored.measurements)
-    return Wanted(
-        stored.number, stored.origin, stored.alone, stored.runtime, baseline.runtime, stored.point, tested
-    )
 
 
 @contextmanager

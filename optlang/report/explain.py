@@ -31,7 +31,7 @@ from optlang.syntax import tree
 
 _WIDTH = 100
 _TYPE = {dimension: name for name, dimension in reversed(TYPES.items())}
-_UNSET = {"time": "30min", "count": str(TRIALS)}
+_UNSET = {"time": "30min", "count": str(TRIALS), "bytes": "20GB"}
 """Values of settings without a default, for an example."""
 _TITLES = {
     "technique": "Techniques", "pipeline": "Pipelines", "runtime": "Runtimes", "model": "Models", "data": "Data sets",

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -101,16 +102,38 @@ def _factory(factory: Factory, study: Path) -> JSON:
     return [factory.calls, dict(factory.arguments), weights, imports.fingerprint(factory.calls, study)]
 
 
+MEMO = "memo.json"
+"""What a result inside a step is, in a folder of the cache."""
+
+CHECKPOINT = "training.pt"
+"""What the checkpoint of a training is there."""
+
+SUMS = "sums.json"
+"""The file of a result that has the SHA-256 of the others, by name."""
+
+
 class Cache:
-    """A folder of results. What `find` returns was written whole: a result appears under its name by a rename only."""
+    """A folder of results. What `find` returns was written whole: a result appears under its name by a rename only.
+
+    Another process may remove a result at any time, see `cache_files.remove`: it is gone as a whole then.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find(self, key: str) -> Path | None:
-        """The folder that holds the result, None where there is none."""
+        """The folder that holds the result, None where there is none. It counts as used now."""
         folder = self._path(key)
-        return folder if folder.is_dir() else None
+        try:
+            # What was used last is removed last. A time of its own: the file system's has a coarse clock.
+            now = time.time_ns()
+            os.utime(folder, ns=(now, now))
+        except FileNotFoundError:
+            return None
+        except OSError:
+            # Another user's, or one that may only be read.
+            return folder if folder.is_dir() else None
+        return folder
 
     def put(self, key: str, write: Callable[[Path], None]) -> Path:
         """Have `write` fill an empty folder, and keep it under `key`; another process's same result wins a race."""
@@ -120,18 +143,35 @@ class Cache:
         aside.mkdir()
         try:
             write(aside)
-            for path in aside.rglob("*"):
-                if path.is_file():
-                    _sync(path)
+            files = [path for path in aside.rglob("*") if path.is_file()]
+            sums = {str(path.relative_to(aside)): sha256(path) for path in sorted(files)}
+            (aside / SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+            for path in (*files, aside / SUMS):
+                _sync(path)
             try:
                 aside.rename(folder)
             except OSError:
                 if not folder.is_dir():
-                    raise
+                    # The one that was there has just been removed.
+                    aside.rename(folder)
             _sync(folder.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return folder
+
+    def text(self, key: str, name: str, compute: Callable[[], str]) -> str:
+        """The text in the file `name` of what is kept under `key`; computed, and kept, where there is none."""
+        found = self.find(key)
+        if found is not None:
+            with contextlib.suppress(FileNotFoundError):
+                return (found / name).read_text()
+        text = compute()
+
+        def write(folder: Path) -> None:
+            (folder / name).write_text(text)
+
+        self.put(key, write)
+        return text
 
     def replace(self, key: str, name: str, write: Callable[[Path], None]) -> None:
         """Have `write` write the file `name` of what is kept under `key`, in place of the one that may be there.
@@ -160,6 +200,12 @@ class Cache:
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from optlang.interfaces import OptlangError
-from optlang.run.cache import Cache, key_of
+from optlang.run.cache import CHECKPOINT, Cache, key_of
 from optlang.run.curves import Epoch
 from optlang.workload.seeds import random_states, set_random_states
 
-_FILE = "training.pt"
 _FORMAT = 1
 """Another number where what a checkpoint holds is changed; what it is computed by is part of its step's key."""
 
@@ -65,14 +64,17 @@ class Checkpoints:
 
     def find(self, step: str) -> Checkpoint | None:
         """The checkpoint of a step, None where there is none. Raises UnreadableError for one that cannot be used."""
-        folder = self._cache.find(_key(step))
-        if folder is None or not (folder / _FILE).is_file():
+        folder = self._cache.find(checkpoint_key(step))
+        if folder is None or not (folder / CHECKPOINT).is_file():
             return None
         # A file that is torn fails wherever it is torn.
         try:
-            return _read(folder / _FILE)
+            return _read(folder / CHECKPOINT)
         except UnreadableError:
             raise
+        except FileNotFoundError:
+            # Another process has removed it.
+            return None
         except Exception as error:
             raise UnreadableError(f"it cannot be read ({_line(error)})") from error
 
@@ -87,14 +89,15 @@ class Checkpoints:
             "curve": [asdict(item) for item in checkpoint.curve], "scored": list(checkpoint.scored),
             "state": dict(checkpoint.state), "random": dict(checkpoint.random),
         }
-        self._cache.replace(_key(step), _FILE, lambda path: torch.save(content, path))
+        self._cache.replace(checkpoint_key(step), CHECKPOINT, lambda path: torch.save(content, path))
 
     def remove(self, step: str) -> None:
         """Remove the checkpoint of a step, where there is one."""
-        self._cache.remove(_key(step))
+        self._cache.remove(checkpoint_key(step))
 
 
-def _key(step: str) -> str:
+def checkpoint_key(step: str) -> str:
+    """The key of the checkpoint of the step whose result has this key."""
     return key_of("checkpoint", step)
 
 

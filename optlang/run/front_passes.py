@@ -8,15 +8,12 @@ from optlang.interfaces import Measurement
 from optlang.measure.process import Deployment
 from optlang.run.dispatch import Dispatcher
 from optlang.run.engine import WorkerDied, WorkerTimeout
-from optlang.run.history import History
+from optlang.run.history import NEAR, History
 from optlang.run.job import Failure, FrontJob, Workload
 from optlang.run.job_builder import JobBuilder
 
 PASSES = 3
 """How often the front is measured again at most."""
-
-NEAR = 4
-"""How many trials that are within one interval of the front are measured again with it."""
 
 Measured = Mapping[int, tuple[Measurement, ...]]
 """New measurements by the trials' numbers."""
@@ -25,12 +22,14 @@ Measured = Mapping[int, tuple[Measurement, ...]]
 def passes(
     history: History, jobs: JobBuilder, dispatcher: Dispatcher, workload: Workload, message: Callable[[str], None],
     time_for: Callable[[Sequence[int]], bool] = lambda trials: True,
+    ready: Callable[[Sequence[int]], Sequence[int]] = lambda trials: trials,
 ) -> Iterator[Measured]:
     """The new measurements of one pass after the other; the caller adds each to `history` before it asks for the next.
 
     A pass measures the whole front in one cycle, so that all of its rows compare with the same seconds of the baseline.
     It ends where the front holds (a pass has measured all that are in the front after it, ties aside), after `PASSES`,
     where there is no `time_for` another one of its trials, or where measuring fails. All but the first are reported.
+    `ready` has the artifacts of its trials there, and says of which.
     """
     measured: set[int] = set()
     for turn in range(PASSES):
@@ -45,7 +44,7 @@ def passes(
             return
         again = f"the front has changed (pass {turn + 1} of at most {PASSES}): " if turn else ""
         message(f"{again}measuring the {len(numbers)} best again, side by side with the baseline")
-        members = [(number, member) for number in numbers for member in jobs.members(number).values()]
+        members = [(number, member) for number in ready(numbers) for member in jobs.members(number).values()]
         found, failed = _measured(members, jobs, dispatcher, workload)
         if found:
             yield found

@@ -28,6 +28,9 @@ from optlang.store.artifacts import artifact_folder
 from optlang.store.projection import PAUSED, was_interrupted
 from optlang.store.writer import TrialRow
 
+NEAR = 4
+"""How many trials that are within one interval of the front are measured again with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:
@@ -151,6 +154,10 @@ class History:
     def left(self, number: int, reason: str) -> None:
         """Why a paused trial was not taken on when the search ended."""
         self._trials[number] = replace(self._trials[number], reason=reason)
+
+    def rebuilt(self, number: int, artifacts: Mapping[str, Artifact]) -> None:
+        """A trial's artifacts were built again."""
+        self._trials[number] = replace(self._trials[number], artifacts=artifacts)
 
     @property
     def records(self) -> list[TrialRecord]:

@@ -19,6 +19,7 @@ from optlang.run.attempts import Attempts, Ended
 from optlang.run.batch_dependence import depends
 from optlang.run.budget import Budget
 from optlang.run.busy import Busy
+from optlang.run.disk import DiskLimit
 from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.draws import Draws
 from optlang.run.early_end import EarlyEnd
@@ -30,6 +31,7 @@ from optlang.run.history import History, TrialRecord
 from optlang.run.job import Failure, Workload
 from optlang.run.job_builder import JobBuilder
 from optlang.run.promotion import Promotion
+from optlang.run.rebuilt import Rebuilding, Rebuilt, rebuild
 from optlang.run.refusals import known_refusals, refusal_text
 from optlang.run.scratch import Scratch
 from optlang.run.stop import InterruptedRun, StopRequest
@@ -128,6 +130,12 @@ class Scheduler:
             plan, folder, run_id, self.session, store, watcher, self._stop, self._history, self._jobs, self._budget,
             self._early, self._promotion, self._refusals, self._trial_ended,
         )
+        self._disk = DiskLimit(
+            home, run_id, self.session, plan.search.disk, engine.lanes, self._history, store, watcher.message
+        )
+        self._rebuilding = Rebuilding(
+            run_id, self._history, self._jobs, self._dispatcher, store, self._disk, watcher.message, self._measured
+        )
         self._ladder: list[AblationTrial] = []
         self._wanted: int | None = 0
 
@@ -161,6 +169,7 @@ class Scheduler:
         )
         if history.baseline is not None and not self._waiting and over and history.is_settled():
             return self.outcome("ladder" if ladder is True else "complete")
+        self._disk.begin()
         self._prepare_baseline()
         self._try([trial for trial in self._ladder if trial.alone == "none"])
         techniques = [trial for trial in self._ladder if trial.alone != "none"]
@@ -170,11 +179,14 @@ class Scheduler:
         self._try(after)
         for line in self._early.summary():
             self._watcher.message(line)
+        self._disk.searched()
         if self._over() == "soon":
             return self.outcome("interrupted")
         self._settle_front()
         if not self._stop.when:
             self._score_test()
+        if (removed := self._disk.summary()) is not None:
+            self._watcher.message(removed)
         return self.outcome("interrupted" if self._stop.when else why)
 
     def _try(self, trials: Sequence[AblationTrial]) -> None:
@@ -290,7 +302,7 @@ class Scheduler:
         begin = time.monotonic()
         for found in passes(
             self._history, self._jobs, self._dispatcher, self._workload, self._watcher.message,
-            self._budget.enough_for_pass,
+            self._budget.enough_for_pass, self._rebuilding.ready,
         ):
             self._budget.passed(list(found), time.monotonic() - begin)
             for number, measurements in sorted(found.items()):
@@ -330,7 +342,7 @@ class Scheduler:
     def _scored(self, numbers: Sequence[int]) -> bool:
         """Score these trials on the test data, and keep that; whether there is any figure."""
         # The baseline's answers are what the others are compared with.
-        job = self._jobs.tests(list(dict.fromkeys([0, *numbers])))
+        job = self._jobs.tests(self._rebuilding.ready(list(dict.fromkeys([0, *numbers]))))
         found = test_data.measured(self._dispatcher, job, self._watcher.message)
         for number in numbers:
             if number in found:
@@ -397,6 +409,10 @@ class Scheduler:
         if tested and self._history.timed(number):
             self._scored(sorted({0, number}))
 
+    def rebuild(self, number: int, recipe: Recipe, folder: Path) -> Rebuilt:
+        """Build a trial's artifacts again, in `folder`; OptlangError where that fails."""
+        return rebuild(self._jobs, self._dispatcher, self._history.trial(number), recipe, folder)
+
     def try_alone(self, trials: Sequence[AblationTrial]) -> None:
         """The baseline and these trials, nothing else. Raises InterruptedRun where a signal stops it."""
         self._ladder = list(trials)
@@ -456,6 +472,7 @@ class Scheduler:
             self._watch_drift(record.recipe, result.measurements)
         if refusal is not None and self._excludes_more(refusal, record.recipe):
             self._watcher.message(refusal_text(refusal))
+        self._disk.after(record)
 
     def _excludes_more(self, refusal: KnownRefusal, recipe: Recipe) -> bool:
         """Whether the refusal excludes more than the trial that it comes from."""

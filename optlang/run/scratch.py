@@ -30,7 +30,7 @@ class Scratch:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
         # Locked before it exists, so that no other session takes it for one that was left behind.
-        self._lock = FileLock(_lock_of(parent / self.session), thread_local=False, fallback_to_soft=False)
+        self._lock = FileLock(lock_of(parent / self.session), thread_local=False, fallback_to_soft=False)
         self._lock.acquire()
         self.folder = parent / self.session
         self.folder.mkdir()
@@ -49,18 +49,19 @@ class Scratch:
         self.close()
 
 
-def _lock_of(folder: Path) -> Path:
+def lock_of(folder: Path) -> Path:
+    """The file that a session holds locked as long as it lives, next to its folder."""
     return folder.with_name(f"{folder.name}.lock")
 
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    _lock_of(folder).unlink(missing_ok=True)
+    lock_of(folder).unlink(missing_ok=True)
 
 
 def _sweep(parent: Path) -> None:
     """Remove the folders of sessions that are over."""
     for path in list(parent.iterdir()):
         folder = path.with_suffix("") if path.suffix == ".lock" else path
-        if not held(_lock_of(folder)):
+        if not held(lock_of(folder)):
             _remove(folder)

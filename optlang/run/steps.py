@@ -23,8 +23,9 @@ from optlang.interfaces import (
     Refusal,
     Request,
 )
-from optlang.run.cache import Cache, Clock, key_of, model_key, step_key
-from optlang.run.checkpoints import Checkpoints
+from optlang.run import in_use
+from optlang.run.cache import MEMO, Cache, Clock, key_of, model_key, step_key
+from optlang.run.checkpoints import Checkpoints, checkpoint_key
 from optlang.run.curves import Epoch, ended_with, epochs_in, read_curve, write_curve
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
 from optlang.run.step_training import PausedTraining, StepTraining, Watch
@@ -39,7 +40,7 @@ from optlang.workload.model.save import load, save
 
 Report = Callable[[Mapping[str, JSON]], None]
 
-_STATE, _COUNTS, _MEMO = "state", "counts.json", "memo.json"
+_STATE, _COUNTS = "state", "counts.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,14 @@ def result_key(
     return _Steps(steps, workload, data, wants_of, clock, lambda _: None).key
 
 
+class _GoneError(Exception):
+    """A result was in the cache, and another process has removed it."""
+
+
+_TURNS = 5
+"""How often a trial begins again at most because results were removed that it was about to read."""
+
+
 class _Steps:
     """The steps of a trial with their keys; see `cache.step_key` for what a result depends on."""
 
@@ -96,6 +105,7 @@ class _Steps:
         self._keys = [model_key(workload, data)]
         for step in steps:
             self._keys.append(self._key(self._keys[-1], step))
+        in_use.add(workload, (*self._keys, *map(checkpoint_key, self._keys[1:])))
 
     @property
     def key(self) -> str:
@@ -104,6 +114,17 @@ class _Steps:
 
     def applied(self, runs: list[StepRun]) -> Stepped:
         """See `apply`."""
+        before = len(runs)
+        for _ in range(_TURNS):
+            try:
+                return self._applied(runs)
+            except _GoneError:
+                del runs[before:]
+        raise OptlangError(
+            "results in the cache are removed as fast as they are read", help="set a larger `disk` in search { }"
+        )
+
+    def _applied(self, runs: list[StepRun]) -> Stepped:
         results = self._keys[1:]
         # The last result in the cache stands for all steps before it.
         start = next((number for number in range(len(results), 0, -1) if self._cache.find(results[number - 1])), 0)
@@ -188,7 +209,7 @@ class _Steps:
         scores: Mapping[str, float] = {}
         if watch is not None:
             # Of results that answered from the cache, one before the last may be gone.
-            state = state or self._read(next(filter(self._cache.find, self._keys[last + 1:])))[0]
+            state = state or self._read(next(filter(self._cache.find, self._keys[last + 1:]), self._keys[last + 1]))[0]
             on_file = {name: value for name, value in ended_with(runs[last].curve).items() if name in watch.metrics}
             scores = on_file if state.form not in ("module", "graph") else watch.score(state.model)
         raise PausedTraining(self._epochs(runs), self._steps[last].path, scores)
@@ -226,11 +247,7 @@ class _Steps:
         """Results inside a step, kept under all that they depend on: what the step depends on, but not its settings."""
         def memo(name: str, about: JSON, compute: Callable[[], JSON]) -> JSON:
             key = key_of("memo", self._key(parent, replace(step, settings={})), name, about)
-            found = self._cache.find(key)
-            if found is None:
-                text = json.dumps(compute())
-                found = self._cache.put(key, lambda folder: _written(folder / _MEMO, text))
-            kept: JSON = json.loads((found / _MEMO).read_text())
+            kept: JSON = json.loads(self._cache.text(key, MEMO, lambda: json.dumps(compute())))
             return kept
 
         return memo
@@ -240,9 +257,10 @@ class _Steps:
         if state.form in ("module", "graph"):
             return state
         for key in reversed(self._keys[1:]):
-            if self._cache.find(key) is None:
+            try:
+                found, _ = self._read(key)
+            except _GoneError:
                 return None
-            found, _ = self._read(key)
             if found.form in ("module", "graph"):
                 return found
         return self._untrained()
@@ -256,11 +274,18 @@ class _Steps:
         self._cache.put(key, write)
 
     def _read(self, key: str) -> tuple[ModelState, Counted]:
+        """Raises _GoneError where it is not there, or another process removes it while it is read."""
         folder = self._cache.find(key)
-        assert folder is not None, key
-        kept = json.loads((folder / _COUNTS).read_text())
-        measurements = tuple(Measurement(**item) for item in kept["measurements"])
-        state = load(folder / _STATE, self._workload.study)
+        if folder is None:
+            raise _GoneError(key)
+        try:
+            kept = json.loads((folder / _COUNTS).read_text())
+            measurements = tuple(Measurement(**item) for item in kept["measurements"])
+            state = load(folder / _STATE, self._workload.study)
+        except (OSError, OptlangError) as error:
+            if folder.is_dir():
+                raise
+            raise _GoneError(key) from error
         return state, Counted(measurements, tuple(kept["uncounted"]), kept["shapes"])
 
 

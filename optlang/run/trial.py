@@ -30,7 +30,7 @@ from optlang.measure.process import BareProcess, Deployment, Environment
 from optlang.measure.samples import Samples, kept
 from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
-from optlang.run import batch_dependence, open_axes, steps
+from optlang.run import batch_dependence, in_use, open_axes, steps
 from optlang.run.cache import Clock, key_of, workload_key
 from optlang.run.curves import Epoch
 from optlang.run.ending import Spent
@@ -188,7 +188,7 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     for target_job in job.targets:
         found: list[StepRun] = []
         try:
-            with of_target(job, target_job):
+            with of_target(job, target_job), in_use.trial(job.workload):
                 result = _on_target(job, target_job, context, report, found)
         except StoppedTraining:
             for other in job.targets:
@@ -308,7 +308,7 @@ def _measured(
             "outputs": _tensors(answers.outputs, built.artifact), "samples_a_call": answers.batch,
         }
         about = open_axes.with_names({**facts, **built.artifact.about}, open_axes.named(data, stepped.module))
-        _keep_examples(target_job.folder, samples, answers)
+        keep_examples(target_job.folder, samples, answers)
         if target_job.baseline is None:
             context.keep(member, folder)
         known = context.reference(target_job.baseline or member)
@@ -438,7 +438,7 @@ def clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Trial
     return Clock(about, seconds, target_job.target.batch)
 
 
-def _keep_examples(folder: Path, inputs: Rows, answers: Answers) -> None:
+def keep_examples(folder: Path, inputs: Rows, answers: Answers) -> None:
     """Store a few samples and the artifact's answers next to it: the deployer can compare with them.
 
     Where an answer may depend on the other samples of its call these are whole calls of the target's batch. They have

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from optlang.interfaces import Artifact
 from optlang.run.history import TrialRecord
 from optlang.run.job import BASELINE, Result
+from optlang.store.artifacts import whole_sum
 from optlang.store.curves import curve_event
 from optlang.store.journal import now
 from optlang.store.projection import PAUSED
@@ -39,11 +40,18 @@ def end_event(run: str, record: TrialRecord, result: Result, seconds: float) -> 
     }
 
 
+def rebuilt_event(run: str, number: int, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The event of artifacts that are there again, after they were removed."""
+    return {
+        "event": "rebuilt", "run": run, "trial": number, "at": now(),
+        "artifacts": [_artifact_event(target, artifact) for target, artifact in artifacts.items()],
+    }
+
+
 def _artifact_event(target: str, artifact: Artifact) -> dict[str, Any]:
     files = [asdict(file) for file in artifact.files]
-    whole = hashlib.sha256("".join(f"{file.name}:{file.sha256}\n" for file in artifact.files).encode()).hexdigest()
     return {
         "target": target, "path": str(artifact.folder), "format": artifact.format,
-        "bytes": sum(file.bytes for file in artifact.files), "sha256": whole, "files": files,
+        "bytes": sum(file.bytes for file in artifact.files), "sha256": whole_sum(artifact.files), "files": files,
         "inputs": list(artifact.inputs), "outputs": list(artifact.outputs), "about": dict(artifact.about),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from optlang.interfaces import JSON, Measurement, Runtime
 from optlang.plan.metrics import MEDIAN
@@ -18,7 +17,7 @@ from optlang.run.job import StepRun, TargetJob, TrialJob, UntrainedJob
 from optlang.run.trial import Report, TrialContext, built, clock, deployment, unrunnable
 from optlang.workload import imports
 
-_FILE = "measurements.json"
+MEASUREMENTS = "measurements.json"
 
 
 def measure(job: UntrainedJob, context: TrialContext, report: Report) -> tuple[Measurement, ...]:
@@ -37,12 +36,12 @@ def _on_target(
     timed = MEDIAN in job.metrics and target_job.baseline is not None and unrunnable(runtime) is None
     cache = Cache(job.trial.workload.home / "cache")
     key = _key(job.trial, target_job, runtime, context, timed)
-    folder = cache.find(key)
-    if folder is None:
-        measured = _measured(job.trial, target_job, runtime, context, report, timed)
-        text = json.dumps([asdict(item) for item in measured])
-        folder = cache.put(key, lambda aside: _written(aside / _FILE, text))
-    kept = (Measurement(**item) for item in json.loads((folder / _FILE).read_text()))
+
+    def measured() -> str:
+        found = _measured(job.trial, target_job, runtime, context, report, timed)
+        return json.dumps([asdict(item) for item in found])
+
+    kept = (Measurement(**item) for item in json.loads(cache.text(key, MEASUREMENTS, measured)))
     return tuple(item for item in kept if item.metric in job.metrics)
 
 
@@ -80,7 +79,3 @@ def _measured(
     finally:
         # The artifact of the untrained model is no trial's.
         shutil.rmtree(target_job.folder, ignore_errors=True)
-
-
-def _written(path: Path, text: str) -> None:
-    path.write_text(text)

@@ -111,6 +111,17 @@ def carry_out(job: TrialJob) -> Result:
     return replace(result, notes={**result.notes, CHECKPOINT: "; ".join(ignored)}) if ignored else result
 
 
+def rebuild(job: TrialJob) -> Result:
+    """The artifacts of a trial once more, with the figures of them that are no times."""
+    runs: list[StepRun] = []
+    try:
+        from optlang.run import rebuilding
+
+        return rebuilding.rebuild(job, _context(job.workload), report, runs)
+    except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
+        return Result(steps=tuple(runs), failure=_failure(error))
+
+
 def measure_untrained(job: UntrainedJob) -> tuple[Measurement, ...] | None:
     """What a trial's training leaves as it is; None where that cannot be measured, which its trial then reports."""
     try:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from optlang.cli.app import command
-from optlang.cli.repeat import _changed, _said
+from optlang.cli.repeat import _said
+from optlang.cli.stored import changed
 from optlang.report.repeated import TrialFigures
 from optlang.store.writer import Writer
 from tests.store.example_study import end, finish, measurement, session, start
@@ -73,5 +74,5 @@ def test_a_trial_without_figures_is_announced() -> None:
 def test_a_study_that_is_as_it_ran_is_not_mentioned(tmp_path: Path) -> None:
     path = tmp_path / "x.opt"
     path.write_bytes(b"\xef\xbb\xbfoptlang 1\r\n")
-    assert list(_changed(path, "optlang 1\r\n")) == []
-    assert len(list(_changed(path, "optlang 1"))) == 1
+    assert list(changed(path, "optlang 1\r\n")) == []
+    assert len(list(changed(path, "optlang 1"))) == 1

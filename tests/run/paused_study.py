@@ -229,5 +229,6 @@ def kept(place: Workload, runs: Sequence[StepRun]) -> dict[str, Any]:
     files: dict[str, Any] = {
         str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
+    del files["sums.json"]
     curve = json.loads(files.pop("curve.json"))
     return files | {"curve": [{**item, "seconds": None} for item in curve]}

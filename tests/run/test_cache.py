@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -93,4 +95,20 @@ def test_a_writer_that_is_killed_leaves_no_result(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     assert cache.find(key_of("x")) is None
     cache.put(key_of("x"), lambda folder: (folder / "whole").write_text("y"))
-    assert [path.name for path in Path(cache.find(key_of("x")) or "").iterdir()] == ["whole"]
+    assert sorted(path.name for path in Path(cache.find(key_of("x")) or "").iterdir()) == ["sums.json", "whole"]
+
+
+def test_a_result_is_used_when_it_is_found(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    folder = cache.put(key_of("x"), lambda folder: (folder / "file").write_text("x"))
+    os.utime(folder, (1, 1))
+    assert cache.find(key_of("x")) == folder
+    assert time.time() - folder.stat().st_mtime < 60
+
+
+def test_a_text_whose_result_is_removed_while_it_is_read_is_computed_again(tmp_path: Path) -> None:
+    cache, key = Cache(tmp_path), key_of("x")
+    assert cache.text(key, "text", lambda: "first") == "first"
+    assert cache.text(key, "text", lambda: "second") == "first"
+    (Path(cache.find(key) or "") / "text").unlink()
+    assert cache.text(key, "text", lambda: "third") == "third"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.diagnostics.command_line import command
-from optlang.interfaces import OptlangError
+from optlang.interfaces import Artifact, OptlangError
 from optlang.plan.metrics import TEST, validated
 from optlang.plan.model import Plan
 from optlang.report.export import checked, web
@@ -20,26 +20,52 @@ from optlang.report.export.readme import readme
 from optlang.report.export.runners import builder, runner
 from optlang.report.front import load_members, named_metrics
 from optlang.report.selection import Chosen, check_trial, choose, study_file
-from optlang.store.artifacts import artifact_folder
+from optlang.store.artifacts import artifact_folder, home_of_artifact, whole_sum
 from optlang.store.reader import Reader
 from optlang.workload import sources
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the folder, its files by name, and the manifest as it stands in `manifest.json`."""
+    """What was written: the folder, its files by name, and the manifest as it stands in `manifest.json`.
+
+    `sources` are the folders that the artifacts were copied from.
+    """
 
     folder: Path
     files: tuple[str, ...]
     manifest: Mapping[str, Any]
+    sources: tuple[Path, ...]
 
 
-def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overwrite: bool = False) -> Exported:
+def pruned(reader: Reader, study: str | None, trial: int) -> bool:
+    """Whether the trial's artifact was removed to keep the disk within its limit; OptlangError as `export`."""
+    chosen = choose(reader, study)
+    check_trial(reader, chosen, trial)
+    found = reader.query(
+        "SELECT count(*) FROM artifacts WHERE run = ? AND trial = ? AND pruned IS NOT NULL", [chosen.run, trial]
+    )
+    return bool(found.rows[0][0])
+
+
+def home(reader: Reader, study: str | None, trial: int) -> Path | None:
+    """The folder of cache and artifacts that the trial's artifact was built in; None where that is no longer there."""
+    chosen = choose(reader, study)
+    rows = reader.query("SELECT path FROM artifacts WHERE run = ? AND trial = ?", [chosen.run, trial]).rows
+    found = home_of_artifact(rows[0][0]) if rows else None
+    return found if found is not None and found.is_dir() else None
+
+
+def export(
+    reader: Reader, study: str | None, trial: int, folder: Path, *, overwrite: bool = False,
+    rebuilt: Mapping[str, Artifact] | None = None,
+) -> Exported:
     """Copy a trial's artifact into `folder`, with `manifest.json` and what runs it: `run.py`, or a page for browsers.
 
     Where it knows a command that builds it again, `build.sh` says that, and the files it begins with come along.
 
-    With several targets each has a folder of its own inside. OptlangError: no such study or trial, a trial without an
+    `rebuilt` are the artifacts by target where they were removed, and built again. With several targets each has a
+    folder of its own inside. OptlangError: no such study or trial, a trial without an
     artifact (with the reason), files that are gone or are no longer what was measured, or a folder that holds something
     (unless `overwrite`, which replaces files of the same names and touches no other). Nothing is put into the folder
     before all of it is there and checked.
@@ -51,6 +77,8 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
         "SELECT * FROM artifacts WHERE run = ? AND trial = ? ORDER BY target", [chosen.run, trial]
     ).dicts()
     _check_exportable(reader.dbs[0], chosen, row, found)
+    if rebuilt is not None:
+        found = [{**item, **_again(rebuilt[item["target"]])} for item in found if item["target"] in rebuilt]
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise OptlangError(f"{folder} is a file", help="name a folder with -o")
@@ -72,7 +100,16 @@ def export(reader: Reader, study: str | None, trial: int, folder: Path, *, overw
             (aside / name).replace(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Exported(folder, files, manifest)
+    return Exported(folder, files, manifest, tuple(_source(reader, item["path"]) for item in found))
+
+
+def _again(artifact: Artifact) -> dict[str, Any]:
+    """What a row of the table has of an artifact that was built again."""
+    files = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in artifact.files]
+    return {
+        "path": str(artifact.folder), "bytes": sum(file.bytes for file in artifact.files), "files": json.dumps(files),
+        "about": json.dumps(dict(artifact.about)), "sha256": whole_sum(artifact.files),
+    }
 
 
 def _check_exportable(
@@ -175,10 +212,7 @@ def _copy(
     reader: Reader, artifact: Mapping[str, Any], row: Mapping[str, Any], folder: Path, inside: str
 ) -> dict[str, Any]:
     """Copy the files of one artifact, each of them as it was measured, and say what they are."""
-    source = artifact_folder(artifact["path"], [db.resolve().parent / ".optlang" for db in reader.dbs])
-    if not source.is_absolute():
-        found = [db.resolve().parent / source for db in reader.dbs]
-        source = next((path for path in found if path.exists()), found[0])
+    source = _source(reader, artifact["path"])
     about = _decoded(artifact["about"]) or {}
     files = _decoded(artifact["files"]) or []
     # Files next to the model are not loaded; a build on another machine starts from them.
@@ -202,6 +236,15 @@ def _copy(
         "outputs": _tensors(artifact["outputs"], about.get("outputs")), "about": about,
         "examples": [path.name for path in examples],
     }
+
+
+def _source(reader: Reader, recorded: str) -> Path:
+    """The folder of an artifact."""
+    source = artifact_folder(recorded, [db.resolve().parent / ".optlang" for db in reader.dbs])
+    if source.is_absolute():
+        return source
+    found = [db.resolve().parent / source for db in reader.dbs]
+    return next((path for path in found if path.exists()), found[0])
 
 
 def _copy_python(about: Mapping[str, Any], reader: Reader, chosen: Chosen, folder: Path) -> None:
