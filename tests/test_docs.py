@@ -107,7 +107,11 @@ def test_commands_that_are_named_exist() -> None:
             words = (line[0] or line[1]).split("  ")[0].split()
             name = words[0].rstrip(",")
             assert name in commands or name in ("--help", "1"), f"{page.name}: {line}"
-            options = {option for item in commands[name].params for option in item.opts} if name in commands else set()
+            called = commands.get(name)
+            if inner := getattr(called, "commands", {}):
+                assert words[1] in inner, f"{page.name}: {line}"
+                called = inner[words[1]]
+            options = {option for item in called.params for option in item.opts} if called is not None else set()
             text = re.sub(r'"[^"]*"', "", line[0] or line[1])
             for option in re.findall(r"(?<!\S)--[a-z]+", text.split("#")[0]):
                 assert option in options | {"--help"}, f"{page.name}: optlang {name} has no {option}"

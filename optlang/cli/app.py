@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from optlang.cli import check, doctor, explain, export, fmt, lsp, plan, repeat, results, run
+from optlang.cli import cache, check, doctor, explain, export, fmt, lsp, plan, repeat, results, run
 from optlang.cli.exits import INTERRUPTED, USAGE, colored
 from optlang.interfaces import OptlangError
 
@@ -26,6 +26,7 @@ for _command in (
     repeat.repeat, explain.explain, doctor.doctor,
 ):
     app.command()(_command)
+app.add_typer(cache.cache, name="cache")
 
 
 def command(arguments: Sequence[str]) -> int:

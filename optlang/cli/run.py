@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,16 +60,12 @@ def run(
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
-    from decimal import Decimal
+    from optlang.plan.units import amount
 
-    from optlang.plan.units import quantity
-
-    number, unit = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text), None
-    if number is not None:
-        unit = quantity(Decimal(number[1]), number[2] or None, False)
-    if unit is None or unit.kind != "time":
+    seconds = amount(text, "time")
+    if seconds is None:
         raise usage(f"--timeout {text}: that is no time", "write it as in a study: 90s, 10min, 2h")
-    return float(str(unit.value))
+    return seconds
 
 
 def _ending(study: Plan, outcome: Outcome, db: Path, new: bool) -> int:

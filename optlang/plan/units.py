@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeAlias
@@ -84,6 +85,13 @@ def quantity(value: Decimal, unit: str | None, whole: bool) -> Constant | None:
         return None
     kind, factor = UNITS[unit]
     return Constant(value * factor, kind)
+
+
+def amount(text: str, kind: Kind) -> float | None:
+    """What a quantity of this kind is in SI units, where it is written as in a study; None where it is none."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    read = None if found is None else quantity(Decimal(found[1]), found[2] or None, False)
+    return None if read is None or read.kind != kind else float(str(read.value))
 
 
 def common(left: Kind, right: Kind) -> Kind | None:

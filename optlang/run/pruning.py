@@ -22,6 +22,7 @@ from optlang.space.space import Space
 from optlang.store.artifacts import EXPORTED, KEPT
 from optlang.store.journal import now
 from optlang.store.plans import read_plan
+from optlang.store.projection import PAUSED
 from optlang.store.writer import Writer
 
 CACHE = "cache"
@@ -70,10 +71,12 @@ class Pruning:
     """The cache in `home`, and the artifacts there of the runs of one database."""
 
     def __init__(
-        self, home: Path, store: Writer | None, own: Mapping[str, History] | None = None, *, session: str | None = None
+        self, home: Path, store: Writer | None, own: Mapping[str, History] | None = None, *,
+        session: str | None = None, shown: Collection[tuple[str, int]] = (),
     ) -> None:
-        """`own` are the histories of runs that go on, `session` the one that asks; without a store there is the cache
-        alone."""
+        """`own` are the histories of runs that go on, `session` the one that asks, `shown` the trials of each run that
+        are treated as its front too; without a store there is the cache alone."""
+        self._shown = frozenset(shown)
         self._home, self._store, self._session = home, store, session
         self._own = dict(own or {})
         self._others: dict[str, History | None] = {}
@@ -120,10 +123,16 @@ class Pruning:
                 whole += size
                 # A trial that is carried out now is not in the history.
                 record = records.get(trial)
-                if record is None or not record.artifacts or record.origin == "baseline":
+                if record is None or record.state == PAUSED or record.origin == "baseline":
                     continue
-                wanted = trial in front or any(path.rglob(EXPORTED))
+                if record.artifacts and record.origin == "sampler" and record.recipe is None:
+                    # Its run went on with a changed study, which does not say how to build it.
+                    continue
+                wanted = trial in front or (run.run, trial) in self._shown or any(path.rglob(EXPORTED))
                 tier = Tier.FRONT if wanted else Tier.CLOSE if trial in close else Tier.BEHIND
+                if not record.artifacts:
+                    # It failed behind its build, or was interrupted.
+                    tier = Tier.LEFT_OVER
                 with suppress(FileNotFoundError):
                     found.append(Candidate(tier, path.stat().st_mtime_ns, path, size, None, run.run, trial))
         return needed, found, whole
@@ -152,6 +161,8 @@ class Pruning:
         if candidate.entry is not None:
             return cache_files.remove(candidate.folder, candidate.used)
         assert self._store is not None
+        if candidate.tier is Tier.LEFT_OVER:
+            return cache_files.remove(candidate.folder)
         # Recorded first: a kill in between leaves files that the next session removes.
         self._store.record({
             "event": "pruned", "run": candidate.run, "trial": candidate.trial, "bytes": candidate.bytes, "at": now(),

@@ -16,6 +16,12 @@ WAIT = 0.5
 UNKNOWN = 0
 """The holder's process id where its file does not say it."""
 
+
+
+class HeldByRunError(OutsideError):
+    """Another run writes to the database."""
+
+
 _HELD: set[Path] = set()
 _GUARD = threading.Lock()
 
@@ -102,9 +108,9 @@ class WriteLock:
                 self._lock.release()
 
 
-def _taken(db: Path, pid: int) -> OutsideError:
+def _taken(db: Path, pid: int) -> HeldByRunError:
     who = "this process" if pid == os.getpid() else f"process {pid}" if pid != UNKNOWN else "another process"
-    return OutsideError(
+    return HeldByRunError(
         f"another run is writing to {db} ({who})",
         help="wait until it has finished, stop it, or give this run a database of its own with --db PATH",
     )

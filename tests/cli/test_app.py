@@ -73,7 +73,10 @@ def test_nothing_heavy_is_loaded_to_answer(arguments: list[str], tmp_path: Path)
     assert loaded_by(*arguments, cwd=tmp_path) == set()
 
 
-@pytest.mark.parametrize("arguments", [["sql", "FROM front"], ["front"], ["tradeoffs"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [
+    ["sql", "FROM front"], ["front"], ["tradeoffs"], ["cache", "size", "--home", "."],
+    ["cache", "verify", "--home", "."], ["cache", "prune", "--to", "1GB", "--home", "."],
+], ids=" ".join)
 def test_results_are_read_without_torch(arguments: list[str], db: Path) -> None:
     # DuckDB imports numpy by itself where it is installed.
     assert loaded_by(*arguments, cwd=db.parent) <= {"numpy"}
