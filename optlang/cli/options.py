@@ -62,6 +62,10 @@ Timeout = Annotated[
     typer.Option(metavar="TIME", help="How long the run may take, for example 10min; enough without --trials."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the search and of all training.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Trials that are trained at the same time on this machine, no cluster."),
+]
 Shown = Annotated[Progress | None, typer.Option(help="A live view (the default in a terminal), or lines.")]
 Ladder = Annotated[
     bool | None,

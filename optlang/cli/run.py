@@ -22,6 +22,7 @@ from optlang.cli.options import (
     StudyFile,
     Timeout,
     Trials,
+    Workers,
 )
 from optlang.cli.watcher import watcher_of
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def run(
     file: StudyFile, set_: Sets = None, trials: Trials = None, timeout: Timeout = None, seed: Seed = None,
     db: Db = DEFAULT_DB, progress: Shown = None, ladder: Ladder = None, continue_: Continue = False,
-    join: Join = None, new: New = False, home: Home = None,
+    join: Join = None, new: New = False, home: Home = None, workers: Workers = None,
 ) -> int:
     """Search a study, or continue it; ends with the best trade-offs and the next command to type."""
     from optlang.measure import signals
@@ -45,7 +46,7 @@ def run(
     limit = _seconds(timeout)
     study, text = plan_of(file, set_)
     options = Options(
-        trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home,
+        trials=trials, timeout=limit, seed=seed, ladder=ladder, home=home, workers=workers,
         mode="continue" if continue_ else "new" if new else "auto", join=join,
     )
     with signals.raised():

@@ -116,6 +116,7 @@ SETTINGS = _table("""
     criterion score importancemeasure = importance
     nbits numbits bit bitwidth weightbits = bits
     groupsize blocksize = group
+    nworkers numworkers njobs parallel parallelism concurrency nconcurrent = workers
     ntrials numtrials maxtrials iterations = trials
     timelimit maxtime budget maxseconds = timeout
     randomseed randomstate = seed

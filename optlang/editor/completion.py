@@ -194,6 +194,9 @@ class Offers:
                 yield from (Offer(sign, "keyword", text) for sign, text in (("=", "fixes"), ("in", "searches")))
         elif param.name == "runtime" and slot.kind == "target":
             yield from self._declared("runtime", sort="runtime")
+        elif param.name == "workers" and slot.section == "search":
+            yield from _keywords({"ray": "the machines of a Ray cluster: `workers = ray { cpus = 4; gpus = 1 }`"})
+            yield from self._of_param(param, searched=False)
         elif param.name == "sampler" and slot.kind == "search":
             yield from (Offer(name, "value", param.help) for name in SAMPLERS)
         elif param.dimension in ("model", "models"):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from optlang.analysis.declarations import Declarations
 from optlang.analysis.lower.calls import WEIGHTS
-from optlang.analysis.lower.search_settings import HALVING, MEASURE, SAMPLERS, SEARCH
+from optlang.analysis.lower.search_settings import HALVING, MEASURE, RAY, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
 from optlang.analysis.modules.names import Declared, Scope
 from optlang.diagnostics.model import Span
@@ -110,6 +110,8 @@ def _inside(slot: Slot, frame: Frame, scope: Scope, declarations: Declarations) 
         case "search":
             if head[:2] == ["sampler", "="] and len(head) == 3:
                 return Slot("settings", SAMPLERS.get(head[2], ()))
+            if head == ["workers", "=", "ray"]:
+                return Slot("settings", RAY)
             if head == ["halving"]:
                 return Slot("settings", HALVING)
     return Slot(UNKNOWN)

@@ -464,6 +464,19 @@ class Halving(Frozen):
     first: int = 1
 
 
+class Ray(Frozen):
+    """The cluster whose machines train: its `address`, and what each trainer takes of a node (a part of a GPU is shared).
+
+    `per_node` and `most` bound how many trainers there are on a node and in all; None: as many as have room.
+    """
+
+    address: str = "auto"
+    cpus: int = 1
+    gpus: float = 0.0
+    per_node: int | None = None
+    most: int | None = None
+
+
 class Search(Frozen):
     """The search: how many trials in all (None: not said), how long (seconds; None: no limit), and from which seed.
 
@@ -471,7 +484,8 @@ class Search(Frozen):
     as what is known of it decides it, `warm_start` whether the sampler learns from the trials of earlier runs.
     `screening` is of how many points most trials are chosen; below 2 the sampler's own is taken. `halving` is
     None where each trial is carried out whole. `disk` are the bytes that the cache and the artifacts may have; None: a
-    tenth of the free space.
+    tenth of the free space. `workers` is how many worker processes train at the same time on this
+    machine; where `ray` is not None, the trainers of that cluster do instead.
     """
 
     sampler: Sampler
@@ -485,6 +499,8 @@ class Search(Frozen):
     screening: int = 16
     halving: Halving | None = None
     disk: int | None = None
+    workers: int = 1
+    ray: Ray | None = None
 
     @property
     def most(self) -> int | None:
@@ -569,7 +585,7 @@ class Plan(Frozen):
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
         count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder,
         nor whether trials end early or pause, nor what the search is given of earlier runs, nor its screening,
-        nor how much disk it may take."""
+        nor how much disk it may take, nor how many workers there are and where."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched, unless its values change.
         named = {ref.metric for ref in self.metric_refs()}
@@ -581,6 +597,7 @@ class Plan(Frozen):
         for limit in (
             "trials", "timeout", "trial_timeout", "ladder", "stop_early", "warm_start", "screening", "halving",
             "disk",
+            "workers", "ray",
         ):
             del content["search"][limit]
         # Which of its values are stronger decides how often the search draws a technique, and not what it does.

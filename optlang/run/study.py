@@ -35,7 +35,8 @@ class Options:
 
     `mode` is "auto" (go on with the run of the same meaning, else begin one), "continue" (join the newest run of this
     study though its plan differs) or "new"; `join` is the id of a run to join though its plan differs.
-    `ladder` is True to stop after the ladder, False to leave it out.
+    `ladder` is True to stop after the ladder, False to leave it out. `workers` train on this machine, whatever cluster
+    the study names.
     """
 
     trials: int | None = None
@@ -45,6 +46,7 @@ class Options:
     join: str | None = None
     ladder: bool | None = None
     home: Path | None = None
+    workers: int | None = None
 
 
 @signals.raised()
@@ -65,6 +67,8 @@ def run(
         "trials": search.trials if options.trials is None else options.trials,
         "timeout": search.timeout if options.timeout is None else options.timeout,
         "seed": search.seed if options.seed is None else options.seed,
+        "workers": search.workers if options.workers is None else options.workers,
+        "ray": search.ray if options.workers is None else None,
     })})
     folder = file.resolve().parent
     home = machine.home_of(db, options.home)

@@ -153,6 +153,7 @@ def test_defaults_of_search_and_measure(plan_of: Make) -> None:
     assert plan.search.model_dump() == {
         "sampler": {"name": "auto", "settings": {}}, "trials": None, "timeout": None, "trial_timeout": 600.0, "seed": 0,
         "ladder": True, "stop_early": True, "warm_start": False, "screening": 16, "halving": None, "disk": None,
+        "workers": 1, "ray": None,
     }
     assert plan.measure.model_dump() == {
         "rounds": 5, "processes": 1, "front_rounds": 10, "front_processes": 3, "round_seconds": 0.02, "round_calls": 20

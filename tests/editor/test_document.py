@@ -251,6 +251,14 @@ def test_edits_that_mend_are_those_of_check() -> None:
     assert all(isinstance(fix, Fix) for fix in documents.fixes(document))
 
 
+def test_ray_and_its_settings_are_offered_as_workers() -> None:
+    assert {"workers"} <= labels_at(GROUPS.replace("  minimize size", "  search { | }\n  minimize size"))
+    assert {"ray", "1"} <= labels_at(GROUPS.replace("  minimize size", "  search { workers = | }\n  minimize size"))
+    assert labels_at(GROUPS.replace("  minimize size", "  search { workers = ray { | } }\n  minimize size")) == {
+        "address", "cpus", "gpus", "per_node", "most"
+    }
+
+
 def test_halving_and_its_settings_are_offered_in_a_search() -> None:
     assert "halving" in labels_at(GROUPS.replace("  minimize size", "  search { | }\n  minimize size"))
     assert labels_at(GROUPS.replace("  minimize size", "  search { halving { | } }\n  minimize size")) == {

@@ -21,6 +21,7 @@ from optlang.plan.model import (
     IntDomain,
     Measure,
     Param,
+    Ray,
     Sampler,
     Search,
     SetDomain,
@@ -28,6 +29,8 @@ from optlang.plan.model import (
 from optlang.syntax import tree
 
 YEAR = 365 * 86400.0
+WORKERS = 1024
+"""How many workers, trainers, cores or GPUs may be asked for."""
 
 
 def _count(name: str, low: int, high: int, default: int | None, text: str) -> Param:
@@ -66,6 +69,10 @@ SEARCH = (
         name="disk", dimension="bytes", domain=IntDomain(low=1000, high=10**15), default=None,
         help="how much the cache and the artifacts may take on the disk; a tenth of the free space where it is not set",
     ),
+    _count(
+        "workers", 1, WORKERS, 1,
+        "how many trials are trained at the same time on this machine; `ray` trains on the machines of a Ray cluster",
+    ),
 )
 HALVING = (
     _count(
@@ -76,6 +83,22 @@ HALVING = (
 )
 HALVING_WORDS = frozenset({"asha", "hyperband", "successivehalving", "pruner", "medianpruner", "hyperbandpruner"})
 """What the field calls it, and what is near."""
+
+RAY = (
+    Param(
+        name="address", dimension="string", domain=None, default=Ray().address,
+        help="where the cluster is: `auto`, that of this machine, or HOST:PORT",
+    ),
+    _count("cpus", 1, WORKERS, Ray().cpus, "the cores of one trainer"),
+    Param(
+        name="gpus", dimension="number", domain=FloatDomain(low=0.0, high=WORKERS), default=Ray().gpus,
+        help="the GPUs of one trainer; 0.5 shares one between two",
+    ),
+    _count("per_node", 1, WORKERS, None, "trainers on one node at most; as many as have room there if not set"),
+    _count("most", 1, WORKERS, None, "trainers in all at most; as many as the cluster has room for if not set"),
+)
+RAY_CLIENT = "ray://"
+"""How the address of a Ray client begins, whose program runs outside the cluster."""
 
 MEASURE = (
     _count("rounds", 1, 10_000, 5, "rounds while searching"),
@@ -116,10 +139,6 @@ GP_OBJECTIVES = 4
 GRID_POINTS = 10_000
 """How many points a grid may have: more would not be tried in any time that a study has."""
 
-LATER = {
-    "workers": "this version runs one trial after another",
-}
-
 # Every setting has a default, so that none is ever missing.
 NOWHERE = Span("", 0, 0)
 
@@ -131,9 +150,16 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
     sampler: Sampler | None = Sampler(name="auto")
     kept: list[tree.Statement] = []
     halvings: list[tree.Statement] = []
+    ray: Ray | None = None
     broken = False
+    once: dict[str, Span] = {}
     for statement in _statements(sections, second):
         statement = _always(knobs, "`search`", statement)
+        if _named(statement) in ("sampler", "workers"):
+            first = once.setdefault(_named(statement), statement.span)
+            if first is not statement.span:
+                duplicate(knobs.diagnostics, _named(statement), statement.span, first, "keep one of them")
+                continue
         name = statement.name.text if isinstance(statement, tree.Fix | tree.Vary) else ""
         if _named(statement) == "halving":
             halvings.append(statement)
@@ -143,8 +169,11 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
                 help="did you mean `halving`? It stands alone, or with settings: `halving { reduce = 3; first = 1 }`",
             )
             broken = True
-        elif name in LATER:
-            knobs.diagnostics.error("E106", f"`{name}` is not in this version", statement.span, help=LATER[name])
+        elif _is_ray(statement):
+            ray = _ray(knobs, statement)
+            broken = broken or ray is None
+        elif _means_ray(knobs, statement):
+            broken = True
         elif name == "sampler":
             sampler = _sampler(knobs, statement)
         elif name == "screening":
@@ -155,7 +184,7 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
     halving, whole = _halving(knobs, halvings)
     if values is None or sampler is None or broken or not whole:
         return None
-    return Search(sampler=sampler, halving=halving, **values)  # type: ignore[arg-type]
+    return Search(sampler=sampler, halving=halving, ray=ray, **values)  # type: ignore[arg-type]
 
 
 def halving_in(section: tree.Section) -> tree.Statement | None:
@@ -176,7 +205,7 @@ def _named(statement: tree.Statement) -> str:
 def _means_halving(statement: tree.Statement) -> bool:
     """Whether `halving` is written in other letters, or as the field calls it."""
     name = _named(statement)
-    others = [param.name for param in SEARCH] + [*LATER, "sampler", "halving"]
+    others = [param.name for param in SEARCH] + ["sampler", "halving"]
     return closest(name, others) == "halving" or field_words.plain(name) in HALVING_WORDS
 
 
@@ -195,14 +224,66 @@ def _halving(knobs: Knobs, statements: list[tree.Statement]) -> tuple[Halving | 
         return None, False
     if first.when is not None:
         _condition(knobs, "`search`", first.when.span)
-    block = first.block
-    if block is not None:
-        block = replace(block, statements=tuple(_always(knobs, "`halving`", item) for item in block.statements))
-    settings = settings_of(knobs, "`halving`", HALVING, block, Around(fixed="`search`"), first.span)()
-    values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+    values = _fixed(knobs, "`halving`", HALVING, first.block, Around(fixed="`search`"), first.span)
     if more or len(values) < len(HALVING):
         return None, False
     return Halving(**values), True  # type: ignore[arg-type]
+
+
+def _is_ray(statement: tree.Statement) -> bool:
+    """Whether the workers are those of a Ray cluster."""
+    fixed = isinstance(statement, tree.Fix) and statement.name.text == "workers"
+    return fixed and isinstance(statement.value, tree.Path) and statement.value.text == "ray"
+
+
+def _means_ray(knobs: Knobs, statement: tree.Statement) -> bool:
+    """Whether `ray` is misspelt, or a block stands where `workers = ray { … }` was meant, which is then reported."""
+    match statement:
+        case tree.Fix(name=tree.Name(text="workers"), value=tree.Path(text=word) as path) if closest(word, ["ray"]):
+            knobs.diagnostics.error(
+                "E201", f"unknown workers `{word}`", path.span, "neither a number nor `ray`",
+                help="did you mean `ray`?", fix=only(path.span, word, ["ray"]),
+            )
+            return True
+        case tree.Element(value=tree.Path(text="workers" | "ray")):
+            knobs.diagnostics.error(
+                "E302", "`workers` is a number, or `ray` with its settings", statement.span, "settings of what?",
+                help="write `workers = 2`, or `workers = ray { cpus = 4 }`",
+            )
+            return True
+    return False
+
+
+def _ray(knobs: Knobs, statement: tree.Statement) -> Ray | None:
+    """What `workers = ray { … }` says; None where it is wrong."""
+    assert isinstance(statement, tree.Fix)
+    values = _fixed(knobs, "`ray`", RAY, statement.block, Around(fixed="`search`"), statement.value.span)
+    if len(values) < len(RAY):
+        return None
+    ray = Ray(**values)  # type: ignore[arg-type]
+    return ray if _possible(knobs, ray, statement) else None
+
+
+def _possible(knobs: Knobs, ray: Ray, statement: tree.Fix) -> bool:
+    """Whether Ray can do what is asked of it, which is reported where it cannot."""
+    given = {item.name.text: item.value.span for item in _fixes(statement.block)}
+    if ray.gpus > 1 and ray.gpus != int(ray.gpus):
+        knobs.diagnostics.error(
+            "E406", f"`gpus` cannot be {ray.gpus:g}", given["gpus"], "neither whole GPUs nor a part of one",
+            help="a part of one GPU, say 0.5, is shared; from 1 on they are whole",
+        )
+        return False
+    if ray.address.startswith(RAY_CLIENT):
+        knobs.diagnostics.error(
+            "E406", "`address` cannot be that of a Ray client", given["address"], "outside the cluster",
+            help="run optlang on a node of the cluster, with `address = \"auto\"`",
+        )
+        return False
+    return True
+
+
+def _fixes(block: tree.Block | None) -> list[tree.Fix]:
+    return [item for item in block.statements if isinstance(item, tree.Fix)] if block is not None else []
 
 
 def _number(statement: tree.Statement) -> tree.Statement:
@@ -249,6 +330,16 @@ def _values(
     return values if len(values) == len(params) else None
 
 
+def _fixed(
+    knobs: Knobs, called: str, params: tuple[Param, ...], block: tree.Block | None, around: Around, at: Span
+) -> dict[str, Value]:
+    """The values in a block of settings that are not searched and have no conditions; those that are wrong are missing."""
+    if block is not None:
+        block = replace(block, statements=tuple(_always(knobs, called, item) for item in block.statements))
+    settings = settings_of(knobs, called, params, block, around, at)()
+    return {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+
+
 def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
     diagnostics = knobs.diagnostics
     if isinstance(statement, tree.Vary):
@@ -266,10 +357,6 @@ def _sampler(knobs: Knobs, statement: tree.Statement) -> Sampler | None:
             fix=only(value.span, value.text, SAMPLERS),
         )
         return None
-    params = SAMPLERS[value.text]
-    called, block = f"`{value.text}`", statement.block
-    if block is not None:
-        block = replace(block, statements=tuple(_always(knobs, called, item) for item in block.statements))
-    settings = settings_of(knobs, called, params, block, Around(fixed="a sampler"), value.span)()
-    values = {name: setting.value for name, setting in settings.items() if isinstance(setting, Fixed)}
+    params, around = SAMPLERS[value.text], Around(fixed="a sampler")
+    values = _fixed(knobs, f"`{value.text}`", params, statement.block, around, value.span)
     return Sampler(name=value.text, settings=values)  # type: ignore[arg-type]

@@ -52,8 +52,8 @@ ENTRIES = (
         "E106", "not in this version",
         "The language has this, and this version of optlang does not do it yet. The help says what to write meanwhile.",
         "it is reported before anything runs, and nothing is left out silently.",
-        "search { timeout = 30min; workers = 2 }",
-        "search { timeout = 30min }",
+        "target here { device = mps; runtime = eager }",
+        "target here { device = cpu; runtime = eager }",
     ),
     Entry(
         "E107", "something is missing",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from optlang.analysis.lower.search_settings import HALVING, MEASURE, SAMPLERS, SEARCH
+from optlang.analysis.lower.search_settings import HALVING, MEASURE, RAY, SAMPLERS, SEARCH
 from optlang.plan.domains import show_domain
 from optlang.plan.expressions import Value
 from optlang.plan.intervals import Interval
@@ -199,6 +199,9 @@ def _search(plan: Plan, size: Counted) -> tuple[str, ...]:
     if plan.search.halving is not None:
         settings = _changed(HALVING, plan.search.halving.model_dump())
         changed = (*changed, "halving" + (f" {{ {'; '.join(settings)} }}" if settings else ""))
+    if plan.search.ray is not None:
+        settings = _changed(RAY, plan.search.ray.model_dump())
+        changed = (*changed, "workers = ray" + (f" {{ {'; '.join(settings)} }}" if settings else ""))
     return (f"sampler = {named}" if auto is None else f"sampler = auto: {auto}", *changed)
 
 

@@ -131,6 +131,14 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
     assert "and no point is left to search\n" in text(describe(many, size, LadderCost(3, 3, tried=3)))
 
 
+@pytest.mark.parametrize("workers", [
+    "workers = 2", "workers = ray", "workers = ray { cpus = 4; gpus = 0.5; per_node = 2; most = 8 }",
+])
+def test_who_trains_is_said(plan_of: Callable[..., Plan], workers: str) -> None:
+    plan = plan_of("steps { maybe static }", search=f"sampler = random; trials = 3; {workers}")
+    assert f"search\n  sampler = random\n  trials = 3\n  {workers}\n" in text(describe(plan))
+
+
 @pytest.mark.parametrize(("halving", "expected"), [
     ("halving", (
         "a searched trial pauses after 1, 3 and 9 epochs of training; of those that were there one in 3 goes on\n"
