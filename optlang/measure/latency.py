@@ -13,6 +13,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +22,8 @@ from optlang.interfaces import Array, Arrays, Measurement
 from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.chunks import Chunks
-from optlang.measure.lock import alone
-from optlang.measure.process import BareProcess, Begun, Deployment, Environment, ProcessDied, ProcessError
+from optlang.measure.lock import alone, held
+from optlang.measure.process import BareProcess, Begun, Deployment, Environment, ProcessDied, ProcessError, cores
 from optlang.workload.child_process import ChildDied, ChildTimeout
 
 _PERCENTILES = {"latency.p50": 50.0, "latency.p90": 90.0, "latency.p95": 95.0, "latency.p99": 99.0}
@@ -73,12 +74,19 @@ class Bench:
         self._lock = lock
         self.waiting: Callable[[bool], object] | None = None
         """Called where somebody else measures, see `lock.alone`."""
+        self.quiet: Callable[[Sequence[int] | None], AbstractContextManager[object]] = lambda _: nullcontext()
+        """Keeps what else the caller runs off the cores that are given, see `quiet.kept`."""
         self._begun: Begun | None = None
         self._warmed: dict[str, tuple[BareProcess, dict[str, bytes]]] = {}
         """By target: a study with several has a baseline on each."""
 
     def begin(self, environment: Environment) -> None:
-        """Start the next candidate's process, which imports its runtime while the candidate is still being made."""
+        """Start the next candidate's process, which imports its runtime while the candidate is still being made.
+
+        Not while something is measured: it would be disturbed.
+        """
+        if held(self._lock):
+            return
         begun = self._begun
         if begun is None or not begun.child.alive or begun.environment != environment:
             self._drop()
@@ -114,7 +122,7 @@ class Bench:
         answers = None
         start = rounds = answering = 0.0
         for number in range(effort.processes):
-            with alone(self._lock, self.waiting):
+            with alone(self._lock, self.waiting), self.quiet(cores(candidate.target.threads)):
                 reference = None if baseline is None else self._warm(baseline, inputs, between, fresh=number > 0)
                 begin = time.perf_counter()
                 with BareProcess(candidate, begun=self._taken(candidate)) as process:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from optlang.interfaces import JSON, Array, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
+from optlang.measure import quiet
 from optlang.measure.chunks import Chunks, all_of, chunked
 from optlang.workload.child_process import ChildDied, ChildProcess, ChildTimeout
 from optlang.workload.data import ragged
@@ -306,10 +306,8 @@ def cores(threads: int) -> list[int] | None:
 
     The last ones, since the first serve most interrupts. None where the system cannot pin, or has too few cores.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    mine = sorted(os.sched_getaffinity(0), reverse=True)
-    if threads > len(mine):
+    mine = sorted(quiet.allowed(), reverse=True)
+    if not mine or threads > len(mine):
         return None
     seen: set[str] = set()
     first: list[int] = []

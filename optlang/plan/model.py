@@ -465,7 +465,7 @@ class Halving(Frozen):
 
 
 class Ray(Frozen):
-    """The cluster whose machines train: its `address`, and what each trainer takes of a node (a part of a GPU is shared).
+    """The cluster whose machines train: its `address`, and what each trainer takes of a node (of a GPU also a part).
 
     `per_node` and `most` bound how many trainers there are on a node and in all; None: as many as have room.
     """

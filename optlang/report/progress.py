@@ -101,8 +101,9 @@ class LiveProgress:
         self._live = Live(console=console, refresh_per_second=8, transient=True, vertical_overflow="crop")
         self._study, self._done = "", 0
         self._total: int | None = 0
-        self._now: tuple[int, str] | None = None
-        self._doing = ""
+        self._now: dict[int, tuple[int, str]] = {}
+        """The trials that go on, with what they do in words, by their lanes."""
+        self._doing: dict[int, str] = {}
         self._left = ""
         self._paused = 0
         self._words: dict[int, str] = {}
@@ -124,7 +125,7 @@ class LiveProgress:
         """See `Watcher.trial_started`."""
         words = self._words[trial.number] = self._describe(trial)
         went_on = "" if trial.resumed is None else f" (goes on after epoch {trial.resumed})"
-        self._now, self._doing = (trial.number, words + went_on), ""
+        self._now[trial.lane], self._doing[trial.lane] = (trial.number, words + went_on), ""
         self._draw()
 
     def progress(self, activity: Mapping[str, JSON]) -> None:
@@ -135,14 +136,17 @@ class LiveProgress:
         loss = activity.get("loss")
         if isinstance(loss, float):
             text += f" · loss {loss:.3g}"
-        self._doing = text
+        lane = activity.get("lane", 0)
+        assert isinstance(lane, int)
+        self._doing[lane] = text
         self._draw()
 
     def trial_finished(self, trial: TrialFinished) -> None:
         """See `Watcher.trial_finished`."""
         self._seen[trial.number], self._front = trial, trial.front
-        self._done, self._total, self._left, self._now = trial.done, trial.total, time_left(trial), None
+        self._done, self._total, self._left = trial.done, trial.total, time_left(trial)
         self._paused = trial.paused
+        self._now = {lane: now for lane, now in self._now.items() if now[0] != trial.number}
         if trial.state == "failed":
             self.message(f"trial {trial.number} {verdict(trial)}")
         self._draw()
@@ -162,11 +166,7 @@ class LiveProgress:
             bar = ProgressBar(max(1, self._total), self._done, width=24)
             head.add_row(study, bar, f"{self._done} of {self._total} trials{paused}", left)
         parts: list[Table | Text | Padding] = [head]
-        if self._now is not None:
-            number, words = self._now
-            parts.append(Text(f"trial {number}: {words}" + (f"  [{self._doing}]" if self._doing else "")))
-        elif self._doing:
-            parts.append(Text(self._doing))
+        parts += self._lanes()
         # The baseline is what all others are compared with, though another may be better in all that counts.
         wanted = dict.fromkeys([0, *self._front])
         members = [self._seen[number] for number in wanted if number in self._seen]
@@ -174,6 +174,18 @@ class LiveProgress:
             parts.append(self._members(members))
         parts += self._missed()
         self._live.update(Group(*parts))
+
+    def _lanes(self) -> list[Text]:
+        """What goes on in each lane: a trial, or something that is none."""
+        found = []
+        for lane in sorted({*self._now, *self._doing}):
+            doing = self._doing.get(lane, "")
+            if lane in self._now:
+                number, words = self._now[lane]
+                found.append(Text(f"trial {number}: {words}" + (f"  [{doing}]" if doing else "")))
+            elif doing:
+                found.append(Text(doing))
+        return found
 
     def _members(self, members: Sequence[TrialFinished]) -> Table:
         """The baseline, where this session measured it, and the newest members of the front."""

@@ -139,7 +139,8 @@ class Attempts:
             self.history.paused_again(trial.paused)
             raise InterruptedRun
         seconds = time.monotonic() - started
-        result = replace(result, steps=joined(trial.before, result.steps))
+        steps = [replace(step, worker=step.worker or str(dispatcher.lane)) for step in result.steps]
+        result = replace(result, steps=joined(trial.before, steps))
         record = self._recorded(trial, pause, result, measured, trial.seconds + seconds)
         self.budget.add(record, result, seconds, trial.seconds)
         self.early.add(record, result, trial.seconds + seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from optlang.plan.model import Plan
 from optlang.run.ending import Ending
@@ -16,12 +17,16 @@ from optlang.store.writer import TrialRow
 
 
 class Budget:
-    """The time of one session, which began at `begun` on the clock; `before` are the run's trials of earlier ones."""
+    """The time of one session, which began at `begun` on the clock; `before` are the run's trials of earlier ones.
+
+    So many `lanes` carry out trials at the same time.
+    """
 
     def __init__(
         self, plan: Plan, history: History, before: Iterable[TrialRow], begun: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, lanes: int = 1,
     ) -> None:
+        self._lanes = lanes
         self._limit, self._history, self._clock, self._begin = plan.search.timeout, history, clock, begun
         self._last: float | None = None
         """When the last trial of this session ended; None before the first."""
@@ -84,7 +89,9 @@ class Budget:
         time_left = None if self._limit is None else max(0.0, self._limit - self._elapsed())
         if searched is None and time_left is not None:
             return Estimate(time_left)
-        estimate = self.forecast.ladder(ladder) + self.forecast.searched(searched or 0) + self._end()
+        trials = self.forecast.ladder(ladder) + self.forecast.searched(searched or 0)
+        # Trainings go on at the same time; that measurements do not makes it an estimate from below.
+        estimate = replace(trials, seconds=trials.seconds / self._lanes) + self._end()
         return estimate if time_left is None or estimate.seconds < time_left else Estimate(time_left)
 
     def _elapsed(self) -> float:

@@ -68,6 +68,8 @@ class Dispatcher:
         self._trouble: str | None = None
         self._task: Future[Any] | None = None
         """What the worker was given to do."""
+        self._preparing: Waits[None] | None = None
+        """The loading of the model and the data that was begun."""
         self._doing: Mapping[str, JSON] = {}
         """What it does of that."""
 
@@ -75,10 +77,20 @@ class Dispatcher:
         """Have a worker that has loaded the model and the data: that time is not a trial's."""
         alone(self.loading())
 
+    def begin(self) -> None:
+        """Have the worker begin with loading, and wait for it later, in `loading`."""
+        if not self._loaded and self._preparing is None:
+            self._preparing = self._prepared()
+            next(self._preparing)
+
     def loading(self) -> Waits[None]:
         """As `load`, while something else goes on."""
         if self._loaded:
             return
+        preparing, self._preparing = self._preparing or self._prepared(), None
+        yield from preparing
+
+    def _prepared(self) -> Waits[None]:
         from optlang.run.worker import prepare
 
         names = {ref.metric for ref in self._plan.metric_refs()}

@@ -16,21 +16,21 @@ from optlang.run.forecast import Forecast
 from optlang.search.observation import Observation, Suggestion
 from optlang.search.sampler import Sampler
 from optlang.search.screening import STATE, Costs, Screening
-from optlang.space.recipe import Recipe
+from optlang.space.recipe import Point, Recipe
 from optlang.space.trainings import without_training
 from optlang.store.writer import TrialRow, Writer
 
 
 class Draws:
     """Draws the searched trials of one run. `make` makes its sampler, `say` gets what the search is given of earlier
-    runs, `pauses` says after how many epochs a new trial would pause."""
+    runs, `pauses` says after how many epochs a new trial would pause; `lanes` trials go on at the same time."""
 
     def __init__(
         self, plan: Plan, make: Callable[[], Sampler], store: Writer, run: str, before: Mapping[int, Observation],
-        say: Callable[[str], None], pauses: Callable[[Recipe], int | None] = lambda _: None,
+        say: Callable[[str], None], pauses: Callable[[Recipe], int | None] = lambda _: None, lanes: int = 1,
     ) -> None:
         self._plan, self._make, self._store, self._run = plan, make, store, run
-        self._forecast, self._pauses = Forecast(plan), pauses
+        self._forecast, self._pauses, self._several = Forecast(plan), pauses, lanes > 1
         self._given = list(warm_start.observations(plan, store, run, say))
         for item in store.warm_start(run) or () if plan.search.warm_start else ():
             # Its steps are in the cache.
@@ -39,7 +39,10 @@ class Draws:
         for row in store.trials(run):
             self._add(row)
         self._told = dict(before)
+        self._open: dict[int, Point] = {}
+        """The points that were asked for and not told yet, by their trials."""
         self._newest = max(self._told, default=-1)
+        self._expects = False
         self._begin()
 
     def _begin(self) -> None:
@@ -59,15 +62,23 @@ class Draws:
         """The point of the next trial; raises `Exhausted` where the space has none left that was not tried."""
         if self._stale:
             self._begin()
-        return self._screening.ask(self._store.next_trial(self._run))
+        number = self._store.next_trial(self._run)
+        if self._open or self._expects:
+            self._screening.expect(list(self._open.values()))
+            self._expects = bool(self._open)
+        asked = self._screening.ask(number)
+        self._open[number] = asked.point
+        return asked
 
     def tell(self, number: int, told: Observation | None) -> None:
         """Take in a trial that is over or paused; None: the search learns nothing from it, or not yet."""
         self._add(self._store.trial(self._run, number))
+        self._open.pop(number, None)
         if told is None:
             return
         # A sampler takes nothing back, and what it draws may depend on the order: a later process gets that of numbers.
-        self._stale = self._stale or number <= self._newest
+        # Where several trials go on at the same time, no later process would draw the same anyway.
+        self._stale = self._stale or (number <= self._newest and not self._several)
         self._newest = max(self._newest, number)
         self._told[number] = told
         if not self._stale:

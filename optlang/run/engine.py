@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -19,7 +19,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from optlang.interfaces import JSON
-from optlang.measure import signals
+from optlang.measure import quiet, signals
+from optlang.measure.lock import held, machine_lock
 from optlang.run.progress_file import ProgressReader, ProgressWriter, report_to
 
 if TYPE_CHECKING:
@@ -111,7 +112,12 @@ class LocalEngine:
     def __init__(self, folder: Path, logs: Path, lanes: int = 1) -> None:
         signals.start_tracker()
         self.lanes = lanes
-        self._lanes = [_Lane(folder, logs, lane) for lane in range(lanes)]
+        self._workers = logs / quiet.WORKERS if lanes > 1 else None
+        cores = quiet.allowed()
+        if self._workers is not None:
+            # What draws the points computes too.
+            quiet.register(self._workers, cores, stoppable=False)
+        self._lanes = [_Lane(folder, logs, lane, self._workers, cores) for lane in range(lanes)]
 
     def submit(self, task: Callable[[J], T], job: J, lane: int = 0) -> Future[T]:
         """See `Engine.submit`."""
@@ -134,13 +140,18 @@ class LocalEngine:
         """See `Engine.close`."""
         for lane in self._lanes:
             lane.close()
+        if self._workers is not None:
+            quiet.forget(self._workers)
 
 
 class _Lane:
-    """One worker process after another; it starts with the first task."""
+    """One worker process after another; it starts with the first task. `workers` is where all lanes register theirs,
+    None where there is one lane alone; each may use `cores`."""
 
-    def __init__(self, folder: Path, logs: Path, number: int) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, logs: Path, number: int, workers: Path | None, cores: Collection[int]
+    ) -> None:
+        self._folder, self._workers, self._cores = folder, workers, cores
         self._log = logs / ("worker.log" if number == 0 else f"worker-{number}.log")
         self._progress = logs / f"progress-{number}.jsonl"
         self.reader = ProgressReader(self._progress)
@@ -153,7 +164,7 @@ class _Lane:
         from pebble import ProcessExpired, ProcessPool
 
         if self._pool is None:
-            begin = (str(self._folder), str(self._log), str(self._progress))
+            begin = (self._folder, self._log, self._progress, self._workers, self._cores)
             self._pool = ProcessPool(max_workers=1, context=_Spawn(), initializer=_begin, initargs=begin)
         self.reader.restart()
         outer: Future[T] = Future()
@@ -162,11 +173,15 @@ class _Lane:
         def finished(task: Future[T]) -> None:
             self._running.pop(outer, None)
             if outer.done():
+                # It took too long, and was ended.
+                self._let_go()
                 return
             if task.cancelled():
                 outer.cancel()
                 return
             error = task.exception()
+            if isinstance(error, ProcessExpired):
+                self._let_go()
             if error is None:
                 outer.set_result(task.result())
             elif isinstance(error, ProcessExpired):
@@ -176,6 +191,11 @@ class _Lane:
 
         inner.add_done_callback(finished)
         return outer
+
+    def _let_go(self) -> None:
+        """Where this lane's worker was lost while it measured, it kept the others off its cores."""
+        if self._workers is not None and not held(machine_lock()):
+            quiet.release(self._workers)
 
     def log_tail(self) -> str:
         """See `Engine.log_tail`."""
@@ -210,9 +230,12 @@ def _ending(code: int) -> str:
     return f"the worker process ended with exit code {code}"
 
 
-def _begin(folder: str, log: str, progress: str) -> None:
+def _begin(folder: Path, log: Path, progress: Path, workers: Path | None, cores: Collection[int]) -> None:
     """The worker's first task."""
-    report_to(ProgressWriter(Path(progress)))
+    report_to(ProgressWriter(progress))
+    if workers is not None:
+        quiet.die_with_parent()
+        quiet.register(workers, cores)
     # Libraries in C print past sys.stdout, and a crash prints last: so the descriptors themselves are turned.
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(handle, 1)
@@ -225,14 +248,16 @@ def _begin(folder: str, log: str, progress: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals.outlive()
     os.chdir(folder)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     parent = os.getppid()
 
     def watch() -> None:
         # A scheduler that was killed cannot end its workers: they check for themselves.
         while os.getppid() == parent:
             time.sleep(0.5)
+        if workers is not None:
+            quiet.release(workers)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -66,7 +66,7 @@ class Workload:
     """What every trial of a run shares: the model and data, the study's folder, and where optlang keeps its files.
 
     `session` names the run's session in this process, which has temporary files of its own. `metrics` are those that
-    the study computes by objects of Python.
+    the study computes by objects of Python. `threads` is how many a training may use, where several go on at once.
     """
 
     model: Factory
@@ -76,6 +76,7 @@ class Workload:
     device: str
     session: str = "alone"
     metrics: tuple[NamedMetric, ...] = ()
+    threads: int | None = None
 
     @property
     def scratch(self) -> Path:
@@ -178,7 +179,7 @@ class StepRun:
 
     `key` and `cached` are None where the step was broken off or paused: the cache has no result of it. `seconds` are
     those of this attempt. One that went on from a checkpoint had `resumed` epochs before it, which took `earlier`
-    seconds, and its curve has them too; `ignored` says why a checkpoint was not used.
+    seconds, and its curve has them too; `ignored` says why a checkpoint was not used. `worker` names the worker.
     """
 
     path: str
@@ -191,6 +192,7 @@ class StepRun:
     resumed: int = 0
     earlier: float = 0.0
     ignored: str | None = None
+    worker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

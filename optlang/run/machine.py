@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from optlang.interfaces import JSON
+from optlang.measure import quiet
 
 LIBRARIES = ("optlang-dsl", "torch", "torch-pruning", "onnx", "onnxruntime", "openvino", "optuna", "numpy")
 
@@ -25,9 +26,7 @@ def machine() -> dict[str, JSON]:
 
 def cores() -> int:
     """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(quiet.allowed()) or os.cpu_count() or 1
 
 
 def home_of(db: Path, given: Path | None = None) -> Path:

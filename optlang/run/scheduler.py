@@ -14,7 +14,8 @@ from typing import Literal, TypeVar
 from optlang import interfaces
 from optlang.interfaces import Measurement, OptlangError, TargetSpec
 from optlang.plan.model import FloatDomain, Plan
-from optlang.run import test_data, waits
+from optlang.plan.quantities import counted, quantity
+from optlang.run import machine, memory, test_data, waits
 from optlang.run.attempts import Attempts, Ended
 from optlang.run.batch_dependence import depends
 from optlang.run.budget import Budget
@@ -23,7 +24,7 @@ from optlang.run.disk import DiskLimit
 from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.draws import Draws
 from optlang.run.early_end import EarlyEnd
-from optlang.run.engine import Engine
+from optlang.run.engine import Engine, WorkerDied
 from optlang.run.events import RunStarted, TrialFinished, Watcher
 from optlang.run.forecast import Estimate
 from optlang.run.front_passes import Measured, passes
@@ -111,7 +112,8 @@ class Scheduler:
                 plan.model.weights_strict,
             ),
             interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
-            tuple(
+            threads=None if engine.lanes == 1 or engine.apart else max(1, machine.cores() // engine.lanes),
+            metrics=tuple(
                 interfaces.NamedMetric(metric.name, metric.direction, interfaces.Factory(made.calls, made.arguments))
                 for metric in plan.metrics if (made := metric.made_by) is not None
             ),
@@ -121,9 +123,13 @@ class Scheduler:
             Dispatcher(plan, self._workload, engine, store, watcher, self._stop, lane) for lane in range(engine.lanes)
         ]
         self._dispatcher = self._lanes[0]
+        self._room = 1 if engine.lanes == 1 or engine.apart else None
+        """In how many lanes a worker has room, where that is known."""
+        self._leads = False
+        """Whether the first lane is at work, whose first trial shows what a worker needs."""
         self._busy = Busy()
         self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._busy)
-        self._budget = Budget(plan, self._history, before, begun)
+        self._budget = Budget(plan, self._history, before, begun, lanes=engine.lanes)
         self._early = EarlyEnd(plan, self._history, self._jobs, self._budget.forecast, store, run_id)
         self._promotion = Promotion(plan, self._history, store.curves(run_id))
         self._attempts = Attempts(
@@ -191,11 +197,18 @@ class Scheduler:
 
     def _try(self, trials: Sequence[AblationTrial]) -> None:
         """Carry out what of the ladder is not known yet, as far as there is time."""
-        left = iter([trial for trial in trials if not self._history.has(trial)])
-        self._together(lambda dispatcher: self._tried(dispatcher, left))
+        left = [trial for trial in trials if not self._history.has(trial)]
+        if left:
+            shared = iter(left)
+            self._together(lambda dispatcher: self._tried(dispatcher, shared))
 
     def _tried(self, dispatcher: Dispatcher, trials: Iterator[AblationTrial]) -> Waits[None]:
         """One lane's part of these trials."""
+        if not (yield from self._has_room(dispatcher)):
+            return
+        if dispatcher.lane:
+            # The first lane goes on with the trials meanwhile.
+            yield from dispatcher.loading()
         for trial in trials:
             # Another one may have turned out to have the same effect.
             if self._history.has(trial):
@@ -205,12 +218,20 @@ class Scheduler:
             if self._allowed(trial):
                 yield from dispatcher.loading()
                 yield from self._attempts.new(dispatcher, trial.recipe, "ladder", trial.point, trial.alone)
+                yield from self._look_for_room(dispatcher)
             else:
                 self._ladder.remove(trial)
 
     def _together(self, lane: Callable[[Dispatcher], Waits[T]]) -> list[T]:
         """Have all lanes work at the same time, each as `lane` makes it of its dispatcher."""
-        return waits.together([lane(dispatcher) for dispatcher in self._lanes], InterruptedRun)
+        def leading() -> Waits[T]:
+            try:
+                return (yield from lane(self._dispatcher))
+            finally:
+                self._leads = False
+
+        self._leads = True
+        return waits.together([leading(), *map(lane, self._lanes[1:])], InterruptedRun)
 
     def _search(self) -> Why:
         avoided: list[Avoided] = [*beaten(self._plan, self._history.bare()), *self._history.hopeless()]
@@ -221,7 +242,7 @@ class Scheduler:
         draws = Draws(
             self._plan, lambda: Sampler(self._plan, self._space, known, avoided), self._store, self._run,
             self._history.observations(), self._watcher.message,
-            lambda recipe: self._promotion.pause(recipe, None),
+            lambda recipe: self._promotion.pause(recipe, None), len(self._lanes),
         )
         searches = Searching(draws, known, self._waiting)
         self._together(lambda dispatcher: self._searched(dispatcher, searches))
@@ -233,6 +254,8 @@ class Scheduler:
 
     def _searched(self, dispatcher: Dispatcher, search: Searching) -> Waits[None]:
         """One lane's part of the search."""
+        if not (yield from self._has_room(dispatcher)):
+            return
         while True:
             yield from dispatcher.loading()
             if self._stop.when:
@@ -271,6 +294,35 @@ class Scheduler:
                 search.drawing, search.why = False, "exhausted"
                 continue
             search.draws.tell(record.number, self._history.observation(record))
+            yield from self._look_for_room(dispatcher)
+
+    def _has_room(self, dispatcher: Dispatcher) -> Waits[bool]:
+        """Whether a lane takes part: all but the first wait until it is known what a worker needs."""
+        if dispatcher.lane == 0:
+            return True
+        while self._room is None and self._leads:
+            yield Future()
+        return self._room is not None and dispatcher.lane < self._room
+
+    def _look_for_room(self, dispatcher: Dispatcher) -> Waits[None]:
+        """After the first trial of the session: how many workers there is room for."""
+        if self._room is not None or self._stop.when:
+            return
+        from optlang.run.worker import peak_memory
+
+        try:
+            needed = yield from dispatcher.running(peak_memory, None, None)
+        except WorkerDied:
+            return
+        lanes, free = len(self._lanes), memory.free()
+        self._room = min(lanes, 1 + free // max(1, needed)) if free is not None else lanes
+        for other in self._lanes[:self._room]:
+            other.begin()
+        if self._room < lanes:
+            self._watcher.message(
+                f"{self._room} of {counted(lanes, 'worker')} train: each needs up to {quantity(needed, 'B')} of "
+                f"memory, and {quantity(free or 0, 'B')} are free"
+            )
 
     def _drawn(self, search: Searching) -> Suggestion | None:
         """The point of a new trial; None where the space has no point left."""
@@ -442,6 +494,7 @@ class Scheduler:
                 raise InterruptedRun
             if record.state != "complete":
                 raise SetupError(Failure(f"the baseline failed: {record.reason}", record.error or ""))
+            waits.alone(self._look_for_room(self._dispatcher))
         for artifact in self._history.trial(0).artifacts.values():
             missing = [file.name for file in artifact.files if not (artifact.folder / file.name).is_file()]
             if missing:

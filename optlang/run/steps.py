@@ -23,6 +23,7 @@ from optlang.interfaces import (
     Refusal,
     Request,
 )
+from optlang.measure.lock import alone
 from optlang.run import in_use
 from optlang.run.cache import MEMO, Cache, Clock, key_of, model_key, step_key
 from optlang.run.checkpoints import Checkpoints, checkpoint_key
@@ -85,6 +86,9 @@ class _GoneError(Exception):
 _TURNS = 5
 """How often a trial begins again at most because results were removed that it was about to read."""
 
+SAME_STEP = "another trial carries out the same step"
+"""What a trial may have to wait for."""
+
 
 class _Steps:
     """The steps of a trial with their keys; see `cache.step_key` for what a result depends on."""
@@ -139,9 +143,21 @@ class _Steps:
             state = self._untrained()
             counted = count(state.model, self._data.example(1))
         for number in range(start, len(self._steps)):
-            state, counted = self._carried_out(number, state, counted, runs)
+            key = results[number]
+            with alone(self._workload.shared / "steps" / f"{key}.lock", self._waiting):
+                found = self._cache.find(key)
+                if found is None:
+                    state, counted = self._carried_out(number, state, counted, runs)
+                else:
+                    # Another trial has carried it out meanwhile.
+                    step = self._steps[number]
+                    runs.append(StepRun(step.path, step.technique, key, True, 0.0, _now(), read_curve(found)))
+                    state, counted = self._read(key)
             self._pause_behind(number + 1, runs, state)
         return Stepped(state, tuple(runs), counted, lambda: self._module(state))
+
+    def _waiting(self, waits: bool) -> None:
+        self._report({"waiting": SAME_STEP if waits else False})
 
     def _carried_out(
         self, number: int, state: ModelState, counted: Counted, runs: list[StepRun]

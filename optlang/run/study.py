@@ -74,7 +74,7 @@ def run(
     home = machine.home_of(db, options.home)
     home.mkdir(parents=True, exist_ok=True)
     with Writer(db) as store, Scratch(home) as scratch, closing(
-        engine or LocalEngine(folder, scratch.folder)
+        engine or engine_of(plan, folder, scratch.folder)
     ) as engine:
         runtimes = usable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode, options.join)
@@ -96,6 +96,13 @@ def run(
             finally:
                 engine.close()
                 store.record(finish_event(scheduler.session, run_id, "complete" if why == "ladder" else why))
+
+
+def engine_of(plan: Plan, folder: Path, logs: Path) -> Engine:
+    """Where the study's trials run."""
+    if plan.search.ray is not None:
+        raise OutsideError("there is no engine for Ray in this version", help="use `workers = N`, or --workers N")
+    return LocalEngine(folder, logs, plan.search.workers)
 
 
 def session_event(session: str, run_id: str, plan: Plan, text: str, file: Path) -> dict[str, JSON]:

@@ -127,7 +127,12 @@ class TrialContext:
         folder = self.workload.shared / _key(baseline)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
-            answers.rename(folder)
+            try:
+                answers.rename(folder)
+            except OSError:
+                # Another worker kept the same ones meanwhile.
+                if not folder.is_dir():
+                    raise
 
     def opened(self, target: TargetSpec, *, timed: bool = True) -> Dataset:
         """The data with the axes that the target opens, and where `timed` with examples of the sizes it is timed with.

@@ -6,12 +6,15 @@ Whatever goes wrong in a trial is returned as a `Failure`. The death of a worker
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal
+from optlang.measure import quiet
 from optlang.plan.metrics import AGREEMENT
 from optlang.run.job import (
     CHECKPOINT,
@@ -160,16 +163,25 @@ def _context(workload: Workload) -> TrialContext:
         from optlang.workload.data import dataset as data
         from optlang.workload.model.make import make
 
-        _begin_torch()
+        _begin_torch(workload.threads)
         # The model first: data may take minutes to load, a mistake in the model shows at once.
         model = make(workload.model, workload.study)
         loaded = data.load(workload.data, workload.study, workload.metrics)
         _kept = TrialContext(workload, loaded.bind(model))
     _kept.bench.waiting = lambda waits: report({"waiting": MEASURING if waits else False})
+    workers = workload.shared.parent / quiet.WORKERS
+    if workers.is_dir():
+        _kept.bench.quiet = lambda measured: quiet.kept(workers, measured)
     return _kept
 
 
-def _begin_torch() -> None:
+def peak_memory(_: None) -> int:
+    """The bytes that this worker has needed at most, and the two processes that are measured side by side."""
+    own, below = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return (own + 2 * below) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _begin_torch(threads: int | None) -> None:
     """Import torch so that its threads sleep while they wait for each other.
 
     Threads that spin cost a training three times its time as soon as anything else runs on the machine. It is set
@@ -178,7 +190,7 @@ def _begin_torch() -> None:
     # OpenMP reads it when its library is loaded, and never again.
     with process_state.environment(OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY", "PASSIVE")):
         import torch
-    torch.set_num_threads(min(cores(), LARGEST_THREADS))
+    torch.set_num_threads(min(cores(), LARGEST_THREADS, threads or LARGEST_THREADS))
 
 
 def _check_labels(data: Dataset, learning: Mapping[str, str]) -> None:

@@ -50,6 +50,9 @@ class SamplerBackend(Protocol):
     def add(self, told: Observation) -> None:
         """Take in what became of a point, its own or another's."""
 
+    def expect(self, points: Sequence[Point]) -> None:
+        """These points, and no others, are being tried now: other draws keep away from them, where it knows how to."""
+
     def draw(self, seed: int, attempt: int) -> Suggestion:
         """The point of this attempt; raises `Exhausted` where there is none left."""
 

@@ -67,6 +67,10 @@ class Sampler:
             self._hopeless.tell(resolve(self._plan, told.point))
         self._draws.add(told)
 
+    def expect(self, points: Sequence[Point]) -> None:
+        """These points, and no others, are being tried now."""
+        self._draws.expect(points)
+
     def ask(self, number: int) -> Suggestion:
         """The point for trial `number`; raises `Exhausted` where the space has none left that was not tried.
 

@@ -20,7 +20,7 @@ from optlang.search.observation import Observation, Suggestion, seed_of
 from optlang.search.prediction import Prediction, Seen
 from optlang.search.sampler import Sampler
 from optlang.space.cost import trial_cost
-from optlang.space.recipe import Recipe, resolve
+from optlang.space.recipe import Point, Recipe, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +74,7 @@ class Screening:
     """Whether any trial of the study may train."""
     _fronts: tuple[_Front, _Front, _Front] = field(init=False)
     """Of this run's trials that meet all requirements, of all its trials, and of all that was taken in."""
+    _expected: Sequence[Point] = ()
     _shapes: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
     """The losses of what was measured, by what its trainings leave as it is."""
 
@@ -96,6 +97,11 @@ class Screening:
         for front, belongs in zip(self._fronts, (met, own, True), strict=True):
             if belongs:
                 front.add(number, losses)
+
+    def expect(self, points: Sequence[Point]) -> None:
+        """These points, and no others, are being tried now: what they are predicted to have gains nothing twice."""
+        self._expected = points
+        self.sampler.expect(points)
 
     def ask(self, number: int) -> Suggestion:
         """The point of trial `number`; raises `Exhausted` as the sampler does.
@@ -136,7 +142,8 @@ class Screening:
         from scipy.stats import qmc
 
         draws = ndtri(qmc.Sobol(len(prediction.models), scramble=True, rng=0).random(OPINIONS))
-        features = np.array([self._seen.cells(item.point) for item in candidates])
+        points = [*(item.point for item in candidates), *self._expected]
+        features = np.array([self._seen.cells(point) for point in points])
         goals = len(self.plan.objectives)
         found = prediction.opinions(features, draws)
         losses, violations = found[:, :, :goals], found[:, :, goals:]
@@ -146,32 +153,38 @@ class Screening:
             known = self._shapes.get(shape, []) if shape is not None else []
             for index in cheap if known else ():
                 losses[:, at, index] = sum(item[index] for item in known) / len(known)
-        return _improvements(self._front(), losses, violations)
+        return _improvements(self._front(), losses, violations, len(candidates))
 
     def _front(self) -> list[tuple[float, ...]]:
         """The losses of this run's front, of all its trials where none meets the requirements, else of all."""
         return next((list(front.members.values()) for front in self._fronts if front.members), [])
 
 
-def _improvements(front: Sequence[Sequence[float]], losses: Array, violations: Array) -> list[float]:
-    """The mean over the opinions of the hypervolume that each point adds to the front, as a share of the box.
+def _improvements(
+    front: Sequence[Sequence[float]], losses: Array, violations: Array, candidates: int
+) -> list[float]:
+    """The mean over the opinions of the hypervolume that each candidate adds to the front, as a share of the box.
 
-    `losses` has a row for each opinion, then the points, then the goals. The box reaches from the best that anything
-    has to a little behind the worst of the front; its volume is that of a Sobol' sequence's points in it.
+    `losses` has a row for each opinion, then the points, then the goals. Points behind the `candidates` are those that
+    are being tried: what an opinion says of them belongs to the front that it is compared with. The box reaches from
+    the best that anything has to a little behind the worst of the front; its volume is that of a Sobol' sequence's
+    points in it.
     """
     import numpy as np
     from scipy.stats import qmc
 
     members = np.array(front)
-    count, number, goals = losses.shape
-    best = np.minimum(members.min(axis=0), losses.reshape(-1, goals).min(axis=0))
+    count, _, goals = losses.shape
+    best = np.minimum(members.min(axis=0), losses[:, :candidates].reshape(-1, goals).min(axis=0))
     worst = members.max(axis=0)
     worst = worst + np.maximum(MARGIN * (worst - best), 1e-9 * np.abs(worst) + 1e-12)
     places = best + (worst - best) * qmc.Sobol(goals, scramble=True, rng=0).random(VOLUME)
     free = places[~(members[:, None, :] <= places).all(axis=2).any(axis=0)]
-    met = (violations <= 0).all(axis=2)
-    gains = np.zeros((count, number))
+    met: Array = np.all(violations <= 0, axis=2)
+    gains = np.zeros((count, candidates))
     for index in range(count):
-        gains[index] = (losses[index][:, None, :] <= free).all(axis=2).sum(axis=1)
-    found: list[float] = ((gains * met).mean(axis=0) / VOLUME).tolist()
+        inside = (losses[index][:, None, :] <= free).all(axis=2)
+        taken = inside[candidates:][met[index, candidates:]].any(axis=0)
+        gains[index] = (inside[:candidates] & ~taken).sum(axis=1)
+    found: list[float] = ((gains * met[:, :candidates]).mean(axis=0) / VOLUME).tolist()
     return found

@@ -88,8 +88,7 @@ def test_every_value_counts(old: str, tmp_path: Path) -> None:
     ("trials  = 40", "trials  = 80"), ("30min", "2h"), ("trials  = 40", "trials  = 40; stop_early = false"),
     ("trials  = 40", "trials  = 40; warm_start = true"), ("trials  = 40", "trials  = 40; screening = off"),
     ("trials  = 40", "trials  = 40; halving { first = 2 }"), ("trials  = 40", "trials  = 40; disk = 20GB"),
-    ("trials  = 40", "trials  = 40; halving { first = 2 }"), ("trials  = 40", "trials  = 40; workers = 4"),
-    ("trials  = 40", "trials  = 40; workers = ray { gpus = 1 }"),
+    ("trials  = 40", "trials  = 40; workers = 4"), ("trials  = 40", "trials  = 40; workers = ray { gpus = 1 }"),
 ])
 def test_how_long_the_search_goes_on_does_not_count(old: str, new: str, tmp_path: Path) -> None:
     assert written(tmp_path, DIGITS.replace(old, new)).meaning == written(tmp_path, DIGITS).meaning

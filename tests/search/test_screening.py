@@ -160,9 +160,15 @@ def test_of_equal_gains_the_cheaper_is_taken(plan: Plan) -> None:
 def test_a_gain_is_the_volume_that_is_added() -> None:
     front = [(0.0, 1.0), (1.0, 0.0)]
     losses = np.array([[[0.5, 0.5], [0.0, 1.0], [0.0, 0.0]]])
-    gains = _improvements(front, losses, np.zeros((1, 3, 0)))
+    gains = _improvements(front, losses, np.zeros((1, 3, 0)), 3)
     # The box reaches a tenth behind the front: 1.1 · 1.1, of which the front leaves 1.0 free.
     assert gains == pytest.approx([0.25 / 1.21, 0.0, 1.0 / 1.21], abs=0.01)
-    assert _improvements(front, losses, np.ones((1, 3, 1))) == [0.0, 0.0, 0.0]
+    assert _improvements(front, losses, np.ones((1, 3, 1)), 3) == [0.0, 0.0, 0.0]
+    # What is being tried gains nothing twice, unless it is not expected to meet the requirements.
+    tried = np.concatenate([losses, losses[:, np.argmax(gains)][:, None]], axis=1)
+    again = _improvements(front, tried, np.zeros((1, 4, 0)), 3)
+    assert again[int(np.argmax(gains))] == 0.0
+    missed = np.array([[[-1.0], [-1.0], [-1.0], [1.0]]])
+    assert _improvements(front, tried, missed, 3) == gains
 
 

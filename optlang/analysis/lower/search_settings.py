@@ -232,8 +232,9 @@ def _halving(knobs: Knobs, statements: list[tree.Statement]) -> tuple[Halving | 
 
 def _is_ray(statement: tree.Statement) -> bool:
     """Whether the workers are those of a Ray cluster."""
-    fixed = isinstance(statement, tree.Fix) and statement.name.text == "workers"
-    return fixed and isinstance(statement.value, tree.Path) and statement.value.text == "ray"
+    if not isinstance(statement, tree.Fix) or statement.name.text != "workers":
+        return False
+    return isinstance(statement.value, tree.Path) and statement.value.text == "ray"
 
 
 def _means_ray(knobs: Knobs, statement: tree.Statement) -> bool:
@@ -333,7 +334,7 @@ def _values(
 def _fixed(
     knobs: Knobs, called: str, params: tuple[Param, ...], block: tree.Block | None, around: Around, at: Span
 ) -> dict[str, Value]:
-    """The values in a block of settings that are not searched and have no conditions; those that are wrong are missing."""
+    """The values in a block of settings that are not searched and have no conditions; wrong ones are missing."""
     if block is not None:
         block = replace(block, statements=tuple(_always(knobs, called, item) for item in block.statements))
     settings = settings_of(knobs, called, params, block, around, at)()

@@ -7,13 +7,14 @@ on average) are Optuna's defaults.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optlang.plan.model import Plan
 from optlang.search.observation import TRIES, Observation, Suggestion, seed_of
 from optlang.search.samplers.encoding import genes_of, point_of
 from optlang.search.samplers.optuna_adapter import quiet
+from optlang.space.recipe import Point
 from optlang.space.space import Space
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class Genetic:
         if len(sampler.get_population(self._study, self._chosen)) >= self._population:
             self._chosen += 1
             sampler.get_parent_population(self._study, self._chosen)
+
+    def expect(self, points: Sequence[Point]) -> None:
+        """What is drawn does not depend on it."""
 
     @quiet()
     def draw(self, seed: int, attempt: int) -> Suggestion:

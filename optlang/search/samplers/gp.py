@@ -43,10 +43,15 @@ class Gaussian:
         self._leaves_out = leaves_out
         self._knobs = tuple(knob for knob in plan.knobs if size(knob.domain) != 1)
         self._told: list[Observation] = []
+        self._expected: Sequence[Point] = ()
 
     def add(self, told: Observation) -> None:
         """Take in what became of a point."""
         self._told.append(told)
+
+    def expect(self, points: Sequence[Point]) -> None:
+        """The expected improvement is that over what the processes expect of these."""
+        self._expected = points
 
     def draw(self, seed: int, attempt: int) -> Suggestion:
         """The point of the greatest expected improvement, or a random one before `startup` and after a refusal."""
@@ -78,19 +83,24 @@ class Gaussian:
             for knob in self._knobs
         }
         for told, values, violations in self._examples(measured):
-            row = self.row(told.point)
-            params = {
-                path: int(value) if unordered(knob.domain) else value
-                for (path, value), knob in zip(zip(distributions, row, strict=True), self._knobs, strict=True)
-            }
             study.add_trial(optuna.trial.create_trial(
-                values=values, params=params, distributions=distributions,
+                values=values, params=self._params(told.point), distributions=distributions,
                 constraints={str(index): value for index, value in enumerate(violations)},
+            ))
+        for point in self._expected:
+            study.add_trial(optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING, params=self._params(point), distributions=distributions
             ))
         search = _Search(self, measured, random)
         maximize(study, distributions, seed, search)
         assert search.found is not None
         return search.found
+
+    def _params(self, point: Point) -> dict[str, float]:
+        return {
+            knob.path: int(value) if unordered(knob.domain) else value
+            for knob, value in zip(self._knobs, self.row(point), strict=True)
+        }
 
     def _examples(self, measured: Sequence[Observation]) -> list[tuple[Observation, list[float], list[float]]]:
         """What the processes are fitted to: objectives and violations, one more for whether the trial failed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from optlang.analysis.lower.search_settings import GRID_POINTS
 from optlang.interfaces import OptlangError
@@ -40,6 +41,9 @@ class Grid:
 
     def add(self, told: Observation) -> None:
         """The search knows what was run: it asks for the next point then."""
+
+    def expect(self, points: Sequence[Point]) -> None:
+        """What is drawn does not depend on it."""
 
     def draw(self, seed: int, attempt: int) -> Suggestion:
         """The first point that is left. A later process begins at the first of all, and passes over what was run."""

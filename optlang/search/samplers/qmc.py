@@ -6,11 +6,13 @@ kind spreads the knobs of its first trial only and draws all others at random; h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from optlang.plan.model import Plan
 from optlang.search.observation import TRIES, Observation, Suggestion, seed_of
 from optlang.search.samplers.encoding import point_of
+from optlang.space.recipe import Point
 from optlang.space.space import Space
 
 _DRAWN = "drawn"
@@ -31,6 +33,9 @@ class QuasiRandom:
         drawn = told.state.get(_DRAWN)
         if isinstance(drawn, int) and drawn >= self._next:
             self._next = drawn + 1
+
+    def expect(self, points: Sequence[Point]) -> None:
+        """What is drawn does not depend on it."""
 
     def draw(self, seed: int, attempt: int) -> Suggestion:
         """The next member of the sequence, whatever the seed of the draw."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.observation import TRIES, Observation, Suggestion
 from optlang.search.samplers.optuna_adapter import quiet
+from optlang.space.recipe import Point
 from optlang.space.space import Space
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Parzen:
         self._whole = Space(plan)
         self._study = optuna.create_study(directions=[objective.direction for objective in plan.objectives])
         self._asked: optuna.Trial | None = None
+        self._expected: list[int] = []
+        """Optuna's numbers of the trials that stand for what is being tried."""
 
     @quiet()
     def add(self, told: Observation) -> None:
@@ -51,18 +54,7 @@ class Parzen:
         import optuna
 
         self._close(optuna.trial.TrialState.FAIL)
-        params: dict[str, Any] = {}
-        distributions: dict[str, Any] = {}
-
-        def replay(knob: Knob, domain: Domain) -> Value:
-            value = told.point[knob.path]
-            distribution = _distribution(domain)
-            if distribution is not None:
-                name = _name(knob, domain)
-                params[name], distributions[name] = _coded(domain, value), distribution
-            return value
-
-        self._whole.draw(replay)
+        params, distributions = self._replayed(told.point)
         system = told.state.get(_SYSTEM, {})
         assert isinstance(system, Mapping)
         complete = told.values is not None
@@ -74,6 +66,38 @@ class Parzen:
                 constraints={str(index): float(value) for index, value in enumerate(told.violations)},
             )
         )
+
+    @quiet()
+    def expect(self, points: Sequence[Point]) -> None:
+        """TPE takes them to be bad (the constant liar), so that it draws elsewhere."""
+        import optuna
+
+        self._close(optuna.trial.TrialState.FAIL)
+        for number in self._expected:
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        first = len(self._study.get_trials(deepcopy=False))
+        self._expected = list(range(first, first + len(points)))
+        for point in points:
+            params, distributions = self._replayed(point)
+            self._study.add_trial(optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING, params=params, distributions=distributions
+            ))
+
+    def _replayed(self, point: Point) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Optuna's parameters of a point, and their distributions."""
+        params: dict[str, Any] = {}
+        distributions: dict[str, Any] = {}
+
+        def replay(knob: Knob, domain: Domain) -> Value:
+            value = point[knob.path]
+            distribution = _distribution(domain)
+            if distribution is not None:
+                name = _name(knob, domain)
+                params[name], distributions[name] = _coded(domain, value), distribution
+            return value
+
+        self._whole.draw(replay)
+        return params, distributions
 
     @quiet()
     def draw(self, seed: int, attempt: int) -> Suggestion:
@@ -112,7 +136,8 @@ class Parzen:
         if self._startup is None or at_random:
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=self._startup, multivariate=True, group=True, constant_liar=False
+            seed=seed, n_startup_trials=self._startup, multivariate=True, group=True,
+            constant_liar=bool(self._expected),
         )
 
 

@@ -136,7 +136,7 @@ def test_a_run_counts_its_trials_by_their_kinds(plan_of: Callable[..., Plan]) ->
 ])
 def test_who_trains_is_said(plan_of: Callable[..., Plan], workers: str) -> None:
     plan = plan_of("steps { maybe static }", search=f"sampler = random; trials = 3; {workers}")
-    assert f"search\n  sampler = random\n  trials = 3\n  {workers}\n" in text(describe(plan))
+    assert f"search\n  sampler = random\n  trials = 3\n  {workers}\n" in text(describe(plan, Size(), LadderCost()))
 
 
 @pytest.mark.parametrize(("halving", "expected"), [
