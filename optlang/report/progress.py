@@ -146,7 +146,9 @@ class LiveProgress:
         self._seen[trial.number], self._front = trial, trial.front
         self._done, self._total, self._left = trial.done, trial.total, time_left(trial)
         self._paused = trial.paused
-        self._now = {lane: now for lane, now in self._now.items() if now[0] != trial.number}
+        for lane in [lane for lane, now in self._now.items() if now[0] == trial.number]:
+            del self._now[lane]
+            self._doing[lane] = ""
         if trial.state == "failed":
             self.message(f"trial {trial.number} {verdict(trial)}")
         self._draw()

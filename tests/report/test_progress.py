@@ -224,3 +224,19 @@ def test_the_live_view_of_a_search_that_time_ends_counts_its_trials() -> None:
     live.close()
     assert isinstance(picture.file, io.StringIO)
     assert picture.file.getvalue().split("\n")[0].split() == ["digits", "2", "trials", "about", "45.0", "s", "left"]
+
+
+def test_the_live_view_has_a_line_for_each_worker() -> None:
+    console = Console(file=io.StringIO(), width=100, height=40, force_terminal=True)
+    live = LiveProgress(console, words, shown)
+    live.run_started(RunStarted("digits", 9, 10, 0, 0))
+    live.trial_started(begun(1, "quant.static"))
+    live.trial_started(replace(begun(2, "prune.channels"), lane=1))
+    live.progress({"doing": "train", "epoch": 2, "epochs": 3, "lane": 1})
+    live.progress({"doing": "measure", "lane": 0})
+    assert [str(line) for line in live._lanes()] == [
+        "trial 1: static · onnxruntime  [measure]", "trial 2: channels · onnxruntime  [train · epoch 2/3]",
+    ]
+    live.trial_finished(ended(1))
+    assert [str(line) for line in live._lanes()] == ["trial 2: channels · onnxruntime  [train · epoch 2/3]"]
+    live.close()

@@ -113,3 +113,29 @@ def test_off_is_off(plan_of: Make, store: Writer, tmp_path: Path) -> None:
     run = Run(plan_of(STEPS, search=f"{SEARCH}; screening = off"), store, tmp_path)
     assert not any(STATE in run.step().state for _ in range(11))
     assert run.draws.summary() is None
+
+
+def test_points_that_are_tried_at_the_same_time_are_different(plan_of: Make, store: Writer, tmp_path: Path) -> None:
+    plan = plan_of(STEPS, search=SEARCH)
+    run = Run(plan, store, tmp_path)
+    for _ in range(10):
+        run.step()
+    known = set(run.history.known)
+    draws = Draws(
+        plan, lambda: Sampler(plan, Space(plan), known), store, "r1", run.history.observations(), run.said.append,
+        lanes=3,
+    )
+    asked = []
+    for _ in range(3):
+        asked.append(draws.ask())
+        known.add(resolve(plan, asked[-1].point).effect)
+        store.record(start("r1", store.next_trial("r1"), point=dict(asked[-1].point)))
+    assert len({resolve(plan, item.point).effect for item in asked}) == 3
+    assert len(draws._sampler._draws._expected) == 2, "TPE knows of those that are tried"  # type: ignore[attr-defined]
+    # One that ends before an earlier one costs nothing: nothing that was learned is thrown away.
+    before = draws._sampler
+    for number in (13, 12):
+        draws.tell(number, None)
+    draws.tell(11, run.history.observation(run.history.trial(10)))
+    draws.ask()
+    assert draws._sampler is before
