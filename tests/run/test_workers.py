@@ -6,16 +6,23 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from optlang.plan.model import Plan
 from optlang.run import memory
+from optlang.run.job import TrialJob
 from optlang.store.reader import query
 from tests.command_line import command, environment, optlang
+from tests.run.test_promotion import GOALS, SEARCH, STEPS, MadeUp, searched
 from tests.run.test_study import NAPS, Study, study  # noqa: F401 - a fixture
 
 SHARED = "parts.nap { number = 1; tenths = 8 }; again = parts.nap { number in 1 .. 1000; tenths = 15 }"
@@ -119,3 +126,50 @@ def test_a_worker_that_does_not_fit_does_not_start(
     run(plan, path.read_text(), path, tmp_path / "small.duckdb", Options(workers=3, home=tmp_path / "home"), Shown())  # type: ignore[arg-type]
     assert any(re.match(r"1 of 3 workers train: each needs up to [0-9.]+ [MG]B of memory, and 1.00 kB are free", text)
                for text in said), said
+
+
+@dataclass
+class Slow(MadeUp):
+    """Trials that are made up and take some time, in several lanes."""
+
+    lanes: ClassVar[int] = 3
+    inside: set[int] = field(default_factory=set)
+    most: int = 0
+
+    def submit(self, task: Callable[[Any], Any], job: Any, lane: int = 0) -> Future[Any]:
+        if job is None:
+            future: Future[Any] = Future()
+            future.set_result(1)
+            return future
+        done = super().submit(task, job, lane)
+        if not isinstance(job, TrialJob):
+            return done
+        assert job.trial not in self.inside, "a trial goes on in two lanes"
+        self.inside.add(job.trial)
+        self.most = max(self.most, len(self.inside))
+        later: Future[Any] = Future()
+
+        def end() -> None:
+            self.inside.discard(job.trial)
+            later.set_result(done.result())
+
+        threading.Timer(0.005 * (1 + job.trial * 7 % 5), end).start()
+        return later
+
+
+def test_trials_that_pause_go_on_in_any_lane(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = plan_of(STEPS, goals=GOALS, search=SEARCH)
+    engine, seen = searched(plan, tmp_path, Slow())
+    assert isinstance(engine, Slow)
+    assert engine.most == 3
+    assert {item.lane for item in seen.started} == {0, 1, 2}
+    numbers = [item.number for item in seen.started if item.resumed is None and item.origin == "sampler"]
+    assert numbers == list(range(1, 10)), "as many are drawn as were asked for"
+    db = [tmp_path / "x.duckdb"]
+    [(first,), (second,)] = query("SELECT count(*) FROM rungs GROUP BY rung ORDER BY rung", db).rows
+    assert (first, second >= 3) == (9, True)
+    states = dict(query("SELECT state, count(*) FROM trials GROUP BY state", db).rows)
+    assert set(states) == {"complete", "paused"}
+    assert sum(states.values()) == 10
+    points = query("SELECT count(DISTINCT point) FROM trials WHERE origin = 'sampler'", db).rows
+    assert points == ((9,),)
