@@ -485,7 +485,8 @@ class Search(Frozen):
     `screening` is of how many points most trials are chosen; below 2 the sampler's own is taken. `halving` is
     None where each trial is carried out whole. `disk` are the bytes that the cache and the artifacts may have; None: a
     tenth of the free space. `workers` is how many worker processes train at the same time on this
-    machine; where `ray` is not None, the trainers of that cluster do instead.
+    machine; where `ray` is not None, the trainers of that cluster do instead. `device` is what models are trained on,
+    as torch names it ("cuda:1"), or "auto": what is there.
     """
 
     sampler: Sampler
@@ -501,6 +502,7 @@ class Search(Frozen):
     disk: int | None = None
     workers: int = 1
     ray: Ray | None = None
+    device: str = "auto"
 
     @property
     def most(self) -> int | None:
@@ -585,7 +587,7 @@ class Plan(Frozen):
         """What is searched, as JSON by member: where things stand in the text, its layout, help and titles do not
         count, nor how long or how carefully the search goes on (`trials`, `timeout`, `measure`), nor the ladder,
         nor whether trials end early or pause, nor what the search is given of earlier runs, nor its screening,
-        nor how much disk it may take, nor how many workers there are and where."""
+        nor how much disk it may take, nor how many workers there are and where, nor what they train on."""
         content = self.model_dump(mode="json", exclude={"measure": True, "title": True})
         # A metric that is declared and not spoken of changes nothing of what is searched, unless its values change.
         named = {ref.metric for ref in self.metric_refs()}
@@ -596,8 +598,7 @@ class Plan(Frozen):
                 del metric["made_by"]
         for limit in (
             "trials", "timeout", "trial_timeout", "ladder", "stop_early", "warm_start", "screening", "halving",
-            "disk",
-            "workers", "ray",
+            "disk", "workers", "ray", "device",
         ):
             del content["search"][limit]
         # Which of its values are stronger decides how often the search draws a technique, and not what it does.

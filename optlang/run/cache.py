@@ -50,7 +50,7 @@ def model_key(workload: Workload, data: Dataset) -> str:
     """The key of the untrained model with its data, which the first step begins with."""
     return key_of(
         "model", _factory(workload.model, workload.study), data.fingerprint,
-        imports.fingerprint(workload.data.calls, workload.study), workload.device, versions(_MATTER),
+        imports.fingerprint(workload.data.calls, workload.study), "cpu", versions(_MATTER),
         [imports.fingerprint(calls, workload.study) for calls in _SHARED],
     )
 
@@ -64,11 +64,13 @@ def workload_key(workload: Workload, data: Dataset) -> str:
 
 
 def step_key(
-    parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock, opened: JSON = None
+    parent: str, step: StepJob, workload: Workload, wants: QuantWants | None, clock: Clock, opened: JSON = None,
+    device: str = "cpu",
 ) -> str:
     """The key of a step's result: of its parent's key, its code, settings and seed, and what it gets of the runtime.
 
     `opened` are the axes that the target opens: training has nothing to do with them, a file that a step writes has.
+    `device` is the kind of device that models are trained on ("cuda"): another one rounds otherwise.
     """
     return key_of(
         parent, step.technique, imports.fingerprint(step.calls, workload.study),
@@ -77,7 +79,24 @@ def step_key(
         else asdict(wants) if wants is not None and "runtime" in step.needs else None,
         *(["finished by the runtime"] if step.performed and step.prepares else []),
         *([clock.about] if "latency" in step.needs else []),
+        *([{"device": device}] if device != "cpu" and computes(step) else []),
         *([{"opened": opened}] if opened and ("training" not in step.needs or "runtime" in step.needs) else []),
+    )
+
+
+def computes(step: StepJob) -> bool:
+    """Whether a step runs the model, or its gradients, on the device that trains.
+
+    One that asks for training data does, or for calibration data where the ranges are not those of a runtime's file. It
+    does not where its settings rank weights by what they are alone: the samples to rank them by are then no setting of
+    it, and neither are batches that recompute norms.
+    """
+    calibrates = "calibration" in step.needs and "runtime" not in step.needs
+    if step.left or not ("training" in step.needs or calibrates):
+        return False
+    ranks = "importance" in step.settings
+    return not ranks or step.settings.get("samples") is not None or any(
+        step.settings.get(name) for name in ("recalibrate", "scored")
     )
 
 

@@ -107,8 +107,9 @@ class Dispatcher:
         if isinstance(found, Failure):
             raise SetupError(found)
         if self.lane == 0:
-            for line in found:
+            for line in found.said:
                 self._watcher.message(line)
+            self._store.record({"event": "device", "session": self._workload.session, "training": dict(found.device)})
         self._loaded = True
 
     def run(self, task: Callable[[J], T], job: J, timeout: float | None) -> T:

@@ -67,6 +67,8 @@ class Workload:
 
     `session` names the run's session in this process, which has temporary files of its own. `metrics` are those that
     the study computes by objects of Python. `threads` is how many a training may use, where several go on at once.
+    `device` is what models are trained on, as the study has it: the worker knows what it stands for (see
+    `devices.resolved`).
     """
 
     model: Factory
@@ -171,6 +173,17 @@ class PrepareJob:
     metrics: tuple[str, ...]
     targets: tuple[TargetSpec, ...] = ()
     learn_labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model and data that can be worked with: what users are to know of them, and what the worker trains on.
+
+    `device` is `Device.facts`.
+    """
+
+    said: tuple[str, ...] = ()
+    device: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,6 @@ from optlang.store.writer import Writer
 
 T = TypeVar("T")
 
-DEVICE = "cpu"
-"""What models are trained on, wherever they are measured."""
-
 LISTED = 10_000
 """Points that are looked at, at most, to see whether the space has as many as the study asks for."""
 
@@ -111,7 +108,7 @@ class Scheduler:
                 plan.model.calls, plan.model.arguments, plan.model.weights, plan.model.weights_key,
                 plan.model.weights_strict,
             ),
-            interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, DEVICE, scratch.session,
+            interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, plan.search.device, scratch.session,
             threads=None if engine.lanes == 1 or engine.apart else max(1, machine.cores() // engine.lanes),
             metrics=tuple(
                 interfaces.NamedMetric(metric.name, metric.direction, interfaces.Factory(made.calls, made.arguments))

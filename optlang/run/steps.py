@@ -33,6 +33,7 @@ from optlang.run.step_training import PausedTraining, StepTraining, Watch
 from optlang.techniques.shared.proof import proved
 from optlang.workload import imports
 from optlang.workload.data.dataset import Dataset
+from optlang.workload.devices import resolved
 from optlang.workload.export import onnx_weights
 from optlang.workload.model.call import settled
 from optlang.workload.model.count import Counted, count
@@ -232,7 +233,8 @@ class _Steps:
 
     def _key(self, parent: str, step: StepJob) -> str:
         return step_key(
-            parent, step, self._workload, self._wants, self._clock, [asdict(item) for item in self._data.declared]
+            parent, step, self._workload, self._wants, self._clock, [asdict(item) for item in self._data.declared],
+            resolved(self._workload.device).kind,
         )
 
     def _untrained(self) -> ModelState:
@@ -249,7 +251,7 @@ class _Steps:
             # The folder is not removed here: what the technique wrote is copied into the cache first.
             data=self._data, seed=step.seed,
             folder=Path(tempfile.mkdtemp(prefix="step-", dir=scratch(self._workload))), study=self._workload.study,
-            wants=self._wants if "runtime" in step.needs else None, device=self._workload.device,
+            wants=self._wants if "runtime" in step.needs else None, device=resolved(self._workload.device).torch_name,
             report=training.report, baseline=self._baseline if "baseline" in step.needs else None,
             performed=step.performed, latency=self._clock.seconds if "latency" in step.needs else None,
             batch=self._clock.batch if "latency" in step.needs else None, memo=self._memo(step, parent),

@@ -20,6 +20,7 @@ from optlang.run.job import (
     CHECKPOINT,
     Failure,
     FrontJob,
+    Prepared,
     PrepareJob,
     Refused,
     Result,
@@ -33,7 +34,7 @@ from optlang.run.job import (
 from optlang.run.machine import cores
 from optlang.run.progress_file import report
 from optlang.run.stopping import StoppedTraining
-from optlang.workload import process_state
+from optlang.workload import devices, process_state
 from optlang.workload.failures import exhausted
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _ask(job: RuntimeJob, question: str) -> str | Failure | None:
     return reason
 
 
-def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
+def prepare(job: PrepareJob) -> Failure | Prepared:
     """Load the model and the data, and run the model on the data; what users are to know of how it was made."""
     try:
         from optlang.workload.model.make import initial, said
@@ -94,7 +95,10 @@ def prepare(job: PrepareJob) -> Failure | tuple[str, ...]:
         _check_labels(data, job.learn_labels)
         _check_metrics(data, state.model, job.metrics, workload)
         check_copies(state.model)
-        return (*said(state), *_kept_aside(data, state.model))
+        device = devices.resolved(workload.device)
+        _check_device(data, state.model, device, workload)
+        lines = (device.said(), *said(state), *_kept_aside(data, state.model))
+        return Prepared(tuple(line for line in lines if line is not None), device.facts())
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
         return _failure(error)
 
@@ -109,7 +113,13 @@ def carry_out(job: TrialJob) -> Result:
     except StoppedTraining as stop:
         result = Result(steps=tuple(runs), notes=stop.notes, ended=stop.verdict)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why
+        if devices.lost(error):
+            # Nothing runs on the GPU any more in this process; the log has what happened.
+            traceback.print_exception(error)
+            os._exit(devices.LOST)
         result = Result(steps=tuple(runs), failure=_failure(error))
+    if result.failure is not None and "torch" in sys.modules:
+        devices.free_memory()
     ignored = [run.ignored for run in runs if run.ignored is not None]
     return replace(result, notes={**result.notes, CHECKPOINT: "; ".join(ignored)}) if ignored else result
 
@@ -164,6 +174,7 @@ def _context(workload: Workload) -> TrialContext:
         from optlang.workload.model.make import make
 
         _begin_torch(workload.threads)
+        devices.resolved(workload.device)
         # The model first: data may take minutes to load, a mistake in the model shows at once.
         model = make(workload.model, workload.study)
         loaded = data.load(workload.data, workload.study, workload.metrics)
@@ -222,6 +233,33 @@ def _check_metrics(data: Dataset, module: object, wanted: tuple[str, ...], workl
             f"the task of the data gives no metric `{missing[0]}`", help=f"it gives {', '.join(sorted(given))}"
         )
     _check_agreement(data, outputs, [name for name in wanted if name in AGREEMENT and name not in given])
+
+
+def _check_device(data: Dataset, module: torch.nn.Module, device: devices.Device, workload: Workload) -> None:
+    """OptlangError where the model does not run on what it is to be trained on, though it runs on the processor."""
+    import copy
+
+    import torch
+
+    from optlang.workload import imports
+    from optlang.workload.data.resident import to_device
+    from optlang.workload.model.call import call
+
+    if device.kind == devices.CPU:
+        return
+    with torch.no_grad():
+        moved = copy.deepcopy(module).to(device.torch_name)
+        inputs, _ = to_device(data.example(2), (), device.torch_name)
+        try:
+            with imports.user_code("running the model on the data", workload.study):
+                call(moved, inputs)
+        except imports.UserCodeError as error:
+            raise OptlangError(
+                f"the model runs on the processor and not on {device.torch_name}: {error.message}",
+                help="tensors that its forward makes or keeps must lie where its inputs do: `device=input.device`, or "
+                "`register_buffer` in __init__; or train on the processor: `device = cpu` in search { }",
+                details=error.details,
+            ) from error
 
 
 def _given(
@@ -294,6 +332,9 @@ def _answers(data: Dataset, module: object, workload: Workload) -> Iterator[tupl
 
 def _failure(error: BaseException) -> Failure:
     text = "".join(traceback.format_exception(error))
+    on_gpu = devices.out_of_memory(error)
+    if on_gpu is not None:
+        return Failure(on_gpu, text)
     if isinstance(error, OptlangError):
         # The user's own frames where it was their code; what to do about it where we know.
         parts = [error.details, error.help or ""]

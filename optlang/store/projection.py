@@ -91,6 +91,8 @@ class Rows:
                 self._pruned(event)
             case "rebuilt":
                 self._rebuilt(event)
+            case "device":
+                self._device(event)
             case "finish":
                 self._finish(event)
 
@@ -230,6 +232,12 @@ class Rows:
             rows.append(row | {"target": _text(row["target"]) or "", "measured": _time(at)})
         self.measurements[(*key, turn)] = rows
         return True
+
+    def _device(self, event: Mapping[str, Any]) -> None:
+        """What the session trains on, which its worker knows once it has begun."""
+        session = self.sessions.get(event["session"])
+        if session is not None and session["finished"] is None:
+            session["machine"] = {**(session["machine"] or {}), "training": event.get("training")}
 
     def _finish(self, event: Mapping[str, Any]) -> None:
         session = self.sessions.get(event["session"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from optlang.interfaces import Factory, QuantWants
+from optlang.interfaces import JSON, Factory, QuantWants
 from optlang.run.cache import Cache, Clock, key_of, step_key
 from optlang.run.job import StepJob, Workload
 
@@ -41,6 +41,35 @@ def test_files_depend_on_the_axes_that_a_target_opens_and_training_does_not(
         for opened in ([], [{"input": "tokens", "axis": 1}], [{"input": "mask", "axis": 1}])
     }
     assert len(keys) == (3 if depends else 1)
+
+
+@pytest.mark.parametrize(
+    ("technique", "needs", "settings", "depends"),
+    [
+        ("training.train", ("training", "labels"), {"epochs": 2}, True),
+        ("quant.qat", ("training", "calibration", "runtime", "baseline"), {"samples": 64}, True),
+        ("quant.smooth", ("calibration",), {"samples": 64}, True),
+        ("quant.static", ("calibration", "runtime"), {"samples": 64}, False),
+        ("prune.magnitude", ("training",), {"importance": "l1"}, False),
+        ("prune.magnitude", ("training",), {"importance": "taylor", "samples": 64}, True),
+        ("prune.channels", ("training",), {"importance": "l2", "recalibrate": 0}, False),
+        ("prune.channels", ("training",), {"importance": "l2", "recalibrate": 4}, True),
+        ("graph.fold", (), {}, False),
+    ],
+)
+def test_the_kind_of_device_is_in_the_key_of_what_is_computed_on_it(
+    tmp_path: Path, technique: str, needs: tuple[str, ...], settings: dict[str, JSON], depends: bool
+) -> None:
+    module, _, name = technique.partition(".")
+    step = StepJob(name, technique, f"optlang.techniques.{module}.{name}:{name}", settings, needs, 1)
+    workload = Workload(Factory("x:y"), Factory("x:y"), tmp_path, tmp_path, "auto")
+    wants, clock = QuantWants("uint8", "int8", False, True, True), Clock(None, lambda _: 0.0)
+    before, *keys = (
+        step_key("parent", step, workload, wants, clock, *more)
+        for more in ((), (None, "cpu"), (None, "cuda"), (None, "mps"))
+    )
+    assert before == keys[0]
+    assert len(set(keys)) == (3 if depends else 1)
 
 
 def test_what_was_put_is_found(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from optlang.plan.model import Plan
 from optlang.run.budget import Budget
 from optlang.run.curves import Epoch
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted
-from optlang.run.job import BASELINE, Failure, Paused, PrepareJob, Result, StepRun, TrialJob, UntrainedJob
+from optlang.run.job import BASELINE, Failure, Paused, Prepared, PrepareJob, Result, StepRun, TrialJob, UntrainedJob
 from optlang.run.stop import InterruptedRun
 from optlang.run.study import Options, run
 from optlang.store.reader import query
@@ -55,7 +55,7 @@ class MadeUp:
     def submit(self, task: Callable[[Any], Any], job: Any, lane: int = 0) -> Future[Any]:
         future: Future[Any] = Future()
         if isinstance(job, PrepareJob):
-            future.set_result(())
+            future.set_result(Prepared())
         elif isinstance(job, UntrainedJob):
             future.set_result(tuple(item for item in figures(job.trial) if item.metric in job.metrics))
         else:

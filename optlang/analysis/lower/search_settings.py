@@ -7,6 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from optlang.analysis.knobs import Around, Knobs
+from optlang.analysis.lower import training_device
 from optlang.analysis.modules.names import duplicate, only, suggestion
 from optlang.analysis.settings import settings_of
 from optlang.diagnostics import field_words
@@ -73,6 +74,7 @@ SEARCH = (
         "workers", 1, WORKERS, 1,
         "how many trials are trained at the same time on this machine; `ray` trains on the machines of a Ray cluster",
     ),
+    training_device.PARAM,
 )
 HALVING = (
     _count(
@@ -151,6 +153,7 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
     kept: list[tree.Statement] = []
     halvings: list[tree.Statement] = []
     ray: Ray | None = None
+    gpu: str | None = None
     broken = False
     once: dict[str, Span] = {}
     for statement in _statements(sections, second):
@@ -178,12 +181,18 @@ def search_of(knobs: Knobs, sections: list[tree.Section], second: Second) -> Sea
             sampler = _sampler(knobs, statement)
         elif name == "screening":
             kept.append(_number(statement))
+        elif name == "device":
+            statement, numbered = training_device.read(knobs.diagnostics, statement)
+            gpu = numbered or gpu
+            kept.append(statement)
         else:
             kept.append(statement)
     values = _values(knobs, "`search`", SEARCH, sections, kept)
     halving, whole = _halving(knobs, halvings)
     if values is None or sampler is None or broken or not whole:
         return None
+    if gpu is not None:
+        values["device"] = gpu
     return Search(sampler=sampler, halving=halving, ray=ray, **values)  # type: ignore[arg-type]
 
 

@@ -194,6 +194,8 @@ def _search(plan: Plan, size: Counted) -> tuple[str, ...]:
     settings = _changed(SAMPLERS[sampler.name], sampler.settings)
     named = sampler.name + (f" {{ {'; '.join(settings)} }}" if settings else "")
     changed = _changed(SEARCH, plan.search.model_dump(include={param.name for param in SEARCH}))
+    if ":" in plan.search.device:
+        changed = tuple(f'device = "{plan.search.device}"' if line.startswith("device =") else line for line in changed)
     if not plan.search.screening:
         changed = tuple(line.replace("screening = 0", "screening = off") for line in changed)
     if plan.search.halving is not None:

@@ -28,17 +28,19 @@ def influence(module: nn.Module, names: Sequence[str], samples: int, context: Co
     import torch
     import torch.nn.functional as F  # noqa: N812 - the name that everybody gives it
 
+    from optlang.workload.devices import placed
+
     sums = dict.fromkeys(names, 0.0)
     counts = dict.fromkeys(names, 0)
 
     def see(name: str, taken: Any, given: Any) -> None:
         one, other = (item.float() if item.ndim == 3 else item.float().flatten(1) for item in (taken, given))
         alike = F.cosine_similarity(one, other, dim=-1)
-        sums[name] += float((1 - alike).double().sum())
+        sums[name] += float((1 - alike).cpu().double().sum())
         counts[name] += alike.numel()
 
     scored = copy.deepcopy(module).eval()
-    with torch.no_grad(), watching(scored, names, see):
+    with torch.no_grad(), watching(scored, names, see), placed(scored, context.device):
         for _ in _passes(scored, samples, context):
             pass
     return {name: sums[name] / max(1, counts[name]) for name in names}
@@ -51,8 +53,8 @@ def loss(module: nn.Module, names: Sequence[str], samples: int, context: Context
     """
     import torch
 
-    scored = copy.deepcopy(module).eval()
-    loss_of = loss_against(copy.deepcopy(module).eval(), context)
+    scored = copy.deepcopy(module).eval().to(context.device)
+    loss_of = loss_against(copy.deepcopy(module).eval().to(context.device), context)
 
     def measured() -> float:
         total, seen = 0.0, 0
@@ -77,11 +79,13 @@ def _passes(
 
     In whole batches.
     """
+    from optlang.workload.data.resident import to_device
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
 
     seen = 0
     for inputs, targets in context.data.bind(module).batches("train", _BATCH, context.seed, shuffle=True):
+        inputs, targets = to_device(inputs, targets, context.device)
         with user_code("the model's forward", context.study):
             outputs = call(module, inputs)
         count = len(next(iter(inputs.values())))

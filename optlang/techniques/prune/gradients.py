@@ -24,20 +24,18 @@ def taylor(module: nn.Module, weights: Mapping[str, Any], samples: int, context:
     How much the loss would change without the weight, to first order (Molchanov et al., CVPR 2019). Batches of 64 are
     drawn with the context's seed until `samples` samples were seen. `weights` are parameters of `module` by name.
     """
-    import torch
-
-    sums = {name: torch.zeros_like(item) for name, item in weights.items()}
+    sums: dict[str, Tensor] = {}
     batches = 0
 
     def add(_: int) -> None:
         nonlocal batches
         for name, item in weights.items():
             if item.grad is not None:
-                sums[name] += (item.detach() * item.grad).abs()
+                _add(sums, name, (item.detach() * item.grad).abs())
         batches += 1
 
     after_each(module, samples, context, add)
-    return {name: item.detach() / batches for name, item in sums.items()}
+    return {name: _sum(sums, name, item) / batches for name, item in weights.items()}
 
 
 def fisher(module: nn.Module, weights: Mapping[str, Any], samples: int, context: Context) -> dict[str, Tensor]:
@@ -47,20 +45,31 @@ def fisher(module: nn.Module, weights: Mapping[str, Any], samples: int, context:
     NIPS 1989), where the diagonal of the Hessian is that of the empirical Fisher information (Theis et al., 2018): the
     squares are of each sample's own gradient. Samples come in the order of `taylor`'s.
     """
-    import torch
-
-    sums = {name: torch.zeros_like(item) for name, item in weights.items()}
+    sums: dict[str, Tensor] = {}
     seen = 0
 
     def add(_: int) -> None:
         nonlocal seen
         for name, item in weights.items():
             if item.grad is not None:
-                sums[name] += item.grad.square()
+                _add(sums, name, item.grad.square())
         seen += 1
 
     after_each(module, samples, context, add, one_by_one=True)
-    return {name: weights[name].detach().square() * item.detach() / (2 * seen) for name, item in sums.items()}
+    return {
+        name: item.detach().square() * _sum(sums, name, item) / (2 * seen) for name, item in weights.items()
+    }
+
+
+def _add(sums: dict[str, Tensor], name: str, item: Tensor) -> None:
+    """Sums lie where gradients do: on the device."""
+    sums[name] = sums[name] + item if name in sums else item
+
+
+def _sum(sums: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    import torch
+
+    return sums[name].detach().cpu() if name in sums else torch.zeros_like(like).detach()
 
 
 def after_each(
@@ -74,18 +83,22 @@ def after_each(
     """
     import torch
 
+    from optlang.workload.data.resident import to_device
+    from optlang.workload.devices import placed
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call, settled
 
     data = context.data.bind(module)
+    # Labels are drawn by the processor's generator, whose numbers are the same everywhere.
     generator = torch.Generator().manual_seed(context.seed)
     frozen = [item for item in module.parameters() if not item.requires_grad]
     seen = 0
     for item in frozen:
         item.requires_grad_(True)
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
+        with torch.enable_grad(), warnings.catch_warnings(), placed(module, context.device):
             for inputs, targets in _batches(data.batches("train", _BATCH, context.seed, shuffle=True), one_by_one):
+                inputs, targets = to_device(inputs, targets, context.device)
                 with user_code("the model's forward", context.study):
                     outputs = call(module, inputs)
                 module.zero_grad(set_to_none=True)

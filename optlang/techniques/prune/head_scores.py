@@ -61,7 +61,7 @@ def _gates(module: nn.Module, sites: Mapping[str, Site], samples: int, context: 
                 part, item = site.parts[weight], weights[weight]
                 if item.grad is None:
                     continue
-                along = (item.detach() * item.grad).movedim(part.axis, 0).flatten(1).sum(1)
+                along = (item.detach() * item.grad).cpu().movedim(part.axis, 0).flatten(1).sum(1)
                 gate += torch.stack([along[site.indices(part, [index])].sum() for index in range(len(gate))])
             sums[name] += gate.abs() * count
 
@@ -120,7 +120,7 @@ def _taylor(module: nn.Module, names: Sequence[str], samples: int, context: Cont
             ]
             # The loss is a mean: of one sample's it holds a share.
             if gates:
-                sums[name] += sum(gates[1:], gates[0]).abs().sum(0) * count
+                sums[name] += (sum(gates[1:], gates[0]).abs().sum(0) * count).cpu()
             found.clear()
         seen += count
 

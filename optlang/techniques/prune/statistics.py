@@ -24,6 +24,8 @@ def recalibrate(module: nn.Module, batches: int, context: Context) -> None:
     import torch
     from torch import nn
 
+    from optlang.workload.data.resident import to_device
+    from optlang.workload.devices import placed
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
 
@@ -42,12 +44,13 @@ def recalibrate(module: nn.Module, batches: int, context: Context) -> None:
         item.momentum = None  # the plain mean over batches
         item.train()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), placed(module, context.device):
             drawn = data.batches("train", _BATCH, seed=context.seed, shuffle=True)
             # A last batch may be a single sample, which has no variance.
-            for number, (inputs, _) in enumerate(drawn):
+            for number, (inputs, targets) in enumerate(drawn):
                 if number and (number >= batches or len(next(iter(inputs.values()))) < 2):
                     break
+                inputs, _ = to_device(inputs, targets, context.device)
                 with user_code("the model's forward", context.study):
                     call(module, inputs)
     finally:

@@ -126,6 +126,8 @@ def _loss(module: nn.Module, whole: nn.Module, samples: int, context: Context) -
     """
     import torch
 
+    from optlang.workload.data.resident import to_device
+    from optlang.workload.devices import placed
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
 
@@ -133,8 +135,9 @@ def _loss(module: nn.Module, whole: nn.Module, samples: int, context: Context) -
     loss_of = loss_against(whole.eval(), context)
     total, seen = 0.0, 0
     module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), placed(module, context.device), placed(whole, context.device):
         for inputs, targets in data.batches("train", _BATCH, seed=context.seed, shuffle=True):
+            inputs, targets = to_device(inputs, targets, context.device)
             with user_code("the model's forward", context.study):
                 outputs = call(module, inputs)
             count = len(next(iter(inputs.values())))

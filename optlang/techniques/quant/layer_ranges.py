@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.interfaces import Context
 from optlang.techniques.quant.calibrators import Collector, EntropyCollector, SquaredErrorCollector
 from optlang.workload.data import ragged
+from optlang.workload.devices import placed
 from optlang.workload.model.call import call, in_mode
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _Histogram:
         )
 
     def add(self, values: Tensor) -> None:
-        self._collector.collect({_TENSOR: [values.flatten().numpy()]})
+        self._collector.collect({_TENSOR: [values.flatten().cpu().numpy()]})
 
     @property
     def range(self) -> Range:
@@ -82,11 +83,11 @@ def layer_ranges(
     found = [(name, layer) for name, layer in module.named_modules() if name in layers and isinstance(layer, kinds)]
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in found]
     try:
-        with in_mode(module, False), tracing.plain_attention(), torch.no_grad():
+        with in_mode(module, False), tracing.plain_attention(), torch.no_grad(), placed(module, context.device):
             for places, arrays in ragged.groups(data.calibration(int(settings["samples"]), context.seed)):
                 for start in range(0, len(places), _BATCH):
                     rows = {name: item[start : start + _BATCH] for name, item in arrays.items()}
-                    call(module, {name: torch.from_numpy(item) for name, item in rows.items()})
+                    call(module, {name: torch.from_numpy(item).to(context.device) for name, item in rows.items()})
     finally:
         for hook in hooks:
             hook.remove()

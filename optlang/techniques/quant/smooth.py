@@ -126,6 +126,7 @@ def _peaks(module: nn.Module, groups: Sequence[_Group], samples: int, context: C
     import torch
 
     from optlang.workload.data import ragged
+    from optlang.workload.devices import placed
     from optlang.workload.export.tracing import plain_attention
     from optlang.workload.imports import user_code
     from optlang.workload.model.call import call
@@ -144,13 +145,15 @@ def _peaks(module: nn.Module, groups: Sequence[_Group], samples: int, context: C
     hooks = [watch(norm) for norm, _ in groups]
     try:
         # The kernels of whole encoder layers pass their norms by.
-        with torch.no_grad(), plain_attention(), user_code("the model's forward", context.study):
+        with torch.no_grad(), plain_attention(), user_code("the model's forward", context.study), placed(
+            module, context.device
+        ):
             for batch in ragged.batches(given, _BATCH):
-                call(module, {name: torch.from_numpy(item) for name, item in batch.items()})
+                call(module, {name: torch.from_numpy(item).to(context.device) for name, item in batch.items()})
     finally:
         for hook in hooks:
             hook.remove()
-    return peaks
+    return {name: item.cpu() for name, item in peaks.items()}
 
 
 def _scale(module: nn.Module, group: _Group, peaks: Tensor, alpha: float) -> Tensor:

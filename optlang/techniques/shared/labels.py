@@ -76,8 +76,9 @@ def drawn_loss(task: Task, outputs: Mapping[str, Tensor], targets: Tensors, gene
     scores = task.scores(outputs)
     if scores is not None:
         flat = scores.movedim(1, -1).flatten(0, -2)
-        labels = torch.multinomial(flat.detach().float().softmax(dim=1), 1, generator=generator)[:, 0]
-        return F.cross_entropy(flat.float(), labels)
+        chances = flat.detach().float().softmax(dim=1).cpu()
+        labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        return F.cross_entropy(flat.float(), labels.to(flat.device))
     losses = []
     for item in outputs.values():
         if item.is_floating_point():

@@ -92,9 +92,10 @@ class _Run:
     ) -> None:
         import torch
 
+        from optlang.workload.data.resident import resident
         from optlang.workload.model.parametrizations import undecayed
 
-        self._module, self._data, self._loss_of = module, data, loss_of
+        self._module, self._data, self._loss_of = module, resident(data, context.device), loss_of
         self._settings, self._context = settings, context
         self._before_step, self._after_step = before_step, after_step
         self._parameters, self._also, self._others = parameters, also, others
@@ -179,7 +180,7 @@ class _Run:
         """One pass over the data; the mean loss of its samples."""
         import torch
 
-        from optlang.workload.data.tensors import mapped
+        from optlang.workload.data.resident import to_device
 
         settings, data, device = self._settings, self._data, self._device
         batch, peak, warmup = int(settings["batch"]), float(settings["lr"]), float(settings["warmup"])
@@ -197,8 +198,7 @@ class _Run:
                 group["lr"] = peak * warmed(settings["schedule"], warmup, start, end)
             if self._before_step is not None:
                 self._before_step(start)
-            inputs = {name: item.to(device) for name, item in inputs.items()}
-            targets = mapped(targets, lambda item: item.to(device))
+            inputs, targets = to_device(inputs, targets, self._context.device)
             loss = self._loss_of(self._outputs(inputs), inputs, targets)
             self._optimizer.zero_grad(set_to_none=True)
             if loss.requires_grad:
@@ -266,7 +266,7 @@ class _Run:
         """The task's mean loss on 'validation'; without labels that of the training."""
         import torch
 
-        from optlang.workload.data.tensors import mapped
+        from optlang.workload.data.resident import to_device
 
         modes = [(layer, layer.training) for layer in self._module.modules()]
         self._module.eval()
@@ -274,10 +274,9 @@ class _Run:
         labeled = self._data.labeled("validation")
         with torch.no_grad():
             for inputs, targets in self._data.batches("validation", int(self._settings["batch"])):
-                inputs = {name: item.to(self._device) for name, item in inputs.items()}
+                inputs, targets = to_device(inputs, targets, self._context.device)
                 outputs = self._outputs(inputs)
                 count = len(next(iter(inputs.values())))
-                targets = mapped(targets, lambda item: item.to(self._device))
                 loss = self._data.task.loss(outputs, targets) if labeled else self._loss_of(outputs, inputs, targets)
                 total += float(loss) * count
                 seen += count
