@@ -3,7 +3,6 @@
 Where there is no GPU it is made up (see elsewhere.py): values are the processor's own, and results equal.
 """
 
-from pathlib import Path
 
 import pytest
 import torch

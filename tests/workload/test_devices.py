@@ -90,13 +90,9 @@ def test_a_number_beyond_the_gpus_that_are_there_is_refused(gpus: None) -> None:
 def test_memory_that_ran_out_on_a_gpu_is_one_failure_with_a_hint() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …")
     said = "out of memory on the GPU (2.00 GiB more were asked for): a smaller `batch` or `amp = bfloat16` in the step"
-    try:
-        try:
-            raise error
-        except torch.OutOfMemoryError as inner:
-            raise UserCodeError("the model's forward raised …") from inner
-    except UserCodeError as outer:
-        assert worker._failure(outer).reason.startswith(said)
+    outer = UserCodeError("the model's forward raised …")
+    outer.__cause__ = error
+    assert worker._failure(outer).reason.startswith(said)
     assert worker._failure(error).reason.startswith(said)
     assert worker._failure(MemoryError()).reason == "out of memory"
     assert not devices.lost(error)
