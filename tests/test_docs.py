@@ -111,9 +111,10 @@ def test_commands_that_are_named_exist() -> None:
             if inner := getattr(called, "commands", {}):
                 assert words[1] in inner, f"{page.name}: {line}"
                 called = inner[words[1]]
-            options = {option for item in called.params for option in item.opts} if called is not None else set()
+            params = [] if called is None else called.params
+            options = {option for item in params for option in (*item.opts, *item.secondary_opts)}
             text = re.sub(r'"[^"]*"', "", line[0] or line[1])
-            for option in re.findall(r"(?<!\S)--[a-z]+", text.split("#")[0]):
+            for option in re.findall(r"(?<!\S)--[a-z]+(?:-[a-z]+)*", text.split("#")[0]):
                 assert option in options | {"--help"}, f"{page.name}: optlang {name} has no {option}"
 
 

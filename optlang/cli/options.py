@@ -73,7 +73,10 @@ Ladder = Annotated[
 ]
 Continue = Annotated[bool, typer.Option("--continue", help="Continue the newest run, even if the study has changed.")]
 Join = Annotated[
-    str | None, typer.Option("--join", metavar="RUN", help="Continue the run of this id, even if its study changed.")
+    str | None, typer.Option(
+        "--join", metavar="RUN",
+        help="Continue the run of this id, even if its study changed; waits for a process that carries it on.",
+    ),
 ]
 New = Annotated[bool, typer.Option("--new", help="Start a new run, even if there is one to continue.")]
 Home = Annotated[

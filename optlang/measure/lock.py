@@ -77,6 +77,6 @@ def held(path: Path) -> bool:
 
 def _closed(path: Path, error: OSError) -> OutsideError:
     return OutsideError(
-        f"the lock {path} for measuring cannot be opened: {error.strerror or error}",
-        help="measurements take turns through it: make its folder writable, or remove what is there",
+        f"the lock {path} cannot be opened: {error.strerror or error}",
+        help="processes take turns through it: make its folder writable, on a disk that has locks, or remove the file",
     )

@@ -101,7 +101,11 @@ class Dispatcher:
         )
         job = PrepareJob(self._workload, metrics, targets, learning(self._plan))
         try:
-            found = yield from self.running(prepare, job, self._plan.search.trial_timeout)
+            try:
+                found = yield from self.running(prepare, job, self._plan.search.trial_timeout)
+            except WorkerDied:
+                # Something outside may have ended it; one that loading itself ends will die again.
+                found = yield from self.running(prepare, job, self._plan.search.trial_timeout)
         except (WorkerDied, WorkerTimeout) as error:
             raise OutsideError(f"loading the model and the data: {error}") from error
         if isinstance(found, Failure):

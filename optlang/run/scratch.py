@@ -10,6 +10,7 @@ from typing import Self
 
 from filelock import FileLock
 
+from optlang.interfaces import OutsideError
 from optlang.measure.lock import held
 
 FOLDER = "scratch"
@@ -24,16 +25,22 @@ class Scratch:
     """
 
     def __init__(self, home: Path) -> None:
-        """Make a session's folder below `home`."""
+        """Make a session's folder below `home`. OutsideError where that cannot be written to, or has no locks."""
         self.session = uuid.uuid4().hex
         parent = home / FOLDER
-        parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent)
-        # Locked before it exists, so that no other session takes it for one that was left behind.
-        self._lock = FileLock(lock_of(parent / self.session), thread_local=False, fallback_to_soft=False)
-        self._lock.acquire()
-        self.folder = parent / self.session
-        self.folder.mkdir()
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            _sweep(parent)
+            # Locked before it exists, so that no other session takes it for one that was left behind.
+            self._lock = FileLock(lock_of(parent / self.session), thread_local=False, fallback_to_soft=False)
+            self._lock.acquire()
+            self.folder = parent / self.session
+            self.folder.mkdir()
+        except OSError as error:
+            raise OutsideError(
+                f"cannot make and lock a folder in {parent}: {error.strerror or error}",
+                help="make it writable, or name another folder with --home DIR, on a disk that has locks",
+            ) from error
 
     def close(self) -> None:
         """Remove the folder and all that is in it."""

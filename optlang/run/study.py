@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,12 @@ from optlang.run.scratch import Scratch
 from optlang.run.stop import InterruptedRun
 from optlang.run.worker import availability, running
 from optlang.store.journal import now
+from optlang.store.lock import HeldByRunError, holder
 from optlang.store.writer import Writer
 from optlang.workload import imports
+
+TURN = 0.5
+"""Seconds between two looks at whether a run that is to be joined has finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +39,9 @@ class Options:
     """What the command line says in addition to the study: None keeps what the study says.
 
     `mode` is "auto" (go on with the run of the same meaning, else begin one), "continue" (join the newest run of this
-    study though its plan differs) or "new"; `join` is the id of a run to join though its plan differs.
-    `ladder` is True to stop after the ladder, False to leave it out. `workers` train on this machine, whatever cluster
-    the study names.
+    study though its plan differs) or "new"; `join` is the id of a run to join though its plan differs, which is waited
+    for while another process carries it on. `ladder` is True to stop after the ladder, False to leave it out. `workers`
+    train on this machine, whatever cluster the study names.
     """
 
     trials: int | None = None
@@ -72,8 +77,7 @@ def run(
     })})
     folder = file.resolve().parent
     home = machine.home_of(db, options.home)
-    home.mkdir(parents=True, exist_ok=True)
-    with Writer(db) as store, Scratch(home) as scratch, closing(
+    with _opened(db, options, watcher) as store, Scratch(home) as scratch, closing(
         engine or engine_of(plan, folder, scratch.folder)
     ) as engine:
         runtimes = usable(plan, folder, engine)
@@ -103,6 +107,19 @@ def engine_of(plan: Plan, folder: Path, logs: Path) -> Engine:
     if plan.search.ray is not None:
         raise OutsideError("there is no engine for Ray in this version", help="use `workers = N`, or --workers N")
     return LocalEngine(folder, logs, plan.search.workers)
+
+
+def _opened(db: Path, options: Options, watcher: Watcher) -> Writer:
+    """The database, open for writing. A run that is to be joined is waited for: two processes do not write to one."""
+    while True:
+        try:
+            return Writer(db)
+        except HeldByRunError as error:
+            if options.join is None or holder(db) == os.getpid():
+                raise
+            watcher.message(f"{error.message}; waiting until it has finished")
+        while holder(db) is not None:
+            time.sleep(TURN)
 
 
 def session_event(session: str, run_id: str, plan: Plan, text: str, file: Path) -> dict[str, JSON]:

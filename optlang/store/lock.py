@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor, unlock_descriptor
 
 from optlang.interfaces import OutsideError
+from optlang.store.journal import journal_path, read
 
 WAIT = 0.5
 """Seconds that a run tries for the lock: a process that checks it (`holder`) holds it for some microseconds."""
@@ -26,8 +30,27 @@ _HELD: set[Path] = set()
 _GUARD = threading.Lock()
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that writes to a database: its id (`UNKNOWN`), its machine, and since when (UTC), as far as known."""
+
+    process: int
+    machine: str | None = None
+    since: str | None = None
+
+    def __str__(self) -> str:
+        who = "this process" if self._here and self.process == os.getpid() else f"process {self.process}"
+        where = "" if self._here else f" on {self.machine}"
+        since = "" if self.since is None else f", since {self.since.replace('T', ' ')[:19]} UTC"
+        return f"{'another process' if self.process == UNKNOWN else who}{where}{since}"
+
+    @property
+    def _here(self) -> bool:
+        return self.machine in (None, platform.node())
+
+
 def lock_path(db: Path) -> Path:
-    """The file that is locked while a run writes to `db`; it holds the process id of the run."""
+    """The file that is locked while a run writes to `db`; it holds the run's process id, machine and start."""
     return Path(f"{db.resolve()}.lock")
 
 
@@ -36,9 +59,15 @@ def holder(db: Path) -> int | None:
 
     Raises OutsideError where the system cannot say whether the file is locked.
     """
+    found = holding(db)
+    return None if found is None else found.process
+
+
+def holding(db: Path) -> Holder | None:
+    """As `holder`, with all that is known of that process."""
     path = lock_path(db)
     if path in _HELD:
-        return os.getpid()
+        return Holder(os.getpid())
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -54,16 +83,19 @@ def holder(db: Path) -> int | None:
         os.close(descriptor)
 
 
-def _written(descriptor: int) -> int:
-    """The process id in a lock file. Its first byte is the one that Windows locks: nobody else may read that."""
+def _written(descriptor: int) -> Holder:
+    """What a lock file says. Its first byte is the one that Windows locks: nobody else may read that."""
     os.lseek(descriptor, 1, os.SEEK_SET)
-    text = os.read(descriptor, 32).strip()
-    return int(text) if text.isdigit() else UNKNOWN
+    words = os.read(descriptor, 512).decode(errors="replace").split()
+    process = int(words[0]) if words and words[0].isdigit() else UNKNOWN
+    machine, since = words[1:] if len(words) == 3 else (None, None)
+    return Holder(process, machine, since)
 
 
 def _write(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, f" {os.getpid()}\n".encode())
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    os.write(descriptor, f" {os.getpid()} {platform.node() or '-'} {now}\n".encode())
 
 
 class WriteLock:
@@ -81,7 +113,7 @@ class WriteLock:
         self.path = lock_path(db)
         with _GUARD:
             if self.path in _HELD:
-                raise _taken(db, os.getpid())
+                raise _taken(db, Holder(os.getpid()))
             if not self.path.parent.is_dir():
                 # The lock library would make the folder, and a mistyped path a database.
                 raise OutsideError(
@@ -92,7 +124,7 @@ class WriteLock:
             try:
                 self._lock.acquire()
             except Timeout as error:
-                raise _taken(db, holder(db) or UNKNOWN) from error
+                raise _taken(db, holding(db) or Holder(UNKNOWN)) from error
             except OSError as error:
                 raise _unlockable(db, error) from error
             _HELD.add(self.path)
@@ -108,12 +140,35 @@ class WriteLock:
                 self._lock.release()
 
 
-def _taken(db: Path, pid: int) -> HeldByRunError:
-    who = "this process" if pid == os.getpid() else f"process {pid}" if pid != UNKNOWN else "another process"
+def _taken(db: Path, found: Holder) -> HeldByRunError:
+    state, run = _state(db)
+    again = f"`--join {run}` waits for it and goes on with its run; or " if run else ""
     return HeldByRunError(
-        f"another run is writing to {db} ({who})",
-        help="wait until it has finished, stop it, or give this run a database of its own with --db PATH",
+        f"another run is writing to {db} ({found}{state})",
+        help=f"wait until it has finished, or stop it; {again}give this run a database of its own with --db PATH",
     )
+
+
+def _state(db: Path) -> tuple[str, str | None]:
+    """What its journal says of the run that goes on, in words, and the run's id."""
+    study = run = None
+    ended: set[int] = set()
+    running: set[int] = set()
+    for line in read(journal_path(db.resolve())):
+        record = line.record
+        match record.get("event"):
+            case "session":
+                study, run, ended, running = record["study"], record["run"], set(), set()
+            case "start" | "resume":
+                running.add(record["trial"])
+            case "end" | "pause":
+                running.discard(record["trial"])
+                ended.add(record["trial"])
+    if run is None:
+        return "", None
+    now = f", {', '.join(f'trial {number}' for number in sorted(running))} in progress" if running else ""
+    trials = f"{len(ended)} trial{'' if len(ended) == 1 else 's'}"
+    return f"; study `{study}`, run {run}: {trials} finished in this session{now}", run
 
 
 def _unlockable(db: Path, error: OSError) -> OutsideError:

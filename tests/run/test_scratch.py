@@ -1,10 +1,15 @@
 """Each session has a folder for temporary files of its own; none removes a living one's, and none leaves any behind."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from optlang.interfaces import Factory
+import pytest
+
+from optlang.interfaces import Factory, OutsideError
 from optlang.run import steps
 from optlang.run.job import Workload
 from optlang.run.scratch import FOLDER, Scratch
@@ -58,3 +63,19 @@ def test_what_a_killed_session_left_goes_and_what_a_living_one_has_stays(tmp_pat
             process.communicate()
     Scratch(tmp_path).close()
     assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+def test_a_disk_without_locks_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OutsideError, match=os.strerror(errno.ENOLCK)) as caught:
+        Scratch(tmp_path)
+    assert "--home DIR" in str(caught.value.help)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutsideError, match=r"cannot make and lock a folder in .*file"):
+        Scratch(tmp_path / "file")

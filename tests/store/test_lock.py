@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from optlang.interfaces import OutsideError
-from optlang.store.lock import WriteLock, holder, lock_path
+from optlang.store.journal import Journal, journal_path
+from optlang.store.lock import UNKNOWN, HeldByRunError, Holder, WriteLock, holder, lock_path
+from tests.store.example_study import end, session, start
 
 HOLD = """
 import sys
@@ -47,6 +50,24 @@ def test_the_holder_is_named(tmp_path: Path, other: subprocess.Popen[str]) -> No
         WriteLock(db)
     assert caught.value.exit_code == 3
     assert "--db" in str(caught.value.help)
+    assert re.search(r", since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", caught.value.message)
+
+
+def test_the_state_of_the_first_run_is_said(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    db = tmp_path / "x.duckdb"
+    journal = Journal(journal_path(db))
+    for event in (session("r7"), start("r7", 0), end("r7", 0), start("r7", 1), end("r7", 1), start("r7", 2)):
+        journal.append(event)
+    journal.close()
+    said = "run r7: 2 trials finished in this session, trial 2 in progress"
+    with pytest.raises(HeldByRunError, match=said) as caught:
+        WriteLock(db)
+    assert "`--join r7` waits for it" in str(caught.value.help)
+
+
+def test_the_lock_of_another_machine_names_it(tmp_path: Path) -> None:
+    assert str(Holder(7, "far", "2026-01-02T03:04:05+00:00")) == "process 7 on far, since 2026-01-02 03:04:05 UTC"
+    assert str(Holder(UNKNOWN)) == "another process"
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path, other: subprocess.Popen[str]) -> None:
@@ -135,5 +156,5 @@ def test_the_file_that_a_killed_run_left_blocks_nobody(tmp_path: Path) -> None:
     lock_path(db).write_text(" 1\n")
     assert holder(db) is None
     lock = WriteLock(db)
-    assert lock_path(db).read_text() == f" {os.getpid()}\n"
+    assert lock_path(db).read_text().startswith(f" {os.getpid()} ")
     lock.release()
