@@ -185,11 +185,37 @@ class QuantWants:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteDevice:
+    """Another machine that artifacts are measured on: `address` is what the client `ssh` connects to ("pi@host", or a
+    name of its configuration), or the serial number of a device for `adb`.
+
+    `port` is the client's own where None. `python` is the interpreter over there, `folder` where optlang keeps its
+    files there ("" is the usual one). `reconnect` are the seconds for which a lost connection is tried again.
+    """
+
+    kind: Literal["ssh", "adb"]
+    address: str
+    port: int | None = None
+    python: str = "python3"
+    folder: str = ""
+    reconnect: float = 120.0
+
+    def __str__(self) -> str:
+        port = "" if self.port is None else f", port = {self.port}"
+        return f'{self.kind}("{self.address}"{port})'
+
+    def identity(self) -> dict[str, JSON]:
+        """Which machine it is, and what runs there: without how long a connection is waited for."""
+        return {name: value for name, value in asdict(self).items() if name != "reconnect"}
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSpec:
     """Where a trial is measured: the device, threads and batch size of one target, all knobs decided.
 
-    `dynamic` are the axes that are open besides those whose sizes differ in the data, `shape` the sizes to time with,
-    as studies write both (see plan/axes.py).
+    `remote` is the other machine whose `device` it is, None for this one. `dynamic` are the axes that are open
+    besides those whose sizes differ in the data, `shape` the sizes to time with, as studies write both (see
+    plan/axes.py).
     """
 
     name: str
@@ -198,11 +224,19 @@ class TargetSpec:
     batch: int = 1
     dynamic: tuple[str, ...] = ()
     shape: tuple[str, ...] = ()
+    remote: RemoteDevice | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, as a study writes it: `cpu`, or `ssh("pi@raspberrypi.local")`."""
+        return self.device if self.remote is None else str(self.remote)
 
     def facts(self) -> dict[str, JSON]:
         """The same as plain JSON, without what a study need not say and does not."""
         found = asdict(self)
-        return {name: value for name, value in found.items() if value or name not in ("dynamic", "shape")}
+        if self.remote is not None:
+            found["remote"] = self.remote.identity()
+        return {name: value for name, value in found.items() if value or name not in ("dynamic", "shape", "remote")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ ALLOWED = {
     "measure/child.py:_Bench.warm": CHILD,
     "measure/child.py:_Bench.round": CHILD,
     "measure/child.py:main": CHILD,
+    "measure/remote/agent.py:main": "the start of a device's process, which is ours",
     "runtimes/litert/converter.py:start": "what this process started ends with it",
     "runtimes/litert/converter_child.py:main": "the start of the converter's process, which is ours",
     "measure/signals.py:heard_by": f"only while a study runs, in the main thread; {RESTORED}",

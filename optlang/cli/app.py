@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from optlang.cli import cache, check, doctor, explain, export, fmt, lsp, plan, repeat, results, run
+from optlang.cli import cache, check, device, doctor, explain, export, fmt, lsp, plan, repeat, results, run
 from optlang.cli.exits import INTERRUPTED, USAGE, colored
 from optlang.interfaces import OptlangError
 
@@ -27,6 +27,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(cache.cache, name="cache")
+app.add_typer(device.app, name="device")
 
 
 def command(arguments: Sequence[str]) -> int:

@@ -156,7 +156,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
         ))
     runtimes: tuple[RuntimeState, ...] = ()
     try:
-        runtimes = tuple(_state(runtime) for runtime in _declared())
+        runtimes = tuple(_state(runtime) for runtime in declared())
     except ModuleNotFoundError:
         # Reading declarations takes packages of its own: that one is missing is said above.
         if not problems:
@@ -185,7 +185,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
 # ---- runtimes
 
 
-def _declared() -> Iterator[Runtime]:
+def declared() -> Iterator[Runtime]:
     """The facts of every runtime that the library declares."""
     from optlang.analysis.declarations import Declarations
     from optlang.analysis.modules.library import library

@@ -75,7 +75,7 @@ def sql(
 ) -> int:
     """Query the results in SQL, also during a run; it only reads.
 
-    Views: results, front, tradeoffs, timeline, learning, rungs.
+    Views: results, front, tradeoffs, timeline, learning, rungs, devices.
     """
     from optlang.report.tables import render
     from optlang.store.reader import connect

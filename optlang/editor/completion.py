@@ -199,6 +199,9 @@ class Offers:
             yield from self._of_param(param, searched=False)
         elif param.name == "sampler" and slot.kind == "search":
             yield from (Offer(name, "value", param.help) for name in SAMPLERS)
+        elif param.name == "device" and slot.kind == "target":
+            yield from self._of_param(param, searched=False)
+            yield Offer('ssh("user@host")', "value", "another machine, which ssh connects to")
         elif param.dimension in ("model", "models"):
             yield from self._declared("model", sort="model")
             yield from self._of_param(param, searched=False)

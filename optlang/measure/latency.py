@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from optlang.interfaces import Array, Arrays, Measurement
+from optlang.interfaces import Array, Arrays, Measurement, TargetSpec
 from optlang.measure import intervals
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.chunks import Chunks
 from optlang.measure.lock import alone, held
-from optlang.measure.process import BareProcess, Begun, Deployment, Environment, ProcessDied, ProcessError, cores
+from optlang.measure.machine import cores
+from optlang.measure.process import BareProcess, Begun, Deployment, Environment, ProcessDied, ProcessError
+from optlang.measure.remote import devices
 from optlang.workload.child_process import ChildDied, ChildTimeout
 
 _PERCENTILES = {"latency.p50": 50.0, "latency.p90": 90.0, "latency.p95": 95.0, "latency.p99": 99.0}
@@ -72,8 +74,8 @@ class Bench:
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
-        self.waiting: Callable[[bool], object] | None = None
-        """Called where somebody else measures, see `lock.alone`."""
+        self.waiting: Callable[..., object] | None = None
+        """Called where somebody else measures, see `lock.alone`, and where a device is away, see `devices.steadily`."""
         self.quiet: Callable[[Sequence[int] | None], AbstractContextManager[object]] = lambda _: nullcontext()
         """Keeps what else the caller runs off the cores that are given, see `quiet.kept`."""
         self._begun: Begun | None = None
@@ -114,15 +116,29 @@ class Bench:
         With `between`, samples of another shape, each call comes after one of these.
         Without one (it is the baseline itself) all ratios are 1. `answer` are inputs, say the validation data, that the
         same process answers in calls of the target's batch, into `folder`, where nothing may be. Raises what
-        `BareProcess` raises; a baseline that died is started again by the next call.
+        `BareProcess` raises; a baseline that died is started again by the next call. On a device whose connection is
+        lost all of it begins again, see `devices.steadily`.
         """
+
+        def whole() -> Measured:
+            if folder is not None:
+                # Of a measurement that was cut.
+                shutil.rmtree(folder, ignore_errors=True)
+            return self._measured(candidate, baseline, inputs, effort, between, answer, folder, seed)
+
+        return devices.steadily(candidate.target.remote, whole, self.waiting)
+
+    def _measured(
+        self, candidate: Deployment, baseline: Deployment | None, inputs: Arrays, effort: Repetitions,
+        between: Arrays | None, answer: Chunks | None, folder: Path | None, seed: int,
+    ) -> Measured:
         pair = (candidate,) if baseline is None else (baseline, candidate)
         timings = {item.name: Timings(item.target.batch) for item in pair}
         assert len(timings) == len(pair), "a candidate needs a name of its own"
         answers = None
         start = rounds = answering = 0.0
         for number in range(effort.processes):
-            with alone(self._lock, self.waiting), self.quiet(cores(candidate.target.threads)):
+            with self._alone(candidate.target):
                 reference = None if baseline is None else self._warm(baseline, inputs, between, fresh=number > 0)
                 begin = time.perf_counter()
                 with BareProcess(candidate, begun=self._taken(candidate)) as process:
@@ -139,6 +155,16 @@ class Bench:
         against = timings[candidate.name if baseline is None else baseline.name]
         found = tuple(measurements(timings[candidate.name], against, candidate.target.name, seed))
         return Measured(found, answers, start, rounds, answering)
+
+    @contextlib.contextmanager
+    def _alone(self, target: TargetSpec) -> Iterator[None]:
+        """Be the only one that measures where the target is; on this machine what else runs makes room."""
+        with _turn(target, self._lock, self.waiting):
+            if target.remote is not None:
+                yield
+                return
+            with self.quiet(cores(target.threads)):
+                yield
 
     def _turns(self, running: Sequence[BareProcess], timings: Mapping[str, Timings], effort: Repetitions) -> None:
         try:
@@ -197,19 +223,30 @@ def _answered(process: BareProcess, samples: Chunks, folder: Path) -> Answers:
 
 def compare(
     baseline: Deployment, candidates: Sequence[Deployment], inputs: Arrays, effort: Repetitions, lock: Path, *,
-    between: Arrays | None = None, seed: int = 0, waiting: Callable[[bool], object] | None = None,
+    between: Arrays | None = None, seed: int = 0, waiting: Callable[..., object] | None = None,
 ) -> dict[str, list[Measurement]]:
     """Time all of them side by side in one cycle, `effort.processes` fresh processes each; by member's name.
 
     The baseline is in the answer, with ratios of 1. All must have the same inputs, so the same target. Raises what
     `BareProcess` raises; ProcessDied and the others name the member. `between`: see `Bench.measure`. `waiting`: see
-    `lock.alone`.
+    `lock.alone`. On a device whose connection is lost all of it begins again, see `devices.steadily`.
     """
+
+    def whole() -> dict[str, list[Measurement]]:
+        return _compared(baseline, candidates, inputs, effort, lock, between, seed, waiting)
+
+    return devices.steadily(baseline.target.remote, whole, waiting)
+
+
+def _compared(
+    baseline: Deployment, candidates: Sequence[Deployment], inputs: Arrays, effort: Repetitions, lock: Path,
+    between: Arrays | None, seed: int, waiting: Callable[..., object] | None,
+) -> dict[str, list[Measurement]]:
     members = (baseline, *candidates)
     timings = {item.name: Timings(item.target.batch) for item in members}
     assert len(timings) == len(members), "each member needs a name of its own"
     for _ in range(effort.processes):
-        with alone(lock, waiting), contextlib.ExitStack() as open_:
+        with _turn(baseline.target, lock, waiting), contextlib.ExitStack() as open_:
             # The runtimes are imported at the same time; what is loaded and timed is so alone.
             begun = [open_.enter_context(Begun(Environment.of(item))) for item in members]
             running = [open_.enter_context(process) for process in _opened(members, begun)]
@@ -219,6 +256,13 @@ def compare(
     return {
         item.name: measurements(timings[item.name], timings[baseline.name], item.target.name, seed) for item in members
     }
+
+
+def _turn(
+    target: TargetSpec, lock: Path, waiting: Callable[..., object] | None
+) -> contextlib.AbstractContextManager[None]:
+    """Be the only one that measures where the target is: on this machine by its lock, on a device by the device's."""
+    return alone(lock, waiting) if target.remote is None else devices.connected(target.remote).alone(waiting)
 
 
 def _opened(members: Sequence[Deployment], begun: Sequence[Begun]) -> Iterator[BareProcess]:

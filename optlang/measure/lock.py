@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor, unlock_descriptor
 
 from optlang.interfaces import OutsideError
+from optlang.measure.machine import machine_lock as machine_lock
 
 _POLL = 0.01
 """Seconds between two attempts to take the lock: short next to a measurement."""
 
 
-def machine_lock() -> Path:
-    """The file that all runs of this user on this machine share."""
-    try:
-        name = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
-    except OSError:
-        name = "all"
-    return Path(tempfile.gettempdir()) / f"optlang-measure-{name}.lock"
-
-
 @contextlib.contextmanager
-def alone(path: Path, waiting: Callable[[bool], object] | None = None) -> Iterator[None]:
+def alone(path: Path, waiting: Callable[..., object] | None = None) -> Iterator[None]:
     """Hold the lock file `path` (made if absent), after waiting for its holder. OutsideError if it cannot be locked.
 
     Where it has to wait, `waiting` is called with True before, and with False after.

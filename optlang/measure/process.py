@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from optlang.interfaces import JSON, Array, Arrays, Artifact, OptlangError, OutsideError, Refusal, TargetSpec
-from optlang.measure import quiet
+from optlang.interfaces import (
+    JSON,
+    Array,
+    Arrays,
+    Artifact,
+    OptlangError,
+    OutsideError,
+    Refusal,
+    RemoteDevice,
+    TargetSpec,
+)
 from optlang.measure.chunks import Chunks, all_of, chunked
+from optlang.measure.machine import cores
+from optlang.measure.remote import devices
+from optlang.measure.remote.process import RemoteProcess
 from optlang.workload.child_process import ChildDied, ChildProcess, ChildTimeout
 from optlang.workload.data import ragged
 
@@ -48,31 +61,62 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a process is started with: the runtime by its name and its object, the threads, the study's folder."""
+    """What a process is started with: the runtime by its name and its object, the threads, the study's folder, and the
+    device that it runs on, None for this machine."""
 
     runtime: str
     calls: str
     threads: int
     study: Path
+    remote: RemoteDevice | None = None
 
     @classmethod
     def of(cls, member: Deployment) -> Environment:
         """That of a member."""
-        return cls(member.runtime, member.calls, member.target.threads, member.study)
+        return cls(member.runtime, member.calls, member.target.threads, member.study, member.target.remote)
+
+
+class LocalProcess(ChildProcess):
+    """A process on this machine, which finds files where they are.
+
+    `cores` are those that it is pinned to, `study` and `scratch` the study's folder and one for its own files.
+    """
+
+    def __init__(self, environment: Environment, scratch: Path) -> None:
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        super().__init__(
+            "optlang.measure.child", folder=environment.study,
+            environment=dict.fromkeys(names, str(environment.threads)),
+        )
+        self.cores = cores(environment.threads)
+        self.scratch, self.study = str(scratch), str(environment.study.resolve())
+
+    def given(self, path: Path) -> str:
+        """A file, or a folder of files, as the process finds it."""
+        return str(path.resolve())
+
+    def artifact(self, artifact: Artifact) -> str:
+        """The folder of the artifact's files, as the process finds it."""
+        return str(artifact.folder.resolve())
+
+    @contextlib.contextmanager
+    def written(self, folder: Path) -> Iterator[str]:
+        """The folder that the process writes to, which is `folder` when the block is over."""
+        yield str(folder.resolve())
 
 
 class Begun:
     """A process that imports its runtime while the artifact that it is to run is still being made.
 
-    Raises OutsideError where the system starts no process; whatever goes wrong in it is raised by the `BareProcess`
-    that takes it.
+    Raises OutsideError where the system starts no process, and DeviceError where its device cannot be used; whatever
+    goes wrong in it is raised by the `BareProcess` that takes it.
     """
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self.folder = Path(tempfile.mkdtemp(prefix="optlang-measure-"))
         try:
-            self.child = _started(environment)
+            self.child = _started(environment, self.folder)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -80,8 +124,8 @@ class Begun:
         self._failed: ChildDied | ChildTimeout | None = None
         try:
             self.child.send({
-                "do": "import", "calls": environment.calls, "study": str(environment.study.resolve()),
-                "cores": cores(environment.threads), "scratch": str(self.folder),
+                "do": "import", "calls": environment.calls, "study": self.child.study, "cores": self.child.cores,
+                "scratch": self.child.scratch,
             })
         except ChildDied as error:
             self._failed = error
@@ -120,7 +164,8 @@ class BareProcess:
     `load_time`, `compile_time` (None where the runtime compiles nothing) and `memory` (bytes, None where the system
     does not say) are known after `warm`. Every method raises
     `ProcessDied` where the process ends, `ProcessTimeout` where it hangs, `Refusal` where the runtime refuses the
-    model, and `ProcessError` for every other exception in it; after the first two it is closed.
+    model, and `ProcessError` for every other exception in it; after the first two it is closed. On another device also
+    `DeviceLost` and `DeviceError`, see remote/faults.py.
     """
 
     def __init__(self, member: Deployment, timeout: float = _OPEN_TIMEOUT, begun: Begun | None = None) -> None:
@@ -137,8 +182,9 @@ class BareProcess:
             self.import_time = self._answered("import", lambda: begun.wait(timeout), timeout)["imported"]
             opened = self._ask(
                 {
-                    "do": "open", "artifact": _plain(member.artifact), "target": asdict(member.target),
-                    "settings": dict(member.settings),
+                    "do": "open", "artifact": _plain(member.artifact, self._child.artifact(member.artifact)),
+                    # Where it runs, it is at home.
+                    "target": asdict(replace(member.target, remote=None)), "settings": dict(member.settings),
                 },
                 timeout,
             )
@@ -204,11 +250,13 @@ class BareProcess:
         `between` are such inputs of another shape, which are run before each call that is timed.
         """
         path = self._written("timed", inputs)
-        other = None if between is None else str(self._written("between", {name: between[name] for name in inputs}))
+        other = None
+        if between is not None:
+            other = self._child.given(self._written("between", {name: between[name] for name in inputs}))
         answer = self._ask(
             {
-                "do": "warm", "inputs": str(path), "between": other, "names": list(inputs), "seconds": seconds,
-                "calls": calls,
+                "do": "warm", "inputs": self._child.given(path), "between": other, "names": list(inputs),
+                "seconds": seconds, "calls": calls,
             },
             _CALL_TIMEOUT,
         )
@@ -238,13 +286,14 @@ class BareProcess:
         They are written to the empty `folder`. None is the target's batch. A call has samples of one run; its last one
         is filled up with its first samples. An artifact that takes a fixed number is called with that.
         """
-        self._ask(
-            {
-                "do": "outputs", "inputs": str(samples.folder.resolve()), "names": samples.names,
-                "outputs": str(folder.resolve()), "batch": batch or self.batch,
-            },
-            _CALL_TIMEOUT + 10 * len(samples) * self._call,
-        )
+        with self._child.written(folder) as written:
+            self._ask(
+                {
+                    "do": "outputs", "inputs": self._child.given(samples.folder), "names": samples.names,
+                    "outputs": written, "batch": batch or self.batch,
+                },
+                _CALL_TIMEOUT + 10 * len(samples) * self._call,
+            )
         return Chunks(folder)
 
     def outputs(self, inputs: Arrays, batch: int | None = None) -> dict[str, Array]:
@@ -282,41 +331,18 @@ class BareProcess:
         self.close()
 
 
-def _started(environment: Environment) -> ChildProcess:
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+def _started(environment: Environment, scratch: Path) -> LocalProcess | RemoteProcess:
+    if environment.remote is not None:
+        return RemoteProcess(devices.connected(environment.remote), environment.calls, environment.threads)
     try:
-        return ChildProcess(
-            "optlang.measure.child", folder=environment.study,
-            environment=dict.fromkeys(names, str(environment.threads)),
-        )
+        return LocalProcess(environment, scratch)
     except OSError as error:
         raise OutsideError(f"no process could be started to measure {environment.runtime}: {error}") from error
 
 
-def _plain(artifact: Artifact) -> dict[str, Any]:
+def _plain(artifact: Artifact, folder: str) -> dict[str, Any]:
     return {
-        "folder": str(artifact.folder.resolve()), "format": artifact.format,
+        "folder": folder, "format": artifact.format,
         "files": [asdict(item) for item in artifact.files], "inputs": list(artifact.inputs),
         "outputs": list(artifact.outputs), "about": dict(artifact.about),
     }
-
-
-def cores(threads: int) -> list[int] | None:
-    """The cores that an artifact with so many threads is pinned to: those of one processor core each where that goes.
-
-    The last ones, since the first serve most interrupts. None where the system cannot pin, or has too few cores.
-    """
-    mine = sorted(quiet.allowed(), reverse=True)
-    if not mine or threads > len(mine):
-        return None
-    seen: set[str] = set()
-    first: list[int] = []
-    second: list[int] = []
-    for core in mine:
-        try:
-            siblings = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text().strip()
-        except OSError:
-            siblings = str(core)
-        (second if siblings in seen else first).append(core)
-        seen.add(siblings)
-    return sorted([*first, *second][:threads])

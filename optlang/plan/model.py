@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, Literal, Protocol, TypeAlias, TypeVa
 
 from pydantic import Field
 
-from optlang.interfaces import JSON
+from optlang.interfaces import JSON, RemoteDevice
 from optlang.plan.expressions import Environment, Expression, Frozen, MetricRef, Scalar, Value, holds, references
 from optlang.plan.metrics import AGREEMENT, BUILT
 
@@ -391,7 +391,8 @@ class RuntimeUse(Frozen):
 class Target(Frozen):
     """Where trials are measured. `knob` is the path of the runtime knob, None where there is one runtime.
 
-    `dynamic` are axes of the inputs that any size is to be answered of, `shape` the sizes to time with: see plan/axes.
+    `remote` is the other machine whose `device` it is, None for this one. `dynamic` are axes of the inputs that any
+    size is to be answered of, `shape` the sizes to time with: see plan/axes.
     """
 
     name: str
@@ -402,6 +403,12 @@ class Target(Frozen):
     knob: str | None
     dynamic: tuple[str, ...] = ()
     shape: tuple[str, ...] = ()
+    remote: RemoteDevice | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, as a study writes it."""
+        return self.device if self.remote is None else str(self.remote)
 
     def use(self, values: Mapping[str, Value]) -> RuntimeUse:
         """The runtime that the values of the knobs take."""
@@ -609,12 +616,16 @@ class Plan(Frozen):
             del rule["text"]
         # A target that says nothing of axes is what it was before targets could.
         for target in content["targets"]:
-            for said in ("dynamic", "shape"):
+            for said in ("dynamic", "shape", "remote"):
                 if not target[said]:
                     del target[said]
+            # How long a device is waited for changes nothing of what is searched.
+            target.get("remote", {}).pop("reconnect", None)
         # What a technique does is not changed by what is known of it.
         for technique in content["techniques"]:
             technique["traits"] = [trait for trait in technique["traits"] if trait != "per_layer"]
+        for runtime in content["runtimes"]:
+            runtime["traits"] = [trait for trait in runtime["traits"] if trait not in ("standalone", "mobile")]
         # A knob all of whose branches are always there is what it was before branches could have conditions. What is
         # declared for it decides where the ladder tries it, and not what is searched.
         for knob in content["knobs"]:

@@ -12,6 +12,7 @@ from functools import cache
 
 from optlang.analysis.load import module_at
 from optlang.analysis.lower.axes import EXAMPLES
+from optlang.analysis.lower.devices import EXAMPLES as DEVICES
 from optlang.analysis.lower.search_settings import ABOUT, MEASURE, SAMPLERS, SEARCH
 from optlang.analysis.lower.targets import PARAMS
 from optlang.analysis.modules.library import library
@@ -253,7 +254,10 @@ def _setting(section: str, param: Param) -> str:
     value = show(param.default, param.dimension) if param.default is not None else _UNSET[param.dimension]
     if section == "target":
         value = EXAMPLES.get(param.name, value)
-    start = f"{section} here {{ runtime = onnxruntime; " if section == "target" else f"{section} {{ "
+    start = f"{section} {{ "
+    if section == "target":
+        where = f"device = {DEVICES['ssh']}; " if param.name == "reconnect" else ""
+        start = f"{section} here {{ {where}runtime = onnxruntime; "
     return _page(f"setting {param.name} of `{section}`", param.help, (
         ("It is", _given(param).split("\n")[0]), ("Example", f"{start}{param.name} = {value} }}"),
     ))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from optlang.interfaces import JSON, Measurement
+from optlang.interfaces import JSON, Measurement, OutsideError
 from optlang.plan.model import Plan
 from optlang.run.budget import Budget
 from optlang.run.dispatch import Dispatcher
@@ -15,7 +15,7 @@ from optlang.run.early_end import EarlyEnd, Look
 from optlang.run.engine import WorkerDied, WorkerTimeout
 from optlang.run.events import TrialStarted, Watcher
 from optlang.run.history import History, Pause, TrialRecord
-from optlang.run.job import Failure, Result, StepRun
+from optlang.run.job import OUTSIDE, Failure, Result, StepRun
 from optlang.run.job_builder import JobBuilder
 from optlang.run.promotion import Promotion
 from optlang.run.refusals import refusal_note, refusal_of, timeout_refusal
@@ -28,6 +28,9 @@ from optlang.space.recipe import Point, Recipe
 from optlang.store.journal import now
 from optlang.store.projection import INTERRUPTED
 from optlang.store.writer import Writer
+
+OUTSIDE_MOST = 3
+"""After so many trials in a row that failed by something outside, as a device that is away, the run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,13 @@ class Ended:
     seconds: float
 
 
+def _gone(failure: Failure) -> OutsideError:
+    """What ends a run that cannot be measured any more."""
+    return OutsideError(
+        failure.reason, help="nothing that has finished is lost: the same command goes on", details=failure.text
+    )
+
+
 @dataclass(slots=True)
 class Attempts:
     """The trials of one session of a run. `ended` is called with each that has ended or paused."""
@@ -78,6 +88,8 @@ class Attempts:
     ended: Callable[[Ended], None]
     running: dict[int, Recipe] = field(default_factory=dict)
     """Those that are carried out now, by their numbers."""
+    outside: int = 0
+    """How many trials in a row failed by something outside."""
     searched: set[int] = field(default_factory=set)
     """Those of them that the search has drawn, and that are not paused ones which go on."""
 
@@ -134,9 +146,12 @@ class Attempts:
         finally:
             del self.running[trial.number]
             self.searched.discard(trial.number)
-        if trial.paused is not None and result.failure is not None and result.failure.reason == INTERRUPTED:
+        failure = result.failure
+        if trial.paused is not None and failure is not None and (failure.outside or failure.reason == INTERRUPTED):
             # It is paused as it was: the store has it so once this session is over.
             self.history.paused_again(trial.paused)
+            if failure.outside:
+                raise _gone(failure)
             raise InterruptedRun
         seconds = time.monotonic() - started
         steps = [replace(step, worker=step.worker or str(dispatcher.lane)) for step in result.steps]
@@ -150,6 +165,9 @@ class Attempts:
         self.ended(Ended(record, result, refusal, trial.seconds + seconds))
         if self.stop.when == "now":
             raise InterruptedRun
+        self.outside = self.outside + 1 if failure is not None and failure.outside else 0
+        if failure is not None and (self.outside == OUTSIDE_MOST or (failure.outside and not trial.number)):
+            raise _gone(failure)
         return record
 
     def _recorded(
@@ -202,6 +220,8 @@ class Attempts:
             # A compiler or a browser below the worker does not outlive SIGTERM: what failed may have failed by it.
             failure = Failure(INTERRUPTED, failure.text, again=False)
             result = replace(result, failure=failure)
+        if failure is not None and failure.outside:
+            result = replace(result, notes={**result.notes, OUTSIDE: True})
         if failure is None or not failure.again:
             return result, None, looked.measured
         refusal = refusal or refusal_of(self.plan, number, recipe, failure)

@@ -73,12 +73,13 @@ def _carried_out(
     with Writer(db) as store, Scratch(home) as scratch, closing(
         engine or LocalEngine(folder, scratch.folder)
     ) as engine:
-        unavailable = usable(plan, folder, engine).unavailable
+        found = usable(plan, folder, engine)
+        unavailable = found.unavailable
         trials = list(covering(ablation_trials(plan, Space(plan, unavailable), unavailable)))
         scheduler = Scheduler(
             plan, folder, home, scratch, store, engine, watcher, run_id, unavailable, time.monotonic()
         )
-        with session(scheduler, store, engine, run_id, plan, text, file):
+        with session(scheduler, store, engine, run_id, plan, text, file, found.devices):
             scheduler.try_alone([_short(trial) for trial in trials])
         return trials, scheduler.end_with(FRONT)
 

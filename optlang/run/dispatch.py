@@ -97,7 +97,8 @@ class Dispatcher:
         metrics = tuple(sorted(name for name in names if self._plan.metric(name).judges))
         self._show({"doing": "load the model and the data"})
         targets = tuple(
-            TargetSpec(item.name, item.device, dynamic=item.dynamic, shape=item.shape) for item in self._plan.targets
+            TargetSpec(item.name, item.device, dynamic=item.dynamic, shape=item.shape, remote=item.remote)
+            for item in self._plan.targets
         )
         job = PrepareJob(self._workload, metrics, targets, learning(self._plan))
         try:

@@ -11,7 +11,7 @@ from optlang.interfaces import JSON, Artifact, ArtifactFile, Measurement
 from optlang.plan.metrics import TEST
 from optlang.plan.model import Plan
 from optlang.run.events import Comparison
-from optlang.run.job import Result
+from optlang.run.job import OUTSIDE, Result
 from optlang.run.standing import Standing, is_timed
 from optlang.search import early, objectives
 from optlang.search.ablation import AblationTrial, baseline_recipe
@@ -80,11 +80,18 @@ class TrialRecord:
     """How often it was timed."""
     pauses: tuple[Pause, ...] = ()
     """Where it paused, in their order."""
+    outside: bool = False
+    """Whether it failed by something outside, as a device that was away."""
 
     @property
     def interrupted(self) -> bool:
         """Whether it failed only because the run was stopped."""
         return was_interrupted(self.state, self.reason)
+
+    @property
+    def void(self) -> bool:
+        """Whether it says nothing of its settings: the run was stopped, or something outside failed."""
+        return self.interrupted or self.outside
 
     @property
     def early(self) -> bool:
@@ -142,7 +149,7 @@ class History:
         record = TrialRecord(
             number, origin, verdict, reason, error, point, alone, recipe.label, recipe, recipe.steps,
             result.measurements, tuple(violations), result.artifacts, state, int(is_timed(result.measurements)),
-            pauses,
+            pauses, outside=OUTSIDE in result.notes,
         )
         self._keep(record)
         return record
@@ -227,7 +234,7 @@ class History:
 
     @property
     def searched(self) -> int:
-        """How many searched trials there are; interrupted ones are not counted."""
+        """How many searched trials there are; those that say nothing of their settings are not counted."""
         return len(self._searched)
 
     @property
@@ -277,8 +284,9 @@ class History:
         }
 
     def observation(self, record: TrialRecord) -> Observation | None:
-        """What the sampler learns from a trial; None where it lies outside the space, was interrupted, or is paused."""
-        if record.point is None or record.interrupted or record.state == PAUSED:
+        """What the sampler learns from a trial; None where it lies outside the space, was interrupted, failed by
+        something outside, or is paused."""
+        if record.point is None or record.void or record.state == PAUSED:
             return None
         if record.state == "failed":
             # It would fail again: reported as pruned and infeasible it keeps the sampler away (as failed it would not).
@@ -388,14 +396,14 @@ class History:
         self._trials[record.number] = record
         if self._stood is not None:
             self._stand(self._stood, record)
-        if not record.interrupted:
+        if not record.void:
             self._alone.add((record.alone, record.runtime))
         self._searched.discard(record.number)
-        if record.origin == "sampler" and not record.interrupted:
+        if record.origin == "sampler" and not record.void:
             self._searched.add(record.number)
         # What lies outside the space cannot be drawn, and a later session does not know its recipe.
         drawable = record.point is not None or record.origin == "baseline"
-        if drawable and record.recipe is not None and not record.interrupted:
+        if drawable and record.recipe is not None and not record.void:
             self.known.add(record.recipe.effect)
 
     def _read(self, row: TrialRow) -> TrialRecord:
@@ -412,7 +420,7 @@ class History:
             tuple(map(_applied, row.steps)),
             row.measurements, tuple(map(_violation, row.violations)),
             {str(item["target"]): _artifact(item, self._home) for item in row.artifacts}, row.sampler_state or {},
-            row.passes, tuple(map(_pause, row.pauses)),
+            row.passes, tuple(map(_pause, row.pauses)), OUTSIDE in row.notes,
         )
 
     def _space_has(self, point: Point) -> bool:

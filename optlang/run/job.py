@@ -27,6 +27,9 @@ WORKLOAD = "workload"
 CHECKPOINT = "checkpoint.ignored"
 """The note of a trial that trains from its start though there is a checkpoint: why that is not used."""
 
+OUTSIDE = "outside"
+"""The note of a trial that failed by something outside, see `Failure.outside`."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepJob:
@@ -221,13 +224,15 @@ class Refused:
 class Failure:
     """Why a trial failed: one line, the whole text, and whether the same settings would fail again.
 
-    `refused` is None where it is no refusal but a fault.
+    `refused` is None where it is no refusal but a fault. `outside` says that neither the trial nor its settings are at
+    fault: the device that it is measured on was away, or is full.
     """
 
     reason: str
     text: str
     again: bool = True
     refused: Refused | None = None
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

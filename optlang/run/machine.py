@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -11,22 +9,19 @@ from importlib import metadata
 from pathlib import Path
 
 from optlang.interfaces import JSON
-from optlang.measure import quiet
+from optlang.measure.machine import available_cores, described
 
 LIBRARIES = ("optlang-dsl", "torch", "torch-pruning", "onnx", "onnxruntime", "openvino", "optuna", "numpy")
 
 
 def machine() -> dict[str, JSON]:
     """The processor, its cores that this process may use, the memory in bytes and the operating system."""
-    return {
-        "system": platform.platform(), "processor": _processor(), "python": platform.python_version(),
-        "cores": cores(), "memory": _memory(),
-    }
+    return described()
 
 
 def cores() -> int:
     """How many cores this process may use."""
-    return len(quiet.allowed()) or os.cpu_count() or 1
+    return available_cores()
 
 
 def home_of(db: Path, given: Path | None = None) -> Path:
@@ -63,21 +58,4 @@ def repository(folder: Path) -> dict[str, JSON] | None:
             return None
         return {"commit": commit, "changed": bool(ask("status", "--porcelain", "--untracked-files=no"))}
     except subprocess.TimeoutExpired:
-        return None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
         return None

@@ -46,7 +46,7 @@ def _on_target(
     runtime: Runtime = imports.find(target_job.runtime.calls, job.workload.study)()
     found: list[StepRun] = []
     try:
-        with of_target(job, target_job):
+        with of_target(job, target_job, context):
             steps.apply(
                 target_job.steps, job.workload, context.opened(target_job.target, timed=False), runtime.wants,
                 clock(job, target_job, runtime, context), report, found, watch_of(job, target_job, context), job.pause,

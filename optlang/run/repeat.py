@@ -57,12 +57,13 @@ def repeat(
     with Writer(db) as store, Scratch(home) as scratch, closing(
         engine or LocalEngine(folder, scratch.folder)
     ) as engine:
-        unavailable = usable(plan, folder, engine).unavailable
+        found = usable(plan, folder, engine)
+        unavailable = found.unavailable
         recipe, point = recipe_of(plan, wanted, unavailable)
         scheduler = Scheduler(
             plan, folder, home, scratch, store, engine, watcher, run_id, unavailable, time.monotonic()
         )
-        with session(scheduler, store, engine, run_id, plan, text, file):
+        with session(scheduler, store, engine, run_id, plan, text, file, found.devices):
             scheduler.repeat(wanted.number, recipe, wanted.origin, point, wanted.alone, tested=wanted.tested)
     return run_id
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from optlang.plan.metrics import BUILT
 from optlang.plan.model import Plan, RuntimeUse, Target
 from optlang.run import machine
 from optlang.run.choose_run import choose_run
+from optlang.run.device_check import Checked, check_target
 from optlang.run.dispatch import SetupError
 from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
@@ -87,7 +88,7 @@ def run(
         scheduler = Scheduler(plan, folder, home, scratch, store, engine, watcher, run_id, runtimes.unavailable, begun)
         for path, reason in runtimes.unrun.items():
             watcher.message(f"{runtime_label(plan, path)} is built and not run: {reason}")
-        store.record(session_event(scheduler.session, run_id, plan, text, file))
+        store.record(session_event(scheduler.session, run_id, plan, text, file, runtimes.devices))
         why: str = "failed"
         with scheduler.interruptible():
             try:
@@ -122,13 +123,16 @@ def _opened(db: Path, options: Options, watcher: Watcher) -> Writer:
             time.sleep(TURN)
 
 
-def session_event(session: str, run_id: str, plan: Plan, text: str, file: Path) -> dict[str, JSON]:
-    """What is recorded of a session when it starts: the study, and what it runs with."""
+def session_event(
+    session: str, run_id: str, plan: Plan, text: str, file: Path, devices: Mapping[str, JSON]
+) -> dict[str, JSON]:
+    """What is recorded of a session when it starts: the study, and what it runs with, here and on `devices`."""
+    elsewhere: dict[str, JSON] = {"devices": devices} if devices else {}
     return {
         "event": "session", "session": session, "run": run_id, "study": plan.study, "title": plan.title,
         "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
         "file": str(file.resolve()), "inputs": {item.name: item.value for item in plan.inputs},
-        "seed": plan.search.seed, "machine": machine.machine(), "versions": machine.versions(),
+        "seed": plan.search.seed, "machine": {**machine.machine(), **elsewhere}, "versions": machine.versions(),
         "git": machine.repository(file.resolve().parent),
         "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
     }
@@ -141,13 +145,14 @@ def finish_event(session: str, run_id: str, why: str) -> dict[str, JSON]:
 
 @contextmanager
 def session(
-    scheduler: Scheduler, store: Writer, engine: Engine, run_id: str, plan: Plan, text: str, file: Path
+    scheduler: Scheduler, store: Writer, engine: Engine, run_id: str, plan: Plan, text: str, file: Path,
+    devices: Mapping[str, JSON],
 ) -> Iterator[None]:
     """Record a session of a run that is not searched: how it ends follows from how the block does.
 
     Signals stop the scheduler inside, and the workers end with the block.
     """
-    store.record(session_event(scheduler.session, run_id, plan, text, file))
+    store.record(session_event(scheduler.session, run_id, plan, text, file, devices))
     why = "failed"
     with scheduler.interruptible():
         try:
@@ -177,22 +182,32 @@ class Usable:
     """Which of a study's runtimes can be used on this machine.
 
     `unavailable` maps the paths of those that cannot to the reason, `unrun` the paths of those that build here and
-    cannot run here.
+    cannot run here. `devices` is what was found of the machines of targets that are elsewhere, by the target's name.
     """
 
     unavailable: Mapping[str, str]
     unrun: Mapping[str, str]
+    devices: Mapping[str, JSON] = field(default_factory=dict)
 
 
 def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
-    """Ask all runtimes of the study; OutsideError where a target has none that serves what the study asks of it."""
+    """Ask all runtimes of the study, and the devices of its targets; OutsideError where a device cannot be used, or a
+    target has no runtime that serves what the study asks of it."""
     unavailable: dict[str, str] = {}
     unrun: dict[str, str] = {}
+    devices: dict[str, JSON] = {}
     for target in plan.targets:
         metric = _measured_on(plan, target)
+        there = None if target.remote is None else _device(plan, target, folder)
+        if there is not None:
+            devices[target.name] = there.about()
         for use in target.runtimes:
             reason = _answer(availability, plan, use, folder, engine)
-            if reason is None:
+            if reason is None and there is not None:
+                reason = there.unavailable.get(use.path)
+                if reason is None:
+                    continue
+            elif reason is None:
                 reason = _answer(running, plan, use, folder, engine)
                 if reason is None:
                     continue
@@ -204,7 +219,7 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
         if all(use.path in unavailable for use in target.runtimes):
             reasons = "; ".join(f"{use.label}: {unavailable[use.path]}" for use in target.runtimes)
             raise OutsideError(
-                f"no runtime of the target `{target.name}` can run here: {reasons}",
+                f"no runtime of the target `{target.name}` can run {'here' if there is None else 'there'}: {reasons}",
                 help="install what is named, or give the target another runtime",
             )
     running_ones = [use for target in plan.targets for use in target.runtimes if use.path not in {*unavailable, *unrun}]
@@ -215,7 +230,20 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
             f"`{wanted.metric}` cannot be measured here: {reasons}",
             help="ask for size, parameters or macs, or add a target that this machine can run",
         )
-    return Usable(unavailable, unrun)
+    return Usable(unavailable, unrun, devices)
+
+
+def _device(plan: Plan, target: Target, folder: Path) -> Checked:
+    """What was found of a target's device. OutsideError where nothing can be measured on it."""
+    found = check_target(plan, target, folder)
+    if found.error is not None:
+        raise OutsideError(
+            f"the target `{target.name}`: {found.error.message}", help=found.error.help, details=found.error.details
+        )
+    missing = next((item for item in found.findings if item.state == "missing" and not found.ready), None)
+    if missing is not None and missing.about not in found.unavailable:
+        raise OutsideError(f"the target `{target.name}` on {target.remote}: {missing.said}", help=missing.help)
+    return found
 
 
 def _measured_on(plan: Plan, target: Target) -> str | None:

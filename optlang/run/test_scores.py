@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from optlang.measure import quality
 from optlang.measure.answers import deployed
 from optlang.measure.chunks import Chunks
 from optlang.measure.process import BareProcess, Deployment
+from optlang.measure.remote.devices import steadily
 from optlang.measure.samples import Samples
 from optlang.plan.metrics import AGREEMENT, TEST
 from optlang.run import steps
@@ -53,9 +55,14 @@ class _Scorer:
     def answers(self, member: Deployment) -> Chunks:
         """What the artifact answers to all samples, in calls of its target's batch."""
         place = self.folder / str(len(list(self.folder.iterdir())))
+        steadily(member.target.remote, lambda: self._answer(member, place))
+        return Chunks(place)
+
+    def _answer(self, member: Deployment, place: Path) -> None:
+        # Of an attempt that was cut.
+        shutil.rmtree(place, ignore_errors=True)
         with BareProcess(member) as process:
             deployed(process, self.samples.inputs, place)
-        return Chunks(place)
 
     def score(self, outputs: Chunks, reference: Chunks | None, target: str) -> Sequence[Measurement]:
         measured = quality.score(

@@ -27,10 +27,11 @@ from optlang.measure.answers import Answers, deployed
 from optlang.measure.chunks import Chunks, Rows, taken
 from optlang.measure.lock import machine_lock
 from optlang.measure.process import BareProcess, Deployment, Environment
+from optlang.measure.remote.devices import steadily
 from optlang.measure.samples import Samples, kept
 from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
-from optlang.run import batch_dependence, in_use, open_axes, steps
+from optlang.run import batch_dependence, devices, in_use, open_axes, steps
 from optlang.run.cache import Clock, key_of, workload_key
 from optlang.run.curves import Epoch
 from optlang.run.ending import Spent
@@ -101,13 +102,16 @@ class TrialContext:
         if key not in self._references:
             folder = self.workload.shared / key
             if not folder.is_dir():
-                with _answer_folder(self.workload) as aside, BareProcess(baseline) as process:
-                    deployed(process, self.validation.inputs, aside)
-                    self.keep(baseline, aside)
+                steadily(baseline.target.remote, lambda: self._answer(baseline), self.bench.waiting)
             answers, targets = Chunks(folder), self.validation.targets
             tally = None if targets is None else quality.tally(self.data.task, answers, targets)
             self._references[key] = Reference(answers, tally)
         return self._references[key]
+
+    def _answer(self, baseline: Deployment) -> None:
+        with _answer_folder(self.workload) as aside, BareProcess(baseline) as process:
+            deployed(process, self.validation.inputs, aside)
+            self.keep(baseline, aside)
 
     def scorer(self, metrics: tuple[str, ...], baseline: Deployment | None, *, few: bool = False) -> Scorer:
         """What scores modules in training by these metrics, where it may be on `few` samples; see `scoring`."""
@@ -193,7 +197,7 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     for target_job in job.targets:
         found: list[StepRun] = []
         try:
-            with of_target(job, target_job), in_use.trial(job.workload):
+            with of_target(job, target_job, context), in_use.trial(job.workload):
                 result = _on_target(job, target_job, context, report, found)
         except StoppedTraining:
             for other in job.targets:
@@ -218,10 +222,12 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
 
 
 @contextmanager
-def of_target(job: TrialJob, target_job: TargetJob) -> Iterator[None]:
-    """An error in it names the target, where there are several, and a refusal the step, as far as it is known."""
+def of_target(job: TrialJob, target_job: TargetJob, context: TrialContext) -> Iterator[None]:
+    """It builds for the target's processor; an error in it names the target, where there are several, and a refusal the
+    step, as far as it is known."""
     try:
-        yield
+        with devices.built_for(target_job.target, context.bench.waiting):
+            yield
     except OptlangError as error:
         if isinstance(error, Refusal):
             error.target = target_job.target.name
@@ -249,11 +255,11 @@ def _on_target(
 ) -> OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
     runtime: Runtime = imports.find(target_job.runtime.calls, job.workload.study)()
-    if unrunnable(runtime) is None:
-        used = target_job.runtime
-        context.bench.begin(Environment(used.name, used.calls, target_job.target.threads, job.workload.study))
+    if unrunnable(runtime, target_job.target) is None:
+        used, target = target_job.runtime, target_job.target
+        context.bench.begin(Environment(used.name, used.calls, target.threads, job.workload.study, target.remote))
     stepped, made = built(job, target_job, runtime, context, report, runs)
-    missing = unrunnable(runtime)
+    missing = unrunnable(runtime, target_job.target)
     if missing is not None:
         return replace(made, notes={**made.notes, "not run": missing})
     report({"doing": "measure", "runtime": target_job.runtime.name})
@@ -308,7 +314,9 @@ def _measured(
         reference = batch_dependence.Reference(stepped.module, taken(samples, answers.part), study)
         batch_dependence.check_finite(answers, reference, target_job.runtime.name.rpartition(".")[2])
         notes = {**built.notes, **batch_dependence.notes(answers, reference)}
-        open_axes.check(member, data, stepped.module, study)
+        steadily(
+            member.target.remote, lambda: open_axes.check(member, data, stepped.module, study), context.bench.waiting
+        )
         facts: dict[str, JSON] = {
             "outputs": _tensors(answers.outputs, built.artifact), "samples_a_call": answers.batch,
         }
@@ -366,7 +374,7 @@ def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -
     facts: dict[str, JSON] = {
         "inputs": _tensors(context.validation.inputs, artifact),
         "measured": {
-            "device": target.device, "threads": target.threads, "batch": target.batch,
+            "device": target.place, "threads": target.threads, "batch": target.batch,
             "sizes": {name: list(item.shape[1:]) for name, item in context.samples(target).items()},
             **({} if between is None else {"between": {key: list(item.shape[1:]) for key, item in between.items()}}),
         },
@@ -391,9 +399,10 @@ def _tensors(rows: Rows, artifact: Artifact) -> dict[str, JSON]:
     return described
 
 
-def unrunnable(runtime: Runtime) -> str | None:
-    """Why what the runtime builds cannot be run on this machine; None where it can."""
-    question = getattr(runtime, "runs", None)
+def unrunnable(runtime: Runtime, target: TargetSpec) -> str | None:
+    """Why what the runtime builds cannot be run where the target is; None where it can."""
+    # What another machine lacks is asked before a run begins, see device_check.py.
+    question = getattr(runtime, "runs", None) if target.remote is None else None
     reason: str | None = None if question is None else question()
     return reason
 
@@ -427,7 +436,7 @@ def clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Trial
 
     def seconds(state: ModelState) -> float:
         study = job.workload.study
-        missing = unrunnable(runtime)
+        missing = unrunnable(runtime, target_job.target)
         if missing is not None:
             raise Refusal(f"nothing can be timed on {target_job.runtime.name} here: {missing}")
         target, settings = target_job.target, target_job.runtime.settings

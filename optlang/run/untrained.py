@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 from optlang.interfaces import JSON, Measurement, Runtime
 from optlang.plan.metrics import MEDIAN
-from optlang.run import machine, steps
+from optlang.run import devices, machine, steps
 from optlang.run.cache import Cache, key_of
 from optlang.run.job import StepRun, TargetJob, TrialJob, UntrainedJob
 from optlang.run.trial import Report, TrialContext, built, clock, deployment, unrunnable
@@ -33,7 +33,14 @@ def _on_target(
     job: UntrainedJob, target_job: TargetJob, context: TrialContext, report: Report
 ) -> tuple[Measurement, ...]:
     runtime: Runtime = imports.find(target_job.runtime.calls, job.trial.workload.study)()
-    timed = MEDIAN in job.metrics and target_job.baseline is not None and unrunnable(runtime) is None
+    with devices.built_for(target_job.target, context.bench.waiting):
+        return _known(job, target_job, runtime, context, report)
+
+
+def _known(
+    job: UntrainedJob, target_job: TargetJob, runtime: Runtime, context: TrialContext, report: Report
+) -> tuple[Measurement, ...]:
+    timed = MEDIAN in job.metrics and target_job.baseline is not None and unrunnable(runtime, target_job.target) is None
     cache = Cache(job.trial.workload.home / "cache")
     key = _key(job.trial, target_job, runtime, context, timed)
 
@@ -51,10 +58,12 @@ def _key(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialC
         target_job.steps, workload, context.opened(target_job.target, timed=False), runtime.wants,
         clock(job, target_job, runtime, context),
     )
-    about: JSON = [
+    about: list[JSON] = [
         target_job.runtime.name, imports.fingerprint(target_job.runtime.calls, workload.study),
         dict(target_job.runtime.settings), target_job.target.facts(), machine.versions(), machine.machine(),
     ]
+    if target_job.target.remote is not None:
+        about.append(devices.about(target_job.target, runtime))
     if not timed or target_job.baseline is None:
         return key_of("untrained", last, about)
     reference: JSON = [asdict(file) for file in target_job.baseline.artifact.files]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 from optlang.plan.model import Plan
 from optlang.plan.quantities import counted
@@ -178,4 +179,10 @@ def _like(one: SessionRow | None, other: SessionRow | None) -> bool:
         return False
     return all(one.machine.get(name) == other.machine.get(name) for name in _MACHINE) and all(
         one.versions.get(name) == other.versions.get(name) for name in _VERSIONS
-    )
+    ) and _devices(one) == _devices(other)
+
+
+def _devices(session: SessionRow) -> dict[str, tuple[Any, ...]]:
+    """What of the targets' other machines makes times comparable, by target."""
+    kept: Mapping[str, Any] = cast("Mapping[str, Any]", session.machine.get("devices") or {})
+    return {name: tuple(about.get(key) for key in ("processor", "python", "packages")) for name, about in kept.items()}

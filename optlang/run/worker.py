@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal
 from optlang.measure import quiet
+from optlang.measure.remote.faults import DeviceError
 from optlang.plan.metrics import AGREEMENT
 from optlang.run.job import (
     CHECKPOINT,
@@ -179,7 +180,7 @@ def _context(workload: Workload) -> TrialContext:
         model = make(workload.model, workload.study)
         loaded = data.load(workload.data, workload.study, workload.metrics)
         _kept = TrialContext(workload, loaded.bind(model))
-    _kept.bench.waiting = lambda waits: report({"waiting": MEASURING if waits else False})
+    _kept.bench.waiting = lambda waits, why=MEASURING: report({"waiting": why if waits else False})
     workers = workload.shared.parent / quiet.WORKERS
     if workers.is_dir():
         _kept.bench.quiet = lambda measured: quiet.kept(workers, measured)
@@ -339,7 +340,10 @@ def _failure(error: BaseException) -> Failure:
         # The user's own frames where it was their code; what to do about it where we know.
         parts = [error.details, error.help or ""]
         refused = Refused(error.depends, error.step, error.target) if isinstance(error, Refusal) else None
-        return Failure(_line(error.message), "\n".join(part for part in parts if part), refused=refused)
+        outside = isinstance(error, DeviceError)
+        return Failure(
+            _line(error.message), "\n".join(part for part in parts if part), not outside, refused, outside
+        )
     if exhausted(error):
         return Failure("out of memory", text)
     return Failure(_line(f"{type(error).__name__}: {error}"), text)

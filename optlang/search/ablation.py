@@ -49,7 +49,7 @@ def baseline_recipe(plan: Plan, unavailable: Collection[str] = ()) -> Recipe:
 
 
 def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Place:
-    if target.device == EAGER_DEVICE:
+    if target.device == EAGER_DEVICE and target.remote is None:
         return Place(_spec(plan, target), place_label(plan, target, "eager"), BASELINE_RUNTIME)
     return _place(plan, target, _usable(plan, target, unavailable)[0])
 
@@ -260,7 +260,7 @@ def _spec(plan: Plan, target: Target) -> TargetSpec:
     threads, batch = _usual(plan, target.threads, 1), _usual(plan, target.batch, 1)
     assert isinstance(threads, int)
     assert isinstance(batch, int)
-    return TargetSpec(target.name, target.device, threads, batch, target.dynamic, target.shape)
+    return TargetSpec(target.name, target.device, threads, batch, target.dynamic, target.shape, target.remote)
 
 
 def _usual(plan: Plan, setting: Setting, default: Value) -> JSON:

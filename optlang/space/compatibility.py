@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from optlang.interfaces import FORMS
+from optlang.interfaces import FORMS, RemoteDevice
 from optlang.plan.expressions import Environment, Expression, Value, holds, names_rounds
 from optlang.plan.model import (
     Apply,
@@ -29,6 +29,10 @@ FIXED_SIZES = "fixed_sizes"
 """The trait of a runtime whose files take each input in one size, besides the number of samples."""
 
 SPARSITY = "sparsity"
+
+ELSEWHERE: Mapping[str, str] = {"ssh": "standalone", "adb": "mobile"}
+"""The trait of a runtime that a device of each kind runs: `standalone` needs Python with numpy and the runtime's own
+package, `mobile` a program of the runtime's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ def conflicts(steps: list[Apply], use: RuntimeUse, target: Target, facts: Declar
 
 
 def _device(target: Target) -> str:
-    return f"the target {target.name} has device = {target.device}"
+    return f"the target {target.name} has device = {target.place}"
 
 
 def _gpu(walk: _Walk, step: Apply, technique: Technique, target: Target) -> Conflict | None:
@@ -199,6 +203,8 @@ def _runtime(walk: _Walk, use: RuntimeUse, facts: DeclaredFacts, target: Target)
     if ("browser" in runtime.needs) is not (target.device == "browser"):
         runs = "runs in a browser" if "browser" in runtime.needs else "runs in no browser"
         return Conflict("E504", f"{use.label} {runs}; {_device(target)}", use.path)
+    if target.remote is not None and ELSEWHERE[target.remote.kind] not in runtime.traits:
+        return Conflict("E504", _at_home(use, target.remote), use.path, way_out=_elsewhere(target.remote))
     if FIXED_SIZES in runtime.traits and (target.dynamic or target.shape):
         setting, (text, *_) = ("dynamic", target.dynamic) if target.dynamic else ("shape", target.shape)
         reason = f'{use.label} takes inputs of one size; the target {target.name} has {setting} = "{text}"'
@@ -221,6 +227,21 @@ def _runtime(walk: _Walk, use: RuntimeUse, facts: DeclaredFacts, target: Target)
             way_out = f"take `sparsity` out of the goals and requirements, or `{label_of(step.path)}` out of the steps"
             return Conflict("E504", reason, step.path, use.path, way_out=way_out)
     return None
+
+
+def _at_home(use: RuntimeUse, device: RemoteDevice) -> str:
+    if device.kind == "adb":
+        return f"{use.label} has no program that runs its files on a phone; the device is {device}"
+    return (
+        f"{use.label} needs more than Python, numpy and a package of its own, so it runs on this machine only; the "
+        f"device is {device}"
+    )
+
+
+def _elsewhere(device: RemoteDevice) -> str:
+    if device.kind == "adb":
+        return "on a device of adb take the runtime executorch"
+    return "on a device of ssh take onnxruntime, litert, openvino or executorch"
 
 
 def names_technique(words: tuple[str, ...], technique: Technique) -> bool:

@@ -72,7 +72,7 @@ def _study(steps: tuple[Step, ...], target: Target, index: Index, facts: Declare
     """The steps that can be in the way of anything on this target; None where nothing can."""
     runtimes = [facts.runtimes[use.runtime] for use in target.runtimes]
     parties = involved([anywhere(position, runtimes) for position in positions_of(steps, facts)], target, facts)
-    at_home = target.device == "cpu" and not any(
+    at_home = target.device == "cpu" and target.remote is None and not any(
         {"gpu", "browser"} & {*runtime.needs} or FIXED_SIZES in runtime.traits for runtime in runtimes
     )
     return _Study(steps, target, index, facts, parties) if parties or not at_home else None

@@ -121,7 +121,7 @@ def _place(plan: Plan, target: Target, point: Point, walk: _Walk) -> Place:
     use = target.use(point)
     own = walk.settings(target.name, {"threads": target.threads, "batch": target.batch}, {}, COUNTS)
     threads, batch = _whole(own["threads"]), _whole(own["batch"])
-    spec = TargetSpec(target.name, target.device, threads, batch, target.dynamic, target.shape)
+    spec = TargetSpec(target.name, target.device, threads, batch, target.dynamic, target.shape, target.remote)
     settings = walk.settings(use.path, use.settings, {}, walk.params(use.runtime))
     return Place(spec, place_label(plan, target, use.label), use.runtime, settings)
 

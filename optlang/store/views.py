@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _FIXED = ("study", "run", "trial", "state", "reason", "origin", "seconds")
 _NUMBERS = {"BIGINT", "DOUBLE"}
+_VIEWS = ("front", "tradeoffs", "results", "timeline", "learning", "rungs", "devices")
 
 
 def column_name(path: str, target: str | None = None) -> str:
@@ -91,7 +92,7 @@ class _Metric:
 def view_statements(
     runs: Sequence[tuple[str, str, Plan]], measured: Iterable[tuple[str, str, str, bool]], newest: Sequence[str]
 ) -> list[str]:
-    """The statements that make the views `results`, `front`, `tradeoffs`, `timeline`, `learning` and `rungs`.
+    """The statements that make the views that `_VIEWS` lists.
 
     `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements
     and whether any of them holds the baseline's value, `newest` the newest run of each study.
@@ -103,7 +104,7 @@ def view_statements(
     metrics = {run: _metrics(plan, there.get(run, {}), wide) for run, _, plan in runs}
     plans = {run: plan for run, _, plan in runs}
     return [
-        *(f"DROP VIEW IF EXISTS {name}" for name in ("front", "tradeoffs", "results", "timeline", "learning", "rungs")),
+        *(f"DROP VIEW IF EXISTS {name}" for name in _VIEWS),
         _results(runs, metrics, wide),
         _front(plans, metrics, wide, newest),
         _tradeoffs(runs, metrics, wide, newest),
@@ -115,6 +116,12 @@ def view_statements(
         "ON s.run = c.run AND s.trial = c.trial AND s.path = c.path "
         "ORDER BY r.started, c.run, c.trial, c.path, c.target NULLS FIRST, c.seconds",
         _rungs(runs),
+        "CREATE VIEW devices AS SELECT r.study, s.run, s.session, s.started, d.key AS target, "
+        "d.value->>'device' AS device, "
+        "d.value->>'processor' AS processor, d.value->>'architecture' AS architecture, "
+        "(d.value->>'cores')::INTEGER AS cores, (d.value->>'memory')::BIGINT AS memory, d.value->>'system' AS system, "
+        "d.value->>'python' AS python, d.value->'packages' AS packages "
+        "FROM sessions s JOIN runs r ON r.run = s.run, json_each(s.machine, '$.devices') d ORDER BY s.started, target",
     ]
 
 

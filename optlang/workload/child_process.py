@@ -41,21 +41,22 @@ class ChildProcess:
     """`python -m MODULE` with this package on its path, in the folder `folder` (None: this process's own).
 
     `options` are the interpreter's, `environment` is added to this process's. `apart`: signals of this process's group
-    (Ctrl-C, what ends a run) do not reach it. Raises OSError where the system starts no process.
+    (Ctrl-C, what ends a run) do not reach it. `command` is run in place of the module, where that is given otherwise.
+    Raises OSError where the system starts no process.
     """
 
     def __init__(
         self, module: str, *, folder: Path | None = None, options: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None, apart: bool = False,
+        environment: Mapping[str, str] | None = None, apart: bool = False, command: Sequence[str] | None = None,
     ) -> None:
         package = str(Path(__file__).resolve().parents[2])
         paths = (package, os.environ.get("PYTHONPATH", ""))
+        own = {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if command is None else {}
+        # -P: files in the current folder must not stand in for the library's.
+        command = command or [sys.executable, "-P", "-X", "faulthandler", *options, "-m", module]
         self._process = subprocess.Popen(
-            # -P: files in the current folder must not stand in for the library's.
-            [sys.executable, "-P", "-X", "faulthandler", *options, "-m", module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
-            env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            start_new_session=apart,
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
+            env={**os.environ, **(environment or {}), **own}, start_new_session=apart,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -117,8 +118,8 @@ class ChildProcess:
         self.send(request)
         return self.answer(timeout)
 
-    def answer(self, timeout: float) -> dict[str, Any]:
-        """The answer to the oldest request that has none yet; see `ask`."""
+    def answer(self, timeout: float | None) -> dict[str, Any]:
+        """The answer to the oldest request that has none yet; see `ask`. None waits as long as it takes."""
         try:
             line = self._answers.get(timeout=timeout)
         except queue.Empty:

@@ -57,7 +57,8 @@ def can_win(study: ReadStudy) -> None:
     A technique makes it where its traits say so, or where a setting of it is, or may be, the word `float16`.
     """
     uses = [use for target in study.targets for use in target.runtimes]
-    if any(target.device != "cpu" for target in study.targets):
+    # What another machine's processor is good at is not known here.
+    if any(target.device != "cpu" or target.remote is not None for target in study.targets):
         return
     for step in applies(study.steps):
         # What a runtime makes of it itself is for that runtime's hardware, which may be another than this.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from optlang.analysis.declarations import Declarations
 from optlang.analysis.definitions import Definition, DefinitionKind
 from optlang.analysis.knobs import Around, Knobs, Later, always
-from optlang.analysis.lower import axes
+from optlang.analysis.lower import axes, devices
 from optlang.analysis.lower.choices import branches_of, given
 from optlang.analysis.modules.names import SORTS, Declared, Scope, duplicate, either, listed, only, suggestion
 from optlang.analysis.settings import absorb, settings_of
@@ -15,6 +15,7 @@ from optlang.diagnostics import field_words
 from optlang.diagnostics.field_words import RUNTIMES, STEPS
 from optlang.diagnostics.model import Diagnostics, Label, Span
 from optlang.diagnostics.suggest import closest
+from optlang.interfaces import RemoteDevice
 from optlang.plan.expressions import Binary, Const, KnobRef
 from optlang.plan.model import Fixed, Param, Runtime, RuntimeUse, SetDomain, Setting, Target
 from optlang.space.computed import COUNTS
@@ -27,6 +28,7 @@ PARAMS = (
     ),
     *COUNTS,
     *axes.PARAMS,
+    devices.RECONNECT,
 )
 DEVICES = {
     "gpu": "an NVIDIA GPU is `device = cuda`",
@@ -70,8 +72,8 @@ class Targets:
     def read(self, node: tree.Target) -> Later[Target | None]:
         """The target, with what it takes over from a declared one."""
         self.knobs.label(node.name.text, Definition("target", node.name.text, node.name.span), Around())
-        runtime, plain = self._parted(self._statements(node, ()))
         around = Around(path=node.name.text)
+        runtime, plain, elsewhere = self._parted(self._statements(node, ()), around)
         where = node.block.span if node.block is not None else node.span
         first = [
             item
@@ -95,6 +97,10 @@ class Targets:
                 return None
             device = settings["device"]
             assert isinstance(device, Fixed)
+            remote = elsewhere() if elsewhere is not None else None
+            if elsewhere is not None and remote is None:
+                return None
+            patience = devices.reconnect(settings["reconnect"], _written(plain, "reconnect"), remote, self.diagnostics)
             dynamic, shape = (self._axes(settings[param.name], plain, param.name) for param in axes.PARAMS)
             return Target(
                 name=node.name.text,
@@ -105,6 +111,7 @@ class Targets:
                 knob=around.at("runtime") if isinstance(runtime, tree.Vary) else None,
                 dynamic=dynamic,
                 shape=shape,
+                remote=replace(remote, reconnect=patience) if remote is not None else None,
             )
 
         return build
@@ -119,9 +126,10 @@ class Targets:
         return texts
 
     def _parted(
-        self, statements: list[tree.Statement]
-    ) -> tuple[tree.Fix | tree.Vary | None, list[tree.Statement]]:
-        """The statement that names the runtimes, and the others."""
+        self, statements: list[tree.Statement], around: Around
+    ) -> tuple[tree.Fix | tree.Vary | None, list[tree.Statement], Later[RemoteDevice | None] | None]:
+        """The statement that names the runtimes, the others, and the device where that is another machine."""
+        remote: Later[RemoteDevice | None] | None = None
         plain: list[tree.Statement] = []
         runtime: tree.Fix | tree.Vary | None = None
         has_runtime = any(
@@ -139,8 +147,12 @@ class Targets:
                     continue
                 if name.text == "device" and self._device(statement):
                     continue
+                call = devices.called(statement.value) if isinstance(statement, tree.Fix) else None
+                if name.text == "device" and call is not None:
+                    remote = devices.read(self.knobs, call, around)
+                    continue
             plain.append(statement)
-        return runtime, plain
+        return runtime, plain, remote
 
     def _device(self, statement: tree.Fix | tree.Vary) -> bool:
         value = statement.value if isinstance(statement, tree.Fix) else statement.domain
@@ -148,6 +160,12 @@ class Targets:
             self.diagnostics.error(
                 "E206", "the device of a target is fixed", statement.span, "a knob",
                 help="write a target for each device: every trial is built and measured on all of them",
+            )
+            return True
+        if isinstance(value, tree.String):
+            self.diagnostics.error(
+                "E302", "a device is a word or a call, and this is a text", value.span, "a text",
+                help=f"write `{devices.EXAMPLES['ssh']}` for another machine, or a word: cpu, cuda, browser",
             )
             return True
         if isinstance(value, tree.Path) and value.text in DEVICES:
@@ -333,6 +351,12 @@ class Targets:
         self.used[runtime.name] = runtime
         settings = settings_of(self.knobs, f"`{path.text}`", runtime.params, block, around, path.span, declared)
         return lambda: RuntimeUse(path=at, label=label, runtime=runtime.name, settings=settings())
+
+
+def _written(statements: list[tree.Statement], name: str) -> tree.Statement | None:
+    """The statement that sets this name."""
+    named = (item for item in statements if isinstance(item, tree.Fix | tree.Vary) and item.name.text == name)
+    return next(named, None)
 
 
 def _step_or(word: str, otherwise: str) -> str:

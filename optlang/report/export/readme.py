@@ -95,6 +95,7 @@ def _held(
         between = ", ".join(f"`{name}` {[call['batch'], *size]}" for name, size in (call.get("between") or {}).items())
         before = f", each after a call of another shape ({between})" if between else ""
         machine = manifest["machine"] or {}
+        machine = (machine.get("devices") or {}).get(entry["target"], machine)
         where = f"{call['device']} ({machine['processor']})" if machine.get("processor") else call["device"]
         said.append(
             f"The figures hold for calls with batch {call['batch']}{f' ({shapes})' if shapes else ''}{before} and "

@@ -147,7 +147,7 @@ class _Drawing:
 
     def _target(self, target: Target, ends: _Ends) -> _Ends:
         searched = self._searched({"threads": target.threads, "batch": target.batch}, target.name)
-        words = (f"{target.name}: {target.device}", *searched)
+        words = (f"{target.name}: {target.place}", *searched)
         ends = self._node("knob" if target.knob is not None else "step", words, ends)
         made = []
         for use in target.runtimes:

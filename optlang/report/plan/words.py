@@ -150,9 +150,11 @@ class Words:
 
     def target(self, target: Target) -> Iterable[StepLine]:
         own: dict[str, Setting] = {
-            "device": Fixed(value=target.device), "threads": target.threads, "batch": target.batch,
+            "device": Fixed(value=target.place), "threads": target.threads, "batch": target.batch,
             "dynamic": Fixed(value=target.dynamic), "shape": Fixed(value=target.shape),
         }
+        if target.remote is not None:
+            own["reconnect"] = Fixed(value=target.remote.reconnect)
         yield StepLine(0, target.name + self._settings(own, target.name, PARAMS))
         for use in target.runtimes:
             name = use.runtime.rpartition(".")[2]
