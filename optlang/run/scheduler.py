@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from optlang import interfaces
-from optlang.interfaces import Measurement, OptlangError, TargetSpec
+from optlang.interfaces import OptlangError
 from optlang.plan.model import FloatDomain, Plan
-from optlang.plan.quantities import counted, quantity
-from optlang.run import machine, memory, test_data, waits
+from optlang.run import machine, waits
 from optlang.run.attempts import Attempts, Ended
 from optlang.run.batch_dependence import depends
 from optlang.run.budget import Budget
 from optlang.run.busy import Busy
 from optlang.run.disk import DiskLimit
 from optlang.run.dispatch import Dispatcher, SetupError
-from optlang.run.draws import Draws
 from optlang.run.early_end import EarlyEnd
-from optlang.run.engine import Engine, WorkerDied
+from optlang.run.engine import Engine
 from optlang.run.events import RunStarted, TrialFinished, Watcher
 from optlang.run.forecast import Estimate
-from optlang.run.front_passes import Measured, passes
 from optlang.run.history import History, TrialRecord
 from optlang.run.job import Failure, Workload
 from optlang.run.job_builder import JobBuilder
+from optlang.run.lanes import Lanes
 from optlang.run.promotion import Promotion
 from optlang.run.rebuilt import Rebuilding, Rebuilt, rebuild
 from optlang.run.refusals import known_refusals, refusal_text
 from optlang.run.scratch import Scratch
+from optlang.run.search_loop import SearchLoop, Why
+from optlang.run.settling import Settling
 from optlang.run.stop import InterruptedRun, StopRequest
 from optlang.run.waits import Waits
 from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
-from optlang.search.bare_runtimes import beaten, divided, first_of
+from optlang.search.bare_runtimes import divided, first_of
 from optlang.search.choose import chosen
-from optlang.search.hopeless import Avoided
-from optlang.search.observation import Suggestion
-from optlang.search.sampler import Sampler
 from optlang.space.known_refusals import KnownRefusal
 from optlang.space.locate import locate
 from optlang.space.recipe import Point, Recipe, place_label, resolve
-from optlang.space.space import Exhausted, Space
-from optlang.store.journal import now
+from optlang.space.space import Space
 from optlang.store.writer import Writer
 
 T = TypeVar("T")
@@ -57,9 +51,6 @@ LISTED = 10_000
 
 FEW = 1000
 """Points that are looked at, at most, to say how many trials there are where the time alone ends the search."""
-
-Why = Literal["complete", "interrupted", "timeout", "exhausted", "ladder"]
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -73,20 +64,6 @@ class Outcome:
     searched: int
     met: bool
     worked: bool
-
-
-@dataclass(slots=True)
-class Searching:
-    """What the lanes of a search share: what draws its points, the effects that are not drawn, and how it stands.
-
-    `after` are the recipes of the ladder that come behind the search; `drawing` says whether new points are drawn.
-    """
-
-    draws: Draws
-    known: set[str]
-    after: Sequence[Recipe]
-    drawing: bool = True
-    why: Why = "complete"
 
 
 class Scheduler:
@@ -116,14 +93,9 @@ class Scheduler:
             ),
         )
         self._stop = StopRequest()
-        self._lanes = [
+        self._lanes = Lanes([
             Dispatcher(plan, self._workload, engine, store, watcher, self._stop, lane) for lane in range(engine.lanes)
-        ]
-        self._dispatcher = self._lanes[0]
-        self._room = 1 if engine.lanes == 1 or engine.apart else None
-        """In how many lanes a worker has room, where that is known."""
-        self._leads = False
-        """Whether the first lane is at work, whose first trial shows what a worker needs."""
+        ], self._stop, watcher.message, local=not engine.apart)
         self._busy = Busy()
         self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._busy)
         self._budget = Budget(plan, self._history, before, begun, lanes=engine.lanes)
@@ -133,12 +105,22 @@ class Scheduler:
             plan, folder, run_id, self.session, store, watcher, self._stop, self._history, self._jobs, self._budget,
             self._early, self._promotion, self._refusals, self._trial_ended,
         )
+        self._search = SearchLoop(
+            plan, run_id, self._space, store, self._lanes, self._attempts, self._history, self._budget,
+            self._promotion, self._refusals, self._stop, watcher.message,
+        )
+        self._settling = Settling(
+            plan, run_id, store, self._lanes.first, self._workload, self._history, self._jobs, self._budget,
+            self._busy, self._stop, watcher.message,
+        )
         self._disk = DiskLimit(
             home, run_id, self.session, plan.search.disk, engine.lanes, self._history, store, watcher.message
         )
         self._rebuilding = Rebuilding(
-            run_id, self._history, self._jobs, self._dispatcher, store, self._disk, watcher.message, self._measured
+            run_id, self._history, self._jobs, self._lanes.first, store, self._disk, watcher.message,
+            self._settling.measured,
         )
+        self._settling.ready = self._rebuilding.ready
         self._ladder: list[AblationTrial] = []
         self._wanted: int | None = 0
 
@@ -178,16 +160,16 @@ class Scheduler:
         techniques = [trial for trial in self._ladder if trial.alone != "none"]
         before, after = divided(techniques, first_of(plan, self._history.bare()))
         self._try(before)
-        why: Why = "ladder" if ladder is True else self._search()
+        why: Why = "ladder" if ladder is True else self._search.carried_out(self._ladder)
         self._try(after)
         for line in self._early.summary():
             self._watcher.message(line)
         self._disk.searched()
         if self._over() == "soon":
             return self.outcome("interrupted")
-        self._settle_front()
+        self._settling.front()
         if not self._stop.when:
-            self._score_test()
+            self._settling.score_test()
         if (removed := self._disk.summary()) is not None:
             self._watcher.message(removed)
         return self.outcome("interrupted" if self._stop.when else why)
@@ -197,11 +179,11 @@ class Scheduler:
         left = [trial for trial in trials if not self._history.has(trial)]
         if left:
             shared = iter(left)
-            self._together(lambda dispatcher: self._tried(dispatcher, shared))
+            self._lanes.together(lambda dispatcher: self._tried(dispatcher, shared))
 
     def _tried(self, dispatcher: Dispatcher, trials: Iterator[AblationTrial]) -> Waits[None]:
         """One lane's part of these trials."""
-        if not (yield from self._has_room(dispatcher)):
+        if not (yield from self._lanes.has_room(dispatcher)):
             return
         if dispatcher.lane:
             # The first lane goes on with the trials meanwhile.
@@ -215,201 +197,9 @@ class Scheduler:
             if self._allowed(trial):
                 yield from dispatcher.loading()
                 yield from self._attempts.new(dispatcher, trial.recipe, "ladder", trial.point, trial.alone)
-                yield from self._look_for_room(dispatcher)
+                yield from self._lanes.look_for_room(dispatcher)
             else:
                 self._ladder.remove(trial)
-
-    def _together(self, lane: Callable[[Dispatcher], Waits[T]]) -> list[T]:
-        """Have all lanes work at the same time, each as `lane` makes it of its dispatcher."""
-        def leading() -> Waits[T]:
-            try:
-                return (yield from lane(self._dispatcher))
-            finally:
-                self._leads = False
-
-        self._leads = True
-        return waits.together([leading(), *map(lane, self._lanes[1:])], InterruptedRun)
-
-    def _search(self) -> Why:
-        avoided: list[Avoided] = [*beaten(self._plan, self._history.bare()), *self._history.hopeless()]
-        # What of the ladder comes after the search is not drawn in it.
-        known = self._history.known | {trial.recipe.effect for trial in self._ladder}
-        for item in avoided:
-            self._watcher.message(item.text)
-        draws = Draws(
-            self._plan, lambda: Sampler(self._plan, self._space, known, avoided), self._store, self._run,
-            self._history.observations(), self._watcher.message,
-            lambda recipe: self._promotion.pause(recipe, None), len(self._lanes),
-        )
-        searches = Searching(draws, known, self._waiting)
-        self._together(lambda dispatcher: self._searched(dispatcher, searches))
-        why: Why = searches.why
-        self._leave_paused()
-        if (summary := draws.summary()) is not None:
-            self._watcher.message(summary)
-        return why
-
-    def _searched(self, dispatcher: Dispatcher, search: Searching) -> Waits[None]:
-        """One lane's part of the search."""
-        if not (yield from self._has_room(dispatcher)):
-            return
-        while True:
-            yield from dispatcher.loading()
-            if self._stop.when:
-                search.why = "interrupted"
-                return
-            if self._over():
-                search.why = "timeout"
-                return
-            most = self._plan.search.most
-            search.drawing = search.drawing and (
-                most is None or self._history.searched + len(self._attempts.searched) < most
-            )
-            best = self._promotion.best(last=not search.drawing)
-            if best is None and not search.drawing:
-                if not self._attempts.running:
-                    return
-                # What other lanes carry out may pause, and then go on in this one.
-                yield Future()
-                continue
-            if not self._enough_for(best, search.after):
-                search.why = "timeout"
-                if not search.drawing:
-                    return
-                # There may still be time for the best of those that are paused.
-                search.drawing = False
-                continue
-            if best is not None:
-                record = yield from self._attempts.going_on(dispatcher, self._history.trial(best))
-            elif (drawn := self._drawn(search)) is not None:
-                recipe = resolve(self._plan, drawn.point)
-                search.known.add(recipe.effect)
-                record = yield from self._attempts.new(
-                    dispatcher, recipe, "sampler", drawn.point, None, drawn.state
-                )
-            else:
-                search.drawing, search.why = False, "exhausted"
-                continue
-            search.draws.tell(record.number, self._history.observation(record))
-            yield from self._look_for_room(dispatcher)
-
-    def _has_room(self, dispatcher: Dispatcher) -> Waits[bool]:
-        """Whether a lane takes part: all but the first wait until it is known what a worker needs."""
-        if dispatcher.lane == 0:
-            return True
-        while self._room is None and self._leads:
-            yield Future()
-        return self._room is not None and dispatcher.lane < self._room
-
-    def _look_for_room(self, dispatcher: Dispatcher) -> Waits[None]:
-        """After the first trial of the session: how many workers there is room for."""
-        if self._room is not None or self._stop.when:
-            return
-        from optlang.run.worker import peak_memory
-
-        try:
-            needed = yield from dispatcher.running(peak_memory, None, None)
-        except WorkerDied:
-            return
-        lanes, free = len(self._lanes), memory.free()
-        self._room = min(lanes, 1 + free // max(1, needed)) if free is not None else lanes
-        for other in self._lanes[:self._room]:
-            other.begin()
-        if self._room < lanes:
-            self._watcher.message(
-                f"{self._room} of {counted(lanes, 'worker')} train: each needs up to {quantity(needed, 'B')} of "
-                f"memory, and {quantity(free or 0, 'B')} are free"
-            )
-
-    def _drawn(self, search: Searching) -> Suggestion | None:
-        """The point of a new trial; None where the space has no point left."""
-        try:
-            return search.draws.ask()
-        except Exhausted:
-            refused = ", or is refused as before" if self._refusals else ""
-            self._watcher.message(f"every point of the space has been tried{refused}")
-            return None
-
-    def _enough_for(self, paused: int | None, after: Sequence[Recipe]) -> bool:
-        """Whether there is time for a paused trial up to its next pause; or, where None goes on, for a new one, after
-        which the best of those that are paused can still be taken to its end."""
-        if paused is not None:
-            return self._budget.enough(self._promotion.seconds(paused, self._budget.forecast), after)
-        best = self._promotion.best(last=True)
-        whole = 0.0 if best is None else self._promotion.seconds(best, self._budget.forecast, whole=True)
-        return self._budget.enough(self._budget.forecast.one_searched() + whole, after)
-
-    def _leave_paused(self) -> None:
-        """Record why the trials that are paused when the search ends were not taken on."""
-        for number, reason in self._promotion.reasons().items():
-            if self._history.trial(number).reason != reason:
-                self._history.left(number, reason)
-                self._store.record({"event": "left", "run": self._run, "trial": number, "reason": reason, "at": now()})
-
-    def _settle_front(self) -> None:
-        """Measure the front again, side by side with what is close to it, until it is stable."""
-        begin = time.monotonic()
-        for found in passes(
-            self._history, self._jobs, self._dispatcher, self._workload, self._watcher.message,
-            self._budget.enough_for_pass, self._rebuilding.ready,
-        ):
-            self._budget.passed(list(found), time.monotonic() - begin)
-            for number, measurements in sorted(found.items()):
-                self._measured(number, measurements)
-            self._watch_cycles(found)
-            if self._stop.when:
-                return
-            begin = time.monotonic()
-
-    def _watch_cycles(self, found: Measured) -> None:
-        """See `_watch_drift`; the trials that were measured in one cycle have one baseline."""
-        seen: set[TargetSpec] = set()
-        for number, measurements in found.items():
-            recipe = self._history.trial(number).recipe
-            if number != 0 and recipe is not None and not seen.issuperset(place.target for place in recipe.places):
-                seen |= {place.target for place in recipe.places}
-                self._watch_drift(recipe, measurements)
-
-    def _watch_drift(self, recipe: Recipe, measurements: Sequence[Measurement]) -> None:
-        """Take in what the baseline took next to a trial, and report once where that says that the machine is busy."""
-        for place in recipe.places:
-            self._busy.add(place.target, measurements)
-        said = self._busy.message()
-        if said is not None:
-            self._watcher.message(said)
-
-    def _score_test(self) -> None:
-        """Score what of the front is not scored yet on the data's test part, where there is one."""
-        numbers = self._history.untested()
-        if not numbers:
-            return
-        scored = self._scored(numbers)
-        front = {number: self._history.trial(number).measurements for number in self._history.front()}
-        if scored and (sentence := test_data.said(self._plan, front)) is not None:
-            self._watcher.message(sentence)
-
-    def _scored(self, numbers: Sequence[int]) -> bool:
-        """Score these trials on the test data, and keep that; whether there is any figure."""
-        # The baseline's answers are what the others are compared with.
-        job = self._jobs.tests(self._rebuilding.ready(list(dict.fromkeys([0, *numbers]))))
-        found = test_data.measured(self._dispatcher, job, self._watcher.message)
-        for number in numbers:
-            if number in found:
-                self._measured(number, found[number])
-        return bool(found)
-
-    def _measured(self, number: int, measurements: Sequence[Measurement]) -> None:
-        """Keep newer measurements of a trial, and what they change in the verdict on it."""
-        before = self._history.trial(number).state
-        record = self._history.measured_again(number, measurements)
-        self._store.record({
-            "event": "measured", "run": self._run, "trial": number, "pass": self._store.next_pass(self._run, number),
-            "measurements": [asdict(item) for item in measurements], "at": now(), "state": record.state,
-            "reason": record.reason, "violations": [asdict(item) for item in record.violations],
-        })
-        if record.state != before:
-            verdict = "meets the requirements" if record.reason is None else f"misses a requirement: {record.reason}"
-            self._watcher.message(f"measured again, trial {number} {verdict}")
 
     @property
     def _waiting(self) -> list[Recipe]:
@@ -456,11 +246,11 @@ class Scheduler:
         ):
             raise InterruptedRun
         if tested and self._history.timed(number):
-            self._scored(sorted({0, number}))
+            self._settling.scored(sorted({0, number}))
 
     def rebuild(self, number: int, recipe: Recipe, folder: Path) -> Rebuilt:
         """Build a trial's artifacts again, in `folder`; OptlangError where that fails."""
-        return rebuild(self._jobs, self._dispatcher, self._history.trial(number), recipe, folder)
+        return rebuild(self._jobs, self._lanes.first, self._history.trial(number), recipe, folder)
 
     def try_alone(self, trials: Sequence[AblationTrial]) -> None:
         """The baseline and these trials, nothing else. Raises InterruptedRun where a signal stops it."""
@@ -491,7 +281,7 @@ class Scheduler:
                 raise InterruptedRun
             if record.state != "complete":
                 raise SetupError(Failure(f"the baseline failed: {record.reason}", record.error or ""))
-            waits.alone(self._look_for_room(self._dispatcher))
+            waits.alone(self._lanes.look_for_room(self._lanes.first))
         for artifact in self._history.trial(0).artifacts.values():
             missing = [file.name for file in artifact.files if not (artifact.folder / file.name).is_file()]
             if missing:
@@ -509,8 +299,8 @@ class Scheduler:
         self, recipe: Recipe, origin: str, point: Point | None, alone: str | None, number: int | None = None
     ) -> TrialRecord:
         """Carry out a trial, and nothing else meanwhile."""
-        self._dispatcher.load()
-        return waits.alone(self._attempts.new(self._dispatcher, recipe, origin, point, alone, number=number))
+        self._lanes.first.load()
+        return waits.alone(self._attempts.new(self._lanes.first, recipe, origin, point, alone, number=number))
 
     def _trial_ended(self, ended: Ended) -> None:
         """Say what became of a trial, and what follows from it."""
@@ -519,7 +309,7 @@ class Scheduler:
         self._watcher.trial_finished(self._finished(record, ended.seconds, depends(result.notes)))
         if record.origin != "baseline":
             # The baseline's own trial was timed alone, the others in turns with it.
-            self._watch_drift(record.recipe, result.measurements)
+            self._settling.watch_drift(record.recipe, result.measurements)
         if refusal is not None and self._excludes_more(refusal, record.recipe):
             self._watcher.message(refusal_text(refusal))
         self._disk.after(record)
