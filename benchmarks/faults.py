@@ -45,6 +45,9 @@ study drill "a small net on digits" {
 }
 """
 KINDS = ("driver", "worker", "measuring process")
+COMES = 6.0
+"""Seconds to wait for a process of the kind that is to be killed: those that measure live for a second."""
+
 PATIENCE = 300.0
 """Seconds to wait for what has to come."""
 
@@ -77,7 +80,7 @@ class Drill:
         """How many processes were killed so far."""
         return self.struck.total()
 
-    def run(self, kills: int, pause: tuple[float, float] = (0.3, 5.0)) -> None:
+    def run(self, kills: int, pause: tuple[float, float] = (0.1, 6.0)) -> None:
         """Kill so many processes, with pauses between; raises BrokenStore as soon as something is wrong."""
         (self.folder / "drill.opt").write_text(STUDY)
         while self.kills < kills:
@@ -160,24 +163,25 @@ class Drill:
         return process
 
     def _strike(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill a process of the run: of a kind that is drawn, or another where there is none of it now."""
-        # A driver that dies takes the longest to come back.
-        order = sorted(KINDS, key=lambda kind: self.draw.random() * {"driver": 0.8}.get(kind, 1.0), reverse=True)
-        running = self._count("start") - self._count("end")
-        for kind in order:
+        """Kill a process of the run, of a kind that is drawn; nothing where there is none of it for a while."""
+        kind = self.draw.choices(KINDS, weights=(2, 3, 3))[0]
+        deadline = time.monotonic() + COMES
+        found: list[int] = []
+        while not found and process.poll() is None and time.monotonic() < deadline:
             found = [process.pid] if kind == "driver" else list(_below(process.pid, kind))
-            if not found:
-                continue
-            try:
-                os.kill(self.draw.choice(found), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            self.struck[kind] += 1
-            self.lost[kind] += running > 0
-            if kind == "driver":
-                process.wait()
-                self._gone(process.pid)
+            time.sleep(0.01)
+        if not found:
             return
+        running = self._count("start") - self._count("end")
+        try:
+            os.kill(self.draw.choice(found), signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.struck[kind] += 1
+        self.lost[kind] += running > 0
+        if kind == "driver":
+            process.wait()
+            self._gone(process.pid)
 
     def _gone(self, group: int) -> None:
         """Wait until what the driver had started has ended by itself."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optlang.interfaces import JSON, Measurement, OutsideError
 from optlang.plan.model import Plan
+from optlang.run import full_disk
 from optlang.run.budget import Budget
 from optlang.run.dispatch import Dispatcher
 from optlang.run.early_end import EarlyEnd, Look
@@ -147,11 +148,18 @@ class Attempts:
             del self.running[trial.number]
             self.searched.discard(trial.number)
         failure = result.failure
-        if trial.paused is not None and failure is not None and (failure.outside or failure.reason == INTERRUPTED):
+        words = None if failure is None else full_disk.full(failure)
+        if words is not None:
+            result = replace(result, failure=Failure(INTERRUPTED, "", again=False), artifacts={})
+            refusal = None
+        given = result.failure
+        if trial.paused is not None and given is not None and (given.outside or given.reason == INTERRUPTED):
             # It is paused as it was: the store has it so once this session is over.
             self.history.paused_again(trial.paused)
-            if failure.outside:
-                raise _gone(failure)
+            if failure is not None and words is not None:
+                raise full_disk.error(trial.number, words, failure)
+            if given.outside:
+                raise _gone(given)
             raise InterruptedRun
         seconds = time.monotonic() - started
         steps = [replace(step, worker=step.worker or str(dispatcher.lane)) for step in result.steps]
@@ -163,6 +171,8 @@ class Attempts:
         if refusal is not None:
             self.refusals.add(refusal)
         self.ended(Ended(record, result, refusal, trial.seconds + seconds))
+        if failure is not None and words is not None:
+            raise full_disk.error(trial.number, words, failure)
         if self.stop.when == "now":
             raise InterruptedRun
         self.outside = self.outside + 1 if failure is not None and failure.outside else 0

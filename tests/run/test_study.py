@@ -28,7 +28,7 @@ optlang 1
 
 technique explode "go wrong in a way of one's choice" {
   calls "parts.py:explode"
-  param how: name in {fine, better, broken, killed, stuck, nan} = fine
+  param how: name in {fine, better, broken, killed, crashed, hungry, stuck, nan} = fine
   takes module
   gives module
 }
@@ -42,7 +42,7 @@ technique nap "take some time" {
 }
 """
 PYTHON = """\
-import copy, dataclasses, os, signal, time
+import copy, ctypes, dataclasses, os, resource, signal, time
 import torch
 
 
@@ -59,6 +59,15 @@ def explode(subject, settings, context):
         raise ValueError("as asked")
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "crashed":
+        ctypes.string_at(0)
+    if how == "hungry":
+        held = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (2**33, held[1]))
+        try:
+            torch.zeros(2**40)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, held)
     if how == "stuck":
         time.sleep(600)
     return scaled(subject, {"fine": 0.999, "better": 1.001, "nan": float("nan")}[how])
@@ -309,7 +318,8 @@ def test_the_printed_commands_work_as_they_are_typed(study: Study, tmp_path: Pat
 
 
 def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp_path: Path) -> None:
-    path = study("parts.explode { how in {fine, better, broken, killed, stuck, nan} }", trials=6, patience="25s")
+    ways = "{fine, better, broken, killed, crashed, hungry, stuck, nan}"
+    path = study(f"parts.explode {{ how in {ways} }}", trials=8, patience="25s")
     done = optlang(tmp_path, "run", path, "--progress", "plain")
     assert done.returncode == 0, done.stderr
     found = {
@@ -320,6 +330,8 @@ def test_every_way_to_fail_is_one_failed_trial_with_its_reason(study: Study, tmp
     assert "ValueError: as asked" in found["broken"][1]
     assert "parts.py:" in found["broken"][1]
     assert "SIGKILL" in found["killed"][1]
+    assert "SIGSEGV" in found["crashed"][1]
+    assert "can't allocate memory" in found["hungry"][1]
     assert "longer than 25 s" in found["stuck"][1]
     assert "parts.explode took longer than `trial_timeout`: it is skipped from now on" in done.stderr
     assert "NaN" in found["nan"][1]
