@@ -394,6 +394,8 @@ class Runtime(Protocol):
 
     A runtime that builds for hardware that may be missing here also has `runs() -> str | None`: None where its
     artifacts can be opened and run on this machine, else the reason. Of a trial on such a runtime its size is measured.
+    One for several devices of targets has `missing(device, settings) -> str | None` too: None where what it builds for
+    such a device runs on this machine, else what is missing; as cheap as `available`.
     `imports`, where a runtime has it, lists the modules that are imported before `open`: the load time is the model's.
     """
 

@@ -15,6 +15,7 @@ import pytest
 
 from optlang.analysis.load import load
 from optlang.diagnostics.render import render
+from optlang.runtimes.shared import nvidia
 from tests import command_line
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +49,30 @@ def test_each_is_checked_without_a_warning_and_says_what_it_shows(path: Path) ->
     loaded = load(path)
     assert not loaded.diagnostics, render(loaded.diagnostics, loaded.texts)
     assert "\n# Shows: " in path.read_text()
+
+
+@pytest.mark.skipif(nvidia.torch_missing() is None, reason="a GPU is here")
+def test_the_study_of_a_gpu_says_in_one_line_what_is_missing_where_there_is_none(tmp_path: Path) -> None:
+    done = optlang(tmp_path, "run", ROOT / "studies" / "gpu.opt")
+    assert done.returncode == 3
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert said[0].startswith("error: no runtime of the target `gpu` can run here: eager, inductor, torchscript")
+    assert nvidia.torch_missing() in said[0]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("**/cache/*"))
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(nvidia.torch_missing() is not None, reason=f"no GPU: {nvidia.torch_missing()}")
+def test_the_study_of_a_gpu_measures_what_is_there(tmp_path: Path) -> None:
+    done = optlang(tmp_path, "run", ROOT / "studies" / "gpu.opt", "--trials", "4", "--set", "epochs=2")
+    assert done.returncode == 0, done.stderr
+    baseline = rows(tmp_path, "FROM results WHERE origin = 'baseline'")
+    assert baseline[0]["runtime"] == "eager"
+    trained = rows(tmp_path, "SELECT machine FROM sessions")[0]["machine"]
+    assert "cuda" in str(trained)
 
 
 @pytest.mark.parametrize("path", sorted(REAL.glob("*.opt")), ids=lambda path: path.stem)

@@ -37,6 +37,7 @@ def page(found: Examination) -> str:
             ("bfloat16", _bfloat16(found)),
             ("cores", f"{about['cores']} for this process"),
             ("memory", in_bytes(memory) if isinstance(memory, int) else "unknown"),
+            ("GPU", _gpu(found)),
             ("C++ compiler", found.compiler or "none: torch.compile needs g++, or the compiler that CXX names"),
             ("measuring", "a run measures now: others wait for their turn" if found.measuring else "nothing now"),
         ]),
@@ -63,6 +64,13 @@ def _columns(rows: list[tuple[str, ...]]) -> str:
         "  " + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False)) + row[-1] + "\n"
         for row in rows
     )
+
+
+def _gpu(found: Examination) -> str:
+    """The GPUs, and whether torch trains and runs on them."""
+    if found.gpu_missing is None:
+        return "; ".join(found.gpus) or "one that torch computes on"
+    return "; ".join((*found.gpus, f"torch computes on none: {found.gpu_missing}"))
 
 
 def _int8(found: Examination) -> str:

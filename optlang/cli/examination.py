@@ -112,6 +112,8 @@ class Examination:
     instructions: Instructions | None
     overflows: bool
     compiler: str | None
+    gpus: tuple[str, ...]
+    gpu_missing: str | None
     runtimes: tuple[RuntimeState, ...]
     modules: tuple[PluginModule, ...]
     packages: tuple[Package, ...]
@@ -136,7 +138,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
     """Examine this installation and this machine. `db` and `home` are where a run would keep its results and files."""
     from optlang.measure.lock import held, machine_lock
     from optlang.run import machine
-    from optlang.runtimes.shared import processor
+    from optlang.runtimes.shared import nvidia, processor
     from optlang.runtimes.torch import compiler
     from optlang.store.lock import holder
 
@@ -174,7 +176,8 @@ def examine(db: Path, home: Path | None = None) -> Examination:
     folder = machine.home_of(db, home)
     return Examination(
         optlang=_version(DISTRIBUTION), machine=machine.machine(), instructions=processor.instructions(),
-        overflows=processor.overflows(), compiler=compiler.found(), runtimes=runtimes, modules=modules,
+        overflows=processor.overflows(), compiler=compiler.found(),
+        gpus=nvidia.names(), gpu_missing=nvidia.torch_missing(), runtimes=runtimes, modules=modules,
         packages=packages, measuring=measuring,
         database=DiskUsage(str(db), db.stat().st_size if db.is_file() else None), writer=holder(db),
         cache=disk_usage(folder / "cache"), artifacts=disk_usage(folder / "artifacts"),

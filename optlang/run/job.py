@@ -56,12 +56,16 @@ class StepJob:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeJob:
-    """A runtime with its settings; `study` is the folder that a runtime of the user's own is looked for in."""
+    """A runtime with its settings; `study` is the folder that a runtime of the user's own is looked for in.
+
+    `device` is the target's, where it is asked what it lacks there.
+    """
 
     name: str
     calls: str
     settings: Mapping[str, JSON]
     study: Path
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from optlang.measure.answers import Answers, deployed
 from optlang.measure.process import BareProcess
 from optlang.measure.remote.devices import steadily
 from optlang.run import in_use, steps
+from optlang.run.hardware import unrunnable
 from optlang.run.job import Result, StepRun, TargetJob, TrialJob, member_name
-from optlang.run.trial import Report, TrialContext, built, deployment, keep_examples, merge, of_target, unrunnable
+from optlang.run.trial import Report, TrialContext, built, deployment, keep_examples, merge, of_target
 from optlang.workload import imports
 
 
@@ -43,7 +44,7 @@ def _on_target(
     runtime: Runtime = imports.find(target_job.runtime.calls, job.workload.study)()
     _, made = built(job, target_job, runtime, context, report, runs)
     known = tuple(item for item in made.measurements if item.metric != "build_time")
-    if unrunnable(runtime, target_job.target) is not None:
+    if unrunnable(runtime, target_job) is not None:
         return made.artifact, known
     report({"doing": "score", "runtime": target_job.runtime.name})
     samples = context.validation

@@ -35,7 +35,7 @@ from optlang.run.search_loop import SearchLoop, Why
 from optlang.run.settling import Settling
 from optlang.run.stop import InterruptedRun, StopRequest
 from optlang.run.waits import Waits
-from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
+from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe, reference_path
 from optlang.search.bare_runtimes import divided, first_of
 from optlang.search.choose import chosen
 from optlang.space.known_refusals import KnownRefusal
@@ -348,7 +348,10 @@ class Scheduler:
 
 
 def runtime_label(plan: Plan, path: str) -> str:
-    """The runtime at this path, as the study calls it."""
+    """The runtime at this path, as the study calls it; also what a baseline would run on (see `reference_path`)."""
+    for target in plan.targets:
+        if path == reference_path(target):
+            return f"eager as the baseline of {target.name}"
     return next(
         place_label(plan, target, use.label) for target in plan.targets for use in target.runtimes if use.path == path
     )

@@ -14,7 +14,7 @@ from typing import Literal
 from optlang.interfaces import JSON, OutsideError
 from optlang.measure import signals
 from optlang.plan.metrics import BUILT
-from optlang.plan.model import Plan, RuntimeUse, Target
+from optlang.plan.model import BASELINE_RUNTIME, Fixed, Plan, RuntimeUse, Target
 from optlang.run import machine
 from optlang.run.choose_run import choose_run
 from optlang.run.device_check import Checked, check_target
@@ -26,6 +26,7 @@ from optlang.run.scheduler import Outcome, Scheduler, runtime_label
 from optlang.run.scratch import Scratch
 from optlang.run.stop import InterruptedRun
 from optlang.run.worker import availability, running
+from optlang.search.ablation import EAGER_DEVICES, reference_path
 from optlang.store.journal import now
 from optlang.store.lock import HeldByRunError, holder
 from optlang.store.writer import Writer
@@ -202,13 +203,13 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
         if there is not None:
             devices[target.name] = there.about()
         for use in target.runtimes:
-            reason = _answer(availability, plan, use, folder, engine)
+            reason = _answer(availability, plan, use, folder, engine, target.device)
             if reason is None and there is not None:
                 reason = there.unavailable.get(use.path)
                 if reason is None:
                     continue
             elif reason is None:
-                reason = _answer(running, plan, use, folder, engine)
+                reason = _answer(running, plan, use, folder, engine, target.device)
                 if reason is None:
                     continue
                 if metric is None:
@@ -217,11 +218,14 @@ def usable(plan: Plan, folder: Path, engine: Engine) -> Usable:
                 reason = f"{reason}, and the study asks for {metric}"
             unavailable[use.path] = reason
         if all(use.path in unavailable for use in target.runtimes):
-            reasons = "; ".join(f"{use.label}: {unavailable[use.path]}" for use in target.runtimes)
             raise OutsideError(
-                f"no runtime of the target `{target.name}` can run {'here' if there is None else 'there'}: {reasons}",
+                f"no runtime of the target `{target.name}` can run {'here' if there is None else 'there'}: "
+                f"{_reasons(target, unavailable)}",
                 help="install what is named, or give the target another runtime",
             )
+        runs_eager = target.device in EAGER_DEVICES and there is None
+        if runs_eager and (reason := _no_reference(plan, target, folder)) is not None:
+            unavailable[reference_path(target)] = reason
     running_ones = [use for target in plan.targets for use in target.runtimes if use.path not in {*unavailable, *unrun}]
     wanted = next((ref for ref in plan.metric_refs() if ref.metric not in BUILT), None)
     if not running_ones and wanted is not None:
@@ -246,6 +250,20 @@ def _device(plan: Plan, target: Target, folder: Path) -> Checked:
     return found
 
 
+def _reasons(target: Target, unavailable: Mapping[str, str]) -> str:
+    """Why the target's runtimes cannot be used, each reason once, with those that have it."""
+    labels: dict[str, list[str]] = {}
+    for use in target.runtimes:
+        labels.setdefault(unavailable[use.path], []).append(use.label)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in labels.items())
+
+
+def _no_reference(plan: Plan, target: Target, folder: Path) -> str | None:
+    """Why eager, which the baseline runs on, cannot run on the target's device; None where it can."""
+    reason = running(RuntimeJob(BASELINE_RUNTIME, plan.runtime(BASELINE_RUNTIME).calls, {}, folder, target.device))
+    return reason.reason if isinstance(reason, Failure) else reason
+
+
 def _measured_on(plan: Plan, target: Target) -> str | None:
     """A metric of the study that this target must run for, as a study with several writes it."""
     for ref in plan.metric_refs():
@@ -259,9 +277,11 @@ def _measured_on(plan: Plan, target: Target) -> str | None:
 
 
 def _answer(
-    question: Callable[[RuntimeJob], str | Failure | None], plan: Plan, use: RuntimeUse, folder: Path, engine: Engine
+    question: Callable[[RuntimeJob], str | Failure | None], plan: Plan, use: RuntimeUse, folder: Path, engine: Engine,
+    device: str,
 ) -> str | None:
-    job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, {}, folder)
+    settings = {name: item.value for name, item in use.settings.items() if isinstance(item, Fixed)}
+    job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, settings, folder, device)
     # A runtime of the user's own is the user's code, which runs in workers only.
     answer = engine.submit(question, job).result() if imports.is_file(job.calls) else question(job)
     if isinstance(answer, Failure):

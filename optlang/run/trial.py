@@ -35,6 +35,7 @@ from optlang.run import batch_dependence, devices, in_use, open_axes, steps
 from optlang.run.cache import Clock, key_of, workload_key
 from optlang.run.curves import Epoch
 from optlang.run.ending import Spent
+from optlang.run.hardware import unrunnable
 from optlang.run.job import WORKLOAD, FrontJob, Result, StepRun, TargetJob, TrialJob, Workload, member_name
 from optlang.run.scoring import Scorer
 from optlang.run.step_training import Watch
@@ -255,11 +256,11 @@ def _on_target(
 ) -> OnTarget:
     """The artifact is scored through the runtime that it was built for, never through torch in its place."""
     runtime: Runtime = imports.find(target_job.runtime.calls, job.workload.study)()
-    if unrunnable(runtime, target_job.target) is None:
+    if unrunnable(runtime, target_job) is None:
         used, target = target_job.runtime, target_job.target
         context.bench.begin(Environment(used.name, used.calls, target.threads, job.workload.study, target.remote))
     stepped, made = built(job, target_job, runtime, context, report, runs)
-    missing = unrunnable(runtime, target_job.target)
+    missing = unrunnable(runtime, target_job)
     if missing is not None:
         return replace(made, notes={**made.notes, "not run": missing})
     report({"doing": "measure", "runtime": target_job.runtime.name})
@@ -399,14 +400,6 @@ def _tensors(rows: Rows, artifact: Artifact) -> dict[str, JSON]:
     return described
 
 
-def unrunnable(runtime: Runtime, target: TargetSpec) -> str | None:
-    """Why what the runtime builds cannot be run where the target is; None where it can."""
-    # What another machine lacks is asked before a run begins, see device_check.py.
-    question = getattr(runtime, "runs", None) if target.remote is None else None
-    reason: str | None = None if question is None else question()
-    return reason
-
-
 def merge(runs: list[StepRun], found: Sequence[StepRun], target: str) -> None:
     """Add the steps of one more target. A step has one row a trial, whose seconds are those of all targets.
 
@@ -436,7 +429,7 @@ def clock(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: Trial
 
     def seconds(state: ModelState) -> float:
         study = job.workload.study
-        missing = unrunnable(runtime, target_job.target)
+        missing = unrunnable(runtime, target_job)
         if missing is not None:
             raise Refusal(f"nothing can be timed on {target_job.runtime.name} here: {missing}")
         target, settings = target_job.target, target_job.runtime.settings

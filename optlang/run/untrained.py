@@ -13,8 +13,9 @@ from optlang.interfaces import JSON, Measurement, Runtime
 from optlang.plan.metrics import MEDIAN
 from optlang.run import devices, machine, steps
 from optlang.run.cache import Cache, key_of
+from optlang.run.hardware import unrunnable
 from optlang.run.job import StepRun, TargetJob, TrialJob, UntrainedJob
-from optlang.run.trial import Report, TrialContext, built, clock, deployment, unrunnable
+from optlang.run.trial import Report, TrialContext, built, clock, deployment
 from optlang.workload import imports
 
 MEASUREMENTS = "measurements.json"
@@ -40,7 +41,7 @@ def _on_target(
 def _known(
     job: UntrainedJob, target_job: TargetJob, runtime: Runtime, context: TrialContext, report: Report
 ) -> tuple[Measurement, ...]:
-    timed = MEDIAN in job.metrics and target_job.baseline is not None and unrunnable(runtime, target_job.target) is None
+    timed = MEDIAN in job.metrics and target_job.baseline is not None and unrunnable(runtime, target_job) is None
     cache = Cache(job.trial.workload.home / "cache")
     key = _key(job.trial, target_job, runtime, context, timed)
 

@@ -9,14 +9,15 @@ import os
 import resource
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from optlang.interfaces import Measurement, OptlangError, Refusal
+from optlang.interfaces import Measurement, OptlangError, Refusal, Runtime
 from optlang.measure import quiet
 from optlang.measure.remote.faults import DeviceError
 from optlang.plan.metrics import AGREEMENT
+from optlang.run.hardware import lacking
 from optlang.run.job import (
     CHECKPOINT,
     Failure,
@@ -58,23 +59,19 @@ _kept: TrialContext | None = None
 
 def availability(job: RuntimeJob) -> str | Failure | None:
     """Why the runtime cannot build on this machine, None where it can; imports none of the runtime's libraries."""
-    return _ask(job, "available")
+    return _ask(job, lambda runtime: runtime.available())
 
 
 def running(job: RuntimeJob) -> str | Failure | None:
-    """Why what the runtime builds cannot run on this machine, None where it can."""
-    return _ask(job, "runs")
+    """Why what the runtime builds cannot run on this machine, on the job's device; None where it can."""
+    return _ask(job, lambda runtime: lacking(runtime, job.device, job.settings))
 
 
-def _ask(job: RuntimeJob, question: str) -> str | Failure | None:
+def _ask(job: RuntimeJob, question: Callable[[Runtime], str | None]) -> str | Failure | None:
     from optlang.workload import imports
 
     try:
-        runtime = imports.find(job.calls, job.study)()
-        # Only `available` is required of a runtime.
-        if question != "available" and not hasattr(runtime, question):
-            return None
-        reason: str | None = getattr(runtime, question)()
+        reason = question(imports.find(job.calls, job.study)())
     except Exception as error:  # noqa: BLE001 - a plug-in's code may raise anything: the scheduler reports why
         return _failure(error)
     return reason

@@ -29,8 +29,13 @@ from optlang.space.locate import locate
 from optlang.space.recipe import Applied, Place, Point, Recipe, place_label, resolve, value_of
 from optlang.space.space import Space
 
-EAGER_DEVICE = "cpu"
+EAGER_DEVICES = ("cpu", "cuda")
 """Where eager, which is the reference, runs."""
+
+
+def reference_path(target: Target) -> str:
+    """What eager as the reference of a target is called among the runtimes that cannot run here."""
+    return f"{target.name}.reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ def baseline_recipe(plan: Plan, unavailable: Collection[str] = ()) -> Recipe:
 
 
 def _reference(plan: Plan, target: Target, unavailable: Collection[str]) -> Place:
-    if target.device == EAGER_DEVICE and target.remote is None:
+    eager = target.device in EAGER_DEVICES and target.remote is None
+    if eager and reference_path(target) not in unavailable:
         return Place(_spec(plan, target), place_label(plan, target, "eager"), BASELINE_RUNTIME)
     return _place(plan, target, _usable(plan, target, unavailable)[0])
 

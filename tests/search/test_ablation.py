@@ -9,7 +9,7 @@ import pytest
 
 from optlang.analysis.load import load
 from optlang.plan.model import Plan
-from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe
+from optlang.search.ablation import AblationTrial, ablation_trials, baseline_recipe, reference_path
 from optlang.space.locate import locate
 from optlang.space.recipe import resolve
 from optlang.space.space import Space
@@ -375,3 +375,14 @@ def test_trainings_that_cannot_be_left_out_recover_a_pruning(plan_of: Make) -> N
     rung = only(plan, "prune.channels")
     assert told(rung, "ratio", "epochs") == [("channels", 0.2), ("finetune", 1), ("last", 2)]
     assert rung.point == {"channels": True, "static": False}
+
+
+def test_the_baseline_on_a_gpu_is_eager_there_where_it_runs(plan_of: Callable[..., Plan]) -> None:
+    target = "target there { device = cuda; runtime in { tensorrt; inductor } }"
+    plan = plan_of("steps { maybe half }", target=target)
+    (there,) = plan.targets
+    reference = baseline_recipe(plan)
+    assert reference.places[0].runtime == "runtime.eager"
+    assert reference.places[0].target.device == "cuda"
+    missing = baseline_recipe(plan, {reference_path(there): "torch was installed without CUDA"})
+    assert missing.places[0].runtime == "runtime.tensorrt"

@@ -22,9 +22,9 @@ from optlang.techniques.training.distill import distill
 from optlang.techniques.training.train import train
 from optlang.workload.data import resident
 from optlang.workload.model.call import call
+from tests.elsewhere import NAME, Elsewhere
 from tests.techniques.conftest import TRAINING
 from tests.techniques.declarations import standard
-from tests.techniques.elsewhere import NAME, Elsewhere
 from tests.techniques.states import STUDY, start
 
 SHORT = TRAINING | {"epochs": 2}

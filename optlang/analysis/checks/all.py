@@ -24,6 +24,7 @@ CHECKS: tuple[Callable[[ReadStudy], None], ...] = (
     domains.computed_settings_have_values,
     goals.enough_points,
     steps.can_win,
+    steps.can_replay,
 )
 
 

@@ -11,6 +11,8 @@ from optlang.plan.model import Fixed, Models, Setting, applies
 from optlang.space.combinations import Index
 from optlang.space.compatibility import label_of
 
+INDUCTOR = "runtime.inductor"
+
 _NEVER = {
     "E501": "needs a GPU, and the target has none",
     "E502": "stands where it can never be",
@@ -73,16 +75,35 @@ def can_win(study: ReadStudy) -> None:
             )
 
 
+def can_replay(study: ReadStudy) -> None:
+    """W511: CUDA graphs are what `mode = reduce_overhead` of torch.compile is for, and a processor has none."""
+    for target in study.targets:
+        if target.device == "cuda":
+            continue
+        for use in target.runtimes:
+            setting = use.settings.get("mode")
+            if use.runtime == INDUCTOR and setting is not None and _maybe(setting, study.index, "reduce_overhead"):
+                study.diagnostics.warn(
+                    "W511", f"`reduce_overhead` of `{label_of(use.path)}` changes nothing on {target.name}",
+                    study.spans[use.path], "CUDA graphs are what it is for, and the target is no GPU",
+                    help="set mode = default, which compiles the same there, or measure on `device = cuda`",
+                )
+
+
 def _float16(setting: Setting, index: Index) -> bool:
     """Whether the setting may be float16."""
+    return _maybe(setting, index, "float16")
+
+
+def _maybe(setting: Setting, index: Index, word: str) -> bool:
+    """Whether the setting may be this word."""
     if isinstance(setting, Fixed):
-        return setting.value == "float16"
+        return setting.value == word
     if isinstance(setting, Models):
         return False
     for item in outcomes(value_of(setting)):
-        match item:
-            case Const(value="float16"):
-                return True
-            case KnobRef(path=path) if path in index.by_path and contains(index.by_path[path].domain, "float16"):
-                return True
+        if isinstance(item, Const) and item.value == word:
+            return True
+        if isinstance(item, KnobRef) and item.path in index.by_path and contains(index.by_path[item.path].domain, word):
+            return True
     return False

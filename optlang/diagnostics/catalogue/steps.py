@@ -90,4 +90,12 @@ ENTRIES = (
         "steps { static(samples = 64) }",
         "steps { static { samples = 64 } }",
     ),
+    Entry(
+        "W511", "replays nothing here",
+        "torch.compile's mode `reduce_overhead` is asked for on a target without a GPU. It replays calls from CUDA "
+        "graphs; on a processor torch compiles as in the mode `default`.",
+        "it looks like a choice between two modes, and both are one there.",
+        "target here { runtime = inductor { mode = reduce_overhead } }\nsteps { maybe fold }",
+        "target here { runtime = inductor { mode = max_autotune } }\nsteps { maybe fold }",
+    ),
 )

@@ -169,7 +169,7 @@ _EAGER = {
     )
     study = Path(os.environ.get("OPTLANG_STUDY") or HERE / "python").resolve()
     try:
-        return Eager().open(artifact, TargetSpec(entry["target"], "cpu", {threads!r}, {samples!r}), {}, study)
+        return Eager().open(artifact, TargetSpec(entry["target"], {device!r}, {threads!r}, {samples!r}), {}, study)
     except OptlangError as error:
         sys.exit(f"error: {error}\\n  the model is made by the Python in {study}; OPTLANG_STUDY names another folder")
 ''',
@@ -183,15 +183,15 @@ _TORCHSCRIPT = {
     "imports": "import torch\n",
     "load": '''    """The graph; its forward takes the inputs in order and returns a tuple of outputs."""
     torch.set_num_threads({threads!r})
-    model = torch.jit.load(HERE / {file!r}, map_location="cpu").eval()
+    model = torch.jit.load(HERE / {file!r}, map_location={device!r}).eval()
     # As it was measured: with the kernels of this machine, which cannot be saved.
     return torch.jit.optimize_for_inference(model) if {graph!r} == "optimized" else model
 ''',
     "run": """    with torch.inference_mode():
-        found = model(*(torch.from_numpy(inputs[name]) for name in {inputs!r}))
+        found = model(*(torch.from_numpy(inputs[name]).to({device!r}) for name in {inputs!r}))
     # numpy has no bfloat16, and the answers were measured in float32.
     found = [value.float() if value.is_floating_point() else value for value in found]
-    return {name: value.numpy() for name, value in zip({outputs!r}, found)}
+    return {name: value.cpu().numpy() for name, value in zip({outputs!r}, found)}
 """,
     "zeros": _NO_ZEROS,
 }
@@ -336,6 +336,7 @@ def runner(runtime: str | None, entry: Mapping[str, Any]) -> str | None:
         **_session(about),
         "{file!r}": repr(main), "{most!r}": repr(checked.count(most[0], "most samples") if most else None),
         "{threads!r}": repr(checked.count(measured.get("threads", 1), "threads")),
+        "{device!r}": repr(checked.word(measured.get("device") or "cpu", "device")),
         "{samples!r}": repr(checked.count(measured.get("batch", 1), "batch")),
         **{
             mark: shown(check(value, key) if (value := about.get(key)) is not None else None)

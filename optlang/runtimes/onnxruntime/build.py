@@ -36,6 +36,16 @@ class OnnxRuntime:
         """None where onnxruntime is installed."""
         return None if importlib.util.find_spec("onnxruntime") else 'pip install "onnxruntime>=1.23,<1.33"'
 
+    def missing(self, device: str, settings: Mapping[str, Any]) -> str | None:
+        """None where the provider for the device is here, else what is missing."""
+        from optlang.runtimes.shared import nvidia
+
+        if device != "cuda":
+            return None
+        if not _installed("onnxruntime-gpu"):
+            return "onnxruntime is the one for processors (pip uninstall onnxruntime && pip install onnxruntime-gpu)"
+        return nvidia.missing()
+
     def wants(self) -> QuantWants:
         """Unsigned activations and symmetric signed weights by channel: what the VNNI kernels take.
 
@@ -99,6 +109,16 @@ def _as_ort(artifact: Artifact, level: str) -> Artifact:
     for item in artifact.files:
         (artifact.folder / item.name).unlink()
     return replace(artifact, format="ort", files=described(artifact.folder, ["model.ort"]))
+
+
+def _installed(distribution: str) -> bool:
+    from importlib import metadata
+
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _check_device(provider: str, device: str) -> None:

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from optlang.workload.data.axes import OpenAxis
 
 
-def module_of(state: ModelState, target: TargetSpec, runtime: str, forms: Sequence[str] = ("module",)) -> nn.Module:
-    """The torch module of `state`; `Refusal` where its form is none of `forms`, or the target's device is not cpu."""
+def module_of(
+    state: ModelState, target: TargetSpec, runtime: str, forms: Sequence[str] = ("module",),
+    devices: Sequence[str] = ("cpu",),
+) -> nn.Module:
+    """The torch module of `state`; `Refusal` where its form is none of `forms`, or the target's device of `devices`."""
     if state.form not in forms:
         raise Refusal(f"{runtime} builds from torch modules, not from a model in the form {state.form}")
-    if target.device != "cpu":
-        raise Refusal(f"{runtime} is for targets with device = cpu; this target's device is {target.device}")
+    if target.device not in devices:
+        named = " or ".join(devices)
+        raise Refusal(f"{runtime} is for targets with device = {named}; this target's device is {target.device}")
     module: nn.Module = state.model
     return module
 

@@ -55,10 +55,10 @@ class TensorRT:
 
     def runs(self) -> str | None:
         """None where a driver, a GPU and cuda-bindings are here, else what is missing."""
-        from optlang.runtimes.tensorrt import available as gpu
+        from optlang.runtimes.shared import nvidia
         from optlang.runtimes.tensorrt import cuda
 
-        return gpu.missing() or cuda.missing()
+        return nvidia.missing() or cuda.missing()
 
     def wants(self) -> QuantWants:
         """Signed and symmetric, biases in float, and only the inputs of what has weights.
@@ -145,7 +145,7 @@ class TensorRT:
 
 def _library(library: str, compute: str) -> Any:
     """The module that builds for `compute`; raises where it is not installed or needs a GPU that is not here."""
-    from optlang.runtimes.tensorrt import available as gpu
+    from optlang.runtimes.shared import nvidia
 
     name = {"tensorrt": _PLAIN, "rtx": _RTX}.get(library)
     if name is None:
@@ -154,7 +154,7 @@ def _library(library: str, compute: str) -> Any:
         raise Refusal(
             f"TensorRT builds for this machine's GPU, not for {compute}", help="library = rtx builds for any GPU"
         )
-    if compute == "current" and (reason := gpu.missing()) is not None:
+    if compute == "current" and (reason := nvidia.missing()) is not None:
         raise Refusal(
             f"an engine for this machine's GPU cannot be built: {reason}",
             help="library = rtx builds without one for the GPUs that `compute` names: portable, sm89, …",

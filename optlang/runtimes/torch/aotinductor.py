@@ -1,4 +1,4 @@
-"""AOTInductor on the CPU: C++ that torch writes for the model and compiles once, in a file that needs no Python of it.
+"""AOTInductor, on the CPU or a GPU: code that torch writes for the model and compiles once, in a file without Python.
 
 Inductor's way (Ansel et al., 2024) without its first call: kernels are fused and compiled when the file is built, for
 the processor and the number of threads there.
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Array, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
+from optlang.interfaces import JSON, Array, Artifact, ModelState, QuantWants, Refusal, Session, TargetSpec
 from optlang.workload import failures
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ class AOTInductor:
 
         return missing()
 
+    def missing(self, device: str, settings: Mapping[str, Any]) -> str | None:
+        """None where torch computes on the device here, else what is missing."""
+        from optlang.runtimes.shared import nvidia
+
+        return nvidia.torch_missing() if device == "cuda" else None
+
     def wants(self) -> QuantWants:
         """What torch's own x86 kernels take; no int8 graph is built here: the declaration takes modules only."""
         return QuantWants("uint8", "int8", False, True, True)
@@ -58,17 +64,22 @@ class AOTInductor:
         """
         from optlang.runtimes.shared.artifact_files import described
         from optlang.runtimes.shared.torch_module import module_of
+        from optlang.runtimes.torch import session
         from optlang.runtimes.torch.compiler import quiet
         from optlang.workload.export import tracing
         from optlang.workload.model import dtypes
 
-        module = module_of(state, target, "aotinductor")
+        module = module_of(state, target, "aotinductor", devices=session.BOTH)
+        if target.device == session.CUDA and (reason := self.missing(target.device, settings)) is not None:
+            raise Refusal(f"AOTInductor compiles for the GPU that is there: {reason}")
         example = data.example(tracing.TRACED)
         with tracing.first_call(module, example, study, quiet()) as answers:
-            _compile(module, example, folder / NAME, target.threads, data.axes)
+            _compile(module, example, folder / NAME, target, data.axes)
             for proof in tracing.proofs(module, data):
-                _prove(module, proof, folder / NAME)
-        about = {"stored": dtypes.stored(module)}
+                _prove(module, proof, folder / NAME, target.device)
+        about: dict[str, JSON] = {"stored": dtypes.stored(module)}
+        if target.device == session.CUDA:
+            about["tf32"] = session.tf32()
         return Artifact(folder, "pt2", described(folder, [NAME]), data.input_names, tuple(answers), about)
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
@@ -85,31 +96,39 @@ class AOTInductor:
                     model = torch._inductor.aoti_load_package(str(artifact.folder / NAME))
             except (RuntimeError, ValueError) as error:
                 raise Refusal(f"AOTInductor does not load the model: {str(error).splitlines()[0]}") from error
-            return GraphSession(model, artifact.inputs, artifact.outputs, stack.pop_all())
+            return GraphSession(model, artifact.inputs, artifact.outputs, stack.pop_all(), device=target.device)
 
 
 def _compile(
-    module: Any, example: Mapping[str, Tensor], path: Path, threads: int, axes: Sequence[OpenAxis]
+    module: Any, example: Mapping[str, Tensor], path: Path, target: TargetSpec, axes: Sequence[OpenAxis]
 ) -> None:
+    import copy
+
     import torch
 
     from optlang.workload.export import torch_export
 
+    if target.device != "cpu":
+        # torch compiles for the device that the program's tensors lie on.
+        module = copy.deepcopy(module).to(target.device)
+        example = {name: item.to(target.device) for name, item in example.items()}
     program = torch_export.program(module, example, "AOTInductor", batch=torch.export.Dim("batch", min=1), axes=axes)
     # Left to itself, Inductor writes its loops for the number of threads that this process has now.
-    options = {"cpp.threads": threads, "compile_threads": 1}
+    options = {"cpp.threads": target.threads, "compile_threads": 1}
     with failures.refused("AOTInductor cannot compile the model", help="use the runtime torchscript"):
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
-def _prove(module: Any, proof: Proof, path: Path) -> None:
+def _prove(module: Any, proof: Proof, path: Path, device: str) -> None:
     import torch
 
     from optlang.workload.data.tensors import array
     from optlang.workload.export import tracing
 
     def answer(_: list[str]) -> list[Array]:
-        found = torch._inductor.aoti_load_package(str(path))(*proof.inputs.values())
+        found = torch._inductor.aoti_load_package(str(path))(
+            *(item.to(device) for item in proof.inputs.values())
+        )
         return [array(item) for item in found]
 
     tracing.prove(module, proof, "the compiled model", answer)

@@ -9,7 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optlang.interfaces import Array, Arrays, Artifact, Edit, Factory, ModelState, QuantWants, Session, TargetSpec
+from optlang.interfaces import (
+    Array,
+    Arrays,
+    Artifact,
+    Edit,
+    Factory,
+    ModelState,
+    QuantWants,
+    Refusal,
+    Session,
+    TargetSpec,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +44,12 @@ class Eager:
         """None where torch is installed."""
         return None if importlib.util.find_spec("torch") else 'pip install "torch>=2.10,<2.14"'
 
+    def missing(self, device: str, settings: Mapping[str, Any]) -> str | None:
+        """None where torch computes on the device here, else what is missing."""
+        from optlang.runtimes.shared import nvidia
+
+        return nvidia.torch_missing() if device == "cuda" else None
+
     def wants(self) -> QuantWants:
         """What torch's own x86 kernels take; eager runs no int8 graph, and makes int8 layers of its own."""
         return QuantWants("uint8", "int8", False, True, True)
@@ -51,13 +68,15 @@ class Eager:
 
         from optlang.runtimes.shared.artifact_files import described
         from optlang.runtimes.shared.torch_module import module_of
+        from optlang.runtimes.torch import session
         from optlang.workload import imports
         from optlang.workload.model import dtypes
         from optlang.workload.model.call import call, in_mode
         from optlang.workload.model.weights import parameters
 
-        module = module_of(state, target, self.name, ("module", "graph"))
+        module = module_of(state, target, self.name, ("module", "graph"), session.BOTH)
         if state.requests:
+            _refuse_integers(target, self.name)
             return _in_integers(self, state, target, folder, data, study)
         with in_mode(module, False), torch.no_grad(), imports.user_code("running the model", study):
             outputs = tuple(call(module, data.example(1)))
@@ -67,11 +86,15 @@ class Eager:
             {
                 "factory": asdict(state.factory), "edits": [asdict(item) for item in state.edits],
                 "stored": dtypes.stored(module),
+                **({"tf32": session.tf32()} if target.device == session.CUDA else {}),
             },
         )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
-        """The module with its weights, on `target.threads` threads (torch's own setting, for the whole process)."""
+        """The module with its weights, on `target.threads` threads (torch's own setting, for the whole process).
+
+        On a GPU where that is the target's device.
+        """
         import safetensors.torch
 
         from optlang.runtimes.torch.session import threads
@@ -91,7 +114,16 @@ class Eager:
                 # Kernels of whole encoder layers take weights past the layers, and there are none in float.
                 stack.enter_context(tracing.plain_attention())
                 int8_layers.ready(module)
-            return EagerSession(module.eval().requires_grad_(False), artifact.inputs, stack.pop_all())
+            module = module.eval().requires_grad_(False).to(target.device)
+            return EagerSession(module, artifact.inputs, stack.pop_all(), target.device)
+
+
+def _refuse_integers(target: TargetSpec, runtime: str) -> None:
+    if target.device != "cpu":
+        raise Refusal(
+            f"{runtime} makes int8 for processors alone; this target's device is {target.device}",
+            help="use half there, or the runtime tensorrt for static int8",
+        )
 
 
 def _in_integers(
@@ -134,12 +166,19 @@ def _in_integers(
 
 class EagerSession:
     """A module to call; `call` is what `run` calls, at first the module itself, and `compiled` the seconds that its
-    compilation took (None where it was not compiled)."""
+    compilation took (None where it was not compiled). On a `device` that is a GPU inputs and answers lie there while a
+    call runs, and it is timed by the GPU's clock."""
 
-    def __init__(self, module: nn.Module, inputs: tuple[str, ...], settings: ExitStack) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: tuple[str, ...], settings: ExitStack, device: str = "cpu"
+    ) -> None:
         import torch
 
-        self._torch = torch
+        from optlang.runtimes.torch import session
+
+        self._torch, self._of_torch, self._device = torch, session, device
+        if device == session.CUDA:
+            self.durations = self._durations
         self._module = module
         self.call: Any = module
         self.compiled: float | None = None
@@ -149,13 +188,22 @@ class EagerSession:
     def prepare(self, batch: Arrays) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         from optlang.workload.model.call import arguments
 
-        given = {name: self._torch.tensor(batch[name]) for name in self._inputs}
+        given = {name: self._torch.tensor(batch[name], device=self._device) for name in self._inputs}
         return arguments(self._module, given)
 
     def run(self, prepared: tuple[tuple[Tensor, ...], dict[str, Tensor]]) -> Any:
         positional, named = prepared
         with self._torch.inference_mode():
-            return self.call(*positional, **named)
+            answer = self.call(*positional, **named)
+        self._of_torch.finished(self._device)
+        return answer
+
+    def _durations(
+        self, prepared: tuple[tuple[Tensor, ...], dict[str, Tensor]], seconds: float, calls: int, skip: int
+    ) -> list[int]:
+        positional, named = prepared
+        with self._torch.inference_mode():
+            return self._of_torch.durations(lambda: self.call(*positional, **named), seconds, calls, skip)
 
     def collect(self, result: Any) -> dict[str, Array]:
         from optlang.workload.data.tensors import array, flat_outputs

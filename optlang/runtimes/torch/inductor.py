@@ -1,4 +1,4 @@
-"""torch.compile on the CPU: the module as it is, or in int8, compiled by Inductor when it is loaded."""
+"""torch.compile, on the CPU or a GPU: the module as it is, or on the CPU in int8, compiled when it is loaded."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ if TYPE_CHECKING:
     from optlang.workload.data.dataset import Dataset
 
 NAME, _FORMAT = "model.pt2", "pt2"
-# torch's "reduce-overhead" is left out: all it sets is CUDA graphs, and on the CPU it changes nothing.
-_MODES = {"default": "default", "max_autotune": "max-autotune-no-cudagraphs"}
+_MODES = {
+    # On a processor "reduce-overhead" does what "default" does: all it sets is CUDA graphs.
+    "cpu": {
+        "default": "default", "reduce_overhead": "reduce-overhead", "max_autotune": "max-autotune-no-cudagraphs",
+    },
+    "cuda": {"default": "default", "reduce_overhead": "reduce-overhead", "max_autotune": "max-autotune"},
+}
 
 
 class Inductor(Eager):
     """The artifact is eager's, rebuilt from its factory; `open` compiles it (Ansel et al., 2024).
 
-    `settings["mode"]` is torch.compile's ("max_autotune" times several kernels for each product of matrices);
+    `settings["mode"]` is torch.compile's: "max_autotune" times several kernels for each product of matrices, and
+    "reduce_overhead" replays a call from a CUDA graph, as "max_autotune" does on a GPU too;
     `settings["dynamic"]` compiles one program for any number of samples, otherwise it is for the target's batch alone
     and other numbers are cut into such. The whole of forward must compile: what torch would silently leave to Python
     is refused. Compilation is measured apart, as `compile_time`: half a minute the first time on a machine and seconds
@@ -96,7 +102,7 @@ class Inductor(Eager):
                 session.run(prepared)
             _mark({**dict(zip(given, prepared[0], strict=False)), **prepared[1]}, about)
             session.call = torch.compile(
-                session.call, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True
+                session.call, mode=_MODES[target.device][about["mode"]], dynamic=about["dynamic"], fullgraph=True
             )
             session.compiled = _first_call(lambda: session.run(prepared))
             stack.pop_all()
@@ -188,7 +194,8 @@ def _open_integers(artifact: Artifact, target: TargetSpec) -> Session:
         # For the whole process, as the threads are: torch asks for it before it looks at torch.compile's options, and
         # again where another number of samples is compiled.
         stack.enter_context(torch._inductor.config.patch(freezing=True))
-        compiled: Any = torch.compile(model, mode=_MODES[about["mode"]], dynamic=about["dynamic"], fullgraph=True)
+        mode = _MODES[target.device][about["mode"]]
+        compiled: Any = torch.compile(model, mode=mode, dynamic=about["dynamic"], fullgraph=True)
 
         def first_call(values: tuple[Any, ...]) -> float:
             before = x86_quantizer.kernels()

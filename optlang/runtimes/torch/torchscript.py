@@ -1,4 +1,4 @@
-"""TorchScript on the CPU: one file that libtorch runs without the Python that made the model.
+"""TorchScript, on the CPU or a GPU: one file that libtorch runs without the Python that made the model.
 
 torch calls TorchScript deprecated and keeps it: the file is what C++ programs load, and its interpreter calls the same
 kernels as eager with less around each.
@@ -39,6 +39,12 @@ class TorchScript:
         """None where torch is installed."""
         return None if importlib.util.find_spec("torch") else 'pip install "torch>=2.10,<2.14"'
 
+    def missing(self, device: str, settings: Mapping[str, Any]) -> str | None:
+        """None where torch computes on the device here, else what is missing."""
+        from optlang.runtimes.shared import nvidia
+
+        return nvidia.torch_missing() if device == "cuda" else None
+
     def wants(self) -> QuantWants:
         """What torch's own x86 kernels take; TorchScript runs no int8 graph here: it is built from modules only."""
         return QuantWants("uint8", "int8", False, True, True)
@@ -55,15 +61,19 @@ class TorchScript:
         """
         from optlang.runtimes.shared.artifact_files import described
         from optlang.runtimes.shared.torch_module import module_of
+        from optlang.runtimes.torch import session
         from optlang.workload.export import torchscript
         from optlang.workload.model import dtypes
 
-        module = module_of(state, target, "torchscript")
+        module = module_of(state, target, "torchscript", devices=session.BOTH)
         mode, graph = settings.get("mode", "trace"), settings.get("graph", "folded")
         outputs = torchscript.export(module, data, folder / NAME, study, mode=mode, fold=graph != "frozen")
         return Artifact(
             folder, "torchscript", described(folder, [NAME]), data.input_names, outputs,
-            {"graph": graph, "stored": dtypes.stored(module)},
+            {
+                "graph": graph, "stored": dtypes.stored(module),
+                **({"tf32": session.tf32()} if target.device == session.CUDA else {}),
+            },
         )
 
     def open(self, artifact: Artifact, target: TargetSpec, settings: Mapping[str, Any], study: Path) -> Session:
@@ -78,9 +88,11 @@ class TorchScript:
             stack.enter_context(threads(target.threads))
             try:
                 with process_state.quiet(remarks=tracing.REMARKS):
-                    module = torch.jit.load(str(artifact.folder / NAME), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-                    if artifact.about["graph"] == "optimized":
+                    module = torch.jit.load(str(artifact.folder / NAME), map_location=target.device).eval()  # type: ignore[no-untyped-call]
+                    if artifact.about["graph"] == "optimized" and target.device == "cpu":
                         module = torch.jit.optimize_for_inference(module)
             except RuntimeError as error:
                 raise Refusal(f"TorchScript does not load the model: {failures.last_line(error)}") from error
-            return GraphSession(module, artifact.inputs, artifact.outputs, stack.pop_all())
+            return GraphSession(
+                module, artifact.inputs, artifact.outputs, stack.pop_all(), device=target.device
+            )

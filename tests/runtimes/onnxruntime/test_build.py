@@ -16,8 +16,7 @@ from optlang.measure.process import BareProcess, Deployment
 from optlang.report.export.runners import runner
 from optlang.runtimes.onnxruntime import session as sessions
 from optlang.runtimes.onnxruntime.build import OnnxRuntime
-from optlang.runtimes.shared import onnx_file
-from optlang.runtimes.tensorrt import available
+from optlang.runtimes.shared import nvidia, onnx_file
 from optlang.techniques.quant.onnx_graph import layer_of
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
@@ -34,8 +33,8 @@ STATIC = {
 }
 needs_onnxscript = pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="no onnxscript")
 on_gpu = pytest.mark.skipif(
-    available.missing() is not None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
-    reason=f"no GPU for onnxruntime-gpu: {available.missing()}; providers: {onnxruntime.get_available_providers()}",
+    nvidia.missing() is not None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason=f"no GPU for onnxruntime-gpu: {nvidia.missing()}; providers: {onnxruntime.get_available_providers()}",
 )
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,9 @@ import torch
 from optlang.interfaces import Context, Factory, ModelState, OutsideError, Refusal, TargetSpec
 from optlang.measure.process import BareProcess, Deployment
 from optlang.report.export.runners import builder, runner
-from optlang.runtimes.tensorrt import available, cuda
+from optlang.runtimes.shared import nvidia
 from optlang.runtimes.tensorrt import build as adapter
+from optlang.runtimes.tensorrt import cuda
 from optlang.runtimes.tensorrt.build import TensorRT
 from optlang.workload import imports
 from optlang.workload.data import dataset as data_module
@@ -275,7 +276,7 @@ def test_without_a_gpu_it_says_so_and_what_can_be_done(images, tmp_path, monkeyp
     with pytest.raises(OutsideError, match="the engine cannot run here: "):
         TensorRT().open(artifact, TARGET, {}, STUDY)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert available.missing() == "CUDA_VISIBLE_DEVICES hides every GPU"
+    assert nvidia.missing() == "CUDA_VISIBLE_DEVICES hides every GPU"
     if cuda.missing() is None:
         with pytest.raises(OutsideError, match="CUDA's cudaSetDevice failed: "):
             cuda.Stream()

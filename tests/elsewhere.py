@@ -28,7 +28,7 @@ class Far(torch.Tensor):
         tensors = [item for item in tree_leaves((args, kwargs or {})) if isinstance(item, torch.Tensor)]
         if func not in _MEETING and any(not isinstance(item, Far) and item.ndim for item in tensors):
             raise RuntimeError(f"Expected all tensors to be on the same device: {func}")
-        if func in _ARRAYS:
+        if func in _ARRAYS and not (kwargs or {}).get("force"):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
         result = super().__torch_function__(func, types, args, kwargs or {})
         # What autograd has written there is a plain tensor.
