@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from optlang.interfaces import OutsideError
 from optlang.run.dispatch import Dispatcher
-from optlang.run.engine import LocalEngine, WorkerTimeout
+from optlang.run.engine import LocalEngine, WorkerDied, WorkerTimeout
+from optlang.run.job import Prepared
 from optlang.run.progress_file import report
+from tests.store.example_study import make_plan
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,39 @@ def test_a_job_that_takes_too_long_itself_ends(dispatcher: Dispatcher) -> None:
     with pytest.raises(WorkerTimeout, match="longer than 1 s"):
         dispatcher.run(carry_out, Job(0.5, 60.0), 1.0)
     assert dispatcher.run(carry_out, Job(0.0, 0.0), 60.0) == "done"
+
+
+class DyingEngine:
+    """Its worker is killed in the first tasks, and has loaded the model and the data in the next."""
+
+    lanes, apart = 1, False
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths = deaths
+
+    def submit(self, task: object, job: object, lane: int = 0) -> Future[object]:
+        future: Future[object] = Future()
+        self.deaths -= 1
+        if self.deaths >= 0:
+            future.set_exception(WorkerDied("the worker process was ended by SIGKILL"))
+        else:
+            future.set_result(Prepared((), {}))
+        return future
+
+    def activities(self, lane: int = 0) -> Iterator[object]:
+        return iter(())
+
+
+def test_a_worker_that_is_killed_while_it_loads_has_another_try(shown: Shown) -> None:
+    anything: Any = SimpleNamespace(
+        sync=lambda: True, trouble=None, check=lambda message: None, record=lambda event: None, session="s",
+    )
+    watcher: Any = shown
+    for deaths in (1, 2):
+        engine: Any = DyingEngine(deaths)
+        dispatcher = Dispatcher(make_plan(), anything, engine, anything, watcher, anything)
+        if deaths == 1:
+            dispatcher.load()
+        else:
+            with pytest.raises(OutsideError, match=r"loading the model and the data: .* SIGKILL"):
+                dispatcher.load()
