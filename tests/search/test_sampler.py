@@ -16,6 +16,7 @@ from optlang.plan.domains import every_value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.sampler import Observation, Sampler, Suggestion
 from optlang.search.samplers.encoding import gene_of, value_at
+from optlang.search.samplers.neighbors import changed
 from optlang.space.recipe import resolve
 from optlang.space.space import Exhausted, Space
 
@@ -233,6 +234,37 @@ def test_genes_of_real_numbers(log: bool) -> None:
     for value in (1e-4, 3e-3, 1e-1):
         assert value_at(domain, gene_of(domain, value)) == pytest.approx(value)
     assert 1e-4 <= float(str(value_at(domain, 0.0))) <= float(str(value_at(domain, 1.0))) <= 1e-1
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        FloatDomain(low=1e-4, high=1e-2, log=True), FloatDomain(low=1e-6, high=1e3, log=True),
+        FloatDomain(low=-1000, high=1000, log=False), FloatDomain(low=1e5, high=1e5 + 1, log=False),
+    ],
+)
+def test_a_drawn_real_number_comes_back_exactly_from_its_gene(domain: FloatDomain) -> None:
+    draws = random.Random(0)
+    for _ in range(2000):
+        value = value_at(domain, draws.random())
+        assert value_at(domain, gene_of(domain, value)) == value
+
+
+@pytest.mark.parametrize("sampler", ["tpe { startup = 4 }", "random", "qmc"])
+def test_a_neighbor_differs_in_one_knob_only(plan_of: Make, sampler: str) -> None:
+    """One whose rate differs in the last bits would be trained again, to the same figures."""
+    steps = "steps { finetune { lr in 1e-4 .. 1e-2 log }; precision in { none; dynamic } }"
+    plan = plan_of(steps, search=f"sampler = {sampler}")
+    space = Space(plan)
+    point = Sampler(plan, space, set()).ask(0).point
+    draws = random.Random(0)
+    rates = set()
+    for _ in range(40):
+        near = changed(plan, space, point, draws)
+        if near is not None and near["precision"] != point["precision"]:
+            rates.add(near["finetune.lr"])
+            point = near
+    assert rates == {point["finetune.lr"]}
 
 
 @pytest.mark.slow

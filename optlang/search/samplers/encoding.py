@@ -19,6 +19,9 @@ from optlang.space.space import Space
 ABSENT = 0.5
 """The gene of a knob that is not there, where nothing else is known of it."""
 
+DIGITS = 11
+"""Digits of a continuous value behind its first."""
+
 Genes = Mapping[str, float]
 """By the knob's path."""
 
@@ -49,10 +52,9 @@ def value_at(domain: Domain, gene: float) -> Value:
     """The value that lies so far along the domain; each of n values has an n-th of the way."""
     match domain:
         case FloatDomain(low=low, high=high, log=False):
-            return low + gene * (high - low)
+            return rounded(domain, low + gene * (high - low))
         case FloatDomain(low=low, high=high):
-            # Rounding must not lead out of the domain.
-            return min(high, max(low, math.exp(math.log(low) + gene * math.log(high / low))))
+            return rounded(domain, math.exp(math.log(low) + gene * math.log(high / low)))
         case IntDomain(low=low, high=high, log=True):
             first, last = math.log(low - 0.5), math.log(high + 0.5)
             return min(high, max(low, round(math.exp(first + gene * (last - first)))))
@@ -60,6 +62,15 @@ def value_at(domain: Domain, gene: float) -> Value:
             return low + _index(gene, high - low + 1)
     values = list(every_value(domain))
     return values[_index(gene, len(values))]
+
+
+def rounded(domain: FloatDomain, value: float) -> float:
+    """The value with so many digits that its gene gives it back: one that differs in the last bits is another point."""
+    # Of the value, or of the domain's width: in these a gene is exact.
+    size = abs(value) if domain.log else domain.high - domain.low
+    digits = DIGITS - math.floor(math.log10(size)) if size else 0
+    # Rounding must not lead out of the domain.
+    return min(domain.high, max(domain.low, round(value, digits)))
 
 
 def gene_of(domain: Domain, value: Value) -> float:

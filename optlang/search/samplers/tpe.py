@@ -17,6 +17,7 @@ from optlang.plan.domains import every_value, size
 from optlang.plan.expressions import Value
 from optlang.plan.model import Domain, FloatDomain, IntDomain, Knob, ListDomain, OrderDomain, Plan, SetDomain
 from optlang.search.observation import TRIES, Observation, Suggestion
+from optlang.search.samplers.encoding import rounded
 from optlang.search.samplers.optuna_adapter import quiet
 from optlang.space.recipe import Point
 from optlang.space.space import Space
@@ -195,5 +196,5 @@ def _suggest(trial: optuna.trial.Trial, knob: Knob, domain: Domain) -> Value:
         case IntDomain(low=low, high=high, log=log):
             return trial.suggest_int(name, low, high, log=log)
         case FloatDomain(low=low, high=high, log=log):
-            return trial.suggest_float(name, low, high, log=log)
+            return rounded(domain, trial.suggest_float(name, low, high, log=log))
     raise AssertionError(domain)
