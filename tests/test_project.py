@@ -24,4 +24,4 @@ def test_pythons() -> None:
 
 
 def test_extras() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == {*PROJECT["optional-dependencies"]} - {"dev", "docs"}
+    assert set(re.findall(r"^\| `([\w-]+)` \|", PAGE, re.M)) == {*PROJECT["optional-dependencies"]} - {"dev", "docs"}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "model.engine"
 _PLAIN, _RTX = "tensorrt", "tensorrt_rtx"
-_INSTALL = {_PLAIN: 'pip install "tensorrt>=10,<12"', _RTX: 'pip install "optlang-dsl[tensorrt]"'}
+_INSTALL = {_PLAIN: 'pip install "optlang-dsl[tensorrt]"', _RTX: 'pip install "optlang-dsl[tensorrt-rtx]"'}
 _TOOLS = {_PLAIN: "trtexec", _RTX: "tensorrt_rtx"}
 
 
