@@ -72,6 +72,8 @@ class Drill:
     checks: int = 0
     sessions: int = 0
     slowest: float = 0.0
+    most: int = 0
+    """How many there are to be."""
     ended: dict[int, State] = field(default_factory=dict)
     """The trials that were seen to have ended."""
 
@@ -80,9 +82,10 @@ class Drill:
         """How many processes were killed so far."""
         return self.struck.total()
 
-    def run(self, kills: int, pause: tuple[float, float] = (0.1, 6.0)) -> None:
+    def run(self, kills: int, pause: tuple[float, float] = (0.1, 4.0)) -> None:
         """Kill so many processes, with pauses between; raises BrokenStore as soon as something is wrong."""
         (self.folder / "drill.opt").write_text(STUDY)
+        self.most = kills
         while self.kills < kills:
             with self._session() as process:
                 self._until(lambda: self._count("end") > 0, process)
@@ -179,6 +182,7 @@ class Drill:
             return
         self.struck[kind] += 1
         self.lost[kind] += running > 0
+        sys.stderr.write(f"{self.kills} of {self.most}: the {kind}\n")
         if kind == "driver":
             process.wait()
             self._gone(process.pid)

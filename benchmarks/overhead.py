@@ -51,7 +51,18 @@ from optlang.run.draws import Draws
 from optlang.run.engine import LocalEngine
 from optlang.run.events import RunStarted, TrialFinished, TrialStarted
 from optlang.run.history import History
-from optlang.run.job import BASELINE, FrontJob, PrepareJob, Result, StepJob, StepRun, TestJob, TrialJob, UntrainedJob
+from optlang.run.job import (
+    BASELINE,
+    FrontJob,
+    Prepared,
+    PrepareJob,
+    Result,
+    StepJob,
+    StepRun,
+    TestJob,
+    TrialJob,
+    UntrainedJob,
+)
 from optlang.run.study import Options, run
 from optlang.search.sampler import Sampler
 from optlang.search.screening import OWN
@@ -82,7 +93,7 @@ def instant(job: Any) -> Any:
         found = measured(job.trial.trial, job.trial.targets[0].target.name)
         return tuple(item for item in found if item.metric in job.metrics)
     if isinstance(job, PrepareJob):
-        return ()
+        return Prepared()
     return {} if isinstance(job, FrontJob | TestJob) else None
 
 

@@ -63,6 +63,11 @@ def _entry(path: Path) -> Entry:
     return Entry(path.name, path, kind, size_of(path), used)
 
 
+def size_of_folders(cache: Path) -> int:
+    """The bytes that a cache takes apart from what lies in it: those of the folders in it that hold results."""
+    return _bytes(cache) + sum(_bytes(Path(item.path)) for item in _listed(cache))
+
+
 def size_of(folder: Path) -> int:
     """The bytes that a folder with all in it takes on the disk; 0 where it is absent."""
     found = _bytes(folder)

@@ -87,6 +87,7 @@ class Pruning:
         used = in_use.used(self._home)
         alone = all(path.name == self._session for path in in_use.sessions(self._home))
         found = list(artifacts)
+        whole += cache_files.size_of_folders(self._home / CACHE) + cache_files.size_of_folders(self._home / KEPT)
         for entry in cache_files.entries(self._home / CACHE):
             whole += entry.bytes
             if entry.kind == "partial":
