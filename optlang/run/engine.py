@@ -22,6 +22,7 @@ from optlang.interfaces import JSON
 from optlang.measure import quiet, signals
 from optlang.measure.lock import held, machine_lock
 from optlang.run.progress_file import ProgressReader, ProgressWriter, report_to
+from optlang.workload import devices
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -227,6 +228,8 @@ def _ending(code: int) -> str:
             name = f"signal {-code}"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"the worker process was ended by {name}{hint}"
+    if code == devices.LOST:
+        return "CUDA failed in the worker process, which computes on the GPU no more and was ended"
     return f"the worker process ended with exit code {code}"
 
 

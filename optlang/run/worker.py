@@ -180,7 +180,9 @@ def _context(workload: Workload) -> TrialContext:
     _kept.bench.waiting = lambda waits, why=MEASURING: report({"waiting": why if waits else False})
     workers = workload.shared.parent / quiet.WORKERS
     if workers.is_dir():
-        _kept.bench.quiet = lambda measured: quiet.kept(workers, measured)
+        # Trainers of a GPU that are off the cores still keep the GPU busy: they are stopped.
+        on_gpu = devices.resolved(workload.device).kind != devices.CPU
+        _kept.bench.quiet = lambda measured: quiet.kept(workers, None if on_gpu else measured)
     return _kept
 
 

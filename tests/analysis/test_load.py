@@ -153,11 +153,20 @@ def test_defaults_of_search_and_measure(plan_of: Make) -> None:
     assert plan.search.model_dump() == {
         "sampler": {"name": "auto", "settings": {}}, "trials": None, "timeout": None, "trial_timeout": 600.0, "seed": 0,
         "ladder": True, "stop_early": True, "warm_start": False, "screening": 16, "halving": None, "disk": None,
-        "workers": 1, "ray": None,
+        "workers": 1, "ray": None, "device": "auto",
     }
     assert plan.measure.model_dump() == {
         "rounds": 5, "processes": 1, "front_rounds": 10, "front_processes": 3, "round_seconds": 0.02, "round_calls": 20
     }
+
+
+def test_what_models_are_trained_on_is_no_part_of_what_is_searched(plan_of: Make) -> None:
+    steps = "steps { channels { ratio in any } }"
+    found = {
+        name: plan_of(steps, search=f"device = {name}") for name in ("auto", "cpu", "cuda", '"cuda:1"', "mps")
+    }
+    assert [plan.search.device for plan in found.values()] == ["auto", "cpu", "cuda", "cuda:1", "mps"]
+    assert len({plan.meaning for plan in found.values()}) == 1
 
 
 @pytest.mark.parametrize("text", ["21", "0", "many", "2ms", "3.5", "1; 2", "1 .. 3", ")"])

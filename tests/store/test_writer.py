@@ -151,6 +151,25 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path, every: str) -
     assert dump(db) == pieces
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_a_session_trains_on_is_with_its_machine(tmp_path: Path, stored: bool) -> None:
+    db = tmp_path / "x.duckdb"
+    training = {"device": "cuda:0", "name": "NVIDIA H200", "memory": 150_000_000_000}
+    with Writer(db) as store:
+        store.record(session())
+        if stored:
+            # The session's row is in DuckDB alone when its worker has begun.
+            store.sync(final=True)
+        store.record({"event": "device", "session": "r1-s0", "training": training})
+        store.record({"event": "device", "session": "another", "training": training})
+    (row,) = query("SELECT machine->>'$.training.name', machine->>'$.cpu' FROM sessions", [db]).rows
+    assert row == ("NVIDIA H200", "x")
+    journal_path(db).unlink()
+    with Writer(db):
+        pass
+    assert query("SELECT machine->>'$.training.device' FROM sessions", [db]).rows == (("cuda:0",),)
+
+
 def test_scored_again_is_not_timed_again(tmp_path: Path) -> None:
     timed = [measurement("latency.p50", 1e-4, ratio=2.0), measurement("accuracy", 0.9)]
     again = {"event": "measured", "run": "r1", "trial": 1, "at": "2026-05-04T13:00:00+00:00"}
