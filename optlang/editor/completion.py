@@ -202,6 +202,7 @@ class Offers:
         elif param.name == "device" and slot.kind == "target":
             yield from self._of_param(param, searched=False)
             yield Offer('ssh("user@host")', "value", "another machine, which ssh connects to")
+            yield Offer('adb("SERIAL")', "value", "an Android phone, which adb lists")
         elif param.dimension in ("model", "models"):
             yield from self._declared("model", sort="model")
             yield from self._of_param(param, searched=False)

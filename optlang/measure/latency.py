@@ -262,7 +262,7 @@ def _turn(
     target: TargetSpec, lock: Path, waiting: Callable[..., object] | None
 ) -> contextlib.AbstractContextManager[None]:
     """Be the only one that measures where the target is: on this machine by its lock, on a device by the device's."""
-    return alone(lock, waiting) if target.remote is None else devices.connected(target.remote).alone(waiting)
+    return alone(lock, waiting) if target.remote is None else devices.alone(target.remote, lock.parent, waiting)
 
 
 def _opened(members: Sequence[Deployment], begun: Sequence[Begun]) -> Iterator[BareProcess]:
@@ -279,7 +279,8 @@ def _take_turns(running: Sequence[BareProcess], timings: Mapping[str, Timings], 
     """`effort.rounds` rounds of each; first forwards, then backwards, so that none always follows the same one."""
     for process in running:
         timing = timings[process.member.name]
-        timing.load_times.append(process.load_time)
+        if process.load_time is not None:
+            timing.load_times.append(process.load_time)
         if process.compile_time is not None:
             timing.compile_times.append(process.compile_time)
         if process.memory is not None:
@@ -309,7 +310,8 @@ def measurements(timing: Timings, baseline: Timings, target: str, seed: int = 0)
             *(() if mean.baseline is None else (baseline.batch / mean.baseline,)),
         )
     )
-    found.append(_by_process("load_time", "s", timing.load_times, baseline.load_times, target))
+    if timing.load_times:
+        found.append(_by_process("load_time", "s", timing.load_times, baseline.load_times, target))
     if timing.compile_times:
         found.append(_by_process("compile_time", "s", timing.compile_times, baseline.compile_times, target))
     if timing.memory:

@@ -25,6 +25,7 @@ from optlang.interfaces import (
 from optlang.measure.chunks import Chunks, all_of, chunked
 from optlang.measure.machine import cores
 from optlang.measure.remote import devices
+from optlang.measure.remote.phone import PhoneProcess
 from optlang.measure.remote.process import RemoteProcess
 from optlang.workload.child_process import ChildDied, ChildProcess, ChildTimeout
 from optlang.workload.data import ragged
@@ -161,8 +162,8 @@ class BareProcess:
 
     `begun` is a process for such members, which is closed with this one; without it one is started.
 
-    `load_time`, `compile_time` (None where the runtime compiles nothing) and `memory` (bytes, None where the system
-    does not say) are known after `warm`. Every method raises
+    `load_time` and `memory` (bytes; both None where they are not known) and `compile_time` (None where the runtime
+    compiles nothing) are known after `warm`. Every method raises
     `ProcessDied` where the process ends, `ProcessTimeout` where it hangs, `Refusal` where the runtime refuses the
     model, and `ProcessError` for every other exception in it; after the first two it is closed. On another device also
     `DeviceLost` and `DeviceError`, see remote/faults.py.
@@ -170,7 +171,7 @@ class BareProcess:
 
     def __init__(self, member: Deployment, timeout: float = _OPEN_TIMEOUT, begun: Begun | None = None) -> None:
         self.member = member
-        self.load_time = 0.0
+        self.load_time: float | None = None
         self.compile_time: float | None = None
         self.import_time = 0.0
         self.memory: int | None = None
@@ -331,9 +332,9 @@ class BareProcess:
         self.close()
 
 
-def _started(environment: Environment, scratch: Path) -> LocalProcess | RemoteProcess:
+def _started(environment: Environment, scratch: Path) -> LocalProcess | RemoteProcess | PhoneProcess:
     if environment.remote is not None:
-        return RemoteProcess(devices.connected(environment.remote), environment.calls, environment.threads)
+        return devices.started(environment.remote, environment.calls, environment.threads)
     try:
         return LocalProcess(environment, scratch)
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optlang.interfaces import JSON, RemoteDevice
+from optlang.measure.remote import phone
 from optlang.measure.remote.connection import Connection
 from optlang.measure.remote.faults import DeviceError
 from optlang.plan.model import Plan, RuntimeUse, Target
@@ -65,6 +66,8 @@ _PASSING = frozenset({"instructions", "free", "folder"})
 
 def check(device: RemoteDevice, runtimes: Mapping[str, Sequence[str]], threads: int | None = None) -> Checked:
     """Connect to the device and look. `runtimes` are the modules that each one imports, by the name to report."""
+    if device.kind == "adb":
+        return _check_phone(device, list(runtimes))
     wanted = sorted({"numpy", *(module for modules in runtimes.values() for module in modules)})
     try:
         connection = Connection(device)
@@ -83,6 +86,26 @@ def check(device: RemoteDevice, runtimes: Mapping[str, Sequence[str]], threads: 
         *_capacity(facts, threads), *_speed(facts),
     )
     return Checked(device, facts, findings, unavailable)
+
+
+def _check_phone(device: RemoteDevice, runtimes: Sequence[str]) -> Checked:
+    try:
+        known = phone.facts(device)
+    except DeviceError as error:
+        return Checked(device, None, (Finding("connection", "missing", error.message, error.help),), {}, error)
+    where = f"{known['folder']}/{phone.RUNNER}"
+    said = f"{where} is not there, or cannot be executed"
+    findings = (
+        Finding("connection", "ok", f"{device}, {known['model']}, {known['system']}"),
+        Finding("processor", "ok", f"{known['processor']}, {known['architecture']}"),
+        *(
+            Finding(name, "ok", where) if known["runner"] else
+            Finding(name, "missing", said, f"build {phone.RUNNER} for Android, `adb push` it there and `chmod +x` it")
+            for name in runtimes
+        ),
+        *_capacity(known, None), *_speed(known),
+    )
+    return Checked(device, known, findings, {} if known["runner"] else dict.fromkeys(runtimes, said))
 
 
 def check_target(plan: Plan, target: Target, folder: Path) -> Checked:
@@ -138,7 +161,7 @@ def _capacity(facts: Mapping[str, Any], threads: int | None) -> Iterator[Finding
     state: State = "missing" if free < LEAST else "warning" if free < FEW else "ok"
     yield Finding(
         "space", state, f"{in_bytes(free)} free in {facts['folder']}",
-        None if state == "ok" else "make room there, or name another folder: `ssh(…, folder = \"PATH\")`",
+        None if state == "ok" else "make room there, or name another folder: `folder = \"PATH\"` of the device",
     )
     memory = "unknown" if facts["memory"] is None else in_bytes(facts["memory"])
     if threads is not None and threads > cores:

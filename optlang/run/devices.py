@@ -23,7 +23,8 @@ def built_for(target: TargetSpec, waiting: Callable[..., object] | None = None) 
     if target.remote is None:
         yield
         return
-    known = devices.available(target.remote, waiting).facts()
+    devices.available(target.remote, waiting)
+    known = devices.facts(target.remote)
     with processor.of(known["architecture"], known["instructions"]):
         yield
 
@@ -33,5 +34,5 @@ def about(target: TargetSpec, runtime: Runtime) -> JSON:
     if target.remote is None:
         return None
     modules: Sequence[str] = ("numpy", *getattr(runtime, "imports", ()))
-    known: dict[str, Any] = devices.available(target.remote).facts(modules)
+    known: dict[str, Any] = devices.facts(target.remote, modules)
     return {name: known[name] for name in _SAID}

@@ -205,6 +205,9 @@ def _runtime(walk: _Walk, use: RuntimeUse, facts: DeclaredFacts, target: Target)
         return Conflict("E504", f"{use.label} {runs}; {_device(target)}", use.path)
     if target.remote is not None and ELSEWHERE[target.remote.kind] not in runtime.traits:
         return Conflict("E504", _at_home(use, target.remote), use.path, way_out=_elsewhere(target.remote))
+    if target.remote is not None and target.remote.kind == "adb" and (target.dynamic or target.shape):
+        reason = f"the phone's program calls a model with one size; the target {target.name} has others"
+        return Conflict("E504", reason, use.path, way_out="remove `dynamic` and `shape` from the target")
     if FIXED_SIZES in runtime.traits and (target.dynamic or target.shape):
         setting, (text, *_) = ("dynamic", target.dynamic) if target.dynamic else ("shape", target.shape)
         reason = f'{use.label} takes inputs of one size; the target {target.name} has {setting} = "{text}"'

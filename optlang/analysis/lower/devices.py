@@ -80,12 +80,6 @@ def read(knobs: Knobs, node: tree.Call, around: Around) -> Later[RemoteDevice | 
             "browser",
         )
         return lambda: None
-    if kind == "adb":
-        knobs.diagnostics.error(
-            "E106", "the device `adb` is not in this version", node.span,
-            help="let this machine stand in for the phone: `device = cpu` with the runtime executorch or litert",
-        )
-        return lambda: None
     block = tree.Block(node.span, tuple(_settings(node, knobs.diagnostics)))
     made = settings_of(knobs, f"`{kind}`", KINDS[kind], block, around.below("device"), node.path.span)
 

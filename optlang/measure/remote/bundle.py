@@ -1,7 +1,7 @@
 """What runs on a device, as one file: a zip of the very modules that measure on this machine, which Python executes.
 
 So a device times and answers as this machine does. What is in it is found by following the imports that those modules
-have at their top.
+have at their top, and those of a runtime's `open` and its session.
 """
 
 from __future__ import annotations
@@ -73,12 +73,17 @@ def _reached(roots: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         content = path.read_bytes()
         yield path.relative_to(_PACKAGE.parent).as_posix(), content
         waiting += [module.rpartition(".")[0]] if "." in module else []
-        waiting += _imports(ast.parse(content))
+        tree = ast.parse(content)
+        waiting += _imports(tree.body)
+        # What runs over there is a runtime's `open` and its session: also what they import when they are called.
+        opening = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "open")
+        for part in (tree,) if module.endswith(".session") else opening:
+            waiting += _imports(ast.walk(part))
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    """Modules of optlang that are imported when this one is; a name that is none has no file."""
-    for node in tree.body:
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Modules of optlang that are imported there; a name that is none has no file."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (item.name for item in node.names if item.name.split(".")[0] == "optlang")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "optlang":

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from optlang.interfaces import RemoteDevice
+from optlang.measure import lock
+from optlang.measure.remote import phone
+from optlang.measure.remote.adb import Adb
 from optlang.measure.remote.connection import Connection
 from optlang.measure.remote.faults import DeviceLost
+from optlang.measure.remote.phone import PhoneProcess
+from optlang.measure.remote.process import RemoteProcess
 
 T = TypeVar("T")
 
@@ -28,6 +35,46 @@ def connected(device: RemoteDevice) -> Connection:
             known.close()
         _open[device] = Connection(device)
     return _open[device]
+
+
+def facts(device: RemoteDevice, modules: Sequence[str] = ()) -> dict[str, Any]:
+    """What a device is and has; `modules` are those whose packages are looked for. DeviceLost, DeviceError."""
+    return phone.facts(device) if device.kind == "adb" else connected(device).facts(modules)
+
+
+def reached(device: RemoteDevice) -> None:
+    """Nothing, where the device can be used now. DeviceLost, DeviceError."""
+    if device.kind == "adb":
+        Adb(device).run(["true"])
+    else:
+        connected(device)
+
+
+@contextlib.contextmanager
+def alone(device: RemoteDevice, locks: Path, waiting: Callable[..., object] | None = None) -> Iterator[None]:
+    """Be the only one that measures on the device while the block runs.
+
+    A machine with Python has a lock of its own; a phone is used through this machine, by a lock in the folder `locks`.
+    """
+    if device.kind == "ssh":
+        with connected(device).alone(waiting):
+            yield
+        return
+
+    def said(waits: bool) -> None:
+        if waiting is not None:
+            waiting(waits, f"something else is measured on {device}")
+
+    name = hashlib.sha256(device.address.encode()).hexdigest()[:16]
+    with lock.alone(locks / f"optlang-measure-adb-{name}.lock", said):
+        yield
+
+
+def started(device: RemoteDevice, calls: str, threads: int) -> RemoteProcess | PhoneProcess:
+    """A process on the device for a runtime's object, with so many threads. DeviceLost, DeviceError."""
+    if device.kind == "adb":
+        return PhoneProcess(device, threads)
+    return RemoteProcess(connected(device), calls, threads)
 
 
 def close() -> None:
@@ -59,20 +106,21 @@ def steadily(
     raise AssertionError("unreachable")
 
 
-def available(device: RemoteDevice, waiting: Callable[..., object] | None = None) -> Connection:
-    """A connection that holds, after waiting for the device up to its `reconnect`. DeviceLost, DeviceError."""
+def available(device: RemoteDevice, waiting: Callable[..., object] | None = None) -> None:
+    """Return where the device can be used, after waiting for it up to its `reconnect`. DeviceLost, DeviceError."""
     try:
-        return connected(device)
+        reached(device)
     except DeviceLost as error:
-        return _back(device, error, waiting)
+        _back(device, error, waiting)
 
 
-def _back(device: RemoteDevice, lost: DeviceLost, waiting: Callable[..., object] | None) -> Connection:
+def _back(device: RemoteDevice, lost: DeviceLost, waiting: Callable[..., object] | None) -> None:
     begin = time.monotonic()
     with _announced(waiting, f"{device} is away"):
         for turn in range(10**6):
             with contextlib.suppress(DeviceLost):
-                return connected(device)
+                reached(device)
+                return
             pause = _PAUSES[min(turn, len(_PAUSES) - 1)]
             if time.monotonic() - begin + pause > device.reconnect:
                 break

@@ -38,6 +38,13 @@ def test_the_file_is_small_the_same_each_time_and_python_3_10_reads_it():
                 ast.parse(archive.read(name), feature_version=(3, 10))
 
 
+def test_what_a_session_imports_when_it_is_called_is_in_the_file_too():
+    with zipfile.ZipFile(io.BytesIO(bundle((*MEASURED, "optlang.runtimes.executorch.build")).content)) as archive:
+        assert {"optlang/workload/data/tensors.py", "optlang/workload/export/torch_export.py"} <= {*archive.namelist()}
+    with zipfile.ZipFile(io.BytesIO(bundle((*MEASURED, ONNX)).content)) as archive:
+        assert not [name for name in archive.namelist() if "litert" in name or "techniques" in name]
+
+
 def test_it_needs_nothing_but_python_before_a_runtime_is_opened(tmp_path):
     made = bundle((*MEASURED, ONNX))
     (tmp_path / made.name).write_bytes(made.content)
@@ -67,7 +74,7 @@ def test_it_ends_when_nothing_is_heard(tmp_path):
         agent.stdin.flush()
         assert json.loads(agent.stdout.readline()) == {"id": 1, "ok": {"held": True}}
         # Its input stays open, as that of a connection that is cut without a word.
-        assert agent.wait(10) == 0
+        assert agent.wait(60) == 0
     finally:
         agent.kill()
         agent.wait()

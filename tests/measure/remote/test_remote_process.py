@@ -101,7 +101,7 @@ def test_a_device_that_does_not_come_back_is_given_up_after_reconnect(tmp_path, 
     bench.waiting = lambda waits, why="": waited.append((waits, why))
     with bench, pytest.raises(DeviceLost, match=gone):
         bench.measure(member, None, {"x": samples["x"][:1]}, EFFORT)
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 60
     assert waited == [(True, 'ssh("device") is away'), (False, "")]
 
 
@@ -178,7 +178,7 @@ def test_one_measures_at_a_time(device):
         thread = threading.Thread(target=second)
         thread.start()
         assert not free.wait(0.5)
-    assert free.wait(5)
+    assert free.wait(60)
     thread.join()
     other.close()
     assert waited == [(True, 'something else is measured on ssh("device")'), (False, "")]
