@@ -36,6 +36,8 @@ ALLOWED = {
     "measure/child.py:_Bench.warm": CHILD,
     "measure/child.py:_Bench.round": CHILD,
     "measure/child.py:main": CHILD,
+    "measure/quiet.py:register": WORKER,
+    "measure/quiet.py:_pin": f"the cores of a run's other workers while something is measured; {RESTORED}",
     "measure/remote/agent.py:main": "the start of a device's process, which is ours",
     "runtimes/litert/converter.py:start": "what this process started ends with it",
     "runtimes/litert/converter_child.py:main": "the start of the converter's process, which is ours",
