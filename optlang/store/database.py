@@ -59,12 +59,12 @@ def open_memory() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:", config=dict(_CONFIG))
 
 
-def attach(connection: duckdb.DuckDBPyConnection, db: Path, name: str) -> None:
+def attach(connection: duckdb.DuckDBPyConnection, db: Path, name: str, *, to_write: bool = False) -> None:
     """Attach the database file for reading; HeldError while a writer has it open, OutsideError otherwise."""
     import duckdb
 
     try:
-        connection.execute(f"ATTACH {quoted_text(str(db))} AS {name} (READ_ONLY)")
+        connection.execute(f"ATTACH {quoted_text(str(db))} AS {name}{'' if to_write else ' (READ_ONLY)'}")
     except duckdb.Error as error:
         raise _refused(db, error) from error
 

@@ -1,4 +1,4 @@
-"""The reader's side of the store: SQL on a copy of the databases as they are now, where nothing else can be reached.
+"""The reader's side of the store: SQL on snapshots of the databases as they are now; nothing else can be reached.
 
 The files are held for milliseconds only, so neither a long question nor an open shell keeps a run from writing.
 """
@@ -18,6 +18,7 @@ from optlang.store import database
 from optlang.store.journal import identity, journal_path
 from optlang.store.lock import holder
 from optlang.store.plans import StoredRun
+from optlang.store.snapshot import Snapshots
 from optlang.store.sync import fold
 
 if TYPE_CHECKING:
@@ -61,20 +62,25 @@ def connect(dbs: Sequence[Path], *, patience: float = PATIENCE) -> Reader:
     version.
     """
     connection = database.open_memory()
+    snapshots = Snapshots()
     try:
         if len(dbs) == 1:
-            _load(connection, dbs[0], patience)
+            _load(connection, dbs[0], "store", patience, snapshots)
         else:
             database.bring_forward(connection, Path("memory"))
             for number, db in enumerate(dbs):
-                _join(connection, db, f"db{number}", patience)
+                _join(connection, db, f"db{number}", patience, snapshots)
         runs = database.refresh_views(connection)
         # From here on: no files, no other databases, no extensions, and no way back.
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     except BaseException:
         connection.close()
         raise
-    return Reader(connection, tuple(dbs), runs)
+    finally:
+        # What has a file open reads it on, so nothing is left behind however this process ends.
+        snapshots.remove()
+    return Reader(connection, tuple(dbs), runs, snapshots)
 
 
 def query(sql: str, dbs: Sequence[Path], parameters: Sequence[Any] = ()) -> Answer:
@@ -83,8 +89,10 @@ def query(sql: str, dbs: Sequence[Path], parameters: Sequence[Any] = ()) -> Answ
         return reader.query(sql, parameters)
 
 
-def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> None:
-    """Bring a database and its journal into the empty current database."""
+def _load(
+    connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: float, snapshots: Snapshots
+) -> None:
+    """Attach a copy of a database, with what its journal says beyond it, and make it the current one."""
     db = db.resolve()
     journal = journal_path(db)
     if not db.exists() and not journal.exists():
@@ -94,28 +102,14 @@ def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> N
         )
     live = holder(db) is not None
     known = identity(journal)
-
-    def copy() -> None:
-        if not db.exists():
-            return
-        database.attach(connection, db, "source")
-        try:
-            version = database.stored_version(connection, "source")
-            if version > len(database.SCRIPTS):
-                raise database.newer(db, version)
-            if version == 0 and known is None:
-                raise OutsideError(f"{db} holds no studies of optlang", help="--db PATH names the database of a run")
-            if version:
-                database.copy_tables(connection, "source")
-        finally:
-            connection.execute("DETACH source")
-
-    try:
-        database.patiently(copy, patience if known is None else min(patience, LONGEST_WRITE))
-    except database.HeldError:
-        # Some other program has the file open. The journal holds all that the file does, and takes longer to read.
+    version = _attach(connection, db, name, patience, known is not None, snapshots)
+    if version > len(database.SCRIPTS):
+        raise database.newer(db, version)
+    if version == 0:
         if known is None:
-            raise
+            raise OutsideError(f"{db} holds no studies of optlang", help="--db PATH names the database of a run")
+        connection.execute(f"ATTACH ':memory:' AS {name}")
+    connection.execute(f"USE {name}")
     database.bring_forward(connection, db)
     if known is not None:
         fold(connection, db, known)
@@ -126,11 +120,28 @@ def _load(connection: duckdb.DuckDBPyConnection, db: Path, patience: float) -> N
         database.put(connection, rows)
 
 
-def _join(connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: float) -> None:
+def _attach(
+    connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: float, journal: bool, snapshots: Snapshots
+) -> int:
+    """Attach a copy of the file; returns the version of its tables, 0 where nothing is attached."""
+    if not db.exists():
+        return 0
+    try:
+        return database.patiently(
+            lambda: snapshots.attach(connection, db, name), min(patience, LONGEST_WRITE) if journal else patience
+        )
+    except database.HeldError:
+        # Some other program has the file open. The journal holds all that the file does, and takes longer to read.
+        if not journal:
+            raise
+        return 0
+
+
+def _join(
+    connection: duckdb.DuckDBPyConnection, db: Path, name: str, patience: float, snapshots: Snapshots
+) -> None:
     """Load a database and add those of its runs that are not there yet."""
-    connection.execute(f"ATTACH ':memory:' AS {name}")
-    connection.execute(f"USE {name}")
-    _load(connection, db, patience)
+    _load(connection, db, name, patience, snapshots)
     connection.execute("USE memory")
     for table in reversed(database.TABLES):
         key = "study" if table == "studies" else "run"
@@ -146,9 +157,11 @@ class Reader:
     """Answers queries of the databases that `connect` has read."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, dbs: tuple[Path, ...], runs: Sequence[StoredRun]
+        self, connection: duckdb.DuckDBPyConnection, dbs: tuple[Path, ...], runs: Sequence[StoredRun],
+        snapshots: Snapshots,
     ) -> None:
         self._connection = connection
+        self._snapshots = snapshots
         self._runs = {item.run: item for item in runs}
         self.dbs = dbs
 
@@ -190,6 +203,7 @@ class Reader:
     def close(self) -> None:
         """Forget what was read."""
         self._connection.close()
+        self._snapshots.remove()
 
     def __enter__(self) -> Self:
         return self
