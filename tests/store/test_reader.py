@@ -1,5 +1,6 @@
 """Questions are answered; whatever else SQL can do is refused, and says why."""
 
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -159,6 +160,49 @@ def test_an_open_reader_holds_no_file(db: Path, reader: Reader) -> None:
     assert db.stat().st_mtime_ns != before
     assert query("SELECT count(*) FROM runs", [db]).rows == ((2,),)
     assert reader.query("SELECT count(*) FROM runs").rows == ((1,),), "what it read stays as it was"
+
+
+def test_the_copy_that_is_queried_is_gone_as_soon_as_it_is_open(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with connect([db]) as found:
+        if sys.platform != "win32":
+            assert list(tmp_path.iterdir()) == []
+        assert found.query("SELECT count(*) FROM results WHERE size > 0").rows[0][0] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_folder_for_copies_is_said_with_the_way_out(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: str, copy: str) -> None:
+        if not source.endswith(".wal"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        raise FileNotFoundError
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OutsideError, match="No space left on device") as caught:
+        connect([db])
+    assert "TMPDIR" in str(caught.value.help)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_program_left_in_the_log_of_the_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.duckdb"
+    with Writer(path) as store:
+        for event in search_events(3):
+            store.record(event)
+    killed = (
+        "import duckdb, os, sys\n"
+        "connection = duckdb.connect(sys.argv[1])\n"
+        "connection.execute(\"UPDATE trials SET reason = 'by hand' WHERE trial = 2\")\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(path)], check=True)
+    assert Path(f"{path}.wal").exists()
+    assert query("SELECT reason FROM results WHERE trial = 2", [path]).rows == (("by hand",),)
 
 
 def test_several_databases_are_one(db: Path, tmp_path: Path) -> None:
