@@ -26,3 +26,8 @@ def colored(stream: Any) -> bool:
 def width() -> int | None:
     """The terminal's width; None where the output goes to a file or a pipe, which have none."""
     return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
+
+
+def table_width(wide: bool = False) -> int | None:
+    """How wide a table of results may be: as the terminal, 80 columns where there is none; None with `--wide`."""
+    return None if wide else width() or 80

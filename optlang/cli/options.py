@@ -53,6 +53,9 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set an input of the study; may be repeated.")
 ]
 Rows = Annotated[TableFormat, typer.Option("--format", help="How the rows are shown.")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Every column, interval and setting, however wide: else as the terminal, or 80.")
+]
 Page = Annotated[PageFormat, typer.Option("--format", help="Text, or one JSON document.")]
 Trials = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Searched trials in all; baseline and ladder are not counted.")

@@ -9,42 +9,47 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optlang.cli.exits import colored, width
-from optlang.cli.options import DEFAULT_DB, Db, Rows, StudyName, TableFormat
+from optlang.cli.exits import colored, table_width, width
+from optlang.cli.options import DEFAULT_DB, Db, Rows, StudyName, TableFormat, Wide
 
 if TYPE_CHECKING:
     from optlang.store.reader import Reader
 
 
-def front(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
+def front(
+    study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table, wide: Wide = False
+) -> int:
     """Show the best trade-offs of a study."""
-    return _view("front", show_front, study, db, format)
+    return _view("front", show_front, study, db, format, wide)
 
 
-def tradeoffs(study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table) -> int:
+def tradeoffs(
+    study: StudyName = None, db: Db = DEFAULT_DB, format: Rows = TableFormat.table, wide: Wide = False
+) -> int:
     """Show each technique alone: size, speed and accuracy against the baseline."""
-    return _view("tradeoffs", show_tradeoffs, study, db, format)
+    return _view("tradeoffs", show_tradeoffs, study, db, format, wide)
 
 
-def show_front(reader: Reader, study: str | None, db: Path) -> None:
+def show_front(reader: Reader, study: str | None, db: Path, wide: bool = False) -> None:
     """Print the front of a study as a table."""
     from optlang.report.front import load_front
     from optlang.report.front_table import render_front
 
     found = load_front(reader, study)
-    sys.stdout.write(render_front(found, width=width(), color=colored(sys.stdout), db=db))
+    sys.stdout.write(render_front(found, width=table_width(wide), color=colored(sys.stdout), db=db))
 
 
-def show_tradeoffs(reader: Reader, study: str | None, db: Path) -> None:
+def show_tradeoffs(reader: Reader, study: str | None, db: Path, wide: bool = False) -> None:
     """Print what each technique of a study does alone, as a table."""
     from optlang.report.tradeoffs import load_tradeoffs, render_tradeoffs
 
     found = load_tradeoffs(reader, study)
-    sys.stdout.write(render_tradeoffs(found, width=width(), color=colored(sys.stdout), db=db))
+    sys.stdout.write(render_tradeoffs(found, width=table_width(wide), color=colored(sys.stdout), db=db))
 
 
 def _view(
-    view: str, show: Callable[[Reader, str | None, Path], None], study: str | None, db: Path, format: TableFormat
+    view: str, show: Callable[[Reader, str | None, Path, bool], None], study: str | None, db: Path,
+    format: TableFormat, wide: bool,
 ) -> int:
     """A view of one study: as `show` prints it, or its rows with the columns that they have in SQL."""
     from optlang.report.selection import choose
@@ -54,7 +59,7 @@ def _view(
     with connect([db]) as reader:
         _warn(reader)
         if format is TableFormat.table:
-            show(reader, study, db)
+            show(reader, study, db, wide)
         else:
             answer = reader.query(f"FROM {view} WHERE study = ?", [choose(reader, study).study])
             sys.stdout.write(render(answer, format.value))

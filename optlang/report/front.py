@@ -10,48 +10,12 @@ from typing import Any
 
 from optlang.plan.metrics import MEDIAN, validated
 from optlang.plan.model import Plan
+from optlang.report.member import Figure, TrialSummary
+from optlang.report.recommended import recommended
 from optlang.report.selection import Chosen, choose
-from optlang.report.trial_text import dependence, describe, left_whole, uncounted
+from optlang.report.trial_text import dependence, left_whole, recipe, uncounted
 from optlang.store.projection import INTERRUPTED
 from optlang.store.reader import Reader
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A metric of a trial with its 95 % interval, and how it compares with the baseline.
-
-    `times` is baseline ÷ trial where less is better, `lost` baseline − trial where more is better; the other is None.
-    Their intervals are there where trial and baseline were measured side by side, or on the same samples; then
-    `baseline` is the baseline's value in that very measurement, which `times` and `lost` compare with.
-    """
-
-    metric: str
-    value: float
-    unit: str
-    low: float | None
-    high: float | None
-    times: float | None
-    times_low: float | None
-    times_high: float | None
-    lost: float | None
-    lost_low: float | None = None
-    lost_high: float | None = None
-    baseline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrialSummary:
-    """A trial in words and figures; `dependence` says in words, by target, that and how an answer depends on the other
-    samples of its call, `uncounted` are the operators that `macs` leave out, and `left` the layers that no pruning
-    could cut, with why."""
-
-    trial: int
-    origin: str
-    words: str
-    figures: Mapping[str, Figure]
-    dependence: Mapping[str, str] = field(default_factory=dict)
-    uncounted: tuple[str, ...] = ()
-    left: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +44,7 @@ class Front:
     searched trials ended how; the others are `alone` (on the ladder, `alone_failed` of them failed) and `uncounted`
     (searched, and interrupted or still running). `best` is the member that trades best: the largest gain for at most a
     point of quality (1 % of what is no ratio), None where there is none. `ties` are, by member, the trials within noise
-    of it in every goal, which it stands for.
+    of it in every goal, which it stands for. `why` says in a sentence why `best` is.
     """
 
     study: str
@@ -97,6 +61,7 @@ class Front:
     uncounted: Mapping[str, int]
     best: int | None
     ties: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    why: str = ""
 
 
 def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) -> Front:
@@ -122,14 +87,16 @@ def load_front(reader: Reader, study: str | None = None, *, nearest: int = 5) ->
     counts = _counts(reader, chosen)
     drawn = {state: count for (ladder, state), count in counts.items() if not ladder}
     alone = {state: count for (ladder, state), count in counts.items() if ladder and state not in _UNCOUNTED}
+    best, why = recommended(plan, _judged(plan), [found[trial] for trial in shown])
     return Front(
         chosen.study, chosen.run, chosen.title, _metrics(plan, found.values()), tuple(named_metrics(plan)),
         tuple(rule.text for rule in plan.requires), tuple(found[trial] for trial in members),
         () if shown else tuple(Near(found[trial], missed[trial]) for trial in order),
         {state: count for state, count in drawn.items() if state not in _UNCOUNTED}, sum(alone.values()),
         alone.get("failed", 0), {state: count for state, count in drawn.items() if state in _UNCOUNTED},
-        _best(plan, [found[trial] for trial in shown]),
+        best,
         {member: those for member in members if (those := tuple(trial for trial, other in rows if other == member))},
+        why,
     )
 
 
@@ -172,7 +139,7 @@ def load_members(reader: Reader, chosen: Chosen, plan: Plan, trials: Sequence[in
         TrialSummary(
             trial,
             results[trial]["origin"],
-            describe(
+            recipe(
                 plan, trial, json.loads(kept[trial]["point"] or "{}"), kept[trial]["runtime"], steps.get(trial, ())
             ),
             {item.metric: item for item in _figures(plan, results[trial], figures.get(trial, ()))},
@@ -287,39 +254,3 @@ def _metrics(plan: Plan, members: Iterable[TrialSummary]) -> tuple[str, ...]:
     if MEDIAN in names and "latency.p95" in there and "latency.p95" not in names:
         names.insert(names.index(MEDIAN) + 1, "latency.p95")
     return tuple(names)
-
-
-def _best(plan: Plan, members: Sequence[TrialSummary]) -> int | None:
-    """The largest gain over the minimized objectives together, for at most a point lost where that is to be had.
-
-    What may be lost is what the task is judged by: points of a ratio, of anything else a share of the baseline's.
-    """
-    goals = [objective.metric.name for objective in plan.objectives]
-    task = _judged(plan)
-
-    def lost(member: TrialSummary) -> float:
-        judged = [member.figures[name] for name in goals if name in task and name in member.figures]
-        return max((_lost(figure) for figure in judged), default=0.0)
-
-    def gain(member: TrialSummary) -> float:
-        times = [
-            figure.times for name in goals if name not in task and (figure := member.figures.get(name)) and figure.times
-        ]
-        return sum(math.log(value) for value in times)
-
-    cheap = [member for member in members if lost(member) <= 0.01]
-    if cheap:
-        return max(cheap, key=lambda member: (gain(member), -member.trial)).trial
-    return min(members, key=lambda member: (lost(member), -gain(member))).trial if members else None
-
-
-def _lost(figure: Figure) -> float:
-    """How much worse than the baseline a figure is: a difference of ratios, a share of anything else."""
-    if figure.lost is not None:
-        worse, before = figure.lost, figure.value + figure.lost
-    elif figure.times:
-        before = figure.value * figure.times
-        worse = figure.value - before
-    else:
-        return 0.0
-    return worse if figure.unit == "ratio" or not before else worse / abs(before)

@@ -11,8 +11,10 @@ from types import MappingProxyType
 from optlang.diagnostics.command_line import command
 from optlang.plan.metrics import TEST, validated
 from optlang.plan.quantities import change, compared, counted, quantity, times
-from optlang.report.front import Figure, Front, TrialSummary
+from optlang.report.front import Front
+from optlang.report.member import Figure, TrialSummary
 from optlang.report.tables import GAP, cells, framed, heading, one_line, printed
+from optlang.report.trial_text import shortened
 from optlang.store.projection import PAUSED
 
 # What a row is stays readable down to so many characters; beyond that columns go.
@@ -25,10 +27,14 @@ _TIES = 8
 
 
 def render_front(front: Front, *, width: int | None = None, color: bool = False, db: Path | None = None) -> str:
-    """The front (or what came nearest), how the trials ended, and the next command to type."""
+    """The front (or what came nearest), how the trials ended, and the next command to type.
+
+    In so many columns as `width` says the trials are described in few words, and figures that do not fit are left out;
+    without it everything is shown.
+    """
     parts = [f"{front.study}: {front.title}\n" if front.title else f"{front.study}\n"]
     if front.members:
-        parts.append(_table(front.members, front.metrics, front.named, width, color, front.best, front.ties))
+        parts.append(_table(front.members, front.metrics, front.named, width, color, front.best, front.why, front.ties))
     found = [member for member in front.members if member.trial != 0]
     if front.nearest:
         parts.append(_nearest(front, width, color))
@@ -126,25 +132,28 @@ def intervals_text(figure: Figure | None) -> str:
 
 def _table(
     members: Sequence[TrialSummary], metrics: Sequence[str], named: Collection[str], width: int | None, color: bool,
-    best: int | None = None, ties: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    best: int | None = None, why: str = "", ties: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> str:
     """One row a member, and what its signs mean; what does not fit is in further tables, by the number of the trial."""
-    room = (width or 10_000) - _TRIAL - _least(members) - GAP
+    said: Sequence[str] = [member.words for member in members]
+    common: Sequence[str] = ()
+    if width is not None:
+        said, common = shortened([member.recipe for member in members])
+    room = (width or 10_000) - _TRIAL - _least(said) - GAP
     kept, rows, needs = _laid_out(members, metrics, named, room)
-    parts = []
+    parts = [printed("\n".join(common), width, color)] if common else []
     for first, last in _fitting(needs, room, (width or 10_000) - _TRIAL):
         words = ["what it is"] if first == 0 else []
         table = framed(["trial", *words, *map(heading, kept[first:last])], left=(1,) if words else ())
-        for member, row in zip(members, rows, strict=True):
+        for member, text, row in zip(members, said, rows, strict=True):
             mark = "*" if member.trial == best else ""
-            what = [member.words] if words else []
+            what = [text] if words else []
             table.add_row(f"{mark}{member.trial}", *what, *row[first:last], style="bold" if mark and color else "")
         parts.append(printed(table, width, color))
     shown = [figure for member in members for name in kept if (figure := _shown(member, name))]
     note = ""
     if best is not None and len(members) > 2:
-        most = "a point" if any(figure.unit == "ratio" for figure in shown) else "1 % lost"
-        note = f"* the best trade-off: the largest gain for at most {most}\n"
+        note = f"* the best trade-off, trial {best}: {why}\n"
     legend = _legend(shown, any("[" in text for row in rows for text in row))
     lines = [
         *_tied(ties), *_tested(members, best), *_apart(members, kept), *_uncounted(members, kept),
@@ -267,9 +276,8 @@ def _laid_out(
     return kept, rows, needs
 
 
-def _least(members: Sequence[TrialSummary]) -> int:
+def _least(words: Sequence[str]) -> int:
     """The fewest characters that what the members are is readable in; none of its words is broken."""
-    words = [member.words for member in members]
     longest = max((cells(word) for text in words for word in text.split()), default=0)
     return max(longest, min(_LEAST_WORDS, max(map(cells, words), default=0)))
 

@@ -168,6 +168,19 @@ def test_views_come_in_every_format(shown: str, db: Path, capsys: pytest.Capture
         assert isinstance(rows[0]["trial"], int)
 
 
+@pytest.mark.parametrize("shown", ["front", "tradeoffs"])
+def test_tables_fit_80_columns_unless_all_is_asked_for(
+    shown: str, db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command([shown, "--db", str(db)]) == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines() if not line.startswith("Next: ")) <= 80
+    assert command([shown, "--db", str(db), "--wide"]) == 0
+    wide = capsys.readouterr().out
+    assert ("95 % interval" in wide) == (shown == "front")
+    assert max(map(len, wide.splitlines())) > 80
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(db: Path) -> None:
     program = f"{sys.executable} -m optlang sql 'FROM range(1000000)' --format csv --db {db} | head -1"
     done = subprocess.run(

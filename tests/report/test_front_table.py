@@ -14,7 +14,7 @@ from optlang.report.front_table import next_command, render_front
 from optlang.report.selection import choose
 from optlang.report.tables import cells
 from optlang.report.tradeoffs import load_tradeoffs, render_tradeoffs
-from optlang.report.trial_text import describe, repeated
+from optlang.report.trial_text import Part, Recipe, describe, repeated, shortened
 from optlang.store.reader import Reader, connect
 from optlang.store.writer import Writer
 from tests.store.example_study import METRICS, end, make_plan, measurement, pause, search_events, session, start
@@ -218,7 +218,8 @@ def test_the_best_of_a_regression_loses_a_hundredth_at_most(tmp_path: Path) -> N
     front = load_front(read(tmp_path, events))
     assert {member.trial for member in front.members} == {0, 1, 2, 3}
     assert front.best == 2
-    assert "at most 1 % lost" in render_front(front)
+    text = " ".join(render_front(front).split())
+    assert "trial 2: latency p50 ×9.4, the largest gain of a trial that loses at most 1 % of mse" in text
 
 
 def test_throughput_is_compared_by_how_many_times_more(tmp_path: Path) -> None:
@@ -419,6 +420,64 @@ def test_a_study_is_found_by_name_by_file_or_as_the_last_one(tmp_path: Path) -> 
 def test_a_database_without_studies_says_so(tmp_path: Path) -> None:
     with pytest.raises(OptlangError, match="no study yet"):
         choose(read(tmp_path, []))
+
+
+def test_few_words_say_once_what_trials_have_in_common() -> None:
+    def tuned(epochs: str, lr: str) -> Part:
+        return Part("finetune", (("epochs", epochs), ("lr", lr)))
+
+    cut = [Part("channels", (("ratio", f"ratio {share}%"), ("scope", "layer"))) for share in (30, 50)]
+    here = (Part("onnxruntime", (("graph", "all"),)),)
+    baseline = Recipe(None, (Part("eager"),))
+    rows = [
+        baseline, Recipe((cut[0], tuned("epochs 2", "lr 0.1"), Part("svd", (("rank", "rank 4"),))), here),
+        Recipe((cut[1], tuned("epochs 2", "lr 0.2")), here), Recipe((), here),
+    ]
+    assert shortened(rows) == (
+        ("baseline", "channels 30%, finetune lr 0.1, svd rank 4", "channels 50%, finetune lr 0.2", "as it is"),
+        (
+            "Runtime: onnxruntime all; of the baseline: eager",
+            "The same wherever used: channels layer, finetune epochs 2",
+        ),
+    )
+    other = Recipe((cut[0], cut[0]), (Part("openvino"),))
+    assert shortened([baseline, rows[1], other]) == (
+        (
+            "baseline · eager", "channels, finetune epochs 2 lr 0.1, svd rank 4 · onnxruntime all",
+            "2 × channels · openvino",
+        ),
+        ("The same wherever used: channels ratio 30% layer",),
+    )
+    assert shortened(rows[:2]) == (
+        ("baseline · eager", "channels 30% layer, finetune epochs 2 lr 0.1, svd rank 4 · onnxruntime all"), (),
+    )
+    assert shortened([]) == ((), ())
+
+
+def test_a_setting_is_named_where_a_step_has_two_shares() -> None:
+    two = Part("mask", (("ratio", "ratio 30%"), ("keep", "keep 5%")))
+    assert shortened([Recipe((two,), ())]) == (("mask ratio 30% keep 5%",), ())
+
+
+def test_what_is_best_says_why(tmp_path: Path) -> None:
+    def why(*trials: tuple[float, float, float, float]) -> tuple[int | None, str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        events = SMALL[:3]
+        for number, found in enumerate(trials, 1):
+            events += [start("r1", number, runtime="onnxruntime"), end("r1", number, measurements=figures(*found))]
+        front = load_front(read(folder, events))
+        return front.best, front.why
+
+    assert why((12_510, 20e-6, 9.4, 0.99), (8_000, 21e-6, 9.0, 0.9)) == (
+        1, "it alone loses at most a point of accuracy, with latency p50 ×9.4 and size ×6.7",
+    )
+    assert why((12_510, 20e-6, 9.4, 0.92), (8_000, 21e-6, 9.0, 0.9)) == (
+        1, "each trial loses more than a point of accuracy, and it the least (accuracy −7.3)",
+    )
+    assert why((12_510, 20e-6, 9.4, 0.992), (8_000, 21e-6, 9.0, 0.991)) == (
+        2, "latency p50 ×9.0 and size ×10, the largest gain together of a trial that loses at most a point of accuracy",
+    )
 
 
 def test_words_that_repeat_are_counted() -> None:

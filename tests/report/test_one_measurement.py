@@ -15,8 +15,9 @@ import pytest
 from optlang.analysis.load import load
 from optlang.plan.model import Plan
 from optlang.report.export.write import export
-from optlang.report.front import Figure, load_front
+from optlang.report.front import load_front
 from optlang.report.front_table import render_front
+from optlang.report.member import Figure
 from optlang.report.progress import PlainProgress, figure_text
 from optlang.report.tables import render
 from optlang.report.tradeoffs import load_tradeoffs, render_tradeoffs
