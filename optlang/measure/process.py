@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from optlang.interfaces import (
 from optlang.measure.chunks import Chunks, all_of, chunked
 from optlang.measure.machine import cores
 from optlang.measure.remote import devices
+from optlang.measure.remote.faults import DeviceError
 from optlang.measure.remote.phone import PhoneProcess
 from optlang.measure.remote.process import RemoteProcess
 from optlang.workload.child_process import ChildDied, ChildProcess, ChildTimeout
@@ -241,6 +243,8 @@ class BareProcess:
             return Refusal(message, help=advice)
         if error["exit_code"] == OutsideError.exit_code:
             return OutsideError(message, help=advice)
+        if self.member.target.remote is not None and kind == "OSError" and f"[Errno {errno.ENOSPC}]" in message:
+            return DeviceError(f"the disk of {self.member.target.remote} is full: {message}")
         if kind == "MemoryError":
             message = f"{self.member.runtime} ran out of memory"
         return ProcessError(message, help=advice, details=error["details"])

@@ -131,6 +131,15 @@ def test_a_process_that_crashes_or_hangs_over_there_is_reported_as_one_here(devi
     assert not hanging.alive
 
 
+def test_answers_that_find_no_room_are_the_devices_fault(device, member_on):
+    with BareProcess(member_on(device)) as process:
+        told = process._told({
+            "type": "OSError", "help": None, "exit_code": 1, "details": "",
+            "message": "OSError: [Errno 28] No space left on device",
+        })
+    assert isinstance(told, DeviceError)
+
+
 def test_errors_over_there_have_their_own_words(device, member_on):
     member = member_on(device)
     (member.artifact.folder / "model.onnx").write_bytes(b"no model")
