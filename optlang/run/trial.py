@@ -375,7 +375,8 @@ def _call_facts(context: TrialContext, artifact: Artifact, target: TargetSpec) -
     facts: dict[str, JSON] = {
         "inputs": _tensors(context.validation.inputs, artifact),
         "measured": {
-            "device": target.place, "threads": target.threads, "batch": target.batch,
+            "device": target.device, **({} if target.remote is None else {"place": target.place}),
+            "threads": target.threads, "batch": target.batch,
             "sizes": {name: list(item.shape[1:]) for name, item in context.samples(target).items()},
             **({} if between is None else {"between": {key: list(item.shape[1:]) for key, item in between.items()}}),
         },

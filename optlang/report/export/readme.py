@@ -96,7 +96,8 @@ def _held(
         before = f", each after a call of another shape ({between})" if between else ""
         machine = manifest["machine"] or {}
         machine = (machine.get("devices") or {}).get(entry["target"], machine)
-        where = f"{call['device']} ({machine['processor']})" if machine.get("processor") else call["device"]
+        place = call.get("place") or call["device"]
+        where = f"{place} ({machine['processor']})" if machine.get("processor") else place
         said.append(
             f"The figures hold for calls with batch {call['batch']}{f' ({shapes})' if shapes else ''}{before} and "
             f"{counted(int(call['threads']), 'thread')} on {where}; other batches and shapes were not measured."
