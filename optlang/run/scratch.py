@@ -17,6 +17,17 @@ FOLDER = "scratch"
 """Where the folders of all sessions lie, in the folder of cache and artifacts."""
 
 
+def make_home(home: Path) -> None:
+    """Make the folder of cache, artifacts and scratch, where it is absent; OutsideError where that cannot be."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutsideError(
+            f"cannot make the folder {home}: {error.strerror or error}",
+            help="make the folder above it writable, or name another one with --home DIR",
+        ) from error
+
+
 class Scratch:
     """A session's name and its folder, which is locked as long as the session lives.
 

@@ -23,7 +23,7 @@ from optlang.run.engine import Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.job import Failure, RuntimeJob
 from optlang.run.scheduler import Outcome, Scheduler, runtime_label
-from optlang.run.scratch import Scratch
+from optlang.run.scratch import Scratch, make_home
 from optlang.run.stop import InterruptedRun
 from optlang.run.worker import availability, running
 from optlang.search.ablation import EAGER_DEVICES, reference_path
@@ -79,6 +79,7 @@ def run(
     })})
     folder = file.resolve().parent
     home = machine.home_of(db, options.home)
+    make_home(home)
     with _opened(db, options, watcher) as store, Scratch(home) as scratch, closing(
         engine or engine_of(plan, folder, scratch.folder)
     ) as engine:
