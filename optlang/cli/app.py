@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
-from optlang.cli import cache, check, device, doctor, explain, export, fmt, lsp, plan, repeat, results, run
+from optlang.cli import cache, check, device, doctor, explain, export, fmt, listing, lsp, plan, repeat, results, run
 from optlang.cli.exits import INTERRUPTED, USAGE, colored
+from optlang.cli.wrong_use import said
 from optlang.interfaces import OptlangError
 
 # Typer has a copy of click of its own and names few of its errors: this one's parent is what wrong uses have in common.
 UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
+# Without arguments the answer is the help.
+_HELP = "NoArgsIsHelpError"
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -21,11 +26,27 @@ app = typer.Typer(
     epilog="Start with: optlang run studies/digits.opt",
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"optlang {metadata.version('optlang-dsl')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 for _command in (
     check.check, fmt.fmt, plan.plan, lsp.lsp, run.run, results.front, results.tradeoffs, results.sql, export.export,
-    repeat.repeat, explain.explain, doctor.doctor,
+    repeat.repeat, explain.explain, listing.list_, doctor.doctor,
 ):
-    app.command()(_command)
+    app.command(_command.__name__.rstrip("_"))(_command)
 app.add_typer(cache.cache, name="cache")
 app.add_typer(device.app, name="device")
 
@@ -48,7 +69,10 @@ def command(arguments: Sequence[str]) -> int:
         _report(error)
         return error.exit_code
     except UsageError as error:
-        error.show(sys.stderr)
+        if type(error).__name__ == _HELP:
+            error.show(sys.stderr)
+        else:
+            _report(said(error))
         return USAGE
 
 

@@ -101,6 +101,23 @@ def suggestion(name: str) -> str:
     return f"did you mean `{near}`?" if near else "`optlang explain` lists all names"
 
 
+def listed(kind: str) -> list[dict[str, str]]:
+    """What there is of a kind (`techniques`, `samplers`): name, name with its module's, and a line of help each."""
+    if kind == "samplers":
+        return [{"name": name, "qualified": name, "help": text} for name, text in ABOUT.items()]
+    return [
+        {"name": item.name, "qualified": item.qualified, "help": _help(item)} for item in _items()
+        if item.sort == kind.removesuffix("s")
+    ]
+
+
+def listing_of(kind: str) -> str:
+    """The same as text: a name and its help a line, and how to read on."""
+    found = [(item["name"], item["help"]) for item in listed(kind)]
+    rows = [line.removeprefix("  ") for line in _columns(found)]
+    return "\n".join([*rows, "", f"`optlang explain {found[0][0]}` says all of one"]) + "\n"
+
+
 def listing() -> str:
     """All names that can be explained, each with a line of help."""
     groups = {

@@ -66,6 +66,7 @@ def loaded_by(*arguments: str, cwd: Path) -> set[str]:
     [
         ["--help"], ["run", "--help"], ["check", str(DIGITS)], ["plan", str(DIGITS)], ["plan", str(DIGITS), "--json"],
         ["explain", "E201"], ["explain", "static"], ["explain"], ["doctor"],
+        ["--version"], ["list", "techniques"],
     ],
     ids=" ".join,
 )
