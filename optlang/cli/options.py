@@ -30,6 +30,17 @@ class TableFormat(StrEnum):
     markdown = "markdown"
 
 
+class AnswerFormat(StrEnum):
+    """How the answer to a question is shown, or written."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    jsonl = "jsonl"
+    markdown = "markdown"
+    parquet = "parquet"
+
+
 class PageFormat(StrEnum):
     """How a page is shown."""
 

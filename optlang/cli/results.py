@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optlang.cli.exits import colored, table_width, width
-from optlang.cli.options import DEFAULT_DB, Db, Rows, StudyName, TableFormat, Wide
+from optlang.cli.exits import colored, table_width, usage, width
+from optlang.cli.options import DEFAULT_DB, AnswerFormat, Db, Rows, StudyName, TableFormat, Wide
 
 if TYPE_CHECKING:
     from optlang.store.reader import Reader
@@ -74,19 +77,74 @@ def _warn(reader: Reader) -> None:
 
 
 def sql(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="For example: FROM front ORDER BY latency_p50")],
+    query: Annotated[
+        str | None, typer.Argument(metavar="[QUERY]", help="For example: FROM front ORDER BY latency_p50")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the query from a file; - is the input.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="The value of $NAME in the query; may be repeated.")
+    ] = None,
     db: Annotated[list[Path] | None, typer.Option("--db", metavar="PATH", help="A database; may be repeated.")] = None,
-    format: Rows = TableFormat.table,
+    format: Annotated[AnswerFormat, typer.Option("--format", help="How the rows are written.")] = AnswerFormat.table,
 ) -> int:
     """Query the results in SQL, also during a run; it only reads.
 
-    Views: results, front, tradeoffs, timeline, learning, rungs, devices.
+    Views: results, front, tradeoffs, timeline, learning, rungs, devices. Of several databases, their column db says
+    which one a row is of.
     """
+    question, values = _question(query, file), dict(map(_parameter, param or ()))
+    dbs = db or [DEFAULT_DB]
+    if format is AnswerFormat.parquet:
+        return _parquet(question, values, dbs)
     from optlang.report.tables import render
     from optlang.store.reader import connect
 
-    with connect(db or [DEFAULT_DB]) as reader:
+    with connect(dbs) as reader:
         _warn(reader)
-        answer = reader.query(query)
+        answer = reader.query(question, values)
     sys.stdout.write(render(answer, format.value, width=width(), color=colored(sys.stdout)))
+    return 0
+
+
+def _question(query: str | None, file: Path | None) -> str:
+    if (query is None) == (file is None):
+        raise usage("`optlang sql` takes one query", 'as an argument, for example "FROM front", or from a file with -f')
+    if file is None:
+        return query or ""
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        hint = "name a text file, or give the query itself"
+        raise usage(f"cannot read the query in {file}: {reason}", hint) from error
+
+
+def _parameter(text: str) -> tuple[str, str | float | bool | None]:
+    """A name and its value: a number, true, false, null or a string as JSON writes them; anything else is text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise usage(f"`--param {text}` is no NAME=VALUE", "for example: --param calibrator=entropy, or --param trial=3")
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = value
+    return name, value if isinstance(found, dict | list) else found
+
+
+def _parquet(question: str, values: Mapping[str, Any], dbs: Sequence[Path]) -> int:
+    """Write the answer as a Parquet file to the output, which must not be a terminal."""
+    from optlang.store.reader import connect
+
+    if sys.stdout.isatty():
+        raise usage("a Parquet file is not for a terminal", "send it to a file: optlang sql … --format parquet > FILE")
+    with tempfile.TemporaryDirectory(prefix="optlang-sql-") as folder:
+        made = Path(folder) / "answer.parquet"
+        with connect(dbs, output=made) as reader:
+            _warn(reader)
+            reader.write_parquet(question, values)
+        sys.stdout.flush()
+        with made.open("rb") as content:
+            shutil.copyfileobj(content, sys.stdout.buffer)
     return 0

@@ -285,9 +285,10 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, 
     connection.execute(f"INSERT INTO {table} BY NAME SELECT {values} FROM {source}", [text])
 
 
-def refresh_views(connection: duckdb.DuckDBPyConnection) -> list[StoredRun]:
+def refresh_views(connection: duckdb.DuckDBPyConnection, *, several: bool = False) -> list[StoredRun]:
     """Make the views that people query, where the studies' knobs or metrics have changed since they were made.
 
+    `several` says that the tables are those of several databases, which the column `db` of `runs` names.
     Returns all runs; those whose plans this version cannot read add no columns, and are in `results` only.
     """
     stored = stored_runs(connection)
@@ -298,10 +299,11 @@ def refresh_views(connection: duckdb.DuckDBPyConnection) -> list[StoredRun]:
     ).fetchall()
     newest = connection.execute(
         "SELECT r.study, arg_max(r.run, coalesce(s.started, r.started, TIMESTAMP '1970-01-01')) FROM runs r "
-        "LEFT JOIN sessions s ON s.run = r.run GROUP BY r.study ORDER BY r.study"
+        f"LEFT JOIN sessions s ON s.run = r.run GROUP BY r.study{', r.db' if several else ''} ORDER BY ALL"
     ).fetchall()
     statements = view_statements(
-        runs, [item for item in measured if item[0] in known], [run for _, run in newest if run in known]
+        runs, [item for item in measured if item[0] in known], [run for _, run in newest if run in known],
+        several=several,
     )
     digest = hashlib.sha256(";".join(statements).encode()).hexdigest()
     made = connection.execute("SELECT views FROM optlang").fetchone()

@@ -6,11 +6,12 @@ The files are held for milliseconds only, so neither a long question nor an open
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from optlang.diagnostics.command_line import command
 from optlang.interfaces import OptlangError, OutsideError
@@ -20,11 +21,14 @@ from optlang.store.lock import holder
 from optlang.store.plans import StoredRun
 from optlang.store.snapshot import Snapshots
 from optlang.store.sync import fold
+from optlang.store.views import quoted_text
 
 if TYPE_CHECKING:
     import duckdb
 
     from optlang.plan.model import Plan
+
+Parameters: TypeAlias = "Sequence[Any] | Mapping[str, Any]"
 
 PATIENCE = 10.0
 """Seconds to wait for a database that another program holds, where there is no journal to read instead."""
@@ -54,9 +58,10 @@ class Answer:
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 
 
-def connect(dbs: Sequence[Path], *, patience: float = PATIENCE) -> Reader:
+def connect(dbs: Sequence[Path], *, patience: float = PATIENCE, output: Path | None = None) -> Reader:
     """Read databases, with what their journals say beyond them, into one place.
 
+    Of several databases, the views and `runs` have a column `db`. `output` is the one file that `write_parquet` writes.
     A file that another program holds open is left to it, and the journal read in its place. OutsideError: there is no
     database, it has no journal and is held open for longer than `patience` seconds, it is none of ours, or of a newer
     version.
@@ -68,9 +73,12 @@ def connect(dbs: Sequence[Path], *, patience: float = PATIENCE) -> Reader:
             _load(connection, dbs[0], "store", patience, snapshots)
         else:
             database.bring_forward(connection, Path("memory"))
+            connection.execute("ALTER TABLE runs ADD COLUMN db VARCHAR")
             for number, db in enumerate(dbs):
                 _join(connection, db, f"db{number}", patience, snapshots)
-        runs = database.refresh_views(connection)
+        runs = database.refresh_views(connection, several=len(dbs) > 1)
+        if output is not None:
+            connection.execute("SET allowed_paths = ?", [[str(output)]])
         # From here on: no files, no other databases, no extensions, and no way back.
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
@@ -80,10 +88,10 @@ def connect(dbs: Sequence[Path], *, patience: float = PATIENCE) -> Reader:
     finally:
         # What has a file open reads it on, so nothing is left behind however this process ends.
         snapshots.remove()
-    return Reader(connection, tuple(dbs), runs, snapshots)
+    return Reader(connection, tuple(dbs), runs, snapshots, output)
 
 
-def query(sql: str, dbs: Sequence[Path], parameters: Sequence[Any] = ()) -> Answer:
+def query(sql: str, dbs: Sequence[Path], parameters: Parameters = ()) -> Answer:
     """Ask one question; see `Reader.query`."""
     with connect(dbs) as reader:
         return reader.query(sql, parameters)
@@ -146,8 +154,9 @@ def _join(
     for table in reversed(database.TABLES):
         key = "study" if table == "studies" else "run"
         others = "studies" if table == "studies" else "runs"
+        named = f", {quoted_text(str(db))} AS db" if table == "runs" else ""
         connection.execute(
-            f"INSERT INTO {table} BY NAME SELECT * FROM {name}.main.{table} new "
+            f"INSERT INTO {table} BY NAME SELECT *{named} FROM {name}.main.{table} new "
             f"WHERE new.{key} NOT IN (SELECT {key} FROM memory.main.{others})"
         )
     connection.execute(f"DETACH {name}")
@@ -158,9 +167,10 @@ class Reader:
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, dbs: tuple[Path, ...], runs: Sequence[StoredRun],
-        snapshots: Snapshots,
+        snapshots: Snapshots, output: Path | None = None,
     ) -> None:
         self._connection = connection
+        self._output = output
         self._snapshots = snapshots
         self._runs = {item.run: item for item in runs}
         self.dbs = dbs
@@ -174,31 +184,48 @@ class Reader:
         """A message for each run that another version stored: it is not in `front` and `tradeoffs`."""
         return [item.unreadable for item in self._runs.values() if item.plan is None]
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Answer:
+    def query(self, sql: str, parameters: Parameters = ()) -> Answer:
         """The answer to one question (of several statements, to the last).
 
-        OptlangError: the SQL is wrong (in DuckDB's words, with what it suggests), or does something else than ask.
+        `parameters` are the values of `?` in their order, or of `$name` by their names. OptlangError: the SQL is wrong
+        (in DuckDB's words, with what it suggests), or does something else than ask; a parameter has no value, or a
+        value no parameter.
         """
-        import duckdb
-
-        try:
-            statements = self._connection.extract_statements(sql)
-            if not statements:
-                raise OptlangError("there is no question in this SQL", help='for example: optlang sql "FROM front"')
-            for statement in statements:
-                _only_asks(self._connection, statement)
-            cursor = self._connection
-            for statement in statements[:-1]:
-                cursor = cursor.execute(statement)
-            cursor = cursor.execute(statements[-1], list(parameters) or None)
+        with _own_errors():
+            cursor = self._execute(self._statements(sql, parameters), parameters)
             columns = tuple(Column(item[0], str(item[1])) for item in cursor.description or ())
             return Answer(columns, tuple(cursor.fetchall()))
-        except duckdb.PermissionException as error:
-            raise _closed() from error
-        except duckdb.Error as error:
-            if "configuration has been locked" in str(error):
-                raise _closed() from error
-            raise OptlangError(_plain_error(str(error))) from error
+
+    def write_parquet(self, sql: str, parameters: Parameters = ()) -> None:
+        """Write the answer to the output that `connect` was given, with its types of SQL; errors as of `query`."""
+        with _own_errors():
+            *others, last = self._statements(sql, parameters)
+            # The end of a statement, and a comment behind it, may stand here, and not in the brackets of COPY (…) TO.
+            self._execute([*others, f"CREATE OR REPLACE TEMP TABLE answer AS\n{last.query}"], parameters)
+            try:
+                self._connection.execute(
+                    f"COPY temp.answer TO {quoted_text(str(self._output))} (FORMAT parquet, USE_TMP_FILE false)"
+                )
+            finally:
+                self._connection.execute("DROP TABLE temp.answer")
+
+    def _statements(self, sql: str, parameters: Parameters) -> list[Any]:
+        statements = list(self._connection.extract_statements(sql))
+        if not statements:
+            raise OptlangError("there is no question in this SQL", help='for example: optlang sql "FROM front"')
+        for statement in statements:
+            _only_asks(self._connection, statement)
+        if isinstance(parameters, Mapping):
+            _check_names(statements[-1].named_parameters, parameters)
+        return statements
+
+    def _execute(self, statements: Sequence[Any], parameters: Parameters) -> duckdb.DuckDBPyConnection:
+        """Execute the statements; the parameters are those of the last."""
+        cursor = self._connection
+        for statement in statements[:-1]:
+            cursor = cursor.execute(statement)
+        given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+        return cursor.execute(statements[-1], given or None)
 
     def close(self) -> None:
         """Forget what was read."""
@@ -212,6 +239,33 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """DuckDB's errors as optlang's."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.PermissionException as error:
+        raise _closed() from error
+    except duckdb.Error as error:
+        if "configuration has been locked" in str(error):
+            raise _closed() from error
+        raise OptlangError(_plain_error(str(error))) from error
+
+
+def _check_names(wanted: Collection[str], parameters: Mapping[str, Any]) -> None:
+    for name in sorted(wanted):
+        if name not in parameters:
+            raise OptlangError(f"the parameter ${name} has no value", help=f"--param {name}=VALUE sets it")
+    for name in parameters:
+        if name not in wanted:
+            known = ", ".join(f"${item}" for item in sorted(wanted)) or "none"
+            raise OptlangError(
+                f"the SQL has no parameter ${name}", help=f"it has {known}; write ${name} where the value belongs"
+            )
 
 
 _ASKING = {"SELECT", "PRAGMA", "CALL", "MULTI", "EXPLAIN"}

@@ -90,13 +90,19 @@ class _Metric:
 
 
 def view_statements(
-    runs: Sequence[tuple[str, str, Plan]], measured: Iterable[tuple[str, str, str, bool]], newest: Sequence[str]
+    runs: Sequence[tuple[str, str, Plan]],
+    measured: Iterable[tuple[str, str, str, bool]],
+    newest: Sequence[str],
+    *,
+    several: bool = False,
 ) -> list[str]:
     """The statements that make the views that `_VIEWS` lists.
 
     `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements
-    and whether any of them holds the baseline's value, `newest` the newest run of each study.
+    and whether any of them holds the baseline's value, `newest` the newest run of each study. The tables of `several`
+    databases have their names in `runs.db`, and so have the views.
     """
+    study = "r.db, r.study" if several else "r.study"
     there: dict[str, dict[tuple[str, str], bool]] = {}
     for run, target, metric, paired in measured:
         there.setdefault(run, {})[target, metric] = paired
@@ -105,18 +111,18 @@ def view_statements(
     plans = {run: plan for run, _, plan in runs}
     return [
         *(f"DROP VIEW IF EXISTS {name}" for name in _VIEWS),
-        _results(runs, metrics, wide),
+        _results(runs, metrics, wide, study),
         _front(plans, metrics, wide, newest),
-        _tradeoffs(runs, metrics, wide, newest),
-        "CREATE VIEW timeline AS SELECT r.study, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, "
+        _tradeoffs(runs, metrics, wide, newest, study),
+        f"CREATE VIEW timeline AS SELECT {study}, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, "
         "s.worker FROM steps s JOIN runs r ON r.run = s.run ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
-        "CREATE VIEW learning AS SELECT r.study, c.run, c.trial, c.path AS step, s.technique, c.target, c.epoch, "
+        f"CREATE VIEW learning AS SELECT {study}, c.run, c.trial, c.path AS step, s.technique, c.target, c.epoch, "
         "c.epochs, c.loss, c.metric, c.value, c.seconds, c.cached FROM curves c JOIN runs r ON r.run = c.run "
         "LEFT JOIN (SELECT run, trial, path, any_value(technique) AS technique FROM steps GROUP BY ALL) s "
         "ON s.run = c.run AND s.trial = c.trial AND s.path = c.path "
         "ORDER BY r.started, c.run, c.trial, c.path, c.target NULLS FIRST, c.seconds",
-        _rungs(runs),
-        "CREATE VIEW devices AS SELECT r.study, s.run, s.session, s.started, d.key AS target, "
+        _rungs(runs, study),
+        f"CREATE VIEW devices AS SELECT {study}, s.run, s.session, s.started, d.key AS target, "
         "d.value->>'device' AS device, "
         "d.value->>'processor' AS processor, d.value->>'architecture' AS architecture, "
         "(d.value->>'cores')::INTEGER AS cores, (d.value->>'memory')::BIGINT AS memory, d.value->>'system' AS system, "
@@ -181,7 +187,9 @@ _JOINED = (
 )
 
 
-def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide) -> str:
+def _results(
+    runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide, study: str
+) -> str:
     columns = _Columns()
     for run, _, plan in runs:
         for knob in plan.knobs:
@@ -203,7 +211,7 @@ def _results(runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mappin
                     columns.add(run, f"{called}_baseline", metric.baseline, metric.kind)
     for run, _, plan in runs:
         columns.add(run, "batch_dependent", _dependent(plan), "BOOLEAN")
-    fixed = "r.study, t.run, t.trial, t.state, t.reason, t.origin, t.seconds"
+    fixed = f"{study}, t.run, t.trial, t.state, t.reason, t.origin, t.seconds"
     chosen = "".join(f", {item}" for item in columns.sql(_everywhere(runs, columns)))
     return (
         f"CREATE VIEW results AS WITH {_latest(wide)} SELECT {fixed}{chosen} FROM {_JOINED} "
@@ -318,7 +326,7 @@ def _value(name: str, metric: _Metric) -> str:
     return f"(1 / nullif(coalesce({own}_x, {baseline} / nullif({own}, 0)), 0))"
 
 
-def _rungs(runs: Sequence[tuple[str, str, Plan]]) -> str:
+def _rungs(runs: Sequence[tuple[str, str, Plan]], study: str) -> str:
     """Where trials paused, a row for each pause, with the metrics that they were compared by there."""
     columns = _Columns()
     for run, _, plan in runs:
@@ -332,7 +340,7 @@ def _rungs(runs: Sequence[tuple[str, str, Plan]]) -> str:
             columns.add(run, column_name(metric.name), f"{worst}({', '.join(each)})", "DOUBLE")
     scores = "".join(f", {item}" for item in columns.sql(frozenset(columns.names)))
     return (
-        "CREATE VIEW rungs AS SELECT r.study, p.run, p.trial, p.rung, p.epoch, p.epochs, t.state, "
+        f"CREATE VIEW rungs AS SELECT {study}, p.run, p.trial, p.rung, p.epoch, p.epochs, t.state, "
         "t.state <> 'paused' OR p.rung < max(p.rung) OVER (PARTITION BY p.run, p.trial) AS went_on, "
         f"p.seconds{scores} FROM pauses p JOIN trials t ON t.run = p.run AND t.trial = p.trial "
         "JOIN runs r ON r.run = p.run ORDER BY r.started, p.run, p.rung, p.trial"
@@ -344,6 +352,7 @@ def _tradeoffs(
     metrics: Mapping[str, Mapping[Any, _Metric]],
     wide: _Wide,
     newest: Sequence[str],
+    study: str,
 ) -> str:
     """Each technique alone; and against the float32 model in the same runtime, so that it is credited with its own."""
     plans = {run: plan for run, _, plan in runs}
@@ -366,13 +375,13 @@ def _tradeoffs(
     chosen = ", ".join(map(quoted_text, newest)) or "NULL"
     return (
         f"CREATE VIEW tradeoffs AS WITH {_latest(wide)}, "
-        f"ladder AS MATERIALIZED (SELECT r.study, t.run, t.trial, t.runtime, "
+        f"ladder AS MATERIALIZED (SELECT {study}, t.run, t.trial, t.runtime, "
         f"coalesce(t.alone, 'none') AS technique, {items} "
         f"FROM {_JOINED} WHERE t.run IN ({chosen}) AND (t.alone IS NOT NULL OR t.trial = 0)), "
         "bare AS (SELECT run, runtime, min_by(trial, trial = 0) AS trial, min_by(latency_x, trial = 0) AS latency_x "
         "FROM ladder WHERE technique = 'none' GROUP BY run, runtime) "
-        "SELECT ladder.study, ladder.technique, ladder.runtime, ladder.size_x, ladder.size_compressed_x, "
-        "ladder.latency_x, "
+        f"SELECT {study.replace('r.', 'ladder.')}, ladder.technique, ladder.runtime, ladder.size_x, "
+        "ladder.size_compressed_x, ladder.latency_x, "
         f"ladder.latency_x / nullif(bare.latency_x, 0) AS latency_same_runtime_x, {kept}, ladder.trial "
         "FROM ladder LEFT JOIN bare ON bare.run = ladder.run AND bare.runtime = ladder.runtime "
         "WHERE ladder.technique <> 'none' OR ladder.trial = bare.trial OR bare.trial IS NULL "
