@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optlang.cli.exits import INTERRUPTED, USAGE, WRONG, colored, usage, width
+from optlang.cli.exits import INTERRUPTED, USAGE, WRONG, colored, table_width, usage
 from optlang.cli.options import DEFAULT_DB, Db, Progress, Shown
 from optlang.cli.stored import changed, stored_trial
 from optlang.cli.watcher import watcher_of
@@ -71,7 +71,7 @@ def _repeated(study: str, trial: int, db: Path, output: Path | None, progress: P
         with connect([made]) as reader:
             again = load_trial(reader, run, trial)
     found = compare(plan, stored.figures, again)
-    sys.stdout.write(render_repeated(stored.chosen.study, found, width=width(), color=colored(sys.stdout)))
+    sys.stdout.write(render_repeated(stored.chosen.study, found, width=table_width(), color=colored(sys.stdout)))
     if output is not None:
         again_by = command("export", stored.chosen.study, str(trial), "-o", "DIR", db=made)
         sys.stderr.write(f"what was made is in {output}: `{again_by}` exports the trial\n")

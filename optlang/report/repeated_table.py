@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from optlang.interfaces import Measurement
 from optlang.plan.quantities import apart, quantity, times
 from optlang.report.repeated import Compared, Repeated, differing
-from optlang.report.tables import framed, printed
+from optlang.report.tables import GAP, cells, framed, printed
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def render_repeated(study: str, repeated: Repeated, *, width: int | None = None, color: bool = False) -> str:
     """The table of all figures, then what is not as it was then, and the answer in one line."""
     parts = [f"{study}, trial {repeated.trial}: as stored, and again\n"]
     if repeated.rows:
-        table = framed(["metric", "stored", "again", "difference", "verdict"], (0, 4))
-        for row in repeated.rows:
-            table.add_row(row.name, *_cells(row), row.verdict)
-        parts.append(printed(table, width, color))
+        parts.append(printed(_table(repeated, width), width, color))
     notes = "".join(f"{line}\n" for line in [*repeated.changes, *_ends(repeated)])
     if notes:
         parts.append(printed(notes, width, color))
     parts.append(printed(_answer(repeated), width, color))
     return "\n".join(parts)
+
+
+def _table(repeated: Repeated, width: int | None) -> Table:
+    """A row a figure; without the differences where the verdicts' words would be broken otherwise."""
+    heads = ["metric", "stored", "again", "difference", "verdict"]
+    rows = [[row.name, *_cells(row), row.verdict] for row in repeated.rows]
+    words = max(cells(word) for row in rows for word in ["verdict", *row[4].split()])
+    needs = sum(max(cells(heads[index]), *(cells(row[index]) for row in rows)) + GAP for index in range(4))
+    kept = [0, 1, 2, 3, 4] if width is None or needs + words <= width else [0, 1, 2, 4]
+    table = framed([heads[index] for index in kept], (0, len(kept) - 1))
+    for row in rows:
+        table.add_row(*(row[index] for index in kept))
+    return table
 
 
 def _answer(repeated: Repeated) -> str:
@@ -64,7 +79,7 @@ def _figure(item: Measurement, *, paired: bool) -> str:
         return "–"
     if item.ratio_low is None or item.ratio_high is None:
         return times(item.ratio)
-    return f"{times(item.ratio)} [{times(item.ratio_low)}, {times(item.ratio_high)}]"
+    return f"{times(item.ratio)} [{times(item.ratio_low)[1:]}, {times(item.ratio_high)[1:]}]"
 
 
 def _drift(stored: Measurement, again: Measurement) -> str:

@@ -149,8 +149,18 @@ def test_the_table_shows_both_figures_and_their_difference() -> None:
     assert lines["size"] == "size 1.00 kB 990 B −10 B differs"
     assert lines["accuracy"] == "accuracy 90.0 % 91.0 % +1.0 points differs"
     assert lines["latency.p50"] == (
-        "latency.p50 ×2.0 [×1.9, ×2.1] ×2.2 [×2.0, ×2.4] +10.0 % within the intervals"
+        "latency.p50 ×2.0 [1.9, 2.1] ×2.2 [2.0, 2.4] +10.0 % within the intervals"
     )
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_table_fits_and_breaks_no_word(width: int) -> None:
+    found = compare(PLAN, STORED, again(figure("latency.p50", 1e-3, "s", ratio=(2.0, 2.2, 2.4))))
+    lines = render_repeated("s", found, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {"latency.p50", "verdict", "within", "the", "intervals"} <= set(words)
+    assert ("difference" in words) == (width == 80)
 
 
 def test_a_trial_is_read_with_its_newest_figures_and_the_keys_of_its_baseline(tmp_path: Path) -> None:
