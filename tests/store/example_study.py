@@ -168,7 +168,7 @@ def session(run: str = "r1", number: int = 0, plan: Plan | None = None, **more: 
         "file": f"studies/{plan.study}.opt",
         "inputs": {"epochs": 3},
         "seed": 7,
-        "machine": {"cpu": "x", "cores": 2},
+        "machine": {"system": "Linux", "processor": "x", "python": "3.11.7", "cores": 2, "memory": 8_000_000_000},
         "versions": {"torch": "2.13.0"},
         "git": None,
         "optlang": "0.1.0",
