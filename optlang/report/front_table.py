@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -256,24 +256,35 @@ def _laid_out(
 ) -> tuple[list[str], list[list[str]], list[int]]:
     """The metrics that are shown, the rows of their texts, and how wide each is.
 
-    Where there is too little room the intervals go, then the p95 if the study does not ask for it.
+    Where there is too little room the intervals go, then the p95 if the study does not ask for it; then a figure and
+    what it is against the baseline are in two lines, if all fits so.
     """
-    kept, texts = list(metrics), intervals_text
-    while True:
-        rows = [[
-            (texts if metric in named or metric != "latency.p95" else figure_text)(_shown(member, metric))
-            for metric in kept
-        ] for member in members]
-        needs = [max([cells(heading(name)), *(cells(row[index]) for row in rows)]) for index, name in enumerate(kept)]
-        if sum(needs) + GAP * len(needs) <= room:
-            break
-        if texts is intervals_text:
-            texts = figure_text
-        elif "latency.p95" in kept and "latency.p95" not in named:
-            kept.remove("latency.p95")
-        else:
-            break
-    return kept, rows, needs
+    fewer = [name for name in metrics if name != "latency.p95" or name in named]
+    tries = ((metrics, intervals_text), (metrics, figure_text), (fewer, figure_text), (fewer, _stacked))
+    found = [_texts(members, kept, named, text) for kept, text in tries]
+    fits = (item for item in found if sum(item[2]) + GAP * len(item[2]) <= room)
+    return next(fits, found[2])
+
+
+def _texts(
+    members: Sequence[TrialSummary], kept: Sequence[str], named: Collection[str], text: Callable[[Figure | None], str]
+) -> tuple[list[str], list[list[str]], list[int]]:
+    """These metrics, the rows of their texts, and how wide each is."""
+    rows = [
+        [
+            (figure_text if text is intervals_text and name == "latency.p95" and name not in named else text)(
+                _shown(member, name)
+            )
+            for name in kept
+        ]
+        for member in members
+    ]
+    needs = [max([cells(heading(name)), *(cells(row[index]) for row in rows)]) for index, name in enumerate(kept)]
+    return list(kept), rows, needs
+
+
+def _stacked(figure: Figure | None) -> str:
+    return figure_text(figure).replace("  ", "\n")
 
 
 def _least(words: Sequence[str]) -> int:
