@@ -178,7 +178,7 @@ def test_a_lock_that_nobody_can_take_is_a_problem(
     assert code == 3
     (problem,) = found["problems"]
     assert str(machine_lock()) in problem["message"]
-    assert "remove what is there" in problem["help"]
+    assert "or remove the file" in problem["help"]
     assert command(["doctor"]) == 3
     last = capsys.readouterr().out.partition("Problems\n")[2]
     assert problem["message"] in last
