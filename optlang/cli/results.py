@@ -87,6 +87,9 @@ def sql(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="The value of $NAME in the query; may be repeated.")
     ] = None,
     db: Annotated[list[Path] | None, typer.Option("--db", metavar="PATH", help="A database; may be repeated.")] = None,
+    all_runs: Annotated[
+        bool, typer.Option("--all-runs", help="Views of all runs; those of the newest of each study if left out.")
+    ] = False,
     format: Annotated[AnswerFormat, typer.Option("--format", help="How the rows are written.")] = AnswerFormat.table,
 ) -> int:
     """Query the results in SQL, also during a run; it only reads.
@@ -97,11 +100,11 @@ def sql(
     question, values = _question(query, file), dict(map(_parameter, param or ()))
     dbs = db or [DEFAULT_DB]
     if format is AnswerFormat.parquet:
-        return _parquet(question, values, dbs)
+        return _parquet(question, values, dbs, all_runs)
     from optlang.report.tables import render
     from optlang.store.reader import connect
 
-    with connect(dbs) as reader:
+    with connect(dbs, all_runs=all_runs) as reader:
         _warn(reader)
         answer = reader.query(question, values)
     sys.stdout.write(render(answer, format.value, width=width(), color=colored(sys.stdout)))
@@ -133,7 +136,7 @@ def _parameter(text: str) -> tuple[str, str | float | bool | None]:
     return name, value if isinstance(found, dict | list) else found
 
 
-def _parquet(question: str, values: Mapping[str, Any], dbs: Sequence[Path]) -> int:
+def _parquet(question: str, values: Mapping[str, Any], dbs: Sequence[Path], all_runs: bool) -> int:
     """Write the answer as a Parquet file to the output, which must not be a terminal."""
     from optlang.store.reader import connect
 
@@ -141,7 +144,7 @@ def _parquet(question: str, values: Mapping[str, Any], dbs: Sequence[Path]) -> i
         raise usage("a Parquet file is not for a terminal", "send it to a file: optlang sql … --format parquet > FILE")
     with tempfile.TemporaryDirectory(prefix="optlang-sql-") as folder:
         made = Path(folder) / "answer.parquet"
-        with connect(dbs, output=made) as reader:
+        with connect(dbs, output=made, all_runs=all_runs) as reader:
             _warn(reader)
             reader.write_parquet(question, values)
         sys.stdout.flush()

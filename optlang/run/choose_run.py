@@ -87,7 +87,7 @@ def _joined(plan: Plan, run: RunRow) -> tuple[str, list[str]]:
 
 
 def _all_of(store: Writer, run: str) -> str:
-    return command("sql", f"FROM results WHERE run = '{run}'", db=store.db)
+    return command("sql", f"FROM results WHERE run = '{run}'", "--all-runs", db=store.db)
 
 
 def _changed(old: Plan, plan: Plan) -> list[str]:

@@ -285,10 +285,13 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, types: dict[str, 
     connection.execute(f"INSERT INTO {table} BY NAME SELECT {values} FROM {source}", [text])
 
 
-def refresh_views(connection: duckdb.DuckDBPyConnection, *, several: bool = False) -> list[StoredRun]:
+def refresh_views(
+    connection: duckdb.DuckDBPyConnection, *, several: bool = False, all_runs: bool = False
+) -> list[StoredRun]:
     """Make the views that people query, where the studies' knobs or metrics have changed since they were made.
 
-    `several` says that the tables are those of several databases, which the column `db` of `runs` names.
+    They show the newest run of each study, or `all_runs`. `several` says that the tables are those of several
+    databases, which the column `db` of `runs` names.
     Returns all runs; those whose plans this version cannot read add no columns, and are in `results` only.
     """
     stored = stored_runs(connection)
@@ -303,7 +306,7 @@ def refresh_views(connection: duckdb.DuckDBPyConnection, *, several: bool = Fals
     ).fetchall()
     statements = view_statements(
         runs, [item for item in measured if item[0] in known], [run for _, run in newest if run in known],
-        several=several,
+        several=several, shown=None if all_runs else [run for _, run in newest],
     )
     digest = hashlib.sha256(";".join(statements).encode()).hexdigest()
     made = connection.execute("SELECT views FROM optlang").fetchone()

@@ -58,10 +58,14 @@ class Answer:
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 
 
-def connect(dbs: Sequence[Path], *, patience: float = PATIENCE, output: Path | None = None) -> Reader:
+def connect(
+    dbs: Sequence[Path], *, patience: float = PATIENCE, output: Path | None = None, all_runs: bool = False
+) -> Reader:
     """Read databases, with what their journals say beyond them, into one place.
 
-    Of several databases, the views and `runs` have a column `db`. `output` is the one file that `write_parquet` writes.
+    The views are of the newest run of each study, or of `all_runs`. Of several databases, the views and `runs` have a
+    column `db`. `output` is the one file that `write_parquet` writes.
+
     A file that another program holds open is left to it, and the journal read in its place. OutsideError: there is no
     database, it has no journal and is held open for longer than `patience` seconds, it is none of ours, or of a newer
     version.
@@ -76,7 +80,7 @@ def connect(dbs: Sequence[Path], *, patience: float = PATIENCE, output: Path | N
             connection.execute("ALTER TABLE runs ADD COLUMN db VARCHAR")
             for number, db in enumerate(dbs):
                 _join(connection, db, f"db{number}", patience, snapshots)
-        runs = database.refresh_views(connection, several=len(dbs) > 1)
+        runs = database.refresh_views(connection, several=len(dbs) > 1, all_runs=all_runs)
         if output is not None:
             connection.execute("SET allowed_paths = ?", [[str(output)]])
         # From here on: no files, no other databases, no extensions, and no way back.

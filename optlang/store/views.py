@@ -95,13 +95,16 @@ def view_statements(
     newest: Sequence[str],
     *,
     several: bool = False,
+    shown: Collection[str] | None = None,
 ) -> list[str]:
     """The statements that make the views that `_VIEWS` lists.
 
     `runs` are (run, study, plan) in the order they were begun, `measured` the (run, target, metric) with measurements
     and whether any of them holds the baseline's value, `newest` the newest run of each study. The tables of `several`
-    databases have their names in `runs.db`, and so have the views.
+    databases have their names in `runs.db`, and so have the views. These are of the runs `shown`, or of all.
     """
+    runs = [item for item in runs if shown is None or item[0] in shown]
+    chosen = "" if shown is None else f" WHERE r.run IN ({', '.join(map(quoted_text, shown)) or 'NULL'})"
     study = "r.db, r.study" if several else "r.study"
     there: dict[str, dict[tuple[str, str], bool]] = {}
     for run, target, metric, paired in measured:
@@ -111,23 +114,25 @@ def view_statements(
     plans = {run: plan for run, _, plan in runs}
     return [
         *(f"DROP VIEW IF EXISTS {name}" for name in _VIEWS),
-        _results(runs, metrics, wide, study),
+        _results(runs, metrics, wide, study, chosen),
         _front(plans, metrics, wide, newest),
         _tradeoffs(runs, metrics, wide, newest, study),
         f"CREATE VIEW timeline AS SELECT {study}, s.run, s.trial, s.path AS step, s.started, s.seconds, s.cached, "
-        "s.worker FROM steps s JOIN runs r ON r.run = s.run ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
+        f"s.worker FROM steps s JOIN runs r ON r.run = s.run{chosen} "
+        "ORDER BY s.started NULLS LAST, s.run, s.trial, s.position",
         f"CREATE VIEW learning AS SELECT {study}, c.run, c.trial, c.path AS step, s.technique, c.target, c.epoch, "
         "c.epochs, c.loss, c.metric, c.value, c.seconds, c.cached FROM curves c JOIN runs r ON r.run = c.run "
         "LEFT JOIN (SELECT run, trial, path, any_value(technique) AS technique FROM steps GROUP BY ALL) s "
-        "ON s.run = c.run AND s.trial = c.trial AND s.path = c.path "
-        "ORDER BY r.started, c.run, c.trial, c.path, c.target NULLS FIRST, c.seconds",
-        _rungs(runs, study),
+        "ON s.run = c.run AND s.trial = c.trial AND s.path = c.path"
+        f"{chosen} ORDER BY r.started, c.run, c.trial, c.path, c.target NULLS FIRST, c.seconds",
+        _rungs(runs, study, chosen),
         f"CREATE VIEW devices AS SELECT {study}, s.run, s.session, s.started, d.key AS target, "
         "d.value->>'device' AS device, "
         "d.value->>'processor' AS processor, d.value->>'architecture' AS architecture, "
         "(d.value->>'cores')::INTEGER AS cores, (d.value->>'memory')::BIGINT AS memory, d.value->>'system' AS system, "
         "d.value->>'python' AS python, d.value->'packages' AS packages "
-        "FROM sessions s JOIN runs r ON r.run = s.run, json_each(s.machine, '$.devices') d ORDER BY s.started, target",
+        f"FROM sessions s JOIN runs r ON r.run = s.run, json_each(s.machine, '$.devices') d{chosen} "
+        "ORDER BY s.started, target",
     ]
 
 
@@ -188,7 +193,11 @@ _JOINED = (
 
 
 def _results(
-    runs: Sequence[tuple[str, str, Plan]], metrics: Mapping[str, Mapping[Any, _Metric]], wide: _Wide, study: str
+    runs: Sequence[tuple[str, str, Plan]],
+    metrics: Mapping[str, Mapping[Any, _Metric]],
+    wide: _Wide,
+    study: str,
+    chosen: str,
 ) -> str:
     columns = _Columns()
     for run, _, plan in runs:
@@ -212,9 +221,9 @@ def _results(
     for run, _, plan in runs:
         columns.add(run, "batch_dependent", _dependent(plan), "BOOLEAN")
     fixed = f"{study}, t.run, t.trial, t.state, t.reason, t.origin, t.seconds"
-    chosen = "".join(f", {item}" for item in columns.sql(_everywhere(runs, columns)))
+    items = "".join(f", {item}" for item in columns.sql(_everywhere(runs, columns)))
     return (
-        f"CREATE VIEW results AS WITH {_latest(wide)} SELECT {fixed}{chosen} FROM {_JOINED} "
+        f"CREATE VIEW results AS WITH {_latest(wide)} SELECT {fixed}{items} FROM {_JOINED}{chosen} "
         "ORDER BY r.started, t.run, t.trial"
     )
 
@@ -326,7 +335,7 @@ def _value(name: str, metric: _Metric) -> str:
     return f"(1 / nullif(coalesce({own}_x, {baseline} / nullif({own}, 0)), 0))"
 
 
-def _rungs(runs: Sequence[tuple[str, str, Plan]], study: str) -> str:
+def _rungs(runs: Sequence[tuple[str, str, Plan]], study: str, chosen: str) -> str:
     """Where trials paused, a row for each pause, with the metrics that they were compared by there."""
     columns = _Columns()
     for run, _, plan in runs:
@@ -343,7 +352,7 @@ def _rungs(runs: Sequence[tuple[str, str, Plan]], study: str) -> str:
         f"CREATE VIEW rungs AS SELECT {study}, p.run, p.trial, p.rung, p.epoch, p.epochs, t.state, "
         "t.state <> 'paused' OR p.rung < max(p.rung) OVER (PARTITION BY p.run, p.trial) AS went_on, "
         f"p.seconds{scores} FROM pauses p JOIN trials t ON t.run = p.run AND t.trial = p.trial "
-        "JOIN runs r ON r.run = p.run ORDER BY r.started, p.run, p.rung, p.trial"
+        f"JOIN runs r ON r.run = p.run{chosen} ORDER BY r.started, p.run, p.rung, p.trial"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from optlang.cli.app import command
 from optlang.store.reader import connect
 from optlang.store.writer import Writer
-from tests.store.example_study import end, make_plan, measurement, search_events, session, start
+from tests.store.example_study import end, make_plan, measurement, paused_events, search_events, session, start
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +126,34 @@ def test_several_databases_have_a_column_that_names_them(
         assert capsys.readouterr().out.startswith("db\n")
     assert command(["sql", "SELECT db FROM results", "--db", str(db)]) == 1
     assert "db" in capsys.readouterr().err
+
+
+def test_the_views_are_of_the_newest_run_of_each_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    db = tmp_path / "x.duckdb"
+    names = ("results", "front", "tradeoffs", "timeline", "learning", "rungs")
+    with Writer(db) as store:
+        for event in [*search_events(12, run="r1"), *paused_events("r1")]:
+            store.record(event)
+        for event in search_events(5, run="r2"):
+            late = event["event"] == "session"
+            store.record({**event, "started": "2026-05-05T12:00:00+00:00"} if late else event)
+        store.record(session("r3", plan=make_plan("other")))
+        store.record(start("r3", 0))
+    with connect([db]) as newest, connect([db], all_runs=True) as every:
+        assert newest.query("SELECT DISTINCT run FROM results ORDER BY run").rows == (("r2",), ("r3",))
+        assert every.query("SELECT DISTINCT run FROM results ORDER BY run").rows == (("r1",), ("r2",), ("r3",))
+        of_one = "SELECT count(*), count(DISTINCT trial) FROM results WHERE study = 'digits'"
+        assert newest.query(of_one).rows == ((14, 14),)
+        for view in names:
+            columns = {column.name for column in newest.query(f"FROM {view}").columns}
+            assert columns == {column.name for column in every.query(f"FROM {view}").columns}, view
+        assert (newest.query("FROM rungs").rows, len(every.query("FROM rungs").rows)) == ((), 3)
+        for view in ("timeline", "learning"):
+            assert newest.query(f"SELECT DISTINCT run FROM {view}").rows == (("r2",),), view
+            assert len(every.query(f"SELECT DISTINCT run FROM {view}").rows) == 2, view
+        front = "SELECT run, trial, size, latency_x, tie_of FROM front"
+        assert newest.query(front).rows == every.query(front).rows
+        assert newest.query("SELECT count(DISTINCT run) FROM trials").rows == ((3,),), "the tables have all"
+    asked = ["sql", "SELECT count(DISTINCT run) FROM results", "--db", str(db), "--format", "csv"]
+    assert command([*asked, "--all-runs"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "3"

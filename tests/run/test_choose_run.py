@@ -13,7 +13,7 @@ import pytest
 from optlang.interfaces import OptlangError
 from optlang.plan.model import Plan
 from optlang.run.choose_run import choose_run
-from optlang.store.reader import query
+from optlang.store.reader import connect
 from optlang.store.writer import Writer
 from tests.store.example_study import end, finish, session, start
 
@@ -75,10 +75,11 @@ def test_what_cannot_be_joined_is_not_offered(plan_of: Make, store: Writer, part
             choose_run(store, new, mode, joined)
     shown = re.search(r"`(optlang sql .*)`", note)
     assert shown is not None
-    sql, db = shlex.split(shown[1])[2::2]
-    assert db == str(store.db)
+    sql, *all_runs, option, db = shlex.split(shown[1])[2:]
+    assert (all_runs, option, db) == (["--all-runs"], "--db", str(store.db))
     assert store.sync(final=True)
-    assert [row[1] for row in query(sql, [store.db]).rows] == ["a"]
+    with connect([store.db], all_runs=True) as reader:
+        assert [row[1] for row in reader.query(sql).rows] == ["a"]
 
 
 def test_a_run_that_is_not_there_cannot_be_joined(plan_of: Make, store: Writer) -> None:

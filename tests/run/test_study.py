@@ -270,7 +270,7 @@ def test_a_changed_study_begins_another_run_and_says_so(study: Study, tmp_path: 
     continued = optlang(tmp_path, "run", path, "--continue", "--trials", "3")
     assert continued.returncode == 0, continued.stderr
     assert len(rows(tmp_path, "FROM runs")) == 2
-    (first, second) = rows(tmp_path, "SELECT count(*) AS n FROM results WHERE origin = 'sampler' GROUP BY run")
+    (first, second) = rows(tmp_path, "SELECT count(*) AS n FROM trials WHERE origin = 'sampler' GROUP BY run")
     assert sorted([first["n"], second["n"]]) == [1, 3], "the joined run has become the newest"
     path.write_text(path.read_text().replace("width = 4", "width = 8"))
     refused = optlang(tmp_path, "run", path, "--continue")
