@@ -162,7 +162,7 @@ def test_what_a_session_trains_on_is_with_its_machine(tmp_path: Path, stored: bo
             store.sync(final=True)
         store.record({"event": "device", "session": "r1-s0", "training": training})
         store.record({"event": "device", "session": "another", "training": training})
-    (row,) = query("SELECT machine->>'$.training.name', machine->>'$.cpu' FROM sessions", [db]).rows
+    (row,) = query("SELECT machine->>'$.training.name', machine->>'$.processor' FROM sessions", [db]).rows
     assert row == ("NVIDIA H200", "x")
     journal_path(db).unlink()
     with Writer(db):
