@@ -13,10 +13,10 @@ from optlang.run import full_disk
 from optlang.run.budget import Budget
 from optlang.run.dispatch import Dispatcher
 from optlang.run.early_end import EarlyEnd, Look
-from optlang.run.engine import WorkerDied, WorkerTimeout
+from optlang.run.engine import MEASURE, WorkerDied, WorkerTimeout
 from optlang.run.events import TrialStarted, Watcher
 from optlang.run.history import History, Pause, TrialRecord
-from optlang.run.job import OUTSIDE, Failure, Result, StepRun
+from optlang.run.job import OUTSIDE, Failure, Result, StepRun, TrialJob
 from optlang.run.job_builder import JobBuilder
 from optlang.run.promotion import Promotion
 from optlang.run.refusals import refusal_note, refusal_of, timeout_refusal
@@ -69,6 +69,11 @@ def _gone(failure: Failure) -> OutsideError:
     )
 
 
+def _name(dispatcher: Dispatcher) -> str:
+    """What the store calls its worker."""
+    return "measure" if dispatcher.lane == MEASURE else str(dispatcher.lane)
+
+
 @dataclass(slots=True)
 class Attempts:
     """The trials of one session of a run. `ended` is called with each that has ended or paused."""
@@ -87,6 +92,8 @@ class Attempts:
     promotion: Promotion
     refusals: KnownRefusals
     ended: Callable[[Ended], None]
+    measuring: Dispatcher | None = None
+    """The worker that builds and measures, where the dispatchers of trials only train."""
     running: dict[int, Recipe] = field(default_factory=dict)
     """Those that are carried out now, by their numbers."""
     outside: int = 0
@@ -109,7 +116,7 @@ class Attempts:
             "started": now(),
         })
         self.watcher.trial_started(
-            TrialStarted(number, origin, point or {}, steps, recipe.label, lane=dispatcher.lane)
+            TrialStarted(number, origin, point or {}, steps, recipe.label, lane=max(0, dispatcher.lane))
         )
         trial = Begun(number, recipe, origin, point, alone, state or {})
         searched = origin == "sampler"
@@ -130,7 +137,7 @@ class Attempts:
         steps = [asdict(step) for step in record.recipe.steps]
         self.watcher.trial_started(TrialStarted(
             record.number, record.origin, record.point or {}, steps, record.recipe.label, record.pauses[-1].epoch,
-            dispatcher.lane,
+            max(0, dispatcher.lane),
         ))
         trial = Begun(
             record.number, record.recipe, record.origin, record.point, record.alone, record.sampler_state, record,
@@ -162,7 +169,7 @@ class Attempts:
                 raise _gone(given)
             raise InterruptedRun
         seconds = time.monotonic() - started
-        steps = [replace(step, worker=step.worker or str(dispatcher.lane)) for step in result.steps]
+        steps = [replace(step, worker=step.worker or _name(dispatcher)) for step in result.steps]
         result = replace(result, steps=joined(trial.before, steps))
         record = self._recorded(trial, pause, result, measured, trial.seconds + seconds)
         self.budget.add(record, result, seconds, trial.seconds)
@@ -202,26 +209,32 @@ class Attempts:
     ) -> Waits[tuple[Result, KnownRefusal | None, tuple[Measurement, ...]]]:
         """The trial's result, what it proves to be refused (nothing where it went well, or was stopped), and what was
         measured of it before its training."""
-        from optlang.run.worker import carry_out
-
         number, recipe = trial.number, trial.recipe
+        at = measuring = self.measuring or dispatcher
+        trained = Result()
         refusal: KnownRefusal | None = None
         looked = Look(measured=trial.paused.pauses[-1].measured if trial.paused is not None else ())
-        limit = self.plan.search.trial_timeout
         try:
             if trial.origin == "sampler":
                 looked = yield from self.early.look(
-                    dispatcher, number, recipe, pauses=pause is not None, known=looked.measured
+                    measuring, number, recipe, pauses=pause is not None, known=looked.measured
                 )
             if looked.result is not None:
                 return looked.result, None, looked.measured
             job = self.jobs.trial(number, recipe, trial.origin, looked.stopping, pause)
-            result = yield from dispatcher.running(carry_out, job, limit)
+            if measuring is not dispatcher:
+                at = dispatcher
+                trained = yield from self._trained(dispatcher, job)
+                at = measuring
+            result = trained
+            if trained.failure is None and trained.ended is None and trained.paused is None:
+                result = yield from self._measured(dispatcher, measuring, job, trained)
         except WorkerDied as error:
-            result = Result(failure=Failure(str(error), dispatcher.log_tail()))
+            result = Result(trained.steps, failure=Failure(str(error), at.log_tail()))
         except WorkerTimeout as error:
-            result = Result(failure=Failure(str(error), "the trial's time-out is `trial_timeout` in search { }"))
-            path, since = dispatcher.step
+            text = "the trial's time-out is `trial_timeout` in search { }"
+            result = Result(trained.steps, failure=Failure(str(error), text))
+            path, since = at.step
             refusal = timeout_refusal(self.plan, number, recipe, path or "", time.monotonic() - since, str(error))
         except InterruptedRun:
             result = Result(failure=Failure(INTERRUPTED, "", again=False))
@@ -238,3 +251,29 @@ class Attempts:
         if refusal is not None:
             result = replace(result, notes={**result.notes, **refusal_note(self.plan, refusal, self.study)})
         return result, refusal, looked.measured
+
+    def _trained(self, dispatcher: Dispatcher, job: TrialJob) -> Waits[Result]:
+        """What came of the trial's trainings: their results lie in the cache."""
+        from optlang.run.worker import train
+
+        return (yield from dispatcher.running(train, job, self.plan.search.trial_timeout))
+
+    def _measured(
+        self, dispatcher: Dispatcher, measuring: Dispatcher, job: TrialJob, trained: Result
+    ) -> Waits[Result]:
+        """The whole trial: of what is `trained` already the worker that measures finds the results in the cache."""
+        from optlang.run.worker import carry_out
+
+        if measuring is not dispatcher:
+            yield from measuring.loading()
+        limit = self.plan.search.trial_timeout
+        left = max(min(limit, 1.0), limit - sum(step.seconds for step in trained.steps))
+        result = yield from measuring.running(carry_out, job, left, dispatcher.lane)
+        there = {step.path: step.key for step in trained.steps}
+        if any(step.cached is False and there.get(step.path) not in (None, step.key) for step in result.steps):
+            self.watcher.message(
+                f"trial {job.trial} was trained once more where it is measured: the model, the data or the code are "
+                "not the same on the machines that train"
+            )
+        # Seconds and curves are those of the training.
+        return replace(result, steps=joined(trained.steps, result.steps), notes={**trained.notes, **result.notes})

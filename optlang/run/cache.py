@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import JSON, Factory, ModelState, QuantWants
+from optlang.run import elsewhere
 from optlang.run.job import StepJob, Workload
 from optlang.run.machine import versions
 from optlang.workload import imports
@@ -41,6 +42,11 @@ class Clock:
     batch: int = 1
 
 
+def libraries() -> dict[str, JSON]:
+    """The versions of the libraries that the results of steps depend on."""
+    return versions(_MATTER)
+
+
 def key_of(*parts: JSON) -> str:
     """The SHA-256 of the parts as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -50,7 +56,7 @@ def model_key(workload: Workload, data: Dataset) -> str:
     """The key of the untrained model with its data, which the first step begins with."""
     return key_of(
         "model", _factory(workload.model, workload.study), data.fingerprint,
-        imports.fingerprint(workload.data.calls, workload.study), "cpu", versions(_MATTER),
+        imports.fingerprint(workload.data.calls, workload.study), "cpu", libraries(),
         [imports.fingerprint(calls, workload.study) for calls in _SHARED],
     )
 
@@ -148,7 +154,7 @@ class Cache:
             now = time.time_ns()
             os.utime(folder, ns=(now, now))
         except FileNotFoundError:
-            return None
+            return folder if elsewhere.bring(folder) else None
         except OSError:
             # Another user's, or one that may only be read.
             return folder if folder.is_dir() else None
@@ -176,6 +182,7 @@ class Cache:
             _sync(folder.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+        elsewhere.send(folder)
         return folder
 
     def text(self, key: str, name: str, compute: Callable[[], str]) -> str:
@@ -208,6 +215,7 @@ class Cache:
             _sync(folder.parent)
         finally:
             aside.unlink(missing_ok=True)
+        elsewhere.send(folder)
 
     def remove(self, key: str) -> None:
         """Remove what is kept under `key`, where there is such."""
@@ -216,6 +224,7 @@ class Cache:
         with contextlib.suppress(FileNotFoundError):
             folder.rename(aside)
             shutil.rmtree(aside)
+        elsewhere.drop(folder)
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key

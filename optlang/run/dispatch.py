@@ -25,6 +25,10 @@ class _Clock:
         self._begin = time.monotonic()
         self._since: float | None = None
 
+    def restart(self) -> None:
+        """It begins once more."""
+        self._begin, self._since = time.monotonic(), None
+
     def wait(self, *, waits: bool) -> float:
         """From now on it waits, or no longer; returns for how long it did."""
         now = time.monotonic()
@@ -60,6 +64,8 @@ class Dispatcher:
         lane: int = 0,
     ) -> None:
         self.lane = lane
+        self.shown = max(0, lane)
+        """The lane that what it does is shown in; of what measures, that of the trial."""
         self.step: tuple[str | None, float] = (None, 0.0)
         """The path of the step that the worker carries out, and since when."""
         self._plan, self._workload, self._engine = plan, workload, engine
@@ -121,10 +127,14 @@ class Dispatcher:
         """What the task returns; raises WorkerDied, WorkerTimeout, InterruptedRun."""
         return alone(self.running(task, job, timeout))
 
-    def running(self, task: Callable[[J], T], job: J, timeout: float | None) -> Waits[T]:
-        """As `run`, while something else goes on. The worker first does what it was given before."""
+    def running(self, task: Callable[[J], T], job: J, timeout: float | None, shown: int | None = None) -> Waits[T]:
+        """As `run`, while something else goes on. The worker first does what it was given before.
+
+        What it does is shown in the lane `shown`, where that is another one.
+        """
         while self._task is not None:
             yield self._task
+        self.shown = max(0, self.lane if shown is None else shown)
         future = self._engine.submit(task, job, self.lane)
         self._task = future
         try:
@@ -157,6 +167,10 @@ class Dispatcher:
 
     def _heard(self, activity: Mapping[str, JSON], clock: _Clock) -> None:
         """Pass on what the worker reports."""
+        if "again" in activity:
+            clock.restart()
+            self._watcher.message(str(activity["again"]))
+            return
         if "waiting" in activity:
             self._waits(clock, activity["waiting"])
             return
@@ -174,7 +188,7 @@ class Dispatcher:
         self._show({"doing": f"wait: {why}"} if why else self._doing)
 
     def _show(self, activity: Mapping[str, JSON]) -> None:
-        self._watcher.progress(activity if self._engine.lanes == 1 else {**activity, "lane": self.lane})
+        self._watcher.progress(activity if self._engine.lanes == 1 else {**activity, "lane": self.shown})
 
     def log_tail(self) -> str:
         """The end of what the worker printed."""

@@ -105,15 +105,15 @@ class LocalEngine:
 
     `folder` is the study's: the workers' current folder, and first on their `sys.path`, so that the user's own Python
     finds its files. What a worker prints, the user's code included, goes to its log in the folder `logs`, and there
-    too goes what it reports.
+    too goes what it reports. `workers` is where those of several engines register that measure on this machine.
     """
 
     apart = False
 
-    def __init__(self, folder: Path, logs: Path, lanes: int = 1) -> None:
+    def __init__(self, folder: Path, logs: Path, lanes: int = 1, workers: Path | None = None) -> None:
         signals.start_tracker()
         self.lanes = lanes
-        self._workers = logs / quiet.WORKERS if lanes > 1 else None
+        self._workers = workers or (logs / quiet.WORKERS if lanes > 1 else None)
         cores = quiet.allowed()
         if self._workers is not None:
             # What draws the points computes too.
@@ -251,8 +251,7 @@ def _begin(folder: Path, log: Path, progress: Path, workers: Path | None, cores:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals.outlive()
     os.chdir(folder)
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,8 +1,11 @@
-"""A trial in a worker, as far as its job lets it train: paused at a number of epochs, or carried out to its end."""
+"""A trial in a worker, as far as its job lets it train: paused at a number of epochs, carried out to its end, or
+trained only, where another worker measures.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 
 from optlang.interfaces import Runtime
 from optlang.run import steps
@@ -27,6 +30,21 @@ def carry_out(job: TrialJob, context: TrialContext, report: Report, runs: list[S
     result = Result(tuple(runs), paused=paused) if paused is not None else whole(job, context, report, runs)
     scoring = context.scoring_seconds - before
     return replace(result, notes={**result.notes, SCORING: round(scoring, 3)}) if scoring else result
+
+
+def train(job: TrialJob, context: TrialContext, report: Report, runs: list[StepRun]) -> Result:
+    """Carry out the trial's steps, into the cache, as far as its job lets it train, and build nothing.
+
+    On each target that is up to a step that aims at a latency: only where it is measured can one be carried out.
+    """
+    before = context.scoring_seconds
+    paused = _paused(replace(job, targets=tuple(map(_before_aiming, job.targets))), context, report, runs)
+    scoring = context.scoring_seconds - before
+    return Result(tuple(runs), notes={SCORING: round(scoring, 3)} if scoring else {}, paused=paused)
+
+
+def _before_aiming(target_job: TargetJob) -> TargetJob:
+    return replace(target_job, steps=tuple(takewhile(lambda step: "latency" not in step.needs, target_job.steps)))
 
 
 def _paused(job: TrialJob, context: TrialContext, report: Report, runs: list[StepRun]) -> Paused | None:

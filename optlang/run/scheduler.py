@@ -20,7 +20,7 @@ from optlang.run.busy import Busy
 from optlang.run.disk import DiskLimit
 from optlang.run.dispatch import Dispatcher, SetupError
 from optlang.run.early_end import EarlyEnd
-from optlang.run.engine import Engine
+from optlang.run.engine import MEASURE, Engine
 from optlang.run.events import RunStarted, TrialFinished, Watcher
 from optlang.run.forecast import Estimate
 from optlang.run.history import History, TrialRecord
@@ -86,7 +86,7 @@ class Scheduler:
                 plan.model.weights_strict,
             ),
             interfaces.Factory(plan.data.calls, plan.data.arguments), folder, home, plan.search.device, scratch.session,
-            threads=None if engine.lanes == 1 or engine.apart else max(1, machine.cores() // engine.lanes),
+            threads=_threads(plan, engine),
             metrics=tuple(
                 interfaces.NamedMetric(metric.name, metric.direction, interfaces.Factory(made.calls, made.arguments))
                 for metric in plan.metrics if (made := metric.made_by) is not None
@@ -96,6 +96,8 @@ class Scheduler:
         self._lanes = Lanes([
             Dispatcher(plan, self._workload, engine, store, watcher, self._stop, lane) for lane in range(engine.lanes)
         ], self._stop, watcher.message, local=not engine.apart)
+        apart = Dispatcher(plan, self._workload, engine, store, watcher, self._stop, MEASURE) if engine.apart else None
+        self._measuring = apart or self._lanes.first
         self._busy = Busy()
         self._jobs = JobBuilder(plan, self._workload, self._history, run_id, self._busy)
         self._budget = Budget(plan, self._history, before, begun, lanes=engine.lanes)
@@ -103,21 +105,21 @@ class Scheduler:
         self._promotion = Promotion(plan, self._history, store.curves(run_id))
         self._attempts = Attempts(
             plan, folder, run_id, self.session, store, watcher, self._stop, self._history, self._jobs, self._budget,
-            self._early, self._promotion, self._refusals, self._trial_ended,
+            self._early, self._promotion, self._refusals, self._trial_ended, apart,
         )
         self._search = SearchLoop(
             plan, run_id, self._space, store, self._lanes, self._attempts, self._history, self._budget,
             self._promotion, self._refusals, self._stop, watcher.message,
         )
         self._settling = Settling(
-            plan, run_id, store, self._lanes.first, self._workload, self._history, self._jobs, self._budget,
+            plan, run_id, store, self._measuring, self._workload, self._history, self._jobs, self._budget,
             self._busy, self._stop, watcher.message,
         )
         self._disk = DiskLimit(
             home, run_id, self.session, plan.search.disk, engine.lanes, self._history, store, watcher.message
         )
         self._rebuilding = Rebuilding(
-            run_id, self._history, self._jobs, self._lanes.first, store, self._disk, watcher.message,
+            run_id, self._history, self._jobs, self._measuring, store, self._disk, watcher.message,
             self._settling.measured,
         )
         self._settling.ready = self._rebuilding.ready
@@ -185,7 +187,7 @@ class Scheduler:
         """One lane's part of these trials."""
         if not (yield from self._lanes.has_room(dispatcher)):
             return
-        if dispatcher.lane:
+        if dispatcher is not self._measuring:
             # The first lane goes on with the trials meanwhile.
             yield from dispatcher.loading()
         for trial in trials:
@@ -250,7 +252,7 @@ class Scheduler:
 
     def rebuild(self, number: int, recipe: Recipe, folder: Path) -> Rebuilt:
         """Build a trial's artifacts again, in `folder`; OptlangError where that fails."""
-        return rebuild(self._jobs, self._lanes.first, self._history.trial(number), recipe, folder)
+        return rebuild(self._jobs, self._measuring, self._history.trial(number), recipe, folder)
 
     def try_alone(self, trials: Sequence[AblationTrial]) -> None:
         """The baseline and these trials, nothing else. Raises InterruptedRun where a signal stops it."""
@@ -281,7 +283,7 @@ class Scheduler:
                 raise InterruptedRun
             if record.state != "complete":
                 raise SetupError(Failure(f"the baseline failed: {record.reason}", record.error or ""))
-            waits.alone(self._lanes.look_for_room(self._lanes.first))
+            waits.alone(self._lanes.look_for_room(self._measuring))
         for artifact in self._history.trial(0).artifacts.values():
             missing = [file.name for file in artifact.files if not (artifact.folder / file.name).is_file()]
             if missing:
@@ -299,8 +301,8 @@ class Scheduler:
         self, recipe: Recipe, origin: str, point: Point | None, alone: str | None, number: int | None = None
     ) -> TrialRecord:
         """Carry out a trial, and nothing else meanwhile."""
-        self._lanes.first.load()
-        return waits.alone(self._attempts.new(self._lanes.first, recipe, origin, point, alone, number=number))
+        self._measuring.load()
+        return waits.alone(self._attempts.new(self._measuring, recipe, origin, point, alone, number=number))
 
     def _trial_ended(self, ended: Ended) -> None:
         """Say what became of a trial, and what follows from it."""
@@ -345,6 +347,13 @@ class Scheduler:
             self._history.front(), progress.done, progress.total, seconds_left, dependent,
             self._history.tied_with(record.number), at_least=not left.whole, paused=self._promotion.paused,
         )
+
+
+def _threads(plan: Plan, engine: Engine) -> int | None:
+    """How many threads a training may use, where several go on at once."""
+    if plan.search.ray is not None:
+        return plan.search.ray.cpus
+    return None if engine.lanes == 1 else max(1, machine.cores() // engine.lanes)
 
 
 def runtime_label(plan: Plan, path: str) -> str:

@@ -19,7 +19,7 @@ from optlang.run import machine
 from optlang.run.choose_run import choose_run
 from optlang.run.device_check import Checked, check_target
 from optlang.run.dispatch import SetupError
-from optlang.run.engine import Engine, LocalEngine
+from optlang.run.engine import MEASURE, Engine, LocalEngine
 from optlang.run.events import Watcher
 from optlang.run.job import Failure, RuntimeJob
 from optlang.run.scheduler import Outcome, Scheduler, runtime_label
@@ -27,7 +27,7 @@ from optlang.run.scratch import Scratch, make_home
 from optlang.run.stop import InterruptedRun
 from optlang.run.worker import availability, running
 from optlang.search.ablation import EAGER_DEVICES, reference_path
-from optlang.store.journal import now
+from optlang.store.journal import journal_path, now
 from optlang.store.lock import HeldByRunError, holder
 from optlang.store.writer import Writer
 from optlang.workload import imports
@@ -81,7 +81,7 @@ def run(
     home = machine.home_of(db, options.home)
     make_home(home)
     with _opened(db, options, watcher) as store, Scratch(home) as scratch, closing(
-        engine or engine_of(plan, folder, scratch.folder)
+        engine or engine_of(plan, folder, home, scratch, db)
     ) as engine:
         runtimes = usable(plan, folder, engine)
         run_id, changed = choose_run(store, plan, options.mode, options.join)
@@ -105,11 +105,15 @@ def run(
                 store.record(finish_event(scheduler.session, run_id, "complete" if why == "ladder" else why))
 
 
-def engine_of(plan: Plan, folder: Path, logs: Path) -> Engine:
+def engine_of(plan: Plan, folder: Path, home: Path, scratch: Scratch, db: Path) -> Engine:
     """Where the study's trials run."""
-    if plan.search.ray is not None:
-        raise OutsideError("there is no engine for Ray in this version", help="use `workers = N`, or --workers N")
-    return LocalEngine(folder, logs, plan.search.workers)
+    ray = plan.search.ray
+    if ray is None:
+        return LocalEngine(folder, scratch.folder, plan.search.workers)
+    from optlang.run.ray_engine import RayEngine
+
+    files = [db.resolve(), journal_path(db.resolve()), Path(f"{db.resolve()}.wal")]
+    return RayEngine(folder, home, scratch.session, ray, [target.name for target in plan.targets], files)
 
 
 def _opened(db: Path, options: Options, watcher: Watcher) -> Writer:
@@ -284,7 +288,10 @@ def _answer(
     settings = {name: item.value for name, item in use.settings.items() if isinstance(item, Fixed)}
     job = RuntimeJob(use.runtime, plan.runtime(use.runtime).calls, settings, folder, device)
     # A runtime of the user's own is the user's code, which runs in workers only.
-    answer = engine.submit(question, job).result() if imports.is_file(job.calls) else question(job)
+    if engine.apart:
+        answer = engine.submit(question, job, MEASURE).result()
+    else:
+        answer = engine.submit(question, job).result() if imports.is_file(job.calls) else question(job)
     if isinstance(answer, Failure):
         raise SetupError(answer)
     return answer

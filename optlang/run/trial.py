@@ -31,7 +31,7 @@ from optlang.measure.remote.devices import steadily
 from optlang.measure.samples import Samples, kept
 from optlang.plan.axes import AxisSizes, parsed
 from optlang.plan.metrics import MEDIAN
-from optlang.run import batch_dependence, devices, in_use, open_axes, steps
+from optlang.run import batch_dependence, devices, elsewhere, in_use, open_axes, steps
 from optlang.run.cache import Clock, key_of, workload_key
 from optlang.run.curves import Epoch
 from optlang.run.ending import Spent
@@ -102,7 +102,7 @@ class TrialContext:
         key = _key(baseline)
         if key not in self._references:
             folder = self.workload.shared / key
-            if not folder.is_dir():
+            if not folder.is_dir() and not elsewhere.bring(folder):
                 steadily(baseline.target.remote, lambda: self._answer(baseline), self.bench.waiting)
             answers, targets = Chunks(folder), self.validation.targets
             tally = None if targets is None else quality.tally(self.data.task, answers, targets)
@@ -138,6 +138,7 @@ class TrialContext:
                 # Another worker kept the same ones meanwhile.
                 if not folder.is_dir():
                     raise
+            elsewhere.send(folder)
 
     def opened(self, target: TargetSpec, *, timed: bool = True) -> Dataset:
         """The data with the axes that the target opens, and where `timed` with examples of the sizes it is timed with.

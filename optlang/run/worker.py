@@ -34,7 +34,7 @@ from optlang.run.job import (
     Workload,
 )
 from optlang.run.machine import cores
-from optlang.run.progress_file import report
+from optlang.run.progress_file import Report, report
 from optlang.run.stopping import StoppedTraining
 from optlang.workload import devices, process_state
 from optlang.workload.failures import exhausted
@@ -103,11 +103,22 @@ def prepare(job: PrepareJob) -> Failure | Prepared:
 
 def carry_out(job: TrialJob) -> Result:
     """One trial, to its end or to where its job pauses it."""
+    from optlang.run import pausing
+
+    return _of_trial(pausing.carry_out, job)
+
+
+def train(job: TrialJob) -> Result:
+    """The trainings of a trial, where another worker builds and measures: they lie in the cache then."""
+    from optlang.run import pausing
+
+    return _of_trial(pausing.train, job)
+
+
+def _of_trial(task: Callable[[TrialJob, TrialContext, Report, list[StepRun]], Result], job: TrialJob) -> Result:
     runs: list[StepRun] = []
     try:
-        from optlang.run import pausing
-
-        result = pausing.carry_out(job, _context(job.workload), report, runs)
+        result = task(job, _context(job.workload), report, runs)
     except StoppedTraining as stop:
         result = Result(steps=tuple(runs), notes=stop.notes, ended=stop.verdict)
     except BaseException as error:  # noqa: BLE001 - also what the user's code leaves by: the scheduler reports why

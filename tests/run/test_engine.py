@@ -1,4 +1,4 @@
-"""The engine: whatever becomes of a worker, the scheduler gets an answer and the next task a worker."""
+"""The engine on this machine: see `engine_contract` for what is asked of all of them."""
 
 from __future__ import annotations
 
@@ -13,93 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from optlang.run.engine import LocalEngine, WorkerDied, WorkerTimeout
+from optlang.run.engine import LocalEngine
+from tests.run.engine_contract import NOTE, EngineContract
 
 
-def double(number: int) -> int:
-    return 2 * number
-
-
-def own_pid(_: int) -> int:
-    return os.getpid()
-
-
-def die(number: int) -> int:
-    os.kill(os.getpid(), number)
-    time.sleep(60)
-    return 0
-
-
-def leave(code: int) -> int:
-    os._exit(code)
-
-
-def hang(_: int) -> int:
-    while True:
-        time.sleep(1)
-
-
-def fail(_: int) -> int:
-    raise ValueError("as it should")
-
-
-def where(_: int) -> tuple[str, str]:
-    return str(Path.cwd()), sys.path[0]
-
-
-def talk(_: int) -> None:
-    print("from Python", flush=True)
-    os.write(2, b"from below\n")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[LocalEngine]:
-    made = LocalEngine(tmp_path, tmp_path)
-    yield made
-    made.close()
-
-
-def test_a_worker_is_kept_between_tasks(engine: LocalEngine) -> None:
-    first = engine.submit(own_pid, 0).result()
-    assert engine.submit(double, 21).result() == 42
-    assert engine.submit(own_pid, 0).result() == first != os.getpid()
-
-
-def test_an_exception_comes_back_as_it_was(engine: LocalEngine) -> None:
-    with pytest.raises(ValueError, match="as it should"):
-        engine.submit(fail, 0).result()
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_is_killed_is_named_and_replaced(engine: LocalEngine, number: int) -> None:
-    with pytest.raises(WorkerDied, match=signal.Signals(number).name):
-        engine.submit(die, number).result()
-    assert engine.submit(double, 1).result() == 2
-
-
-def test_a_worker_that_leaves_is_named_and_replaced(engine: LocalEngine) -> None:
-    with pytest.raises(WorkerDied, match="exit code 7"):
-        engine.submit(leave, 7).result()
-    assert engine.submit(double, 1).result() == 2
-
-
-def test_a_task_that_hangs_is_ended(engine: LocalEngine) -> None:
-    assert engine.submit(double, 1).result() == 2
-    future = engine.submit(hang, 0)
-    time.sleep(0.5)
-    engine.expire(future, 0.5)
-    with pytest.raises(WorkerTimeout, match=r"longer than 0\.5 s"):
-        future.result(60)
-    assert engine.submit(double, 1).result() == 2
-
-
-def test_the_users_folder_is_where_the_worker_stands(engine: LocalEngine, tmp_path: Path) -> None:
-    assert engine.submit(where, 0).result() == (str(tmp_path), str(tmp_path))
-
-
-def test_what_a_worker_prints_goes_to_its_log(engine: LocalEngine, tmp_path: Path) -> None:
-    engine.submit(talk, 0).result()
-    assert (tmp_path / "worker.log").read_text() == "from Python\nfrom below\n"
+class TestLocalEngine(EngineContract):
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> Iterator[LocalEngine]:
+        (tmp_path / NOTE).write_text("of the study")
+        made = LocalEngine(tmp_path, tmp_path, 2)
+        yield made
+        made.close()
 
 
 def test_a_script_needs_no_guard_around_what_it_runs(tmp_path: Path) -> None:
@@ -108,7 +32,7 @@ def test_a_script_needs_no_guard_around_what_it_runs(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from optlang.run.engine import LocalEngine
-        from tests.run.test_engine import double
+        from tests.run.engine_contract import double
 
         print("once")
         engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]))
@@ -129,7 +53,7 @@ def test_a_worker_ends_when_its_loop_is_killed(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         from optlang.run.engine import LocalEngine
-        from tests.run.test_engine import hang, own_pid
+        from tests.run.engine_contract import hang, own_pid
 
         if __name__ == "__main__":
             engine = LocalEngine(Path(sys.argv[1]), Path(sys.argv[1]))
