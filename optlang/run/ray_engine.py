@@ -38,6 +38,8 @@ PATIENCE = 10.0
 
 _POLL = 0.5
 
+GONE = "the machine is gone"
+
 _CALLS = 32
 """How many calls a seat answers at the same time: a task takes one, and each question after it."""
 
@@ -257,7 +259,8 @@ class RayEngine:
             mine, found = lane.seat, ray_cluster.nodes()
             if lane.number == MEASURE:
                 if mine.lost:
-                    able = ray_cluster.measuring(found, self._driver, self._targets)
+                    # Times of a machine that nobody has named would stand next to those of the one that is lost.
+                    able = [node for node in found if self._measures_as(node, mine.node)]
                     lane.seat = self._opened_on(_last(able, mine.node), trains=False, why=why)
                     self._measures = lane.seat.node
                 return lane.seat
@@ -276,6 +279,11 @@ class RayEngine:
             else:
                 lane.seat = self._opened_on([*free, *_last(found, mine.node)[-1:]], trains=True, why=why)
             return lane.seat
+
+    def _measures_as(self, node: Node, lost: Node) -> bool:
+        """Whether a node has the resources by which another one measures; where it measures by default, it alone."""
+        names = [name for target in self._targets if lost.resources.get(name := f"{ray_cluster.RESOURCE}{target}")]
+        return all(node.resources.get(name) for name in names) if names else node.id == lost.id
 
     def _users(self, seat: _Seat) -> int:
         """How many lanes have it as theirs."""
@@ -338,6 +346,9 @@ class RayEngine:
                 self._lose(seat)
                 continue
             except RayError as error:
+                if _reason(error) == GONE:
+                    self._lose(seat)
+                    continue
                 raise OutsideError(
                     f"no worker can start on {seat.node.address}: {_last_line(error)}",
                     help="every machine of the cluster needs this version of optlang, with the study's packages",
@@ -394,7 +405,7 @@ def _reason(error: Exception) -> str:
     """What became of a seat, without Ray's own details."""
     text = " ".join(str(error).split())
     if "node has died" in text or "node is dead" in text:
-        return "the machine is gone"
+        return GONE
     _, found, why = text.partition("The actor is dead because ")
     return f"the worker is gone: {why.partition('. ')[0]}" if found else "the machine does not answer"
 

@@ -158,9 +158,12 @@ def test_what_is_lost_with_a_node_is_tried_again_on_another(nodes: Nodes, tmp_pa
 def test_what_has_the_targets_resource_measures(nodes: Nodes, tmp_path: Path) -> None:
     with closing(Opened(nodes, tmp_path, ("board",))) as opened:
         assert opened.engine.submit(raylet, None, MEASURE).result(LONG) == pid(nodes.other)
+        lost = opened.engine.submit(second_time, str(tmp_path / "begun"), MEASURE)
+        until(lambda: (tmp_path / "begun").exists())
         nodes.kill_other()
-        with pytest.raises(OutsideError, match=r"no machine of the Ray cluster is left that measures|no node"):
-            opened.engine.submit(die, 9, MEASURE).result(LONG)
+        # No other node has the resource, and the driver's must not measure in its place.
+        with pytest.raises(OutsideError, match="no machine of the Ray cluster is left that measures"):
+            lost.result(LONG)
 
 
 def test_a_worker_that_dies_twice_is_named_twice(nodes: Nodes, tmp_path: Path) -> None:
@@ -211,7 +214,13 @@ def test_a_study_trains_on_two_nodes_as_on_one_and_survives_one(nodes: Nodes, tm
     assert trials(far) == [(number, "complete") for number in range(4)]
     done = optlang(local, "run", "small.opt", "--progress", "plain")
     assert done.returncode == 0, done.stderr
-    assert trained(far) == trained(local)
+    found, expected = trained(far), trained(local)
+    assert {number: accuracy for number, (accuracy, _) in found.items()} == {
+        number: accuracy for number, (accuracy, _) in expected.items()
+    }
+    # The threads of a training differ, and with them the last digits of its sums.
+    for number, (_, loss) in found.items():
+        assert loss == pytest.approx(expected[number][1], rel=1e-5)
 
 
 def test_where_machines_share_no_folder_results_travel(
@@ -269,11 +278,10 @@ def trials(folder: Path) -> list[tuple[object, ...]]:
     ]).rows]
 
 
-def trained(folder: Path) -> set[tuple[object, ...]]:
+def trained(folder: Path) -> dict[int, tuple[float, float]]:
     """The accuracy and the loss by the point."""
-    return {tuple(row) for row in query("SELECT number, accuracy, loss FROM results WHERE trial > 0", [
-        folder / "optlang.duckdb"
-    ]).rows}
+    rows = query("SELECT number, accuracy, loss FROM results WHERE trial > 0", [folder / "optlang.duckdb"]).rows
+    return {int(number): (float(accuracy), float(loss)) for number, accuracy, loss in rows}  # type: ignore[arg-type]
 
 
 def until(holds: Callable[[], bool]) -> None:
