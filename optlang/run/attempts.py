@@ -268,6 +268,7 @@ class Attempts:
             yield from measuring.loading()
         limit = self.plan.search.trial_timeout
         left = max(min(limit, 1.0), limit - sum(step.seconds for step in trained.steps))
+        job = replace(job, workload=replace(job.workload, trained_on=trained.trained_on))
         result = yield from measuring.running(carry_out, job, left, dispatcher.lane)
         there = {step.path: step.key for step in trained.steps}
         if any(step.cached is False and there.get(step.path) not in (None, step.key) for step in result.steps):

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from optlang.interfaces import JSON, OptlangError, OutsideError, TargetSpec
 from optlang.plan.model import Plan
-from optlang.run.engine import Engine, WorkerDied, WorkerTimeout
+from optlang.run.engine import MEASURE, Engine, WorkerDied, WorkerTimeout
 from optlang.run.events import Watcher
-from optlang.run.job import Failure, PrepareJob, Workload
+from optlang.run.job import Failure, PrepareJob, Workload, measuring
 from optlang.run.labels import learning
 from optlang.run.stop import StopRequest
 from optlang.run.waits import Waits, alone
@@ -135,7 +135,7 @@ class Dispatcher:
         while self._task is not None:
             yield self._task
         self.shown = max(0, self.lane if shown is None else shown)
-        future = self._engine.submit(task, job, self.lane)
+        future = self._engine.submit(task, measuring(job) if self.lane == MEASURE else job, self.lane)
         self._task = future
         try:
             return (yield from self._finished(future, timeout))

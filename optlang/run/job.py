@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from optlang.interfaces import JSON, Artifact, Factory, Measurement, NamedMetric, TargetSpec
 from optlang.measure.latency import Repetitions
@@ -16,6 +16,9 @@ from optlang.run.ending import Spent
 from optlang.run.scratch import FOLDER
 from optlang.run.stopping import Stopping
 from optlang.search.early import Verdict
+from optlang.workload.devices import AUTO
+
+J = TypeVar("J")
 
 BASELINE = "baseline."
 """What the paths of the baseline's own steps begin with."""
@@ -75,7 +78,8 @@ class Workload:
     `session` names the run's session in this process, which has temporary files of its own. `metrics` are those that
     the study computes by objects of Python. `threads` is how many a training may use, where several go on at once.
     `device` is what models are trained on, as the study has it: the worker knows what it stands for (see
-    `devices.resolved`).
+    `devices.resolved`). `trained_on` is the kind of device that another worker carried out a trial's steps on, up to
+    one that aims at a latency: their results are found by it.
     """
 
     model: Factory
@@ -86,6 +90,7 @@ class Workload:
     session: str = "alone"
     metrics: tuple[NamedMetric, ...] = ()
     threads: int | None = None
+    trained_on: str | None = field(default=None, compare=False)
 
     @property
     def scratch(self) -> Path:
@@ -259,7 +264,8 @@ class Result:
 
     `artifacts` are by target. `ended` says how a trial ended that was decided before it was over, and `paused` where
     one stands that can go on: nothing of it was built. `spent` is what measuring took, on all targets together; None
-    where nothing was measured.
+    where nothing was measured. `trained_on` is the kind of device that computed the steps of a trial that was only
+    trained.
     """
 
     steps: tuple[StepRun, ...] = ()
@@ -270,6 +276,16 @@ class Result:
     ended: Verdict | None = None
     spent: Spent | None = None
     paused: Paused | None = None
+    trained_on: str | None = None
+
+
+def measuring(job: J) -> J:
+    """The job of a worker that measures what others train: it need not have the device that they train on."""
+    if isinstance(job, UntrainedJob):
+        return replace(job, trial=measuring(job.trial))
+    if isinstance(job, TrialJob | FrontJob | TestJob | PrepareJob):
+        return replace(job, workload=replace(job.workload, device=AUTO))
+    return job
 
 
 def member_name(trial: int) -> str:

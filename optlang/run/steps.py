@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 from optlang.interfaces import (
@@ -19,13 +20,14 @@ from optlang.interfaces import (
     Memo,
     ModelState,
     OptlangError,
+    OutsideError,
     QuantWants,
     Refusal,
     Request,
 )
 from optlang.measure.lock import alone
 from optlang.run import in_use
-from optlang.run.cache import MEMO, Cache, Clock, key_of, model_key, step_key
+from optlang.run.cache import MEMO, Cache, Clock, computes, key_of, model_key, step_key
 from optlang.run.checkpoints import Checkpoints, checkpoint_key
 from optlang.run.curves import Epoch, ended_with, epochs_in, read_curve, write_curve
 from optlang.run.job import BASELINE, StepJob, StepRun, Workload
@@ -234,8 +236,15 @@ class _Steps:
     def _key(self, parent: str, step: StepJob) -> str:
         return step_key(
             parent, step, self._workload, self._wants, self._clock, [asdict(item) for item in self._data.declared],
-            resolved(self._workload.device).kind,
+            self._kind(step),
         )
+
+    def _kind(self, step: StepJob) -> str:
+        """The kind of device that the step is carried out on, or was in another worker."""
+        trained_on = self._workload.trained_on
+        if trained_on is not None and step in takewhile(lambda other: "latency" not in other.needs, self._steps):
+            return trained_on
+        return resolved(self._workload.device).kind
 
     def _untrained(self) -> ModelState:
         return initial(self._workload.model, self._workload.study, self._data.example(1))
@@ -247,6 +256,11 @@ class _Steps:
     def _context(self, step: StepJob, parent: str, training: StepTraining) -> Context:
         """What the technique gets: only what its declaration says that it needs."""
         watch = self._watching(step)
+        if computes(step) and self._kind(step) != resolved(self._workload.device).kind:
+            raise OutsideError(
+                f"{step.path} was carried out on `{self._kind(step)}` by another worker, and the cache has its "
+                "result no longer", help="let it have more room: `disk` in search { }",
+            )
         return Context(
             # The folder is not removed here: what the technique wrote is copied into the cache first.
             data=self._data, seed=step.seed,

@@ -112,7 +112,10 @@ def train(job: TrialJob) -> Result:
     """The trainings of a trial, where another worker builds and measures: they lie in the cache then."""
     from optlang.run import pausing
 
-    return _of_trial(pausing.train, job)
+    result = _of_trial(pausing.train, job)
+    if result.failure is not None:
+        return result
+    return replace(result, trained_on=devices.resolved(job.workload.device).kind)
 
 
 def _of_trial(task: Callable[[TrialJob, TrialContext, Report, list[StepRun]], Result], job: TrialJob) -> Result:

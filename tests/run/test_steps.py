@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from optlang.interfaces import Factory, ModelState, OptlangError, QuantWants, TargetSpec
+from optlang.interfaces import Factory, ModelState, OptlangError, OutsideError, QuantWants, TargetSpec
 from optlang.measure.latency import Repetitions
 from optlang.run import steps, trial
 from optlang.run.cache import Clock
@@ -22,7 +24,9 @@ pytestmark = pytest.mark.slow
 OWN = '''\
 import copy
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -241,3 +245,24 @@ def test_a_model_in_the_settings_counts_by_its_code_and_its_weights(workload: Wo
     assert not cached()
     weights.write_bytes(b"two")
     assert not cached()
+
+
+def test_what_another_worker_trained_on_a_gpu_is_found_where_there_is_none(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = step("double", needs=("training",))
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "resolved", lambda _: SimpleNamespace(kind="cuda", torch_name="cpu"))
+        (trained,) = after(workload, job)[1]
+    (found,) = after(replace(workload, trained_on="cuda"), job)[1]
+    assert (found.key, found.cached) == (trained.key, True)
+    (own,) = after(workload, job)[1]
+    assert own.key != trained.key
+    assert own.cached is False
+    with pytest.raises(OutsideError, match="own was carried out on `cuda` by another worker"):
+        after(replace(workload, trained_on="cuda"), step("double", path="own", needs=("training",), seed=2))
+    # What comes behind a step that aims at a latency is carried out where it is measured.
+    aims = step("back", path="aims", needs=("latency", "baseline"))
+    last = replace(job, path="last", seed=3)
+    done = after(replace(workload, trained_on="cuda"), job, aims, last)[1]
+    assert [run.cached for run in done] == [True, False, False]
