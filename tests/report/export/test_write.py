@@ -139,7 +139,7 @@ def test_the_page_lists_all_that_was_measured_and_for_which_call(tmp_path: Path)
     )
     assert (
         "The figures hold for calls with batch 8 (`x` [8, 3]), each after a call of another shape (`x` [8, 4]) and 2 "
-        "threads on cpu; other batches and shapes were not measured. From 450 samples of validation data: "
+        "threads on cpu (x); other batches and shapes were not measured. From 450 samples of validation data: "
         "accuracy. From 48 samples of validation data: edge_f1, miou.\n"
     ) in page
     table = [line for line in page.splitlines() if line.startswith("| ")][1:]
