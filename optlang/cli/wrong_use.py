@@ -28,6 +28,8 @@ def said(error: Any) -> OptlangError:
     param = getattr(error, "param", None)
     if hasattr(error, "possibilities"):
         near = sorted(error.possibilities or ())
+        if re.fullmatch(r"-\d+", str(option)):
+            return usage(f"`{name}` takes no number below 0: {option}", known)
         return usage(f"`{name}` has no option {option}", f"did you mean `{near[0]}`?" if near else known)
     if option is not None:
         return usage(f"{option} {'takes no value' if 'not take' in message else 'needs a value'}", known)

@@ -36,7 +36,7 @@ def stored(folder: Path, **more: Any) -> Path:
     (["digit", "0"], "did you mean `digits`?"),
     (["digits", "7"], "the nearest are 0, 1"),
     (["digits", "0"], "gone.opt"),
-    (["digits", "-1"], "TRIAL"),
+    (["digits", "-1"], "takes no number below 0: -1"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
 def test_what_cannot_be_repeated_is_exit_code_2_with_a_way_out(
     arguments: list[str], words: str, db: Path, capsys: pytest.CaptureFixture[str]
