@@ -21,6 +21,9 @@ from optlang.store.writer import Writer
 SHARE = 10
 """Which part of the free space is the limit where a study has none."""
 
+BLOCK = 4096
+"""The bytes of a folder, about."""
+
 ROOM = 0.1
 """The share of the limit that is made free at once, as far as it takes no artifact that is wanted: looking at all files
 takes time."""
@@ -147,9 +150,11 @@ class DiskLimit:
         steps = new = 0
         for step in self.store.trial(self.run, record.number).steps:
             if step["key"]:
-                size = size_of(self.home / CACHE / str(step["key"])[:2] / str(step["key"]))
+                folder = self.home / CACHE / str(step["key"])[:2] / str(step["key"])
+                size = size_of(folder)
                 steps += size
-                new += 0 if step["cached"] else size
+                # The folder around it may be new too.
+                new += 0 if step["cached"] else size + BLOCK
         artifact = self._artifact(record.number)
         return steps, artifact, new + artifact
 
