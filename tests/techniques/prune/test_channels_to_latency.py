@@ -95,7 +95,7 @@ class TestWithin:
         runtime = RuntimeJob("onnxruntime", calls, {"graph": "all"}, workload.study)
         effort = Repetitions(3, 1, 0.01, 10)
         place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None, effort)
-        job = TrialJob(1, workload, (place,), tmp_path / "progress")
+        job = TrialJob(1, workload, (place,))
         try:
             result = trial.carry_out(job, trial_context, lambda _: None, [])
         finally:

@@ -286,7 +286,7 @@ class TestLatency:
             step = StepJob("mixed", "mixed", "optlang.techniques.quant.mixed:mixed", settings, needs, 1)
             effort = Repetitions(3, 1, 0.01, 10)
             place = TargetJob(TargetSpec("here", batch=32), runtime, (step,), tmp_path / "artifact", None, effort)
-            job = TrialJob(1, workload, (place,), tmp_path / "progress")
+            job = TrialJob(1, workload, (place,))
             return trial.carry_out(job, trial_context, lambda _: None, []).notes
 
         try:
