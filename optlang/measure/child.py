@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from optlang.interfaces import Array, Artifact, ArtifactFile, OptlangError, Session, TargetSpec
-from optlang.measure import signals
+from optlang.measure import quiet, signals
 from optlang.measure.chunks import Chunks, ChunkWriter
 
 # How long the process may go on with a call after its parent has gone, in seconds.
@@ -274,6 +274,8 @@ def _listen(source: BinaryIO, commands: queue.SimpleQueue[bytes | None], bench: 
 def main() -> None:
     """Answer commands until `close` or the end of standard input."""
     signals.outlive()
+    # Another worker's measurement may have stopped it (see quiet.py) when its own worker is killed.
+    quiet.go_on_without_parent()
     # What the runtime prints goes to standard error, and what it reads is nothing: the pipes are the protocol's own.
     source, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -171,8 +171,18 @@ def _listed(text: str) -> set[int]:
 def die_with_parent() -> None:
     """Have the system end this process when the one that started it is gone, on Linux: a stopped process cannot look
     for itself."""
+    _at_the_parents_end(signal.SIGKILL)
+
+
+def go_on_without_parent() -> None:
+    """Have the system continue this process, where it is stopped, when the one that started it is gone, on Linux: it
+    then sees that it is to end."""
+    _at_the_parents_end(signal.SIGCONT)
+
+
+def _at_the_parents_end(number: signal.Signals) -> None:
     if sys.platform.startswith("linux"):
         import ctypes
 
         parent_death = 1
-        ctypes.CDLL(None).prctl(parent_death, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(parent_death, number)

@@ -26,6 +26,9 @@ from optlang.measure import quiet
 quiet.register(Path(sys.argv[1]), eval(sys.argv[2]))
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 below = subprocess.Popen([sys.executable, "-m", "optlang.measure.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+below.stdin.write(b'{"do": "memory"}\\n')
+below.stdin.flush()
+below.stdout.readline()  # it is up
 print(below.pid, flush=True)
 time.sleep(60)
 """
@@ -43,7 +46,8 @@ def worker(tmp_path: Path) -> Iterator[tuple[int, int]]:
         below = int(process.stdout.readline())
         yield process.pid, below
         for pid in (below, process.pid):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def state(pid: int) -> str:
@@ -127,3 +131,14 @@ def test_another_process_with_the_number_of_a_lost_worker_is_left_alone(tmp_path
 
 def test_lists_of_cores_are_read_as_the_system_writes_them() -> None:
     assert quiet._listed("0-2,5\n") == {0, 1, 2, 5}
+
+
+def test_a_measuring_process_that_is_stopped_ends_with_its_worker(worker: tuple[int, int], tmp_path: Path) -> None:
+    pid, below = worker
+    with quiet.kept(tmp_path, None):
+        assert stopped(below)
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{below}").is_dir() and state(below) != "Z":
+            assert time.monotonic() < deadline, "it is stopped for ever"
+            time.sleep(0.05)
