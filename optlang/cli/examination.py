@@ -136,7 +136,8 @@ class Examination:
 
 def examine(db: Path, home: Path | None = None) -> Examination:
     """Examine this installation and this machine. `db` and `home` are where a run would keep its results and files."""
-    from optlang.measure.lock import held, machine_lock
+    from optlang.measure.lock import held
+    from optlang.measure.machine import described, machine_lock
     from optlang.run import machine
     from optlang.runtimes.shared import nvidia, processor
     from optlang.runtimes.torch import compiler
@@ -175,7 +176,7 @@ def examine(db: Path, home: Path | None = None) -> Examination:
         problems.append(Fault(error.message, error.help or ""))
     folder = machine.home_of(db, home)
     return Examination(
-        optlang=_version(DISTRIBUTION), machine=machine.machine(), instructions=processor.instructions(),
+        optlang=_version(DISTRIBUTION), machine=described(), instructions=processor.instructions(),
         overflows=processor.overflows(), compiler=compiler.found(),
         gpus=nvidia.names(), gpu_missing=nvidia.torch_missing(), runtimes=runtimes, modules=modules,
         packages=packages, measuring=measuring,

@@ -10,7 +10,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout, lock_descriptor, unlock_descriptor
 
 from optlang.interfaces import OutsideError
-from optlang.measure.machine import machine_lock as machine_lock
 
 _POLL = 0.01
 """Seconds between two attempts to take the lock: short next to a measurement."""

@@ -94,8 +94,8 @@ class Attempts:
     ended: Callable[[Ended], None]
     measuring: Dispatcher | None = None
     """The worker that builds and measures, where the dispatchers of trials only train."""
-    running: dict[int, Recipe] = field(default_factory=dict)
-    """Those that are carried out now, by their numbers."""
+    running: set[int] = field(default_factory=set)
+    """The numbers of those that are carried out now."""
     outside: int = 0
     """How many trials in a row failed by something outside."""
     searched: set[int] = field(default_factory=set)
@@ -148,11 +148,11 @@ class Attempts:
     def _carried_on(self, dispatcher: Dispatcher, trial: Begun, pause: int | None) -> Waits[TrialRecord]:
         """Carry the trial out up to the pause, and record what became of it."""
         started = time.monotonic()
-        self.running[trial.number] = trial.recipe
+        self.running.add(trial.number)
         try:
             result, refusal, measured = yield from self._carried_out(dispatcher, trial, pause)
         finally:
-            del self.running[trial.number]
+            self.running.remove(trial.number)
             self.searched.discard(trial.number)
         failure = result.failure
         words = None if failure is None else full_disk.full(failure)

@@ -8,14 +8,13 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.interfaces import JSON, Factory, ModelState, QuantWants
-from optlang.run import elsewhere
+from optlang.run import elsewhere, partial
 from optlang.run.job import StepJob, Workload
 from optlang.run.machine import versions
 from optlang.workload import imports
@@ -164,7 +163,7 @@ class Cache:
         """Have `write` fill an empty folder, and keep it under `key`; another process's same result wins a race."""
         folder = self._path(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = folder.parent / f".{uuid.uuid4().hex}.partial"
+        aside = partial.aside(folder.parent)
         aside.mkdir()
         try:
             write(aside)
@@ -206,7 +205,7 @@ class Cache:
         """
         folder = self._path(key)
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{uuid.uuid4().hex}.partial"
+        aside = partial.aside(folder)
         try:
             write(aside)
             _sync(aside)
@@ -220,7 +219,7 @@ class Cache:
     def remove(self, key: str) -> None:
         """Remove what is kept under `key`, where there is such."""
         folder = self._path(key)
-        aside = folder.parent / f".{uuid.uuid4().hex}.partial"
+        aside = partial.aside(folder.parent)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(aside)
             shutil.rmtree(aside)

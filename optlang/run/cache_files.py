@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from optlang.run import partial
 from optlang.run.cache import CHECKPOINT, MEMO, SUMS, sha256
 
 Kind = Literal["step", "memo", "checkpoint", "partial"]
-
-PARTIAL = ".partial"
-"""What the name of a folder or file ends with that is being written, or removed."""
 
 STALE = 3600.0
 """Seconds after which what was being written is left over, while other sessions live."""
@@ -55,7 +52,7 @@ def entries(cache: Path) -> Iterator[Entry]:
 
 def _entry(path: Path) -> Entry:
     used = path.stat().st_mtime_ns
-    if path.name.endswith(PARTIAL):
+    if path.name.endswith(partial.PARTIAL):
         # A large file is written for minutes, and its folder is as old as its first moment.
         newest = max([used, *(item.stat().st_mtime_ns for item in path.rglob("*"))])
         return Entry(path.name, path, "partial", size_of(path), newest)
@@ -99,7 +96,7 @@ def remove(folder: Path, used: int | None = None) -> bool:
 
     With `used` it stays where it was used after that.
     """
-    aside = folder.parent / f".{uuid.uuid4().hex}{PARTIAL}"
+    aside = partial.aside(folder.parent)
     try:
         folder.rename(aside)
     except OSError:

@@ -42,7 +42,6 @@ class Draws:
         self._open: dict[int, Point] = {}
         """The points that were asked for and not told yet, by their trials."""
         self._newest = max(self._told, default=-1)
-        self._expects = False
         self._begin()
 
     def _begin(self) -> None:
@@ -63,9 +62,8 @@ class Draws:
         if self._stale:
             self._begin()
         number = self._store.next_trial(self._run)
-        if self._open or self._expects:
+        if self._several:
             self._screening.expect(list(self._open.values()))
-            self._expects = bool(self._open)
         asked = self._screening.ask(number)
         self._open[number] = asked.point
         return asked

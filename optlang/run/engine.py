@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from optlang.interfaces import JSON
 from optlang.measure import quiet, signals
-from optlang.measure.lock import held, machine_lock
+from optlang.measure.lock import held
+from optlang.measure.machine import machine_lock
 from optlang.run.progress_file import ProgressReader, ProgressWriter, report_to
 from optlang.workload import devices
 

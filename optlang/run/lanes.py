@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import TypeVar
 
 from optlang.plan.quantities import counted, quantity
@@ -49,7 +48,7 @@ class Lanes:
         if dispatcher.lane == 0:
             return True
         while self._room is None and self._leads:
-            yield Future()
+            yield waits.NEVER
         return self._room is not None and dispatcher.lane < self._room
 
     def look_for_room(self, dispatcher: Dispatcher) -> Waits[None]:

@@ -1,4 +1,4 @@
-"""What a run records about where it ran: the machine, the libraries' versions, the state of the study's repository."""
+"""What a run records about where it ran: the libraries' versions, the state of the study's repository."""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 from optlang.interfaces import JSON
-from optlang.measure.machine import available_cores, described
 
 LIBRARIES = ("optlang-dsl", "torch", "torch-pruning", "onnx", "onnxruntime", "openvino", "optuna", "numpy")
-
-
-def machine() -> dict[str, JSON]:
-    """The processor, its cores that this process may use, the memory in bytes and the operating system."""
-    return described()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return available_cores()
 
 
 def home_of(db: Path, given: Path | None = None) -> Path:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from optlang.run import cache_files, in_use
+from optlang.run import cache_files, in_use, partial
 from optlang.run.cache_files import Entry
 from optlang.run.history import NEAR, History
 from optlang.space.space import Space
@@ -178,7 +178,7 @@ class Pruning:
             folder = self._home / KEPT / run.run
             if not folder.is_dir():
                 continue
-            for path in folder.glob(f".*{cache_files.PARTIAL}"):
+            for path in folder.glob(f".*{partial.PARTIAL}"):
                 shutil.rmtree(path, ignore_errors=True)
             for row in self._store.trials(run.run):
                 if row.artifacts and all(item["pruned"] for item in row.artifacts):

@@ -23,7 +23,7 @@ from typing import Any
 
 from optlang.interfaces import JSON, Artifact, OutsideError
 from optlang.measure import quiet
-from optlang.measure.lock import machine_lock
+from optlang.measure.machine import machine_lock
 from optlang.run import elsewhere
 from optlang.run.cache import libraries
 from optlang.run.engine import LocalEngine

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from optlang import interfaces
 from optlang.interfaces import OptlangError
+from optlang.measure.machine import available_cores
 from optlang.plan.model import FloatDomain, Plan
-from optlang.run import machine, waits
+from optlang.run import waits
 from optlang.run.attempts import Attempts, Ended
 from optlang.run.batch_dependence import depends
 from optlang.run.budget import Budget
@@ -28,7 +28,7 @@ from optlang.run.job import Failure, Workload
 from optlang.run.job_builder import JobBuilder
 from optlang.run.lanes import Lanes
 from optlang.run.promotion import Promotion
-from optlang.run.rebuilt import Rebuilding, Rebuilt, rebuild
+from optlang.run.rebuilt import Rebuilt, rebuild
 from optlang.run.refusals import known_refusals, refusal_text
 from optlang.run.scratch import Scratch
 from optlang.run.search_loop import SearchLoop, Why
@@ -44,13 +44,12 @@ from optlang.space.recipe import Point, Recipe, place_label, resolve
 from optlang.space.space import Space
 from optlang.store.writer import Writer
 
-T = TypeVar("T")
-
 LISTED = 10_000
 """Points that are looked at, at most, to see whether the space has as many as the study asks for."""
 
 FEW = 1000
 """Points that are looked at, at most, to say how many trials there are where the time alone ends the search."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -111,18 +110,13 @@ class Scheduler:
             plan, run_id, self._space, store, self._lanes, self._attempts, self._history, self._budget,
             self._promotion, self._refusals, self._stop, watcher.message,
         )
-        self._settling = Settling(
-            plan, run_id, store, self._measuring, self._workload, self._history, self._jobs, self._budget,
-            self._busy, self._stop, watcher.message,
-        )
         self._disk = DiskLimit(
             home, run_id, self.session, plan.search.disk, engine.lanes, self._history, store, watcher.message
         )
-        self._rebuilding = Rebuilding(
-            run_id, self._history, self._jobs, self._measuring, store, self._disk, watcher.message,
-            self._settling.measured,
+        self._settling = Settling(
+            plan, run_id, store, self._measuring, self._workload, self._history, self._jobs, self._budget,
+            self._busy, self._disk, self._stop, watcher.message,
         )
-        self._settling.ready = self._rebuilding.ready
         self._ladder: list[AblationTrial] = []
         self._wanted: int | None = 0
 
@@ -353,7 +347,7 @@ def _threads(plan: Plan, engine: Engine) -> int | None:
     """How many threads a training may use, where several go on at once."""
     if plan.search.ray is not None:
         return plan.search.ray.cpus
-    return None if engine.lanes == 1 else max(1, machine.cores() // engine.lanes)
+    return None if engine.lanes == 1 else max(1, available_cores() // engine.lanes)
 
 
 def runtime_label(plan: Plan, path: str) -> str:

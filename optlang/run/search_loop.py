@@ -4,7 +4,6 @@ go on."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +16,7 @@ from optlang.run.history import History
 from optlang.run.lanes import Lanes
 from optlang.run.promotion import Promotion
 from optlang.run.stop import StopRequest
-from optlang.run.waits import Waits
+from optlang.run.waits import NEVER, Waits
 from optlang.search.ablation import AblationTrial
 from optlang.search.bare_runtimes import beaten
 from optlang.search.hopeless import Avoided
@@ -70,11 +69,10 @@ class SearchLoop:
         )
         shared = _Shared(draws, known, [trial.recipe for trial in ladder if not self._history.has(trial)])
         self._lanes.together(lambda dispatcher: self._searched(dispatcher, shared))
-        why: Why = shared.why
         self._leave_paused()
         if (summary := draws.summary()) is not None:
             self._say(summary)
-        return why
+        return shared.why
 
     def _searched(self, dispatcher: Dispatcher, search: _Shared) -> Waits[None]:
         """One lane's part of the search."""
@@ -97,7 +95,7 @@ class SearchLoop:
                 if not self._attempts.running:
                     return
                 # What other lanes carry out may pause, and then go on in this one.
-                yield Future()
+                yield NEVER
                 continue
             if not self._enough_for(best, search.after):
                 search.why = "timeout"

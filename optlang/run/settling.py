@@ -11,11 +11,13 @@ from optlang.plan.model import Plan
 from optlang.run import test_data
 from optlang.run.budget import Budget
 from optlang.run.busy import Busy
+from optlang.run.disk import DiskLimit
 from optlang.run.dispatch import Dispatcher
 from optlang.run.front_passes import Measured, passes
 from optlang.run.history import History
 from optlang.run.job import Workload
 from optlang.run.job_builder import JobBuilder
+from optlang.run.rebuilt import Rebuilding
 from optlang.run.stop import StopRequest
 from optlang.space.recipe import Recipe
 from optlang.store.journal import now
@@ -27,20 +29,19 @@ class Settling:
 
     def __init__(
         self, plan: Plan, run: str, store: Writer, dispatcher: Dispatcher, workload: Workload, history: History,
-        jobs: JobBuilder, budget: Budget, busy: Busy, stop: StopRequest, say: Callable[[str], None],
+        jobs: JobBuilder, budget: Budget, busy: Busy, disk: DiskLimit, stop: StopRequest, say: Callable[[str], None],
     ) -> None:
         self._plan, self._run, self._store, self._dispatcher, self._workload = plan, run, store, dispatcher, workload
         self._history, self._jobs, self._budget, self._busy, self._stop = history, jobs, budget, busy, stop
         self._say = say
-        self.ready: Callable[[Sequence[int]], list[int]] = list
-        """Which of these trials can be measured: their files are there, or are built again."""
+        self._rebuilding = Rebuilding(run, history, jobs, dispatcher, store, disk, say, self.measured)
 
     def front(self) -> None:
         """Measure the front again, side by side with what is close to it, until it is stable."""
         begin = time.monotonic()
         for found in passes(
             self._history, self._jobs, self._dispatcher, self._workload, self._say,
-            self._budget.enough_for_pass, self.ready,
+            self._budget.enough_for_pass, self._rebuilding.ready,
         ):
             self._budget.passed(list(found), time.monotonic() - begin)
             for number, measurements in sorted(found.items()):
@@ -80,7 +81,7 @@ class Settling:
     def scored(self, numbers: Sequence[int]) -> bool:
         """Score these trials on the test data, and keep that; whether there is any figure."""
         # The baseline's answers are what the others are compared with.
-        job = self._jobs.tests(self.ready(list(dict.fromkeys([0, *numbers]))))
+        job = self._jobs.tests(self._rebuilding.ready(list(dict.fromkeys([0, *numbers]))))
         found = test_data.measured(self._dispatcher, job, self._say)
         for number in numbers:
             if number in found:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from optlang.interfaces import JSON, OutsideError
 from optlang.measure import signals
+from optlang.measure.machine import described
 from optlang.plan.metrics import BUILT
 from optlang.plan.model import BASELINE_RUNTIME, Fixed, Plan, RuntimeUse, Target
 from optlang.run import machine
@@ -138,7 +139,7 @@ def session_event(
         "event": "session", "session": session, "run": run_id, "study": plan.study, "title": plan.title,
         "plan": plan.model_dump(mode="json"), "meaning": plan.meaning, "text": text,
         "file": str(file.resolve()), "inputs": {item.name: item.value for item in plan.inputs},
-        "seed": plan.search.seed, "machine": {**machine.machine(), **elsewhere}, "versions": machine.versions(),
+        "seed": plan.search.seed, "machine": {**described(), **elsewhere}, "versions": machine.versions(),
         "git": machine.repository(file.resolve().parent),
         "optlang": machine.versions(["optlang-dsl"]).get("optlang-dsl"), "started": now(),
     }

@@ -6,16 +6,14 @@ import io
 import os
 import shutil
 import tarfile
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+from optlang.run import partial
 
-PARTIAL = ".partial"
-"""What the name of a folder or file ends with that is being written."""
+T = TypeVar("T")
 
 
 def moved(value: T, roots: Sequence[tuple[Path, Path]]) -> T:
@@ -23,6 +21,7 @@ def moved(value: T, roots: Sequence[tuple[Path, Path]]) -> T:
 
     Looks into dataclasses, mappings, lists and tuples.
     """
+    given: Any = value
     changed: Any = value
     if isinstance(value, Path):
         for old, new in roots:
@@ -36,13 +35,14 @@ def moved(value: T, roots: Sequence[tuple[Path, Path]]) -> T:
         values = {name: moved(item, roots) for name, item in value.items()}
         changed = values if any(values[name] is not item for name, item in value.items()) else value
     elif type(value) in (list, tuple):
-        items = [moved(item, roots) for item in value]  # type: ignore[attr-defined]
-        same = all(new is old for new, old in zip(items, value, strict=True))  # type: ignore[call-overload]
-        changed = value if same else type(value)(items)  # type: ignore[call-arg]
-    return changed  # type: ignore[no-any-return]
+        items = [moved(item, roots) for item in given]
+        same = all(new is old for new, old in zip(items, given, strict=True))
+        changed = value if same else type(given)(items)
+    found: T = changed
+    return found
 
 
-def within(kind: type[T], value: object) -> Iterator[T]:
+def within(kind: type[T], value: Any) -> Iterator[T]:
     """All of this kind in a value: see `moved` for where they are looked for."""
     if isinstance(value, kind):
         yield value
@@ -53,7 +53,7 @@ def within(kind: type[T], value: object) -> Iterator[T]:
         for item in value.values():
             yield from within(kind, item)
     elif type(value) in (list, tuple):
-        for item in value:  # type: ignore[attr-defined]
+        for item in value:
             yield from within(kind, item)
 
 
@@ -61,13 +61,13 @@ def packed(folder: Path) -> bytes:
     """A folder with all that is in it, but what is still being written."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(folder, arcname=".", filter=lambda item: None if item.name.endswith(PARTIAL) else item)
+        archive.add(folder, arcname=".", filter=lambda item: None if item.name.endswith(partial.PARTIAL) else item)
     return buffer.getvalue()
 
 
 def unpack(content: bytes, folder: Path) -> None:
     """Have the folder as it was packed: it appears as a whole; where it is there, each file is replaced as a whole."""
-    aside = folder.parent / f".{uuid.uuid4().hex}{PARTIAL}"
+    aside = partial.aside(folder.parent)
     aside.mkdir(parents=True)
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:

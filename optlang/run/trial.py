@@ -25,7 +25,7 @@ from optlang.interfaces import (
 from optlang.measure import latency, quality, size
 from optlang.measure.answers import Answers, deployed
 from optlang.measure.chunks import Chunks, Rows, taken
-from optlang.measure.lock import machine_lock
+from optlang.measure.machine import machine_lock
 from optlang.measure.process import BareProcess, Deployment, Environment
 from optlang.measure.remote.devices import steadily
 from optlang.measure.samples import Samples, kept

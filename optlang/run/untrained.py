@@ -10,6 +10,7 @@ import shutil
 from dataclasses import asdict, replace
 
 from optlang.interfaces import JSON, Measurement, Runtime
+from optlang.measure.machine import described
 from optlang.plan.metrics import MEDIAN
 from optlang.run import devices, machine, steps
 from optlang.run.cache import Cache, key_of
@@ -61,7 +62,7 @@ def _key(job: TrialJob, target_job: TargetJob, runtime: Runtime, context: TrialC
     )
     about: list[JSON] = [
         target_job.runtime.name, imports.fingerprint(target_job.runtime.calls, workload.study),
-        dict(target_job.runtime.settings), target_job.target.facts(), machine.versions(), machine.machine(),
+        dict(target_job.runtime.settings), target_job.target.facts(), machine.versions(), described(),
     ]
     if target_job.target.remote is not None:
         about.append(devices.about(target_job.target, runtime))

@@ -9,6 +9,9 @@ from typing import Any, TypeAlias, TypeVar
 POLL = 0.1
 """Seconds between two looks at what is reported and asked for meanwhile."""
 
+NEVER: Future[None] = Future()
+"""What waits for nothing but what others do meanwhile yields it, and is gone on with after `POLL` seconds."""
+
 T = TypeVar("T")
 
 Waits: TypeAlias = Generator[Future[Any], None, T]

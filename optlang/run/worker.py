@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from optlang.interfaces import Measurement, OptlangError, Refusal, Runtime
 from optlang.measure import quiet
+from optlang.measure.machine import available_cores
 from optlang.measure.remote.faults import DeviceError
 from optlang.plan.metrics import AGREEMENT
 from optlang.run.hardware import lacking
@@ -33,7 +34,6 @@ from optlang.run.job import (
     UntrainedJob,
     Workload,
 )
-from optlang.run.machine import cores
 from optlang.run.progress_file import Report, report
 from optlang.run.stopping import StoppedTraining
 from optlang.workload import devices, process_state
@@ -215,7 +215,7 @@ def _begin_torch(threads: int | None) -> None:
     # OpenMP reads it when its library is loaded, and never again.
     with process_state.environment(OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY", "PASSIVE")):
         import torch
-    torch.set_num_threads(min(cores(), LARGEST_THREADS, threads or LARGEST_THREADS))
+    torch.set_num_threads(min(available_cores(), LARGEST_THREADS, threads or LARGEST_THREADS))
 
 
 def _check_labels(data: Dataset, learning: Mapping[str, str]) -> None:

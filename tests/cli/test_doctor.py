@@ -22,7 +22,8 @@ import pytest
 from optlang.analysis.modules.library import library
 from optlang.cli.app import command
 from optlang.cli.examination import disk_usage
-from optlang.measure.lock import alone, machine_lock
+from optlang.measure.lock import alone
+from optlang.measure.machine import machine_lock
 from optlang.store.lock import WriteLock
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from optlang.interfaces import OutsideError
-from optlang.measure.lock import alone, held, machine_lock
+from optlang.measure.lock import alone, held
+from optlang.measure.machine import machine_lock
 
 ROOT = Path(__file__).parents[2]
 fcntl = pytest.importorskip("fcntl")

@@ -10,6 +10,7 @@ from typing import Any
 
 from optlang.store.reader import query
 from tests.command_line import command, environment
+from tests.noise import NOISE
 
 PARTS = """\
 optlang 1
@@ -39,11 +40,7 @@ def net(width=WIDTH):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
 
 
-def noise():
-    draw = torch.Generator().manual_seed(0)
-    images, labels = torch.rand(96, 1, 8, 8, generator=draw), torch.arange(96) % 10
-    return {"train": (images[:64], labels[:64]), "validation": (images[64:], labels[64:])}
-"""
+""" + NOISE
 STUDY = """\
 optlang 1
 

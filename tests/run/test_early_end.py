@@ -17,6 +17,7 @@ from optlang.space.trainings import without_training
 from optlang.store.reader import query
 from optlang.store.writer import Writer
 from tests.command_line import optlang
+from tests.noise import NOISE
 from tests.store.example_study import end, session, start
 
 ROOT = Path(__file__).parents[2]
@@ -104,11 +105,7 @@ def net():
     return Net()
 
 
-def noise():
-    draw = torch.Generator().manual_seed(0)
-    images, labels = torch.rand(96, 1, 8, 8, generator=draw), torch.arange(96) % 10
-    return {"train": (images[:64], labels[:64]), "validation": (images[64:], labels[64:])}
-"""
+""" + NOISE
 STUDY = """\
 optlang 1
 

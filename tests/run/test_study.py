@@ -19,6 +19,7 @@ import pytest
 from optlang.plan.quantities import in_bytes, in_seconds
 from optlang.store.reader import query
 from tests.command_line import command, environment, optlang
+from tests.noise import NOISE
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -78,11 +79,7 @@ def nap(subject, settings, context):
     return scaled(subject, 1 + settings["number"] / 1e6)
 
 
-def noise():
-    draw = torch.Generator().manual_seed(0)
-    images, labels = torch.rand(96, 1, 8, 8, generator=draw), torch.arange(96) % 10
-    return {"train": (images[:64], labels[:64]), "validation": (images[64:], labels[64:])}
-"""
+""" + NOISE
 # Nothing is trained here: the first optimizer of a process costs it a second, and so does scikit-learn.
 STUDY = """\
 optlang 1

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from optlang.store.reader import query
 from tests.command_line import optlang
+from tests.noise import NOISE
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -69,11 +70,7 @@ class Archive:
         raise AssertionError("nothing is to be opened here")
 
 
-def noise():
-    draw = torch.Generator().manual_seed(0)
-    images, labels = torch.rand(96, 1, 8, 8, generator=draw), torch.arange(96) % 10
-    return {"train": (images[:64], labels[:64]), "validation": (images[64:], labels[64:])}
-"""
+""" + NOISE
 STUDY = """\
 optlang 1
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,11 +118,10 @@ def available(device: RemoteDevice, waiting: Callable[..., object] | None = None
 def _back(device: RemoteDevice, lost: DeviceLost, waiting: Callable[..., object] | None) -> None:
     begin = time.monotonic()
     with _announced(waiting, f"{device} is away"):
-        for turn in range(10**6):
+        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
             with contextlib.suppress(DeviceLost):
                 reached(device)
                 return
-            pause = _PAUSES[min(turn, len(_PAUSES) - 1)]
             if time.monotonic() - begin + pause > device.reconnect:
                 break
             time.sleep(pause)
